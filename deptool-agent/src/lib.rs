@@ -1,0 +1,5 @@
+//! The host side of git-deptool, and the wire protocol that both sides share.
+
+pub mod name;
+pub mod system;
+pub mod text;

@@ -1,0 +1,226 @@
+//! Names that come from a tree, an operator or a host, parsed once at the edge.
+//!
+//! What has one of these types is safe to join to a path, to show on a terminal and to put into a unit's name.
+
+use std::{borrow::Borrow, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a string is no valid name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {kind} '{shown}': {why}")]
+pub struct NameError {
+    kind: &'static str,
+    /// The rejected bytes with everything a terminal would act on escaped.
+    shown: String,
+    why: &'static str,
+}
+
+impl NameError {
+    fn new(kind: &'static str, bytes: &[u8], why: &'static str) -> Self {
+        NameError { kind, shown: crate::text::printable(bytes), why }
+    }
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parse `bytes`, or say what is wrong with them.
+            pub fn parse(bytes: &[u8]) -> Result<Self, NameError> {
+                match (std::str::from_utf8(bytes), $check(bytes)) {
+                    (_, Err(why)) => Err(NameError::new($kind, bytes, why)),
+                    (Err(_), _) => Err(NameError::new($kind, bytes, "not UTF-8")),
+                    (Ok(text), Ok(())) => Ok(Self(text.to_owned())),
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(text.as_bytes())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+name_type! {
+    /// A host: a directory at the root of the config tree, which `ssh` can reach under this name.
+    HostName, "host name", check_host
+}
+name_type! {
+    /// An app: a directory in a host's directory.
+    AppName, "app name", check_app
+}
+name_type! {
+    /// A systemd unit with its suffix: `web.service`, `backup@daily.timer`.
+    UnitName, "unit name", check_unit
+}
+name_type! {
+    /// A cluster: the short name of the branch that holds its configuration (`prod` for `refs/heads/prod`).
+    ClusterName, "cluster name", check_cluster
+}
+
+fn check_host(bytes: &[u8]) -> Result<(), &'static str> {
+    check_length(bytes, 253)?;
+    if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(b)) {
+        return Err("only letters, digits, '.', '-' and '_' are allowed");
+    }
+    if bytes.starts_with(b".") || bytes.starts_with(b"-") {
+        return Err("it may not begin with '.' or '-'");
+    }
+    // A host's tracking refs are `refs/remotes/<host>/…`: see git-check-ref-format(1).
+    if bytes.windows(2).any(|w| w == b"..") || bytes.ends_with(b".") || bytes.ends_with(b".lock") {
+        return Err("Git could not name a ref after it ('..', a final '.' or '.lock')");
+    }
+    Ok(())
+}
+
+fn check_app(bytes: &[u8]) -> Result<(), &'static str> {
+    check_length(bytes, 255)?;
+    check_component(bytes)?;
+    if bytes == b"current" || bytes == b"previous" {
+        return Err("the name is reserved");
+    }
+    if bytes.starts_with(b".") || bytes.starts_with(b"-") {
+        return Err("it may not begin with '.' or '-'");
+    }
+    Ok(())
+}
+
+/// The rules of systemd.unit(5): a name, perhaps `@` and an instance, and a type's suffix; 255 bytes at most.
+fn check_unit(bytes: &[u8]) -> Result<(), &'static str> {
+    check_length(bytes, 255)?;
+    if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(b)) {
+        return Err("only letters, digits and ':-_.\\@' are allowed");
+    }
+    let dot = bytes.iter().rposition(|b| *b == b'.').ok_or("it has no suffix such as '.service'")?;
+    let (stem, suffix) = (&bytes[..dot], &bytes[dot + 1..]);
+    if stem.is_empty() || stem.starts_with(b"@") || stem.starts_with(b".") || stem.starts_with(b"-") {
+        return Err("it needs a name before the suffix");
+    }
+    const SUFFIXES: [&[u8]; 9] =
+        [b"service", b"socket", b"timer", b"path", b"mount", b"automount", b"target", b"swap", b"slice"];
+    if !SUFFIXES.contains(&suffix) {
+        return Err("its suffix is no unit type that can be deployed");
+    }
+    Ok(())
+}
+
+/// A branch name without slashes: it is one component of `refs/remotes/<host>/<cluster>`.
+fn check_cluster(bytes: &[u8]) -> Result<(), &'static str> {
+    check_length(bytes, 200)?;
+    if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || b".-_+".contains(b)) {
+        return Err("only letters, digits and '.-_+' are allowed");
+    }
+    if bytes.starts_with(b".") || bytes.starts_with(b"-") {
+        return Err("it may not begin with '.' or '-'");
+    }
+    if bytes == b"HEAD" || bytes.windows(2).any(|w| w == b"..") || bytes.ends_with(b".") || bytes.ends_with(b".lock") {
+        return Err("Git does not allow it as a branch name");
+    }
+    Ok(())
+}
+
+fn check_length(bytes: &[u8], most: usize) -> Result<(), &'static str> {
+    match bytes.len() {
+        0 => Err("it is empty"),
+        n if n > most => Err("it is too long"),
+        _ => Ok(()),
+    }
+}
+
+/// One component of a path in a tree: any bytes that can't leave its directory, break a line or drive a terminal.
+///
+/// Returns what is wrong with it.
+pub fn check_component(bytes: &[u8]) -> Result<(), &'static str> {
+    if bytes.is_empty() {
+        return Err("it is empty");
+    }
+    if bytes == b"." || bytes == b".." {
+        return Err("'.' and '..' are not allowed");
+    }
+    if bytes.eq_ignore_ascii_case(b".git") {
+        return Err("'.git' is not allowed");
+    }
+    if bytes.contains(&b'/') {
+        return Err("'/' is not allowed");
+    }
+    if bytes.iter().any(|b| b.is_ascii_control()) {
+        return Err("control characters are not allowed");
+    }
+    // C1 control characters, as UTF-8 encodes them: some terminals act on them too.
+    if bytes.windows(2).any(|w| w[0] == 0xc2 && (0x80..0xa0).contains(&w[1])) {
+        return Err("control characters are not allowed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_what_ssh_and_git_both_take() {
+        for good in ["web1", "ns1.example.org", "a", "A_b-c.9"] {
+            assert!(HostName::parse(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["", ".x", "-x", "a b", "a/b", "a..b", "x.lock", "x.", "a\n", "ü", &"x".repeat(254)] {
+            assert!(HostName::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn app_names_can_not_leave_their_directory() {
+        for good in ["nginx", "my app", "zürich"] {
+            assert!(AppName::parse(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["current", "previous", ".", "..", ".git", ".hidden", "-x", "a/b", "a\0", "a\nb", "\u{1b}[2J"] {
+            assert!(AppName::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unit_names_have_a_stem_and_a_known_suffix() {
+        for good in ["web.service", "backup@daily.timer", "t@.service", "dev-sda\\x2d1.mount", "a.b.socket"] {
+            assert!(UnitName::parse(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["web", ".service", "@x.service", "a b.service", "x.conf", "x.device", "x.service/y", "-.mount"] {
+            assert!(UnitName::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_no_control_character() {
+        let error = AppName::parse(b"\x1b[2Jx\n").unwrap_err().to_string();
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    }
+}

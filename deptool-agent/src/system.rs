@@ -1,0 +1,168 @@
+//! The machine's service manager and user database, as the agent needs them.
+//!
+//! [`System`] is the seam between deciding and doing: the real one speaks to systemd, the fake one records the order
+//! of calls and fails at a chosen step. Files are not part of it; they are real in every test.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use crate::name::UnitName;
+
+pub mod dbus;
+pub mod fake;
+pub mod offline;
+pub mod systemd;
+
+/// What a service manager call can fail with. The text says which call and what the manager answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SystemError(pub String);
+
+/// Whether and how units can be handled here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// systemd is running on this machine.
+    Running,
+    /// A root directory: units can be enabled in it, not started.
+    Offline,
+    /// Neither. Trees with units are refused.
+    Absent,
+}
+
+/// systemd's ActiveState.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Active {
+    Active,
+    Reloading,
+    Inactive,
+    Failed,
+    Activating,
+    Deactivating,
+    Maintenance,
+}
+
+/// systemd's LoadState, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    Loaded,
+    NotFound,
+    Masked,
+    /// bad-setting or error: the unit file can't be used.
+    Broken,
+}
+
+/// One loaded unit in [`System::snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    pub load: Load,
+    pub active: Active,
+    /// systemd's SubState: `running`, `exited`, `auto-restart`, `waiting` …
+    pub sub: String,
+}
+
+/// systemd's UnitFileState, as far as undoing needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum UnitFile {
+    Absent,
+    Enabled,
+    EnabledRuntime,
+    Disabled,
+    /// static, generated, transient, indirect, alias, linked …: can be started, not enabled.
+    Static,
+    Masked,
+}
+
+/// All that settling looks at, for one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitDetail {
+    pub load: Load,
+    pub active: Active,
+    pub sub: String,
+    /// `success`, `exit-code`, `signal`, `timeout`, `start-limit-hit`, `resources` …; empty for types without one.
+    pub result: String,
+    /// `simple`, `exec`, `forking`, `oneshot`, `dbus`, `notify`, `notify-reload`, `idle`; empty for what is no service.
+    pub service_type: String,
+    /// The unit has a Restart= other than `no`.
+    pub restarts_itself: bool,
+    pub restarts: u32,
+    pub main_pid: u32,
+    /// 32 hex digits, empty if the unit was never started.
+    pub invocation: String,
+    /// A condition of the unit was not met at its last start: it is inactive and that is fine.
+    pub condition_failed: bool,
+    /// exit code or signal of the main process, as systemd's ExecMainCode/ExecMainStatus say it: "exited with status 203".
+    pub exit: Option<String>,
+    /// For a socket, path or timer: the unit that it starts.
+    pub triggers: Vec<UnitName>,
+}
+
+/// What to ask systemd to do with a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum JobKind {
+    Start,
+    Restart,
+    Reload,
+    Stop,
+}
+
+/// How a queued job ended: systemd's JobRemoved result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobResult {
+    Done,
+    /// `failed`, `timeout`, `canceled`, `dependency`, `skipped`, `invalid`, `assert`, `unsupported`, `collected`, `once`,
+    /// or the error that systemd answered instead of queueing.
+    Failed(String),
+    /// Still queued or running when the time was up.
+    TimedOut,
+}
+
+/// The service manager of one machine.
+///
+/// `tick` is called at least once a second while a call waits, so that the session can say it is alive.
+pub trait System {
+    fn manager(&self) -> Manager;
+
+    /// Whether systemd is shutting the machine down.
+    fn is_stopping(&mut self) -> bool;
+
+    /// Every loaded unit, in one call.
+    fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
+
+    /// What settling needs to know of `unit`.
+    fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError>;
+
+    fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError>;
+
+    /// `systemctl enable` without `--now` and without a daemon-reload. Static and generated units are left as they are.
+    fn enable(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
+
+    /// `systemctl disable` without `--now`. Unknown units are not an error.
+    fn disable(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
+
+    fn daemon_reload(&mut self) -> Result<(), SystemError>;
+
+    /// Forget failures and start counters, so that a start limit does not hit us. Unknown units are not an error.
+    fn reset_failed(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
+
+    /// Queue all jobs (mode `replace`) before awaiting any, then wait for all, `limit` at most. One result per job, in order.
+    fn run_jobs(
+        &mut self,
+        jobs: &[(UnitName, JobKind)],
+        limit: Duration,
+        tick: &mut dyn FnMut(),
+    ) -> Result<Vec<JobResult>, SystemError>;
+
+    /// Sleep until something about units changed, or `limit` has passed.
+    fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
+
+    /// Create the users and groups of these files below `/etc/sysusers.d`.
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+
+    /// Create the files of these snippets below `/etc/tmpfiles.d`.
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+
+    /// The last `lines` lines of the unit's journal in its current invocation, newest last; raw, unfiltered bytes as text.
+    fn journal_tail(&mut self, unit: &UnitName, lines: usize) -> String;
+
+    /// Move this process into a transient scope of its own, out of the login session's control group.
+    fn leave_session(&mut self) -> Result<(), SystemError>;
+}

@@ -1,0 +1,53 @@
+//! Making text of unknown origin safe to show.
+
+/// `bytes` as one line for a terminal: valid UTF-8 stays, everything that could move the cursor, change colours or
+/// reorder text is shown as an escape (`\n`, `\x1b`, `\u{202e}`).
+pub fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\n' | '\r' | '\t' => out.extend(c.escape_default()),
+                c if c.is_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
+                c if is_invisible_format(c) => out.extend(c.escape_unicode()),
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// As [`printable`], for text of several lines: line feeds and tabs stay.
+pub fn printable_lines(bytes: &[u8]) -> String {
+    let lines: Vec<String> = bytes
+        .split(|b| *b == b'\n')
+        .map(|line| line.split(|b| *b == b'\t').map(printable).collect::<Vec<_>>().join("\t"))
+        .collect();
+    lines.join("\n")
+}
+
+/// Characters that have no shape of their own but change how others are shown: bidirectional overrides, zero-width
+/// characters, line and paragraph separators.
+fn is_invisible_format(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_can_move_the_cursor() {
+        let shown = printable("a\x1b[2Jb\r\n\u{9b}31m\u{202e}ü".as_bytes());
+        assert_eq!(shown, "a\\x1b[2Jb\\r\\n\\x9b31m\\u{202e}ü");
+        assert_eq!(printable(b"\xff\xfe"), "\\xff\\xfe");
+    }
+
+    #[test]
+    fn lines_and_tabs_survive_in_long_texts() {
+        assert_eq!(printable_lines(b"a\tb\n\x07c\n"), "a\tb\n\\x07c\n");
+    }
+}
