@@ -1,0 +1,124 @@
+//! Object ids by what they name, so that a commit is never taken for a tree.
+
+use std::{fmt, str::FromStr};
+
+use gix_hash::ObjectId;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// A text that is no object id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no SHA-1 object id")]
+pub struct IdError(String);
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub ObjectId);
+
+        impl $name {
+            /// The first ten hex digits, for people.
+            pub fn short(&self) -> String {
+                self.0.to_hex_with_len(10).to_string()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.to_hex())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0.to_hex_with_len(10))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(hex: &str) -> Result<Self, IdError> {
+                match ObjectId::from_hex(hex.as_bytes()) {
+                    Ok(id) if id.kind() == gix_hash::Kind::Sha1 => Ok(Self(id)),
+                    _ => Err(IdError(crate::text::printable(hex.as_bytes()))),
+                }
+            }
+        }
+
+        /// Hex in text formats, so that the ledgers on the host can be read by people; 20 bytes on the wire.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    serializer.serialize_bytes(self.0.as_slice())
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+                } else {
+                    let bytes = <[u8; 20]>::try_from(deserializer.deserialize_bytes(RawId)?)
+                        .map_err(|_| D::Error::custom("an object id has 20 bytes"))?;
+                    Ok(Self(ObjectId::from(bytes)))
+                }
+            }
+        }
+    };
+}
+
+id_type! {
+    /// A commit of the operator's repository.
+    CommitId
+}
+id_type! {
+    /// A tree: a config tree's root, a host's directory, an app's directory.
+    TreeId
+}
+id_type! {
+    /// A file's content.
+    BlobId
+}
+
+/// Collects the bytes of an id, however long a peer made them: at most what a frame holds.
+struct RawId;
+
+impl serde::de::Visitor<'_> for RawId {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bytes of an object id")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    #[test]
+    fn an_id_survives_text_and_wire() {
+        let id: CommitId = HEX.parse().unwrap();
+        assert_eq!(id.to_string(), HEX);
+        assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{HEX}\""));
+        let wire = rmp_serde::to_vec(&id).unwrap();
+        assert_eq!(wire.len(), 22);
+        assert_eq!(rmp_serde::from_slice::<CommitId>(&wire).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_no_sha1_is_refused() {
+        assert!("abc".parse::<TreeId>().is_err());
+        assert!(rmp_serde::from_slice::<TreeId>(&rmp_serde::to_vec(&[1u8, 2]).unwrap()).is_err());
+        let sha256 = "00".repeat(32);
+        assert!(sha256.parse::<BlobId>().is_err());
+    }
+}
