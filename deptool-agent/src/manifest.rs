@@ -1,0 +1,230 @@
+//! `manifest.json`: what an app wants beside its files. Pure: bytes in, [`Manifest`] out.
+//!
+//! The format is documented in deptool-manifest(5); its first keys are those of Ruud van Asseldonk's Deptool.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize, de::Error as _};
+
+use crate::{
+    name::UnitName,
+    path::{OutsidePath, TreePath},
+};
+
+/// What an app wants beside its files. Without a `manifest.json` all of it is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Manifest {
+    pub systemd: Systemd,
+    /// Absolute path on the host -> path in the app.
+    pub symlinks: Symlinks,
+    /// Mode and owner of files that need others than root's 0644 or 0755.
+    pub files: BTreeMap<TreePath, FileAttributes>,
+    /// How long each of these units must not fail after it was started.
+    pub settle: BTreeMap<UnitName, Window>,
+}
+
+/// The manifest's `systemd` object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Systemd {
+    /// Units that are enabled and running as long as the app is deployed.
+    pub units_enabled: Vec<UnitName>,
+    /// What happens to a unit when the app changes.
+    pub on_change: BTreeMap<UnitName, OnChange>,
+}
+
+/// What happens to a unit when its app's files change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChange {
+    None,
+    Reload,
+    #[default]
+    Restart,
+}
+
+/// Mode and owner of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileAttributes {
+    #[serde(default)]
+    pub mode: Option<Mode>,
+    #[serde(default)]
+    pub owner: Option<Account>,
+    #[serde(default)]
+    pub group: Option<Account>,
+}
+
+/// Permission bits, written as an octal string: `"0600"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mode(pub u32);
+
+impl TryFrom<String> for Mode {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if octal && mode & 0o7000 == 0 => Ok(Mode(mode)),
+            Ok(_) if octal => Err("set-user-id, set-group-id and sticky bits are not supported"),
+            _ => Err("a mode is an octal string such as \"0640\""),
+        }
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> String {
+        format!("{:04o}", mode.0)
+    }
+}
+
+/// The name of a user or group on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Account(String);
+
+impl Account {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Account {
+    type Error = &'static str;
+    /// The strict rule of systemd's "User/Group Name Syntax", with `.` allowed inside.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        if first && rest && text.len() <= 31 { Ok(Account(text)) } else { Err("it is no valid user or group name") }
+    }
+}
+
+impl From<Account> for String {
+    fn from(account: Account) -> String {
+        account.0
+    }
+}
+
+/// A length of time, written as `"0s"`, `"1.5s"`, `"200ms"` or `"1min"`; an hour at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Window(pub Duration);
+
+impl TryFrom<String> for Window {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const WRONG: &str = "a length of time is written as \"5s\", \"200ms\" or \"1min\", an hour at most";
+        let units = [("ms", 0.001), ("min", 60.0), ("s", 1.0)];
+        let (number, factor) =
+            units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor))).ok_or(WRONG)?;
+        let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match number.parse::<f64>() {
+            Ok(n) if plain && n * factor <= 3600.0 => Ok(Window(Duration::from_secs_f64(n * factor))),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> String {
+        format!("{}ms", window.0.as_millis())
+    }
+}
+
+/// The manifest's `symlinks` object; a path that is named twice is an error, not a silent choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Symlinks(pub BTreeMap<OutsidePath, TreePath>);
+
+impl<'de> Deserialize<'de> for Symlinks {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = Symlinks;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of absolute paths on the host and paths in the app")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Symlinks, A::Error> {
+                let mut links = BTreeMap::new();
+                while let Some((path, target)) = map.next_entry::<String, TreePath>()? {
+                    let path = OutsidePath::parse_link(&path).map_err(A::Error::custom)?;
+                    if let Some(_first) = links.insert(path.clone(), target) {
+                        return Err(A::Error::custom(format!("'{path}' is named twice")));
+                    }
+                }
+                Ok(Symlinks(links))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+/// A manifest that can't be used: the key, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct ManifestError {
+    /// The path of the key in the JSON document, `.` for the document itself.
+    key: String,
+    why: String,
+}
+
+impl Manifest {
+    /// Parse the bytes of a `manifest.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let manifest = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
+            key: crate::text::printable(error.path().to_string().as_bytes()),
+            why: crate::text::printable(error.inner().to_string().as_bytes()),
+        })?;
+        json.end().map_err(|error| ManifestError { key: ".".into(), why: error.to_string() })?;
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_of_the_original_deptool_is_understood() {
+        let manifest = Manifest::parse(
+            br#"{"systemd": {"units_enabled": ["a.service", "b.timer"]},
+                 "symlinks": {"/etc/frobnicator.conf": "frobnicator.conf"}}"#,
+        )
+        .unwrap();
+        assert_eq!(manifest.systemd.units_enabled.len(), 2);
+        assert_eq!(manifest.symlinks.0.len(), 1);
+        assert_eq!(Manifest::parse(b"{}").unwrap(), Manifest::default());
+    }
+
+    #[test]
+    fn an_error_names_the_key() {
+        for (json, expected) in [
+            (r#"{"systemd": {"units_enabled": ["a b"]}}"#, "systemd.units_enabled[0]: invalid unit name 'a b'"),
+            (r#"{"systemd": {"enable": []}}"#, "systemd.enable: unknown field `enable`"),
+            (r#"{"nonsense": 1}"#, "nonsense: unknown field `nonsense`"),
+            (r#"{"systemd": {"units_enabled": "x.service"}}"#, "systemd.units_enabled: invalid type: string"),
+            (r#"{"symlinks": {"/etc/x": "../y"}}"#, "symlinks"),
+            (r#"{"symlinks": {"/etc/x": "a", "/etc/x": "b"}}"#, "symlinks: '/etc/x' is named twice"),
+            (r#"{"files": {"x": {"mode": "4755"}}}"#, "files.x.mode: set-user-id"),
+            (r#"{"files": {"x": {"owner": "a b"}}}"#, "files.x.owner: it is no valid user"),
+            (r#"{"settle": {"x.service": "3 days"}}"#, "settle.x.service"),
+            (r#"{"systemd": {}} trailing"#, ".: trailing characters"),
+            ("[", "."),
+            ("", "."),
+        ] {
+            let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_have_units() {
+        let ms = |text: &str| Window::try_from(text.to_owned()).map(|w| w.0.as_millis());
+        assert_eq!((ms("0s"), ms("1.5s"), ms("200ms"), ms("1min")), (Ok(0), Ok(1500), Ok(200), Ok(60_000)));
+        for bad in ["5", "s", "-1s", "1e9s", "inf s", "2h", "61min"] {
+            assert!(ms(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Paths: inside an app, and outside of `/var/lib/deptool` on the host.
+
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{name::check_component, text::printable};
+
+/// Where everything of ours is on a host.
+pub const STATE_DIR: &str = "/var/lib/deptool";
+
+/// Why a path is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid path '{shown}': {why}")]
+pub struct PathError {
+    shown: String,
+    why: &'static str,
+}
+
+fn bad(bytes: &[u8], why: &'static str) -> PathError {
+    PathError { shown: printable(bytes), why }
+}
+
+/// The path of a file in an app: components joined by `/`, any bytes that [`check_component`] lets pass.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreePath(Vec<u8>);
+
+impl TreePath {
+    /// Parse a path relative to an app's directory.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PathError> {
+        if bytes.len() > 4000 {
+            return Err(bad(&bytes[..80], "it is too long"));
+        }
+        for component in bytes.split(|b| *b == b'/') {
+            check_component(component).map_err(|why| bad(bytes, why))?;
+        }
+        Ok(TreePath(bytes.to_vec()))
+    }
+
+    /// Parse the name of a file or directory: a path of one component.
+    pub fn parse_name(bytes: &[u8]) -> Result<Self, PathError> {
+        check_component(bytes).map_err(|why| bad(bytes, why))?;
+        Self::parse(bytes)
+    }
+
+    /// The path's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The path for the file system.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// Its components, at least one.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/')
+    }
+
+    /// Whether `self` is `directory` or lies below it.
+    pub fn is_within(&self, directory: &TreePath) -> bool {
+        self.0.strip_prefix(directory.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+}
+
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.0))
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TreePath({self})")
+    }
+}
+
+impl Serialize for TreePath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.serialize_bytes(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TreePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl<'de> serde::de::Visitor<'de> for Bytes {
+            type Value = TreePath;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path in the app")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TreePath, E> {
+                TreePath::parse(text.as_bytes()).map_err(E::custom)
+            }
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<TreePath, E> {
+                TreePath::parse(bytes).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Bytes)
+    }
+}
+
+/// An absolute path on the host, outside of [`STATE_DIR`], as the tree wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct OutsidePath(String);
+
+/// Directories in which a manifest may put no link, and what to use instead.
+const OFF_LIMITS: [(&str, &str); 7] = [
+    (STATE_DIR, "it is deptool's own directory"),
+    ("/etc/systemd/system", "put the file into the app's 'systemd/' directory instead"),
+    ("/etc/sysusers.d", "put the file into the app's 'sysusers/' directory instead"),
+    ("/proc", "it is not a place for configuration"),
+    ("/sys", "it is not a place for configuration"),
+    ("/dev", "it is not a place for configuration"),
+    ("/run", "it would not survive a reboot"),
+];
+
+impl OutsidePath {
+    /// Parse an absolute path without `.`, `..`, empty components or control characters.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let bytes = text.as_bytes();
+        let rest = text.strip_prefix('/').ok_or_else(|| bad(bytes, "it is not absolute"))?;
+        if text.len() > 4000 {
+            return Err(bad(&bytes[..80], "it is too long"));
+        }
+        for component in rest.split('/') {
+            check_component(component.as_bytes()).map_err(|why| bad(bytes, why))?;
+        }
+        Ok(OutsidePath(text.to_owned()))
+    }
+
+    /// As [`OutsidePath::parse`], for a link that a manifest asks for.
+    pub fn parse_link(text: &str) -> Result<Self, PathError> {
+        let path = Self::parse(text)?;
+        let real = path.normalized();
+        for (directory, why) in OFF_LIMITS {
+            // A link *above* our own directory would replace it.
+            if is_within(&real, directory) || is_within(STATE_DIR, &real) {
+                return Err(bad(text.as_bytes(), why));
+            }
+        }
+        Ok(path)
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path without its leading slash, to be resolved below a root.
+    pub fn relative(&self) -> &Path {
+        Path::new(&self.0[1..])
+    }
+
+    /// The same place on a system with a merged `/usr` and `/var/run` in `/run`, for comparing two claims.
+    pub fn normalized(&self) -> String {
+        const ALIASES: [(&str, &str); 6] = [
+            ("/bin", "/usr/bin"),
+            ("/sbin", "/usr/sbin"),
+            ("/lib", "/usr/lib"),
+            ("/lib64", "/usr/lib64"),
+            ("/var/run", "/run"),
+            ("/var/lock", "/run/lock"),
+        ];
+        for (alias, real) in ALIASES {
+            if is_within(&self.0, alias) {
+                return format!("{real}{}", &self.0[alias.len()..]);
+            }
+        }
+        self.0.clone()
+    }
+}
+
+/// Whether the absolute path `path` is `directory` or lies below it.
+pub fn is_within(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl fmt::Display for OutsidePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(self.0.as_bytes()))
+    }
+}
+
+impl TryFrom<String> for OutsidePath {
+    type Error = PathError;
+    fn try_from(text: String) -> Result<Self, PathError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<OutsidePath> for String {
+    fn from(path: OutsidePath) -> String {
+        path.0
+    }
+}
+
+/// Check that a symlink at `link` in an app, with this `target`, stays in the app.
+///
+/// `..` is only allowed at the beginning: after a name that is itself a link, the kernel and we could disagree about
+/// what it means.
+pub fn check_symlink(link: &TreePath, target: &[u8]) -> Result<(), PathError> {
+    let shown = || [link.as_bytes(), b" -> ", target].concat();
+    if target.is_empty() || target.contains(&0) {
+        return Err(bad(&shown(), "the link has no usable target"));
+    }
+    if target.starts_with(b"/") {
+        return Err(bad(&shown(), "the link leaves its app (its target is absolute)"));
+    }
+    let mut depth = link.components().count() - 1;
+    let mut below_name = false;
+    for component in target.split(|b| *b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." if below_name => return Err(bad(&shown(), "'..' may only begin a link's target")),
+            b".." if depth == 0 => return Err(bad(&shown(), "the link leaves its app")),
+            b".." => depth -= 1,
+            name => {
+                check_component(name).map_err(|why| bad(&shown(), why))?;
+                below_name = true;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_can_not_link_into_directories_that_are_managed() {
+        for bad in [
+            "/var/lib/deptool/x",
+            "/var/lib/deptool",
+            "/var/lib",
+            "/var",
+            "/etc/systemd/system/x.service",
+            "/etc/sysusers.d/x.conf",
+            "/var/run/x",
+            "/proc/x",
+            "etc/x",
+            "/",
+            "/etc//x",
+            "/etc/../x",
+            "/etc/x/",
+            "/etc/a\nb",
+        ] {
+            assert!(OutsidePath::parse_link(bad).is_err(), "{bad}");
+        }
+        for good in ["/etc/web.conf", "/etc/systemd/journald.conf.d/x.conf", "/usr/lib/x", "/etc/tmpfiles.d/x.conf"] {
+            assert!(OutsidePath::parse_link(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_same_place_is_recognised_under_its_other_name() {
+        assert_eq!(OutsidePath::parse("/lib/systemd/x").unwrap().normalized(), "/usr/lib/systemd/x");
+        assert_eq!(OutsidePath::parse("/library/x").unwrap().normalized(), "/library/x");
+    }
+
+    #[test]
+    fn a_symlink_can_not_leave_its_app() {
+        let link = TreePath::parse(b"a/b/link").unwrap();
+        for good in ["x", "../x", "../../x/y", "./x", "../c/./d"] {
+            assert!(check_symlink(&link, good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["/etc/passwd", "../../../x", "x/../../..", "x/..", "", "..//../.."] {
+            assert!(check_symlink(&link, bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_fine_in_a_file_name_but_for_those_that_drive_terminals() {
+        for good in [&b"a b"[..], b"-x", b"\xff\xfe", "ü/\"'".as_bytes(), b"..x"] {
+            let path = TreePath::parse(good).unwrap();
+            let wire = rmp_serde::to_vec(&path).unwrap();
+            assert_eq!(rmp_serde::from_slice::<TreePath>(&wire).unwrap(), path);
+        }
+        for bad in [&b""[..], b"/x", b"a/", b"a//b", b"a/../b", b"a\nb", b".git/x", b"a/.GIT"] {
+            assert!(TreePath::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! A host's directory of the config tree, read from Git objects and checked.
+//!
+//! Whatever gets past here can be written below an app's directory without leaving it.
+
+use std::collections::BTreeMap;
+
+use gix_hash::ObjectId;
+use gix_object::{Find, Kind, TreeRef, tree::EntryKind};
+
+use crate::{
+    id::{BlobId, CommitId, TreeId},
+    manifest::{Manifest, ManifestError},
+    name::{AppName, HostName, NameError},
+    path::{PathError, TreePath, check_symlink},
+    text::printable,
+};
+
+/// Directories deeper than this are no configuration.
+const MAX_DEPTH: usize = 64;
+/// The longest symlink target that Linux takes is 4095 bytes.
+const MAX_LINK: usize = 4095;
+/// A manifest is written by people or generators, not by enemies.
+const MAX_MANIFEST: usize = 1 << 20;
+
+/// Why a tree can't be deployed. Every text names the path.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    #[error("object {id} is missing")]
+    Missing { id: ObjectId },
+    #[error("object {id} can't be read: {why}")]
+    Unreadable { id: ObjectId, why: String },
+    #[error("in '{inside}': {source}")]
+    AppName { inside: String, source: NameError },
+    #[error("in app '{app}': {source}")]
+    Path { app: AppName, source: PathError },
+    #[error("{app}/manifest.json: {source}")]
+    Manifest { app: AppName, source: ManifestError },
+    #[error("'{app}/{path}' {why}")]
+    Entry { app: AppName, path: TreePath, why: &'static str },
+}
+
+/// A file or symlink of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: FileKind,
+    /// The content; for a symlink its target.
+    pub id: BlobId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    Regular,
+    Executable,
+    Symlink,
+}
+
+/// One app: all of its files and its manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    pub tree: TreeId,
+    pub files: BTreeMap<TreePath, Entry>,
+    pub manifest: Manifest,
+}
+
+/// A host's directory: its apps. Empty for a host from which everything is removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostTree {
+    pub apps: BTreeMap<AppName, App>,
+    /// Entries beside the apps that are not deployed, for a note to the operator.
+    pub ignored: Vec<String>,
+}
+
+impl HostTree {
+    /// Read the host's directory `tree` with all that is below it.
+    ///
+    /// Contents are only read where they matter: manifests and symlinks.
+    pub fn load(objects: &dyn Find, tree: TreeId) -> Result<HostTree, TreeError> {
+        let mut host = HostTree::default();
+        for (name, kind, id) in entries(objects, tree.0)? {
+            if kind != EntryKind::Tree {
+                host.ignored.push(printable(&name));
+                continue;
+            }
+            let name = AppName::parse(&name)
+                .map_err(|source| TreeError::AppName { inside: "the host's directory".into(), source })?;
+            let app = load_app(objects, &name, TreeId(id))?;
+            host.apps.insert(name, app);
+        }
+        Ok(host)
+    }
+}
+
+/// The root tree of `commit`.
+pub fn root_of(objects: &dyn Find, commit: CommitId) -> Result<TreeId, TreeError> {
+    let mut buffer = Vec::new();
+    read(objects, commit.0, Kind::Commit, &mut buffer)?;
+    let commit_ref = gix_object::CommitRef::from_bytes(&buffer, gix_hash::Kind::Sha1)
+        .map_err(|error| TreeError::Unreadable { id: commit.0, why: error.to_string() })?;
+    Ok(TreeId(commit_ref.tree()))
+}
+
+/// The host's directory in the root tree `root`, `None` if there is none.
+pub fn host_directory(objects: &dyn Find, root: TreeId, host: &HostName) -> Result<Option<TreeId>, TreeError> {
+    let found = entries(objects, root.0)?.into_iter().find(|(name, _, _)| name == host.as_str().as_bytes());
+    Ok(found.filter(|(_, kind, _)| *kind == EntryKind::Tree).map(|(_, _, id)| TreeId(id)))
+}
+
+/// The content of a blob.
+pub fn read_blob(objects: &dyn Find, id: BlobId) -> Result<Vec<u8>, TreeError> {
+    let mut buffer = Vec::new();
+    read(objects, id.0, Kind::Blob, &mut buffer)?;
+    Ok(buffer)
+}
+
+/// The entries of one tree object: name, kind, id.
+pub fn entries(objects: &dyn Find, tree: ObjectId) -> Result<Vec<(Vec<u8>, EntryKind, ObjectId)>, TreeError> {
+    let mut buffer = Vec::new();
+    read(objects, tree, Kind::Tree, &mut buffer)?;
+    let parsed = TreeRef::from_bytes(&buffer, gix_hash::Kind::Sha1)
+        .map_err(|error| TreeError::Unreadable { id: tree, why: error.to_string() })?;
+    Ok(parsed.entries.iter().map(|e| (e.filename.to_vec(), e.mode.kind(), e.oid.to_owned())).collect())
+}
+
+fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) -> Result<(), TreeError> {
+    // `try_find` may answer with a slice of its own choosing: make it the buffer's whole content.
+    let (kind, length) = match objects.try_find(&id, buffer) {
+        Ok(Some(data)) => (data.kind, data.data.len()),
+        Ok(None) => return Err(TreeError::Missing { id }),
+        Err(error) => return Err(TreeError::Unreadable { id, why: printable(error.to_string().as_bytes()) }),
+    };
+    buffer.truncate(length);
+    if kind == expected {
+        Ok(())
+    } else {
+        Err(TreeError::Unreadable { id, why: format!("it is a {kind}, not a {expected}") })
+    }
+}
+
+fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId) -> Result<App, TreeError> {
+    let mut files = BTreeMap::new();
+    walk(objects, name, tree.0, &mut Vec::new(), &mut files)?;
+    let manifest = match files.get(&TreePath::parse(b"manifest.json").expect("a valid path")) {
+        None => Manifest::default(),
+        Some(entry) => {
+            let path = || TreePath::parse(b"manifest.json").expect("a valid path");
+            if entry.kind == FileKind::Symlink {
+                return Err(TreeError::Entry { app: name.clone(), path: path(), why: "must be a regular file" });
+            }
+            let bytes = read_blob(objects, entry.id)?;
+            if bytes.len() > MAX_MANIFEST {
+                return Err(TreeError::Entry { app: name.clone(), path: path(), why: "is larger than 1 MiB" });
+            }
+            Manifest::parse(&bytes).map_err(|source| TreeError::Manifest { app: name.clone(), source })?
+        }
+    };
+    Ok(App { tree, files, manifest })
+}
+
+/// Add everything below the directory `tree` to `files`. `above` is its path in components.
+fn walk(
+    objects: &dyn Find,
+    app: &AppName,
+    tree: ObjectId,
+    above: &mut Vec<Vec<u8>>,
+    files: &mut BTreeMap<TreePath, Entry>,
+) -> Result<(), TreeError> {
+    for (name, kind, id) in entries(objects, tree)? {
+        let in_app = |source| TreeError::Path { app: app.clone(), source };
+        // On its own first: a hand-made name with a slash in it would look like a path below.
+        TreePath::parse_name(&name).map_err(in_app)?;
+        above.push(name);
+        let path = TreePath::parse(&above.join(&b'/')).map_err(in_app)?;
+        let refuse = |why| TreeError::Entry { app: app.clone(), path: path.clone(), why };
+        let kind = match kind {
+            EntryKind::Tree if above.len() >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
+            EntryKind::Tree => {
+                walk(objects, app, id, above, files)?;
+                above.pop();
+                continue;
+            }
+            EntryKind::Commit => return Err(refuse("is a submodule; commit its files instead")),
+            EntryKind::Blob => FileKind::Regular,
+            EntryKind::BlobExecutable => FileKind::Executable,
+            EntryKind::Link => {
+                let target = read_blob(objects, BlobId(id))?;
+                if target.len() > MAX_LINK {
+                    return Err(refuse("is a symlink with too long a target"));
+                }
+                check_symlink(&path, &target).map_err(in_app)?;
+                FileKind::Symlink
+            }
+        };
+        if files.insert(path.clone(), Entry { kind, id: BlobId(id) }).is_some() {
+            return Err(refuse("is there twice"));
+        }
+        above.pop();
+    }
+    Ok(())
+}
+
+/// Objects in memory, for the tests of whatever reads trees.
+#[cfg(test)]
+pub mod memory {
+    use super::*;
+    use gix_object::{Data, WriteTo, tree};
+    use std::cell::RefCell;
+
+    #[derive(Default)]
+    pub struct Objects(RefCell<BTreeMap<ObjectId, (Kind, Vec<u8>)>>);
+
+    impl Find for Objects {
+        fn try_find<'a>(
+            &self,
+            id: &gix_hash::oid,
+            buffer: &'a mut Vec<u8>,
+        ) -> Result<Option<Data<'a>>, gix_error::Error> {
+            Ok(self.0.borrow().get(id).map(|(kind, bytes)| {
+                buffer.clear();
+                buffer.extend_from_slice(bytes);
+                Data { kind: *kind, object_hash: gix_hash::Kind::Sha1, data: buffer }
+            }))
+        }
+    }
+
+    impl Objects {
+        pub fn put(&self, kind: Kind, bytes: Vec<u8>) -> ObjectId {
+            let id = gix_object::compute_hash(gix_hash::Kind::Sha1, kind, &bytes).unwrap();
+            self.0.borrow_mut().insert(id, (kind, bytes));
+            id
+        }
+
+        pub fn tree(&self, entries: &[(&[u8], EntryKind, ObjectId)]) -> ObjectId {
+            let mut tree = gix_object::Tree::empty();
+            for (name, kind, oid) in entries {
+                tree.entries.push(tree::Entry { mode: (*kind).into(), filename: (*name).into(), oid: *oid });
+            }
+            tree.entries.sort();
+            let mut bytes = Vec::new();
+            tree.write_to(&mut bytes).unwrap();
+            self.put(Kind::Tree, bytes)
+        }
+
+        /// The tree of `files`: path -> content. A path that ends in `*` is executable, in `@` a symlink.
+        pub fn directory(&self, files: &[(&str, &str)]) -> TreeId {
+            let mut here: Vec<(Vec<u8>, EntryKind, ObjectId)> = Vec::new();
+            let mut below: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+            for (path, content) in files {
+                match path.split_once('/') {
+                    Some((directory, rest)) => below.entry(directory).or_default().push((rest, content)),
+                    None => {
+                        let id = self.put(Kind::Blob, content.as_bytes().to_vec());
+                        let (name, kind) = match path.as_bytes() {
+                            [name @ .., b'*'] => (name, EntryKind::BlobExecutable),
+                            [name @ .., b'@'] => (name, EntryKind::Link),
+                            name => (name, EntryKind::Blob),
+                        };
+                        here.push((name.to_vec(), kind, id));
+                    }
+                }
+            }
+            for (directory, files) in below {
+                here.push((directory.as_bytes().to_vec(), EntryKind::Tree, self.directory(&files).0));
+            }
+            let entries: Vec<_> = here.iter().map(|(n, k, i)| (n.as_slice(), *k, *i)).collect();
+            TreeId(self.tree(&entries))
+        }
+
+        /// The host tree of `files`, whose paths begin with the app's name.
+        pub fn host(&self, files: &[(&str, &str)]) -> Result<HostTree, TreeError> {
+            HostTree::load(self, self.directory(files))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{memory::Objects, *};
+
+    #[test]
+    fn apps_are_read_with_files_modes_links_and_manifest() {
+        let objects = Objects::default();
+        let host = objects
+            .host(&[
+                ("web/a/b.conf", "b"),
+                ("web/run*", "#!"),
+                ("web/l@", "a/b.conf"),
+                ("web/manifest.json", "{}"),
+                ("README", ""),
+            ])
+            .unwrap();
+        let web = &host.apps["web"];
+        let kinds: Vec<_> = web.files.iter().map(|(p, e)| (p.to_string(), e.kind)).collect();
+        assert_eq!(
+            kinds,
+            [
+                ("a/b.conf".into(), FileKind::Regular),
+                ("l".into(), FileKind::Symlink),
+                ("manifest.json".into(), FileKind::Regular),
+                ("run".to_string(), FileKind::Executable),
+            ]
+        );
+        assert_eq!(host.ignored, ["README"]);
+    }
+
+    #[test]
+    fn a_tree_that_could_do_harm_is_refused_by_name() {
+        let objects = Objects::default();
+        for (files, expected) in [
+            (&[("current/x", "")][..], "in 'the host's directory': invalid app name 'current'"),
+            (&[("web/x@", "../y")], "in app 'web': invalid path 'x -> ../y': the link leaves its app"),
+            (&[("web/x@", "/etc/passwd")], "in app 'web'"),
+            (&[("web/.git/config", "")], "in app 'web': invalid path '.git'"),
+            (&[("web/a\nb", "")], "in app 'web': invalid path 'a\\nb'"),
+            (&[("web/manifest.json", "{\"x\":1}")], "web/manifest.json: x: unknown field"),
+            (&[("web/manifest.json@", "x")], "'web/manifest.json' must be a regular file"),
+        ] {
+            let error = objects.host(files).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_dots_or_nul_in_a_hand_made_tree_is_refused() {
+        let objects = Objects::default();
+        let blob = objects.put(Kind::Blob, vec![]);
+        for name in [&b".."[..], b".", b"a/b"] {
+            let app = objects.tree(&[(name, EntryKind::Blob, blob)]);
+            let host = objects.tree(&[(b"web", EntryKind::Tree, app)]);
+            assert!(HostTree::load(&objects, TreeId(host)).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_submodule_is_refused() {
+        let objects = Objects::default();
+        let blob = objects.put(Kind::Blob, vec![]);
+        let app = objects.tree(&[(b"sub", EntryKind::Commit, blob)]);
+        let host = objects.tree(&[(b"web", EntryKind::Tree, app)]);
+        let error = HostTree::load(&objects, TreeId(host)).unwrap_err().to_string();
+        assert!(error.contains("'web/sub' is a submodule"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_object_is_told_from_a_broken_one() {
+        let objects = Objects::default();
+        let nowhere: TreeId = "11".repeat(20).parse().unwrap();
+        assert!(matches!(HostTree::load(&objects, nowhere), Err(TreeError::Missing { .. })));
+        let blob = objects.put(Kind::Blob, b"x".to_vec());
+        assert!(matches!(HostTree::load(&objects, TreeId(blob)), Err(TreeError::Unreadable { .. })));
+    }
+}
