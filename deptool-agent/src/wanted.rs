@@ -1,0 +1,407 @@
+//! What a host's tree asks for outside of `/var/lib/deptool`: paths and units.
+//!
+//! A plan is the difference of two of these maps, so what moves from one app to another is not torn down in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    id::BlobId,
+    manifest::{OnChange, Window},
+    name::{AppName, UnitName},
+    path::{OutsidePath, TreePath, is_within},
+    tree::{App, FileKind, HostTree},
+};
+
+/// Everything that a host's tree asks for outside of its apps' directories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub outside: BTreeMap<OutsidePath, Claim>,
+    /// Units in some app's `units_enabled`.
+    pub enabled: BTreeMap<UnitName, WantedUnit>,
+    /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
+    pub watched: BTreeMap<UnitName, WantedUnit>,
+}
+
+/// One path outside of `/var/lib/deptool` and what it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub app: AppName,
+    pub file: TreePath,
+    pub kind: ClaimKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A symlink through `apps/<app>/current`.
+    Link,
+    /// A copy of the file's content.
+    Copy(Snippet, BlobId),
+}
+
+/// What a copied file means to the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Snippet {
+    /// A unit file, or a quadlet from which Podman's generator makes this unit.
+    Unit(UnitName),
+    /// A drop-in for units with this stem: `web.service`, `web@.service`, `web-.service` or `service`.
+    DropIn(String),
+    /// A file beside quadlets that makes no unit.
+    QuadletFile,
+    Sysusers,
+    Tmpfiles,
+}
+
+impl Snippet {
+    /// Whether systemd learns of a change only by a daemon-reload.
+    pub fn is_unit_configuration(&self) -> bool {
+        match self {
+            Snippet::Unit(_) | Snippet::DropIn(_) | Snippet::QuadletFile => true,
+            Snippet::Sysusers | Snippet::Tmpfiles => false,
+        }
+    }
+
+    /// Whether `unit` is made of this file.
+    pub fn affects(&self, unit: &UnitName) -> bool {
+        match self {
+            Snippet::Unit(file) => file == unit || template_of(unit).as_deref() == Some(file.as_str()),
+            Snippet::DropIn(stem) => drop_in_applies(stem, unit),
+            Snippet::QuadletFile | Snippet::Sysusers | Snippet::Tmpfiles => false,
+        }
+    }
+}
+
+/// A unit that is to be enabled and running, or to follow its app's changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WantedUnit {
+    pub apps: BTreeSet<AppName>,
+    /// The strongest that any of the apps asks for.
+    pub on_change: OnChange,
+    pub settle: Option<Window>,
+}
+
+/// Why a tree asks for something that can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WantedError {
+    #[error("'{path}' is claimed by '{first}' and by '{second}'")]
+    ClaimedTwice { path: OutsidePath, first: String, second: String },
+    #[error("'{outer}' and '{inner}' are both claimed, and one lies below the other")]
+    Nested { outer: OutsidePath, inner: OutsidePath },
+    #[error("unit '{unit}' is made by '{first}' and by '{second}'")]
+    UnitTwice { unit: UnitName, first: String, second: String },
+    #[error("{app}/manifest.json: {key}: '{file}' is not in the app")]
+    NoSuchFile { app: AppName, key: String, file: TreePath },
+    #[error("'{app}/{file}': {why}")]
+    BadFile { app: AppName, file: TreePath, why: String },
+}
+
+impl Wanted {
+    /// Collect what all apps of `host` ask for, and refuse what contradicts itself.
+    pub fn of(host: &HostTree) -> Result<Wanted, WantedError> {
+        let mut wanted = Wanted::default();
+        for (name, app) in &host.apps {
+            wanted.add_links(name, app)?;
+            wanted.add_files(name, app)?;
+            wanted.add_units(name, app);
+            check_attributes(name, app)?;
+        }
+        // A unit that some app enables is enabled, whatever another one says of its changes.
+        for unit in wanted.enabled.keys() {
+            wanted.watched.remove(unit);
+        }
+        wanted.check_conflicts()?;
+        Ok(wanted)
+    }
+
+    fn add_links(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
+        for (path, target) in &app.manifest.symlinks.0 {
+            let exists = app.files.keys().any(|file| file.is_within(target));
+            if !exists {
+                let key = format!("symlinks.{path}");
+                return Err(WantedError::NoSuchFile { app: name.clone(), key, file: target.clone() });
+            }
+            self.claim(path.clone(), Claim { app: name.clone(), file: target.clone(), kind: ClaimKind::Link })?;
+        }
+        Ok(())
+    }
+
+    fn add_files(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
+        for (file, entry) in &app.files {
+            let bad = |why: String| WantedError::BadFile { app: name.clone(), file: file.clone(), why };
+            let Some((directory, snippet, below)) = placement(file).map_err(bad)? else { continue };
+            if entry.kind == FileKind::Symlink {
+                return Err(bad("it must be a regular file".into()));
+            }
+            let path = OutsidePath::parse(&format!("{directory}/{below}")).map_err(|e| bad(e.to_string()))?;
+            let kind = ClaimKind::Copy(snippet, entry.id);
+            self.claim(path, Claim { app: name.clone(), file: file.clone(), kind })?;
+        }
+        Ok(())
+    }
+
+    fn add_units(&mut self, name: &AppName, app: &App) {
+        let systemd = &app.manifest.systemd;
+        let enabled = systemd.units_enabled.iter().map(|unit| (unit, true));
+        for (unit, enable) in enabled.chain(systemd.on_change.keys().map(|unit| (unit, false))) {
+            let on_change = systemd.on_change.get(unit).copied().unwrap_or_default();
+            let into = if enable { &mut self.enabled } else { &mut self.watched };
+            let wanted = into.entry(unit.clone()).or_insert_with(|| WantedUnit { on_change, ..WantedUnit::default() });
+            wanted.on_change = wanted.on_change.max(on_change);
+            wanted.settle = wanted.settle.max(app.manifest.settle.get(unit).copied());
+            wanted.apps.insert(name.clone());
+        }
+    }
+
+    fn claim(&mut self, path: OutsidePath, claim: Claim) -> Result<(), WantedError> {
+        if let Some(other) = self.outside.get(&path) {
+            return Err(WantedError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
+        }
+        self.outside.insert(path, claim);
+        Ok(())
+    }
+
+    fn check_conflicts(&self) -> Result<(), WantedError> {
+        let mut by_place: Vec<(String, &OutsidePath, &Claim)> =
+            self.outside.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
+        // With '/' first, a directory sorts right before what is below it.
+        by_place.sort_by_cached_key(|(place, _, _)| place.replace('/', "\0"));
+        for pair in by_place.windows(2) {
+            let [(outer, outer_path, first), (inner, inner_path, second)] = pair else { continue };
+            if outer == inner {
+                let path = (*inner_path).clone();
+                return Err(WantedError::ClaimedTwice { path, first: owner(first), second: owner(second) });
+            }
+            if is_within(inner, outer) {
+                return Err(WantedError::Nested { outer: (*outer_path).clone(), inner: (*inner_path).clone() });
+            }
+        }
+        let mut makers: BTreeMap<&UnitName, &Claim> = BTreeMap::new();
+        for claim in self.outside.values() {
+            let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind else { continue };
+            if let Some(first) = makers.insert(unit, claim) {
+                let (first, second) = (owner(first), owner(claim));
+                return Err(WantedError::UnitTwice { unit: unit.clone(), first, second });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn owner(claim: &Claim) -> String {
+    format!("{}/{}", claim.app, claim.file)
+}
+
+fn check_attributes(name: &AppName, app: &App) -> Result<(), WantedError> {
+    for file in app.manifest.files.keys() {
+        match app.files.get(file) {
+            Some(entry) if entry.kind != FileKind::Symlink => {}
+            _ => {
+                let key = "files".into();
+                return Err(WantedError::NoSuchFile { app: name.clone(), key, file: file.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a file of an app is copied to: directory, meaning, name below the directory. `None` for an ordinary file.
+fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>, String> {
+    let components: Vec<&[u8]> = file.components().collect();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "its name is not UTF-8".to_owned());
+    let (directory, rest) = match components.as_slice() {
+        [b"systemd", rest @ ..] if !rest.is_empty() => ("/etc/systemd/system", rest),
+        [b"quadlets", rest @ ..] if !rest.is_empty() => ("/etc/containers/systemd", rest),
+        [b"sysusers", rest @ ..] if !rest.is_empty() => ("/etc/sysusers.d", rest),
+        [b"tmpfiles", rest @ ..] if !rest.is_empty() => ("/etc/tmpfiles.d", rest),
+        _ => return Ok(None),
+    };
+    let snippet = match (components[0], rest) {
+        (b"systemd", [name]) => Snippet::Unit(UnitName::parse(name).map_err(|e| e.to_string())?),
+        (b"systemd", [drop_ins, name]) => Snippet::DropIn(drop_in_stem(&text(drop_ins)?, &text(name)?)?),
+        (b"quadlets", [name]) => quadlet(&text(name)?)?,
+        (b"quadlets", [drop_ins, name]) => quadlet_drop_in(&text(drop_ins)?, &text(name)?)?,
+        (b"sysusers", [name]) if name.ends_with(b".conf") => Snippet::Sysusers,
+        (b"tmpfiles", [name]) if name.ends_with(b".conf") => Snippet::Tmpfiles,
+        (b"sysusers" | b"tmpfiles", [_]) => return Err("its name must end with '.conf', or it would be ignored".into()),
+        _ => return Err("it lies too deep in a directory that is copied to the system".into()),
+    };
+    let names: Result<Vec<String>, String> = rest.iter().map(|name| text(name)).collect();
+    let names = names?;
+    // Our own temporary files and backups beside it begin with a dot.
+    if names.iter().any(|name| name.starts_with('.')) {
+        return Err("its name may not begin with '.'".into());
+    }
+    Ok(Some((directory, snippet, names.join("/"))))
+}
+
+const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
+
+/// `x.service.d` + `y.conf` -> `x.service`: see "drop-in" in systemd.unit(5).
+fn drop_in_stem(directory: &str, file: &str) -> Result<String, String> {
+    let stem = directory.strip_suffix(".d").ok_or("only 'UNIT.d' directories may be in 'systemd/'")?;
+    if !UNIT_TYPES.contains(&stem) {
+        UnitName::parse(stem.as_bytes()).map_err(|error| error.to_string())?;
+    }
+    if !file.ends_with(".conf") {
+        return Err("a drop-in's name must end with '.conf', or systemd would ignore it".into());
+    }
+    Ok(stem.to_owned())
+}
+
+/// What Podman's generator makes of a file in `/etc/containers/systemd`: see podman-systemd.unit(5).
+fn quadlet(file: &str) -> Result<Snippet, String> {
+    match quadlet_unit(file) {
+        Some(unit) => UnitName::parse(unit.as_bytes()).map(Snippet::Unit).map_err(|error| error.to_string()),
+        None => Ok(Snippet::QuadletFile),
+    }
+}
+
+fn quadlet_unit(file: &str) -> Option<String> {
+    let (stem, kind) = file.rsplit_once('.')?;
+    match kind {
+        "container" | "kube" => Some(format!("{stem}.service")),
+        "pod" | "volume" | "network" | "image" | "build" => Some(format!("{stem}-{kind}.service")),
+        _ => None,
+    }
+}
+
+fn quadlet_drop_in(directory: &str, file: &str) -> Result<Snippet, String> {
+    let stem = directory.strip_suffix(".d").ok_or("only 'FILE.d' directories may be in 'quadlets/'")?;
+    if !file.ends_with(".conf") {
+        return Err("a drop-in's name must end with '.conf', or Podman would ignore it".into());
+    }
+    Ok(quadlet_unit(stem).map_or(Snippet::QuadletFile, Snippet::DropIn))
+}
+
+/// `web@a.service` -> `web@.service`.
+fn template_of(unit: &UnitName) -> Option<String> {
+    let (stem, suffix) = unit.as_str().rsplit_once('.')?;
+    let (prefix, instance) = stem.split_once('@')?;
+    (!instance.is_empty()).then(|| format!("{prefix}@.{suffix}"))
+}
+
+/// Whether drop-ins of `stem` are read for `unit`: its own, its template's, those of a dashed prefix, of its type.
+fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
+    let name = unit.as_str();
+    if stem == name || template_of(unit).as_deref() == Some(stem) {
+        return true;
+    }
+    let Some((unit_stem, unit_type)) = name.rsplit_once('.') else { return false };
+    match stem.rsplit_once('.') {
+        None => stem == unit_type,
+        Some((prefix, kind)) => prefix.ends_with('-') && kind == unit_type && unit_stem.starts_with(prefix),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::memory::Objects;
+
+    fn wanted(files: &[(&str, &str)]) -> Result<Wanted, String> {
+        let host = Objects::default().host(files).map_err(|e| e.to_string())?;
+        Wanted::of(&host).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn special_directories_are_copied_to_where_the_system_looks() {
+        let wanted = wanted(&[
+            ("web/systemd/web.service", ""),
+            ("web/systemd/nginx.service.d/x.conf", ""),
+            ("web/sysusers/web.conf", ""),
+            ("web/tmpfiles/web.conf", ""),
+            ("web/quadlets/db.container", ""),
+            ("web/other/web.service", ""),
+        ])
+        .unwrap();
+        let paths: Vec<_> = wanted.outside.keys().map(|p| p.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/containers/systemd/db.container",
+                "/etc/systemd/system/nginx.service.d/x.conf",
+                "/etc/systemd/system/web.service",
+                "/etc/sysusers.d/web.conf",
+                "/etc/tmpfiles.d/web.conf",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_path_or_unit_can_be_claimed_only_once() {
+        for (files, expected) in [
+            (
+                &[
+                    ("a/manifest.json", r#"{"symlinks": {"/etc/x": "f"}}"#),
+                    ("a/f", ""),
+                    ("b/manifest.json", r#"{"symlinks": {"/etc/x": "f"}}"#),
+                    ("b/f", ""),
+                ][..],
+                "'/etc/x' is claimed by 'a/f' and by 'b/f'",
+            ),
+            (
+                &[("a/manifest.json", r#"{"symlinks": {"/lib/x": "f", "/usr/lib/x": "f"}}"#), ("a/f", "")],
+                "'/usr/lib/x' is claimed by",
+            ),
+            (
+                &[
+                    ("a/manifest.json", r#"{"symlinks": {"/etc/x": "d", "/etc/x-y": "d", "/etc/x/y": "d"}}"#),
+                    ("a/d/f", ""),
+                ],
+                "'/etc/x' and '/etc/x/y' are both claimed",
+            ),
+            (&[("a/systemd/x.service", ""), ("b/systemd/x.service", "")], "'/etc/systemd/system/x.service' is claimed"),
+            (&[("a/systemd/x.service", ""), ("b/quadlets/x.container", "")], "unit 'x.service' is made by"),
+            (
+                &[
+                    ("a/manifest.json", r#"{"symlinks": {"/etc/tmpfiles.d/x.conf": "f"}}"#),
+                    ("a/f", ""),
+                    ("b/tmpfiles/x.conf", ""),
+                ],
+                "'/etc/tmpfiles.d/x.conf' is claimed",
+            ),
+        ] {
+            let error = wanted(files).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_systemd_would_ignore_is_refused() {
+        for files in [
+            &[("a/systemd/README", "")][..],
+            &[("a/systemd/x.service.d/override", "")],
+            &[("a/systemd/x.wants/y.service", "")],
+            &[("a/systemd/x.service.d/d/y.conf", "")],
+            &[("a/systemd/x.service@", "y")],
+            &[("a/sysusers/x", "")],
+            &[("a/systemd/.x.service", "")],
+            &[("a/manifest.json", r#"{"symlinks": {"/etc/x": "missing"}}"#)],
+            &[("a/manifest.json", r#"{"files": {"missing": {"mode": "0600"}}}"#)],
+        ] {
+            assert!(wanted(files).is_err(), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn one_unit_may_be_enabled_by_two_apps() {
+        let manifest = r#"{"systemd": {"units_enabled": ["x.service"], "on_change": {"x.service": "reload"}}}"#;
+        let wanted = wanted(&[
+            ("a/manifest.json", manifest),
+            ("b/manifest.json", r#"{"systemd": {"units_enabled": ["x.service"]}}"#),
+        ])
+        .unwrap();
+        let unit = &wanted.enabled["x.service"];
+        assert_eq!((unit.apps.len(), unit.on_change), (2, OnChange::Restart));
+    }
+
+    #[test]
+    fn drop_ins_apply_to_instances_prefixes_and_types() {
+        let unit = UnitName::parse(b"foo-bar@x.service").unwrap();
+        for stem in ["foo-bar@x.service", "foo-bar@.service", "foo-.service", "service"] {
+            assert!(drop_in_applies(stem, &unit), "{stem}");
+        }
+        for stem in ["foo.service", "foo-.socket", "socket", "bar-.service"] {
+            assert!(!drop_in_applies(stem, &unit), "{stem}");
+        }
+    }
+}
