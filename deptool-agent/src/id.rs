@@ -61,7 +61,7 @@ macro_rules! id_type {
                 if deserializer.is_human_readable() {
                     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
                 } else {
-                    let bytes = <[u8; 20]>::try_from(deserializer.deserialize_bytes(RawId)?)
+                    let bytes = <[u8; 20]>::try_from(deserializer.deserialize_bytes(RawBytes)?)
                         .map_err(|_| D::Error::custom("an object id has 20 bytes"))?;
                     Ok(Self(ObjectId::from(bytes)))
                 }
@@ -83,18 +83,22 @@ id_type! {
     BlobId
 }
 
-/// Collects the bytes of an id, however long a peer made them: at most what a frame holds.
-struct RawId;
+/// Collects bytes, however many a peer sent: a frame's limit holds.
+pub(crate) struct RawBytes;
 
-impl serde::de::Visitor<'_> for RawId {
+impl serde::de::Visitor<'_> for RawBytes {
     type Value = Vec<u8>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the bytes of an object id")
+        f.write_str("bytes")
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
         Ok(bytes.to_vec())
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+        Ok(bytes)
     }
 }
 

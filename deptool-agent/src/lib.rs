@@ -1,11 +1,14 @@
 //! The host side of git-deptool, and the wire protocol that both sides share.
 
+pub mod frame;
 pub mod id;
 pub mod manifest;
 pub mod name;
+pub mod outcome;
 pub mod path;
 pub mod plan;
 pub mod system;
 pub mod text;
 pub mod tree;
 pub mod wanted;
+pub mod wire;

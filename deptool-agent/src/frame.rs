@@ -1,0 +1,174 @@
+//! Frames: a length of four bytes, big-endian, then that many bytes of MessagePack.
+//!
+//! The end of a stream between two frames is its end; anywhere else the stream was cut off. Nobody may take the one for
+//! the other.
+
+use std::io::{self, Read, Write};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The longest frame that either side sends or takes. Bulk data travels in many.
+pub const MAX_FRAME: usize = 1 << 20;
+/// How much bulk data one frame carries.
+pub const CHUNK: usize = 64 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("the stream was cut off in the middle of a message")]
+    CutOff,
+    #[error("a message of {0} bytes is too long")]
+    TooLong(usize),
+    #[error("a message makes no sense: {0}")]
+    Malformed(String),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// `message` as one frame.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let mut frame = vec![0; 4];
+    rmp_serde::encode::write(&mut frame, message).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    let length = frame.len() - 4;
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLong(length));
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    Ok(frame)
+}
+
+/// Write `message` as one frame, and flush.
+pub fn send<T: Serialize>(out: &mut dyn Write, message: &T) -> Result<(), FrameError> {
+    out.write_all(&encode(message)?)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Takes bytes as they come and gives messages when they are whole.
+#[derive(Default)]
+pub struct FrameBuffer {
+    bytes: Vec<u8>,
+    /// How much of `bytes` was given out.
+    taken: usize,
+}
+
+impl FrameBuffer {
+    /// Add bytes that were received.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..std::mem::take(&mut self.taken));
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message if it is there as a whole.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let rest = &self.bytes[self.taken..];
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > MAX_FRAME {
+            return Err(FrameError::TooLong(length));
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let mut decoder = rmp_serde::Deserializer::new(body);
+        decoder.set_max_depth(64);
+        let message = T::deserialize(&mut decoder)
+            .map_err(|error| FrameError::Malformed(crate::text::printable(error.to_string().as_bytes())))?;
+        if !decoder.get_ref().is_empty() {
+            return Err(FrameError::Malformed("there is more in its frame than a message".into()));
+        }
+        self.taken += 4 + length;
+        Ok(Some(message))
+    }
+
+    /// Whether the stream may end here.
+    pub fn is_between_frames(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+}
+
+/// Reads messages from a blocking stream.
+pub struct FrameReader<R> {
+    stream: R,
+    buffer: FrameBuffer,
+}
+
+impl<R: Read> FrameReader<R> {
+    pub fn new(stream: R) -> Self {
+        FrameReader { stream, buffer: FrameBuffer::default() }
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            if let Some(message) = self.buffer.next()? {
+                return Ok(Some(message));
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) if self.buffer.is_between_frames() => return Ok(None),
+                Ok(0) => return Err(FrameError::CutOff),
+                Ok(n) => self.buffer.push(&chunk[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn messages(stream: &[u8]) -> Result<Vec<(u32, String)>, FrameError> {
+        let mut reader = FrameReader::new(stream);
+        let mut all = Vec::new();
+        while let Some(message) = reader.receive()? {
+            all.push(message);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_told_from_a_cut_at_any_byte() {
+        let sent = vec![(1, "one".to_owned()), (2, String::new())];
+        let frames: Vec<Vec<u8>> = sent.iter().map(|m| encode(m).unwrap()).collect();
+        let stream = frames.concat();
+        assert_eq!(messages(&stream).unwrap(), sent);
+        for cut in 0..stream.len() {
+            let result = messages(&stream[..cut]);
+            if cut == 0 || cut == frames[0].len() {
+                assert!(result.is_ok(), "{cut}");
+            } else {
+                assert!(matches!(result, Err(FrameError::CutOff)), "{cut}: {result:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused_before_it_is_read() {
+        let result = messages(&u32::MAX.to_be_bytes());
+        assert!(matches!(result, Err(FrameError::TooLong(_))), "{result:?}");
+        assert!(matches!(encode(&vec![1u8; MAX_FRAME * 2]), Err(FrameError::TooLong(_))));
+    }
+
+    #[test]
+    fn trailing_bytes_in_a_frame_are_refused() {
+        let mut frame = encode(&(1, "x")).unwrap();
+        frame.push(0xc0);
+        frame[3] += 1;
+        assert!(matches!(messages(&frame), Err(FrameError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = messages(&bytes);
+            let mut framed = (bytes.len() as u32).to_be_bytes().to_vec();
+            framed.extend(&bytes);
+            let _ = messages(&framed);
+            let mut reader = FrameReader::new(framed.as_slice());
+            let _ = reader.receive::<crate::wire::Request>();
+            let mut reader = FrameReader::new(framed.as_slice());
+            let _ = reader.receive::<crate::wire::Response>();
+        }
+    }
+}

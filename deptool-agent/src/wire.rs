@@ -1,0 +1,194 @@
+//! The messages between helper and agent. Types only.
+//!
+//! After one line of text from each side (`deptool-hello BUILD`, `deptool-agent VERSION BUILD`) both send frames
+//! (see [`crate::frame`]). Both are built from the same sources or they refuse to talk, so messages have no versions.
+//!
+//! A deployment, as the helper sends it:
+//!
+//! ```text
+//! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Keep | Revert]
+//! ```
+//!
+//! With [`Go::AtOnce`] all of it may be sent before the agent has said anything. The agent answers with progress and
+//! notes, [`Response::Prepared`] if it was told to wait, and exactly one [`Response::Ended`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{BlobId, CommitId},
+    name::{ClusterName, HostName},
+    outcome::{Attempt, Outcome, Phase},
+    plan::PlanDigest,
+};
+
+/// What the helper asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    Deploy(Box<Deploy>),
+    /// Part of the pack, or of the blob that was announced.
+    Data(Bytes),
+    /// The pack is complete.
+    PackEnd,
+    /// A blob too large for the pack follows.
+    Blob {
+        id: BlobId,
+        size: u64,
+    },
+    /// Everything that the deployment needs was sent.
+    ObjectsEnd,
+    /// Every host is prepared: go on.
+    Activate,
+    /// Forget it, if nothing visible has happened yet.
+    Cancel,
+    /// All hosts are healthy: keep what was activated.
+    Keep,
+    /// Some host is not: go back.
+    Revert,
+    /// All hosts have acknowledged: the way back is no longer needed.
+    Release,
+    /// Send the objects that `want` and its history need and `have` does not reach.
+    Export {
+        want: CommitId,
+        have: Vec<CommitId>,
+    },
+    /// The last deployments that were tried here, newest first.
+    Attempts {
+        most: u32,
+    },
+    /// The helper is alive.
+    Heartbeat,
+}
+
+/// One deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// The host's directory in the tree.
+    pub host: HostName,
+    /// What `/etc/hostname` is compared with; nothing for a root directory.
+    pub hostname: Option<HostName>,
+    pub cluster: ClusterName,
+    /// What the plan was made from: the lease.
+    pub expected: Expected,
+    pub target: Target,
+    pub plan: PlanDigest,
+    /// Who deploys, for the host's history: `Name <address>`.
+    pub operator: String,
+    pub go: Go,
+    pub verdict: Verdict,
+}
+
+/// What must be deployed for the deployment to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expected {
+    Absent,
+    At(CommitId),
+}
+
+/// What is to be deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    Commit(CommitId),
+    /// Everything that was ever deployed is removed.
+    Nothing,
+}
+
+/// When a prepared host activates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Go {
+    AtOnce,
+    /// On [`Request::Activate`].
+    WhenTold,
+}
+
+/// Who decides that a settled deployment is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The host, on its own.
+    Host,
+    /// The helper, with [`Request::Keep`]; silence means going back.
+    Helper,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// The first message of every connection.
+    Hello(Box<Hello>),
+    /// The pack assumed objects that are not here: send one that assumes nothing.
+    NeedFull,
+    Progress(Phase),
+    /// Something that the operator should know, one line or a few.
+    Note(String),
+    /// Everything is checked and durable, nothing is visible.
+    Prepared,
+    /// Activated and settled; waits for [`Request::Keep`].
+    Healthy,
+    /// How the deployment ended.
+    Ended(Box<Outcome>),
+    /// Part of an exported pack.
+    Data(Bytes),
+    /// The exported pack is complete.
+    End,
+    Attempts(Vec<Attempt>),
+    /// The request can't be served. The connection ends.
+    Error(String),
+    /// The agent is alive.
+    Heartbeat,
+}
+
+/// What a host says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Made at random when the host's state was created: another one means a reinstalled host.
+    pub instance: String,
+    pub deployed: Option<Deployed>,
+    /// The last deployment that was tried.
+    pub last_attempt: Option<Attempt>,
+    /// What this agent found unfinished and mended, in a sentence.
+    pub recovered: Option<String>,
+    /// Another agent is at work.
+    pub busy: Option<Holder>,
+}
+
+/// What runs on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub host: HostName,
+    pub cluster: ClusterName,
+    pub commit: CommitId,
+    /// Who deployed it.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub when: i64,
+}
+
+/// Who holds a host's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub by: String,
+    pub phase: Phase,
+    /// In seconds since 1970.
+    pub since: i64,
+}
+
+/// Bytes that MessagePack carries as such.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({})", self.0.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_byte_buf(crate::id::RawBytes).map(Bytes)
+    }
+}
