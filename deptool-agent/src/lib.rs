@@ -1,6 +1,7 @@
 //! The host side of git-deptool, and the wire protocol that both sides share.
 
 pub mod frame;
+pub mod host;
 pub mod id;
 pub mod manifest;
 pub mod name;

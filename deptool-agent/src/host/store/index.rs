@@ -1,0 +1,75 @@
+//! The index of a pack, in Git's format (gitformat-pack(5), version 2).
+
+use std::io::{self, Write};
+
+use gix_hash::{Kind as HashKind, ObjectId, hasher};
+
+/// Where one object is in a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct IndexEntry {
+    pub id: ObjectId,
+    pub offset: u64,
+    pub crc32: u32,
+}
+
+/// Sort `entries` by id, or tell which id is there twice.
+pub(super) fn sort(entries: &mut [IndexEntry]) -> Result<(), ObjectId> {
+    entries.sort_unstable();
+    match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        Some(pair) => Err(pair[0].id),
+        None => Ok(()),
+    }
+}
+
+/// Write the index of the pack that ends in `checksum`; `entries` are sorted.
+pub(super) fn write(out: &mut dyn Write, entries: &[IndexEntry], checksum: &ObjectId) -> io::Result<()> {
+    let mut out = Hashed { out, hash: hasher(HashKind::Sha1) };
+    out.write_all(b"\xfftOc\0\0\0\x02")?;
+    let mut before = 0u32;
+    for first in 0..=255u8 {
+        before += entries[before as usize..].partition_point(|entry| entry.id.as_slice()[0] <= first) as u32;
+        out.write_all(&before.to_be_bytes())?;
+    }
+    for entry in entries {
+        out.write_all(entry.id.as_slice())?;
+    }
+    for entry in entries {
+        out.write_all(&entry.crc32.to_be_bytes())?;
+    }
+    const FAR: u32 = 1 << 31;
+    let mut far = Vec::new();
+    for entry in entries {
+        let offset = match u32::try_from(entry.offset) {
+            Ok(near) if near < FAR => near,
+            _ => {
+                far.push(entry.offset);
+                FAR | (far.len() - 1) as u32
+            }
+        };
+        out.write_all(&offset.to_be_bytes())?;
+    }
+    for offset in far {
+        out.write_all(&offset.to_be_bytes())?;
+    }
+    out.write_all(checksum.as_slice())?;
+    let Hashed { out, hash } = out;
+    out.write_all(hash.try_finalize().map_err(io::Error::other)?.as_slice())?;
+    out.flush()
+}
+
+struct Hashed<'a> {
+    out: &'a mut dyn Write,
+    hash: gix_hash::Hasher,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,167 @@
+//! The files of the store: made so that stock Git reads it, and swept after a crash.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::error::{At, Result};
+
+/// What makes stock Git (2.39 and later) take the store for what it is: objects that are not here are elsewhere, on
+/// purpose. The url names no repository and no transport may be used, so that an attempt to fetch one of them fails
+/// at once, with a reason, and never leaves the machine.
+const CONFIG: &str = "\
+# Written by deptool-agent. This is what the host was ever given: nothing of other hosts is here.
+[core]
+\trepositoryformatversion = 1
+\tfilemode = true
+\tbare = true
+\tlogAllRefUpdates = always
+[extensions]
+\tpartialClone = operator
+[remote \"operator\"]
+\turl = /nonexistent/only-an-operator-has-the-files-of-other-hosts
+\tpromisor = true
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+[protocol]
+\tallow = never
+";
+
+/// HEAD before the first deployment: a branch that is not there.
+const UNBORN: &str = "ref: refs/heads/main\n";
+
+const DIRECTORIES: [&str; 7] = ["", "objects", "objects/pack", "objects/info", "refs", "refs/heads", "refs/deptool"];
+
+/// Make what is missing of a store at `dir`. HEAD comes last: without it Git sees no repository.
+pub(super) fn complete(dir: &Path) -> Result<()> {
+    for name in DIRECTORIES {
+        let path = dir.join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.at("make", &path)?,
+        }
+    }
+    if fs::metadata(dir).at("look at", dir)?.permissions().mode() & 0o777 != 0o700 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).at("close", dir)?;
+    }
+    for (name, content) in [("config", CONFIG), ("HEAD", UNBORN)] {
+        let path = dir.join(name);
+        if !path.try_exists().at("look at", &path)? {
+            replace(&path, content.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Put `content` at `path` in one step, durable but for the directory's entry.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let temporary = PathBuf::from(name);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().at("write", path)
+}
+
+/// Remove what a crash has left: temporary files, locks, packs that were cut off or are without their index, the torn
+/// last line of a reflog. Only who holds the host lock may do this.
+pub(super) fn sweep(dir: &Path) -> Result<()> {
+    for name in ["config.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"] {
+        remove_if_there(&dir.join(name))?;
+    }
+    visit_files(&dir.join("refs"), &mut |path| match path.extension() {
+        Some(suffix) if suffix == "lock" => remove_if_there(path),
+        _ => Ok(()),
+    })?;
+    visit_files(&dir.join("logs"), &mut mend_reflog)?;
+    sweep_packs(&dir.join("objects/pack"))
+}
+
+fn sweep_packs(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).at("read", dir)? {
+        let path = entry.at("read", dir)?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let whole = match path.extension().and_then(|suffix| suffix.to_str()) {
+            _ if name.starts_with(b"tmp_") => false,
+            Some("pack") => is_whole(&path)?,
+            Some("idx" | "promisor" | "rev" | "mtimes") => path.with_extension("pack").exists(),
+            _ => true,
+        };
+        if !whole {
+            for suffix in ["idx", "promisor", "rev", "mtimes"] {
+                remove_if_there(&path.with_extension(suffix))?;
+            }
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pack has its index, and the end that its index says it has.
+///
+/// A pack is not synced before it gets its name (the caller's one sync of the file system does that, before anything
+/// depends on it): after a power cut it may be there shorter than it was.
+fn is_whole(pack: &Path) -> Result<bool> {
+    let index = pack.with_extension("idx");
+    match (last(pack, 20)?, last(&index, 40)?) {
+        (Some(end), Some(announced)) => Ok(end[..] == announced[..20]),
+        _ => Ok(false),
+    }
+}
+
+/// The last `n` bytes of a file, if it is there and has as many.
+fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.at("open", path)?,
+    };
+    if file.seek(SeekFrom::End(-(n as i64))).is_err() {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; n];
+    file.read_exact(&mut bytes).at("read", path)?;
+    Ok(Some(bytes))
+}
+
+/// Cut an unfinished last line off.
+fn mend_reflog(path: &Path) -> Result<()> {
+    let content = fs::read(path).at("read", path)?;
+    let whole = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if whole < content.len() {
+        let file = OpenOptions::new().write(true).open(path).at("open", path)?;
+        file.set_len(whole as u64).at("mend", path)?;
+    }
+    Ok(())
+}
+
+/// Call `each` with every file at or below `dir`, which need not be there.
+pub(super) fn visit_files(dir: &Path, each: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.at("read", dir)?,
+    };
+    for entry in entries {
+        let entry = entry.at("read", dir)?;
+        match entry.file_type().at("look at", entry.path())?.is_dir() {
+            true => visit_files(&entry.path(), each)?,
+            false => each(&entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", path),
+    }
+}

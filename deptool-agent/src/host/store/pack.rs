@@ -1,0 +1,370 @@
+//! Packs without deltas, as they travel between helper and agent: read with distrust, written in one pass.
+//!
+//! The format is Git's, gitformat-pack(5), version 2. Deltas are refused: neither side ever sends one, and a hostile
+//! one can make a few bytes explode into gigabytes. Both directions hold one object at a time.
+
+use std::io::{self, BufRead, Write};
+
+use gix_hash::{Hasher, Kind as HashKind, ObjectId, hasher};
+use gix_object::Kind;
+use gix_zlib::{Decompress, FlushDecompress, Status};
+
+/// Blobs of this size and more, in bytes, travel outside of packs and are never in a host's store.
+pub const LARGE_BLOB: u64 = 4 << 20;
+
+/// What a pack may cost the one who reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The size of one object in bytes.
+    pub object: u64,
+    /// How many objects.
+    pub objects: u32,
+    /// The size of the pack in bytes.
+    pub pack: u64,
+    /// The size of all objects together in bytes.
+    pub inflated: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { object: LARGE_BLOB, objects: 2_000_000, pack: 2 << 30, inflated: 8 << 30 }
+    }
+}
+
+/// Why a pack was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The bytes could not be read.
+    #[error("could not read the pack")]
+    Read(#[source] io::Error),
+    /// What was read could not be stored.
+    #[error("could not store the pack")]
+    Write(#[source] io::Error),
+    /// It ends too early.
+    #[error("the pack is cut off")]
+    CutOff,
+    /// It does not begin as a pack does.
+    #[error("not a pack of version 2")]
+    NotAPack,
+    /// It has more objects, or more bytes, than is allowed.
+    #[error("the pack is too large: more than {limit} {unit}")]
+    TooLarge {
+        /// How much is allowed.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// One object is larger than is allowed.
+    #[error("an object of {size} bytes is too large for a pack (limit: {limit})")]
+    ObjectTooLarge {
+        /// Its size in bytes, as announced.
+        size: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// It has a delta.
+    #[error("the pack has a delta, which is not allowed")]
+    Delta,
+    /// It has something else than commits, trees, blobs and tags.
+    #[error("the pack has an object of the unknown type {0}")]
+    Type(u8),
+    /// Its compressed data are no zlib stream of the announced size.
+    #[error("the pack has an object with corrupt data")]
+    Corrupt,
+    /// It has an object twice.
+    #[error("the pack has object {0} twice")]
+    Twice(ObjectId),
+    /// Its checksum, or the hash of an object, could not be computed or is another.
+    #[error("the checksum of the pack is wrong")]
+    Checksum,
+}
+
+/// One object of a pack that is being read.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// Computed from the bytes.
+    pub id: ObjectId,
+    /// What it says it is.
+    pub kind: Kind,
+    /// The whole object.
+    pub data: &'a [u8],
+    /// Where its entry begins, in bytes from the pack's beginning.
+    pub offset: u64,
+    /// Over the entry's bytes in the pack.
+    pub crc32: u32,
+}
+
+/// A pack that was read to its end and is what its checksum says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The SHA-1 of all before it: the last 20 bytes of the pack.
+    pub checksum: ObjectId,
+    /// How many objects it has.
+    pub objects: u32,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Read one pack from `input`, not a byte further, copying its bytes to `copy` and giving each object to `each`.
+///
+/// Nothing that was copied or given may be relied on before this returns `Ok`.
+pub fn read(
+    input: &mut dyn BufRead,
+    limits: &Limits,
+    copy: &mut dyn Write,
+    each: &mut dyn FnMut(Entry<'_>) -> Result<(), PackError>,
+) -> Result<Summary, PackError> {
+    let mut tap = Tap::new(input, copy, limits.pack);
+    let objects = read_header(&mut tap, limits)?;
+    let mut inflate = Inflate { state: Decompress::new(), data: Vec::new() };
+    let mut budget = limits.inflated;
+    for _ in 0..objects {
+        let offset = tap.bytes;
+        tap.crc = crc32fast::Hasher::new();
+        let (kind, size) = read_entry_header(&mut tap)?;
+        if size > limits.object {
+            return Err(PackError::ObjectTooLarge { size, limit: limits.object });
+        }
+        budget = budget
+            .checked_sub(size)
+            .ok_or(PackError::TooLarge { limit: limits.inflated, unit: "bytes when inflated" })?;
+        inflate.entry(&mut tap, size)?;
+        let id = gix_object::compute_hash(HashKind::Sha1, kind, &inflate.data).map_err(|_| PackError::Checksum)?;
+        each(Entry { id, kind, data: &inflate.data, offset, crc32: tap.crc.clone().finalize() })?;
+    }
+    tap.trailer(objects)
+}
+
+fn read_header(tap: &mut Tap<'_>, limits: &Limits) -> Result<u32, PackError> {
+    let mut header = [0u8; 12];
+    for byte in &mut header {
+        *byte = tap.byte()?;
+    }
+    let [b'P', b'A', b'C', b'K', 0, 0, 0, 2, count @ ..] = header else { return Err(PackError::NotAPack) };
+    let objects = u32::from_be_bytes(count);
+    if objects > limits.objects {
+        return Err(PackError::TooLarge { limit: limits.objects.into(), unit: "objects" });
+    }
+    Ok(objects)
+}
+
+/// The type and the size of the next entry.
+fn read_entry_header(tap: &mut Tap<'_>) -> Result<(Kind, u64), PackError> {
+    let mut byte = tap.byte()?;
+    let kind = match (byte >> 4) & 7 {
+        1 => Kind::Commit,
+        2 => Kind::Tree,
+        3 => Kind::Blob,
+        4 => Kind::Tag,
+        6 | 7 => return Err(PackError::Delta),
+        other => return Err(PackError::Type(other)),
+    };
+    let mut size = u64::from(byte & 15);
+    let mut shift = 4;
+    while byte & 0x80 != 0 {
+        byte = tap.byte()?;
+        // No object that is allowed needs more: beyond this the sender only plays with us.
+        if shift > 50 {
+            return Err(PackError::ObjectTooLarge { size: u64::MAX, limit: 1 << shift });
+        }
+        size |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+    }
+    Ok((kind, size))
+}
+
+/// Inflates one entry after the other into the same memory.
+struct Inflate {
+    state: Decompress,
+    data: Vec<u8>,
+}
+
+impl Inflate {
+    /// Inflate one entry that has to have `size` bytes. Memory grows with what arrives, not with what is announced.
+    fn entry(&mut self, tap: &mut Tap<'_>, size: u64) -> Result<(), PackError> {
+        let mut chunk = [0u8; 16 << 10];
+        self.state.reset();
+        self.data.clear();
+        loop {
+            let input = tap.input.fill_buf().map_err(PackError::Read)?;
+            if input.is_empty() {
+                return Err(PackError::CutOff);
+            }
+            let (taken, made) = (self.state.total_in(), self.state.total_out());
+            let status = self.state.decompress(input, &mut chunk, FlushDecompress::None);
+            let taken = (self.state.total_in() - taken) as usize;
+            let made = (self.state.total_out() - made) as usize;
+            self.data.extend_from_slice(&chunk[..made]);
+            tap.consume(taken)?;
+            if self.data.len() as u64 > size {
+                return Err(PackError::Corrupt);
+            }
+            match status {
+                Ok(Status::StreamEnd) => break,
+                Ok(_) if taken > 0 || made > 0 => {}
+                Ok(_) | Err(_) => return Err(PackError::Corrupt),
+            }
+        }
+        if self.data.len() as u64 == size { Ok(()) } else { Err(PackError::Corrupt) }
+    }
+}
+
+/// Counts, hashes and copies what is taken from `input`.
+struct Tap<'a> {
+    input: &'a mut dyn BufRead,
+    copy: &'a mut dyn Write,
+    hash: Hasher,
+    crc: crc32fast::Hasher,
+    bytes: u64,
+    limit: u64,
+}
+
+impl<'a> Tap<'a> {
+    fn new(input: &'a mut dyn BufRead, copy: &'a mut dyn Write, limit: u64) -> Self {
+        Tap { input, copy, hash: hasher(HashKind::Sha1), crc: crc32fast::Hasher::new(), bytes: 0, limit }
+    }
+
+    fn byte(&mut self) -> Result<u8, PackError> {
+        let byte = *self.input.fill_buf().map_err(PackError::Read)?.first().ok_or(PackError::CutOff)?;
+        self.consume(1)?;
+        Ok(byte)
+    }
+
+    /// Take `n` bytes, which the last `fill_buf` has returned.
+    fn consume(&mut self, n: usize) -> Result<(), PackError> {
+        self.bytes += n as u64;
+        if self.bytes > self.limit {
+            return Err(PackError::TooLarge { limit: self.limit, unit: "bytes" });
+        }
+        let taken = self.input.fill_buf().map_err(PackError::Read)?.get(..n).ok_or(PackError::CutOff)?;
+        self.hash.update(taken);
+        self.crc.update(taken);
+        self.copy.write_all(taken).map_err(PackError::Write)?;
+        self.input.consume(n);
+        Ok(())
+    }
+
+    /// The checksum that ends a pack: compare and copy it.
+    fn trailer(self, objects: u32) -> Result<Summary, PackError> {
+        let mut announced = [0u8; 20];
+        self.input.read_exact(&mut announced).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => PackError::CutOff,
+            _ => PackError::Read(error),
+        })?;
+        let checksum = self.hash.try_finalize().map_err(|_| PackError::Checksum)?;
+        if checksum.as_slice() != announced {
+            return Err(PackError::Checksum);
+        }
+        self.copy.write_all(&announced).map_err(PackError::Write)?;
+        Ok(Summary { checksum, objects, bytes: self.bytes + 20 })
+    }
+}
+
+/// Writes a pack of a number of objects that is known from the start.
+pub struct PackWriter<W> {
+    out: W,
+    hash: Hasher,
+    bytes: u64,
+    objects: u32,
+    left: u32,
+}
+
+impl<W: Write> PackWriter<W> {
+    /// Begin a pack of exactly `objects` objects.
+    pub fn new(out: W, objects: u32) -> io::Result<Self> {
+        let mut writer = PackWriter { out, hash: hasher(HashKind::Sha1), bytes: 0, objects, left: objects };
+        writer.put(b"PACK\0\0\0\x02")?;
+        writer.put(&objects.to_be_bytes())?;
+        Ok(writer)
+    }
+
+    /// Add an object whose zlib stream is at hand.
+    pub fn compressed(&mut self, kind: Kind, size: u64, zlib: &[u8]) -> io::Result<Written> {
+        self.entry(kind, size, &[zlib])
+    }
+
+    /// Add an object as it is, in a zlib stream that does not compress: whoever only copies needs no compressor.
+    pub fn stored(&mut self, kind: Kind, data: &[u8]) -> io::Result<Written> {
+        let mut parts: Vec<Vec<u8>> = vec![vec![0x78, 0x01]];
+        let blocks = data.len().div_ceil(0xffff).max(1);
+        for (n, block) in data.chunks(0xffff).chain(data.is_empty().then_some(&[][..])).enumerate() {
+            let length = block.len() as u16;
+            let mut part = vec![u8::from(n + 1 == blocks)];
+            part.extend_from_slice(&length.to_le_bytes());
+            part.extend_from_slice(&(!length).to_le_bytes());
+            part.extend_from_slice(block);
+            parts.push(part);
+        }
+        parts.push(adler32(data).to_be_bytes().to_vec());
+        self.entry(kind, data.len() as u64, &parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
+    fn entry(&mut self, kind: Kind, size: u64, parts: &[&[u8]]) -> io::Result<Written> {
+        self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::other("more objects than announced"))?;
+        let offset = self.bytes;
+        let mut crc = crc32fast::Hasher::new();
+        let header = entry_header(kind, size);
+        for part in std::iter::once(&header[..]).chain(parts.iter().copied()) {
+            crc.update(part);
+            self.put(part)?;
+        }
+        Ok(Written { offset, crc32: crc.finalize() })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.hash.update(bytes);
+        self.out.write_all(bytes)
+    }
+
+    /// End the pack; it is an error if objects are still owed.
+    pub fn finish(mut self) -> io::Result<(W, Summary)> {
+        if self.left > 0 {
+            return Err(io::Error::other("fewer objects than announced"));
+        }
+        let checksum = self.hash.try_finalize().map_err(io::Error::other)?;
+        self.out.write_all(checksum.as_slice())?;
+        self.out.flush()?;
+        Ok((self.out, Summary { checksum, objects: self.objects, bytes: self.bytes + 20 }))
+    }
+}
+
+/// Where an entry was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// In bytes from the pack's beginning.
+    pub offset: u64,
+    /// Over the entry's bytes.
+    pub crc32: u32,
+}
+
+fn entry_header(kind: Kind, size: u64) -> Vec<u8> {
+    let kind = match kind {
+        Kind::Commit => 1,
+        Kind::Tree => 2,
+        Kind::Blob => 3,
+        Kind::Tag => 4,
+    };
+    let mut rest = size >> 4;
+    let mut header = vec![kind << 4 | (size & 15) as u8];
+    while rest > 0 {
+        *header.last_mut().expect("never empty") |= 0x80;
+        header.push((rest & 0x7f) as u8);
+        rest >>= 7;
+    }
+    header
+}
+
+/// The checksum at the end of a zlib stream, RFC 1950.
+fn adler32(data: &[u8]) -> u32 {
+    let (mut a, mut b) = (1u32, 0u32);
+    // As many bytes as can't overflow before the sums are reduced.
+    for chunk in data.chunks(5552) {
+        for byte in chunk {
+            a += u32::from(*byte);
+            b += a;
+        }
+        (a, b) = (a % 65521, b % 65521);
+    }
+    b << 16 | a
+}

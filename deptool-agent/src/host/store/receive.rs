@@ -1,0 +1,128 @@
+//! Taking a pack in.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use gix_hash::ObjectId;
+use gix_object::{CommitRefIter, Kind};
+
+use super::{
+    Store,
+    error::{At, Result, StoreError},
+    index::{self, IndexEntry},
+    layout::remove_if_there,
+    pack::{self, Limits, PackError, Summary},
+};
+use crate::id::CommitId;
+
+/// What a received pack had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Its size, how many objects it had, its checksum.
+    pub summary: Summary,
+    /// Its commits, in its order.
+    pub commits: Vec<CommitId>,
+}
+
+impl Store {
+    /// Take one pack from `input`, not a byte further, and make its objects part of the store.
+    ///
+    /// Every object is hashed on the way. A pack that is cut off, corrupt, above `limits` or has deltas leaves nothing
+    /// behind. What is added is durable only after [`Store::sync`].
+    pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Added> {
+        let dir = self.pack_dir();
+        let mut temporary = Temporary::create(&dir, "pack")?;
+        let mut entries = Vec::new();
+        let mut history = History::default();
+        let mut copy = BufWriter::with_capacity(1 << 16, &mut temporary.file);
+        let summary = pack::read(input, limits, &mut copy, &mut |entry| {
+            entries.push(IndexEntry { id: entry.id, offset: entry.offset, crc32: entry.crc32 });
+            if entry.kind == Kind::Commit {
+                history.note(entry.id, entry.data);
+            }
+            Ok(())
+        })
+        .and_then(|summary| copy.flush().map(|()| summary).map_err(PackError::Write))
+        .map_err(StoreError::Pack)?;
+        drop(copy);
+        index::sort(&mut entries).map_err(|id| StoreError::Pack(PackError::Twice(id)))?;
+        if !entries.is_empty() {
+            self.widen_shallow(&history)?;
+            self.publish(temporary, &entries, &summary.checksum)?;
+            self.update_shallow(history.commits.iter().map(|commit| commit.0))?;
+        }
+        Ok(Added { summary, commits: history.commits.into_iter().map(|commit| CommitId(commit.0)).collect() })
+    }
+
+    /// Give a written pack its name, its mark and its index: the index last, for it is what makes Git see the pack.
+    pub(super) fn publish(&mut self, pack: Temporary, entries: &[IndexEntry], checksum: &ObjectId) -> Result<()> {
+        let path = pack.path.with_file_name(format!("pack-{checksum}.pack"));
+        let index_path = path.with_extension("idx");
+        if self.packs.has_pack(&index_path) {
+            return Ok(());
+        }
+        let mut index = Temporary::create(&self.pack_dir(), "idx")?;
+        let mut out = BufWriter::with_capacity(1 << 16, &mut index.file);
+        index::write(&mut out, entries, checksum).at("write", &index_path)?;
+        drop(out);
+        let mark = path.with_extension("promisor");
+        pack.rename(&path)?;
+        let marked = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&mark);
+        marked.at("write", &mark)?;
+        index.rename(&index_path)?;
+        self.packs.open(&index_path)
+    }
+}
+
+/// The commits of a pack and their parents.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub commits: Vec<(ObjectId, Vec<ObjectId>)>,
+}
+
+impl History {
+    fn note(&mut self, id: ObjectId, data: &[u8]) {
+        self.commits.push((id, CommitRefIter::from_bytes(data, id.kind()).parent_ids().collect()));
+    }
+}
+
+/// A file in the making, gone if it is not renamed.
+pub(super) struct Temporary {
+    pub file: File,
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Temporary {
+    /// A new file in `dir`, named as Git names its own, so that Git's housekeeping knows it too.
+    pub fn create(dir: &Path, kind: &str) -> Result<Self> {
+        for n in 0..u32::MAX {
+            let path = dir.join(format!("tmp_{kind}_{}_{n}", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o400).open(&path) {
+                Ok(file) => return Ok(Temporary { file, path, keep: false }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error).at("make", path),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists)).at("make", dir)
+    }
+
+    fn rename(mut self, to: &Path) -> Result<()> {
+        fs::rename(&self.path, to).at("rename", to)?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Nobody can be told here; the sweep at the next opening gets it.
+            let _ = remove_if_there(&self.path);
+        }
+    }
+}
