@@ -4,6 +4,7 @@ pub mod frame;
 pub mod host;
 pub mod id;
 pub mod manifest;
+pub mod build;
 pub mod name;
 pub mod outcome;
 pub mod path;

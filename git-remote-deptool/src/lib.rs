@@ -1,1 +1,4 @@
+//! The operator side of git-deptool.
 
+pub mod install;
+pub mod transport;

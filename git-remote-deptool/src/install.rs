@@ -1,0 +1,104 @@
+//! How the agent gets onto a host: one fixed command, one line that says what is there, one upload.
+//!
+//! ```text
+//! helper                                     host
+//! ssh host <script::remote_command>  ──▶     the agent is there: it is started
+//! deptool-hello <build id>           ──▶
+//!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
+//!
+//!                                            the agent is not there:
+//!                                    ◀──     deptool-absent <system> <machine> <gzip|plain> <hostname>
+//! deptool-upload <size> <sha256> …   ──▶     nothing is written before this line
+//! <size bytes>                       ──▶     checked, made durable, renamed into place, started
+//! deptool-hello <build id>           ──▶
+//!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
+//! ```
+//!
+//! Whatever goes wrong on the host's side is `deptool-error <code> <text>`. A request that was sent ahead to a host
+//! without agent does no harm: it does not begin with `deptool-upload`, so the script ends and nothing was written.
+//! The size is that of the bytes sent, the digest that of the file they unpack to.
+
+use deptool_agent::{build, name::HostName};
+
+pub mod agents;
+pub mod opening;
+pub mod script;
+#[cfg(test)]
+mod tests;
+
+/// The helper's first line on every connection.
+pub fn hello() -> String {
+    format!("deptool-hello {}\n", build::BUILD_ID)
+}
+
+/// Whether a host that calls itself `told` in `/etc/hostname` can be the one that is named `expected`.
+///
+/// One of them may be the other's first label. A host without a name of its own is taken at our word.
+pub fn is_the_right_host(expected: &HostName, told: Option<&str>) -> bool {
+    let Some(told) = told.map(str::trim).filter(|told| !told.is_empty()) else { return true };
+    let (expected, told) = (expected.as_str().to_ascii_lowercase(), told.to_ascii_lowercase());
+    let first_label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    told == expected || first_label(&told) == expected || told == first_label(&expected) || told == "localhost"
+}
+
+/// What the install script could not do, or the programs that were to give it root's rights.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InstallError {
+    #[error("the login is not root, and there is neither sudo nor doas to become it")]
+    NoRoot,
+    #[error("{program} asks for a password: allow it without one (NOPASSWD, nopass) or log in as root")]
+    PasswordAsked { program: &'static str },
+    #[error("{program} refuses: {text}")]
+    RootRefused { program: &'static str, text: String },
+    #[error("'{0}' is missing")]
+    MissingTool(String),
+    #[error("the file system is read-only ({0})")]
+    ReadOnly(String),
+    #[error("no space left ({0})")]
+    NoSpace(String),
+    #[error("the file system is mounted noexec: no program can run from /var/lib/deptool")]
+    NoExec,
+    #[error("what arrived is not what was sent (its SHA-256 is {0})")]
+    Digest(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl InstallError {
+    /// What `deptool-error <code> <text>` means.
+    pub fn from_script(code: &str, text: &str) -> Self {
+        let text = text.to_owned();
+        match code {
+            "no-root" => InstallError::NoRoot,
+            "missing" => InstallError::MissingTool(text),
+            "noexec" => InstallError::NoExec,
+            "digest" => InstallError::Digest(text),
+            // The script asks for messages in English.
+            _ if text.contains("Read-only file system") => InstallError::ReadOnly(text),
+            _ if text.contains("No space left") || text.contains("uota exceeded") => InstallError::NoSpace(text),
+            _ if text.is_empty() => InstallError::Other(format!("the installation failed ({code})")),
+            _ => InstallError::Other(text),
+        }
+    }
+
+    /// What the host printed on stderr (`said`) when nothing came on stdout: was it sudo or doas that refused?
+    pub fn from_refusal(said: &str) -> Option<Self> {
+        for program in ["sudo", "doas"] {
+            let prefix = format!("{program}: ");
+            let lines = || said.lines().map(str::trim);
+            let asks = ["a password is required", "Authentication required", "Authorization required"];
+            if lines().any(|line| line.strip_prefix(&prefix).is_some_and(|why| asks.contains(&why))) {
+                return Some(InstallError::PasswordAsked { program });
+            }
+            let refuses = |line: &&str| {
+                line.starts_with(&prefix)
+                    || (program == "sudo"
+                        && (line.contains(" is not in the sudoers file") || line.starts_with("Sorry, user ")))
+            };
+            if let Some(line) = lines().find(refuses) {
+                return Some(InstallError::RootRefused { program, text: opening::excerpt(line.as_bytes()) });
+            }
+        }
+        None
+    }
+}

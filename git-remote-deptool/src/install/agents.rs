@@ -1,0 +1,280 @@
+//! The agents that the helper brings along, and which of them a host needs.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use deptool_agent::build;
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest, Sha256};
+
+/// A kind of machine that there are agents for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Platform {
+    LinuxX86_64,
+    LinuxAarch64,
+}
+
+impl Platform {
+    pub const ALL: [Platform; 2] = [Platform::LinuxX86_64, Platform::LinuxAarch64];
+
+    /// The platform of a machine where `uname -s` and `uname -m` print this.
+    pub fn from_uname(system: &str, machine: &str) -> Option<Self> {
+        match (system, machine) {
+            ("Linux", "x86_64" | "amd64") => Some(Platform::LinuxX86_64),
+            ("Linux", "aarch64" | "arm64") => Some(Platform::LinuxAarch64),
+            _ => None,
+        }
+    }
+
+    /// The platform of this machine.
+    pub fn here() -> Option<Self> {
+        match (std::env::consts::OS, std::env::consts::ARCH) {
+            ("linux", "x86_64") => Some(Platform::LinuxX86_64),
+            ("linux", "aarch64") => Some(Platform::LinuxAarch64),
+            _ => None,
+        }
+    }
+
+    /// `e_machine` in the header of an ELF file for it.
+    fn elf_machine(self) -> u16 {
+        match self {
+            Platform::LinuxX86_64 => 62,
+            Platform::LinuxAarch64 => 183,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Platform::LinuxX86_64 => "linux-x86_64",
+            Platform::LinuxAarch64 => "linux-aarch64",
+        })
+    }
+}
+
+/// How an agent travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Packing {
+    Gzip,
+    Plain,
+}
+
+impl fmt::Display for Packing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Packing::Gzip => "gzip",
+            Packing::Plain => "plain",
+        })
+    }
+}
+
+/// Why there is no agent to send or to start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("no agent for '{system} {machine}'; there are agents for {}", Platform::ALL.map(|p| p.to_string()).join(", "))]
+    UnknownPlatform { system: String, machine: String },
+    #[error("no agent for {platform} found; 'cargo xtask dist' builds it (looked for {})", list(looked_for))]
+    Missing { platform: String, looked_for: Vec<PathBuf> },
+    #[error("can't read the agent '{}'", path.display())]
+    Read { path: PathBuf, source: io::Error },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("'{}'", path.display())).collect::<Vec<_>>().join(", ")
+}
+
+/// An agent, ready to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// `deptool-upload …` with its line end: how many bytes follow, the SHA-256 of what they unpack to, and how they are packed.
+    pub header: String,
+    pub bytes: Arc<[u8]>,
+}
+
+impl Upload {
+    /// Pack the agent `content`.
+    pub fn new(content: Vec<u8>, packing: Packing) -> Self {
+        let digest: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = match packing {
+            Packing::Plain => content,
+            Packing::Gzip => gzip(&content),
+        };
+        Upload { header: format!("deptool-upload {} {digest} {packing}\n", bytes.len()), bytes: bytes.into() }
+    }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).expect("a Vec takes everything");
+    encoder.finish().expect("a Vec takes everything")
+}
+
+/// Where agents are looked for.
+#[derive(Debug, Default)]
+pub struct Agents {
+    /// Directories with files named `deptool-agent-<version>-<build>-<platform>`.
+    directories: Vec<PathBuf>,
+    /// An agent that cargo built beside the helper, for the machine it was built on.
+    beside: Option<PathBuf>,
+    /// What was packed already: a fleet needs the same agent many times.
+    packed: Mutex<BTreeMap<(Platform, Packing), Arc<Upload>>>,
+}
+
+impl Agents {
+    /// `chosen` is the user's `DEPTOOL_AGENTS`, `exe` the running program.
+    pub fn new(chosen: Option<PathBuf>, exe: Option<&Path>) -> Self {
+        let mut directories: Vec<PathBuf> = chosen.into_iter().collect();
+        let beside = exe.and_then(Path::parent);
+        if let Some(bin) = beside {
+            directories.push(bin.join("../lib/deptool/agents"));
+            directories.push(bin.join("agents"));
+        }
+        Agents { directories, beside: beside.map(|bin| bin.join("deptool-agent")), packed: Mutex::default() }
+    }
+
+    /// The agent for a host where `uname` prints this, ready to be sent.
+    pub fn for_host(&self, system: &str, machine: &str, packing: Packing) -> Result<Arc<Upload>, AgentError> {
+        let platform = Platform::from_uname(system, machine)
+            .ok_or_else(|| AgentError::UnknownPlatform { system: system.into(), machine: machine.into() })?;
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upload) = packed.get(&(platform, packing)) {
+            return Ok(upload.clone());
+        }
+        let upload = Arc::new(Upload::new(self.content(platform)?, packing));
+        packed.insert((platform, packing), upload.clone());
+        Ok(upload)
+    }
+
+    /// The program to start for a root directory on this machine.
+    pub fn for_local_root(&self) -> Result<PathBuf, AgentError> {
+        let named = Platform::here().map(|platform| self.named(platform)).unwrap_or_default();
+        let looked_for: Vec<PathBuf> = named.into_iter().chain(self.beside.clone()).collect();
+        match looked_for.iter().find(|path| path.is_file()) {
+            Some(path) => Ok(path.clone()),
+            None => {
+                let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+                Err(AgentError::Missing { platform, looked_for })
+            }
+        }
+    }
+
+    fn content(&self, platform: Platform) -> Result<Vec<u8>, AgentError> {
+        let mut looked_for = self.named(platform);
+        if let Some(path) = looked_for.iter().find(|path| path.is_file()) {
+            return fs::read(path).map_err(|source| AgentError::Read { path: path.clone(), source });
+        }
+        // What cargo left there may be of another build, or need libraries that hosts lack.
+        if let (Some(path), true) = (&self.beside, Platform::here() == Some(platform)) {
+            match fs::read(path) {
+                Ok(content) if is_static_agent(&content, platform, build::BUILD_ID) => return Ok(content),
+                _ => looked_for.push(path.clone()),
+            }
+        }
+        Err(AgentError::Missing { platform: platform.to_string(), looked_for })
+    }
+
+    fn named(&self, platform: Platform) -> Vec<PathBuf> {
+        let name = format!("{}-{platform}", build::agent_file_name());
+        self.directories.iter().map(|directory| directory.join(&name)).collect()
+    }
+}
+
+/// Whether `content` is an ELF program for `platform` that needs no dynamic linker, and was built from our sources.
+fn is_static_agent(content: &[u8], platform: Platform, build_id: &str) -> bool {
+    let number = |at: usize, size: usize| {
+        let bytes = content.get(at..at.checked_add(size)?)?;
+        Some(bytes.iter().rev().fold(0usize, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    // ELF-64 header, little endian: e_machine at 18, e_phoff at 32, e_phentsize at 54, e_phnum at 56.
+    let needs_linker = || -> Option<bool> {
+        let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        const PT_INTERP: usize = 3;
+        let kinds = (0..count).map(|i| number(table.checked_add(i * size)?, 4));
+        kinds.collect::<Option<Vec<_>>>().map(|kinds| kinds.contains(&PT_INTERP))
+    };
+    content.starts_with(b"\x7fELF\x02\x01")
+        && number(18, 2) == Some(platform.elf_machine().into())
+        && needs_linker() == Some(false)
+        && content.windows(build_id.len()).any(|part| part == build_id.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uname_prints_names_the_platform() {
+        for (machine, platform) in [("x86_64", "linux-x86_64"), ("amd64", "linux-x86_64"), ("arm64", "linux-aarch64")] {
+            assert_eq!(Platform::from_uname("Linux", machine).unwrap().to_string(), platform);
+        }
+        assert_eq!(Platform::from_uname("Darwin", "arm64"), None);
+    }
+
+    #[test]
+    fn an_unknown_platform_is_refused_with_the_list_of_those_there_are() {
+        let error = Agents::default().for_host("Linux", "riscv64", Packing::Gzip).unwrap_err();
+        assert_eq!(error.to_string(), "no agent for 'Linux riscv64'; there are agents for linux-x86_64, linux-aarch64");
+    }
+
+    #[test]
+    fn a_missing_agent_is_an_error_that_says_where_it_was_looked_for_and_what_builds_it() {
+        let agents = Agents::new(Some("/chosen".into()), Some(Path::new("/x/bin/git-remote-deptool")));
+        let error = agents.for_host("Linux", "aarch64", Packing::Gzip).unwrap_err().to_string();
+        let name = format!("{}-linux-aarch64", build::agent_file_name());
+        for part in ["cargo xtask dist", &format!("/chosen/{name}"), &format!("/x/bin/../lib/deptool/agents/{name}")] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_users_directory_of_agents_comes_first_and_an_agent_is_packed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = format!("{}-linux-x86_64", build::agent_file_name());
+        let (chosen, bin) = (dir.path().join("chosen"), dir.path().join("bin"));
+        for (place, content) in [(&chosen, "chosen"), (&bin.join("agents"), "other")] {
+            fs::create_dir_all(place).unwrap();
+            fs::write(place.join(&name), content).unwrap();
+        }
+        let agents = Agents::new(Some(chosen), Some(&bin.join("git-remote-deptool")));
+        let first = agents.for_host("Linux", "amd64", Packing::Plain).unwrap();
+        assert_eq!(*first.bytes, *b"chosen");
+        assert!(
+            first.header.starts_with("deptool-upload 6 ") && first.header.ends_with(" plain\n"),
+            "{}",
+            first.header
+        );
+        assert!(Arc::ptr_eq(&first, &agents.for_host("Linux", "x86_64", Packing::Plain).unwrap()));
+    }
+
+    #[test]
+    fn an_agent_beside_the_helper_is_sent_only_if_static_and_of_this_build() {
+        let header = |kind: u8| {
+            let mut elf = vec![0; 120];
+            elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            elf[18] = 62;
+            elf[32] = 64;
+            elf[54] = 56;
+            elf[56] = 1;
+            elf[64] = kind;
+            elf
+        };
+        let with_id = |mut elf: Vec<u8>| {
+            elf.extend_from_slice(b"0123456789abcdef");
+            elf
+        };
+        let check = |elf: &[u8]| is_static_agent(elf, Platform::LinuxX86_64, "0123456789abcdef");
+        assert!(check(&with_id(header(1))));
+        assert!(!check(&with_id(header(3))), "it needs a dynamic linker");
+        assert!(!check(&header(1)), "another build");
+        assert!(!is_static_agent(&with_id(header(1)), Platform::LinuxAarch64, "0123456789abcdef"));
+        for cut in 0..70 {
+            assert!(!check(&header(1)[..cut]));
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Connections to agents: over ssh, or to one on this machine.
+//!
+//! [`Connector::connect`] starts ssh or the agent, says hello, installs the agent where it is absent, and returns a
+//! [`Link`] once the agent has answered. What a request that was sent ahead does to an absent agent: nothing; one
+//! more connection is made, and the request is sent again on that.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deptool_agent::build;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::install::{
+    self, InstallError,
+    agents::{AgentError, Agents},
+    opening::{self, MAX_OPENING, Opening, Scan},
+    script::{self, Places},
+};
+
+pub mod local;
+pub mod messages;
+pub mod process;
+pub mod ssh;
+
+use messages::{Display, Kind};
+use process::{Connection, Incoming, Outgoing};
+use ssh::{SshSettings, SshTarget};
+
+/// How often a connection that is being made looks at whether it is still wanted.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+/// How long a host that has begun to print something may be silent before its first line is complete.
+const PATIENCE_WITH_NOISE: Duration = Duration::from_secs(10);
+/// How long a program that has closed its stdout may take to end.
+const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(2);
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Ssh(SshTarget),
+    /// A root directory on this machine.
+    Local(PathBuf),
+}
+
+impl Target {
+    /// What the target is called in messages.
+    fn shown(&self) -> String {
+        match self {
+            Target::Ssh(target) => target.host.to_string(),
+            Target::Local(path) => deptool_agent::text::printable(path.as_os_str().as_encoded_bytes()),
+        }
+    }
+}
+
+/// A request that is sent without waiting for the agent's first line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ahead {
+    /// There is none: the caller writes when it has the link.
+    No,
+    /// These bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
+    Yes(Arc<[u8]>),
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Connecting,
+    /// The agent is being sent, so many bytes.
+    Installing {
+        bytes: usize,
+    },
+}
+
+/// A snapshot of environment variables: what this library knows of the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<(OsString, OsString)>);
+
+impl Environment {
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// All variables.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (N, V)>>(variables: T) -> Self {
+        Environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Why there is no link to an agent. Every message is one line that is safe to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("'{name}' calls itself '{told}' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost")]
+    OtherHost { name: String, told: String },
+    #[error("the login shell of '{host}' prints text ('{text}'): silence it for non-interactive sessions")]
+    Noise { host: String, text: String },
+    #[error("'{host}' answers with what no agent says: '{text}'")]
+    Nonsense { host: String, text: String },
+    #[error("no answer from the agent on '{host}' ({status}): {said}")]
+    NoAnswer { host: String, status: String, said: String },
+    #[error("can't install the agent on '{host}': {error}")]
+    Install { host: String, error: InstallError },
+    #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
+    OtherBuild { host: String, theirs: String, ours: String },
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("ssh not found: install OpenSSH, or set core.sshCommand")]
+    NoSsh,
+    #[error("the program in GIT_SSH can't be told a port (ssh.variant is 'simple')")]
+    PortNotSupported,
+    #[error("invalid address '{}'", deptool_agent::text::printable(.0.as_bytes()))]
+    BadLogin(String),
+    #[error("can't use the root directory '{}'", path.display())]
+    LocalRoot { path: PathBuf, source: io::Error },
+    #[error("can't start '{program}'")]
+    Start { program: String, source: io::Error },
+    #[error("can't read from '{host}'")]
+    Read { host: String, source: io::Error },
+}
+
+/// A connection to an agent of our build, which has said its first line.
+#[derive(Debug)]
+pub struct Link {
+    pub connection: Connection,
+    /// After our hello, and the request if one was sent ahead.
+    pub outgoing: Outgoing,
+    /// After the agent's first line.
+    pub incoming: Incoming,
+}
+
+/// Makes connections. One serves a whole fleet, from many threads.
+#[derive(Debug)]
+pub struct Connector {
+    pub environment: Environment,
+    pub ssh: SshSettings,
+    pub agents: Agents,
+    /// Where is shown what ssh and agents print on stderr.
+    pub display: DisplayOf,
+    /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
+    pub interrupted: Arc<AtomicBool>,
+    pub(crate) places: Places,
+}
+
+/// Where stderr goes, and what it should look like to ssh.
+#[derive(Clone)]
+pub struct DisplayOf {
+    pub display: Display,
+    /// [`Kind::Terminal`] if `display` ends on a terminal.
+    pub kind: Kind,
+}
+
+impl std::fmt::Debug for DisplayOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+/// One started program and what it said first.
+struct Contact {
+    link: Link,
+    opening: Opening,
+}
+
+impl Connector {
+    /// `exe` is the running program, beside which agents are found; `DEPTOOL_AGENTS` names a directory of others.
+    pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: DisplayOf) -> Self {
+        let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let agents = Agents::new(chosen, exe);
+        Connector { environment, ssh, agents, display, interrupted: Arc::default(), places: Places::default() }
+    }
+
+    /// Connect to `target`, installing the agent if need be. `stage` hears how it goes.
+    ///
+    /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
+    pub fn connect(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
+        stage(Stage::Connecting);
+        let mut contact = self.dial(target, ahead)?;
+        let mut unsent = None;
+        if let (Ahead::Yes(request), Opening::Absent { .. }) = (ahead, &contact.opening) {
+            self.upload_for(target, &contact.opening)?;
+            contact.end();
+            contact = self.dial(target, &Ahead::No)?;
+            unsent = Some(request.clone());
+        }
+        match &contact.opening {
+            Opening::Agent { .. } => {
+                let mut link = contact.into_link(target)?;
+                if let Some(request) = unsent {
+                    // An error shows when the answer is read.
+                    let _ = link.outgoing.send_ahead(vec![request]);
+                }
+                Ok(link)
+            }
+            Opening::Absent { .. } => self.install(target, contact, unsent, stage),
+            Opening::Error { .. } => Err(contact.into_error(target)),
+        }
+    }
+
+    /// Start the program for `target`, say hello, send `ahead`, and wait for the first line.
+    fn dial(&self, target: &Target, ahead: &Ahead) -> Result<Contact, ConnectError> {
+        let (command, kind) = match target {
+            Target::Ssh(ssh) => {
+                let remote = script::remote_command(&self.places, &build::agent_file_name());
+                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
+            }
+            Target::Local(path) => (self.local(path)?, Kind::Pipe),
+        };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let (connection, mut outgoing, mut incoming) = process::start(command, kind, self.display.display.clone())
+            .map_err(|source| ConnectError::Start { program, source })?;
+        // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
+        let _ = outgoing.write_all(install::hello().as_bytes());
+        if let Ahead::Yes(request) = ahead {
+            let _ = outgoing.send_ahead(vec![request.clone()]);
+        }
+        let opening = self.first_line(target, &connection, &mut incoming)?;
+        Ok(Contact { link: Link { connection, outgoing, incoming }, opening })
+    }
+
+    fn local(&self, path: &Path) -> Result<Command, ConnectError> {
+        let agent = self.agents.for_local_root()?;
+        let agent = std::path::absolute(&agent).map_err(|source| AgentError::Read { path: agent, source })?;
+        Ok(local::command(&agent, &local::root(path)?, &self.environment))
+    }
+
+    /// What to send to a host that said `absent`: only if it is the right one.
+    fn upload_for(&self, target: &Target, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
+        let (Opening::Absent { system, machine, packing, hostname }, Target::Ssh(ssh)) = (absent, target) else {
+            let text = "deptool-absent".to_owned();
+            return Err(ConnectError::Nonsense { host: target.shown(), text });
+        };
+        match hostname {
+            Some(told) if !install::is_the_right_host(&ssh.name, Some(told)) => {
+                return Err(ConnectError::OtherHost { name: ssh.name.to_string(), told: told.clone() });
+            }
+            Some(_) | None => {}
+        }
+        Ok(self.agents.for_host(system, machine, *packing)?)
+    }
+
+    /// Upload the agent. All that follows it is sent in the same flight.
+    fn install(
+        &self,
+        target: &Target,
+        mut contact: Contact,
+        request: Option<Arc<[u8]>>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Link, ConnectError> {
+        let upload = self.upload_for(target, &contact.opening)?;
+        stage(Stage::Installing { bytes: upload.bytes.len() });
+        let hello = install::hello();
+        let mut parts = vec![upload.header.as_bytes().into(), upload.bytes.clone(), hello.as_bytes().into()];
+        parts.extend(request);
+        // A host that gives up before it has everything says why: that is what counts, not that we could not write.
+        let _ = contact.link.outgoing.send_ahead(parts);
+        contact.opening = self.first_line(target, &contact.link.connection, &mut contact.link.incoming)?;
+        contact.into_link(target)
+    }
+
+    /// Wait for the first line and parse it.
+    fn first_line(
+        &self,
+        target: &Target,
+        connection: &Connection,
+        incoming: &mut Incoming,
+    ) -> Result<Opening, ConnectError> {
+        let host = target.shown();
+        let mut seen = Vec::new();
+        loop {
+            match opening::scan(&seen) {
+                Scan::Found(opening, length) => {
+                    incoming.put_back(&seen[length..]);
+                    return Ok(opening);
+                }
+                Scan::Noise(text) => return Err(ConnectError::Noise { host, text }),
+                Scan::Malformed(text) => return Err(ConnectError::Nonsense { host, text }),
+                Scan::More => {}
+            }
+            match self.readable(incoming, (!seen.is_empty()).then_some(PATIENCE_WITH_NOISE)) {
+                Ok(Readiness::Ready) => {}
+                Ok(Readiness::Silent) => return Err(ConnectError::Noise { host, text: opening::excerpt(&seen) }),
+                Ok(Readiness::Interrupted) => {
+                    connection.stopper().stop();
+                    return Err(ConnectError::Interrupted);
+                }
+                Err(source) => return Err(ConnectError::Read { host, source }),
+            }
+            let mut buffer = [0; MAX_OPENING];
+            match incoming.read(&mut buffer) {
+                Ok(0) => return Err(no_answer(target, connection, &seen)),
+                Ok(n) => seen.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ConnectError::Read { host, source }),
+            }
+        }
+    }
+
+    /// Wait until there is something to read, or its end; not forever if there is `patience`.
+    fn readable(&self, incoming: &Incoming, patience: Option<Duration>) -> io::Result<Readiness> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let slice = Timespec::try_from(INTERRUPT_CHECK).map_err(io::Error::other)?;
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Ok(Readiness::Interrupted);
+            }
+            match poll(&mut [PollFd::new(&incoming.stdout, PollFlags::IN)], Some(&slice)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(Readiness::Ready),
+                Err(error) => return Err(error.into()),
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Readiness::Silent);
+            }
+        }
+    }
+}
+
+enum Readiness {
+    Ready,
+    Silent,
+    Interrupted,
+}
+
+impl Contact {
+    /// Let the other side come to its end, so that a connection which others share is not disturbed.
+    fn end(self) {
+        let Link { connection, outgoing, incoming } = self.link;
+        drop((outgoing, incoming));
+        // If it takes longer, it ends beside the next one.
+        let _ = connection.wait_for(PATIENCE_WITH_ENDING);
+    }
+
+    fn into_link(self, target: &Target) -> Result<Link, ConnectError> {
+        match &self.opening {
+            Opening::Agent { version, build } if version == build::VERSION && build == build::BUILD_ID => Ok(self.link),
+            Opening::Agent { .. } | Opening::Absent { .. } | Opening::Error { .. } => Err(self.into_error(target)),
+        }
+    }
+
+    /// What is wrong with a first line that is not that of our agent.
+    fn into_error(self, target: &Target) -> ConnectError {
+        let host = target.shown();
+        match self.opening {
+            Opening::Agent { version, build } => {
+                let ours = format!("{} {}", build::VERSION, build::BUILD_ID);
+                ConnectError::OtherBuild {
+                    host,
+                    theirs: opening::excerpt(format!("{version} {build}").as_bytes()),
+                    ours,
+                }
+            }
+            Opening::Absent { .. } => ConnectError::Nonsense { host, text: "deptool-absent".into() },
+            Opening::Error { code, text } => {
+                ConnectError::Install { host, error: InstallError::from_script(&code, &text) }
+            }
+        }
+    }
+}
+
+/// The program at the other end closed its stdout without a first line.
+fn no_answer(target: &Target, connection: &Connection, seen: &[u8]) -> ConnectError {
+    let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
+    let said = connection.said_at_last();
+    let host = target.shown();
+    // 255 is ssh's own: it could not connect, not log in, or lost the connection.
+    if let (Target::Ssh(_), Some(255)) = (target, status.and_then(|status| status.code())) {
+        return ConnectError::Unreachable(ssh::reason(&said));
+    }
+    if let Some(error) = InstallError::from_refusal(&said) {
+        return ConnectError::Install { host, error };
+    }
+    let said = match seen.trim_ascii() {
+        [] if said.trim().is_empty() => "it said nothing".into(),
+        [] => opening::excerpt(ssh::reason(&said).as_bytes()),
+        seen => format!("'{}'", opening::excerpt(seen)),
+    };
+    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), said }
+}

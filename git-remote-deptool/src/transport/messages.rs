@@ -1,0 +1,238 @@
+//! What a host or ssh prints on stderr: shown as it comes, made harmless, and remembered for error messages.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    process::Stdio,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use deptool_agent::text::printable_lines;
+use rustix::{
+    fs::{Mode, OFlags},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{OptionalActions, tcgetattr, tcsetattr},
+};
+
+/// How much of it is remembered.
+const REMEMBERED: usize = 4096;
+
+/// Where it is shown. Shared by all sessions; each write is one piece of text that came at once.
+pub type Display = Arc<Mutex<dyn Write + Send>>;
+
+/// What the other program gets as its stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A pipe.
+    Pipe,
+    /// A terminal that is not the user's. OpenSSH says "Confirm user presence for key …" only where stderr is a
+    /// terminal; giving it the user's own would let a host send that terminal whatever it likes.
+    Terminal,
+}
+
+/// A thread that shows and remembers.
+#[derive(Debug)]
+pub struct Messages {
+    remembered: Arc<Mutex<String>>,
+    /// Disconnected when everything was read.
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Messages {
+    /// Everything that was said, its end if it was much. `patience` is how long to wait for the rest of it: a
+    /// connection that ssh keeps in the background may hold on to stderr long after the session.
+    pub fn said(&self, patience: Duration) -> String {
+        // Whether it was all or what there is by now: it is the best we have.
+        let _ = self.wait(patience);
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn wait(&self, patience: Duration) -> Result<(), RecvTimeoutError> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(patience)
+    }
+
+    /// Whether everything was read.
+    pub fn ended(&self) -> bool {
+        self.wait(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+/// Both ends of a stderr: one for the program that is to be started, one for [`follow`].
+pub fn channel_of(kind: Kind) -> io::Result<(Stdio, File)> {
+    // Where there are no terminals to be had, a pipe does as well but for that one message.
+    if let (Kind::Terminal, Ok((theirs, ours))) = (kind, terminal()) {
+        return Ok((theirs.into(), ours));
+    }
+    let (ours, theirs) = io::pipe()?;
+    Ok((theirs.into(), OwnedFd::from(ours).into()))
+}
+
+/// A new terminal, raw, that becomes nobody's controlling terminal: (the program's end, our end).
+fn terminal() -> io::Result<(OwnedFd, File)> {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let theirs =
+        rustix::fs::open(ptsname(&ours, Vec::new())?, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut modes = tcgetattr(&theirs)?;
+    modes.make_raw();
+    tcsetattr(&theirs, OptionalActions::Now, &modes)?;
+    Ok((theirs, ours.into()))
+}
+
+/// Show on `display` what comes from `source` until it ends.
+pub fn follow(mut source: File, display: Display) -> Messages {
+    let remembered = Arc::new(Mutex::new(String::new()));
+    let (running, ended) = channel();
+    let memory = remembered.clone();
+    thread::spawn(move || {
+        let _running = running;
+        let mut filter = Filter::default();
+        let mut buffer = [0; 4096];
+        loop {
+            let text = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => filter.push(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // A terminal that nobody has open any more says EIO.
+                Err(_) => break,
+            };
+            show(&text, &display, &memory);
+        }
+        show(&filter.finish(), &display, &memory);
+    });
+    Messages { remembered, ended: Mutex::new(ended) }
+}
+
+fn show(text: &str, display: &Mutex<dyn Write + Send>, memory: &Mutex<String>) {
+    if text.is_empty() {
+        return;
+    }
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    memory.push_str(text);
+    let surplus = memory.len().saturating_sub(REMEMBERED);
+    let cut = (surplus..=memory.len()).find(|at| memory.is_char_boundary(*at)).unwrap_or_default();
+    memory.drain(..cut);
+    drop(memory);
+    let mut display = display.lock().unwrap_or_else(PoisonError::into_inner);
+    // There is nobody left to tell that the user can't be told anything.
+    let _ = display.write_all(text.as_bytes()).and_then(|()| display.flush());
+}
+
+/// Makes a stream of bytes safe to show, piece by piece, without waiting for the ends of lines.
+#[derive(Debug, Default)]
+struct Filter {
+    /// The end of the last piece, where what comes next decides what it means: half a character, a carriage return.
+    held: Vec<u8>,
+    within_line: bool,
+}
+
+impl Filter {
+    fn push(&mut self, bytes: &[u8]) -> String {
+        self.held.extend_from_slice(bytes);
+        let undecided = match self.held.utf8_chunks().last() {
+            Some(last) if is_half_a_character(last.invalid()) => last.invalid().len(),
+            _ if self.held.ends_with(b"\r") => 1,
+            _ => 0,
+        };
+        let rest = self.held.split_off(self.held.len() - undecided);
+        let ready = std::mem::replace(&mut self.held, rest);
+        self.shown(&ready)
+    }
+
+    fn finish(&mut self) -> String {
+        let rest = std::mem::take(&mut self.held);
+        self.shown(&rest)
+    }
+
+    /// `bytes` made safe. ssh ends its lines with CR LF and begins some with CR: those disappear.
+    fn shown(&mut self, bytes: &[u8]) -> String {
+        let mut kept = Vec::with_capacity(bytes.len());
+        for (at, byte) in bytes.iter().enumerate() {
+            let line_end_follows = bytes[at + 1..].iter().find(|b| **b != b'\r').is_none_or(|b| *b == b'\n');
+            if *byte == b'\r' && (!self.within_line || line_end_follows) {
+                continue;
+            }
+            self.within_line = *byte != b'\n';
+            kept.push(*byte);
+        }
+        printable_lines(&kept)
+    }
+}
+
+/// Whether `bytes` can become a character when more follow.
+fn is_half_a_character(bytes: &[u8]) -> bool {
+    let length = match bytes.first() {
+        Some(0xc2..=0xdf) => 2,
+        Some(0xe0..=0xef) => 3,
+        Some(0xf0..=0xf4) => 4,
+        _ => return false,
+    };
+    bytes.len() < length && std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_without_a_line_end_is_shown_at_once() {
+        let mut filter = Filter::default();
+        assert_eq!(filter.push(b"\rConfirm user presence for key "), "Confirm user presence for key ");
+        assert_eq!(filter.push(b"\r\nnext\r\n"), "\nnext\n");
+    }
+
+    #[test]
+    fn control_characters_from_a_host_do_not_reach_the_terminal() {
+        let mut filter = Filter::default();
+        assert_eq!(filter.push(b"a\x1b]0;x\x07\r\nb\rc"), "a\\x1b]0;x\\x07\nb\\rc");
+        assert_eq!(filter.push(b"\r") + &filter.push(b"d") + &filter.finish(), "\\rd");
+    }
+
+    #[test]
+    fn a_character_that_came_in_two_pieces_stays_whole() {
+        for text in ["zürich", "a…b", "😀"] {
+            for cut in 0..=text.len() {
+                let mut filter = Filter::default();
+                let shown = filter.push(&text.as_bytes()[..cut]) + &filter.push(&text.as_bytes()[cut..]);
+                assert_eq!(shown + &filter.finish(), text, "{cut}");
+            }
+        }
+        let mut filter = Filter::default();
+        assert_eq!(filter.push(b"x\xc3") + &filter.finish(), "x\\xc3");
+    }
+
+    #[test]
+    fn the_end_of_a_long_text_is_remembered() {
+        let display: Display = Arc::new(Mutex::new(io::sink()));
+        let memory = Mutex::new(String::new());
+        for _ in 0..1000 {
+            show("zürich\n", &display, &memory);
+        }
+        let memory = memory.into_inner().unwrap();
+        assert!(memory.len() <= REMEMBERED && memory.ends_with("zürich\n"));
+    }
+
+    #[test]
+    fn a_program_sees_a_terminal_where_ours_is_one_and_its_end_is_noticed() {
+        for (kind, expected) in [(Kind::Terminal, "yes\n"), (Kind::Pipe, "no\n")] {
+            let (theirs, ours) = channel_of(kind).unwrap();
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", "if [ -t 2 ]; then echo yes >&2; else echo no >&2; fi"])
+                .stderr(theirs)
+                .spawn()
+                .unwrap();
+            let messages = follow(ours, Arc::new(Mutex::new(io::sink())));
+            assert!(child.wait().unwrap().success());
+            assert_eq!(messages.said(Duration::from_secs(10)), expected);
+            assert!(messages.ended());
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A program at the other end of two pipes, which different threads can read and write.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use super::messages::{self, Display, Kind, Messages};
+
+/// How much is written between two looks at whether it is still wanted.
+const CHUNK: usize = 64 * 1024;
+
+/// The program itself: ssh, or an agent on this machine.
+///
+/// Dropping it kills nothing: the program ends when its input ends, and is then reaped in the background.
+#[derive(Debug)]
+pub struct Connection {
+    child: Arc<Mutex<Child>>,
+    messages: Messages,
+}
+
+/// Ends a [`Connection`] from another thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Mutex<Child>>);
+
+/// Start `command` with pipes for stdin and stdout; its stderr is shown on `display`.
+pub fn start(mut command: Command, kind: Kind, display: Display) -> io::Result<(Connection, Outgoing, Incoming)> {
+    let (stderr, ours) = messages::channel_of(kind)?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
+    // It holds the program's end of stderr, which would never end.
+    drop(command);
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        unreachable!("both were asked for")
+    };
+    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, display) };
+    let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
+    Ok((connection, Outgoing(Some(Writer::Ready(stdin))), incoming))
+}
+
+impl Connection {
+    /// Wait until the program ends. It ends when both [`Outgoing`] is dropped and the other side is done.
+    pub fn wait(&self) -> io::Result<ExitStatus> {
+        let pid = Pid::from_child(&lock(&self.child));
+        // Not with the lock held, so that it can be stopped meanwhile; not reaping it, so that its id stays its own.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        loop {
+            match waitid(WaitId::Pid(pid), options) {
+                Err(rustix::io::Errno::INTR) => continue,
+                // It was reaped already: its status is known.
+                Ok(_) | Err(rustix::io::Errno::CHILD) => return lock(&self.child).wait(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// As [`wait`](Self::wait), but not longer than `patience`; `None` if it still runs then.
+    pub fn wait_for(&self, patience: Duration) -> io::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let status = lock(&self.child).try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What can end the program from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.child.clone())
+    }
+
+    /// What was printed on stderr so far, 4 KiB at most, safe to show.
+    pub fn said(&self) -> String {
+        self.messages.said(Duration::ZERO)
+    }
+
+    /// As [`said`](Self::said), after the program has ended.
+    pub fn said_at_last(&self) -> String {
+        self.messages.said(Duration::from_millis(500))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if matches!(lock(&self.child).try_wait(), Ok(None)) {
+            let child = self.child.clone();
+            // Nobody waits for it any more: a failure to reap it has no consequence.
+            thread::spawn(move || {
+                let pid = Pid::from_child(&lock(&child));
+                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+                let _ = lock(&child).try_wait();
+            });
+        }
+    }
+}
+
+impl Stopper {
+    /// Send SIGTERM, if it still runs. ssh restores the terminal before it dies of it.
+    pub fn stop(&self) {
+        let mut child = lock(&self.0);
+        if matches!(child.try_wait(), Ok(None)) {
+            // It may have ended this instant, which is what we want.
+            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        }
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a program ended, for an error message.
+pub fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no status".into(),
+    }
+}
+
+/// The program's stdin. Dropping it ends the stream.
+///
+/// What is sent ahead of an answer is written by a thread of its own, so that no amount of it can block us while the
+/// other side waits for us to read. The first write after it waits for that thread.
+#[derive(Debug)]
+pub struct Outgoing(Option<Writer>);
+
+#[derive(Debug)]
+enum Writer {
+    Ready(ChildStdin),
+    Ahead { unwanted: Arc<AtomicBool>, thread: JoinHandle<io::Result<ChildStdin>> },
+}
+
+impl Outgoing {
+    /// Write `parts` in order, in the background. An error shows at the next write.
+    pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
+        let mut stdin = self.take_ready()?;
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let stop = unwanted.clone();
+        let thread = thread::spawn(move || {
+            for chunk in parts.iter().flat_map(|part| part.chunks(CHUNK)) {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                stdin.write_all(chunk)?;
+            }
+            Ok(stdin)
+        });
+        self.0 = Some(Writer::Ahead { unwanted, thread });
+        Ok(())
+    }
+
+    fn take_ready(&mut self) -> io::Result<ChildStdin> {
+        match self.0.take() {
+            Some(Writer::Ready(stdin)) => Ok(stdin),
+            Some(Writer::Ahead { thread, .. }) => match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn ready(&mut self) -> io::Result<&mut ChildStdin> {
+        let stdin = self.take_ready()?;
+        match self.0.insert(Writer::Ready(stdin)) {
+            Writer::Ready(stdin) => Ok(stdin),
+            Writer::Ahead { .. } => unreachable!("it was just put there"),
+        }
+    }
+}
+
+impl Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ready()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.ready()?.flush()
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // Whoever drops it half-way has no use for the rest.
+        if let Some(Writer::Ahead { unwanted, .. }) = &self.0 {
+            unwanted.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The program's stdout.
+#[derive(Debug)]
+pub struct Incoming {
+    put_back: Vec<u8>,
+    taken: usize,
+    pub(super) stdout: ChildStdout,
+}
+
+impl Incoming {
+    /// Have `bytes` read again before anything else.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        debug_assert!(self.taken == self.put_back.len(), "one opening is read at a time");
+        self.put_back = bytes.to_vec();
+        self.taken = 0;
+    }
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut left = &self.put_back[self.taken..];
+        if left.is_empty() {
+            return self.stdout.read(buffer);
+        }
+        let n = left.read(buffer)?;
+        self.taken += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (Connection, Outgoing, Incoming) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink()))).unwrap()
+    }
+
+    #[test]
+    fn a_large_request_that_is_sent_ahead_blocks_neither_side() {
+        let (connection, mut outgoing, mut incoming) = shell("dd if=/dev/zero bs=1024 count=1024 2>/dev/null; cat");
+        outgoing.send_ahead(vec![Arc::from(vec![b'x'; 1 << 20]), Arc::from(*b"end")]).unwrap();
+        let mut answer = vec![1; 1 << 20];
+        incoming.read_exact(&mut answer).unwrap();
+        assert!(answer.iter().all(|b| *b == 0));
+        let reader = thread::spawn(move || {
+            let mut rest = Vec::new();
+            incoming.read_to_end(&mut rest).map(|_| rest)
+        });
+        outgoing.write_all(b", and more").unwrap();
+        drop(outgoing);
+        let rest = reader.join().unwrap().unwrap();
+        assert!(rest.ends_with(b"xend, and more") && rest.len() == (1 << 20) + 13);
+        assert!(connection.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_can_be_stopped_from_another_thread() {
+        let (connection, _outgoing, _incoming) = shell("exec sleep 600");
+        let stopper = connection.stopper();
+        let waiting = thread::spawn(move || connection.wait());
+        stopper.stop();
+        assert_eq!(waiting.join().unwrap().unwrap().signal(), Some(15));
+        stopper.stop();
+    }
+
+    #[test]
+    fn dropping_a_connection_kills_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let done = dir.path().join("done");
+        let (connection, outgoing, mut incoming) = shell(&format!("cat; mkdir {}; echo done", done.display()));
+        drop(connection);
+        drop(outgoing);
+        let mut text = String::new();
+        incoming.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "done\n");
+        assert!(done.exists());
+    }
+}

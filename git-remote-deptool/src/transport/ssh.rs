@@ -1,0 +1,254 @@
+//! Starting ssh, the way Git does.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use deptool_agent::name::HostName;
+
+use super::{ConnectError, Environment};
+
+/// A host that is reached over ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshTarget {
+    /// The login, where the address has one.
+    pub user: Option<String>,
+    /// What ssh is asked to connect to.
+    pub host: HostName,
+    pub port: Option<u16>,
+    /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
+    pub name: HostName,
+}
+
+/// Which ssh to use: Git's settings, as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SshSettings {
+    /// `GIT_SSH_COMMAND`, else `core.sshCommand`: a line for the shell.
+    pub command: Option<OsString>,
+    /// `GIT_SSH`: a program, only used where there is no command.
+    pub program: Option<OsString>,
+    /// `GIT_SSH_VARIANT`, else `ssh.variant`.
+    pub variant: Option<OsString>,
+}
+
+impl SshSettings {
+    /// What Git would use, given the environment and its configuration.
+    pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
+        let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
+        SshSettings {
+            command: variable("GIT_SSH_COMMAND").or(core_ssh_command),
+            program: variable("GIT_SSH"),
+            variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
+        }
+    }
+}
+
+/// Whose options a program understands, as in Git's `ssh.variant`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    OpenSsh,
+    /// Only `[user@]host command`.
+    Simple,
+    Plink,
+    TortoisePlink,
+}
+
+/// The beginning of a command line: a program, or a shell that runs a line of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Program(Vec<OsString>);
+
+/// A command that runs `remote_command` on `target`.
+///
+/// It is started by a shell that ignores SIGINT: Ctrl-C reaches the whole foreground group, and ssh must live until
+/// the host was told what to do. ssh leaves a signal alone that is ignored when it starts. In a process group of its
+/// own it would be stopped (SIGTTIN) when it asks for a password; ignoring signals without a shell takes unsafe code.
+pub fn command(
+    target: &SshTarget,
+    settings: &SshSettings,
+    environment: &Environment,
+    remote_command: &str,
+) -> Result<Command, ConnectError> {
+    let (program, variant) = choose(settings, environment, target)?;
+    let arguments = arguments(variant, target, remote_command)?;
+    let mut command = shell(environment);
+    command.args(["-c", "trap \"\" INT; exec \"$@\"", "ssh"]).args(program.0).args(arguments);
+    Ok(command)
+}
+
+/// `sh` in the user's environment but for everything that speaks of the repository.
+fn shell(environment: &Environment) -> Command {
+    let mut command = Command::new("sh");
+    command.env_clear().envs(environment.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"GIT_")));
+    command
+}
+
+fn choose(
+    settings: &SshSettings,
+    environment: &Environment,
+    target: &SshTarget,
+) -> Result<(Program, Variant), ConnectError> {
+    let (program, name) = match (&settings.command, &settings.program) {
+        (Some(line), _) => (through_shell(line), first_word(line)),
+        (None, Some(program)) => (Program(vec![program.clone()]), program.clone()),
+        (None, None) => {
+            let here = std::env::current_dir().unwrap_or_default();
+            let ssh = which::which_in("ssh", environment.get("PATH"), here).map_err(|_| ConnectError::NoSsh)?;
+            (Program(vec![ssh.into()]), "ssh".into())
+        }
+    };
+    let variant = match settings.variant.as_deref().and_then(OsStr::to_str) {
+        Some("ssh") => Variant::OpenSsh,
+        Some("simple") => Variant::Simple,
+        Some("plink" | "putty") => Variant::Plink,
+        Some("tortoiseplink") => Variant::TortoisePlink,
+        _ => match by_name(&name) {
+            Some(variant) => variant,
+            None if understands_openssh_options(&program, environment, target) => Variant::OpenSsh,
+            None => Variant::Simple,
+        },
+    };
+    Ok((program, variant))
+}
+
+/// `line` as Git runs it: with the arguments appended.
+fn through_shell(line: &OsStr) -> Program {
+    let mut script = line.to_owned();
+    script.push(" \"$@\"");
+    Program(vec!["sh".into(), "-c".into(), script, line.to_owned()])
+}
+
+/// The program of a simple command line; of others, something that is no program's name.
+fn first_word(line: &OsStr) -> OsString {
+    let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    let unquoted = match word {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => word,
+    };
+    OsStr::from_bytes(unquoted).to_owned()
+}
+
+fn by_name(program: &OsStr) -> Option<Variant> {
+    let name = Path::new(program).file_name()?.to_str()?.to_ascii_lowercase();
+    match name.strip_suffix(".exe").unwrap_or(&name) {
+        "ssh" => Some(Variant::OpenSsh),
+        "plink" => Some(Variant::Plink),
+        "tortoiseplink" => Some(Variant::TortoisePlink),
+        _ => None,
+    }
+}
+
+/// Git's test for programs of other names: does it print its configuration (`-G`) as OpenSSH does?
+fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshTarget) -> bool {
+    let mut command = shell(environment);
+    command.args(["-c", "exec \"$@\"", "ssh"]).args(&program.0).arg("-G").arg(destination(target));
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn destination(target: &SshTarget) -> String {
+    match &target.user {
+        Some(user) => format!("{user}@{}", target.host),
+        None => target.host.to_string(),
+    }
+}
+
+/// The options of each variant, the destination and the command.
+///
+/// An address that does not answer is given up in less than the ten seconds after which a host counts as unreachable;
+/// a connection that died is noticed after thirty, as the protocol does. A value that the user's own command line
+/// sets comes before ours, so it is the one that counts.
+fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Result<Vec<OsString>, ConnectError> {
+    let destination = destination(target);
+    if destination.starts_with('-') || destination.contains(char::is_control) {
+        return Err(ConnectError::BadLogin(destination));
+    }
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut push = |parts: &[&str]| arguments.extend(parts.iter().map(Into::into));
+    let port = target.port.map(|port| port.to_string());
+    match (variant, port.as_deref()) {
+        (Variant::OpenSsh, _) => {
+            push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6", "-T"]);
+        }
+        (Variant::Simple, Some(_)) => return Err(ConnectError::PortNotSupported),
+        (Variant::Simple, None) => {}
+        (Variant::Plink, _) => push(&["-T"]),
+        (Variant::TortoisePlink, _) => push(&["-batch", "-T"]),
+    }
+    match (variant, port.as_deref()) {
+        (Variant::OpenSsh, Some(port)) => push(&["-p", port]),
+        (Variant::Plink | Variant::TortoisePlink, Some(port)) => push(&["-P", port]),
+        (_, None) | (Variant::Simple, Some(_)) => {}
+    }
+    push(&[&destination, remote_command]);
+    Ok(arguments)
+}
+
+/// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
+pub fn reason(said: &str) -> String {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    // What ssh adds when a jump host or a proxy command had the actual problem.
+    let empty = |line: &&str| {
+        line.starts_with("kex_exchange_identification: ") || line.starts_with("Connection closed by UNKNOWN")
+    };
+    let line = lines().rfind(|line| !empty(line)).or_else(|| lines().next_back()).unwrap_or("ssh gave no reason");
+    line.strip_prefix("ssh: ").unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> SshTarget {
+        let host = HostName::parse(b"web1").unwrap();
+        SshTarget { user: None, host: host.clone(), port: None, name: host }
+    }
+
+    fn chosen(settings: SshSettings) -> Variant {
+        choose(&settings, &Environment::from_iter([("PATH", "/usr/bin:/bin")]), &target()).unwrap().1
+    }
+
+    #[test]
+    fn the_program_is_chosen_as_git_chooses_it() {
+        let environment = Environment::from_iter([("GIT_SSH", "/opt/plink.exe"), ("GIT_SSH_COMMAND", "")]);
+        let settings = SshSettings::new(&environment, Some("ssh -i x".into()), None);
+        assert_eq!(settings.command, Some("ssh -i x".into()), "core.sshCommand comes before GIT_SSH");
+        let environment = Environment::from_iter([("GIT_SSH_COMMAND", "a"), ("GIT_SSH_VARIANT", "simple")]);
+        let settings = SshSettings::new(&environment, Some("b".into()), Some("plink".into()));
+        assert_eq!((settings.command, settings.variant), (Some("a".into()), Some("simple".into())));
+    }
+
+    #[test]
+    fn options_fit_the_program() {
+        let line = |line: &str| SshSettings { command: Some(line.into()), ..SshSettings::default() };
+        assert_eq!(chosen(line("'/usr/bin/ssh' -F x")), Variant::OpenSsh);
+        assert_eq!(chosen(line("C:/x/TortoisePlink.exe -v")), Variant::TortoisePlink);
+        assert_eq!(chosen(line("/bin/false")), Variant::Simple, "it does not understand -G");
+        assert_eq!(chosen(line("X=y true")), Variant::OpenSsh, "it accepts -G");
+        let with_port = SshTarget { port: Some(2222), user: Some("core".into()), ..target() };
+        let shown = |variant| arguments(variant, &with_port, "cmd").map(|a| a.join(OsStr::new(" ")));
+        assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
+        assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
+        assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1 cmd");
+        assert!(matches!(shown(Variant::Simple), Err(ConnectError::PortNotSupported)));
+    }
+
+    #[test]
+    fn an_address_can_not_become_an_option() {
+        let target = SshTarget { user: Some("-oProxyCommand=x".into()), ..target() };
+        assert!(matches!(arguments(Variant::OpenSsh, &target, "cmd"), Err(ConnectError::BadLogin(_))));
+    }
+
+    #[test]
+    fn the_reason_is_the_line_that_tells_most() {
+        assert_eq!(
+            reason("x\nssh: connect to host web1 port 22: Connection refused\n"),
+            "connect to host web1 port 22: Connection refused"
+        );
+        let jump = "ssh: connect to host jump port 22: No route to host\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535\n";
+        assert_eq!(reason(jump), "connect to host jump port 22: No route to host");
+        assert_eq!(reason(""), "ssh gave no reason");
+    }
+}
