@@ -8,8 +8,10 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use crate::name::UnitName;
 
 pub mod dbus;
+#[cfg(test)]
 pub mod fake;
 pub mod offline;
+mod program;
 pub mod systemd;
 
 /// What a service manager call can fail with. The text says which call and what the manager answered.
@@ -24,7 +26,7 @@ pub enum Manager {
     Running,
     /// A root directory: units can be enabled in it, not started.
     Offline,
-    /// Neither. Trees with units are refused.
+    /// Neither: unit files can be put in place, and that is all.
     Absent,
 }
 
@@ -87,12 +89,16 @@ pub struct UnitDetail {
     pub main_pid: u32,
     /// 32 hex digits, empty if the unit was never started.
     pub invocation: String,
+    /// Since when it is active (or reloading) without interruption, on the clock of [`System::clock`].
+    pub active_since: Option<Duration>,
     /// A condition of the unit was not met at its last start: it is inactive and that is fine.
     pub condition_failed: bool,
-    /// exit code or signal of the main process, as systemd's ExecMainCode/ExecMainStatus say it: "exited with status 203".
+    /// How its last process ended, in words: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
     pub exit: Option<String>,
-    /// For a socket, path or timer: the unit that it starts.
+    /// For a socket, path or timer: the units that it starts.
     pub triggers: Vec<UnitName>,
+    /// A socket, path or timer starts it.
+    pub is_triggered: bool,
 }
 
 /// What to ask systemd to do with a unit.
@@ -121,13 +127,16 @@ pub enum JobResult {
 pub trait System {
     fn manager(&self) -> Manager;
 
+    /// The monotonic clock, which systemd's times are of too.
+    fn clock(&self) -> Duration;
+
     /// Whether systemd is shutting the machine down.
     fn is_stopping(&mut self) -> bool;
 
     /// Every loaded unit, in one call.
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
 
-    /// What settling needs to know of `unit`.
+    /// What settling needs to know of `unit`. One that does not exist has [`Load::NotFound`].
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError>;
 
     fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError>;
@@ -140,7 +149,8 @@ pub trait System {
 
     fn daemon_reload(&mut self) -> Result<(), SystemError>;
 
-    /// Forget failures and start counters, so that a start limit does not hit us. Unknown units are not an error.
+    /// Forget failures, start counters and the count of restarts, so that a start limit does not hit us and settling
+    /// counts from 0. Unknown units are not an error.
     fn reset_failed(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
     /// Queue all jobs (mode `replace`) before awaiting any, then wait for all, `limit` at most. One result per job, in order.
@@ -151,6 +161,10 @@ pub trait System {
         tick: &mut dyn FnMut(),
     ) -> Result<Vec<JobResult>, SystemError>;
 
+    /// Units that had a job which [`System::run_jobs`] did not ask for, since this was last called: what systemd itself
+    /// stopped or restarted along with ours (Requires=, PartOf= …), and what a timer or somebody else did.
+    fn take_other_jobs(&mut self) -> Vec<UnitName>;
+
     /// Sleep until something about units changed, or `limit` has passed.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
 
@@ -160,8 +174,9 @@ pub trait System {
     /// Create the files of these snippets below `/etc/tmpfiles.d`.
     fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
 
-    /// The last `lines` lines of the unit's journal in its current invocation, newest last; raw, unfiltered bytes as text.
-    fn journal_tail(&mut self, unit: &UnitName, lines: usize) -> String;
+    /// The last `lines` lines of the unit's journal, newest last; raw, unfiltered text. Of the given invocations, or,
+    /// without any, of this boot. Empty if there is none or it can't be read. Takes some 30 ms: not in an outage.
+    fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String;
 
     /// Move this process into a transient scope of its own, out of the login session's control group.
     fn leave_session(&mut self) -> Result<(), SystemError>;

@@ -1,0 +1,154 @@
+//! Running systemd's own programs: arguments as they are, no shell, a clean environment, bounded time and output.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::SystemError;
+
+/// Where programs are looked for, whatever the session's PATH was: sudo and ssh each have their own idea.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Bytes kept of each output stream; of longer ones the end is kept.
+const KEPT: usize = 64 << 10;
+
+/// How a program ended and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Run a program to its end, and fail unless it succeeded.
+pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<Ended, SystemError> {
+    let ended =
+        run(program, arguments, limit).map_err(|error| SystemError(format!("can't run '{program}': {error}")))?;
+    if ended.status.success() {
+        return Ok(ended);
+    }
+    let said = crate::text::printable_lines(ended.stderr.trim_ascii());
+    let colon = if said.is_empty() { "" } else { ": " };
+    Err(SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status)))
+}
+
+/// Run a program to its end; after `limit` it is killed and the call fails.
+pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<Ended> {
+    let until = Instant::now() + limit;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let result = collect(&mut child, until);
+    if result.is_err() {
+        // It may have ended just now: then there is nothing to kill, and it is reaped all the same.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    result
+}
+
+fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
+    let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("its output is not ours"));
+    };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut out_open, mut err_open) = (true, true);
+    while out_open || err_open {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        // A stream that has ended is not polled any more: it would be ready for ever.
+        let flags = |open| if open { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&out, flags(out_open)), PollFd::new(&err, flags(err_open))];
+        match poll(&mut fds, Some(&left)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [out_ready, err_ready] = fds.map(|fd| !fd.revents().is_empty());
+        if out_open && out_ready {
+            out_open = read_some(&mut out, &mut stdout)?;
+        }
+        if err_open && err_ready {
+            err_open = read_some(&mut err, &mut stderr)?;
+        }
+    }
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ended { status, stdout, stderr });
+        }
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // It has closed its output, so it is about to end.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Read what is there; false at the end.
+fn read_some(from: &mut impl Read, kept: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = [0; 8 << 10];
+    let count = match from.read(&mut buffer) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+        other => other?,
+    };
+    kept.extend_from_slice(&buffer[..count]);
+    if kept.len() > KEPT {
+        kept.drain(..kept.len() - KEPT);
+    }
+    Ok(count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, limit: Duration) -> io::Result<Ended> {
+        run("sh", &[OsStr::new("-c"), OsStr::new(script)], limit)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn both_streams_and_the_status_are_kept() {
+        let ended = sh("echo out; echo err >&2; exit 3", LONG).unwrap();
+        assert_eq!((ended.stdout, ended.stderr, ended.status.code()), (b"out\n".into(), b"err\n".into(), Some(3)));
+        let error = succeed("sh", &[OsStr::new("-c"), OsStr::new("echo bad >&2; exit 3")], LONG).unwrap_err();
+        assert_eq!(error.0, "'sh' failed (exit status: 3): bad");
+        assert!(succeed("no-such-program", &[], LONG).unwrap_err().0.starts_with("can't run 'no-such-program'"));
+    }
+
+    #[test]
+    fn of_long_output_the_end_is_kept() {
+        let ended = sh("head -c 300000 /dev/zero; printf end", LONG).unwrap();
+        assert!(ended.stdout.len() == KEPT && ended.stdout.ends_with(b"end"));
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        assert_eq!(sh("exec sleep 1000", Duration::from_millis(20)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            sh("exec sleep 1000 >&- 2>&-", Duration::from_millis(20)).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
+    }
+
+    #[test]
+    fn nothing_of_our_environment_is_passed_on() {
+        let ended = sh("exec env", LONG).unwrap();
+        let names: Vec<_> =
+            ended.stdout.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b'=').next()).collect();
+        assert!(!names.contains(&b"HOME".as_slice()) && names.contains(&b"PATH".as_slice()));
+    }
+}

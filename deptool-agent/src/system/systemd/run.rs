@@ -1,0 +1,150 @@
+//! Jobs in flight: which call made which job, and how each ended.
+//!
+//! A job's end is told by the signal `JobRemoved(u id, o job, s unit, s result)`, which can come before the reply that
+//! tells the job's path. Two calls can also be answered with one job, when systemd merges them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{JobResult, dbus::Value};
+use crate::name::UnitName;
+
+/// What `JobRemoved` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub job: String,
+    pub unit: String,
+    pub result: String,
+}
+
+impl Removed {
+    pub fn parse(arguments: &[Value]) -> Option<Removed> {
+        let text = |at: usize| Some(arguments.get(at)?.text()?.to_owned());
+        Some(Removed { job: text(1)?, unit: text(2)?, result: text(3)? })
+    }
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// Sent; the reply will name this serial.
+    Asked(u32),
+    /// The job's path.
+    Queued(String),
+    Ended(JobResult),
+}
+
+/// A batch of jobs.
+#[derive(Debug, Default)]
+pub struct Run {
+    calls: Vec<Progress>,
+    /// Jobs that are gone, ours and others, by path.
+    removed: BTreeMap<String, Removed>,
+    /// Paths of our jobs.
+    ours: BTreeSet<String>,
+}
+
+impl Run {
+    /// A call was sent.
+    pub fn asked(&mut self, serial: u32) {
+        self.calls.push(Progress::Asked(serial));
+    }
+
+    /// The serial of each call that has no reply yet.
+    pub fn awaited(&self) -> impl Iterator<Item = u32> {
+        self.calls.iter().filter_map(|call| match call {
+            Progress::Asked(serial) => Some(*serial),
+            _ => None,
+        })
+    }
+
+    /// The call was answered: with the job's path, or with why there is no job.
+    pub fn replied(&mut self, serial: u32, answer: Result<String, String>) {
+        let ended = match &answer {
+            Ok(job) => {
+                self.ours.insert(job.clone());
+                self.removed.get(job).map(|removed| job_result(&removed.result))
+            }
+            Err(text) => Some(JobResult::Failed(text.clone())),
+        };
+        let new = match (ended, answer) {
+            (Some(result), _) => Progress::Ended(result),
+            (None, Ok(job)) => Progress::Queued(job),
+            (None, Err(text)) => Progress::Ended(JobResult::Failed(text)),
+        };
+        if let Some(call) = self.calls.iter_mut().find(|call| matches!(call, Progress::Asked(s) if *s == serial)) {
+            *call = new;
+        }
+    }
+
+    /// A job is gone, perhaps one of ours.
+    pub fn removed(&mut self, removed: Removed) {
+        for call in &mut self.calls {
+            if matches!(call, Progress::Queued(job) if *job == removed.job) {
+                *call = Progress::Ended(job_result(&removed.result));
+            }
+        }
+        self.removed.insert(removed.job.clone(), removed);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.calls.iter().all(|call| matches!(call, Progress::Ended(_)))
+    }
+
+    /// One result per call, and the units of jobs that we did not ask for.
+    pub fn end(mut self) -> (Vec<JobResult>, Vec<UnitName>) {
+        let result = |call| match call {
+            Progress::Ended(result) => result,
+            Progress::Asked(_) | Progress::Queued(_) => JobResult::TimedOut,
+        };
+        let results = self.calls.into_iter().map(result).collect();
+        self.removed.retain(|job, _| !self.ours.contains(job));
+        let others = self.removed.values().filter_map(|removed| UnitName::parse(removed.unit.as_bytes()).ok());
+        (results, others.collect())
+    }
+}
+
+fn job_result(text: &str) -> JobResult {
+    match text {
+        "done" => JobResult::Done,
+        other => JobResult::Failed(crate::text::printable(other.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removed(job: &str, unit: &str, result: &str) -> Removed {
+        Removed { job: job.into(), unit: unit.into(), result: result.into() }
+    }
+
+    #[test]
+    fn a_job_may_end_before_its_call_is_answered() {
+        let mut run = Run::default();
+        run.asked(1);
+        run.asked(2);
+        run.removed(removed("/job/7", "b.service", "failed"));
+        run.removed(removed("/job/9", "other.service", "done"));
+        run.replied(2, Ok("/job/7".into()));
+        assert!(!run.is_over());
+        run.replied(1, Ok("/job/6".into()));
+        assert!(!run.is_over());
+        run.removed(removed("/job/6", "a.service", "done"));
+        assert!(run.is_over());
+        let (results, others) = run.end();
+        assert_eq!(results, [JobResult::Done, JobResult::Failed("failed".into())]);
+        assert_eq!(others, [UnitName::parse(b"other.service").unwrap()]);
+    }
+
+    #[test]
+    fn merged_and_refused_jobs_end_too() {
+        let mut run = Run::default();
+        (1..=4).for_each(|serial| run.asked(serial));
+        run.replied(1, Ok("/job/1".into()));
+        run.replied(2, Ok("/job/1".into()));
+        run.replied(3, Err("Unit x.service not found".into()));
+        run.removed(removed("/job/1", "a.service", "done"));
+        assert_eq!(run.awaited().collect::<Vec<_>>(), [4]);
+        let refused = JobResult::Failed("Unit x.service not found".into());
+        assert_eq!(run.end().0, [JobResult::Done, JobResult::Done, refused, JobResult::TimedOut]);
+    }
+}

@@ -1,0 +1,284 @@
+//! What systemd says of a unit, as its properties tell it.
+//!
+//! Names and types: org.freedesktop.systemd1(5), "Unit objects", "Service unit objects".
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::super::{Active, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
+use crate::name::UnitName;
+
+/// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
+pub fn object_path(unit: &str) -> String {
+    let mut path = String::from("/org/freedesktop/systemd1/unit/");
+    for (at, byte) in unit.bytes().enumerate() {
+        match byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()) {
+            true => path.push(char::from(byte)),
+            false => path.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    path
+}
+
+/// The reply to `ListUnits`: name, description, load state, active state, sub state and more for each.
+///
+/// Scopes, devices and what else could not be deployed are left out.
+pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
+    let units = reply.first().map(Value::items).unwrap_or_default();
+    units.iter().filter_map(|unit| listed(unit.items())).collect()
+}
+
+fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
+    let text = |at: usize| fields.get(at).and_then(Value::text);
+    let name = UnitName::parse(text(0)?.as_bytes()).ok()?;
+    Some((name, UnitState { load: load(text(2)?), active: active(text(3)?), sub: text(4)?.to_owned() }))
+}
+
+fn load(text: &str) -> Load {
+    match text {
+        "not-found" => Load::NotFound,
+        "masked" => Load::Masked,
+        "bad-setting" | "error" => Load::Broken,
+        // loaded, stub, merged.
+        _ => Load::Loaded,
+    }
+}
+
+fn active(text: &str) -> Active {
+    match text {
+        "active" => Active::Active,
+        // A mount whose options are being changed: refreshing.
+        "reloading" | "refreshing" => Active::Reloading,
+        "failed" => Active::Failed,
+        "activating" => Active::Activating,
+        "deactivating" => Active::Deactivating,
+        "maintenance" => Active::Maintenance,
+        _ => Active::Inactive,
+    }
+}
+
+/// The answer of `GetUnitFileState`.
+pub fn unit_file(text: &str) -> UnitFile {
+    match text {
+        "enabled" => UnitFile::Enabled,
+        "enabled-runtime" => UnitFile::EnabledRuntime,
+        "disabled" => UnitFile::Disabled,
+        "masked" | "masked-runtime" => UnitFile::Masked,
+        "" | "not-found" => UnitFile::Absent,
+        _ => UnitFile::Static,
+    }
+}
+
+/// The reply to `GetAll` for all interfaces of a unit: an `a{sv}`.
+pub struct Properties<'a>(BTreeMap<&'a str, &'a Value>);
+
+impl<'a> Properties<'a> {
+    pub fn new(reply: &'a [Value]) -> Self {
+        let entries = reply.first().map(Value::items).unwrap_or_default();
+        let pair = |entry: &'a Value| match entry {
+            Value::Entry(pair) => Some((pair.0.text()?, &pair.1)),
+            _ => None,
+        };
+        Properties(entries.iter().filter_map(pair).collect())
+    }
+
+    fn text(&self, name: &str) -> &'a str {
+        self.0.get(name).and_then(|value| value.text()).unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.0.get(name).and_then(|value| value.unsigned()).unwrap_or_default()
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.0.get(name).and_then(|value| value.bool()).unwrap_or_default()
+    }
+
+    fn items(&self, name: &str) -> &'a [Value] {
+        self.0.get(name).map(|value| value.items()).unwrap_or_default()
+    }
+
+    pub fn detail(&self) -> UnitDetail {
+        let invocation = self.0.get("InvocationID").and_then(|value| value.bytes()).unwrap_or_default();
+        let active = active(self.text("ActiveState"));
+        let entered = self.number("ActiveEnterTimestampMonotonic");
+        let is_up = matches!(active, Active::Active | Active::Reloading);
+        UnitDetail {
+            load: load(self.text("LoadState")),
+            active,
+            sub: self.text("SubState").to_owned(),
+            result: self.text("Result").to_owned(),
+            service_type: self.text("Type").to_owned(),
+            restarts_itself: !matches!(self.text("Restart"), "" | "no"),
+            restarts: self.number("NRestarts") as u32,
+            main_pid: self.number("MainPID") as u32,
+            invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
+            active_since: is_up.then(|| Duration::from_micros(entered)),
+            // The result is also false before any condition was looked at; the time tells.
+            condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
+            exit: self.exit(),
+            triggers: self.items("Triggers").iter().filter_map(unit_name).collect(),
+            is_triggered: !self.items("TriggeredBy").is_empty(),
+        }
+    }
+
+    /// How the command that matters ended: one before or after the main process if it failed, else the main process.
+    fn exit(&self) -> Option<String> {
+        const AROUND: [&str; 4] = ["ExecCondition", "ExecStartPre", "ExecStartPost", "ExecReload"];
+        let failed = |name: &&str| self.items(name).iter().find_map(|command| Command::parse(command)?.failure());
+        let around = AROUND.iter().find_map(|name| Some(format!("{name} {}", failed(name)?)));
+        let main = Command {
+            began: self.number("ExecMainStartTimestampMonotonic"),
+            ended: self.number("ExecMainExitTimestampMonotonic"),
+            code: self.number("ExecMainCode"),
+            status: self.number("ExecMainStatus"),
+        };
+        // Type=forking: what was started is not the main process.
+        around.or_else(|| main.end()).or_else(|| failed(&"ExecStart")).or_else(|| self.mount_exit())
+    }
+
+    /// The mount or unmount command's end is not told apart by systemd; the Result and the journal say more.
+    fn mount_exit(&self) -> Option<String> {
+        ["ExecMount", "ExecRemount"]
+            .iter()
+            .find_map(|name| self.items(name).iter().find_map(|command| Command::parse(command)?.failure()))
+            .map(|end| format!("mount {end}"))
+    }
+}
+
+fn unit_name(value: &Value) -> Option<UnitName> {
+    UnitName::parse(value.text()?.as_bytes()).ok()
+}
+
+/// How one process ended. Times are in µs of CLOCK_MONOTONIC, 0 if they have not come yet.
+#[derive(Debug, Clone, Copy)]
+struct Command {
+    began: u64,
+    ended: u64,
+    code: u64,
+    status: u64,
+}
+
+/// `si_code` of SIGCHLD: see waitid(2).
+const CLD_EXITED: u64 = 1;
+const CLD_KILLED: u64 = 2;
+const CLD_DUMPED: u64 = 3;
+
+impl Command {
+    /// An element of `ExecStart` and its like, `(sasbttttuii)`: path, arguments, failure ignored; begin and end, each in
+    /// both clocks; pid, code, status. `None` also for those whose failure is ignored.
+    fn parse(value: &Value) -> Option<Command> {
+        match value.items() {
+            [_, _, ignored, _, began, _, ended, _, code, status, ..] if ignored.bool() == Some(false) => {
+                Some(Command {
+                    began: began.unsigned()?,
+                    ended: ended.unsigned()?,
+                    code: code.unsigned()?,
+                    status: status.unsigned()?,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        if self.code == CLD_EXITED && self.status == 0 { None } else { self.end() }
+    }
+
+    fn end(&self) -> Option<String> {
+        let how = match self.code {
+            CLD_EXITED => format!("exited with status {}{}", self.status, setup_step(self.status)),
+            CLD_KILLED => format!("was killed by signal {}{}", self.status, signal_name(self.status)),
+            CLD_DUMPED => format!("dumped core on signal {}{}", self.status, signal_name(self.status)),
+            _ => return None,
+        };
+        match self.ended.checked_sub(self.began) {
+            Some(ran) if self.began > 0 => Some(format!("{how} after {:.1} s", ran as f64 / 1e6)),
+            _ => Some(how),
+        }
+    }
+}
+
+/// Exit statuses of systemd itself, before the program has begun: systemd.exec(5), "Process Exit Codes". Those seen often.
+fn setup_step(status: u64) -> &'static str {
+    match status {
+        200 => "/CHDIR",
+        203 => "/EXEC",
+        209 => "/STDOUT",
+        216 => "/GROUP",
+        217 => "/USER",
+        218 => "/CAPABILITIES",
+        226 => "/NAMESPACE",
+        228 => "/SECCOMP",
+        233 => "/RUNTIME_DIRECTORY",
+        238 => "/STATE_DIRECTORY",
+        239 => "/CACHE_DIRECTORY",
+        240 => "/LOGS_DIRECTORY",
+        241 => "/CONFIGURATION_DIRECTORY",
+        243 => "/CREDENTIALS",
+        _ => "",
+    }
+}
+
+fn signal_name(signal: u64) -> &'static str {
+    match signal {
+        1 => " (HUP)",
+        2 => " (INT)",
+        4 => " (ILL)",
+        6 => " (ABRT)",
+        7 => " (BUS)",
+        8 => " (FPE)",
+        9 => " (KILL)",
+        11 => " (SEGV)",
+        13 => " (PIPE)",
+        15 => " (TERM)",
+        31 => " (SYS)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_paths_are_escaped_as_systemd_does() {
+        assert_eq!(object_path("a-b@1.service"), "/org/freedesktop/systemd1/unit/a_2db_401_2eservice");
+        assert_eq!(object_path("9p.mount"), "/org/freedesktop/systemd1/unit/_39p_2emount");
+    }
+
+    fn command(code: i32, status: i32, ignored: bool) -> Value {
+        let time = |n| Value::U64(n);
+        let text = Value::str("/bin/x");
+        let members = [Value::strings([]), Value::Bool(ignored), time(5), time(1_000_000), time(6), time(1_200_000)];
+        let mut all = vec![text];
+        all.extend(members);
+        all.extend([Value::U32(9), Value::I32(code), Value::I32(status)]);
+        Value::Array("(sasbttttuii)".into(), vec![Value::Struct(all)])
+    }
+
+    fn exit(properties: &[(&str, Value)]) -> Option<String> {
+        let entry = |(name, value): &(&str, Value)| {
+            Value::Entry(Box::new((Value::str(name), Value::Variant(Box::new(value.clone())))))
+        };
+        let reply = [Value::Array("{sv}".into(), properties.iter().map(entry).collect())];
+        Properties::new(&reply).detail().exit
+    }
+
+    #[test]
+    fn the_command_that_failed_is_named() {
+        let main = [("ExecMainCode", Value::I32(1)), ("ExecMainStatus", Value::I32(203))];
+        assert_eq!(exit(&main).unwrap(), "exited with status 203/EXEC");
+        let before = [("ExecStartPre", command(1, 1, false)), ("ExecMainCode", Value::I32(0))];
+        assert_eq!(exit(&before).unwrap(), "ExecStartPre exited with status 1 after 0.2 s");
+        let ignored = [("ExecStartPre", command(1, 1, true)), ("ExecStart", command(2, 11, false))];
+        assert_eq!(exit(&ignored).unwrap(), "was killed by signal 11 (SEGV) after 0.2 s");
+        assert_eq!(exit(&[("ExecStartPre", command(1, 0, false))]), None);
+    }
+
+    #[test]
+    fn a_reply_of_other_types_yields_defaults() {
+        let detail = Properties::new(&[Value::U32(1)]).detail();
+        assert_eq!((detail.active, detail.restarts, detail.exit), (Active::Inactive, 0, None));
+        assert!(snapshot(&[Value::Array("s".into(), vec![Value::str("x")])]).is_empty());
+    }
+}
