@@ -1,10 +1,11 @@
 //! The host side of git-deptool, and the wire protocol that both sides share.
 
+pub mod action;
+pub mod build;
 pub mod frame;
 pub mod host;
 pub mod id;
 pub mod manifest;
-pub mod build;
 pub mod name;
 pub mod outcome;
 pub mod path;

@@ -1,0 +1,86 @@
+//! Every deployment that got as far as activation, and how it ended: one JSON object per line.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+};
+
+use super::home::{Context, Home, HostError};
+use crate::outcome::{Attempt, AttemptResult};
+
+/// How much of the end of the log is looked at.
+const TAIL: u64 = 256 * 1024;
+
+/// Add `attempt` to the log, durably. One that is the last already is not added twice.
+pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
+    if latest(home, 1)?.first() == Some(attempt) {
+        return Ok(());
+    }
+    let path = home.attempts();
+    let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::Unfit(error.to_string()))?;
+    line.push(b'\n');
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).during("open", &path)?;
+    // A line that was cut off by a crash must not swallow this one.
+    if !ends_with_newline(&mut file).during("read", &path)? {
+        line.insert(0, b'\n');
+    }
+    file.write_all(&line).during("write", &path)?;
+    file.sync_data().during("sync", &path)
+}
+
+fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// The last `most` attempts, newest first. Lines that can't be understood are passed over.
+pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
+    let path = home.attempts();
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).during("open", &path),
+    };
+    let length = file.metadata().during("look at", &path)?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).during("read", &path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).during("read", &path)?;
+    let lines = bytes.split(|b| *b == b'\n').rev();
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).take(most).collect())
+}
+
+/// The last attempt that was kept.
+pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
+    Ok(latest(home, usize::MAX)?.into_iter().find(|attempt| attempt.result == AttemptResult::Done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{name::ClusterName, wire::Target};
+
+    fn attempt(when: i64, result: AttemptResult) -> Attempt {
+        let cluster = ClusterName::parse(b"prod").unwrap();
+        Attempt { when, by: "carol".into(), cluster, from: None, to: Target::Nothing, result }
+    }
+
+    #[test]
+    fn attempts_are_remembered_once_newest_first_even_after_a_cut_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        let mut file = OpenOptions::new().append(true).open(home.attempts()).unwrap();
+        file.write_all(b"{\"when\":").unwrap();
+        record(&home, &attempt(2, AttemptResult::Interrupted)).unwrap();
+        let whens: Vec<_> = latest(&home, 9).unwrap().iter().map(|a| a.when).collect();
+        assert_eq!(whens, [2, 1]);
+        assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
+    }
+}

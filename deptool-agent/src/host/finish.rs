@@ -1,0 +1,212 @@
+//! After the verdict: refs, ledger, log and links agree with the new generation, and what is no longer needed goes.
+//!
+//! All of it can be done again after an interruption.
+
+use std::{collections::BTreeSet, fs, io, path::Path};
+
+use super::{
+    attempts,
+    claims::Claims,
+    home::{Context, Home, HostError, remove_if_there, replace_file, replace_link, sync_file_system},
+    journal::{Journal, Record},
+    outside::{Place, Sibling},
+    store::{Expected, LogEntry, Store, StoreError},
+};
+use crate::{
+    action::{Action, New, Old},
+    outcome::{Attempt, AttemptResult},
+    path::OutsidePath,
+    wire::Target,
+};
+
+/// How many generations stay, the running one included.
+const KEPT_GENERATIONS: usize = 5;
+/// How many agents stay.
+const KEPT_AGENTS: usize = 3;
+/// With more packs than this the store is repacked.
+const MANY_PACKS: usize = 50;
+
+impl From<StoreError> for HostError {
+    fn from(error: StoreError) -> HostError {
+        use std::error::Error as _;
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        HostError::Unfit(text)
+    }
+}
+
+/// Make everything agree with the deployment of `record`, which has its verdict.
+pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
+    set_refs(record, store)?;
+    record.claims.save(home)?;
+    match record.previous {
+        Some(number) => replace_link(&home.previous(), &format!("generations/{number}"))?,
+        None => remove_if_there(&home.previous())?,
+    }
+    match record.to {
+        Target::Commit(_) => replace_file(&home.host_name(), record.host.as_str().as_bytes())?,
+        Target::Nothing => remove_if_there(&home.host_name())?,
+    }
+    attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
+    clear_siblings(home, record)?;
+    release_directories(home, record)
+}
+
+/// Remove what no generation needs, then close the journal: the host is at rest.
+pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -> Result<(), HostError> {
+    prune(home)?;
+    prune_agents(home, &record.agent)?;
+    // Attempts of the last generations stay readable; nothing else needs objects that no reflog names.
+    store.repack_if_many(MANY_PACKS, &[])?;
+    sync_file_system(home.state())?;
+    journal.close()
+}
+
+/// The log's line for the deployment of `record`.
+pub fn attempt_of(record: &Record, result: AttemptResult) -> Attempt {
+    let Record { by, when, cluster, from, to, .. } = record.clone();
+    Attempt { when, by, cluster, from, to, result }
+}
+
+fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
+    let (name, email) = match record.by.split_once(" <") {
+        Some((name, email)) => (name, email.trim_end_matches('>')),
+        None => (record.by.as_str(), ""),
+    };
+    let log = LogEntry { name, email, seconds: record.when, message: "deptool: deployed" };
+    match record.to {
+        Target::Commit(commit) => {
+            let there = store.deployed()?;
+            if there != Some((record.cluster.clone(), commit)) {
+                store.set_deployed(&record.cluster, Expected::Any, &commit, log)?;
+            }
+        }
+        Target::Nothing => {
+            let log = LogEntry { message: "deptool: removed", ..log };
+            store.remove(&record.cluster, Expected::Any, log)?;
+        }
+    }
+    Ok(())
+}
+
+/// The backups of the deployment are not needed any more; what we do not hold any more needs no backup either.
+fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
+    for action in &record.actions {
+        let Action::Place(placement) = action else { continue };
+        let Some(place) = Place::existing(home, &placement.path)? else { continue };
+        place.remove_sibling(Sibling::New)?;
+        match placement.old {
+            Old::Drifted if place.has(Sibling::Undo)? => place.rename_sibling(Sibling::Undo, Sibling::Drift)?,
+            Old::Ours => place.remove_sibling(Sibling::Undo)?,
+            Old::Drifted | Old::Nothing | Old::Foreign => {}
+        }
+        if matches!(placement.new, New::Before | New::Nothing) {
+            place.remove_sibling(Sibling::Before)?;
+        }
+    }
+    Ok(())
+}
+
+/// Directories that we made go when nothing is left in them.
+fn release_directories(home: &Home, record: &Record) -> Result<(), HostError> {
+    let mut claims = Claims { directories: BTreeSet::new(), ..record.claims.clone() };
+    // Innermost first.
+    for path in record.claims.directories.iter().rev() {
+        let is_needed = record.claims.paths.keys().any(|held| below(held, path));
+        let gone = !is_needed
+            && match Place::existing(home, path)? {
+                Some(place) => place.remove_directory_if_empty()?,
+                None => true,
+            };
+        if !gone {
+            claims.directories.insert(path.clone());
+        }
+    }
+    if claims.directories == record.claims.directories { Ok(()) } else { claims.save(home) }
+}
+
+fn below(path: &OutsidePath, directory: &OutsidePath) -> bool {
+    crate::path::is_within(path.as_str(), directory.as_str())
+}
+
+/// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
+pub fn prune(home: &Home) -> Result<(), HostError> {
+    let in_use = [home.linked_generation(&home.current())?, home.linked_generation(&home.previous())?];
+    let mut numbers = numbered(&home.generations())?;
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    // What is newer than the running one was never kept.
+    let current = in_use[0].unwrap_or(0);
+    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied().collect();
+    let mut trees = BTreeSet::new();
+    for number in numbers {
+        let directory = home.generation(number);
+        if kept.contains(&number) || in_use.contains(&Some(number)) {
+            trees.extend(trees_of(&directory)?);
+        } else {
+            fs::remove_dir_all(&directory).during("remove", &directory)?;
+        }
+    }
+    for name in names(&home.trees())? {
+        let tree = name.trim_end_matches(".new").trim_end_matches(".files");
+        if !trees.contains(tree) {
+            super::checkout::remove(home, tree)?;
+            remove_if_there(&home.trees().join(&name))?;
+        }
+    }
+    match fs::remove_dir_all(home.incoming()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", &home.incoming()),
+        _ => Ok(()),
+    }
+}
+
+/// The number of the next generation: one more than any that is there.
+pub fn next_generation(home: &Home) -> Result<u32, HostError> {
+    Ok(numbered(&home.generations())?.into_iter().max().unwrap_or(0) + 1)
+}
+
+fn numbered(directory: &Path) -> Result<Vec<u32>, HostError> {
+    Ok(names(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, HostError> {
+    let entries = fs::read_dir(directory).during("read", directory)?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().during("read", directory)
+}
+
+/// The checkouts that a generation refers to.
+fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
+    let mut trees = Vec::new();
+    for name in names(generation)? {
+        if let Ok(target) = fs::read_link(generation.join(name)) {
+            trees.extend(target.file_name().map(|tree| tree.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(trees)
+}
+
+/// Remove agents beyond those last used, by their time of installation or use; never the one that is running.
+fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
+    let bin = home.bin();
+    if !bin.exists() {
+        return Ok(());
+    }
+    let mut agents = Vec::new();
+    for name in names(&bin)? {
+        let path = bin.join(&name);
+        let meta = fs::symlink_metadata(&path).during("look at", &path)?;
+        if name.starts_with("deptool-agent-") && name != running && meta.is_file() {
+            agents.push((meta.modified().during("look at", &path)?, path));
+        }
+    }
+    agents.sort();
+    agents.reverse();
+    for (_, path) in agents.into_iter().skip(KEPT_AGENTS - 1) {
+        remove_if_there(&path)?;
+    }
+    Ok(())
+}

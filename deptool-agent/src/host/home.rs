@@ -1,0 +1,207 @@
+//! Where things are on a host, and errors that name them.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::{name::AppName, path::STATE_DIR, text::printable};
+
+/// Something that the machine did not let us do, or that is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("cannot {what} '{path}': {}", reason(source))]
+    Io { what: &'static str, path: String, source: io::Error },
+    /// The tree or the host is not fit for each other; a sentence for the operator.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// An error's reason without the number that Rust appends.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+/// Says what was being done to which path when an I/O error happened.
+pub trait Context<T> {
+    fn during(self, what: &'static str, path: &Path) -> Result<T, HostError>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn during(self, what: &'static str, path: &Path) -> Result<T, HostError> {
+        self.map_err(|source| HostError::Io {
+            what,
+            path: printable(path.as_os_str().as_encoded_bytes()),
+            source: source.into(),
+        })
+    }
+}
+
+/// The root directory of a host, and what we keep below it.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Home {
+    /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
+    pub fn new(root: &Path) -> Home {
+        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]) }
+    }
+
+    /// Create our directories where they are missing.
+    pub fn create(&self) -> Result<(), HostError> {
+        for directory in [self.state.clone(), self.trees(), self.generations(), self.apps()] {
+            fs::create_dir_all(&directory).during("create", &directory)?;
+        }
+        Ok(())
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether this is the running system, not a directory made to look like one.
+    pub fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        self.state.join("bin")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.state.join("store")
+    }
+
+    pub fn trees(&self) -> PathBuf {
+        self.state.join("trees")
+    }
+
+    pub fn generations(&self) -> PathBuf {
+        self.state.join("generations")
+    }
+
+    pub fn generation(&self, number: u32) -> PathBuf {
+        self.generations().join(number.to_string())
+    }
+
+    pub fn apps(&self) -> PathBuf {
+        self.state.join("apps")
+    }
+
+    /// Where `app` is for configuration to refer to, as a path on the host.
+    pub fn stable_path(app: &AppName) -> String {
+        format!("{STATE_DIR}/apps/{app}/current")
+    }
+
+    pub fn current(&self) -> PathBuf {
+        self.state.join("current")
+    }
+
+    pub fn previous(&self) -> PathBuf {
+        self.state.join("previous")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.state.join("journal")
+    }
+
+    pub fn claims(&self) -> PathBuf {
+        self.state.join("claims")
+    }
+
+    pub fn attempts(&self) -> PathBuf {
+        self.state.join("attempts")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    pub fn instance(&self) -> PathBuf {
+        self.state.join("instance")
+    }
+
+    /// The name of the directory in the config tree that this host is deployed from.
+    pub fn host_name(&self) -> PathBuf {
+        self.state.join("host")
+    }
+
+    /// Blobs that are too large for the store, until they are checked out.
+    pub fn incoming(&self) -> PathBuf {
+        self.state.join("incoming")
+    }
+
+    /// The generation that `link` (`current` or `previous`) names.
+    pub fn linked_generation(&self, link: &Path) -> Result<Option<u32>, HostError> {
+        match fs::read_link(link) {
+            Ok(target) => {
+                let number = target.strip_prefix("generations").ok().and_then(|n| n.to_str()?.parse().ok());
+                let strange = || HostError::Unfit(format!("'{}' is not a link of ours", link.display()));
+                number.map(Some).ok_or_else(strange)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).during("read", link),
+        }
+    }
+}
+
+/// Open a directory for reading and syncing.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, HostError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
+}
+
+/// Make the entries of a directory durable.
+pub fn sync_directory(path: &Path) -> Result<(), HostError> {
+    rustix::fs::fsync(open_directory(path)?).during("sync", path)
+}
+
+/// Make everything on the file system of `path` durable.
+pub fn sync_file_system(path: &Path) -> Result<(), HostError> {
+    rustix::fs::syncfs(open_directory(path)?).during("sync", path)
+}
+
+/// Replace the file at `path` by one with `content`, by one rename. Durable after the next sync of the file system.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), HostError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    fs::write(&temporary, content).during("write", &temporary)?;
+    fs::rename(&temporary, path).during("replace", path)
+}
+
+/// Point the symlink `link` at `target` by one rename.
+pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
+    let temporary = link.with_extension("new");
+    remove_if_there(&temporary)?;
+    std::os::unix::fs::symlink(target, &temporary).during("make", &temporary)?;
+    fs::rename(&temporary, link).during("replace", link)
+}
+
+/// Remove a file or link; one that is not there is fine.
+pub fn remove_if_there(path: &Path) -> Result<(), HostError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// The content of a file of ours, `None` if it is not there or empty.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HostError> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).during("read", path),
+    }
+}

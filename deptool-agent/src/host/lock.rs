@@ -1,0 +1,90 @@
+//! The host lock: one deployment at a time. A file lock, so it never has to be broken by hand.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::home::{Context, Home, HostError};
+use crate::{outcome::Phase, wire::Holder};
+
+/// The lock, held until it is dropped. Whatever changes the host takes it as a parameter.
+#[must_use]
+pub struct HostLock {
+    file: File,
+    holder: Holder,
+}
+
+/// What came of trying to take the lock.
+pub enum Taken {
+    Lock(HostLock),
+    /// Another agent has it; who, as far as it has said.
+    Busy(Holder),
+}
+
+impl HostLock {
+    /// Take the lock for `holder`, or say who has it. Never waits.
+    pub fn take(home: &Home, holder: Holder) -> Result<Taken, HostError> {
+        let path = home.lock();
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).during("open", &path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let mut lock = HostLock { file, holder };
+                lock.write_holder();
+                Ok(Taken::Lock(lock))
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                // The holder writes without a lock against readers: half of it may be there.
+                let _ = file.read_to_string(&mut text);
+                let unknown = Holder { by: "somebody".into(), phase: Phase::Preparing, since: 0 };
+                Ok(Taken::Busy(serde_json::from_str(&text).unwrap_or(unknown)))
+            }
+            Err(error) => Err(error).during("lock", &path),
+        }
+    }
+
+    /// Let others know what the deployment is doing.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.holder.phase = phase;
+        self.write_holder();
+    }
+
+    /// Only for those who ask who is at work: nothing depends on it, so a full disk is no reason to fail.
+    fn write_holder(&mut self) {
+        let text = serde_json::to_vec(&self.holder).unwrap_or_default();
+        let _ = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&text));
+        let _ = self.file.set_len(text.len() as u64);
+    }
+}
+
+impl Drop for HostLock {
+    fn drop(&mut self) {
+        let _ = self.file.set_len(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(by: &str) -> Holder {
+        Holder { by: by.into(), phase: Phase::Preparing, since: 7 }
+    }
+
+    #[test]
+    fn the_second_is_told_who_is_first_and_what_they_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        let Taken::Lock(mut first) = HostLock::take(&home, holder("carol")).unwrap() else { panic!("not taken") };
+        first.set_phase(Phase::Settling);
+        let Taken::Busy(seen) = HostLock::take(&home, holder("dave")).unwrap() else { panic!("taken twice") };
+        assert_eq!(seen, Holder { by: "carol".into(), phase: Phase::Settling, since: 7 });
+        drop(first);
+        assert!(matches!(HostLock::take(&home, holder("dave")).unwrap(), Taken::Lock(_)));
+    }
+}

@@ -1,0 +1,214 @@
+//! Going back: everything that a record's actions may have done, newest first, whichever of them were carried out.
+//!
+//! Undoing compares with reality and can be done again after an interruption. It goes on after an error: the more is
+//! back in place the better.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    apply::unlink_apps,
+    home::{Home, HostError, remove_if_there, replace_link},
+    journal::Record,
+    outside::{Found, Place, Sibling},
+};
+use crate::{
+    action::{Action, New, Old, Placement},
+    host::claims::Content,
+    name::UnitName,
+    path::OutsidePath,
+    system::{Active, JobKind, JobResult, Load, Manager, System},
+};
+
+/// Undo the deployment of `record`. Returns what could not be undone, in sentences; nothing if the host is as it was.
+pub fn undo(
+    home: &Home,
+    record: &Record,
+    system: &mut dyn System,
+    limit: Duration,
+    tick: &mut dyn FnMut(),
+) -> Vec<String> {
+    let mut undoing = Undoing { home, record, system, limit, tick, errors: Vec::new() };
+    undoing.stop_what_was_started();
+    undoing.files_and_enablement();
+    undoing.start_what_ran();
+    undoing.errors
+}
+
+struct Undoing<'a> {
+    home: &'a Home,
+    record: &'a Record,
+    system: &'a mut dyn System,
+    limit: Duration,
+    tick: &'a mut dyn FnMut(),
+    errors: Vec<String>,
+}
+
+impl Undoing<'_> {
+    fn note<T>(&mut self, result: Result<T, impl Into<HostError>>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error.into().to_string())).ok()
+    }
+
+    /// Units that did not run before stop while their files are still there.
+    fn stop_what_was_started(&mut self) {
+        if self.system.manager() != Manager::Running {
+            return;
+        }
+        let mut new = Vec::new();
+        for action in &self.record.actions {
+            if let Action::Jobs { jobs, running } = action {
+                new.extend(jobs.iter().map(|(unit, _)| unit).filter(|unit| !running.contains(*unit)).cloned());
+            }
+        }
+        let snapshot = self.system.snapshot();
+        let Some(loaded) = self.note(snapshot) else { return };
+        new.retain(|unit| loaded.get(unit).is_some_and(|state| state.load != Load::NotFound));
+        let stops: Vec<_> = new
+            .iter()
+            .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive))
+            .map(|unit| (unit.clone(), JobKind::Stop))
+            .collect();
+        self.run(&stops, "stop");
+        let reset = self.system.reset_failed(&new);
+        self.note(reset);
+    }
+
+    fn files_and_enablement(&mut self) {
+        let running = self.system.manager() != Manager::Absent;
+        let mut reload = false;
+        for action in self.record.actions.iter().rev() {
+            let result = match action {
+                Action::Enable(units) if running => self.system.disable(units).map_err(HostError::from),
+                Action::Disable(units) if running => self.system.enable(units).map_err(HostError::from),
+                Action::DaemonReload => {
+                    reload = true;
+                    Ok(())
+                }
+                Action::Place(placement) => self.put_back(placement),
+                Action::MakeDirectories(paths) => self.remove_directories(paths),
+                Action::Switch { from, to: _ } => self.switch_back(*from),
+                Action::LinkApps(apps) => unlink_apps(self.home, apps),
+                Action::UnlinkApps(apps) => self.link_apps(apps),
+                // Users and temporary files stay, as the plan says; a checkout that nothing refers to is pruned.
+                Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),
+                // Units come before and after the files.
+                Action::Stop(_) | Action::Jobs { .. } | Action::Enable(_) | Action::Disable(_) => Ok(()),
+            };
+            self.note(result);
+        }
+        if reload {
+            let result = self.system.daemon_reload();
+            self.note(result);
+        }
+    }
+
+    fn put_back(&mut self, placement: &Placement) -> Result<(), HostError> {
+        let Some(place) = Place::existing(self.home, &placement.path)? else { return Ok(()) };
+        place.remove_sibling(Sibling::New)?;
+        let backup = match placement.old {
+            Old::Ours | Old::Drifted => Sibling::Undo,
+            Old::Foreign => Sibling::Before,
+            // What is not what we would have put there is somebody else's.
+            Old::Nothing if place.found()? == Found::Content(content_of(&placement.new)) => return place.remove(),
+            Old::Nothing => return Ok(()),
+        };
+        // Without a backup the path was not touched.
+        if place.has(backup)? { place.put_back(backup) } else { Ok(()) }
+    }
+
+    fn remove_directories(&mut self, paths: &[OutsidePath]) -> Result<(), HostError> {
+        for path in paths.iter().rev() {
+            if let Some(place) = Place::existing(self.home, path)? {
+                place.remove_directory_if_empty()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn switch_back(&mut self, from: Option<u32>) -> Result<(), HostError> {
+        match from {
+            Some(number) => replace_link(&self.home.current(), &format!("generations/{number}")),
+            None => remove_if_there(&self.home.current()),
+        }
+    }
+
+    fn link_apps(&mut self, apps: &[crate::name::AppName]) -> Result<(), HostError> {
+        let (system, tick) = (&mut *self.system, &mut *self.tick);
+        let (home, limit) = (self.home, self.limit);
+        let mut applying =
+            super::apply::Applying { home, generation: self.record.generation, system, limit, tick };
+        applying.apply(&Action::LinkApps(apps.to_vec())).map(drop)
+    }
+
+    /// Start again what was stopped, restart what runs with a configuration that is gone, and see to it that whatever
+    /// systemd stopped along with these is back too.
+    fn start_what_ran(&mut self) {
+        if self.system.manager() != Manager::Running {
+            return;
+        }
+        let mut jobs: Vec<(UnitName, JobKind)> = Vec::new();
+        for action in &self.record.actions {
+            match action {
+                Action::Stop(units) => jobs.extend(units.iter().map(|unit| (unit.clone(), JobKind::Start))),
+                Action::Jobs { jobs: done, running } => {
+                    let again = done.iter().filter(|(unit, _)| running.contains(unit));
+                    jobs.extend(again.cloned());
+                }
+                _ => {}
+            }
+        }
+        let snapshot = self.system.snapshot();
+        if let Some(now) = self.note(snapshot) {
+            // A reload can't help what the failed configuration has brought down.
+            for (unit, kind) in &mut jobs {
+                let active = now.get(unit).map(|state| state.active);
+                if *kind == JobKind::Reload && active != Some(Active::Active) {
+                    *kind = JobKind::Restart;
+                }
+            }
+        }
+        let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
+        let reset = self.system.reset_failed(&units);
+        self.note(reset);
+        self.run(&jobs, "start");
+        self.start_propagated(&units.into_iter().collect());
+    }
+
+    fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
+        let others = self.system.take_other_jobs();
+        let snapshot = self.system.snapshot();
+        let Some(now) = self.note(snapshot) else { return };
+        let down = |unit: &UnitName| {
+            now.get(unit).is_none_or(|state| matches!(state.active, Active::Inactive | Active::Failed))
+        };
+        let jobs: Vec<_> = others
+            .into_iter()
+            .filter(|unit| !ours.contains(unit) && self.record.running.contains(unit) && down(unit))
+            .map(|unit| (unit, JobKind::Start))
+            .collect();
+        self.run(&jobs, "start");
+    }
+
+    fn run(&mut self, jobs: &[(UnitName, JobKind)], verb: &str) {
+        if jobs.is_empty() {
+            return;
+        }
+        let results = self.system.run_jobs(jobs, self.limit, self.tick);
+        let Some(results) = self.note(results) else { return };
+        for ((unit, _), result) in jobs.iter().zip(results) {
+            match result {
+                JobResult::Done => {}
+                JobResult::Failed(why) => self.errors.push(format!("cannot {verb} '{unit}' again: {why}")),
+                JobResult::TimedOut => self.errors.push(format!("'{unit}' takes too long to {verb}")),
+            }
+        }
+    }
+}
+
+/// What a placement puts in place. Nothing that can be found is equal to what restores or removes.
+fn content_of(new: &New) -> Content {
+    match new {
+        New::Link(target) => Content::Link(target.clone()),
+        New::Copy { sha256, .. } => Content::File(sha256.clone()),
+        New::Before | New::Nothing => Content::File(String::new()),
+    }
+}
