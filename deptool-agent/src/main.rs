@@ -1,1 +1,82 @@
-fn main() {}
+//! The agent: talks to a helper over standard input and output, and ends. It takes no arguments.
+//!
+//! `DEPTOOL_ROOT` names a root directory to work on instead of `/`; it is how helpers run it for `deptool::/path`.
+
+use std::{env, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
+
+use deptool_agent::{
+    host::{home::Home, peer::Peer, session},
+    system::{System, offline::Offline, systemd::Systemd},
+};
+
+fn main() -> ExitCode {
+    if env::args_os().len() > 1 {
+        eprintln!("{}", deptool_agent::build::agent_file_name());
+        eprintln!("This is the part of git-deptool that runs on hosts. It is started by git-remote-deptool.");
+        return ExitCode::FAILURE;
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("deptool-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let root = env::var_os("DEPTOOL_ROOT").map_or(PathBuf::from("/"), PathBuf::from);
+    let home = Home::new(&root);
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    let mut peer = Peer::new(input, output)?;
+    let system = || -> Box<dyn System> {
+        if root == PathBuf::from("/") { Box::new(Systemd::new()) } else { Box::new(Offline { root: root.clone() }) }
+    };
+    session::serve(&home, &mut peer, &system, &detach::detached);
+    Ok(())
+}
+
+mod detach {
+    //! A deployment goes on when the login session that it came through ends.
+
+    use std::io;
+
+    use rustix::process::{WaitOptions, setsid, waitpid};
+
+    /// Run `work` in a child of its own session that no terminal's or session's end can reach, and wait for it.
+    ///
+    /// The parent only waits: if it is killed with its session, nothing is lost. (Leaving the session's control group
+    /// is the work's own business; it needs the service manager.)
+    #[allow(unsafe_code)]
+    pub fn detached(work: &mut dyn FnMut()) -> io::Result<()> {
+        // SAFETY: the agent has only this thread, so the child's memory is consistent; it ends in `_exit` below, and
+        // runs no destructor or buffer flush of the parent's twice.
+        let child = unsafe { libc::fork() };
+        match child {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                ignore_signals();
+                // Fails only for a group leader, which a forked child is not.
+                let _ = setsid();
+                work();
+                // SAFETY: nothing of the parent's is to be run.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                let pid = rustix::process::Pid::from_raw(child);
+                while let Err(rustix::io::Errno::INTR) = waitpid(pid, WaitOptions::empty()) {}
+                Ok(())
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn ignore_signals() {
+        for signal in [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGPIPE] {
+            // SAFETY: SIG_IGN is no handler: no code of ours runs in signal context.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+    }
+}

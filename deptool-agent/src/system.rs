@@ -8,11 +8,13 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use crate::name::UnitName;
 
 pub mod dbus;
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod offline;
 mod program;
+pub mod settle;
 pub mod systemd;
+pub mod verdict;
 
 /// What a service manager call can fail with. The text says which call and what the manager answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +93,8 @@ pub struct UnitDetail {
     pub invocation: String,
     /// Since when it is active (or reloading) without interruption, on the clock of [`System::clock`].
     pub active_since: Option<Duration>,
+    /// When it last went from one of [`Active`]'s states to another, on the same clock; 0 if never.
+    pub changed_at: Duration,
     /// A condition of the unit was not met at its last start: it is inactive and that is fine.
     pub condition_failed: bool,
     /// How its last process ended, in words: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
@@ -99,6 +103,29 @@ pub struct UnitDetail {
     pub triggers: Vec<UnitName>,
     /// A socket, path or timer starts it.
     pub is_triggered: bool,
+}
+
+impl UnitDetail {
+    /// A unit that was never started.
+    pub fn inactive() -> Self {
+        UnitDetail {
+            load: Load::Loaded,
+            active: Active::Inactive,
+            sub: "dead".into(),
+            result: "success".into(),
+            service_type: String::new(),
+            restarts_itself: false,
+            restarts: 0,
+            main_pid: 0,
+            invocation: String::new(),
+            active_since: None,
+            changed_at: Duration::ZERO,
+            condition_failed: false,
+            exit: None,
+            triggers: Vec::new(),
+            is_triggered: false,
+        }
+    }
 }
 
 /// What to ask systemd to do with a unit.

@@ -1,6 +1,6 @@
 //! Carrying out actions. Everything was decided in *prepare*: one match, one way to do each.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use super::{
     checkout,
@@ -13,7 +13,7 @@ use crate::{
     manifest::{Account, FileAttributes},
     name::{AppName, UnitName},
     path::{OutsidePath, TreePath},
-    system::{JobKind, JobResult, System, SystemError},
+    system::{JobKind, JobResult, System, SystemError, verdict::Started},
 };
 
 impl From<SystemError> for HostError {
@@ -30,12 +30,14 @@ pub struct Applying<'a> {
     pub system: &'a mut dyn System,
     /// How long units may take to stop or start.
     pub limit: Duration,
+    /// How long units must not fail after their start, where the manifest says so.
+    pub windows: &'a BTreeMap<UnitName, Duration>,
     pub tick: &'a mut dyn FnMut(),
 }
 
 impl Applying<'_> {
-    /// Carry out one action. Returns the results of its jobs, if it has any that settling has to look at.
-    pub fn apply(&mut self, action: &Action) -> Result<Vec<(UnitName, JobResult)>, HostError> {
+    /// Carry out one action. Returns the units that it started, for settling to judge.
+    pub fn apply(&mut self, action: &Action) -> Result<Vec<(UnitName, Started)>, HostError> {
         match action {
             Action::Stop(units) => self.stop(units)?,
             Action::Disable(units) => self.system.disable(units)?,
@@ -46,7 +48,7 @@ impl Applying<'_> {
                 self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
             }
             Action::Own { tree, files } => self.own(tree, files)?,
-            Action::LinkApps(apps) => self.link_apps(apps)?,
+            Action::LinkApps(apps) => link_apps(self.home, apps)?,
             Action::Switch { from: _, to } => replace_link(&self.home.current(), &format!("generations/{to}"))?,
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
@@ -55,14 +57,15 @@ impl Applying<'_> {
             Action::Enable(units) => self.system.enable(units)?,
             Action::DaemonReload => self.system.daemon_reload()?,
             Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
-            Action::Jobs { jobs, running: _ } => return self.run_jobs(jobs),
+            Action::Jobs { jobs, running: _ } => return self.start(jobs),
         }
         Ok(Vec::new())
     }
 
     fn stop(&mut self, units: &[UnitName]) -> Result<(), HostError> {
         let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Stop)).collect();
-        for (unit, result) in self.run_jobs(&jobs)? {
+        let results = self.system.run_jobs(&jobs, self.limit, self.tick)?;
+        for (unit, result) in units.iter().zip(results) {
             match result {
                 JobResult::Done => {}
                 JobResult::Failed(why) => return Err(HostError::Unfit(format!("cannot stop '{unit}': {why}"))),
@@ -72,12 +75,18 @@ impl Applying<'_> {
         Ok(())
     }
 
-    fn run_jobs(&mut self, jobs: &[(UnitName, JobKind)]) -> Result<Vec<(UnitName, JobResult)>, HostError> {
+    fn start(&mut self, jobs: &[(UnitName, JobKind)]) -> Result<Vec<(UnitName, Started)>, HostError> {
         let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
         // Or the start limit fails the sixth deployment within ten seconds.
         self.system.reset_failed(&units)?;
+        let before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
         let results = self.system.run_jobs(jobs, self.limit, self.tick)?;
-        Ok(units.into_iter().zip(results).collect())
+        let ended = self.system.clock();
+        let started = jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
+            let window = self.windows.get(unit).copied();
+            (unit.clone(), Started { kind: *kind, job, ended, before, window })
+        });
+        Ok(started.collect())
     }
 
     fn make_directories(&mut self, paths: &[OutsidePath]) -> Result<(), HostError> {
@@ -119,15 +128,6 @@ impl Applying<'_> {
             .ok_or_else(|| HostError::Unfit(format!("there is no '{}' on the host", account.as_str())))
     }
 
-    fn link_apps(&mut self, apps: &[AppName]) -> Result<(), HostError> {
-        for app in apps {
-            let directory = self.home.apps().join(app.as_str());
-            fs::create_dir_all(&directory).during("create", &directory)?;
-            replace_link(&directory.join("current"), &format!("../../current/{app}"))?;
-        }
-        Ok(())
-    }
-
     fn real_paths(&self, snippets: &[OutsidePath]) -> Vec<PathBuf> {
         snippets.iter().map(|path| self.home.root().join(path.relative())).collect()
     }
@@ -136,6 +136,16 @@ impl Applying<'_> {
 /// The place of `path`, whose directory was there in *prepare*.
 fn existing(home: &Home, path: &OutsidePath) -> Result<Place, HostError> {
     Place::existing(home, path)?.ok_or_else(|| HostError::Unfit(format!("the directory of '{path}' is gone")))
+}
+
+/// Make the stable paths of `apps`.
+pub fn link_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
+    for app in apps {
+        let directory = home.apps().join(app.as_str());
+        fs::create_dir_all(&directory).during("create", &directory)?;
+        replace_link(&directory.join("current"), &format!("../../current/{app}"))?;
+    }
+    Ok(())
 }
 
 /// Remove the stable paths of `apps`.

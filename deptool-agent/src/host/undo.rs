@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    apply::unlink_apps,
+    apply::{link_apps, unlink_apps},
     home::{Home, HostError, remove_if_there, replace_link},
     journal::Record,
     outside::{Found, Place, Sibling},
@@ -87,7 +87,7 @@ impl Undoing<'_> {
                 Action::MakeDirectories(paths) => self.remove_directories(paths),
                 Action::Switch { from, to: _ } => self.switch_back(*from),
                 Action::LinkApps(apps) => unlink_apps(self.home, apps),
-                Action::UnlinkApps(apps) => self.link_apps(apps),
+                Action::UnlinkApps(apps) => link_apps(self.home, apps),
                 // Users and temporary files stay, as the plan says; a checkout that nothing refers to is pruned.
                 Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),
                 // Units come before and after the files.
@@ -129,14 +129,6 @@ impl Undoing<'_> {
             Some(number) => replace_link(&self.home.current(), &format!("generations/{number}")),
             None => remove_if_there(&self.home.current()),
         }
-    }
-
-    fn link_apps(&mut self, apps: &[crate::name::AppName]) -> Result<(), HostError> {
-        let (system, tick) = (&mut *self.system, &mut *self.tick);
-        let (home, limit) = (self.home, self.limit);
-        let mut applying =
-            super::apply::Applying { home, generation: self.record.generation, system, limit, tick };
-        applying.apply(&Action::LinkApps(apps.to_vec())).map(drop)
     }
 
     /// Start again what was stopped, restart what runs with a configuration that is gone, and see to it that whatever

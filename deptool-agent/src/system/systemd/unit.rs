@@ -113,6 +113,7 @@ impl<'a> Properties<'a> {
             main_pid: self.number("MainPID") as u32,
             invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
             active_since: is_up.then(|| Duration::from_micros(entered)),
+            changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
             // The result is also false before any condition was looked at; the time tells.
             condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
             exit: self.exit(),

@@ -1,0 +1,415 @@
+//! One deployment on this host, from the request to the outcome.
+//!
+//! ```text
+//! lock ▸ lease ▸ receive ▸ prepare ▸ (go?) ▸ journal opens ▸ apply ▸ settle ▸ (keep?) ▸ verdict ▸ finish ▸ rest
+//!                                     │ until here nothing happened   │ any failure: undo
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    apply::Applying,
+    attempts,
+    checkout::{self, Contents},
+    claims::Claims,
+    finish,
+    home::{Home, HostError, sync_file_system},
+    journal::{Journal, Record},
+    lock::{HostLock, Taken},
+    outside::Place,
+    peer::{Incoming, Peer},
+    prepare::{self, Prepared, Sides},
+    receive::{self, Received},
+    session,
+    store::Store,
+    undo::undo,
+};
+use crate::{
+    action::Action,
+    id::CommitId,
+    name::UnitName,
+    outcome::{AttemptResult, Failure, Outcome, Phase},
+    plan::HostPlan,
+    system::{System, settle, verdict::Started},
+    text::{printable, printable_lines},
+    tree::{HostTree, TreeError, host_directory, root_of},
+    wanted::Wanted,
+    wire::{Deploy, Deployed, Expected, Go, Holder, Request, Response, Target, Verdict},
+};
+
+/// Starting and settling together may not take longer.
+const LIMIT: Duration = Duration::from_secs(90);
+/// How much of a failed unit's journal is shown.
+const JOURNAL_LINES: usize = 10;
+
+/// Seconds since 1970, by this host's clock.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// What is deployed here, for whoever asks.
+pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostError> {
+    let Some((cluster, commit)) = store.deployed()? else { return Ok(None) };
+    let name = super::home::read_if_there(&home.host_name())?.unwrap_or_default();
+    let host = crate::name::HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let done = attempts::last_done(home)?;
+    let (by, when) = done.map_or(("somebody".into(), 0), |attempt| (attempt.by, attempt.when));
+    Ok(Some(Deployed { host, cluster, commit, by, when }))
+}
+
+/// Carry out `request`. Whatever goes wrong before something is visible is a refusal.
+pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Outcome {
+    match try_deploy(home, request, peer, system) {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::Refused { why: error.to_string() },
+    }
+}
+
+fn try_deploy(
+    home: &Home,
+    request: &Deploy,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Outcome, HostError> {
+    check_hostname(home, request)?;
+    home.create()?;
+    let by = printable(request.operator.as_bytes());
+    let holder = Holder { by, phase: Phase::Preparing, since: now() };
+    let mut lock = match HostLock::take(home, holder)? {
+        Taken::Lock(lock) => lock,
+        Taken::Busy(holder) => return Ok(Outcome::Busy(holder)),
+    };
+    session::make_instance(home)?;
+    let mut store = Store::open_or_init(&home.store())?;
+    let actual = deployed(home, &store)?;
+    if let Some(outcome) = check_lease(request, actual)? {
+        return Ok(outcome);
+    }
+    peer.send(&Response::Progress(Phase::Preparing));
+    let staged = match stage(home, request, &mut store, peer, system) {
+        Ok(Staged::Ready(staged)) => staged,
+        Ok(Staged::Gone) => return discard(home, Outcome::Cancelled),
+        Err(error) => return discard(home, Outcome::Refused { why: error.to_string() }),
+    };
+    if !may_go(request, &mut lock, peer) {
+        return discard(home, Outcome::Cancelled);
+    }
+    if system.is_stopping() {
+        return discard(home, Outcome::Refused { why: "the host is shutting down".into() });
+    }
+    let running = Running { home, lock, peer, system, record: staged.record, windows: staged.windows };
+    running.activate(request.verdict, &mut store)
+}
+
+/// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
+fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
+    let Some(expected) = &request.hostname else { return Ok(()) };
+    let bytes = super::home::read_if_there(&home.root().join("etc/hostname"))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let expected = expected.as_str();
+    let same = name.eq_ignore_ascii_case(expected)
+        || first(name).eq_ignore_ascii_case(expected)
+        || first(expected).eq_ignore_ascii_case(name);
+    if name.is_empty() || name == "localhost" || same {
+        return Ok(());
+    }
+    let name = printable(name.as_bytes());
+    Err(HostError::Unfit(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+}
+
+/// The lease: what is deployed must be what the plan was made from.
+fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
+    let holds = match (&request.expected, &actual) {
+        (Expected::Absent, None) => true,
+        (Expected::At(id), Some(deployed)) => deployed.commit == *id,
+        (Expected::Absent, Some(_)) | (Expected::At(_), None) => false,
+    };
+    if let Some(deployed) = &actual {
+        if deployed.cluster != request.cluster {
+            let (its, asked) = (&deployed.cluster, &request.cluster);
+            return Err(HostError::Unfit(format!("the host belongs to cluster '{its}', not '{asked}'")));
+        }
+        if deployed.host != request.host {
+            let (its, asked) = (&deployed.host, &request.host);
+            return Err(HostError::Unfit(format!("the host is deployed from directory '{its}', not '{asked}'")));
+        }
+    }
+    Ok((!holds).then_some(Outcome::Stale { actual }))
+}
+
+/// What was prepared goes again.
+fn discard(home: &Home, outcome: Outcome) -> Result<Outcome, HostError> {
+    finish::prune(home)?;
+    Ok(outcome)
+}
+
+struct Ready {
+    record: Record,
+    windows: BTreeMap<UnitName, Duration>,
+}
+
+enum Staged {
+    Ready(Box<Ready>),
+    /// The helper went away or has changed its mind.
+    Gone,
+}
+
+/// Receive everything and prepare it: nothing of it is visible.
+fn stage(
+    home: &Home,
+    request: &Deploy,
+    store: &mut Store,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Staged, HostError> {
+    let expected = match request.expected {
+        Expected::Absent => None,
+        Expected::At(id) => Some(id),
+    };
+    let claims = Claims::load(home)?;
+    let current = home.linked_generation(&home.current())?;
+    let old = host_tree(store, request, expected)?;
+    let earlier = prepare::earlier(home, current, &old);
+    let new = match receive::objects(home, request, store, &earlier, peer)? {
+        Received::Everything(new) => new,
+        Received::Gone => return Ok(Staged::Gone),
+    };
+    let (had, wants) = (wanted(&old)?, wanted(&new)?);
+    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    if plan.digest() != request.plan {
+        return Err(HostError::Unfit("the host's plan is not the one that was shown".into()));
+    }
+    let generation = finish::next_generation(home)?.max(current.unwrap_or(0) + 1);
+    let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
+    let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
+    let commit = match request.target {
+        Target::Commit(id) => id.to_string(),
+        Target::Nothing => "none".into(),
+    };
+    checkout::write_generation(home, generation, &commit, &checkouts)?;
+    let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
+    let prepared = prepare::decide(home, &sides, &claims, (current, generation), &checkouts, &fresh, system)?;
+    if let Target::Commit(id) = request.target {
+        store.set_target(&id)?;
+    }
+    let Prepared { actions, claims, running, windows, notes } = prepared;
+    for note in notes {
+        peer.send(&Response::Note(note));
+    }
+    let record = Record {
+        agent: crate::build::agent_file_name(),
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        from: expected,
+        to: request.target,
+        by: printable(request.operator.as_bytes()),
+        when: now(),
+        previous: current,
+        generation,
+        actions,
+        running,
+        claims,
+    };
+    Ok(Staged::Ready(Box::new(Ready { record, windows })))
+}
+
+/// The host's directory in `commit`; empty if nothing is deployed.
+fn host_tree(store: &Store, request: &Deploy, commit: Option<CommitId>) -> Result<HostTree, HostError> {
+    let Some(commit) = commit else { return Ok(HostTree::default()) };
+    load_tree(store, request, commit).map_err(|error| HostError::Unfit(format!("what is deployed: {error}")))
+}
+
+/// The host's directory in `commit`.
+pub fn load_tree(store: &Store, request: &Deploy, commit: CommitId) -> Result<HostTree, TreeError> {
+    let root = root_of(store, commit)?;
+    match host_directory(store, root, &request.host)? {
+        Some(directory) => HostTree::load(store, directory),
+        None => Ok(HostTree::default()),
+    }
+}
+
+fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {
+    Wanted::of(tree).map_err(|error| HostError::Unfit(error.to_string()))
+}
+
+/// The last moment at which the deployment can be cancelled.
+fn may_go(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
+    match request.go {
+        Go::AtOnce => match peer.receive_within(Duration::ZERO) {
+            Incoming::Silence | Incoming::Request(Request::Heartbeat) => !peer.is_lost(),
+            Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => false,
+        },
+        Go::WhenTold => {
+            lock.set_phase(Phase::Prepared);
+            peer.send(&Response::Prepared);
+            matches!(peer.receive(), Incoming::Request(Request::Activate))
+        }
+    }
+}
+
+/// A deployment that has begun to be visible. It ends well or is undone, whatever becomes of the connection.
+struct Running<'a> {
+    home: &'a Home,
+    lock: HostLock,
+    peer: &'a mut Peer,
+    system: &'a mut dyn System,
+    record: Record,
+    windows: BTreeMap<UnitName, Duration>,
+}
+
+impl Running<'_> {
+    fn activate(mut self, verdict: Verdict, store: &mut Store) -> Result<Outcome, HostError> {
+        self.enter(Phase::Activating);
+        self.system.leave_session()?;
+        let mut journal = Journal::open(self.home, &self.record)?;
+        let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));
+        let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
+        match result {
+            Ok(()) => self.keep(journal, store),
+            Err(why) => self.roll_back(why, journal),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.lock.set_phase(phase);
+        self.peer.send(&Response::Progress(phase));
+    }
+
+    fn apply_and_settle(&mut self) -> Result<(), Why> {
+        let mut started = Vec::new();
+        for action in &self.record.actions {
+            let peer = &mut *self.peer;
+            let mut applying = Applying {
+                home: self.home,
+                generation: self.record.generation,
+                system: self.system,
+                limit: LIMIT,
+                windows: &self.windows,
+                tick: &mut || peer.tick(),
+            };
+            started.extend(applying.apply(action)?);
+        }
+        if started.is_empty() { Ok(()) } else { self.settle(started) }
+    }
+
+    fn settle(&mut self, started: Vec<(UnitName, Started)>) -> Result<(), Why> {
+        self.enter(Phase::Settling);
+        let peer = &mut *self.peer;
+        settle::settle(self.system, started, LIMIT, &mut || peer.tick()).map_err(Why::Units)
+    }
+
+    /// Wait for the helper to say that all hosts are healthy; without an answer the deployment is not kept.
+    fn await_verdict(&mut self, verdict: Verdict) -> Result<(), Why> {
+        if verdict == Verdict::Host {
+            return Ok(());
+        }
+        self.enter(Phase::AwaitingVerdict);
+        self.peer.send(&Response::Healthy);
+        match self.peer.receive() {
+            Incoming::Request(Request::Keep) => Ok(()),
+            Incoming::Request(_) => Err(Why::Text("not kept, because another host failed".into())),
+            Incoming::Silence | Incoming::End | Incoming::Broken(_) => {
+                Err(Why::Text("the connection was lost before the verdict".into()))
+            }
+        }
+    }
+
+    /// Everything that was changed is on the disk, and then the verdict is.
+    fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
+        for action in &self.record.actions {
+            match action {
+                Action::Place(placement) => {
+                    if let Some(place) = Place::existing(self.home, &placement.path)? {
+                        place.sync()?;
+                    }
+                }
+                // systemd makes links in several directories: those of all units that are named in [Install].
+                Action::Enable(_) | Action::Disable(_) => {
+                    let etc = self.home.root().join("etc");
+                    if etc.exists() {
+                        sync_file_system(&etc)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        sync_file_system(self.home.state())?;
+        journal.keep()
+    }
+
+    fn keep(mut self, journal: Journal, store: &mut Store) -> Result<Outcome, HostError> {
+        let also_restarted = self.also_restarted();
+        // From here on the deployment is good; what is left is done again by the next agent if it fails here.
+        let result = finish::finish(self.home, &self.record, store);
+        self.enter(Phase::Finishing);
+        let result = result.and_then(|()| finish::rest(self.home, &self.record, store, journal));
+        if let Err(error) = result {
+            self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
+        }
+        Ok(Outcome::Done { also_restarted })
+    }
+
+    fn also_restarted(&mut self) -> Vec<UnitName> {
+        let others = self.system.take_other_jobs();
+        others.into_iter().filter(|unit| self.record.running.contains(unit)).collect()
+    }
+
+    fn roll_back(mut self, why: Why, journal: Journal) -> Result<Outcome, HostError> {
+        self.enter(Phase::RollingBack);
+        let peer = &mut *self.peer;
+        let mut errors = undo(self.home, &self.record, self.system, LIMIT, &mut || peer.tick());
+        // What failed units have written takes time to collect: the outage ends first.
+        let (why, details) = why.explain(self.system);
+        let attempt = finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone() });
+        let ended = attempts::record(self.home, &attempt)
+            .and_then(|()| finish::prune(self.home))
+            .and_then(|()| sync_outside(self.home))
+            .and_then(|()| sync_file_system(self.home.state()));
+        // With something left to undo, the journal stays for the next agent to try again.
+        match ended {
+            Ok(()) if errors.is_empty() => journal.close()?,
+            Ok(()) => {}
+            Err(error) => errors.push(error.to_string()),
+        }
+        Ok(Outcome::RolledBack(Failure { why, details, rollback_errors: errors }))
+    }
+}
+
+/// Make what was put back outside of our directory durable.
+pub fn sync_outside(home: &Home) -> Result<(), HostError> {
+    let etc = home.root().join("etc");
+    if etc.exists() { sync_file_system(&etc) } else { Ok(()) }
+}
+
+/// Why a deployment is rolled back.
+enum Why {
+    Units(Vec<settle::Failure>),
+    Text(String),
+}
+
+impl From<HostError> for Why {
+    fn from(error: HostError) -> Why {
+        Why::Text(error.to_string())
+    }
+}
+
+impl Why {
+    /// One line, and what else there is to know.
+    fn explain(self, system: &mut dyn System) -> (String, String) {
+        match self {
+            Why::Text(text) => (text, String::new()),
+            Why::Units(mut failures) => {
+                settle::read_journals(system, &mut failures, JOURNAL_LINES);
+                let line = |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
+                let why = failures.iter().map(line).collect::<Vec<_>>().join("; ");
+                let journals = failures.iter().map(|failure| printable_lines(failure.journal.as_bytes()));
+                (why, journals.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n"))
+            }
+        }
+    }
+}

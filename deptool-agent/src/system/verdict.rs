@@ -1,0 +1,325 @@
+//! Whether a unit came up as it should: the decision, without the looking.
+//!
+//! Neither a job's result nor one look at ActiveState is enough. The job of a Type=simple service is done as soon as its
+//! process was forked; one that crashes and is restarted is active most of the time; a oneshot that worked is inactive.
+//! So the job's result comes first, then what systemd counted and noted since, and for services that don't tell when
+//! they are ready, whether they stayed up for a while.
+
+use std::time::Duration;
+
+use super::{Active, JobKind, JobResult, Load, UnitDetail};
+
+/// How long a service must stay up that does not say when it is ready, or that is restarted when it dies.
+pub const WINDOW: Duration = Duration::from_millis(1500);
+
+/// What is to be judged, as it was when its job had ended.
+#[derive(Debug, Clone)]
+pub struct Started {
+    pub kind: JobKind,
+    pub job: JobResult,
+    /// When the last job of the batch had ended, on the clock of [`super::System::clock`].
+    pub ended: Duration,
+    /// The unit before its job, and after [`super::System::reset_failed`], which makes systemd count restarts from 0.
+    pub before: UnitDetail,
+    /// How long the unit must stay up; without it [`window`] says. With 0 a service may also end.
+    pub window: Option<Duration>,
+}
+
+/// What to make of a unit at one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// Look again when something changes, or after so long at most.
+    Settling(Duration),
+    /// Why, to follow the unit's name: "exited with status 1 after 0.2 s".
+    Failed(String),
+}
+
+/// While a unit is on its way, systemd tells when it has arrived; this is for a signal that gets lost.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// The time that this kind of unit has to stay up before it is believed.
+pub fn window(unit: &UnitDetail) -> Duration {
+    match unit.service_type.as_str() {
+        "simple" | "exec" | "idle" => WINDOW,
+        _ if unit.restarts_itself => WINDOW,
+        // notify, forking, dbus and oneshot have said that they are ready; the rest has no process.
+        _ => Duration::ZERO,
+    }
+}
+
+/// Judge a unit by its job and by how it is `now`, at the time `clock`.
+pub fn judge(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
+    match &started.job {
+        JobResult::Done if started.kind == JobKind::Stop => Verdict::Good,
+        JobResult::Done => judge_state(started, now, clock),
+        JobResult::Failed(result) if result == "skipped" && now.result == "exec-condition" => Verdict::Good,
+        JobResult::Failed(result) => Verdict::Failed(job_failure(started.kind, result, now)),
+        JobResult::TimedOut => Verdict::Failed(format!("was not {} in time ({})", past(started.kind), now.sub)),
+    }
+}
+
+fn judge_state(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
+    if now.restarts > started.before.restarts {
+        return Verdict::Failed(and_restarted(now, now.restarts - started.before.restarts));
+    }
+    if !matches!(now.result.as_str(), "" | "success" | "exec-condition") {
+        return Verdict::Failed(ending(now, "timed out"));
+    }
+    match now.active {
+        Active::Active | Active::Reloading => stays_up(started, now, clock),
+        Active::Activating if now.sub.starts_with("auto-restart") => Verdict::Failed(and_restarted(now, 0)),
+        Active::Activating | Active::Deactivating => Verdict::Settling(ON_ITS_WAY),
+        Active::Inactive if may_be_inactive(started, now) => Verdict::Good,
+        Active::Inactive => Verdict::Failed(did_not_stay(now)),
+        Active::Failed => Verdict::Failed(ending(now, "timed out")),
+        Active::Maintenance => Verdict::Failed("is under maintenance".into()),
+    }
+}
+
+/// Active, but for how long? Not since our job, but since it came up: other jobs may have taken their time.
+fn stays_up(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
+    let window = started.window.unwrap_or_else(|| window(now));
+    let since = match started.kind {
+        JobKind::Reload => started.ended,
+        JobKind::Start | JobKind::Restart | JobKind::Stop => now.active_since.unwrap_or(started.ended),
+    };
+    match (since + window).checked_sub(clock) {
+        None | Some(Duration::ZERO) => Verdict::Good,
+        Some(left) => Verdict::Settling(left),
+    }
+}
+
+fn may_be_inactive(started: &Started, now: &UnitDetail) -> bool {
+    // A condition that was not met: the unit was not started at all.
+    (now.condition_failed && now.invocation == started.before.invocation)
+        || now.result == "exec-condition"
+        || now.service_type == "oneshot"
+        || (!now.service_type.is_empty() && (now.is_triggered || started.window == Some(Duration::ZERO)))
+}
+
+fn did_not_stay(now: &UnitDetail) -> String {
+    match (&now.exit, now.service_type.as_str()) {
+        (_, "") => format!("is not active ({})", now.sub),
+        (Some(exit), kind) => format!("{exit}, but a service of Type={kind} should stay (Type=oneshot may end)"),
+        (None, _) => "was stopped again".into(),
+    }
+}
+
+/// Why a job failed: systemd's word for it, or the text of its refusal to queue it.
+fn job_failure(kind: JobKind, result: &str, now: &UnitDetail) -> String {
+    match (result, now.load) {
+        (_, Load::NotFound) => "not found".into(),
+        (_, Load::Masked) => "masked".into(),
+        ("failed", _) if kind == JobKind::Reload => {
+            format!("could not be reloaded: {}", now.exit.as_deref().unwrap_or("its reload command failed"))
+        }
+        ("failed", _) => ending(now, &format!("timed out {}", present(kind))),
+        ("timeout", _) => format!("timed out {} (its job's time limit)", present(kind)),
+        ("dependency", _) => format!("was not {}: a unit that it requires failed", past(kind)),
+        ("canceled", _) => format!("was not {}: another job took its place", past(kind)),
+        ("assert", _) => format!("was not {}: an assertion in its unit file (Assert…=) is not met", past(kind)),
+        ("invalid" | "skipped", _) if kind == JobKind::Reload => "could not be reloaded: it is not running".into(),
+        ("unsupported", _) => "is of a kind that this machine does not support".into(),
+        ("once", _) => "may be started only once".into(),
+        ("invalid" | "skipped" | "collected", _) => format!("was not {} ({result})", past(kind)),
+        (refusal, _) => refusal.to_owned(),
+    }
+}
+
+/// How a unit ended that has failed, by its `Result`: org.freedesktop.systemd1(5).
+fn ending(now: &UnitDetail, timeout: &str) -> String {
+    let exit = |otherwise: &str| now.exit.clone().unwrap_or_else(|| otherwise.to_owned());
+    match now.result.as_str() {
+        "exit-code" | "signal" | "core-dump" => exit(&format!("failed ({})", now.result)),
+        "timeout" => timeout.to_owned(),
+        "protocol" => match &now.exit {
+            Some(exit) => format!("{exit}, before it was ready"),
+            None => "did not become ready as its Type= says".into(),
+        },
+        "start-limit-hit" => match &now.exit {
+            Some(exit) => format!("{exit}, and was restarted too often (start limit hit)"),
+            None => "was started too often (start limit hit)".into(),
+        },
+        "service-start-limit-hit" => "its service was started too often (start limit hit)".into(),
+        "trigger-limit-hit" => "was triggered too often".into(),
+        "watchdog" => "did not answer its watchdog in time".into(),
+        "oom-kill" => "was killed for lack of memory".into(),
+        "resources" => "could not be set up (resources)".into(),
+        // Already on its way up again.
+        "" | "success" if now.restarts > 0 => and_restarted(now, now.restarts),
+        "" | "success" => exit("failed"),
+        other => format!("failed ({other})"),
+    }
+}
+
+/// A service that ended, and was restarted so many times by systemd or is about to be.
+fn and_restarted(now: &UnitDetail, times: u32) -> String {
+    let times = match times {
+        0 => "is about to be restarted".to_owned(),
+        1 => "restarted once".to_owned(),
+        n => format!("restarted {n} times"),
+    };
+    match &now.exit {
+        Some(exit) => format!("{exit}, {times}"),
+        None => times,
+    }
+}
+
+fn past(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Start => "started",
+        JobKind::Restart => "restarted",
+        JobKind::Reload => "reloaded",
+        JobKind::Stop => "stopped",
+    }
+}
+
+fn present(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Start | JobKind::Restart => "starting",
+        JobKind::Reload => "reloading",
+        JobKind::Stop => "stopping",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    /// A unit that came up `ago` ms ago.
+    fn up(service_type: &str, ago: u64) -> UnitDetail {
+        UnitDetail {
+            active: Active::Active,
+            sub: "running".into(),
+            result: "success".into(),
+            service_type: service_type.into(),
+            invocation: "2".into(),
+            active_since: Some(NOW - Duration::from_millis(ago)),
+            changed_at: NOW - Duration::from_millis(ago),
+            ..UnitDetail::inactive()
+        }
+    }
+
+    fn down(service_type: &str, active: Active, result: &str, exit: Option<&str>) -> UnitDetail {
+        UnitDetail {
+            active,
+            result: result.into(),
+            active_since: None,
+            exit: exit.map(str::to_owned),
+            ..up(service_type, 100)
+        }
+    }
+
+    fn job(kind: JobKind, job: JobResult) -> Started {
+        let before = UnitDetail { invocation: "1".into(), ..UnitDetail::inactive() };
+        Started { kind, job, ended: NOW - Duration::from_millis(50), before, window: None }
+    }
+
+    fn done() -> Started {
+        job(JobKind::Restart, JobResult::Done)
+    }
+
+    fn why(started: &Started, now: &UnitDetail) -> String {
+        match judge(started, now, NOW) {
+            Verdict::Failed(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn why_job(kind: JobKind, result: &str, now: &UnitDetail) -> String {
+        why(&job(kind, JobResult::Failed(result.into())), now)
+    }
+
+    #[test]
+    fn services_that_say_when_they_are_ready_are_believed_at_once() {
+        for kind in ["notify", "notify-reload", "forking", "dbus", "oneshot"] {
+            assert_eq!(judge(&done(), &up(kind, 0), NOW), Verdict::Good, "{kind}");
+            let restarting = UnitDetail { restarts_itself: true, ..up(kind, 500) };
+            assert_eq!(judge(&done(), &restarting, NOW), Verdict::Settling(Duration::from_secs(1)), "{kind}");
+        }
+        // Timers, sockets, paths, mounts, targets.
+        assert_eq!(judge(&done(), &up("", 0), NOW), Verdict::Good);
+    }
+
+    #[test]
+    fn others_have_to_stay_up_for_a_while() {
+        for kind in ["simple", "exec", "idle"] {
+            assert_eq!(judge(&done(), &up(kind, 0), NOW), Verdict::Settling(WINDOW));
+            assert_eq!(judge(&done(), &up(kind, 1500), NOW), Verdict::Good);
+            let set = Started { window: Some(Duration::from_secs(5)), ..done() };
+            assert_eq!(judge(&set, &up(kind, 1500), NOW), Verdict::Settling(Duration::from_millis(3500)));
+        }
+        // After a reload, counted from its end.
+        let left = WINDOW - Duration::from_millis(50);
+        assert_eq!(judge(&job(JobKind::Reload, JobResult::Done), &up("simple", 9999), NOW), Verdict::Settling(left));
+    }
+
+    #[test]
+    fn dying_and_restarting_is_a_failure_whatever_the_state() {
+        let dead = down("simple", Active::Failed, "exit-code", Some("exited with status 1 after 0.2 s"));
+        assert_eq!(why(&done(), &dead), "exited with status 1 after 0.2 s");
+        let back = UnitDetail { restarts: 3, ..up("simple", 10) };
+        assert_eq!(why(&done(), &back), "restarted 3 times");
+        let waiting = UnitDetail {
+            sub: "auto-restart".into(),
+            ..down("simple", Active::Activating, "success", Some("exited with status 0 after 0.1 s"))
+        };
+        assert_eq!(why(&done(), &waiting), "exited with status 0 after 0.1 s, is about to be restarted");
+        let limit = down("simple", Active::Failed, "start-limit-hit", None);
+        assert_eq!(why(&done(), &limit), "was started too often (start limit hit)");
+        // Its ExecStopPost= is still running: no need to wait for that.
+        let ending = down("simple", Active::Deactivating, "signal", Some("was killed by signal 11 (SEGV)"));
+        assert_eq!(why(&done(), &ending), "was killed by signal 11 (SEGV)");
+    }
+
+    #[test]
+    fn ending_is_right_for_a_oneshot_only() {
+        let exit = Some("exited with status 0 after 0.1 s");
+        assert_eq!(judge(&done(), &down("oneshot", Active::Inactive, "success", exit), NOW), Verdict::Good);
+        let simple = down("simple", Active::Inactive, "success", exit);
+        assert!(why(&done(), &simple).starts_with("exited with status 0 after 0.1 s, but"));
+        assert_eq!(judge(&done(), &UnitDetail { is_triggered: true, ..simple.clone() }, NOW), Verdict::Good);
+        assert_eq!(judge(&Started { window: Some(Duration::ZERO), ..done() }, &simple, NOW), Verdict::Good);
+        assert_eq!(why(&done(), &down("", Active::Inactive, "", None)), "is not active (running)");
+    }
+
+    #[test]
+    fn conditions_that_are_not_met_are_no_failure() {
+        let unmet = UnitDetail {
+            condition_failed: true,
+            invocation: "1".into(),
+            ..down("simple", Active::Inactive, "success", None)
+        };
+        assert_eq!(judge(&done(), &unmet, NOW), Verdict::Good);
+        let skipped = down("simple", Active::Inactive, "exec-condition", None);
+        assert_eq!(judge(&job(JobKind::Start, JobResult::Failed("skipped".into())), &skipped, NOW), Verdict::Good);
+    }
+
+    #[test]
+    fn a_failed_job_says_why() {
+        let absent = UnitDetail { load: Load::NotFound, ..UnitDetail::inactive() };
+        assert_eq!(why_job(JobKind::Start, "Unit x.service not found", &absent), "not found");
+        let masked = UnitDetail { load: Load::Masked, ..UnitDetail::inactive() };
+        assert_eq!(why_job(JobKind::Start, "Unit x.service is masked", &masked), "masked");
+        let slow = down("notify", Active::Failed, "timeout", Some("was killed by signal 15 (TERM)"));
+        assert_eq!(why_job(JobKind::Restart, "failed", &slow), "timed out starting");
+        let inactive = down("simple", Active::Inactive, "success", None);
+        let text = why_job(JobKind::Start, "dependency", &inactive);
+        assert_eq!(text, "was not started: a unit that it requires failed");
+        let running = UnitDetail { exit: Some("ExecReload exited with status 1".into()), ..up("simple", 9999) };
+        let text = why_job(JobKind::Reload, "failed", &running);
+        assert_eq!(text, "could not be reloaded: ExecReload exited with status 1");
+        let late = job(JobKind::Start, JobResult::TimedOut);
+        let starting = UnitDetail { sub: "start".into(), ..down("notify", Active::Activating, "success", None) };
+        assert_eq!(why(&late, &starting), "was not started in time (start)");
+    }
+
+    #[test]
+    fn a_stopped_unit_is_not_watched() {
+        let gone = UnitDetail { load: Load::NotFound, ..UnitDetail::inactive() };
+        assert_eq!(judge(&job(JobKind::Stop, JobResult::Done), &gone, NOW), Verdict::Good);
+    }
+}
