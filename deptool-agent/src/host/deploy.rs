@@ -68,12 +68,7 @@ pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
 }
 
-fn try_deploy(
-    home: &Home,
-    request: &Deploy,
-    peer: &mut Peer,
-    system: &mut dyn System,
-) -> Result<Outcome, HostError> {
+fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<Outcome, HostError> {
     check_hostname(home, request)?;
     home.create()?;
     let by = printable(request.operator.as_bytes());
@@ -405,7 +400,8 @@ impl Why {
             Why::Text(text) => (text, String::new()),
             Why::Units(mut failures) => {
                 settle::read_journals(system, &mut failures, JOURNAL_LINES);
-                let line = |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
+                let line =
+                    |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
                 let why = failures.iter().map(line).collect::<Vec<_>>().join("; ");
                 let journals = failures.iter().map(|failure| printable_lines(failure.journal.as_bytes()));
                 (why, journals.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n"))

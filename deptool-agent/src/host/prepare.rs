@@ -223,7 +223,9 @@ impl Deciding<'_> {
         if let Some(place) = &place
             && (place.has(Sibling::Undo)? || (!self.before.paths.contains_key(path) && place.has(Sibling::Before)?))
         {
-            return Err(HostError::Unfit(format!("beside '{path}' there is a backup that is not known: look at it, then remove it")));
+            return Err(HostError::Unfit(format!(
+                "beside '{path}' there is a backup that is not known: look at it, then remove it"
+            )));
         }
         let found = place.as_ref().map_or(Ok(Found::Nothing), Place::found)?;
         if change.change == Change::Remove { self.release(path, &found) } else { self.take(change, &found) }
@@ -311,7 +313,9 @@ impl Deciding<'_> {
         }
         let staged = self.staged(&change.app, &change.file);
         match found {
-            Content::File(digest) if change.class == Class::Link && staged.is_file() => Ok(*digest == digest_of(&staged)?),
+            Content::File(digest) if change.class == Class::Link && staged.is_file() => {
+                Ok(*digest == digest_of(&staged)?)
+            }
             Content::File(_) | Content::Link(_) => Ok(false),
         }
     }
@@ -437,7 +441,8 @@ impl Deciding<'_> {
                 self.check_account(name, Database::Passwd, attributes.owner.as_ref())?;
                 self.check_account(name, Database::Group, attributes.group.as_ref())?;
             }
-            let files = app.manifest.files.clone().into_iter().map(|(path, attributes)| with_mode(app, path, attributes));
+            let files =
+                app.manifest.files.clone().into_iter().map(|(path, attributes)| with_mode(app, path, attributes));
             actions.push(Action::Own { tree: tree.clone(), files: files.collect() });
         }
         Ok(actions)
@@ -448,9 +453,12 @@ impl Deciding<'_> {
         if resolve(self.home, database, account)?.is_some() {
             return Ok(());
         }
-        let snippets = self.sides.wants.outside.values().filter(|claim| {
-            matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _))
-        });
+        let snippets = self
+            .sides
+            .wants
+            .outside
+            .values()
+            .filter(|claim| matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _)));
         for claim in snippets {
             let path = self.staged(&claim.app, &claim.file);
             let text = std::fs::read(&path).unwrap_or_default();

@@ -177,7 +177,9 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
     let path = home.bin().join(name);
     if !is_safe || !path.exists() {
         let name = crate::text::printable(name.as_bytes());
-        return Err(HostError::Unfit(format!("an interrupted deployment can only be undone by '{name}', which is gone")));
+        return Err(HostError::Unfit(format!(
+            "an interrupted deployment can only be undone by '{name}', which is gone"
+        )));
     }
     let mut command = Command::new(&path);
     if !home.is_live() {
@@ -185,7 +187,9 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
     }
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().during("run", &path)?;
     match Journal::find(home)?.0 {
-        Found::Nothing => Ok(Recovery::Done("an interrupted deployment was dealt with by the agent that began it".into())),
+        Found::Nothing => {
+            Ok(Recovery::Done("an interrupted deployment was dealt with by the agent that began it".into()))
+        }
         _ => Err(HostError::Unfit(format!("'{name}' could not undo an interrupted deployment: {status}"))),
     }
 }
@@ -221,4 +225,3 @@ impl Write for Chunks<'_> {
         Ok(())
     }
 }
-
