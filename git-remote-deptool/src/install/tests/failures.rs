@@ -64,7 +64,7 @@ fn a_sudo_that_asks_for_a_password_or_refuses_is_told_apart() {
         assert!(host.nothing_was_written());
         refusal
     };
-    for (program, says) in [("sudo", "sudo: a password is required"), ("doas", "doas: Authentication required")] {
+    for (program, says) in [("sudo", "sudo: a password is required"), ("doas", "doas: Authorization required")] {
         let expected =
             format!("{program} asks for a password: allow it without one (NOPASSWD, nopass) or log in as root");
         assert_eq!(refusal(program, says), format!("can't install the agent on 'web1': {expected}"));
