@@ -49,8 +49,9 @@ fn collect(path: &Path, name: &str, files: &mut Vec<(String, PathBuf)>) -> io::R
         let entry = entry?;
         let file_name = entry.file_name();
         let file_name = file_name.to_str().ok_or_else(|| io::Error::other("a source file's name is not UTF-8"))?;
-        // What editors leave behind is no source.
-        if !file_name.starts_with(['.', '#']) && !file_name.ends_with('~') {
+        // What editors leave behind and modules of tests are no part of what is built.
+        let ignored = file_name.starts_with(['.', '#']) || file_name.ends_with('~') || file_name.starts_with("tests");
+        if !ignored {
             collect(&entry.path(), &format!("{name}/{file_name}"), files)?;
         }
     }

@@ -86,16 +86,17 @@ impl InstallError {
         for program in ["sudo", "doas"] {
             let prefix = format!("{program}: ");
             let lines = || said.lines().map(str::trim);
-            let asks = ["a password is required", "Authentication required", "Authorization required"];
+            // sudo, sudo-rs, doas.
+            let asks = ["a password is required", "interactive authentication is required", "Authorization required"];
             if lines().any(|line| line.strip_prefix(&prefix).is_some_and(|why| asks.contains(&why))) {
                 return Some(InstallError::PasswordAsked { program });
             }
             let refuses = |line: &&str| {
-                line.starts_with(&prefix)
+                (line.starts_with(&prefix) && !line.contains("unable to resolve host"))
                     || (program == "sudo"
                         && (line.contains(" is not in the sudoers file") || line.starts_with("Sorry, user ")))
             };
-            if let Some(line) = lines().find(refuses) {
+            if let Some(line) = lines().rfind(refuses) {
                 return Some(InstallError::RootRefused { program, text: opening::excerpt(line.as_bytes()) });
             }
         }

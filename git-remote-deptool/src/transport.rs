@@ -153,24 +153,10 @@ pub struct Connector {
     pub ssh: SshSettings,
     pub agents: Agents,
     /// Where is shown what ssh and agents print on stderr.
-    pub display: DisplayOf,
+    pub display: Display,
     /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
     pub interrupted: Arc<AtomicBool>,
     pub(crate) places: Places,
-}
-
-/// Where stderr goes, and what it should look like to ssh.
-#[derive(Clone)]
-pub struct DisplayOf {
-    pub display: Display,
-    /// [`Kind::Terminal`] if `display` ends on a terminal.
-    pub kind: Kind,
-}
-
-impl std::fmt::Debug for DisplayOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.kind.fmt(f)
-    }
 }
 
 /// One started program and what it said first.
@@ -181,7 +167,7 @@ struct Contact {
 
 impl Connector {
     /// `exe` is the running program, beside which agents are found; `DEPTOOL_AGENTS` names a directory of others.
-    pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: DisplayOf) -> Self {
+    pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
         let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
         let agents = Agents::new(chosen, exe);
         Connector { environment, ssh, agents, display, interrupted: Arc::default(), places: Places::default() }
@@ -224,7 +210,7 @@ impl Connector {
             Target::Local(path) => (self.local(path)?, Kind::Pipe),
         };
         let program = command.get_program().to_string_lossy().into_owned();
-        let (connection, mut outgoing, mut incoming) = process::start(command, kind, self.display.display.clone())
+        let (connection, mut outgoing, mut incoming) = process::start(command, kind, self.display.sink.clone())
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());

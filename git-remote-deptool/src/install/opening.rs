@@ -143,6 +143,19 @@ mod tests {
         assert!(matches!(scan(b"deptool-agent \xff \xfe\n"), Scan::Malformed(_)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(bytes: Vec<u8>, word in 0..3usize) {
+            for text in [bytes.clone(), [WORDS[word], &bytes, b"\n"].concat()] {
+                match scan(&text) {
+                    Scan::Found(_, length) => assert!(length <= text.len()),
+                    Scan::Noise(shown) | Scan::Malformed(shown) => assert!(!shown.contains(char::is_control)),
+                    Scan::More => {}
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_a_host_says_of_itself_can_not_drive_a_terminal() {
         let Scan::Found(Opening::Absent { system, hostname, .. }, _) =

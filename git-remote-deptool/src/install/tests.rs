@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use crate::{
     install::{agents::Platform, hello, script, script::Places},
     transport::{
-        Ahead, ConnectError, Connector, DisplayOf, Environment, Link, Stage, Target,
-        messages::Kind,
+        Ahead, ConnectError, Connector, Environment, Link, Stage, Target,
+        messages::{Display, Kind},
         ssh::{SshSettings, SshTarget},
     },
 };
@@ -47,7 +47,7 @@ impl Host {
             ("GIT_SSH", at("ssh")),
         ]);
         let ssh = SshSettings::new(&environment, None, None);
-        let display = DisplayOf { display: Arc::new(Mutex::new(io::sink())), kind: Kind::Pipe };
+        let display = Display { sink: Arc::new(Mutex::new(io::sink())), kind: Kind::Pipe };
         let mut connector = Connector::new(environment, ssh, None, display);
         connector.places = places;
         let host = Host { dir, connector };

@@ -1,6 +1,7 @@
 //! What a host or ssh prints on stderr: shown as it comes, made harmless, and remembered for error messages.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
@@ -24,7 +25,21 @@ use rustix::{
 const REMEMBERED: usize = 4096;
 
 /// Where it is shown. Shared by all sessions; each write is one piece of text that came at once.
-pub type Display = Arc<Mutex<dyn Write + Send>>;
+pub type Sink = Arc<Mutex<dyn Write + Send>>;
+
+/// Where it is shown, and what it should look like to ssh.
+#[derive(Clone)]
+pub struct Display {
+    pub sink: Sink,
+    /// [`Kind::Terminal`] if `sink` ends on a terminal.
+    pub kind: Kind,
+}
+
+impl fmt::Debug for Display {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
 
 /// What the other program gets as its stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +102,8 @@ fn terminal() -> io::Result<(OwnedFd, File)> {
     Ok((theirs, ours.into()))
 }
 
-/// Show on `display` what comes from `source` until it ends.
-pub fn follow(mut source: File, display: Display) -> Messages {
+/// Show on `sink` what comes from `source` until it ends.
+pub fn follow(mut source: File, sink: Sink) -> Messages {
     let remembered = Arc::new(Mutex::new(String::new()));
     let (running, ended) = channel();
     let memory = remembered.clone();
@@ -104,14 +119,14 @@ pub fn follow(mut source: File, display: Display) -> Messages {
                 // A terminal that nobody has open any more says EIO.
                 Err(_) => break,
             };
-            show(&text, &display, &memory);
+            show(&text, &sink, &memory);
         }
-        show(&filter.finish(), &display, &memory);
+        show(&filter.finish(), &sink, &memory);
     });
     Messages { remembered, ended: Mutex::new(ended) }
 }
 
-fn show(text: &str, display: &Mutex<dyn Write + Send>, memory: &Mutex<String>) {
+fn show(text: &str, sink: &Mutex<dyn Write + Send>, memory: &Mutex<String>) {
     if text.is_empty() {
         return;
     }
@@ -121,9 +136,9 @@ fn show(text: &str, display: &Mutex<dyn Write + Send>, memory: &Mutex<String>) {
     let cut = (surplus..=memory.len()).find(|at| memory.is_char_boundary(*at)).unwrap_or_default();
     memory.drain(..cut);
     drop(memory);
-    let mut display = display.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
     // There is nobody left to tell that the user can't be told anything.
-    let _ = display.write_all(text.as_bytes()).and_then(|()| display.flush());
+    let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
 }
 
 /// Makes a stream of bytes safe to show, piece by piece, without waiting for the ends of lines.
@@ -211,10 +226,10 @@ mod tests {
 
     #[test]
     fn the_end_of_a_long_text_is_remembered() {
-        let display: Display = Arc::new(Mutex::new(io::sink()));
+        let sink: Sink = Arc::new(Mutex::new(io::sink()));
         let memory = Mutex::new(String::new());
         for _ in 0..1000 {
-            show("zürich\n", &display, &memory);
+            show("zürich\n", &sink, &memory);
         }
         let memory = memory.into_inner().unwrap();
         assert!(memory.len() <= REMEMBERED && memory.ends_with("zürich\n"));

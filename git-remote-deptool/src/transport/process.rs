@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::messages::{self, Display, Kind, Messages};
+use super::messages::{self, Kind, Messages, Sink};
 
 /// How much is written between two looks at whether it is still wanted.
 const CHUNK: usize = 64 * 1024;
@@ -32,8 +32,8 @@ pub struct Connection {
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<Mutex<Child>>);
 
-/// Start `command` with pipes for stdin and stdout; its stderr is shown on `display`.
-pub fn start(mut command: Command, kind: Kind, display: Display) -> io::Result<(Connection, Outgoing, Incoming)> {
+/// Start `command` with pipes for stdin and stdout; its stderr is shown on `sink`.
+pub fn start(mut command: Command, kind: Kind, sink: Sink) -> io::Result<(Connection, Outgoing, Incoming)> {
     let (stderr, ours) = messages::channel_of(kind)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
     // It holds the program's end of stderr, which would never end.
@@ -41,7 +41,7 @@ pub fn start(mut command: Command, kind: Kind, display: Display) -> io::Result<(
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         unreachable!("both were asked for")
     };
-    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, display) };
+    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink) };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
     Ok((connection, Outgoing(Some(Writer::Ready(stdin))), incoming))
 }

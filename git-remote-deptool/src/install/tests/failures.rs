@@ -64,7 +64,7 @@ fn a_sudo_that_asks_for_a_password_or_refuses_is_told_apart() {
         assert!(host.nothing_was_written());
         refusal
     };
-    for (program, says) in [("sudo", "sudo: a password is required"), ("doas", "doas: Authentication required")] {
+    for (program, says) in [("sudo", "sudo: a password is required"), ("doas", "doas: Authorization required")] {
         let expected =
             format!("{program} asks for a password: allow it without one (NOPASSWD, nopass) or log in as root");
         assert_eq!(refusal(program, says), format!("can't install the agent on 'web1': {expected}"));
@@ -93,11 +93,18 @@ fn mounted(options: &str) -> Option<Host> {
     let var = host.at("var");
     fs::create_dir(&var).unwrap();
     let mount = format!("mount -t tmpfs -o {options} none {}", var.display());
-    let script = |then: &str| format!("exec unshare -m sh -c '{mount} && {then}' sh \"$1\"");
-    host.write("try", &script("true"));
-    let possible = Command::new(host.at("try")).stderr(Stdio::null()).status().unwrap().success();
-    host.write("login", &script("exec sh -c \"$1\""));
-    possible.then_some(host)
+    // As root, or as root of a user namespace.
+    for unshare in ["unshare -m", "unshare -rm"] {
+        let script = |then: &str| format!("exec {unshare} sh -c '{mount} && {then}' sh \"$1\"");
+        host.write("try", &script("true"));
+        if Command::new(host.at("try")).stderr(Stdio::null()).status().unwrap().success() {
+            host.write("login", &script("exec sh -c \"$1\""));
+            return Some(host);
+        }
+    }
+    eprintln!("skipped: nothing can be mounted here");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "a test was skipped");
+    None
 }
 
 #[test]

@@ -90,13 +90,19 @@ fn sudo_or_doas_give_a_user_roots_rights_and_start_nothing_but_the_agent_later()
 fn root_forks_nothing_on_the_way_to_an_agent_that_is_there() {
     let host = Host::new();
     drop(host.connect().unwrap());
-    // There is nothing to be found on PATH any more, so nothing that the way needs.
-    fs::remove_file(host.at("ssh")).unwrap();
+    // Nothing is to be found on PATH any more.
     let sh = which::which("sh").unwrap();
     host.write("login", &format!("c=\"exec {} ${{1#exec sh}}\"; PATH=/nowhere; eval \"$c\"", sh.display()));
-    host.path("/usr/bin:/bin");
     fs::write(host.agent(), "#!/bin/sh\nread -r word build\necho deptool-agent x $build\n").unwrap();
     assert!(matches!(host.connect(), Err(ConnectError::OtherBuild { .. })), "the agent was reached");
+}
+
+#[test]
+fn root_is_recognised_also_where_the_root_directory_belongs_to_nobody() {
+    let mut host = Host::new();
+    host.as_user();
+    host.write("overlay/id", "echo 0");
+    installs_once(&host, "id");
 }
 
 #[test]
