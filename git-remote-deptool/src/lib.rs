@@ -1,1 +1,4 @@
+//! What runs on the operator's machine: the remote helper that Git starts, and `git deptool`.
 
+pub mod helper;
+pub mod lease;
