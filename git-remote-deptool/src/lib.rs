@@ -1,5 +1,6 @@
 //! What runs on the operator's machine: the remote helper that Git starts, and `git deptool`.
 
+pub mod cluster;
 pub mod git;
 pub mod helper;
 pub mod lease;
