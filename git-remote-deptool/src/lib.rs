@@ -4,4 +4,5 @@ pub mod cluster;
 pub mod git;
 pub mod helper;
 pub mod lease;
+pub mod tracking;
 pub mod url;
