@@ -1,0 +1,25 @@
+//! The dialogue with Git: gitremote-helpers(7), read from stdin and answered on stdout.
+//!
+//! [`command`] turns Git's lines into commands, [`options`] collects what `option` lines ask for, [`batch`] holds the
+//! refs of one push, [`list`] and [`report`] make the lines of the answers; all of them are pure. [`serve`] is the loop
+//! that reads and writes, and calls a [`Backend`] for everything that needs a repository or a host.
+//!
+//! What may be relied on:
+//!
+//! - An end of input anywhere but after a blank line means that Git died. Nothing is begun then.
+//! - Every destination of a push gets exactly one line, whatever the backend does. A ref that nobody reported on is
+//!   an error, never a success.
+//! - No answer has more than one line where Git expects one, whatever text it was made from.
+
+pub mod batch;
+pub mod command;
+pub mod list;
+pub mod options;
+pub mod report;
+pub mod serve;
+
+pub use batch::{PushBatch, PushCommand, Source};
+pub use list::Offer;
+pub use options::{Options, PushOption};
+pub use report::{Outcome, Report};
+pub use serve::{Backend, ServeError, Want, serve};

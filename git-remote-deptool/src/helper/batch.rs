@@ -1,0 +1,158 @@
+//! The refs of one push.
+
+use gix::bstr::{BStr, BString, ByteSlice};
+
+/// One ref that Git asks to be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushCommand {
+    /// Whether the new commit must descend from the one that is there.
+    pub ancestry: Ancestry,
+    /// What is to be put there.
+    pub src: Source,
+    /// The full name of the ref, as Git wrote it: the answer has to repeat it.
+    pub dst: BString,
+}
+
+/// Whether going back, or aside, is asked for: the `+` before a refspec. It never waives the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ancestry {
+    /// The new commit must descend from the old one.
+    Required,
+    /// It need not: `-f`.
+    Waived,
+}
+
+/// The left side of a refspec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing: the ref is to be deleted.
+    Delete,
+    /// Any text that names an object: `refs/heads/prod`, `HEAD`, `prod~3`, an id, a tag, a tree.
+    Revision(BString),
+}
+
+/// What kind of ref a destination is. Only a branch can be a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// `refs/heads/<name>`.
+    Branch(&'a BStr),
+    /// `refs/tags/<name>`.
+    Tag(&'a BStr),
+    /// Anything else.
+    Other,
+}
+
+impl PushCommand {
+    /// What kind of ref this would change.
+    pub fn destination(&self) -> Destination<'_> {
+        if let Some(branch) = self.dst.strip_prefix(b"refs/heads/") {
+            Destination::Branch(branch.as_bstr())
+        } else if let Some(tag) = self.dst.strip_prefix(b"refs/tags/") {
+            Destination::Tag(tag.as_bstr())
+        } else {
+            Destination::Other
+        }
+    }
+
+    /// Whether the ref is to be deleted.
+    pub fn is_delete(&self) -> bool {
+        self.src == Source::Delete
+    }
+}
+
+/// All refs of one push to one url, in Git's order, one for each destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushBatch {
+    commands: Vec<PushCommand>,
+}
+
+/// Git asked for two things to be put in one place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{}' is pushed to twice", deptool_agent::text::printable(.0))]
+pub struct Duplicate(pub BString);
+
+impl PushBatch {
+    /// Add a line of the batch.
+    pub fn add(&mut self, command: PushCommand) -> Result<(), Duplicate> {
+        if self.commands.iter().any(|known| known.dst == command.dst) {
+            return Err(Duplicate(command.dst));
+        }
+        self.commands.push(command);
+        Ok(())
+    }
+
+    /// What is asked for, in Git's order.
+    pub fn commands(&self) -> &[PushCommand] {
+        &self.commands
+    }
+
+    /// The branches alone: what a host can be asked for.
+    pub fn branches(&self) -> impl Iterator<Item = (&PushCommand, &BStr)> {
+        self.commands.iter().filter_map(|command| match command.destination() {
+            Destination::Branch(name) => Some((command, name)),
+            Destination::Tag(_) | Destination::Other => None,
+        })
+    }
+
+    /// How tags in this batch came to be there. Git does not say: `--follow-tags` is not among the options of a push.
+    ///
+    /// A tag beside a branch is taken for one that followed it: it is left alone, and the push goes on. A push of tags
+    /// alone was typed as such and has to fail, or it would read *Everything up-to-date*. There is one more way to get
+    /// there: `push.followTags` with a branch that is up to date, so whoever knows the configuration says so.
+    pub fn tags_are(&self, follow_tags: FollowTags) -> Tags {
+        match (follow_tags, self.branches().next()) {
+            (FollowTags::Configured, _) | (FollowTags::NotConfigured, Some(_)) => Tags::Followed,
+            (FollowTags::NotConfigured, None) => Tags::Asked,
+        }
+    }
+}
+
+/// The value of `push.followTags`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowTags {
+    /// Git adds annotated tags to every push.
+    Configured,
+    /// Git adds tags only with `--follow-tags`.
+    NotConfigured,
+}
+
+/// Why there are tags in a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tags {
+    /// Git added them: they are ignored.
+    Followed,
+    /// A person asked for them: they are refused.
+    Asked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(dst: &str) -> PushCommand {
+        PushCommand { ancestry: Ancestry::Required, src: Source::Revision("HEAD".into()), dst: dst.into() }
+    }
+
+    fn batch(dsts: &[&str]) -> PushBatch {
+        let mut batch = PushBatch::default();
+        for dst in dsts {
+            batch.add(push(dst)).unwrap();
+        }
+        batch
+    }
+
+    #[test]
+    fn a_destination_can_not_be_given_twice() {
+        let mut batch = batch(&["refs/heads/prod"]);
+        assert!(batch.add(push("refs/heads/prod")).is_err());
+        assert_eq!(batch.commands().len(), 1);
+    }
+
+    #[test]
+    fn a_tag_beside_a_branch_followed_it() {
+        let no = FollowTags::NotConfigured;
+        assert_eq!(batch(&["refs/tags/v1", "refs/heads/prod"]).tags_are(no), Tags::Followed);
+        assert_eq!(batch(&["refs/tags/v1"]).tags_are(no), Tags::Asked);
+        assert_eq!(batch(&["refs/tags/v1"]).tags_are(FollowTags::Configured), Tags::Followed);
+    }
+}

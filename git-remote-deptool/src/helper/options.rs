@@ -1,0 +1,325 @@
+//! What Git's `option` lines ask for.
+//!
+//! An option that the helper calls unsupported either kills the push with a message about Git, or is ignored by Git
+//! (`cas`). So a bad value is accepted here, remembered, and told as the reason why each ref fails.
+
+use std::collections::BTreeMap;
+
+use deptool_agent::text::printable;
+use gix::bstr::{BStr, BString, ByteSlice};
+
+use crate::lease::Expected;
+
+/// All options of one dialogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// 0 with `-q`, 1 normally, 2 and more with `-v`.
+    pub verbosity: u32,
+    /// Whether progress may be shown.
+    pub progress: Progress,
+    /// Whether this push may change anything.
+    pub run: Run,
+    /// Whether one failure undoes the others.
+    pub atomicity: Atomicity,
+    /// `--force-with-lease`: what is expected at a destination.
+    pub leases: BTreeMap<BString, Expected>,
+    /// `-o`, in Git's order.
+    pub push_options: Vec<PushOption>,
+    /// Whether this is a clone.
+    pub cloning: bool,
+    /// Why nothing may be pushed: an option whose value is wrong.
+    refusal: Option<OptionError>,
+}
+
+/// Whether progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// On a terminal, or with `--progress`.
+    Shown,
+    /// Otherwise.
+    Hidden,
+}
+
+/// Whether a push is real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// It is.
+    Real,
+    /// `--dry-run`.
+    Dry,
+}
+
+/// What the failure of one host means for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Atomicity {
+    /// Nothing.
+    PerHost,
+    /// `--atomic`: they go back to what they had.
+    AllOrNothing,
+}
+
+/// One `-o`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushOption {
+    /// Which one.
+    pub name: PushOptionName,
+    /// What follows the `=`.
+    pub value: Option<String>,
+}
+
+/// The push options that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PushOptionName {
+    /// Deploy to so many hosts at a time.
+    Waves,
+    /// How long to wait for a host that is locked.
+    LockWait,
+    /// Ask before anything is changed.
+    Confirm,
+    /// Ask the hosts what they have.
+    Check,
+    /// Go on without hosts that can't be reached.
+    SkipUnreachable,
+}
+
+const PUSH_OPTIONS: [(&str, PushOptionName); 5] = [
+    ("waves", PushOptionName::Waves),
+    ("lock-wait", PushOptionName::LockWait),
+    ("confirm", PushOptionName::Confirm),
+    ("check", PushOptionName::Check),
+    ("skip-unreachable", PushOptionName::SkipUnreachable),
+];
+
+/// The answer to an `option` line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// It is kept, or its value is wrong and each ref will say so.
+    Ok,
+    /// Git does without it.
+    Unsupported,
+}
+
+/// Why every ref of a push fails: the value of an option.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Not one of ours.
+    #[error("unknown push option '{0}'")]
+    UnknownPushOption(String),
+    /// Git's quoting, broken.
+    #[error("malformed value of option '{0}'")]
+    Malformed(String),
+    /// `--signed`.
+    #[error("signed pushes are not supported")]
+    Signed,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            verbosity: 1,
+            progress: Progress::Hidden,
+            run: Run::Real,
+            atomicity: Atomicity::PerHost,
+            leases: BTreeMap::new(),
+            push_options: Vec::new(),
+            cloning: false,
+            refusal: None,
+        }
+    }
+}
+
+impl Options {
+    /// Take in one `option` line.
+    pub fn set(&mut self, name: &BStr, value: &BStr) -> Reply {
+        match self.try_set(name, value) {
+            Ok(reply) => reply,
+            Err(error) => {
+                // The first one is the one to mend.
+                self.refusal.get_or_insert(error);
+                Reply::Ok
+            }
+        }
+    }
+
+    /// Why nothing may be pushed, if so.
+    pub fn refusal(&self) -> Option<&OptionError> {
+        self.refusal.as_ref()
+    }
+
+    /// The last value given for a push option.
+    pub fn push_option(&self, name: PushOptionName) -> Option<&PushOption> {
+        self.push_options.iter().rev().find(|option| option.name == name)
+    }
+
+    fn try_set(&mut self, name: &BStr, value: &BStr) -> Result<Reply, OptionError> {
+        match name.as_bytes() {
+            b"verbosity" => self.verbosity = number(name, value)?,
+            b"progress" => self.progress = if boolean(name, value)? { Progress::Shown } else { Progress::Hidden },
+            b"dry-run" => self.run = if boolean(name, value)? { Run::Dry } else { Run::Real },
+            b"atomic" => {
+                self.atomicity = if boolean(name, value)? { Atomicity::AllOrNothing } else { Atomicity::PerHost };
+            }
+            b"cas" => {
+                let (dst, expected) = cas(name, value)?;
+                self.leases.insert(dst, expected);
+            }
+            b"push-option" => self.push_options.push(push_option(name, value)?),
+            // Signing is for a server that keeps certificates; `if-asked` means that we need not ask.
+            b"pushcert" => match value.as_bytes() {
+                b"if-asked" | b"false" => (),
+                _ => return Err(OptionError::Signed),
+            },
+            b"cloning" => self.cloning = boolean(name, value)?,
+            // 2.39 sends no value, later Gits "true". It allows `list` to name a format; without one it is SHA-1.
+            b"object-format" => match value.as_bytes() {
+                b"" | b"true" | b"sha1" => (),
+                _ => return Ok(Reply::Unsupported),
+            },
+            // Sent for other transports' sake: a forced ref carries its own `+`.
+            b"force" => {
+                boolean(name, value)?;
+            }
+            _ => return Ok(Reply::Unsupported),
+        }
+        Ok(Reply::Ok)
+    }
+}
+
+fn malformed(name: &BStr) -> OptionError {
+    OptionError::Malformed(printable(name))
+}
+
+fn number(name: &BStr, value: &BStr) -> Result<u32, OptionError> {
+    // Git counts `-q -q` below zero.
+    let number: i32 = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| malformed(name))?;
+    Ok(number.try_into().unwrap_or(0))
+}
+
+fn boolean(name: &BStr, value: &BStr) -> Result<bool, OptionError> {
+    match value.as_bytes() {
+        b"true" => Ok(true),
+        b"false" => Ok(false),
+        _ => Err(malformed(name)),
+    }
+}
+
+/// Undo Git's C-style quoting, which it uses only where a value needs it.
+fn unquote(name: &BStr, value: &BStr) -> Result<BString, OptionError> {
+    let (text, used) = gix::quote::ansi_c::undo(value).map_err(|_| malformed(name))?;
+    if used != value.len() {
+        return Err(malformed(name));
+    }
+    Ok(text.into_owned())
+}
+
+/// `<ref>:<id>`; 40 zeros say that the ref should not be there.
+fn cas(name: &BStr, value: &BStr) -> Result<(BString, Expected), OptionError> {
+    let value = unquote(name, value)?;
+    let (dst, hex) = value.rsplit_once_str(":").ok_or_else(|| malformed(name))?;
+    let id: deptool_agent::id::CommitId =
+        hex.to_str().ok().and_then(|hex| hex.parse().ok()).ok_or_else(|| malformed(name))?;
+    let expected = if id.0.is_null() { Expected::Absent } else { Expected::At(id) };
+    Ok((dst.into(), expected))
+}
+
+fn push_option(name: &BStr, value: &BStr) -> Result<PushOption, OptionError> {
+    let text = unquote(name, value)?;
+    let (key, value) = match text.split_once_str("=") {
+        Some((key, value)) => (key, Some(value)),
+        None => (&text[..], None),
+    };
+    let unknown = || OptionError::UnknownPushOption(printable(key));
+    let (_, name) = PUSH_OPTIONS.iter().find(|(known, _)| known.as_bytes() == key).ok_or_else(unknown)?;
+    let value = match value.map(|value| value.to_str()) {
+        None => None,
+        Some(Ok(value)) => Some(value.to_owned()),
+        Some(Err(_)) => return Err(OptionError::Malformed(printable(key))),
+    };
+    Ok(PushOption { name: *name, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(lines: &[(&str, &str)]) -> Options {
+        let mut options = Options::default();
+        for (name, value) in lines {
+            assert_eq!(options.set((*name).into(), (*value).into()), Reply::Ok, "{name} {value}");
+        }
+        options
+    }
+
+    #[test]
+    fn what_git_sends_is_kept() {
+        let options = with(&[
+            ("verbosity", "2"),
+            ("progress", "true"),
+            ("dry-run", "true"),
+            ("atomic", "true"),
+            ("push-option", "waves=2"),
+            ("push-option", "\"waves=\\303\\274\""),
+            ("push-option", "check"),
+            ("pushcert", "if-asked"),
+            ("object-format", ""),
+        ]);
+        assert_eq!(options.verbosity, 2);
+        assert_eq!(options.progress, Progress::Shown);
+        assert_eq!(options.run, Run::Dry);
+        assert_eq!(options.atomicity, Atomicity::AllOrNothing);
+        assert_eq!(options.push_option(PushOptionName::Waves).unwrap().value.as_deref(), Some("ü"));
+        assert_eq!(options.push_option(PushOptionName::Check).unwrap().value, None);
+        assert_eq!(options.refusal(), None);
+    }
+
+    #[test]
+    fn zeros_in_a_lease_mean_absent() {
+        let hex = "0123456789abcdef0123456789abcdef01234567";
+        let zeros = "0".repeat(40);
+        let options = with(&[("cas", &format!("refs/heads/a:{hex}")), ("cas", &format!("refs/heads/b:{zeros}"))]);
+        assert_eq!(options.leases[BStr::new("refs/heads/a")], Expected::At(hex.parse().unwrap()));
+        assert_eq!(options.leases[BStr::new("refs/heads/b")], Expected::Absent);
+    }
+
+    #[test]
+    fn a_bad_value_is_accepted_and_refuses_the_push() {
+        for (name, value, text) in [
+            ("push-option", "wave=2", "unknown push option 'wave'"),
+            ("push-option", "\"wav", "malformed value of option 'push-option'"),
+            ("push-option", "\"check\"x", "malformed value of option 'push-option'"),
+            ("cas", "refs/heads/a", "malformed value of option 'cas'"),
+            ("cas", "refs/heads/a:12", "malformed value of option 'cas'"),
+            ("pushcert", "true", "signed pushes are not supported"),
+            ("dry-run", "maybe", "malformed value of option 'dry-run'"),
+        ] {
+            assert_eq!(with(&[(name, value)]).refusal().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_left_to_git() {
+        let mut options = Options::default();
+        for name in ["depth", "filter", "check-connectivity", "followtags", "family", ""] {
+            assert_eq!(options.set(name.into(), "true".into()), Reply::Unsupported, "{name}");
+        }
+        assert_eq!(options, Options::default());
+    }
+
+    #[test]
+    fn another_object_format_is_unsupported() {
+        assert_eq!(Options::default().set("object-format".into(), "sha256".into()), Reply::Unsupported);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_it_panic(
+            name in "(verbosity|progress|dry-run|atomic|cas|push-option|pushcert|cloning|object-format|force)",
+            value in any::<Vec<u8>>(),
+        ) {
+            let mut options = Options::default();
+            options.set(name.as_str().into(), value.as_bstr());
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What became of each ref of a push, in the words that Git understands.
+//!
+//! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`Report`] knows
+//! all destinations from the start, each begins as *not attempted*, and no text from a host can spell a keyword.
+
+use deptool_agent::{id::CommitId, text::printable};
+use gix::bstr::{BStr, BString};
+
+use super::batch::PushBatch;
+
+/// The longest reason that is passed on, in characters: a host may say more than anybody wants to read.
+const MAX_REASON: usize = 1000;
+
+/// What became of one ref.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was tried, and nothing has changed.
+    NotAttempted,
+    /// It is done, and durable on the host.
+    Done {
+        /// What was there before, as far as it is known.
+        old: Option<CommitId>,
+        /// Whether what was there before is part of the new history.
+        update: Update,
+    },
+    /// The change does not concern this host: it was not asked, and its tracking ref stays.
+    Unaffected,
+    /// The lease did not hold: someone else deployed.
+    StaleInfo,
+    /// The new commit does not descend from the old one.
+    NonFastForward,
+    /// Anything else, for people to read. Any text will do, it is made one harmless line.
+    Rejected(String),
+}
+
+/// How a ref moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// Forward, or from or to nothing.
+    FastForward,
+    /// Back or aside.
+    Forced,
+}
+
+/// One outcome for each destination of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "Git waits for the report's lines"]
+pub struct Report {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    dst: BString,
+    is_delete: bool,
+    outcome: Outcome,
+}
+
+/// An outcome for a ref that Git did not ask for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{}' is not part of this push", printable(.0))]
+pub struct UnknownRef(BString);
+
+impl Report {
+    /// A report on `batch` in which nothing was attempted yet.
+    pub fn new(batch: &PushBatch) -> Self {
+        let entries = batch
+            .commands()
+            .iter()
+            .map(|c| Entry { dst: c.dst.clone(), is_delete: c.is_delete(), outcome: Outcome::NotAttempted })
+            .collect();
+        Report { entries }
+    }
+
+    /// Say what became of `dst`. The last word counts.
+    pub fn set(&mut self, dst: &BStr, outcome: Outcome) -> Result<(), UnknownRef> {
+        match self.entries.iter_mut().find(|entry| entry.dst == dst) {
+            Some(entry) => {
+                entry.outcome = outcome;
+                Ok(())
+            }
+            None => Err(UnknownRef(dst.into())),
+        }
+    }
+
+    /// Give `outcome` to everything that nothing was said about yet.
+    pub fn set_rest(&mut self, outcome: &Outcome) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.outcome == Outcome::NotAttempted) {
+            entry.outcome = outcome.clone();
+        }
+    }
+
+    /// What became of `dst`, if it is part of the push.
+    pub fn outcome(&self, dst: &BStr) -> Option<&Outcome> {
+        self.entries.iter().find(|entry| entry.dst == dst).map(|entry| &entry.outcome)
+    }
+
+    /// All destinations and what became of them, in Git's order.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&BStr, &Outcome)> {
+        self.entries.iter().map(|entry| (BStr::new(&entry.dst), &entry.outcome))
+    }
+
+    /// The lines that Git expects, without the blank one that ends them.
+    pub fn lines(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for entry in &self.entries {
+            entry.write(&mut out);
+        }
+        out
+    }
+}
+
+impl Entry {
+    fn write(&self, out: &mut Vec<u8>) {
+        match &self.outcome {
+            Outcome::NotAttempted => self.error(out, "not attempted"),
+            Outcome::Done { old, update } => self.done(out, *old, *update),
+            // Hidden by Git: someone who asked for a removal would believe that it had happened.
+            Outcome::Unaffected if self.is_delete => self.error(out, "not attempted"),
+            Outcome::Unaffected => self.line(out, b"ok ", "no match"),
+            Outcome::StaleInfo => self.error(out, "stale info"),
+            Outcome::NonFastForward => self.error(out, "non-fast forward"),
+            Outcome::Rejected(text) => self.error(out, &reason(text)),
+        }
+    }
+
+    fn done(&self, out: &mut Vec<u8>, old: Option<CommitId>, update: Update) {
+        out.extend_from_slice(b"ok ");
+        out.extend_from_slice(&self.dst);
+        out.push(b'\n');
+        if let Some(old) = old {
+            out.extend_from_slice(format!("option old-oid {old}\n").as_bytes());
+        }
+        match update {
+            Update::FastForward => (),
+            Update::Forced => out.extend_from_slice(b"option forced-update\n"),
+        }
+    }
+
+    fn error(&self, out: &mut Vec<u8>, text: &str) {
+        self.line(out, b"error ", text);
+    }
+
+    fn line(&self, out: &mut Vec<u8>, verdict: &[u8], text: &str) {
+        out.extend_from_slice(verdict);
+        out.extend_from_slice(&self.dst);
+        out.push(b' ');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// What Git's `transport-helper.c` takes for something else than a text to be shown.
+const KEYWORDS: [&str; 10] = [
+    "no match",
+    "up to date",
+    "non-fast forward",
+    "already exists",
+    "fetch first",
+    "needs force",
+    "stale info",
+    "remote ref updated since checkout",
+    "forced update",
+    "expecting report",
+];
+
+/// `text` as one line that Git shows as it is.
+fn reason(text: &str) -> String {
+    let lines: Vec<String> =
+        text.lines().map(|line| printable(line.trim().as_bytes())).filter(|line| !line.is_empty()).collect();
+    let mut line = lines.join("; ");
+    if let Some((cut, _)) = line.char_indices().nth(MAX_REASON) {
+        line.truncate(cut);
+        line.push('…');
+    }
+    match line.as_str() {
+        "" => "failed".to_owned(),
+        // A leading quote makes Git undo C-style quoting.
+        other if KEYWORDS.contains(&other) || other.starts_with('"') => format!("failed: {other}"),
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::helper::batch::{Ancestry, PushCommand, Source};
+
+    const OLD: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn batch(refs: &[(&str, Source)]) -> PushBatch {
+        let mut batch = PushBatch::default();
+        for (dst, src) in refs {
+            batch.add(PushCommand { ancestry: Ancestry::Required, src: src.clone(), dst: (*dst).into() }).unwrap();
+        }
+        batch
+    }
+
+    fn lines_for(src: Source, outcome: Outcome) -> String {
+        let mut report = Report::new(&batch(&[("refs/heads/prod", src)]));
+        report.set("refs/heads/prod".into(), outcome).unwrap();
+        String::from_utf8(report.lines()).unwrap()
+    }
+
+    fn lines(outcome: Outcome) -> String {
+        lines_for(Source::Revision("HEAD".into()), outcome)
+    }
+
+    #[test]
+    fn what_nobody_reported_is_an_error() {
+        let head = || Source::Revision("HEAD".into());
+        let report = Report::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
+        let expected = "error refs/heads/a not attempted\nerror refs/heads/b not attempted\n";
+        assert_eq!(String::from_utf8(report.lines()).unwrap(), expected);
+    }
+
+    #[test]
+    fn success_tells_the_old_commit_and_force() {
+        let old = Some(OLD.parse().unwrap());
+        let forced = Outcome::Done { old, update: Update::Forced };
+        assert_eq!(lines(forced), format!("ok refs/heads/prod\noption old-oid {OLD}\noption forced-update\n"));
+        let first = Outcome::Done { old: None, update: Update::FastForward };
+        assert_eq!(lines(first), "ok refs/heads/prod\n");
+    }
+
+    #[test]
+    fn rejections_have_the_texts_that_git_knows() {
+        assert_eq!(lines(Outcome::StaleInfo), "error refs/heads/prod stale info\n");
+        assert_eq!(lines(Outcome::NonFastForward), "error refs/heads/prod non-fast forward\n");
+        let busy = Outcome::Rejected("locked by carol since 12 s".into());
+        assert_eq!(lines(busy), "error refs/heads/prod locked by carol since 12 s\n");
+    }
+
+    #[test]
+    fn an_unaffected_host_is_hidden_but_never_for_a_removal() {
+        assert_eq!(lines(Outcome::Unaffected), "ok refs/heads/prod no match\n");
+        assert_eq!(lines_for(Source::Delete, Outcome::Unaffected), "error refs/heads/prod not attempted\n");
+    }
+
+    #[test]
+    fn no_text_can_spell_success() {
+        for text in ["no match", "up to date", " up to date\n", "\"no match\"", "\"up to\\040date\"", ""] {
+            let line = lines(Outcome::Rejected(text.into()));
+            assert!(line.starts_with("error refs/heads/prod failed"), "{line}");
+        }
+    }
+
+    #[test]
+    fn several_lines_become_one() {
+        let text = "nginx.service failed\n  exit code 1\n\n\x1b[31m";
+        let line = lines(Outcome::Rejected(text.into()));
+        assert_eq!(line, "error refs/heads/prod nginx.service failed; exit code 1; \\x1b[31m\n");
+    }
+
+    #[test]
+    fn what_is_not_part_of_the_push_can_not_be_reported() {
+        let mut report = Report::new(&batch(&[]));
+        assert!(report.set("refs/heads/x".into(), Outcome::StaleInfo).is_err());
+    }
+
+    #[test]
+    fn the_rest_is_only_what_nothing_was_said_about() {
+        let head = || Source::Revision("HEAD".into());
+        let mut report = Report::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
+        report.set("refs/heads/a".into(), Outcome::StaleInfo).unwrap();
+        report.set_rest(&Outcome::Rejected("killed".into()));
+        assert_eq!(report.lines(), b"error refs/heads/a stale info\nerror refs/heads/b killed\n");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_makes_exactly_one_line(text in any::<String>()) {
+            let line = lines(Outcome::Rejected(text));
+            prop_assert!(line.ends_with('\n'));
+            prop_assert!(!line[..line.len() - 1].chars().any(char::is_control), "{line:?}");
+            let text = line.strip_prefix("error refs/heads/prod ").unwrap().trim_end();
+            prop_assert!(!text.is_empty() && !text.starts_with('"') && !KEYWORDS.contains(&text));
+        }
+    }
+}

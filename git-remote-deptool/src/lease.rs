@@ -1,0 +1,37 @@
+//! What a push expects to find: the compare half of compare-and-swap.
+
+use deptool_agent::id::CommitId;
+
+/// What a host must have for a deployment to be taken. "Anything" can't be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Expected {
+    /// No deployment.
+    Absent,
+    /// This commit, by its real id.
+    At(CommitId),
+}
+
+impl Expected {
+    /// What the operator's side last heard of a host, taken as what is expected there.
+    pub fn from_tracked(tracked: Option<CommitId>) -> Self {
+        tracked.map_or(Expected::Absent, Expected::At)
+    }
+}
+
+/// What to expect: what `--force-with-lease` named, else what was last heard. `-f` changes nothing about it.
+pub fn expected(tracked: Option<CommitId>, named: Option<Expected>) -> Expected {
+    named.unwrap_or_else(|| Expected::from_tracked(tracked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_lease_stands_above_what_was_heard() {
+        let heard: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+        assert_eq!(expected(Some(heard), None), Expected::At(heard));
+        assert_eq!(expected(None, None), Expected::Absent);
+        assert_eq!(expected(Some(heard), Some(Expected::Absent)), Expected::Absent);
+    }
+}

@@ -1,0 +1,222 @@
+//! What the operator's side remembers about hosts. All of it is in the repository's common directory.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host last said it runs, or a projection of it |
+//! | `refs/deptool/unsettled/<host>/<cluster>` | a deployment was sent, and how it ended is not known |
+//! | `refs/deptool/projection/<real id>/<host>` | a local stand-in for a commit of which only one host's part is here |
+//! | `deptool/hosts/<tracking name>` | facts that save a round trip, none of which may be relied on |
+//! | `deptool/hosts/<tracking name>.lock` | held by the process that talks to the host |
+//!
+//! What may be relied on:
+//!
+//! - A change of a ref is durable when the function that makes it returns.
+//! - A tracking ref says only what the host said, and never names a commit that is not here.
+//! - Whoever holds a [`HostLock`] is alone on this machine and in this repository in talking to that host, so marks and
+//!   tracking refs are written in the order in which the host answered. Ref locks alone could not give that.
+
+mod facts;
+mod lock;
+mod projection;
+mod refs;
+
+use std::collections::BTreeMap;
+
+use deptool_agent::{
+    id::CommitId,
+    name::{ClusterName, HostName},
+};
+pub use facts::{FactsError, HostFacts};
+pub use lock::{HostLock, LockError};
+pub use projection::Projection;
+use refs::Refs;
+
+use crate::{
+    cluster::{HostRemote, Settings, Target, TrackingName},
+    git::Repo,
+    helper::list::Knowledge,
+};
+
+/// The refs of the operator's side.
+#[derive(Debug)]
+pub struct Tracking<'r> {
+    repo: &'r Repo,
+    refs: Refs,
+}
+
+/// What a tracking ref says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracked {
+    /// What the ref names: the deployed commit, or the projection that stands for it here.
+    pub commit: CommitId,
+    /// The commit that the host runs, by which it is known to everyone. May not be here.
+    pub real: CommitId,
+}
+
+/// A deployment of which it is not known how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// This commit was to be put there.
+    Deploy(CommitId),
+    /// Everything was to be removed.
+    Remove,
+}
+
+/// Why a ref can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackingError {
+    /// Reading.
+    #[error("could not read '{name}'")]
+    Read {
+        /// The ref, or where refs are looked for.
+        name: String,
+        /// Why not.
+        #[source]
+        source: gix::Error,
+    },
+    /// Writing.
+    #[error("could not update '{name}'")]
+    Write {
+        /// The ref.
+        name: String,
+        /// Why not.
+        #[source]
+        source: gix::Error,
+    },
+    /// Making it durable.
+    #[error("could not write '{name}' to disk")]
+    Sync {
+        /// The ref.
+        name: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Git would call the repository broken.
+    #[error("'{name}' can't be set to commit {}, which is not in this repository", .id.short())]
+    Missing {
+        /// The ref.
+        name: String,
+        /// The commit.
+        id: CommitId,
+    },
+}
+
+impl<'r> Tracking<'r> {
+    /// The refs of `repo`.
+    pub fn new(repo: &'r Repo) -> Self {
+        Tracking { repo, refs: Refs::new(repo) }
+    }
+
+    /// What was last heard of a host's cluster.
+    pub fn get(&self, host: &HostRemote, cluster: &ClusterName) -> Result<Option<Tracked>, TrackingError> {
+        match self.refs.get(&tracking_ref(&host.tracking, cluster))? {
+            Some(commit) => Ok(Some(self.tracked(host, commit)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// All clusters that were last heard to run on a host: one, unless it was moved by other means than ours.
+    pub fn clusters(&self, host: &HostRemote) -> Result<BTreeMap<ClusterName, Tracked>, TrackingError> {
+        let mut clusters = BTreeMap::new();
+        for (name, commit) in self.refs.below(&format!("refs/remotes/{}/", host.tracking))? {
+            if let Ok(cluster) = ClusterName::parse(name.as_bytes()) {
+                clusters.insert(cluster, self.tracked(host, commit)?);
+            }
+        }
+        Ok(clusters)
+    }
+
+    /// Note that the host said it runs `commit`, or the commit that the projection `commit` stands for.
+    ///
+    /// The reflog gets an entry with `message`, unless nothing has changed.
+    pub fn set(
+        &self,
+        host: &HostRemote,
+        cluster: &ClusterName,
+        commit: CommitId,
+        message: &str,
+    ) -> Result<(), TrackingError> {
+        let name = tracking_ref(&host.tracking, cluster);
+        if !self.repo.has_commit(commit) {
+            return Err(TrackingError::Missing { name, id: commit });
+        }
+        self.refs.set(&name, commit.0, message)
+    }
+
+    /// Note that the host said it runs nothing of `cluster`.
+    pub fn remove(&self, host: &HostRemote, cluster: &ClusterName) -> Result<(), TrackingError> {
+        self.refs.delete(&tracking_ref(&host.tracking, cluster))
+    }
+
+    /// Note that `attempt` is about to be sent. From now on until [`Self::settle`] the host is *in doubt*.
+    pub fn unsettle(&self, host: &HostName, cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
+        let name = unsettled_ref(host, cluster);
+        let id = match attempt {
+            Attempt::Deploy(id) if !self.repo.has_commit(id) => return Err(TrackingError::Missing { name, id }),
+            Attempt::Deploy(id) => id.0,
+            // Something that is in every repository.
+            Attempt::Remove => empty_tree(),
+        };
+        self.refs.set(&name, id, "")
+    }
+
+    /// Note that the host gave a definite answer.
+    pub fn settle(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
+        self.refs.delete(&unsettled_ref(host, cluster))
+    }
+
+    /// The deployments to a host of which it is not known how they ended.
+    pub fn unsettled(&self, host: &HostName) -> Result<BTreeMap<ClusterName, Attempt>, TrackingError> {
+        let marks = self.refs.below(&format!("refs/deptool/unsettled/{host}/"))?;
+        let attempt = |id: CommitId| if id.0 == empty_tree() { Attempt::Remove } else { Attempt::Deploy(id) };
+        let parse = |(name, id): (String, CommitId)| Some((ClusterName::parse(name.as_bytes()).ok()?, attempt(id)));
+        Ok(marks.into_iter().filter_map(parse).collect())
+    }
+
+    /// What there is to offer to a push to `target`.
+    pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
+        let mut knowledge = Knowledge { names: self.names()?, ..Knowledge::default() };
+        knowledge.names.extend(settings.default_cluster().cloned());
+        match target {
+            Target::Host(host) => {
+                let clusters = self.clusters(host)?;
+                knowledge.tracked = clusters.into_iter().map(|(name, tracked)| (name, tracked.real)).collect();
+                knowledge.unsettled = self.unsettled(&host.host)?.into_keys().collect();
+            }
+            // Each host may have another commit: nothing can be said for all.
+            Target::Group(..) | Target::All => (),
+        }
+        Ok(knowledge)
+    }
+
+    /// The short names of local branches and of remotes' branches, as far as they can be clusters.
+    fn names(&self) -> Result<std::collections::BTreeSet<ClusterName>, TrackingError> {
+        let local = self.refs.below("refs/heads/")?;
+        let remote = self.refs.below("refs/remotes/")?;
+        let short = |name: &str| name.rsplit_once('/').map(|(_, short)| ClusterName::parse(short.as_bytes()));
+        let local = local.iter().map(|(name, _)| ClusterName::parse(name.as_bytes()));
+        let remote = remote.iter().filter_map(|(name, _)| short(name));
+        Ok(local.chain(remote).filter_map(Result::ok).collect())
+    }
+
+    fn tracked(&self, host: &HostRemote, commit: CommitId) -> Result<Tracked, TrackingError> {
+        let projection = self.projections()?.into_iter().find(|p| p.commit == commit && p.host == host.host);
+        Ok(Tracked { commit, real: projection.map_or(commit, |p| p.real) })
+    }
+}
+
+fn tracking_ref(tracking: &TrackingName, cluster: &ClusterName) -> String {
+    format!("refs/remotes/{tracking}/{cluster}")
+}
+
+fn unsettled_ref(host: &HostName, cluster: &ClusterName) -> String {
+    format!("refs/deptool/unsettled/{host}/{cluster}")
+}
+
+fn empty_tree() -> gix::ObjectId {
+    gix::ObjectId::empty_tree(gix::hash::Kind::Sha1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! What is remembered of a host to save a round trip. All of it may be wrong, and nothing breaks if it is lost.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use deptool_agent::name::HostName;
+use serde::{Deserialize, Serialize};
+
+use crate::{cluster::TrackingName, git::Repo};
+
+/// What a host told when it was last talked to. That there are facts makes its tracking refs a host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Its directory in the config tree.
+    pub host: HostName,
+    /// The random id that it was given at first contact: another one means that it was installed anew.
+    pub instance: Option<String>,
+    /// The build of the agent that was started there: worth a request without waiting for its hello.
+    pub agent: Option<String>,
+}
+
+/// Why facts can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write '{}'", path.display())]
+pub struct FactsError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl HostFacts {
+    /// The facts about the host that is tracked as `tracking`, if there are any that can be read.
+    pub fn load(repo: &Repo, tracking: &TrackingName) -> Option<Self> {
+        read(&path(repo, tracking))
+    }
+
+    /// Keep them.
+    pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
+        let path = path(repo, tracking);
+        write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
+    }
+
+    /// Forget them.
+    pub fn forget(repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
+        let path = path(repo, tracking);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FactsError { path, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// All hosts that were ever talked to, by what their tracking refs are named after.
+    pub fn all(repo: &Repo) -> Vec<(TrackingName, Self)> {
+        let files = fs::read_dir(directory(repo)).into_iter().flatten().filter_map(Result::ok);
+        let mut all: Vec<_> =
+            files.filter_map(|file| Some((unescaped(file.file_name().to_str()?)?, read(&file.path())?))).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+fn read(path: &Path) -> Option<HostFacts> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// All or nothing, and durable.
+fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(directory)?;
+    let mut file = File::create(temporary)?;
+    serde_json::to_writer_pretty(&mut file, facts)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
+fn directory(repo: &Repo) -> PathBuf {
+    repo.common_dir().join("deptool/hosts")
+}
+
+fn path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(escaped(tracking))
+}
+
+/// Where the lock is. No tracking name ends in `.lock`.
+pub(super) fn lock_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(format!("{}.lock", escaped(tracking)))
+}
+
+/// A name that no other host's facts, and no other process's, are written under.
+fn temporary_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(format!("{}.{}.new.lock", escaped(tracking), std::process::id()))
+}
+
+/// The name of a remote may contain slashes; here it is one file's.
+fn escaped(tracking: &TrackingName) -> String {
+    tracking.as_str().replace('%', "%25").replace('/', "%2f")
+}
+
+fn unescaped(name: &str) -> Option<TrackingName> {
+    TrackingName::parse(name.replace("%2f", "/").replace("%25", "%").as_str().into())
+}
