@@ -10,3 +10,7 @@ pub mod helper;
 pub mod lease;
 pub mod tracking;
 pub mod url;
+//! The operator's side: what Git starts, and the porcelain around it.
+
+pub mod history;
+pub mod pack;

@@ -1,0 +1,269 @@
+//! Reading the operator's objects: commits, trees, and what of a history is new.
+//!
+//! Replace refs and grafts are ignored: what a host is given is what was committed.
+
+use std::{
+    collections::{BinaryHeap, HashMap, HashSet},
+    process::Command,
+};
+
+use deptool_agent::{
+    id::{CommitId, TreeId},
+    name::HostName,
+};
+use gix_hash::{ObjectId, oid};
+use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeRefIter, tree::EntryKind};
+
+/// How deep directories may be nested, as on the host.
+pub(crate) const DEPTH: usize = 128;
+
+/// Why an object of the operator's repository could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// It is not there.
+    #[error("object {0} is not in this repository")]
+    Missing(ObjectId),
+    /// It is something else.
+    #[error("object {id} is a {actual}, not a {wanted}")]
+    Kind {
+        /// The object.
+        id: ObjectId,
+        /// What it was used as.
+        wanted: Kind,
+        /// What it is.
+        actual: Kind,
+    },
+    /// It is there and can't be read.
+    #[error("could not read object {id}")]
+    Read {
+        /// The object.
+        id: ObjectId,
+        /// What the object database said.
+        #[source]
+        source: gix_error::Error,
+    },
+    /// Directories are nested deeper than a host accepts.
+    #[error("tree {0} is nested too deeply")]
+    TooDeep(ObjectId),
+}
+
+/// The result of reading objects.
+pub type Result<T> = std::result::Result<T, HistoryError>;
+
+/// What a commit says, as far as we need to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Its root tree.
+    pub tree: TreeId,
+    /// Its parents, also where a shallow repository does not have them.
+    pub parents: Vec<CommitId>,
+    /// When it was committed, in seconds since 1970.
+    pub seconds: i64,
+}
+
+/// An entry of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Which tree, blob or, for a submodule, foreign commit.
+    pub id: ObjectId,
+}
+
+/// The objects of the operator's repository, without replacements.
+pub struct Objects {
+    odb: gix::OdbHandle,
+}
+
+impl Objects {
+    /// Read from `repo`.
+    pub fn of(repo: &gix::Repository) -> Self {
+        let mut odb = repo.objects.clone();
+        odb.ignore_replacements = true;
+        Objects { odb }
+    }
+
+    /// Whether an object is here.
+    pub fn has(&self, id: &oid) -> bool {
+        self.odb.exists(id)
+    }
+
+    /// The kind and the size in bytes of an object, without reading all of it.
+    pub fn header(&self, id: &oid) -> Result<(Kind, u64)> {
+        match self.odb.try_header(id) {
+            Ok(Some(header)) => Ok((header.kind, header.size)),
+            Ok(None) => Err(HistoryError::Missing(id.to_owned())),
+            Err(source) => Err(HistoryError::Read { id: id.to_owned(), source }),
+        }
+    }
+
+    /// Read an object of any kind into `buffer`.
+    pub fn read(&self, id: &oid, buffer: &mut Vec<u8>) -> Result<Kind> {
+        match self.odb.try_find(id, buffer) {
+            Ok(Some(data)) => Ok(data.kind),
+            Ok(None) => Err(HistoryError::Missing(id.to_owned())),
+            Err(source) => Err(HistoryError::Read { id: id.to_owned(), source }),
+        }
+    }
+
+    /// Read an object that has to be a `wanted`.
+    pub fn expect(&self, id: &oid, wanted: Kind) -> Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        match self.read(id, &mut buffer)? {
+            kind if kind == wanted => Ok(buffer),
+            actual => Err(HistoryError::Kind { id: id.to_owned(), wanted, actual }),
+        }
+    }
+
+    /// Read a commit.
+    pub fn commit(&self, id: &CommitId) -> Result<Commit> {
+        let data = self.expect(&id.0, Kind::Commit)?;
+        parse_commit(&id.0, &data)
+    }
+
+    /// The entries of a tree, in its order.
+    pub fn entries(&self, id: &oid) -> Result<Vec<Entry>> {
+        parse_tree(id, &self.expect(id, Kind::Tree)?)
+    }
+
+    /// The tree of the host's directory in a commit, if the commit has one.
+    pub fn host_tree(&self, commit: &CommitId, host: &HostName) -> Result<Option<TreeId>> {
+        let entries = self.entries(&self.commit(commit)?.tree.0)?;
+        let found = entries.into_iter().find(|entry| entry.name == host.as_str().as_bytes());
+        Ok(found.filter(|entry| entry.kind == EntryKind::Tree).map(|entry| TreeId(entry.id)))
+    }
+
+    /// The commits that `new` reaches and `old` does not, newest first, at most `limit`: the newest of them.
+    ///
+    /// Commits that are not here (a shallow repository) end the walk. Where commit dates lie, some that `old` reaches
+    /// too may be among them.
+    pub fn between(&self, old: Option<&CommitId>, new: &CommitId, limit: usize) -> Result<Vec<CommitId>> {
+        let mut walk = Walk { objects: self, queue: BinaryHeap::new(), side: HashMap::new(), open: 0 };
+        walk.reach(*new, Side::New)?;
+        if let Some(old) = old {
+            walk.reach(*old, Side::Old)?;
+        }
+        let mut found = Vec::new();
+        while walk.open > 0 && found.len() < limit {
+            let Some((id, parents, side)) = walk.next() else { break };
+            if side == Side::New {
+                found.push(id);
+            }
+            for parent in parents {
+                walk.reach(parent, side)?;
+            }
+        }
+        found.retain(|id| walk.side.get(id) == Some(&Side::New));
+        Ok(found)
+    }
+}
+
+/// Parse the bytes of commit `id`.
+pub(crate) fn parse_commit(id: &oid, data: &[u8]) -> Result<Commit> {
+    let parse = || -> gix_error::Result<Commit> {
+        let commit = CommitRef::from_bytes(data, id.kind())?;
+        Ok(Commit {
+            tree: TreeId(commit.tree()),
+            parents: commit.parents().map(CommitId).collect(),
+            seconds: commit.time()?.seconds,
+        })
+    };
+    parse().map_err(|source| HistoryError::Read { id: id.to_owned(), source })
+}
+
+/// Parse the bytes of tree `id`.
+pub(crate) fn parse_tree(id: &oid, data: &[u8]) -> Result<Vec<Entry>> {
+    TreeRefIter::from_bytes(data, id.kind())
+        .map(|entry| match entry {
+            Ok(entry) => Ok(Entry { name: entry.filename.to_vec(), kind: entry.mode.kind(), id: entry.oid.to_owned() }),
+            Err(source) => Err(HistoryError::Read { id: id.to_owned(), source }),
+        })
+        .collect()
+}
+
+/// From which of two commits another one can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    New,
+    Old,
+}
+
+/// A walk from two commits at once, newest commits first.
+struct Walk<'a> {
+    objects: &'a Objects,
+    queue: BinaryHeap<(i64, CommitId, Vec<ObjectId>)>,
+    side: HashMap<CommitId, Side>,
+    /// How many queued commits are of the new side: none left, nothing more to find.
+    open: usize,
+}
+
+impl Walk<'_> {
+    /// Note that `id` was reached from `side`, and queue it if that is news.
+    fn reach(&mut self, id: CommitId, side: Side) -> Result<()> {
+        let before = self.side.get(&id).copied();
+        if before == Some(side) || before == Some(Side::Old) || !self.objects.has(&id.0) {
+            return Ok(());
+        }
+        let queued = before == Some(Side::New) && self.queue.iter().any(|entry| entry.1 == id);
+        if queued {
+            self.open -= 1;
+        } else {
+            let commit = self.objects.commit(&id)?;
+            let parents = commit.parents.into_iter().map(|parent| parent.0).collect();
+            self.queue.push((commit.seconds, id, parents));
+            self.open += usize::from(side == Side::New);
+        }
+        self.side.insert(id, side);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<(CommitId, Vec<CommitId>, Side)> {
+        let (_, id, parents) = self.queue.pop()?;
+        let side = *self.side.get(&id)?;
+        if side == Side::New {
+            self.open -= 1;
+        }
+        Some((id, parents.into_iter().map(CommitId).collect(), side))
+    }
+}
+
+/// Every tree and blob at or below `tree`, added to `seen`. What is in it already is not looked into.
+pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<ObjectId>) -> Result<()> {
+    let mut todo = vec![tree];
+    while let Some(tree) = todo.pop() {
+        if !seen.insert(tree) {
+            continue;
+        }
+        for entry in objects.entries(&tree)? {
+            match entry.kind {
+                EntryKind::Tree => todo.push(entry.id),
+                EntryKind::Blob | EntryKind::BlobExecutable | EntryKind::Link => {
+                    seen.insert(entry.id);
+                }
+                EntryKind::Commit => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A `git` of `repo` that nothing in our environment can lead elsewhere, that never prompts and fetches nothing.
+pub(crate) fn git(repo: &gix::Repository) -> Command {
+    let mut command = Command::new("git");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GIT_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("--no-replace-objects").arg(git_dir_argument(repo));
+    command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_NO_LAZY_FETCH", "1");
+    command
+}
+
+fn git_dir_argument(repo: &gix::Repository) -> std::ffi::OsString {
+    let mut argument = std::ffi::OsString::from("--git-dir=");
+    argument.push(repo.git_dir());
+    argument
+}

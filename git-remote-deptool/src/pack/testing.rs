@@ -1,0 +1,140 @@
+//! Real repositories for tests, made by real Git, with nothing of the surroundings in them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use deptool_agent::{
+    host::store::{Added, Expected, LogEntry, Store, StoreError, pack::Limits},
+    id::CommitId,
+    name::{ClusterName, HostName},
+};
+
+use super::{Base, Selection, select, write};
+
+/// Both versions that are supported, where they are installed.
+pub(crate) fn gits() -> Vec<&'static str> {
+    let all = ["/usr/bin/git", "/usr/local/bin/git"];
+    all.into_iter().filter(|git| Path::new(git).exists()).collect()
+}
+
+pub(crate) fn run(git: &str, dir: &Path, args: &[&str]) -> Output {
+    let at = "1700000000 +0000";
+    Command::new(git)
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs([("HOME", "/nonexistent"), ("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
+        .envs([("GIT_AUTHOR_NAME", "A"), ("GIT_AUTHOR_EMAIL", "a@b"), ("GIT_AUTHOR_DATE", at)])
+        .envs([("GIT_COMMITTER_NAME", "C"), ("GIT_COMMITTER_EMAIL", "c@d"), ("GIT_COMMITTER_DATE", at)])
+        .output()
+        .unwrap()
+}
+
+/// Run `git` and return what it said, trimmed.
+pub(crate) fn git(dir: &Path, args: &[&str]) -> String {
+    let output = run(gits()[0], dir, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// `git fsck --full` with every Git.
+pub(crate) fn fsck(dir: &Path) {
+    for version in gits() {
+        let output = run(version, dir, &["fsck", "--full"]);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success() && !said.contains("missing") && !said.contains("broken"), "{version}: {said}");
+    }
+}
+
+/// An operator's repository with a work tree.
+pub(crate) struct Operator {
+    pub dir: PathBuf,
+    _temporary: tempfile::TempDir,
+}
+
+impl Operator {
+    pub fn new() -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("config");
+        fs::create_dir(&dir).unwrap();
+        git(&dir, &["init", "-q", "-b", "prod", "."]);
+        // No housekeeping behind our back, and no waiting for the disk.
+        git(&dir, &["config", "gc.auto", "0"]);
+        git(&dir, &["config", "core.fsync", "none"]);
+        Operator { dir, _temporary: temporary }
+    }
+
+    pub fn repo(&self) -> gix::Repository {
+        gix::open_opts(&self.dir, gix::open::Options::isolated()).unwrap()
+    }
+
+    pub fn git(&self, args: &[&str]) -> String {
+        git(&self.dir, args)
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub fn commit(&self, message: &str) -> CommitId {
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", message]);
+        self.id("HEAD")
+    }
+
+    pub fn id(&self, name: &str) -> CommitId {
+        self.git(&["rev-parse", name]).parse().unwrap()
+    }
+}
+
+/// A host and its store.
+pub(crate) struct Host {
+    pub name: HostName,
+    pub store: Store,
+    _temporary: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn new(name: &str) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let store = Store::open_or_init(&temporary.path().join("store")).unwrap();
+        Host { name: HostName::parse(name.as_bytes()).unwrap(), store, _temporary: temporary }
+    }
+
+    /// What a push does to the store.
+    pub fn deploy(&mut self, repo: &gix::Repository, target: CommitId) -> Selection {
+        let old = self.store.deployed().unwrap().map(|(_, id)| id);
+        let base = old.map_or(Base::Nothing, Base::HostSubtreeOf);
+        let selection = select(repo, &self.name, base, old, target).unwrap();
+        self.receive(repo, &selection).unwrap();
+        let log = LogEntry { name: "A", email: "a@b", seconds: 1_700_000_000, message: "deploy" };
+        let expected = old.map_or(Expected::Absent, Expected::At);
+        self.store.set_deployed(&prod(), expected, &target, log).unwrap();
+        selection
+    }
+
+    pub fn receive(&mut self, repo: &gix::Repository, selection: &Selection) -> Result<Added, StoreError> {
+        let mut pack = Vec::new();
+        write(repo, &selection.objects, &mut pack).unwrap();
+        self.store.add_pack(&mut &pack[..], &Limits::default())
+    }
+
+    pub fn missing(&self, target: CommitId) -> usize {
+        self.store.missing(&target, &self.name, None, &|_| false).unwrap().len()
+    }
+
+    pub fn git(&self, args: &[&str]) -> String {
+        git(self.store.path(), args)
+    }
+}
+
+pub(crate) fn prod() -> ClusterName {
+    ClusterName::parse(b"prod").unwrap()
+}
