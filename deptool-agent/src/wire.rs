@@ -51,6 +51,8 @@ pub enum Request {
         want: CommitId,
         have: Vec<CommitId>,
     },
+    /// Send the content of a blob that is too large for a pack, from what is checked out.
+    ExportBlob(BlobId),
     /// The last deployments that were tried here, newest first.
     Attempts {
         most: u32,
@@ -77,8 +79,8 @@ pub struct Deploy {
     pub verdict: Verdict,
 }
 
-/// What must be deployed for the deployment to be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What must be deployed for the deployment to be taken. "Anything" can't be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Expected {
     Absent,
     At(CommitId),
@@ -129,6 +131,8 @@ pub enum Response {
     Data(Bytes),
     /// The exported pack is complete.
     End,
+    /// The blob that was asked for has this size in bytes and follows; `None`: it is not here.
+    Blob { size: Option<u64> },
     Attempts(Vec<Attempt>),
     /// The request can't be served. The connection ends.
     Error(String),

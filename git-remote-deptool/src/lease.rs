@@ -1,26 +1,11 @@
 //! What a push expects to find: the compare half of compare-and-swap.
 
 use deptool_agent::id::CommitId;
-
-/// What a host must have for a deployment to be taken. "Anything" can't be said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Expected {
-    /// No deployment.
-    Absent,
-    /// This commit, by its real id.
-    At(CommitId),
-}
-
-impl Expected {
-    /// What the operator's side last heard of a host, taken as what is expected there.
-    pub fn from_tracked(tracked: Option<CommitId>) -> Self {
-        tracked.map_or(Expected::Absent, Expected::At)
-    }
-}
+pub use deptool_agent::wire::Expected;
 
 /// What to expect: what `--force-with-lease` named, else what was last heard. `-f` changes nothing about it.
 pub fn expected(tracked: Option<CommitId>, named: Option<Expected>) -> Expected {
-    named.unwrap_or_else(|| Expected::from_tracked(tracked))
+    named.unwrap_or(tracked.map_or(Expected::Absent, Expected::At))
 }
 
 #[cfg(test)]

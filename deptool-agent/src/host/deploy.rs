@@ -30,7 +30,7 @@ use super::{
 use crate::{
     action::Action,
     id::CommitId,
-    name::UnitName,
+    name::{HostName, UnitName},
     outcome::{AttemptResult, Failure, Outcome, Phase},
     plan::HostPlan,
     system::{System, settle, verdict::Started},
@@ -54,7 +54,7 @@ pub fn now() -> i64 {
 pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostError> {
     let Some((cluster, commit)) = store.deployed()? else { return Ok(None) };
     let name = super::home::read_if_there(&home.host_name())?.unwrap_or_default();
-    let host = crate::name::HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let host = HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
     let done = attempts::last_done(home)?;
     let (by, when) = done.map_or(("somebody".into(), 0), |attempt| (attempt.by, attempt.when));
     Ok(Some(Deployed { host, cluster, commit, by, when }))
@@ -216,13 +216,13 @@ fn stage(
 /// The host's directory in `commit`; empty if nothing is deployed.
 fn host_tree(store: &Store, request: &Deploy, commit: Option<CommitId>) -> Result<HostTree, HostError> {
     let Some(commit) = commit else { return Ok(HostTree::default()) };
-    load_tree(store, request, commit).map_err(|error| HostError::Unfit(format!("what is deployed: {error}")))
+    load_tree(store, &request.host, commit).map_err(|error| HostError::Unfit(format!("what is deployed: {error}")))
 }
 
-/// The host's directory in `commit`.
-pub fn load_tree(store: &Store, request: &Deploy, commit: CommitId) -> Result<HostTree, TreeError> {
+/// The directory of `host` in `commit`; empty if it has none.
+pub fn load_tree(store: &Store, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
     let root = root_of(store, commit)?;
-    match host_directory(store, root, &request.host)? {
+    match host_directory(store, root, host)? {
         Some(directory) => HostTree::load(store, directory),
         None => Ok(HostTree::default()),
     }

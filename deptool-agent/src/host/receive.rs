@@ -39,7 +39,7 @@ pub fn objects(
             return Ok(Received::Gone);
         }
         let Target::Commit(target) = request.target else { return Ok(Received::Everything(HostTree::default())) };
-        match load_tree(store, request, target) {
+        match load_tree(store, &request.host, target) {
             Ok(tree) => {
                 let contents = Contents { objects: store, incoming: home.incoming(), earlier };
                 if has_all(&tree, &contents) {

@@ -3,25 +3,26 @@
 use std::{
     fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use super::{
     attempts,
-    deploy::{deploy, deployed, now, sync_outside},
+    deploy::{deploy, deployed, load_tree, now, sync_outside},
     finish,
     home::{Context, Home, HostError, read_if_there, replace_file, sync_file_system},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
     peer::{Incoming, Peer},
+    prepare::earlier,
     store::Store,
     undo::undo,
 };
 use crate::{
-    build::{BUILD_ID, VERSION, agent_file_name},
+    build::{BUILD_ID, VERSION},
     frame::CHUNK,
-    id::CommitId,
+    id::{BlobId, CommitId},
     outcome::{AttemptResult, Phase},
     system::System,
     wire::{Bytes, Hello, Holder, Request, Response},
@@ -67,6 +68,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem, detach: &Detach)
                 });
             }
             Incoming::Request(Request::Export { want, have }) => export(home, peer, want, &have),
+            Incoming::Request(Request::ExportBlob(id)) => export_blob(home, peer, id),
             Incoming::Request(Request::Attempts { most }) => {
                 attempts::latest(home, most.min(ATTEMPTS) as usize).map(|list| peer.send(&Response::Attempts(list)))
             }
@@ -207,6 +209,28 @@ fn export(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) -> Re
     drop(out);
     peer.send(&Response::End);
     Ok(())
+}
+
+/// Send a large blob from what is checked out.
+fn export_blob(home: &Home, peer: &mut Peer, id: BlobId) -> Result<(), HostError> {
+    let Some(path) = checked_out(home, id)? else {
+        peer.send(&Response::Blob { size: None });
+        return Ok(());
+    };
+    let file = fs::File::open(&path).during("open", &path)?;
+    let size = file.metadata().during("look at", &path)?.len();
+    peer.send(&Response::Blob { size: Some(size) });
+    let mut out = io::BufWriter::with_capacity(CHUNK, Chunks { peer });
+    io::copy(&mut io::Read::take(file, size), &mut out).and_then(|_| out.flush()).during("send", &path)
+}
+
+/// A file with the content `id` in the generation that runs.
+fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
+    let store = Store::open_to_read(&home.store())?;
+    let Some(deployed) = store.as_ref().map_or(Ok(None), |store| deployed(home, store))? else { return Ok(None) };
+    let (Some(store), Some(number)) = (store, home.linked_generation(&home.current())?) else { return Ok(None) };
+    let tree = load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
+    Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 
 /// Sends what is written to it as data messages.

@@ -1,0 +1,289 @@
+//! One deployment to one host, from its connection to its end. Runs in a thread of its own.
+
+use std::{
+    io::Read,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use deptool_agent::{
+    frame::{CHUNK, FrameError, encode},
+    id::{BlobId, CommitId},
+    outcome::{AttemptResult, Failure, Outcome, Phase},
+    text::{printable, printable_lines},
+    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response, Target as Goal},
+};
+
+use crate::{
+    session::{Event, Mailbox, Order, Session, SessionError},
+    transport::{ConnectError, Connector, Stage, Target},
+};
+
+/// How long we wait for a host to finish by itself after the connection was lost.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// Opens a blob that is too large for a pack.
+pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sync;
+
+/// All that one host is to be told.
+pub struct Delivery {
+    pub target: Target,
+    pub request: Deploy,
+    pub pack: Vec<u8>,
+    pub large: Vec<(BlobId, u64)>,
+    pub open_blob: Arc<OpenBlob>,
+    /// An agent of ours was there before: the request is sent without waiting for it.
+    pub is_known: bool,
+}
+
+/// What happens on the way, for whoever leads.
+#[derive(Debug)]
+pub enum Report {
+    Stage(Stage),
+    Hello(Box<Hello>),
+    Phase(Phase),
+    Note(String),
+    NeedFull,
+    Prepared,
+    Healthy,
+    Ended(End),
+}
+
+/// How it ended, as far as can be told from here.
+#[derive(Debug)]
+pub enum End {
+    /// The host has said so.
+    Outcome(Outcome),
+    /// The host was never told to go on: nothing was changed.
+    NotReached(SessionError),
+    /// The host was told to go on, and could not be asked how it ended.
+    Unknown(SessionError),
+}
+
+/// Whether the host may have begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Permission {
+    NotGiven,
+    Given,
+}
+
+impl Delivery {
+    /// Carry it out. Never panics, never gives up without an [`End`].
+    pub fn run(self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
+        let mut permission = Permission::NotGiven;
+        let end = match self.converse(connector, mailbox, &mut permission, tell) {
+            Ok(outcome) => End::Outcome(outcome),
+            Err(SessionError::Agent(why)) if permission == Permission::NotGiven => {
+                End::Outcome(Outcome::Refused { why })
+            }
+            Err(error) if permission == Permission::NotGiven || never_arrived(&error) => End::NotReached(error),
+            Err(error) => self.ask(connector, error),
+        };
+        tell(Report::Ended(clean(end)));
+    }
+
+    fn converse(
+        &self,
+        connector: &Connector,
+        mailbox: Mailbox,
+        permission: &mut Permission,
+        tell: &dyn Fn(Report),
+    ) -> Result<Outcome, SessionError> {
+        let frames = self.frames().map_err(|error| SessionError::Lost(error.to_string()))?;
+        let at_once = self.request.go == Go::AtOnce;
+        if self.is_known && at_once {
+            *permission = Permission::Given;
+        }
+        let ahead = self.is_known.then(|| Arc::from(frames.as_slice()));
+        let stage = &mut |stage| tell(Report::Stage(stage));
+        let (mut session, hello) = Session::open(connector, &self.target, ahead, mailbox, stage)?;
+        tell(Report::Hello(Box::new(hello)));
+        if at_once {
+            *permission = Permission::Given;
+        }
+        if !self.is_known {
+            session.send_frames(&frames)?;
+        }
+        self.send_large(&mut session, &self.large)?;
+        loop {
+            match session.next()? {
+                Event::Order(order) => self.obey(&mut session, order, permission)?,
+                Event::Response(response) => {
+                    if let Some(outcome) = heard(response, tell)? {
+                        session.close();
+                        return Ok(outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The request and the pack.
+    fn frames(&self) -> Result<Vec<u8>, FrameError> {
+        let mut frames = encode(&Request::Deploy(Box::new(self.request.clone())))?;
+        frames.extend(pack_frames(&self.pack)?);
+        if self.large.is_empty() {
+            frames.extend(encode(&Request::ObjectsEnd)?);
+        }
+        Ok(frames)
+    }
+
+    fn send_large(&self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<(), SessionError> {
+        if large.is_empty() {
+            return Ok(());
+        }
+        for (id, size) in large {
+            let mut content = (self.open_blob)(*id).map_err(|error| SessionError::Lost(error.to_string()))?;
+            session.send_blob(*id, *size, &mut content)?;
+        }
+        session.send(&Request::ObjectsEnd)
+    }
+
+    fn obey(&self, session: &mut Session, order: Order, permission: &mut Permission) -> Result<(), SessionError> {
+        match order {
+            Order::Send(request) => {
+                if request == Request::Activate {
+                    *permission = Permission::Given;
+                }
+                session.send(&request)
+            }
+            Order::Full { pack, large } => {
+                let frames = pack_frames(&pack).map_err(|error| SessionError::Lost(error.to_string()))?;
+                session.send_frames(&frames)?;
+                if large.is_empty() { session.send(&Request::ObjectsEnd) } else { self.send_large(session, &large) }
+            }
+        }
+    }
+
+    /// The connection was lost after the host may have begun: connect once more, and ask how it ended.
+    fn ask(&self, connector: &Connector, lost: SessionError) -> End {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let opened = Session::open(connector, &self.target, None, Mailbox::new(), &mut |_| {});
+            let Ok((session, hello)) = opened else { return End::Unknown(lost) };
+            session.close();
+            match judge(&self.request, &hello) {
+                Some(outcome) => return End::Outcome(outcome),
+                None if Instant::now() >= deadline => return End::Unknown(lost),
+                None => thread::sleep(Duration::from_millis(500)),
+            }
+        }
+    }
+}
+
+fn pack_frames(pack: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let mut frames = Vec::with_capacity(pack.len() + pack.len() / CHUNK * 16 + 64);
+    for chunk in pack.chunks(CHUNK) {
+        frames.extend(encode(&Request::Data(Bytes(chunk.to_vec())))?);
+    }
+    frames.extend(encode(&Request::PackEnd)?);
+    Ok(frames)
+}
+
+/// Pass on what the host says; its outcome if that was it.
+fn heard(response: Response, tell: &dyn Fn(Report)) -> Result<Option<Outcome>, SessionError> {
+    match response {
+        Response::Ended(outcome) => return Ok(Some(*outcome)),
+        Response::Progress(phase) => tell(Report::Phase(phase)),
+        Response::Note(note) => tell(Report::Note(printable_lines(note.as_bytes()))),
+        Response::NeedFull => tell(Report::NeedFull),
+        Response::Prepared => tell(Report::Prepared),
+        Response::Healthy => tell(Report::Healthy),
+        Response::Hello(_)
+        | Response::Data(_)
+        | Response::End
+        | Response::Blob { .. }
+        | Response::Attempts(_)
+        | Response::Error(_)
+        | Response::Heartbeat => return Err(SessionError::OutOfOrder),
+    }
+    Ok(None)
+}
+
+/// Whether a request that was sent ahead can't have reached the host: ssh says so before it has a connection.
+fn never_arrived(error: &SessionError) -> bool {
+    let SessionError::Connect(error) = error else { return false };
+    match error {
+        ConnectError::Unreachable(why) => {
+            const BEFORE_CONNECTED: [&str; 6] = [
+                "connect to host ",
+                "Could not resolve hostname",
+                "Permission denied (",
+                "Host key verification failed",
+                "kex_exchange_identification",
+                "Too many authentication failures",
+            ];
+            BEFORE_CONNECTED.iter().any(|text| why.contains(text))
+        }
+        // It was there, spoke first, and what it said ended the connection.
+        ConnectError::Read { .. } | ConnectError::NoAnswer { .. } | ConnectError::Interrupted => false,
+        ConnectError::OtherHost { .. }
+        | ConnectError::Noise { .. }
+        | ConnectError::Nonsense { .. }
+        | ConnectError::Install { .. }
+        | ConnectError::OtherBuild { .. }
+        | ConnectError::Agent(_)
+        | ConnectError::NoSsh
+        | ConnectError::PortNotSupported
+        | ConnectError::BadLogin(_)
+        | ConnectError::LocalRoot { .. }
+        | ConnectError::Start { .. } => true,
+    }
+}
+
+/// How `request` ended, by what the host says of itself now; `None` while it is at work.
+fn judge(request: &Deploy, hello: &Hello) -> Option<Outcome> {
+    if hello.busy.is_some() {
+        return None;
+    }
+    let deployed = hello.deployed.as_ref().map(|deployed| deployed.commit);
+    let expected = match request.expected {
+        Expected::Absent => None,
+        Expected::At(id) => Some(id),
+    };
+    let goal: Option<CommitId> = match request.target {
+        Goal::Commit(id) => Some(id),
+        Goal::Nothing => None,
+    };
+    let ours = hello.last_attempt.as_ref().filter(|a| a.to == request.target && a.from == expected);
+    Some(match ours.map(|attempt| &attempt.result) {
+        _ if deployed == goal => Outcome::Done { also_restarted: Vec::new() },
+        Some(AttemptResult::RolledBack { why }) => rolled_back(why.clone()),
+        Some(AttemptResult::Interrupted) => rolled_back("the agent was interrupted".into()),
+        Some(AttemptResult::Done) | None if deployed == expected => Outcome::Cancelled,
+        Some(AttemptResult::Done) | None => Outcome::Stale { actual: hello.deployed.clone() },
+    })
+}
+
+fn rolled_back(why: String) -> Outcome {
+    Outcome::RolledBack(Failure { why, details: String::new(), rollback_errors: Vec::new() })
+}
+
+/// An end whose texts can be shown: nothing that a host says reaches the terminal as it is.
+fn clean(end: End) -> End {
+    let line = |text: String| printable(text.as_bytes());
+    let outcome = match end {
+        End::NotReached(_) | End::Unknown(_) => return end,
+        End::Outcome(outcome) => outcome,
+    };
+    End::Outcome(match outcome {
+        Outcome::Refused { why } => Outcome::Refused { why: line(why) },
+        Outcome::Busy(mut holder) => {
+            holder.by = line(holder.by);
+            Outcome::Busy(holder)
+        }
+        Outcome::Stale { actual } => Outcome::Stale {
+            actual: actual.map(|mut deployed| {
+                deployed.by = line(deployed.by);
+                deployed
+            }),
+        },
+        Outcome::RolledBack(failure) => Outcome::RolledBack(Failure {
+            why: line(failure.why),
+            details: printable_lines(failure.details.as_bytes()),
+            rollback_errors: failure.rollback_errors.into_iter().map(line).collect(),
+        }),
+        outcome @ (Outcome::Done { .. } | Outcome::Cancelled) => outcome,
+    })
+}

@@ -1,0 +1,215 @@
+//! Asking hosts what they run, and bringing it home.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    time::Duration,
+};
+
+use deptool_agent::{
+    id::{BlobId, CommitId},
+    text::printable,
+    wire::{Deployed, Hello, Request, Response},
+};
+use gix::bstr::BString;
+use gix_protocol::handshake::Ref;
+
+use crate::{
+    cluster::{HostRemote, Target},
+    helper::Options,
+    projection::{self, Found, HostObjects},
+    remote::{Remote, RemoteError},
+    render::ago,
+    session::{Mailbox, Session, SessionError},
+    tracking::{HostLock, Projection},
+};
+
+/// How long each other remote may take to look for a commit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a host runs, and what stands for it here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub deployed: Deployed,
+    /// The commit itself, or a projection of it.
+    pub local: CommitId,
+}
+
+/// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
+pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, RemoteError> {
+    let hosts = match &remote.target {
+        Target::Host(host) => vec![host.clone()],
+        Target::Group(_, hosts) => hosts.clone(),
+        Target::All => remote.settings.known_hosts()?,
+    };
+    let is_group = !matches!(remote.target, Target::Host(_));
+    let mut refs = Vec::new();
+    for host in hosts {
+        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+        let Some(heard) = hear(remote, &host, options.verbosity)? else { continue };
+        let (cluster, object) = (&heard.deployed.cluster, heard.local.0);
+        if is_group {
+            let name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
+            refs.push(Ref::Direct { full_ref_name: name, object });
+        } else {
+            let name = BString::from(format!("refs/heads/{cluster}"));
+            let (full_ref_name, target) = ("HEAD".into(), name.clone());
+            refs.push(Ref::Symbolic { full_ref_name, target, tag: None, object });
+            refs.push(Ref::Direct { full_ref_name: name, object });
+        }
+    }
+    Ok(refs)
+}
+
+/// Ask one host what it runs, bring that home, and move the tracking ref to the truth.
+///
+/// The caller holds the host's lock on this side.
+pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Heard>, RemoteError> {
+    let failed = |source| RemoteError::Session { host: host.host.clone(), source };
+    let place = remote.place(host)?;
+    let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), &mut |_| {});
+    let (mut session, hello) = opened.map_err(failed)?;
+    remote.heed(host, &hello)?;
+    let heard = match &hello.deployed {
+        Some(deployed) => {
+            check_host(host, deployed)?;
+            let local = bring_home(remote, host, deployed, &mut session, verbosity)?;
+            Some(Heard { deployed: deployed.clone(), local })
+        }
+        None => None,
+    };
+    session.close();
+    settle(remote, host, &hello, heard.as_ref())?;
+    Ok(heard)
+}
+
+fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
+    if deployed.host == host.host {
+        return Ok(());
+    }
+    let (its, ours) = (&deployed.host, &host.host);
+    Err(RemoteError::Text(format!(
+        "the host is deployed from directory '{its}', not '{ours}'; set remote.<name>.deptoolHost to '{its}'"
+    )))
+}
+
+/// The commit `deployed`, made available here in whatever way is possible.
+fn bring_home(
+    remote: &Remote,
+    host: &HostRemote,
+    deployed: &Deployed,
+    session: &mut Session,
+    verbosity: u32,
+) -> Result<CommitId, RemoteError> {
+    let mut source = FromHost { session };
+    let found = projection::resolve(remote.repo.gix(), &host.host, deployed.commit, PATIENCE, &mut source)
+        .map_err(|error| RemoteError::Text(crate::helper::serve::chain(&error)))?;
+    let (tracking, short) = (remote.tracking(), deployed.commit.short());
+    match found {
+        Found::Projection(projection) => {
+            for pair in projection.made {
+                tracking.add_projection(&Projection { real: pair.real, host: pair.host, commit: pair.projected })?;
+            }
+            if verbosity > 0 {
+                remote.say(&format!(
+                    "{}: {short} by {} is not in this repository; '{}' shows the host's part of it",
+                    host.host,
+                    printable(deployed.by.as_bytes()),
+                    host.tracking,
+                ));
+            }
+            return Ok(projection.tip.projected);
+        }
+        Found::FromRemote(name) if verbosity > 0 => {
+            remote.say(&format!("{}: {short} was fetched from '{}'", host.host, printable(name.as_bytes())));
+        }
+        Found::Here | Found::FromHost | Found::FromRemote(_) => {}
+    }
+    tracking.remove_projection(deployed.commit, &host.host)?;
+    Ok(deployed.commit)
+}
+
+/// What the host said is what is known of it. While it is at work its deployments stay in doubt.
+fn settle(remote: &Remote, host: &HostRemote, hello: &Hello, heard: Option<&Heard>) -> Result<(), RemoteError> {
+    let tracking = remote.tracking();
+    for cluster in tracking.clusters(host)?.into_keys() {
+        if heard.is_none_or(|heard| heard.deployed.cluster != cluster) {
+            tracking.remove(host, &cluster)?;
+        }
+    }
+    if let Some(heard) = heard {
+        let by = printable(heard.deployed.by.as_bytes());
+        tracking.set(host, &heard.deployed.cluster, heard.local, &format!("deptool: heard (deployed by {by})"))?;
+    }
+    match &hello.busy {
+        Some(holder) => {
+            let since = ago(deptool_agent::host::deploy::now() - holder.since);
+            let by = printable(holder.by.as_bytes());
+            remote.say(&format!("{}: {by} has been {} for {since}", host.host, holder.phase.word()));
+        }
+        None => {
+            for cluster in tracking.unsettled(&host.host)?.into_keys() {
+                tracking.settle(&host.host, &cluster)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Objects that come over a session.
+struct FromHost<'a> {
+    session: &'a mut Session,
+}
+
+impl HostObjects for FromHost<'_> {
+    fn pack(&mut self, want: CommitId, have: &[CommitId]) -> io::Result<Box<dyn BufRead + '_>> {
+        self.session.send(&Request::Export { want, have: have.to_vec() }).map_err(io::Error::other)?;
+        Ok(Box::new(BufReader::new(DataStream { session: self.session, left: None, pending: Vec::new(), at: 0 })))
+    }
+
+    fn large_blob(&mut self, blob: BlobId) -> io::Result<Option<(u64, Box<dyn Read + '_>)>> {
+        self.session.send(&Request::ExportBlob(blob)).map_err(io::Error::other)?;
+        match self.session.receive().map_err(io::Error::other)? {
+            Response::Blob { size: None } => Ok(None),
+            Response::Blob { size: Some(size) } => {
+                let stream = DataStream { session: self.session, left: Some(size), pending: Vec::new(), at: 0 };
+                Ok(Some((size, Box::new(stream))))
+            }
+            _ => Err(io::Error::other(SessionError::OutOfOrder)),
+        }
+    }
+}
+
+/// The bytes of data messages: as many as were announced, or up to the message that ends them.
+struct DataStream<'a> {
+    session: &'a mut Session,
+    left: Option<u64>,
+    pending: Vec<u8>,
+    at: usize,
+}
+
+impl Read for DataStream<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.pending.len() {
+            if self.left == Some(0) {
+                return Ok(0);
+            }
+            match self.session.receive().map_err(io::Error::other)? {
+                Response::Data(bytes) => {
+                    if let Some(left) = &mut self.left {
+                        let too_much = || io::Error::other(SessionError::OutOfOrder);
+                        *left = left.checked_sub(bytes.0.len() as u64).ok_or_else(too_much)?;
+                    }
+                    (self.pending, self.at) = (bytes.0, 0);
+                }
+                Response::End if self.left.is_none() => {
+                    self.left = Some(0);
+                }
+                _ => return Err(io::Error::other(SessionError::OutOfOrder)),
+            }
+        }
+        let count = into.len().min(self.pending.len() - self.at);
+        into[..count].copy_from_slice(&self.pending[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}

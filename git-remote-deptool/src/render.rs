@@ -1,0 +1,164 @@
+//! Plans and outcomes as text for people. Pure; every line is safe for a terminal.
+
+use deptool_agent::{
+    name::{AppName, HostName},
+    plan::{Change, Class, Enablement, HostPlan, OutsideChange, UnitChange, UnitJob},
+};
+
+/// With more changed files than this in one app, the rest is counted.
+const FILES: usize = 40;
+
+/// The plan of one host:
+///
+/// ```text
+/// ns1.example.org
+///     update nsd
+///         ~ zones/example.org.zone
+///         reload unit nsd.service
+/// ```
+pub fn plan(host: &HostName, plan: &HostPlan) -> String {
+    let mut out = format!("{host}\n");
+    let mut shown_units: Vec<&UnitChange> = Vec::new();
+    for change in &plan.apps {
+        let word = match change.change {
+            Change::Add => "add",
+            Change::Update => "update",
+            Change::Remove => "remove",
+        };
+        out.push_str(&format!("    {word} {}\n", change.app));
+        for (path, change) in change.files.iter().take(FILES) {
+            out.push_str(&format!("        {} {path}\n", sign(*change)));
+        }
+        if change.files.len() > FILES {
+            out.push_str(&format!("        … and {} more files\n", change.files.len() - FILES));
+        }
+        for outside in plan.outside.iter().filter(|outside| outside.app == change.app) {
+            out.push_str(&format!("        {}\n", outside_line(outside)));
+        }
+        for unit in plan.units.iter().filter(|unit| unit.apps.contains(&change.app)) {
+            if !shown_units.contains(&unit) {
+                shown_units.push(unit);
+                unit_lines(unit).into_iter().for_each(|line| out.push_str(&format!("        {line}\n")));
+            }
+        }
+    }
+    // What changes on account of an app whose files stay: a unit's other app was removed.
+    let shown_apps: Vec<&AppName> = plan.apps.iter().map(|change| &change.app).collect();
+    for outside in plan.outside.iter().filter(|outside| !shown_apps.contains(&&outside.app)) {
+        out.push_str(&format!("    {}\n", outside_line(outside)));
+    }
+    for unit in plan.units.iter().filter(|unit| !shown_units.contains(unit)) {
+        unit_lines(unit).into_iter().for_each(|line| out.push_str(&format!("    {line}\n")));
+    }
+    if plan.is_empty() {
+        out.push_str("    nothing changes but the commit\n");
+    }
+    out
+}
+
+/// What a rollback can't undo, if anything in the plan is of that kind.
+pub fn lasting_effects(plan: &HostPlan) -> Option<&'static str> {
+    let has = |class| plan.outside.iter().any(|change| change.class == class && change.change != Change::Remove);
+    match (has(Class::Sysusers), has(Class::Tmpfiles)) {
+        (true, true) => Some("users and files that sysusers and tmpfiles create stay after a rollback"),
+        (true, false) => Some("users that sysusers creates stay after a rollback"),
+        (false, true) => Some("files that tmpfiles creates stay after a rollback"),
+        (false, false) => None,
+    }
+}
+
+fn sign(change: Change) -> char {
+    match change {
+        Change::Add => '+',
+        Change::Update => '~',
+        Change::Remove => '-',
+    }
+}
+
+fn outside_line(outside: &OutsideChange) -> String {
+    let OutsideChange { path, change, class, app: _, file } = outside;
+    match (class, change) {
+        (Class::Link, Change::Add) => format!("link {path} -> {file}"),
+        (Class::Link, Change::Update) => format!("relink {path} -> {file}"),
+        (Class::Link, Change::Remove) => format!("unlink {path}"),
+        (_, Change::Add) => format!("install {path}"),
+        (_, Change::Update) => format!("replace {path}"),
+        (_, Change::Remove) => format!("remove {path}"),
+    }
+}
+
+fn unit_lines(change: &UnitChange) -> Vec<String> {
+    let unit = &change.unit;
+    let enablement = match change.enablement {
+        Enablement::Keep => None,
+        Enablement::Enable => Some(format!("enable unit {unit}")),
+        Enablement::Release => Some(format!("disable unit {unit}")),
+    };
+    let job = match change.job {
+        UnitJob::None => None,
+        UnitJob::Start => Some(format!("start unit {unit}")),
+        UnitJob::Restart => Some(format!("restart unit {unit}")),
+        UnitJob::RestartIfRunning => Some(format!("restart unit {unit} if it runs")),
+        UnitJob::Reload => Some(format!("reload unit {unit}")),
+        UnitJob::ReloadIfRunning => Some(format!("reload unit {unit} if it runs")),
+        UnitJob::Stop => Some(format!("stop unit {unit}")),
+    };
+    // A unit stops before it is disabled, and is enabled before it starts.
+    let mut lines: Vec<String> = [enablement, job].into_iter().flatten().collect();
+    if change.job == UnitJob::Stop {
+        lines.reverse();
+    }
+    lines
+}
+
+/// A length of time in words: `12 s`, `3 min`, `5 h`, `2 days`.
+pub fn ago(seconds: i64) -> String {
+    match seconds.max(0) {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use deptool_agent::{name::UnitName, path::{OutsidePath, TreePath}, plan::AppChange};
+
+    use super::*;
+
+    #[test]
+    fn a_plan_reads_as_in_the_manual() {
+        let app = AppName::parse(b"nsd").unwrap();
+        let file = |path: &str| TreePath::parse(path.as_bytes()).unwrap();
+        let unit = UnitName::parse(b"nsd.service").unwrap();
+        let plan_ = HostPlan {
+            apps: vec![AppChange {
+                app: app.clone(),
+                change: Change::Update,
+                files: vec![(file("zones/example.org.zone"), Change::Update), (file("new\u{202e}"), Change::Add)],
+            }],
+            outside: vec![OutsideChange {
+                path: OutsidePath::parse("/etc/nsd/nsd.conf").unwrap(),
+                change: Change::Add,
+                class: Class::Link,
+                app: app.clone(),
+                file: file("nsd.conf"),
+            }],
+            units: vec![UnitChange {
+                unit,
+                enablement: Enablement::Release,
+                job: UnitJob::Stop,
+                apps: BTreeSet::from([app]),
+            }],
+        };
+        let host = HostName::parse(b"ns1.example.org").unwrap();
+        assert_eq!(
+            plan(&host, &plan_),
+            "ns1.example.org\n    update nsd\n        ~ zones/example.org.zone\n        + new\\u{202e}\n        \
+             link /etc/nsd/nsd.conf -> nsd.conf\n        stop unit nsd.service\n        disable unit nsd.service\n"
+        );
+    }
+}
