@@ -200,7 +200,9 @@ impl<'r> Tracking<'r> {
         Ok(local.chain(remote).filter_map(Result::ok).collect())
     }
 
-    fn tracked(&self, host: &HostRemote, commit: CommitId) -> Result<Tracked, TrackingError> {
+    fn tracked(&self, host: &HostRemote, id: CommitId) -> Result<Tracked, TrackingError> {
+        // Other programs may have written a tag there. What is not here at all is taken at its word.
+        let commit = self.repo.peeled(id).unwrap_or(id);
         let projection = self.projections()?.into_iter().find(|p| p.commit == commit && p.host == host.host);
         Ok(Tracked { commit, real: projection.map_or(commit, |p| p.real) })
     }

@@ -108,7 +108,7 @@ fn a_projection_is_listed_by_its_real_id() {
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit, real }));
     assert_eq!(tracking.projection(real, &host("web1")).unwrap(), Some(commit));
     assert_eq!(tracking.projection(real, &host("web2")).unwrap(), None);
-    assert_eq!(tracking.projections_in(child).unwrap(), [projection.clone()]);
+    assert_eq!(tracking.projections_in(child).unwrap(), std::slice::from_ref(&projection));
     let knowledge = tracking.knowledge(&Target::Host(web1("w")), &Settings::default()).unwrap();
     assert_eq!(list::offers(&knowledge)[0].state, State::At(real));
     tracking.remove_projection(real, &host("web1")).unwrap();
@@ -180,4 +180,14 @@ fn a_linked_worktree_sees_the_same_state() {
     assert_eq!(Tracking::new(&repo).unsettled(&host("web1")).unwrap().len(), 1);
     let _lock = HostLock::try_acquire(&linked, &web1("w").tracking).unwrap();
     assert!(HostLock::try_acquire(&repo, &web1("w").tracking).is_err());
+}
+
+#[test]
+fn a_tag_that_something_else_has_put_there_is_its_commit() {
+    let scratch = Scratch::with_commits(1);
+    scratch.git(&["tag", "-a", "-m", "x", "v1"]);
+    scratch.git(&["update-ref", "refs/remotes/w/prod", "v1"]);
+    let repo = scratch.open();
+    let head = scratch.id("HEAD");
+    assert_eq!(Tracking::new(&repo).get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit: head, real: head }));
 }
