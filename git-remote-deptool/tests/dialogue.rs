@@ -388,3 +388,34 @@ fn a_linked_worktree_pushes_like_any_other() {
         assert_eq!(world.id("web1/prod"), world.id("prod"));
     });
 }
+
+#[test]
+fn a_clone_and_a_fetch_from_a_bare_url_bring_the_commits_home() {
+    each_git(|world| {
+        let store = world.path("repo").display().to_string();
+        let script =
+            world.expand(&format!("store {store}\nadvertise @refs/heads/prod HEAD\nadvertise <c2> refs/heads/prod"));
+        let clone = world.scripted(&script, &["clone", "-q", "deptool::web1", "../clone"]);
+        assert_eq!(clone.status, 0, "{clone:?}");
+        assert_eq!(world.asked(), ["advertised", "fetch 1", "finish"]);
+        let log = world.git(&["-C", "../clone", "log", "--format=%s", "-1", "origin/prod"]);
+        assert_eq!(log.stdout, "c2\n");
+        // In a clone, the remote that names the host is 'origin'.
+        assert_eq!(world.push("", &["-C", "../clone", "origin", "prod"]).status, 0);
+        assert_eq!(world.asked(), ["offers", "finish"]);
+        world.git(&["init", "-q", "../empty"]).succeeds();
+        let fetch = world.scripted(&script, &["-C", "../empty", "fetch", "-q", "deptool::web1", "prod"]);
+        assert_eq!(fetch.status, 0, "{fetch:?}");
+        assert_eq!(world.git(&["-C", "../empty", "log", "--format=%s", "-1", "FETCH_HEAD"]).stdout, "c2\n");
+    });
+}
+
+#[test]
+fn the_summary_is_asked_for_after_the_table() {
+    each_git(|world| {
+        let push = world.scripted("refs/heads/prod summary", &["push", "web1", "prod"]);
+        assert_eq!(push.status, 0);
+        let (table, summary) = (push.stderr.find("-> prod"), push.stderr.find("summary"));
+        assert!(table.is_some() && table < summary, "{push:?}");
+    });
+}

@@ -34,6 +34,31 @@ fn gits() -> Vec<PathBuf> {
     gits
 }
 
+/// For git fast-import.
+const COMMITS: &str = "\
+commit refs/heads/prod
+committer O. Perator <o@example.org> 1700000000 +0000
+data 2
+c0
+M 644 inline web1/app/file
+data 2
+c0
+commit refs/heads/prod
+committer O. Perator <o@example.org> 1700000001 +0000
+data 2
+c1
+M 644 inline web1/app/file
+data 2
+c1
+commit refs/heads/prod
+committer O. Perator <o@example.org> 1700000002 +0000
+data 2
+c2
+M 644 inline web1/app/file
+data 2
+c2
+";
+
 pub struct World {
     git: PathBuf,
     dir: TempDir,
@@ -72,19 +97,17 @@ impl Ended {
 impl World {
     fn new(git: &Path) -> Self {
         let mut world = World { git: git.to_owned(), dir: tempfile::tempdir().unwrap(), ids: Vec::new() };
-        for dir in ["home", "bin", "repo/web1/app"] {
+        for dir in ["home", "bin", "repo"] {
             fs::create_dir_all(world.path(dir)).unwrap();
         }
         world.write_helper();
-        world.git(&["init", "-q", "-b", "prod"]).succeeds();
-        for commit in ["c0", "c1", "c2"] {
-            fs::write(world.path("repo/web1/app/file"), commit).unwrap();
-            world.git(&["add", "."]).succeeds();
-            world.git(&["commit", "-q", "-m", commit]).succeeds();
-            let id = world.id("HEAD");
-            world.ids.push(id);
-        }
+        world.git(&["init", "-q", "-b", "prod", "--template="]).succeeds();
         world.git(&["remote", "add", "web1", "deptool::web1"]).succeeds();
+        let import = world.run(world.command(git).args(["fast-import", "--quiet"]), COMMITS.as_bytes());
+        import.succeeds();
+        world.git(&["reset", "-q", "--hard"]).succeeds();
+        let ids = world.git(&["rev-list", "--reverse", "prod"]).stdout;
+        world.ids = ids.lines().map(str::to_owned).collect();
         world
     }
 
@@ -104,7 +127,7 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
@@ -146,8 +169,12 @@ impl World {
     /// The helper alone, with `input` and then the end of it.
     pub fn helper(&self, args: &[&str], input: &[u8]) -> Ended {
         let mut command = self.command(&self.path("bin/git-remote-deptool"));
-        command.args(args).env("GIT_DIR", ".git").stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.run(command.args(args).env("GIT_DIR", ".git"), input)
+    }
+
+    fn run(&self, command: &mut Command, input: &[u8]) -> Ended {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
         let output = child.wait_with_output().unwrap();
         self.ended(&output)
