@@ -19,7 +19,7 @@ pub mod report;
 pub mod serve;
 
 pub use batch::{PushBatch, PushCommand, Source};
-pub use list::Offer;
+pub use list::{Knowledge, Offer, offers};
 pub use options::{Options, PushOption};
-pub use report::{Outcome, Report};
-pub use serve::{Backend, ServeError, Want, serve};
+pub use report::{Outcome, Report, Update};
+pub use serve::{Backend, End, ServeError, Want, chain, serve};

@@ -176,8 +176,8 @@ impl<'r> Tracking<'r> {
 
     /// What there is to offer to a push to `target`.
     pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
-        let mut knowledge = Knowledge { names: self.names()?, ..Knowledge::default() };
-        knowledge.names.extend(settings.default_cluster().cloned());
+        let mut knowledge = Knowledge { hearsay: settings.hearsay, names: self.names()?, ..Knowledge::default() };
+        knowledge.names.extend(settings.cluster.clone());
         match target {
             Target::Host(host) => {
                 let clusters = self.clusters(host)?;

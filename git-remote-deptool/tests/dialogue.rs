@@ -47,6 +47,30 @@ fn a_host_in_doubt_is_asked_even_if_it_is_up_to_date() {
 }
 
 #[test]
+fn a_check_asks_a_host_that_is_up_to_date() {
+    each_git(|world| {
+        world.deployed("prod");
+        // Too late: Git has decided before it sends options.
+        assert_eq!(world.push("", &["-o", "check", "web1", "prod"]).status, 0);
+        assert_eq!(world.asked(), ["offers", "finish"]);
+        let check = world.scripted("", &["-c", "push.pushOption=check", "push", "web1", "prod"]);
+        assert_eq!(check.status, 0);
+        assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod Check");
+    });
+}
+
+#[test]
+fn a_lease_on_a_host_in_doubt_is_stale_to_git() {
+    each_git(|world| {
+        world.deployed("prod");
+        world.git(&["update-ref", "refs/deptool/unsettled/web1/prod", "prod"]).succeeds();
+        let push = world.push("", &["--force-with-lease", "web1", "prod~1:prod"]);
+        assert_eq!(push.status, 1);
+        push.shows("! [rejected]        prod~1 -> prod (stale info)");
+    });
+}
+
+#[test]
 fn someone_elses_deployment_is_stale_info() {
     each_git(|world| {
         world.deployed("prod~1");

@@ -16,6 +16,10 @@ fn prod() -> ClusterName {
     ClusterName::parse(b"prod").unwrap()
 }
 
+fn settings(config: &str) -> Settings {
+    Settings::read(&gix::config::File::try_from(config).unwrap(), std::path::Path::new("/")).unwrap()
+}
+
 /// The host `web1`, tracked as `tracking`.
 fn web1(tracking: &str) -> HostRemote {
     let via = Via::Ssh(SshAddress { user: None, host: SshHost::Name(host("web1")), port: None });
@@ -109,7 +113,7 @@ fn a_projection_is_listed_by_its_real_id() {
     assert_eq!(tracking.projection(real, &host("web1")).unwrap(), Some(commit));
     assert_eq!(tracking.projection(real, &host("web2")).unwrap(), None);
     assert_eq!(tracking.projections_in(child).unwrap(), std::slice::from_ref(&projection));
-    let knowledge = tracking.knowledge(&Target::Host(web1("w")), &Settings::default()).unwrap();
+    let knowledge = tracking.knowledge(&Target::Host(web1("w")), &settings("")).unwrap();
     assert_eq!(list::offers(&knowledge)[0].state, State::At(real));
     tracking.remove_projection(real, &host("web1")).unwrap();
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit, real: commit }));
@@ -125,7 +129,7 @@ fn what_can_be_pushed_to_has_the_names_of_all_branches() {
     scratch.git(&["symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/staging"]);
     let repo = scratch.open();
     let tracking = Tracking::new(&repo);
-    let settings = Settings::read(&gix::config::File::try_from("[deptool]\ncluster = qa").unwrap(), scratch.path());
+    let settings = settings("[deptool]\ncluster = qa");
     let knowledge = tracking.knowledge(&Target::All, &settings).unwrap();
     let names: BTreeSet<_> = knowledge.names.iter().map(ClusterName::as_str).collect();
     assert_eq!(names, ["main", "prod", "qa", "staging"].into());

@@ -14,7 +14,7 @@ use git_remote_deptool::{
     git::{Environment, Repo},
     helper::{
         self, Backend, Offer, Options, Outcome, PushBatch, PushCommand, Report, Source, Want,
-        batch::{Destination, FollowTags, Tags},
+        batch::{Destination, Tags},
         list,
         options::{Atomicity, Run},
         report::Update,
@@ -39,7 +39,7 @@ fn run_as_helper() {
 fn run(directory: PathBuf, remote: &str, address: &str) -> i32 {
     let repo = Repo::open(Environment::from_process().unwrap()).unwrap();
     let config = repo.gix().config_snapshot().plumbing().clone();
-    let settings = Settings::read(&config, &std::env::current_dir().unwrap());
+    let settings = Settings::read(&config, &std::env::current_dir().unwrap()).unwrap();
     let target = settings.target(remote.into(), &Address::parse(address.as_bytes()).unwrap()).unwrap();
     let mut backend = Scripted { script: Script::read(&directory), repo, settings, target, directory };
     let mut output = File::options().write(true).open("/dev/fd/3").unwrap();
@@ -170,11 +170,7 @@ impl Backend for Scripted {
         for command in batch.commands() {
             self.note(&described(command, options));
         }
-        let follow = match self.repo.gix().config_snapshot().boolean("push.followTags") {
-            Some(true) => FollowTags::Configured,
-            Some(false) | None => FollowTags::NotConfigured,
-        };
-        let tags = batch.tags_are(follow);
+        let tags = batch.tags_are(self.settings.follow_tags);
         for command in batch.commands() {
             if let Some(outcome) = self.push_one(command, options, tags)? {
                 report.set(command.dst.as_ref(), outcome).unwrap();
