@@ -1,7 +1,7 @@
 //! The dialogue with Git: gitremote-helpers(7), read from stdin and answered on stdout.
 //!
 //! [`command`] turns Git's lines into commands, [`options`] collects what `option` lines ask for, [`batch`] holds the
-//! refs of one push, [`list`] and [`report`] make the lines of the answers; all of them are pure. [`serve`] is the loop
+//! refs of one push, [`list`] and [`report`] make the lines of the answers; all of them are pure. [`serve()`] is the loop
 //! that reads and writes, and calls a [`Backend`] for everything that needs a repository or a host.
 //!
 //! What may be relied on:

@@ -1,6 +1,5 @@
-//! The helper that Git finds in these tests: this test program, started by a shell script as the one test below.
-//!
-//! libtest writes to stdout, so the script gives Git's stdout to descriptor 3.
+//! The helper that Git finds in these tests: this test program, started by a shell script (`bin/`) as the one
+//! test below, with Git's stdout as descriptor 3.
 
 use std::{
     fs::{self, File},

@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -33,6 +32,10 @@ fn gits() -> Vec<PathBuf> {
     assert!(!gits.is_empty(), "there is no git on PATH");
     gits
 }
+
+/// Where the helper is. It is not written by the tests: a program that is open for writing can't be run, and the
+/// processes that other tests start at that moment would have it open.
+const HELPERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dialogue/bin");
 
 /// For git fast-import.
 const COMMITS: &str = "\
@@ -97,10 +100,9 @@ impl Ended {
 impl World {
     fn new(git: &Path) -> Self {
         let mut world = World { git: git.to_owned(), dir: tempfile::tempdir().unwrap(), ids: Vec::new() };
-        for dir in ["home", "bin", "repo"] {
+        for dir in ["home", "repo"] {
             fs::create_dir_all(world.path(dir)).unwrap();
         }
-        world.write_helper();
         world.git(&["init", "-q", "-b", "prod", "--template="]).succeeds();
         world.git(&["remote", "add", "web1", "deptool::web1"]).succeeds();
         let import = world.run(world.command(git).args(["fast-import", "--quiet"]), COMMITS.as_bytes());
@@ -116,23 +118,12 @@ impl World {
         World::new(&self.git)
     }
 
-    fn write_helper(&self) {
-        let program = std::env::current_exe().unwrap();
-        let path = self.path("bin/git-remote-deptool");
-        let script = format!(
-            "#!/bin/sh\nDEPTOOL_TEST_ARGUMENTS=\"$1 $2\" exec '{}' --exact helper::run_as_helper --ignored --nocapture 3>&1 >/dev/null\n",
-            program.display(),
-        );
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
     pub fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
     fn command(&self, program: &Path) -> Command {
-        let mut path = OsString::from(self.path("bin"));
+        let mut path = OsString::from(HELPERS);
         path.push(":");
         path.push(self.git.parent().unwrap());
         path.push(":/usr/bin:/bin");
@@ -140,6 +131,7 @@ impl World {
         command.current_dir(self.path("repo")).env_clear().env("PATH", path);
         command.env("HOME", self.path("home")).env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C");
         command.env("DEPTOOL_TEST_DIRECTORY", self.dir.path());
+        command.env("DEPTOOL_TEST_PROGRAM", std::env::current_exe().unwrap());
         for who in ["AUTHOR", "COMMITTER"] {
             command.env(format!("GIT_{who}_NAME"), "O. Perator").env(format!("GIT_{who}_EMAIL"), "o@example.org");
             command.env(format!("GIT_{who}_DATE"), "@1700000000 +0000");
@@ -168,7 +160,7 @@ impl World {
 
     /// The helper alone, with `input` and then the end of it.
     pub fn helper(&self, args: &[&str], input: &[u8]) -> Ended {
-        let mut command = self.command(&self.path("bin/git-remote-deptool"));
+        let mut command = self.command(&Path::new(HELPERS).join("git-remote-deptool"));
         self.run(command.args(args).env("GIT_DIR", ".git"), input)
     }
 
