@@ -12,12 +12,12 @@ use std::{
 };
 
 use deptool_agent::{
-    name::{ClusterName, HostName, NameError},
+    name::{HostName, NameError},
     text::printable,
 };
 use gix::bstr::{BStr, ByteSlice};
-pub use settings::Settings;
 use settings::{Group, Remote, RemoteUrls};
+pub use settings::{Settings, SettingsError};
 
 use crate::url::{Address, GroupName, SshAddress, SshHost};
 
@@ -59,7 +59,7 @@ pub enum Target {
 /// Why a url names no host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    /// RULES: one tracking ref per host.
+    /// There is one tracking ref for each host and cluster.
     #[error("remotes '{first}' and '{second}' are both for host '{host}'; remove one of them")]
     TwoRemotes {
         /// The host.
@@ -184,15 +184,10 @@ impl Settings {
         self.hosts_with_remotes().map(|(_, host, _)| self.host(host)).collect()
     }
 
-    /// `deptool.cluster`.
-    pub fn default_cluster(&self) -> Option<&ClusterName> {
-        self.cluster.as_ref()
-    }
-
     fn one_host(&self, remote: &BStr, via: Via) -> Result<HostRemote, ClusterError> {
         let named = self.remotes.iter().find(|known| known.name.as_str() == remote);
         let host = match named {
-            Some(Remote { directory: Some(host), .. }) => host.clone(),
+            Some(Remote { directory: Some(host), .. }) => host.clone()?,
             Some(Remote { directory: None, .. }) => via.host_name()?,
             None => match self.hosts_with_remotes().find(|(_, _, known)| known.same_place(&via)) {
                 Some((_, host, _)) => host.clone(),

@@ -108,6 +108,15 @@ impl Repo {
         self.gix.find_header(id.0).is_ok_and(|header| header.kind() == gix::objs::Kind::Commit)
     }
 
+    /// The commit that an object is, or that a tag is for; if it is here.
+    pub fn peeled(&self, id: CommitId) -> Option<CommitId> {
+        if self.has_commit(id) {
+            return Some(id);
+        }
+        let object = self.gix.find_object(id.0).ok()?.peel_tags_to_end().ok()?;
+        (object.kind == gix::objs::Kind::Commit).then_some(CommitId(object.id))
+    }
+
     /// The root tree of a commit.
     pub fn tree_of(&self, commit: CommitId) -> Result<TreeId, ReadError> {
         let tree = self.gix.find_commit(commit.0).and_then(|commit| commit.tree_id());

@@ -1,7 +1,7 @@
 //! The dialogue with Git: gitremote-helpers(7), read from stdin and answered on stdout.
 //!
 //! [`command`] turns Git's lines into commands, [`options`] collects what `option` lines ask for, [`batch`] holds the
-//! refs of one push, [`list`] and [`report`] make the lines of the answers; all of them are pure. [`serve`] is the loop
+//! refs of one push, [`list`] and [`report`] make the lines of the answers; all of them are pure. [`serve()`] is the loop
 //! that reads and writes, and calls a [`Backend`] for everything that needs a repository or a host.
 //!
 //! What may be relied on:
@@ -19,7 +19,7 @@ pub mod report;
 pub mod serve;
 
 pub use batch::{PushBatch, PushCommand, Source};
-pub use list::Offer;
+pub use list::{Knowledge, Offer, offers};
 pub use options::{Options, PushOption};
-pub use report::{Outcome, Report};
-pub use serve::{Backend, ServeError, Want, serve};
+pub use report::{Outcome, Report, Update};
+pub use serve::{Backend, End, ServeError, Want, chain, serve};

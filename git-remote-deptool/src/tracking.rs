@@ -176,8 +176,8 @@ impl<'r> Tracking<'r> {
 
     /// What there is to offer to a push to `target`.
     pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
-        let mut knowledge = Knowledge { names: self.names()?, ..Knowledge::default() };
-        knowledge.names.extend(settings.default_cluster().cloned());
+        let mut knowledge = Knowledge { hearsay: settings.hearsay, names: self.names()?, ..Knowledge::default() };
+        knowledge.names.extend(settings.cluster.clone());
         match target {
             Target::Host(host) => {
                 let clusters = self.clusters(host)?;
@@ -200,7 +200,9 @@ impl<'r> Tracking<'r> {
         Ok(local.chain(remote).filter_map(Result::ok).collect())
     }
 
-    fn tracked(&self, host: &HostRemote, commit: CommitId) -> Result<Tracked, TrackingError> {
+    fn tracked(&self, host: &HostRemote, id: CommitId) -> Result<Tracked, TrackingError> {
+        // Other programs may have written a tag there. What is not here at all is taken at its word.
+        let commit = self.repo.peeled(id).unwrap_or(id);
         let projection = self.projections()?.into_iter().find(|p| p.commit == commit && p.host == host.host);
         Ok(Tracked { commit, real: projection.map_or(commit, |p| p.real) })
     }

@@ -5,32 +5,51 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use deptool_agent::name::{ClusterName, HostName};
+use deptool_agent::name::{ClusterName, HostName, NameError};
 use gix::{
     bstr::{BStr, BString, ByteSlice},
     config::File,
 };
 
 use super::{TrackingName, Via};
-use crate::url::{Address, GroupName};
+use crate::{
+    helper::{batch::FollowTags, list::Hearsay},
+    url::{Address, GroupName},
+};
 
 /// Remotes, groups and the cluster, as configured.
 ///
 /// A remote that can't be understood is none of ours: pushing to it fails by its own address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub(super) remotes: Vec<Remote>,
     pub(super) groups: Vec<Group>,
-    pub(super) cluster: Option<ClusterName>,
     pub(super) directory: PathBuf,
+    /// `deptool.cluster`.
+    pub cluster: Option<ClusterName>,
+    /// `push.followTags`.
+    pub follow_tags: FollowTags,
+    /// Whether `check` is in `push.pushOption`. With `-o` it would come too late: Git asks for the list before it
+    /// sends options, and does not push what is listed. So it is `git -c push.pushOption=check push` that asks hosts
+    /// which are up to date as far as is known.
+    pub hearsay: Hearsay,
+}
+
+/// A setting that means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bad value of '{key}'")]
+pub struct SettingsError {
+    key: &'static str,
+    #[source]
+    source: NameError,
 }
 
 /// Any remote, also those of other transports: their names are taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remote {
     pub name: TrackingName,
-    /// `remote.<name>.deptoolHost`.
-    pub directory: Option<HostName>,
+    /// `remote.<name>.deptoolHost`. A bad one is an error for whoever pushes to this remote.
+    pub directory: Option<Result<HostName, NameError>>,
     pub urls: RemoteUrls,
 }
 
@@ -53,7 +72,7 @@ pub(super) struct Group {
 
 impl Settings {
     /// Read `config`. Relative paths in urls are relative to `directory`.
-    pub fn read(config: &File, directory: &Path) -> Self {
+    pub fn read(config: &File, directory: &Path) -> Result<Self, SettingsError> {
         let rewrites = rewrites(config);
         let mut remotes: BTreeMap<BString, RawRemote> = BTreeMap::new();
         for section in config.sections_by_name("remote").into_iter().flatten() {
@@ -69,15 +88,34 @@ impl Settings {
                 }
             }
             if let Some(host) = section.values("deptoolHost").pop() {
-                remote.directory = HostName::parse(&host).ok();
+                remote.directory = Some(HostName::parse(&host));
             }
         }
-        Settings {
+        let cluster = config.string("deptool.cluster").map(|name| ClusterName::parse(&name)).transpose();
+        Ok(Settings {
             remotes: remotes.iter().filter_map(|(name, raw)| raw.parse(name.as_ref(), directory)).collect(),
             groups: groups(config),
-            cluster: config.string("deptool.cluster").and_then(|name| ClusterName::parse(&name).ok()),
             directory: directory.to_owned(),
-        }
+            cluster: cluster.map_err(|source| SettingsError { key: "deptool.cluster", source })?,
+            follow_tags: follow_tags(config),
+            hearsay: hearsay(config),
+        })
+    }
+}
+
+fn follow_tags(config: &File) -> FollowTags {
+    match config.boolean("push.followTags") {
+        Ok(Some(true)) => FollowTags::Configured,
+        Ok(Some(false) | None) | Err(_) => FollowTags::NotConfigured,
+    }
+}
+
+fn hearsay(config: &File) -> Hearsay {
+    let options = config.strings("push.pushOption").unwrap_or_default();
+    // An empty value takes back those before it.
+    match options.rsplit(|option| option.is_empty()).next().unwrap_or_default().iter().any(|option| option == "check") {
+        true => Hearsay::Doubted,
+        false => Hearsay::Believed,
     }
 }
 
@@ -85,11 +123,15 @@ impl Settings {
 struct RawRemote {
     urls: Vec<BString>,
     push_urls: Vec<BString>,
-    directory: Option<HostName>,
+    directory: Option<Result<HostName, NameError>>,
 }
 
 impl RawRemote {
+    /// Nothing, if there is only a setting or two under the name.
     fn parse(&self, name: &BStr, directory: &Path) -> Option<Remote> {
+        if self.urls.is_empty() && self.push_urls.is_empty() {
+            return None;
+        }
         Some(Remote {
             name: TrackingName::parse(name)?,
             directory: self.directory.clone(),
@@ -103,7 +145,7 @@ impl RawRemote {
         for url in self.urls.iter().chain(&self.push_urls) {
             let via = Via::of(&Address::parse_url(url)?.ok()?, directory)?;
             let host = match &self.directory {
-                Some(host) => host.clone(),
+                Some(host) => host.clone().ok()?,
                 None => via.host_name().ok()?,
             };
             match found {

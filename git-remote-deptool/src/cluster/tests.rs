@@ -1,7 +1,8 @@
 use super::*;
+use crate::helper::list::Hearsay;
 
 fn settings(config: &str) -> Settings {
-    Settings::read(&gix::config::File::try_from(config).unwrap(), Path::new("/top"))
+    Settings::read(&gix::config::File::try_from(config).unwrap(), Path::new("/top")).unwrap()
 }
 
 fn address(text: &str) -> Address {
@@ -47,7 +48,7 @@ fn a_host_is_tracked_under_the_remote_that_names_it() {
     let two = settings(TWO);
     assert_eq!(host(&two, "w", "root@web1:22"), "web1 w root@web1:22");
     assert_eq!(host(&two, "n", "10.0.0.5"), "ns1 n 10.0.0.5");
-    assert_eq!(two.default_cluster().unwrap().as_str(), "prod");
+    assert_eq!(two.cluster.unwrap().as_str(), "prod");
 }
 
 #[test]
@@ -161,4 +162,32 @@ fn shortened_urls_are_understood() {
     assert_eq!(host(&short, "deptool::web1", "web1"), "web1 w web1");
     let known: Vec<String> = short.known_hosts().unwrap().iter().map(shown).collect();
     assert_eq!(known, ["web1 w web1", "web2 x root@web2"]);
+}
+
+#[test]
+fn a_bad_name_is_an_error_where_it_counts() {
+    let bad = settings("[remote \"w\"]\nurl = deptool::web1\ndeptoolHost = a/b\n[remote \"x\"]\nurl = deptool::web2");
+    assert!(host(&bad, "w", "web1").contains("invalid host name 'a/b'"));
+    assert_eq!(host(&bad, "x", "web2"), "web2 x web2");
+    let config = gix::config::File::try_from("[deptool]\ncluster = a/b").unwrap();
+    let error = Settings::read(&config, Path::new("/top")).unwrap_err();
+    assert!(crate::helper::serve::chain(&error).starts_with("bad value of 'deptool.cluster': invalid cluster name"));
+}
+
+#[test]
+fn a_remote_without_a_url_takes_no_name() {
+    let none = settings("[remote \"web1\"]\nskipFetchAll = true");
+    assert_eq!(host(&none, "deptool::web1", "web1"), "web1 web1 web1");
+}
+
+#[test]
+fn a_check_can_be_asked_for_before_git_lists() {
+    for (config, expected) in [
+        ("", Hearsay::Believed),
+        ("[push]\npushOption = check", Hearsay::Doubted),
+        ("[push]\npushOption = waves=2\npushOption = check", Hearsay::Doubted),
+        ("[push]\npushOption = check\npushOption = \n", Hearsay::Believed),
+    ] {
+        assert_eq!(settings(config).hearsay, expected, "{config}");
+    }
 }

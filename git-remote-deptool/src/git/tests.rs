@@ -19,6 +19,21 @@ fn a_source_is_peeled_to_its_commit() {
 }
 
 #[test]
+fn a_source_names_what_git_says_it_names() {
+    let scratch = Scratch::with_commits(3);
+    let prefix = scratch.id("HEAD").to_string()[..6].to_owned();
+    for (name, commit) in [("refs/tags/prod", "HEAD~1"), ("refs/heads/a@b", "HEAD~2")] {
+        scratch.git(&["update-ref", name, commit]);
+    }
+    scratch.git(&["update-ref", &format!("refs/heads/{prefix}"), "HEAD~2"]);
+    let repo = scratch.open();
+    let texts = ["prod", "heads/prod", "prod^", "a@b", "HEAD@{1}", "@{0}", "HEAD^0", "HEAD^{/c0}", "HEAD^{}", &prefix];
+    for text in texts {
+        assert_eq!(resolve(&repo, text), Ok(scratch.id(&format!("{text}^{{commit}}"))), "{text}");
+    }
+}
+
+#[test]
 fn a_source_that_is_no_commit_is_refused_by_what_it_is() {
     let scratch = Scratch::with_commits(1);
     let repo = scratch.open();

@@ -24,9 +24,21 @@ pub enum State {
     Unknown,
 }
 
+/// What to make of what was last heard of a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hearsay {
+    /// A push of what is there already asks nobody.
+    #[default]
+    Believed,
+    /// Every push asks.
+    Doubted,
+}
+
 /// What the operator's side knows when Git asks what it may push to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Knowledge {
+    /// Whether that is good enough.
+    pub hearsay: Hearsay,
     /// The real commit of each cluster that the remote's one host was last heard to run. Empty for a group: one id
     /// can't speak for many hosts.
     pub tracked: BTreeMap<ClusterName, CommitId>,
@@ -44,7 +56,11 @@ pub struct Knowledge {
 pub fn offers(knowledge: &Knowledge) -> Vec<Offer> {
     let mut states: BTreeMap<&ClusterName, State> = BTreeMap::new();
     states.extend(knowledge.names.iter().map(|name| (name, State::Unknown)));
-    states.extend(knowledge.tracked.iter().map(|(name, id)| (name, State::At(*id))));
+    let heard = |id: &CommitId| match knowledge.hearsay {
+        Hearsay::Believed => State::At(*id),
+        Hearsay::Doubted => State::Unknown,
+    };
+    states.extend(knowledge.tracked.iter().map(|(name, id)| (name, heard(id))));
     states.extend(knowledge.unsettled.iter().map(|name| (name, State::Unknown)));
     states.into_iter().map(|(cluster, state)| Offer { cluster: cluster.clone(), state }).collect()
 }
@@ -145,6 +161,13 @@ mod tests {
         let mut knowledge = Knowledge::default();
         knowledge.tracked.insert(cluster("prod"), CommitId(id()));
         knowledge.unsettled.insert(cluster("prod"));
+        assert_eq!(listed(&knowledge), "? refs/heads/prod\n");
+    }
+
+    #[test]
+    fn a_check_lists_nothing_as_known() {
+        let mut knowledge = Knowledge { hearsay: Hearsay::Doubted, ..Knowledge::default() };
+        knowledge.tracked.insert(cluster("prod"), CommitId(id()));
         assert_eq!(listed(&knowledge), "? refs/heads/prod\n");
     }
 

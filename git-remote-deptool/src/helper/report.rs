@@ -20,6 +20,9 @@ pub enum Outcome {
     Done {
         /// What was there before, as far as it is known.
         old: Option<CommitId>,
+        /// What is there now; nothing after a removal. Git moves its tracking ref to it, which would be the tag
+        /// object, where a tag was pushed, if this did not say otherwise.
+        new: Option<CommitId>,
         /// Whether what was there before is part of the new history.
         update: Update,
     },
@@ -114,7 +117,7 @@ impl Entry {
     fn write(&self, out: &mut Vec<u8>) {
         match &self.outcome {
             Outcome::NotAttempted => self.error(out, "not attempted"),
-            Outcome::Done { old, update } => self.done(out, *old, *update),
+            Outcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
             // Hidden by Git: someone who asked for a removal would believe that it had happened.
             Outcome::Unaffected if self.is_delete => self.error(out, "not attempted"),
             Outcome::Unaffected => self.line(out, b"ok ", "no match"),
@@ -124,12 +127,14 @@ impl Entry {
         }
     }
 
-    fn done(&self, out: &mut Vec<u8>, old: Option<CommitId>, update: Update) {
+    fn done(&self, out: &mut Vec<u8>, old_and_new: [Option<CommitId>; 2], update: Update) {
         out.extend_from_slice(b"ok ");
         out.extend_from_slice(&self.dst);
         out.push(b'\n');
-        if let Some(old) = old {
-            out.extend_from_slice(format!("option old-oid {old}\n").as_bytes());
+        for (option, id) in ["old-oid", "new-oid"].iter().zip(old_and_new) {
+            if let Some(id) = id {
+                out.extend_from_slice(format!("option {option} {id}\n").as_bytes());
+            }
         }
         match update {
             Update::FastForward => (),
@@ -189,6 +194,7 @@ mod tests {
     use crate::helper::batch::{Ancestry, PushCommand, Source};
 
     const OLD: &str = "0123456789abcdef0123456789abcdef01234567";
+    const NEW: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
     fn batch(refs: &[(&str, Source)]) -> PushBatch {
         let mut batch = PushBatch::default();
@@ -217,12 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn success_tells_the_old_commit_and_force() {
-        let old = Some(OLD.parse().unwrap());
-        let forced = Outcome::Done { old, update: Update::Forced };
-        assert_eq!(lines(forced), format!("ok refs/heads/prod\noption old-oid {OLD}\noption forced-update\n"));
-        let first = Outcome::Done { old: None, update: Update::FastForward };
-        assert_eq!(lines(first), "ok refs/heads/prod\n");
+    fn success_tells_both_commits_and_force() {
+        let (old, new) = (Some(OLD.parse().unwrap()), Some(NEW.parse().unwrap()));
+        let forced = Outcome::Done { old, new, update: Update::Forced };
+        let expected =
+            format!("ok refs/heads/prod\noption old-oid {OLD}\noption new-oid {NEW}\noption forced-update\n");
+        assert_eq!(lines(forced), expected);
+        let first = Outcome::Done { old: None, new, update: Update::FastForward };
+        assert_eq!(lines(first), format!("ok refs/heads/prod\noption new-oid {NEW}\n"));
+        let gone = Outcome::Done { old, new: None, update: Update::FastForward };
+        assert_eq!(lines_for(Source::Delete, gone), format!("ok refs/heads/prod\noption old-oid {OLD}\n"));
     }
 
     #[test]

@@ -68,7 +68,11 @@ impl Refs {
         };
         let edit = RefEdit::update_with_log(full(name)?, Target::Object(id), PreviousValue::Any, log);
         self.edit(name, edit)?;
-        sync(&path, &existing).map_err(|source| TrackingError::Sync { name: name.to_owned(), source })
+        match sync(&path, &existing) {
+            // Packed in the meantime, which Git does durably.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.get(name)? == Some(CommitId(id)) => Ok(()),
+            synced => synced.map_err(|source| TrackingError::Sync { name: name.to_owned(), source }),
+        }
     }
 
     /// The deletion may be lost with the power: what comes back is asked about once more.

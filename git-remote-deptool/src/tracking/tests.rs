@@ -16,6 +16,10 @@ fn prod() -> ClusterName {
     ClusterName::parse(b"prod").unwrap()
 }
 
+fn settings(config: &str) -> Settings {
+    Settings::read(&gix::config::File::try_from(config).unwrap(), std::path::Path::new("/")).unwrap()
+}
+
 /// The host `web1`, tracked as `tracking`.
 fn web1(tracking: &str) -> HostRemote {
     let via = Via::Ssh(SshAddress { user: None, host: SshHost::Name(host("web1")), port: None });
@@ -108,8 +112,8 @@ fn a_projection_is_listed_by_its_real_id() {
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit, real }));
     assert_eq!(tracking.projection(real, &host("web1")).unwrap(), Some(commit));
     assert_eq!(tracking.projection(real, &host("web2")).unwrap(), None);
-    assert_eq!(tracking.projections_in(child).unwrap(), [projection.clone()]);
-    let knowledge = tracking.knowledge(&Target::Host(web1("w")), &Settings::default()).unwrap();
+    assert_eq!(tracking.projections_in(child).unwrap(), std::slice::from_ref(&projection));
+    let knowledge = tracking.knowledge(&Target::Host(web1("w")), &settings("")).unwrap();
     assert_eq!(list::offers(&knowledge)[0].state, State::At(real));
     tracking.remove_projection(real, &host("web1")).unwrap();
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit, real: commit }));
@@ -125,7 +129,7 @@ fn what_can_be_pushed_to_has_the_names_of_all_branches() {
     scratch.git(&["symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/staging"]);
     let repo = scratch.open();
     let tracking = Tracking::new(&repo);
-    let settings = Settings::read(&gix::config::File::try_from("[deptool]\ncluster = qa").unwrap(), scratch.path());
+    let settings = settings("[deptool]\ncluster = qa");
     let knowledge = tracking.knowledge(&Target::All, &settings).unwrap();
     let names: BTreeSet<_> = knowledge.names.iter().map(ClusterName::as_str).collect();
     assert_eq!(names, ["main", "prod", "qa", "staging"].into());
@@ -180,4 +184,14 @@ fn a_linked_worktree_sees_the_same_state() {
     assert_eq!(Tracking::new(&repo).unsettled(&host("web1")).unwrap().len(), 1);
     let _lock = HostLock::try_acquire(&linked, &web1("w").tracking).unwrap();
     assert!(HostLock::try_acquire(&repo, &web1("w").tracking).is_err());
+}
+
+#[test]
+fn a_tag_that_something_else_has_put_there_is_its_commit() {
+    let scratch = Scratch::with_commits(1);
+    scratch.git(&["tag", "-a", "-m", "x", "v1"]);
+    scratch.git(&["update-ref", "refs/remotes/w/prod", "v1"]);
+    let repo = scratch.open();
+    let head = scratch.id("HEAD");
+    assert_eq!(Tracking::new(&repo).get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit: head, real: head }));
 }

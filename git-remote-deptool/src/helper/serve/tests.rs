@@ -40,7 +40,7 @@ impl Backend for Recorder {
 
     fn push(&mut self, batch: &PushBatch, _: &Options, report: &mut Report) -> Result<(), Unreachable> {
         self.pushed.push(batch.clone());
-        let done = Outcome::Done { old: None, update: Update::FastForward };
+        let done = Outcome::Done { old: None, new: None, update: Update::FastForward };
         report.set(batch.commands()[0].dst.as_ref(), done).unwrap();
         self.result()
     }
