@@ -92,7 +92,7 @@ pub fn select(
     };
     let mut commits = vec![target];
     if let Some(old) = old.filter(|old| objects.has(&old.0)) {
-        let between = objects.between(Some(&old), &target, COMMITS)?;
+        let between = objects.between(&[old], &target, COMMITS)?;
         commits.extend(between.into_iter().filter(|commit| *commit != target));
     }
     let mut search = Search {
@@ -219,15 +219,31 @@ pub enum WriteError {
 
 /// Write a pack of `objects` to `out`, holding one of them at a time: without deltas, compressed in haste.
 pub fn write(repo: &gix::Repository, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
-    let source = Objects::of(repo);
-    let count = u32::try_from(objects.len()).map_err(|error| WriteError::Write(io::Error::other(error)))?;
+    write_from(&Objects::of(repo), objects, &[], out)
+}
+
+/// As [`write`], from wherever the objects are, and with some that were `made` just now.
+pub(crate) fn write_from(
+    source: &Objects,
+    objects: &[ObjectId],
+    made: &[(Kind, Vec<u8>)],
+    out: &mut dyn Write,
+) -> Result<Summary, WriteError> {
+    let count = u32::try_from(objects.len() + made.len());
+    let count = count.map_err(|error| WriteError::Write(io::Error::other(error)))?;
     let mut writer = PackWriter::new(out, count).map_err(WriteError::Write)?;
     let mut zlib = Zlib { state: Compress::new(Compression::fast(), true), out: Vec::new() };
+    let mut put = |kind, data: &[u8]| {
+        let compressed = zlib.compress(data)?;
+        writer.compressed(kind, data.len() as u64, compressed)
+    };
     let mut data = Vec::new();
     for id in objects {
         let kind = source.read(id, &mut data)?;
-        let compressed = zlib.compress(&data).map_err(WriteError::Write)?;
-        writer.compressed(kind, data.len() as u64, compressed).map_err(WriteError::Write)?;
+        put(kind, &data).map_err(WriteError::Write)?;
+    }
+    for (kind, data) in made {
+        put(*kind, data).map_err(WriteError::Write)?;
     }
     let (_, summary) = writer.finish().map_err(WriteError::Write)?;
     Ok(summary)
