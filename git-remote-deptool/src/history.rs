@@ -287,11 +287,23 @@ pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<Obje
     Ok(())
 }
 
+/// What of our environment another Git may see: where configuration and programs are, and how to get through proxies.
+const KEPT: [&[u8]; 7] = [
+    b"GIT_CONFIG_GLOBAL",
+    b"GIT_CONFIG_SYSTEM",
+    b"GIT_CONFIG_NOSYSTEM",
+    b"GIT_EXEC_PATH",
+    b"GIT_ALLOW_PROTOCOL",
+    b"GIT_SSL_",
+    b"GIT_PROXY_",
+];
+
 /// A `git` of `repo` that nothing in our environment can lead elsewhere, that never prompts and fetches nothing.
 pub(crate) fn git(repo: &gix::Repository) -> Command {
     let mut command = Command::new("git");
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"GIT_") {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"GIT_") && !KEPT.iter().any(|kept| bytes.starts_with(kept)) {
             command.env_remove(name);
         }
     }

@@ -67,6 +67,18 @@ impl Operator {
         let dir = temporary.path().join("config");
         fs::create_dir(&dir).unwrap();
         git(&dir, &["init", "-q", "-b", "prod", "."]);
+        Operator::at(dir, temporary)
+    }
+
+    /// Another operator, who has what this one has now, with `origin` to get more.
+    pub fn colleague(&self) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("config");
+        git(temporary.path(), &["clone", "-q", "-b", "prod", self.dir.to_str().unwrap(), dir.to_str().unwrap()]);
+        Operator::at(dir, temporary)
+    }
+
+    fn at(dir: PathBuf, temporary: tempfile::TempDir) -> Self {
         // No housekeeping behind our back, and no waiting for the disk.
         git(&dir, &["config", "gc.auto", "0"]);
         git(&dir, &["config", "core.fsync", "none"]);
