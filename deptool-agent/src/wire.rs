@@ -132,7 +132,9 @@ pub enum Response {
     /// The exported pack is complete.
     End,
     /// The blob that was asked for has this size in bytes and follows; `None`: it is not here.
-    Blob { size: Option<u64> },
+    Blob {
+        size: Option<u64>,
+    },
     Attempts(Vec<Attempt>),
     /// The request can't be served. The connection ends.
     Error(String),

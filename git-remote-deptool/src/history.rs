@@ -4,10 +4,13 @@
 
 use std::{
     collections::{BinaryHeap, HashMap, HashSet},
+    path::Path,
     process::Command,
+    rc::Rc,
 };
 
 use deptool_agent::{
+    host::store::Store,
     id::{CommitId, TreeId},
     name::HostName,
 };
@@ -72,9 +75,10 @@ pub struct Entry {
     pub id: ObjectId,
 }
 
-/// The objects of the operator's repository, without replacements.
+/// The objects of the operator's repository, without replacements; perhaps with those of a quarantine behind them.
 pub struct Objects {
     odb: gix::OdbHandle,
+    quarantine: Option<Rc<Store>>,
 }
 
 impl Objects {
@@ -82,11 +86,21 @@ impl Objects {
     pub fn of(repo: &gix::Repository) -> Self {
         let mut odb = repo.objects.clone();
         odb.ignore_replacements = true;
-        Objects { odb }
+        Objects { odb, quarantine: None }
+    }
+
+    /// Read from `repo`, and what is not there from `quarantine`.
+    pub(crate) fn with_quarantine(repo: &gix::Repository, quarantine: Rc<Store>) -> Self {
+        Objects { quarantine: Some(quarantine), ..Objects::of(repo) }
     }
 
     /// Whether an object is here.
     pub fn has(&self, id: &oid) -> bool {
+        self.is_ours(id) || self.quarantine.as_ref().is_some_and(|store| store.has(id))
+    }
+
+    /// Whether an object is in the repository itself.
+    pub(crate) fn is_ours(&self, id: &oid) -> bool {
         self.odb.exists(id)
     }
 
@@ -94,18 +108,27 @@ impl Objects {
     pub fn header(&self, id: &oid) -> Result<(Kind, u64)> {
         match self.odb.try_header(id) {
             Ok(Some(header)) => Ok((header.kind, header.size)),
-            Ok(None) => Err(HistoryError::Missing(id.to_owned())),
+            Ok(None) => {
+                let mut buffer = Vec::new();
+                let kind = self.read(id, &mut buffer)?;
+                Ok((kind, buffer.len() as u64))
+            }
             Err(source) => Err(HistoryError::Read { id: id.to_owned(), source }),
         }
     }
 
     /// Read an object of any kind into `buffer`.
     pub fn read(&self, id: &oid, buffer: &mut Vec<u8>) -> Result<Kind> {
-        match self.odb.try_find(id, buffer) {
-            Ok(Some(data)) => Ok(data.kind),
-            Ok(None) => Err(HistoryError::Missing(id.to_owned())),
-            Err(source) => Err(HistoryError::Read { id: id.to_owned(), source }),
+        let failed = |source| HistoryError::Read { id: id.to_owned(), source };
+        if let Some(data) = self.odb.try_find(id, buffer).map_err(failed)? {
+            return Ok(data.kind);
         }
+        if let Some(store) = &self.quarantine
+            && let Some(data) = store.try_find(id, buffer).map_err(failed)?
+        {
+            return Ok(data.kind);
+        }
+        Err(HistoryError::Missing(id.to_owned()))
     }
 
     /// Read an object that has to be a `wanted`.
@@ -135,24 +158,27 @@ impl Objects {
         Ok(found.filter(|entry| entry.kind == EntryKind::Tree).map(|entry| TreeId(entry.id)))
     }
 
-    /// The commits that `new` reaches and `old` does not, newest first, at most `limit`: the newest of them.
+    /// The commits that `new` reaches and none of `old` does, newest first, at most `limit`: the newest of them.
     ///
     /// Commits that are not here (a shallow repository) end the walk. Where commit dates lie, some that `old` reaches
     /// too may be among them.
-    pub fn between(&self, old: Option<&CommitId>, new: &CommitId, limit: usize) -> Result<Vec<CommitId>> {
+    pub fn between(&self, old: &[CommitId], new: &CommitId, limit: usize) -> Result<Vec<CommitId>> {
         let mut walk = Walk { objects: self, queue: BinaryHeap::new(), side: HashMap::new(), open: 0 };
         walk.reach(*new, Side::New)?;
-        if let Some(old) = old {
+        for old in old {
             walk.reach(*old, Side::Old)?;
         }
         let mut found = Vec::new();
-        while walk.open > 0 && found.len() < limit {
-            let Some((id, parents, side)) = walk.next() else { break };
-            if side == Side::New {
-                found.push(id);
+        let mut oldest = i64::MAX;
+        // Once only the old side is left, it still has to come past what was found to tell whether it reaches that.
+        while found.len() < limit && (walk.open > 0 || walk.next_is_from(oldest)) {
+            let Some(step) = walk.step() else { break };
+            if step.side == Side::New {
+                found.push(step.id);
+                oldest = oldest.min(step.seconds);
             }
-            for parent in parents {
-                walk.reach(parent, side)?;
+            for parent in step.parents {
+                walk.reach(CommitId(parent), step.side)?;
             }
         }
         found.retain(|id| walk.side.get(id) == Some(&Side::New));
@@ -219,14 +245,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn next(&mut self) -> Option<(CommitId, Vec<CommitId>, Side)> {
-        let (_, id, parents) = self.queue.pop()?;
+    /// Whether something is queued that was committed at `seconds` or later.
+    fn next_is_from(&self, seconds: i64) -> bool {
+        seconds < i64::MAX && self.queue.peek().is_some_and(|next| next.0 >= seconds)
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        let (seconds, id, parents) = self.queue.pop()?;
         let side = *self.side.get(&id)?;
         if side == Side::New {
             self.open -= 1;
         }
-        Some((id, parents.into_iter().map(CommitId).collect(), side))
+        Some(Step { id, seconds, parents, side })
     }
+}
+
+/// A commit that the walk has come to.
+struct Step {
+    id: CommitId,
+    seconds: i64,
+    parents: Vec<ObjectId>,
+    side: Side,
 }
 
 /// Every tree and blob at or below `tree`, added to `seen`. What is in it already is not looked into.
@@ -249,21 +288,33 @@ pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<Obje
     Ok(())
 }
 
+/// What of our environment another Git may see: where configuration and programs are, and how to get through proxies.
+const KEPT: [&[u8]; 7] = [
+    b"GIT_CONFIG_GLOBAL",
+    b"GIT_CONFIG_SYSTEM",
+    b"GIT_CONFIG_NOSYSTEM",
+    b"GIT_EXEC_PATH",
+    b"GIT_ALLOW_PROTOCOL",
+    b"GIT_SSL_",
+    b"GIT_PROXY_",
+];
+
 /// A `git` of `repo` that nothing in our environment can lead elsewhere, that never prompts and fetches nothing.
-pub(crate) fn git(repo: &gix::Repository) -> Command {
+pub(crate) fn git(git_dir: &Path) -> Command {
     let mut command = Command::new("git");
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"GIT_") {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"GIT_") && !KEPT.iter().any(|kept| bytes.starts_with(kept)) {
             command.env_remove(name);
         }
     }
-    command.arg("--no-replace-objects").arg(git_dir_argument(repo));
+    command.arg("--no-replace-objects").arg(git_dir_argument(git_dir));
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_NO_LAZY_FETCH", "1");
     command
 }
 
-fn git_dir_argument(repo: &gix::Repository) -> std::ffi::OsString {
+fn git_dir_argument(git_dir: &Path) -> std::ffi::OsString {
     let mut argument = std::ffi::OsString::from("--git-dir=");
-    argument.push(repo.git_dir());
+    argument.push(git_dir);
     argument
 }

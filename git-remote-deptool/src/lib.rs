@@ -1,7 +1,20 @@
 //! What runs on the operator's machine: the remote helper that Git starts, and `git deptool`.
+//!
+//! A push flows through these from top to bottom:
+//!
+//! ```text
+//! helper        Git's lines become a batch of refs            url, cluster   which hosts, reached how
+//! push          the parent: what it means for each host       tracking       what was last heard of them
+//! delivery      one host's deployment; fleet: all of them     pack, history  what a host is sent
+//! session       messages to an agent                          transport, install   ssh, and an agent at its end
+//! helper        outcomes become lines for Git                 render         and text for people
+//! ```
+//!
+//! A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
 pub mod cluster;
 pub mod delivery;
+pub mod fetch;
 pub mod fleet;
 pub mod git;
 pub mod helper;
@@ -9,6 +22,10 @@ pub mod history;
 pub mod install;
 pub mod lease;
 pub mod pack;
+pub mod projection;
+pub mod push;
+pub mod remote;
+pub mod render;
 pub mod session;
 pub mod tracking;
 pub mod transport;

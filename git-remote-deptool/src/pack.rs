@@ -6,6 +6,7 @@
 use std::{
     collections::HashSet,
     io::{self, Read, Write},
+    path::Path,
     process::{Child, ChildStderr, ChildStdout, Stdio},
 };
 
@@ -92,7 +93,7 @@ pub fn select(
     };
     let mut commits = vec![target];
     if let Some(old) = old.filter(|old| objects.has(&old.0)) {
-        let between = objects.between(Some(&old), &target, COMMITS)?;
+        let between = objects.between(&[old], &target, COMMITS)?;
         commits.extend(between.into_iter().filter(|commit| *commit != target));
     }
     let mut search = Search {
@@ -219,15 +220,31 @@ pub enum WriteError {
 
 /// Write a pack of `objects` to `out`, holding one of them at a time: without deltas, compressed in haste.
 pub fn write(repo: &gix::Repository, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
-    let source = Objects::of(repo);
-    let count = u32::try_from(objects.len()).map_err(|error| WriteError::Write(io::Error::other(error)))?;
+    write_from(&Objects::of(repo), objects, &[], out)
+}
+
+/// As [`write`], from wherever the objects are, and with some that were `made` just now.
+pub(crate) fn write_from(
+    source: &Objects,
+    objects: &[ObjectId],
+    made: &[(Kind, Vec<u8>)],
+    out: &mut dyn Write,
+) -> Result<Summary, WriteError> {
+    let count = u32::try_from(objects.len() + made.len());
+    let count = count.map_err(|error| WriteError::Write(io::Error::other(error)))?;
     let mut writer = PackWriter::new(out, count).map_err(WriteError::Write)?;
     let mut zlib = Zlib { state: Compress::new(Compression::fast(), true), out: Vec::new() };
+    let mut put = |kind, data: &[u8]| {
+        let compressed = zlib.compress(data)?;
+        writer.compressed(kind, data.len() as u64, compressed)
+    };
     let mut data = Vec::new();
     for id in objects {
         let kind = source.read(id, &mut data)?;
-        let compressed = zlib.compress(&data).map_err(WriteError::Write)?;
-        writer.compressed(kind, data.len() as u64, compressed).map_err(WriteError::Write)?;
+        put(kind, &data).map_err(WriteError::Write)?;
+    }
+    for (kind, data) in made {
+        put(*kind, data).map_err(WriteError::Write)?;
     }
     let (_, summary) = writer.finish().map_err(WriteError::Write)?;
     Ok(summary)
@@ -257,8 +274,8 @@ impl Zlib {
 /// The content of a blob as a stream: neither Git nor we hold it whole.
 ///
 /// Reading ends with an error if Git could not deliver all of it.
-pub fn large_blob(repo: &gix::Repository, id: &BlobId) -> io::Result<LargeBlob> {
-    let mut child = git(repo)
+pub fn large_blob(git_dir: &Path, id: &BlobId) -> io::Result<LargeBlob> {
+    let mut child = git(git_dir)
         // From this size on Git streams instead of reading into memory.
         .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob"])
         .arg(id.to_string())

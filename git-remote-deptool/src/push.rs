@@ -27,7 +27,7 @@ use crate::{
     fleet::{self, FullPack, Lead},
     helper::{
         Options, Outcome, PushBatch, PushCommand, Report, Source,
-        batch::{Ancestry, Destination, FollowTags, Tags},
+        batch::{Ancestry, Destination, Tags},
         options::{Atomicity, Run},
         report::Update,
     },
@@ -68,8 +68,7 @@ pub fn push(
     options: &Options,
     report: &mut Report,
 ) -> Result<Vec<HostName>, RemoteError> {
-    let follow_tags = if remote.settings.follow_tags { FollowTags::Configured } else { FollowTags::NotConfigured };
-    let tags = batch.tags_are(follow_tags);
+    let tags = batch.tags_are(remote.settings.follow_tags);
     let branches = batch.branches().count();
     let mut deployed = Vec::new();
     for command in batch.commands() {

@@ -1,16 +1,11 @@
 //! What Git talks to: one remote of one repository.
 
 use std::{
-    io::Write,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use deptool_agent::{
-    build::BUILD_ID,
-    name::HostName,
-    text::printable,
-    wire::Hello,
-};
+use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hello};
 use gix_protocol::handshake::Ref;
 
 use crate::{
@@ -34,7 +29,7 @@ pub struct Remote {
     pub repo: Repo,
     pub settings: Settings,
     pub target: Target,
-    pub connector: Connector,
+    pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
     /// What was done, for the line below Git's table.

@@ -125,7 +125,11 @@ pub fn ago(seconds: i64) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use deptool_agent::{name::UnitName, path::{OutsidePath, TreePath}, plan::AppChange};
+    use deptool_agent::{
+        name::UnitName,
+        path::{OutsidePath, TreePath},
+        plan::AppChange,
+    };
 
     use super::*;
 

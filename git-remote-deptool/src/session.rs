@@ -60,7 +60,10 @@ enum Arrival {
 pub enum Order {
     Send(Request),
     /// The answer to [`Response::NeedFull`]: a pack that assumes nothing, and the blobs that go with it.
-    Full { pack: Vec<u8>, large: Vec<(BlobId, u64)> },
+    Full {
+        pack: Vec<u8>,
+        large: Vec<(BlobId, u64)>,
+    },
 }
 
 /// What comes in.
@@ -123,7 +126,9 @@ impl Session {
         let Link { connection, outgoing, incoming } = connector.connect(target, &ahead, stage)?;
         let Mailbox { sender, arrivals } = mailbox;
         let reader = thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
-        reader.spawn(move || read(FrameReader::new(incoming), &sender)).map_err(|e| SessionError::Lost(e.to_string()))?;
+        reader
+            .spawn(move || read(FrameReader::new(incoming), &sender))
+            .map_err(|e| SessionError::Lost(e.to_string()))?;
         let now = Instant::now();
         let mut session = Session { connection, outgoing: Some(outgoing), arrivals, heard: now, spoke: now };
         match session.receive()? {

@@ -28,7 +28,7 @@ use deptool_agent::{
 };
 pub use facts::{FactsError, HostFacts};
 pub use lock::{HostLock, LockError};
-pub use projection::Projection;
+pub use projection::{Projection, ProjectionError};
 use refs::Refs;
 
 use crate::{

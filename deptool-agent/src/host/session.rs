@@ -229,7 +229,8 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let store = Store::open_to_read(&home.store())?;
     let Some(deployed) = store.as_ref().map_or(Ok(None), |store| deployed(home, store))? else { return Ok(None) };
     let (Some(store), Some(number)) = (store, home.linked_generation(&home.current())?) else { return Ok(None) };
-    let tree = load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let tree =
+        load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
     Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 

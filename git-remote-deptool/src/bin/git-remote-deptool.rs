@@ -2,7 +2,9 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, BufReader, IsTerminal},
+    os::unix::ffi::OsStringExt,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Vec<std::ffi::OsString>) -> anyhow::Result<End> {
+fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     let [name, address] = arguments.as_slice() else {
         bail!("usage: git-remote-deptool <remote> <address>; it is started by git, for urls that begin with deptool::")
     };
@@ -54,7 +56,7 @@ fn run(arguments: Vec<std::ffi::OsString>) -> anyhow::Result<End> {
     let config = repo.gix().config_snapshot();
     let settings = Settings::read(config.plumbing(), &directory)?;
     let target = settings.target(name.as_ref(), &address)?;
-    let text = |key: &str| config.string(key).map(|value| gix::path::from_bstring(value.into_owned()).into_os_string());
+    let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
     let variables = transport::Environment::from_iter(env::vars_os());
     let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
     drop(config);
@@ -65,6 +67,7 @@ fn run(arguments: Vec<std::ffi::OsString>) -> anyhow::Result<End> {
     let mut connector = Connector::new(variables, ssh, exe.as_deref(), Display { sink: sink.clone(), kind });
     connector.interrupted = interrupted().context("cannot handle signals")?;
 
+    let connector = Arc::new(connector);
     let mut remote = Remote { repo, settings, target, connector, sink, summary: None };
     let mut output = io::stdout().lock();
     Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut remote)?)

@@ -21,17 +21,21 @@ pub(crate) fn gits() -> Vec<&'static str> {
 }
 
 pub(crate) fn run(git: &str, dir: &Path, args: &[&str]) -> Output {
+    command(git, dir, args).output().unwrap()
+}
+
+fn command(git: &str, dir: &Path, args: &[&str]) -> Command {
     let at = "1700000000 +0000";
-    Command::new(git)
+    let mut command = Command::new(git);
+    command
         .args(args)
         .current_dir(dir)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .envs([("HOME", "/nonexistent"), ("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
         .envs([("GIT_AUTHOR_NAME", "A"), ("GIT_AUTHOR_EMAIL", "a@b"), ("GIT_AUTHOR_DATE", at)])
-        .envs([("GIT_COMMITTER_NAME", "C"), ("GIT_COMMITTER_EMAIL", "c@d"), ("GIT_COMMITTER_DATE", at)])
-        .output()
-        .unwrap()
+        .envs([("GIT_COMMITTER_NAME", "C"), ("GIT_COMMITTER_EMAIL", "c@d"), ("GIT_COMMITTER_DATE", at)]);
+    command
 }
 
 /// Run `git` and return what it said, trimmed.
@@ -63,6 +67,18 @@ impl Operator {
         let dir = temporary.path().join("config");
         fs::create_dir(&dir).unwrap();
         git(&dir, &["init", "-q", "-b", "prod", "."]);
+        Operator::at(dir, temporary)
+    }
+
+    /// Another operator, who has what this one has now, with `origin` to get more.
+    pub fn colleague(&self) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("config");
+        git(temporary.path(), &["clone", "-q", "-b", "prod", self.dir.to_str().unwrap(), dir.to_str().unwrap()]);
+        Operator::at(dir, temporary)
+    }
+
+    fn at(dir: PathBuf, temporary: tempfile::TempDir) -> Self {
         // No housekeeping behind our back, and no waiting for the disk.
         git(&dir, &["config", "gc.auto", "0"]);
         git(&dir, &["config", "core.fsync", "none"]);
@@ -87,6 +103,23 @@ impl Operator {
         self.git(&["add", "-A"]);
         self.git(&["commit", "-q", "--allow-empty", "-m", message]);
         self.id("HEAD")
+    }
+
+    /// Make commits on `prod`, each with some files (path, content) on top of the last, packed at once.
+    pub fn import(&self, commits: impl IntoIterator<Item = Vec<(String, String)>>) {
+        let mut stream = String::new();
+        for (n, files) in commits.into_iter().enumerate() {
+            let who = format!("A <a@b> {} +0000", 1_700_000_000 + n);
+            stream.push_str(&format!("commit refs/heads/prod\ncommitter {who}\ndata 1\nx\n"));
+            for (path, content) in files {
+                stream.push_str(&format!("M 644 inline {path}\ndata {}\n{content}\n", content.len()));
+            }
+        }
+        let file = self.dir.join("stream");
+        fs::write(&file, stream).unwrap();
+        let mut import = command(gits()[0], &self.dir, &["fast-import", "--quiet"]);
+        import.stdin(fs::File::open(&file).unwrap());
+        assert!(import.status().unwrap().success());
     }
 
     pub fn id(&self, name: &str) -> CommitId {

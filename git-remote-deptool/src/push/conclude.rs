@@ -80,12 +80,7 @@ fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), 
 }
 
 /// Note how it ended on one host. `None` if the deployment is done.
-fn note(
-    remote: &mut Remote,
-    request: &Request<'_>,
-    one: &Affected,
-    end: End,
-) -> Result<Option<Outcome>, RemoteError> {
+fn note(remote: &mut Remote, request: &Request<'_>, one: &Affected, end: End) -> Result<Option<Outcome>, RemoteError> {
     let outcome = match end {
         End::Outcome(outcome) => outcome,
         End::NotReached(error) => {
@@ -124,9 +119,12 @@ fn note(
 fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
     let tracking = remote.tracking();
     match request.goal {
-        Goal::Commit(commit) => {
-            tracking.set(&one.remote, &request.cluster, commit, &format!("deptool: deployed {}", goal_text(request.goal)))
-        }
+        Goal::Commit(commit) => tracking.set(
+            &one.remote,
+            &request.cluster,
+            commit,
+            &format!("deptool: deployed {}", goal_text(request.goal)),
+        ),
         Goal::Nothing => tracking.remove(&one.remote, &request.cluster),
     }
 }
@@ -156,7 +154,11 @@ fn rolled_back(remote: &Remote, host: &HostName, failure: Failure) -> String {
     for error in &rollback_errors {
         remote.say(&format!("{host}: while rolling back: {error}"));
     }
-    if rollback_errors.is_empty() { format!("rolled back: {why}") } else { format!("rolled back, not completely: {why}") }
+    if rollback_errors.is_empty() {
+        format!("rolled back: {why}")
+    } else {
+        format!("rolled back, not completely: {why}")
+    }
 }
 
 fn not_reached(error: &SessionError) -> String {

@@ -1,5 +1,7 @@
 //! Every promise of the store, with stock Git as the witness.
 
+mod refs;
+
 use std::{
     fs,
     io::BufReader,
@@ -387,44 +389,6 @@ fn what_a_crash_leaves_is_swept() {
     let host = host.reopen();
     assert_eq!(pack_files(&host.store).len(), 3);
     assert_eq!(host.store.missing(&second, &web1(), None, &nothing).unwrap(), [second.0]);
-}
-
-#[test]
-fn deploying_is_a_compare_and_swap() {
-    let mut host = Host::new();
-    let first = host.send("one\n", &[], 1);
-    let second = host.send("two\n", &[first], 2);
-    let stale = |result: Result<()>| match result {
-        Err(StoreError::Stale { actual }) => actual.map(|(_, id)| id),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::At(first), &second, log(1))), None);
-    host.store.set_deployed(&prod(), Expected::Absent, &first, log(1)).unwrap();
-    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::Absent, &second, log(2))), Some(first));
-    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::At(second), &second, log(2))), Some(first));
-    let other = ClusterName::parse(b"staging").unwrap();
-    assert_eq!(stale(host.store.set_deployed(&other, Expected::Any, &second, log(2))), Some(first));
-    host.store.set_deployed(&prod(), Expected::At(first), &second, log(3)).unwrap();
-    assert_eq!(host.store.deployed().unwrap(), Some((prod(), second)));
-    assert_eq!(host.git(&["for-each-ref", "--format=%(refname)", "refs/heads"]).trim(), "refs/heads/prod");
-}
-
-#[test]
-fn removal_keeps_the_tip_and_its_log_and_frees_the_host() {
-    let mut host = Host::new();
-    let first = host.deploy("one\n", &[], 1);
-    let second = host.deploy("two\n", &[first], 2);
-    let kept = host.store.remove(&prod(), Expected::At(second), log(77)).unwrap().unwrap();
-    assert_eq!(kept, "refs/deptool/removed/prod/77");
-    assert_eq!(host.store.deployed().unwrap(), None);
-    assert_eq!(host.git(&["rev-parse", &kept]).trim(), second.to_string());
-    assert_eq!(host.git(&["reflog", "show", "--format=%H", &kept]).lines().count(), 3);
-    assert_eq!(host.store.remove(&prod(), Expected::Absent, log(77)).unwrap(), None);
-    let staging = ClusterName::parse(b"staging").unwrap();
-    host.store.set_deployed(&staging, Expected::Absent, &first, log(78)).unwrap();
-    assert_eq!(host.git(&["symbolic-ref", "HEAD"]).trim(), "refs/heads/staging");
-    host.store.remove(&staging, Expected::Any, log(77)).unwrap();
-    host.fsck();
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! What is deployed, as Git sees it.
+
+use super::*;
+
+#[test]
+fn deploying_is_a_compare_and_swap() {
+    let mut host = Host::new();
+    let first = host.send("one\n", &[], 1);
+    let second = host.send("two\n", &[first], 2);
+    let stale = |result: Result<()>| match result {
+        Err(StoreError::Stale { actual }) => actual.map(|(_, id)| id),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::At(first), &second, log(1))), None);
+    host.store.set_deployed(&prod(), Expected::Absent, &first, log(1)).unwrap();
+    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::Absent, &second, log(2))), Some(first));
+    assert_eq!(stale(host.store.set_deployed(&prod(), Expected::At(second), &second, log(2))), Some(first));
+    let other = ClusterName::parse(b"staging").unwrap();
+    assert_eq!(stale(host.store.set_deployed(&other, Expected::Any, &second, log(2))), Some(first));
+    host.store.set_deployed(&prod(), Expected::At(first), &second, log(3)).unwrap();
+    assert_eq!(host.store.deployed().unwrap(), Some((prod(), second)));
+    assert_eq!(host.git(&["for-each-ref", "--format=%(refname)", "refs/heads"]).trim(), "refs/heads/prod");
+}
+
+#[test]
+fn removal_keeps_the_tip_and_its_log_and_frees_the_host() {
+    let mut host = Host::new();
+    let first = host.deploy("one\n", &[], 1);
+    let second = host.deploy("two\n", &[first], 2);
+    let kept = host.store.remove(&prod(), Expected::At(second), log(77)).unwrap().unwrap();
+    assert_eq!(kept, "refs/deptool/removed/prod/77");
+    assert_eq!(host.store.deployed().unwrap(), None);
+    assert_eq!(host.git(&["rev-parse", &kept]).trim(), second.to_string());
+    assert_eq!(host.git(&["reflog", "show", "--format=%H", &kept]).lines().count(), 3);
+    assert_eq!(host.store.remove(&prod(), Expected::Absent, log(77)).unwrap(), None);
+    let staging = ClusterName::parse(b"staging").unwrap();
+    host.store.set_deployed(&staging, Expected::Absent, &first, log(78)).unwrap();
+    assert_eq!(host.git(&["symbolic-ref", "HEAD"]).trim(), "refs/heads/staging");
+    host.store.remove(&staging, Expected::Any, log(77)).unwrap();
+    host.fsck();
+}
+
+#[test]
+fn refs_that_git_has_packed_are_found_changed_and_removed() {
+    let mut host = Host::new();
+    let first = host.deploy("one\n", &[], 1);
+    let second = host.send("two\n", &[first], 2);
+    host.store.set_target(&second).unwrap();
+    for step in 0..2 {
+        host.git(&["pack-refs", "--all"]);
+        assert!(!host.store.path().join("refs/heads/prod").exists());
+        assert!(host.store.repack_if_many(0, &[]).unwrap());
+        assert!(host.store.has(&second.0), "{step}");
+        let expected = if step == 0 { first } else { second };
+        host = host.reopen();
+        assert_eq!(host.store.deployed().unwrap(), Some((prod(), expected)));
+        host.store.set_deployed(&prod(), Expected::At(expected), &second, log(3)).unwrap();
+    }
+    host.git(&["pack-refs", "--all"]);
+    host.store.remove(&prod(), Expected::At(second), log(4)).unwrap();
+    assert_eq!(host.store.deployed().unwrap(), None);
+    let left = host.git(&["for-each-ref", "--format=%(refname)"]);
+    assert_eq!(left, "refs/deptool/removed/prod/4\nrefs/deptool/target\n");
+    host.fsck();
+}
