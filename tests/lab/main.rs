@@ -1,1 +1,3 @@
+//! Tests on real hosts. See `deptool_tests::lab`.
 
+mod hosts;
