@@ -12,7 +12,7 @@
 //!   Users: `root`, `core` (sudo without a password), `asks` (sudo wants a password), `plain` (no sudo). One key opens
 //!   them all. A login's processes are killed when it ends (KillUserProcesses=yes).
 //! - ssh reaches a host by its name through [`Lab::ssh_command`]: put it into `GIT_SSH_COMMAND`.
-//! - [`lab`](start_or_skip) is what a test calls: it returns None, and says why, where the computer can't do it.
+//! - [`start_or_skip`] is what a test calls: it returns None, and says why, where the computer can't do it.
 //! - When the value is dropped everything ends: processes by their ids, mounts, network links, files. What a killed test
 //!   leaves behind is ended by the next lab that takes its slot.
 //!
@@ -42,6 +42,9 @@ use ssh::{Peer, Ssh};
 
 /// Where the bases are kept and the labs run.
 pub const CACHE: &str = "/var/cache/deptool-lab";
+
+/// The environment variable that makes tests go without a lab (`cargo xtask test --quick`).
+pub const QUICK: &str = "DEPTOOL_TEST_QUICK";
 
 /// Programs that the lab runs, and the Debian package that has each.
 pub const NEEDS: &[(&str, &str)] = &[
@@ -101,13 +104,21 @@ pub fn unavailable() -> Option<String> {
 /// failure. So is a lab that could be started but was not.
 #[track_caller]
 pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
+    if std::env::var_os(QUICK).is_some() {
+        skipped("only the quick tests were asked for");
+        return None;
+    }
     if let Some(why) = unavailable() {
         assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-        // Not eprintln: what a test that passes prints is not shown.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
+        skipped(&why);
         return None;
     }
     Some(Lab::start(specs).unwrap_or_else(|error| panic!("{error:#}")))
+}
+
+/// Not with eprintln: what a test that passes prints is not shown.
+fn skipped(why: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
 }
 
 impl Lab {

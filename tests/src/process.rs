@@ -52,6 +52,11 @@ impl Cmd {
         self
     }
 
+    pub fn envs<'a>(mut self, variables: impl IntoIterator<Item = &'a (String, String)>) -> Cmd {
+        self.command.envs(variables.into_iter().map(|(name, value)| (name, value)));
+        self
+    }
+
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Cmd {
         self.command.env_remove(name);
         self

@@ -1,7 +1,6 @@
 //! One container: systemd-nspawn, its cgroup, its network.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -67,9 +66,9 @@ impl Machine {
     fn spawn(&self) -> Result<Child> {
         let log = File::create(self.dir.join("console.log"))?;
         let mut command = Command::new("sh");
-        // A cgroup of its own: two containers in one would manage each other's services.
-        let enter =
-            r#"for dir in $CGROUPS; do mkdir -p "$dir" && echo $$ >"$dir/cgroup.procs" || exit 1; done; exec "$@""#;
+        // A cgroup of its own: two containers in one would manage each other's services. A session of its own: a Ctrl-C
+        // is for us, and we end the machines in order.
+        let enter = r#"for dir in $CGROUPS; do mkdir -p "$dir" && echo $$ >"$dir/cgroup.procs" || exit 1; done; exec setsid "$@""#;
         command.args(["-c", enter, "sh", "systemd-nspawn"]);
         command
             .env("CGROUPS", self.cgroups().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" "));
@@ -84,8 +83,7 @@ impl Machine {
             command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // Not in our group: a Ctrl-C is for us, and we end the machines in order.
-        Ok(command.process_group(0).spawn()?)
+        Ok(command.spawn()?)
     }
 
     /// Where its processes are put: none where systemd makes a scope for them.
