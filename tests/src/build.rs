@@ -30,6 +30,11 @@ pub enum Platform {
 impl Platform {
     pub const ALL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
 
+    /// That of this computer, which the lab's hosts share; on macOS the one that its Linux machines have.
+    pub fn here() -> Platform {
+        if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 }
+    }
+
     /// As agents are named after it.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,7 +78,7 @@ fn make_lab() -> Result<PathBuf> {
     let (dir, profile) = (profile_dir()?, profile_arg()?);
     cargo(&["build", "--quiet", profile, "-p", "git-remote-deptool", "--bins"])?;
     let prefix = dir.join("prefix-lab");
-    let platform = if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 };
+    let platform = Platform::here();
     install(&prefix, &dir, &[(agent(platform)?, platform.name().to_owned())])?;
     Ok(prefix)
 }

@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result};
 
 use crate::build::{self, Platform};
 
-/// Builds for use and installs helper, git-deptool, an agent for every platform, and the manual. With `prefix/bin` on
+/// Builds for use and installs helper, git-deptool, agents for these platforms, and the manual. With `prefix/bin` on
 /// PATH nothing else is needed.
-pub fn install(prefix: &Path) -> Result<()> {
+pub fn install(prefix: &Path, platforms: &[Platform]) -> Result<()> {
     build::cargo(&["build", "--release", "-p", "git-remote-deptool", "--bins"])?;
     let mut agents = Vec::new();
-    for platform in Platform::ALL {
-        agents.push((build::agent(platform)?, platform.name().to_owned()));
+    for platform in platforms {
+        agents.push((build::agent(*platform)?, platform.name().to_owned()));
     }
     build::install(prefix, &build::target_dir()?.join("release"), &agents)?;
     install_manual(&build::workspace().join("man"), &prefix.join("share/man"))
