@@ -86,7 +86,7 @@ impl Stage {
 
 /// The configuration of the host with that number: pages and zones tell the hosts apart.
 fn write_host(repo: &Repo<'_>, host: &str, number: usize) {
-    let write = |path: &str, content: &str| repo.write(&format!("{host}/{path}"), content);
+    let write = |path: &str, content: &str| repo.write(format!("{host}/{path}"), content);
     write("nginx/nginx.conf", NGINX_CONF);
     write("nginx/html/index.html", &format!("page of {host}\n"));
     write("nginx/systemd/nginx.service.d/deptool.conf", NGINX_DROP_IN);

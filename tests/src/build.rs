@@ -66,8 +66,7 @@ pub fn lab() -> &'static Path {
 }
 
 fn make_local() -> Result<PathBuf> {
-    let (dir, profile) = (profile_dir()?, profile_arg()?);
-    cargo(&["build", "--quiet", profile, "-p", "git-remote-deptool", "-p", "deptool-agent", "--bins"])?;
+    let dir = build_here()?;
     let prefix = dir.join("prefix-local");
     let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
     install(&prefix, &dir, &[(dir.join("deptool-agent"), platform)])?;
@@ -75,12 +74,19 @@ fn make_local() -> Result<PathBuf> {
 }
 
 fn make_lab() -> Result<PathBuf> {
-    let (dir, profile) = (profile_dir()?, profile_arg()?);
-    cargo(&["build", "--quiet", profile, "-p", "git-remote-deptool", "--bins"])?;
+    let dir = build_here()?;
     let prefix = dir.join("prefix-lab");
     let platform = Platform::here();
     install(&prefix, &dir, &[(agent(platform)?, platform.name().to_owned())])?;
     Ok(prefix)
+}
+
+/// Builds for this computer in the profile of this build. Returns the directory that has the binaries.
+fn build_here() -> Result<PathBuf> {
+    let dir = profile_dir()?;
+    let profile = if dir.ends_with("release") { "--release" } else { "--profile=dev" };
+    cargo(&["build", "--quiet", profile, "-p", "git-remote-deptool", "-p", "deptool-agent", "--bins"])?;
+    Ok(dir)
 }
 
 /// Builds the agent for a platform, apart from all else: together with the helper it would get the helper's features
@@ -193,11 +199,6 @@ pub fn profile_dir() -> Result<PathBuf> {
 pub fn target_dir() -> Result<PathBuf> {
     let dir = profile_dir()?;
     Ok(dir.parent().context("no target directory")?.to_owned())
-}
-
-/// What makes cargo build in the profile of this build.
-fn profile_arg() -> Result<&'static str> {
-    Ok(if profile_dir()?.ends_with("release") { "--release" } else { "--profile=dev" })
 }
 
 /// The xtask binary, for what a test needs as a program (the relay).

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+pub use rustix::process::{Pid, Signal};
+use rustix::process::{kill_process, kill_process_group};
 
 /// How long a program may take unless [`Cmd::timeout`] says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -19,6 +21,23 @@ pub struct Cmd {
     command: Command,
     input: Vec<u8>,
     timeout: Duration,
+}
+
+/// A program that runs. Ended, with all of its group, when dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Going {
+    line: String,
+    child: Child,
+    output: Receiver<Said>,
+    start: Instant,
+    deadline: Instant,
+    out: Vec<u8>,
+    err: Vec<u8>,
+    /// Both outputs are closed.
+    ended: bool,
+    /// Its status was taken: its number, and its group's, are free again.
+    reaped: bool,
 }
 
 /// A program that has ended.
@@ -89,24 +108,33 @@ impl Cmd {
         self.command
     }
 
-    /// Runs it to its end and keeps what it said. An `Err` means that it could not be started or took too long;
-    /// a status other than 0 is no error here.
-    pub fn run(mut self) -> Result<Run> {
+    /// Starts it, to be waited for later.
+    pub fn start(mut self) -> Result<Going> {
         let line = command_line(&self.command);
-        let start = Instant::now();
         // A group of its own, so that at the deadline all that it started can be ended with it.
         self.command.process_group(0);
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let start = Instant::now();
         let mut child = self.command.spawn().with_context(|| format!("cannot start '{line}'"))?;
-        let output = listen(&mut child, std::mem::take(&mut self.input));
-        let (out, err, ended) = collect(&output, start + self.timeout);
-        let status = if ended { wait_until(&mut child, start + self.timeout)? } else { None };
-        let Some(status) = status else {
-            end_group(&mut child);
-            let (o, e) = (String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
-            bail!("'{line}' was not done after {} s\n{o}{e}", self.timeout.as_secs());
-        };
-        Ok(Run { command: line, status, stdout: out, stderr: err, took: start.elapsed() })
+        let output = listen(&mut child, self.input);
+        let deadline = start + self.timeout;
+        Ok(Going {
+            line,
+            child,
+            output,
+            start,
+            deadline,
+            out: Vec::new(),
+            err: Vec::new(),
+            ended: false,
+            reaped: false,
+        })
+    }
+
+    /// Runs it to its end and keeps what it said. An `Err` means that it could not be started or took too long;
+    /// a status other than 0 is no error here.
+    pub fn run(self) -> Result<Run> {
+        self.start()?.wait()
     }
 
     /// Like [`Cmd::run`]; a status other than 0 is an error that shows what was said.
@@ -126,6 +154,66 @@ impl Cmd {
             bail!("'{line}' failed: {status}");
         }
         Ok(())
+    }
+}
+
+impl Going {
+    /// Waits for its end, at most for the time that it was given; past that all of its group is ended.
+    pub fn wait(mut self) -> Result<Run> {
+        while self.hear() {}
+        let status = if self.ended { wait_until(&mut self.child, self.deadline)? } else { None };
+        let Some(status) = status else {
+            let (o, e) = (String::from_utf8_lossy(&self.out), String::from_utf8_lossy(&self.err));
+            bail!("'{}' was not done after {} s\n{o}{e}", self.line, (self.deadline - self.start).as_secs());
+        };
+        self.reaped = true;
+        let (stdout, stderr) = (std::mem::take(&mut self.out), std::mem::take(&mut self.err));
+        Ok(Run { command: self.line.clone(), status, stdout, stderr, took: self.start.elapsed() })
+    }
+
+    /// Waits until its stderr has this text; an error if it ends before.
+    pub fn wait_until_it_says(&mut self, text: &str) -> Result<()> {
+        while !String::from_utf8_lossy(&self.err).contains(text) {
+            if !self.hear() {
+                bail!("'{}' did not say '{text}' but\n{}", self.line, String::from_utf8_lossy(&self.err));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the program alone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Sends a signal to the program and all that it started, as the terminal does at Ctrl-C.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process_group(Pid::from_child(&self.child), signal)?)
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Takes in what it says next; false when both outputs are closed or the time is over.
+    fn hear(&mut self) -> bool {
+        match self.output.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+            Ok(Said::Out(bytes)) => self.out.extend(bytes),
+            Ok(Said::Err(bytes)) => self.err.extend(bytes),
+            Err(RecvTimeoutError::Disconnected) => self.ended = true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+        !self.ended
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // Once it was waited for, its number may be somebody else's.
+        if !self.reaped {
+            let _ = self.signal_group(Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -225,6 +313,7 @@ fn quoted(word: &OsStr) -> String {
     if !word.is_empty() && word.chars().all(plain) { word.into_owned() } else { format!("'{word}'") }
 }
 
+#[derive(Debug)]
 enum Said {
     Out(Vec<u8>),
     Err(Vec<u8>),
@@ -257,19 +346,6 @@ fn forward(mut from: impl Read + Send + 'static, to: Sender<Said>, wrap: fn(Vec<
     });
 }
 
-/// All that was said until both outputs were closed (true) or the deadline passed (false).
-fn collect(output: &Receiver<Said>, deadline: Instant) -> (Vec<u8>, Vec<u8>, bool) {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    loop {
-        match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Said::Out(bytes)) => out.extend(bytes),
-            Ok(Said::Err(bytes)) => err.extend(bytes),
-            Err(RecvTimeoutError::Disconnected) => return (out, err, true),
-            Err(RecvTimeoutError::Timeout) => return (out, err, false),
-        }
-    }
-}
-
 fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -282,16 +358,42 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>
     }
 }
 
-/// Ends a child and everything in its group.
-fn end_group(child: &mut Child) {
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-    let _ = child.wait();
-}
-
 /// The first file of that name on PATH.
 pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/sbin:/usr/bin:/sbin:/bin"));
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Cmd {
+        Cmd::new("sh").args(["-c", script])
+    }
+
+    #[test]
+    fn what_was_said_and_how_it_ended_is_kept() {
+        let run = sh("cat; echo problem >&2; exit 3").input("content").run().unwrap().code(3);
+        assert_eq!((run.stdout().as_str(), run.stderr().as_str()), ("content", "problem\n"));
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let error = sh("echo begun; sleep 1000 & sleep 1000").timeout(Duration::from_millis(300)).run().unwrap_err();
+        assert!(error.to_string().contains("was not done") && error.to_string().contains("begun"), "{error}");
+    }
+
+    #[test]
+    fn an_output_that_is_held_open_after_the_end_counts_as_not_done() {
+        sh("sleep 1000 &").timeout(Duration::from_millis(300)).run().unwrap_err();
+    }
+
+    #[test]
+    fn a_running_program_can_be_listened_to_and_signalled() {
+        let mut going = sh("echo ready >&2; exec sleep 1000").start().unwrap();
+        going.wait_until_it_says("ready").unwrap();
+        going.signal(Signal::TERM).unwrap();
+        assert_eq!(going.wait().unwrap().status.code(), None);
+    }
 }

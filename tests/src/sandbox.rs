@@ -208,7 +208,7 @@ impl Repo<'_> {
 
     /// Writes a file of the work tree; directories are made.
     #[track_caller]
-    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
         let file = self.dir.join(path);
         std::fs::create_dir_all(file.parent().expect("a file has a directory")).expect("directories can be made");
         std::fs::write(&file, content).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -216,7 +216,7 @@ impl Repo<'_> {
 
     /// Removes a file or a directory of the work tree.
     #[track_caller]
-    pub fn remove(&self, path: &str) {
+    pub fn remove(&self, path: impl AsRef<Path>) {
         let path = self.dir.join(path);
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
