@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deptool_tests::lab::{HostSpec, Link, State, start_or_skip};
+use deptool_tests::lab::{Base, HostSpec, Link, State, start_or_skip};
 
 #[test]
 fn a_host_boots_answers_ssh_and_has_neither_git_nor_python() {
@@ -88,4 +88,14 @@ fn links_can_be_shared_or_slow() {
     let slow = slow.ok().prints("x");
     // A handshake takes several round trips of 0.2 s, sharing takes none.
     assert!(slow.took > shared.took + Duration::from_millis(600), "{:?} {:?}", slow.took, shared.took);
+}
+
+#[test]
+fn a_trixie_host_makes_units_of_quadlets() {
+    let Some(lab) = start_or_skip(&[HostSpec { base: Base::Trixie, ..HostSpec::new("web1") }]) else { return };
+    let host = lab.host("web1");
+    host.sh("mkdir -p /etc/containers/systemd; printf '[Container]\\nImage=localhost/x\\n' >/etc/containers/systemd/x.container");
+    host.sh("systemctl daemon-reload");
+    assert_eq!(host.unit_file_state("x.service"), "generated");
+    host.ssh(&["command", "-v", "git", "python3"]).unwrap().fails();
 }

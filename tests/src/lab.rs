@@ -93,11 +93,22 @@ pub fn unavailable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("the lab needs root".to_owned());
     }
+    if !may_administer() {
+        return Some("the lab needs the capabilities to mount and to make network links".to_owned());
+    }
     let missing: Vec<&str> = NEEDS.iter().filter(|(name, _)| find_program(name).is_none()).map(|need| need.1).collect();
     if !missing.is_empty() {
         return Some(format!("the lab needs programs: apt-get install {}", missing.join(" ")));
     }
     None
+}
+
+/// Root in a container often may not: CAP_SYS_ADMIN and CAP_NET_ADMIN of capabilities(7).
+fn may_administer() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default().trim();
+    let needed = 1 << 21 | 1 << 12;
+    u64::from_str_radix(bits, 16).is_ok_and(|bits| bits & needed == needed)
 }
 
 /// A lab for a test. None, after saying `skipped: why`, where this computer can't have one; with `CI=true` that is a

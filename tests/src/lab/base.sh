@@ -33,6 +33,10 @@ echo 'asks ALL=(ALL) ALL' >"$dir/etc/sudoers.d/asks"
 chmod 0440 "$dir/etc/sudoers.d/core" "$dir/etc/sudoers.d/asks"
 echo 'asks:lab' | chroot "$dir" chpasswd
 
+# Containers, where there is podman: a host of the lab has no cgroup controllers to limit them with.
+mkdir -p "$dir/etc/containers"
+printf '[containers]\npids_limit = 0\n' >"$dir/etc/containers/containers.conf"
+
 # A lab host is as minimal as Flatcar in what we might be tempted to use.
 for program in git python3; do
     if chroot "$dir" sh -c "command -v $program" >/dev/null; then

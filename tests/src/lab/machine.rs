@@ -74,6 +74,8 @@ impl Machine {
             .env("CGROUPS", self.cgroups().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" "));
         command.arg("-D").arg(self.root());
         command.args(["--boot", "--network-veth", "--register=no", "--resolv-conf=off", "--timezone=off"]);
+        // As on a real host; podman needs them.
+        command.arg("--system-call-filter=@keyring bpf");
         command.args([format!("--machine={}", self.name), format!("--hostname={}", self.hostname)]);
         if !systemd_is_init() {
             command.arg("--keep-unit");
