@@ -84,18 +84,17 @@ impl Base {
     }
 }
 
-/// The mirror that this machine's own apt gets Debian from; Debian's own where apt does not know one.
+/// The mirror that this machine's own apt gets Debian from.
 fn mirror() -> Result<String> {
-    let format = "$(REPO_URI) $(CODENAME) $(LABEL)";
-    let sources = Cmd::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).run();
-    let sources = sources.map(|run| run.stdout()).unwrap_or_default();
+    let format = "$(REPO_URI) $(LABEL)";
+    let sources = Cmd::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).check()?;
     let debian = |line: &str| {
-        let mut words = line.split(' ');
-        let uri = words.next()?;
-        let (codename, label) = (words.next()?, words.next()?);
-        (label == "Debian" && !codename.contains('-')).then(|| uri.to_owned())
+        let (uri, label) = line.split_once(' ')?;
+        // Ubuntu and others have labels of their own; a private mirror may have any.
+        (label == "Debian" || uri.trim_end_matches('/').ends_with("/debian")).then(|| uri.to_owned())
     };
-    Ok(sources.lines().find_map(debian).unwrap_or_else(|| "http://deb.debian.org/debian/".to_owned()))
+    let found = sources.stdout().lines().find_map(debian);
+    found.context("apt knows no Debian mirror to make a base from (apt-get update fetches its lists)")
 }
 
 fn apt_proxy() -> Option<String> {
