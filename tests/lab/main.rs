@@ -1,1 +1,5 @@
+//! Tests on real hosts. See `deptool_tests::lab`.
 
+mod hosts;
+mod net;
+mod services;

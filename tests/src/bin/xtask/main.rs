@@ -1,1 +1,59 @@
-fn main() {}
+//! The tasks of this repository. `cargo xtask` alone lists them.
+
+mod bench;
+mod demo;
+mod dist;
+mod lab;
+mod needs;
+mod test;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+const HELP: &str = "\
+usage: cargo xtask <task>
+
+    dist --prefix DIR       build for use and install: helper, git-deptool, agents, manual
+    demo                    show the main job, step by step, with real commands
+    test [--quick] [NAME]   run all tests, or those whose name has NAME; --quick: without the lab
+    lab up [NAME…]          start hosts for people (default: web1 web2); --trixie for Debian 13
+    lab ssh HOST [CMD…]     a shell on one of them, or one command
+    lab down                end them
+    bench                   measure deployments against `ssh host true`
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    match args {
+        [] | ["help" | "-h" | "--help", ..] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["dist", "--prefix", prefix] => dist::run(prefix),
+        ["demo"] => demo::run(),
+        ["test", rest @ ..] => test::run(rest),
+        ["lab", "up", rest @ ..] => lab::up(rest),
+        ["lab", "down"] => lab::down(),
+        ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
+        ["bench"] => bench::run(),
+        // For ssh's ProxyCommand, not for people.
+        ["relay", "--delay-ms", delay, host, port] => {
+            let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);
+            deptool_tests::relay::run(delay, host, port.parse().context("not a port")?)
+        }
+        _ => bail!("no such task: '{}'; see 'cargo xtask help'", args.join(" ")),
+    }
+}

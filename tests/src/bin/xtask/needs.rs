@@ -1,0 +1,55 @@
+//! What a task needs of this computer: installed where we may, named where we may not.
+
+use anyhow::{Result, bail};
+use deptool_tests::lab;
+use deptool_tests::process::{Cmd, find_program};
+
+/// A program and the Debian package that has it.
+type Need = (&'static str, &'static str);
+
+/// A C compiler is not among them: this program could not have been linked without.
+const TO_BUILD: &[Need] = &[("git", "git")];
+const TO_TEST: &[Need] = &[("ssh", "openssh-client"), ("busybox", "busybox"), ("dash", "dash")];
+
+/// What it takes to build. An error names what is missing.
+pub fn to_build() -> Result<()> {
+    let missing = provide(TO_BUILD)?;
+    if !missing.is_empty() {
+        bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
+    }
+    Ok(())
+}
+
+/// What it takes to test. The lab does without what can't be had: its tests are skipped then, and say why.
+pub fn to_test() -> Result<()> {
+    to_build()?;
+    let missing = provide(TO_TEST)?;
+    if !missing.is_empty() {
+        bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
+    }
+    provide(lab::NEEDS).map(drop)
+}
+
+/// Installs what is missing, as root on Debian. Returns the packages that still are.
+fn provide(needs: &[Need]) -> Result<Vec<&'static str>> {
+    let packages = missing(needs);
+    let can_install = rustix::process::geteuid().is_root() && find_program("apt-get").is_some();
+    if packages.is_empty() || !can_install {
+        return Ok(packages);
+    }
+    eprintln!("apt-get install {}", packages.join(" "));
+    apt(&["update", "-q"])?;
+    apt(&[["install", "-q", "-y", "--no-install-recommends"].as_slice(), &packages].concat())?;
+    Ok(missing(needs))
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    Cmd::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").inherit()
+}
+
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        needs.iter().filter(|(name, _)| find_program(name).is_none()).map(|need| need.1).collect();
+    packages.dedup();
+    packages
+}

@@ -1,0 +1,220 @@
+//! The binaries under test, built from the present sources.
+//!
+//! Cargo builds the binaries of a test's own package only: without this, the tests would run whatever helper and agent
+//! happened to be in the target directory.
+//!
+//! What is built is put under a *prefix*, laid out as `cargo xtask dist` does it, so that the helper finds its agents in
+//! the tests as it does for a user:
+//!
+//! ```text
+//! bin/git-remote-deptool   bin/git-deptool   lib/deptool/agents/deptool-agent-<version>-<build>-linux-x86_64
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{Cmd, find_program};
+
+/// The profile in which agents are built: small (see the workspace's Cargo.toml).
+const AGENT_PROFILE: &str = "agent";
+
+/// A platform that there are agents for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    X86_64,
+    Aarch64,
+}
+
+impl Platform {
+    pub const ALL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
+
+    /// That of this computer, which the lab's hosts share; on macOS the one that its Linux machines have.
+    pub fn here() -> Platform {
+        if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 }
+    }
+
+    /// As agents are named after it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Platform::X86_64 => "linux-x86_64",
+            Platform::Aarch64 => "linux-aarch64",
+        }
+    }
+
+    pub fn target(self) -> &'static str {
+        match self {
+            Platform::X86_64 => "x86_64-unknown-linux-musl",
+            Platform::Aarch64 => "aarch64-unknown-linux-musl",
+        }
+    }
+}
+
+/// The prefix for local roots: the helper and an agent for this machine, both in the profile of this test. Built once
+/// per process.
+pub fn local() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| make_local().unwrap_or_else(|error| panic!("cannot build what is to be tested: {error:#}")))
+}
+
+/// The prefix for the lab's hosts: the helper in the profile of this test, and the agent as it is shipped. Built once
+/// per process.
+pub fn lab() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| make_lab().unwrap_or_else(|error| panic!("cannot build what is to be tested: {error:#}")))
+}
+
+fn make_local() -> Result<PathBuf> {
+    let dir = build_here()?;
+    let prefix = dir.join("prefix-local");
+    let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    install(&prefix, &dir, &[(dir.join("deptool-agent"), platform)])?;
+    Ok(prefix)
+}
+
+fn make_lab() -> Result<PathBuf> {
+    let dir = build_here()?;
+    let prefix = dir.join("prefix-lab");
+    let platform = Platform::here();
+    install(&prefix, &dir, &[(agent(platform)?, platform.name().to_owned())])?;
+    Ok(prefix)
+}
+
+/// Builds for this computer in the profile of this build. Returns the directory that has the binaries.
+fn build_here() -> Result<PathBuf> {
+    let dir = profile_dir()?;
+    let profile = if dir.ends_with("release") { "--release" } else { "--profile=dev" };
+    cargo(&["build", "--quiet", profile, "-p", "git-remote-deptool", "-p", "deptool-agent", "--bins"])?;
+    Ok(dir)
+}
+
+/// Builds the agent for a platform, apart from all else: together with the helper it would get the helper's features
+/// and their weight.
+pub fn agent(platform: Platform) -> Result<PathBuf> {
+    let target = platform.target();
+    ensure_target(target)?;
+    let mut build = cargo_command();
+    build = build.args(["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", target]);
+    if std::env::consts::ARCH != "x86_64" {
+        // The linker that comes with Rust, as .cargo/config.toml has it for the other one.
+        build = build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+    }
+    build.inherit()?;
+    Ok(target_dir()?.join(target).join(AGENT_PROFILE).join("deptool-agent"))
+}
+
+/// Puts the helper's binaries of `from` and these agents (with their platforms) under a prefix.
+pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Result<()> {
+    let bin = prefix.join("bin");
+    for name in ["git-remote-deptool", "git-deptool"] {
+        put(&from.join(name), &bin.join(name))?;
+    }
+    let version = Version::of(&bin.join("git-remote-deptool"))?;
+    let dir = prefix.join("lib/deptool/agents");
+    if dir.exists() {
+        // Those of other builds would never be used again.
+        std::fs::remove_dir_all(&dir)?;
+    }
+    for (agent, platform) in agents {
+        put(agent, &dir.join(format!("deptool-agent-{}-{}-{platform}", version.version, version.build)))?;
+    }
+    Ok(())
+}
+
+/// A copy under its final name at once: somebody may be running the old one.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    let dir = to.parent().context("no directory")?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?.into_temp_path();
+    std::fs::copy(from, &temporary).with_context(|| format!("cannot copy {}", from.display()))?;
+    temporary.persist(to).with_context(|| format!("cannot write {}", to.display()))?;
+    Ok(())
+}
+
+/// What a binary says it is: `git-remote-deptool 0.1.0 (build 0123456789abcdef)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub version: String,
+    pub build: String,
+}
+
+impl Version {
+    pub fn of(binary: &Path) -> Result<Version> {
+        let run = Cmd::new(binary).arg("--version").check()?;
+        let line = run.line();
+        Version::parse(&line).with_context(|| format!("'{} --version' says '{line}'", binary.display()))
+    }
+
+    fn parse(line: &str) -> Option<Version> {
+        let (name_and_version, build) = line.strip_suffix(')')?.split_once(" (build ")?;
+        let (_, version) = name_and_version.split_once(' ')?;
+        Some(Version { version: version.to_owned(), build: build.to_owned() })
+    }
+}
+
+/// Runs cargo on this workspace, in the target directory of this build.
+pub fn cargo(args: &[&str]) -> Result<()> {
+    cargo_command().args(args).inherit()
+}
+
+/// cargo, to be given arguments.
+pub fn cargo_command() -> Cmd {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let command = Cmd::new(cargo).dir(workspace());
+    match target_dir() {
+        Ok(dir) => command.env("CARGO_TARGET_DIR", dir),
+        Err(_) => command,
+    }
+}
+
+/// Makes sure that Rust can build for a target; installs it where rustup can.
+fn ensure_target(target: &str) -> Result<()> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let dir = Cmd::new(rustc).dir(workspace()).args(["--print", "target-libdir", "--target", target]).check()?.line();
+    if Path::new(&dir).exists() {
+        return Ok(());
+    }
+    if find_program("rustup").is_none() {
+        bail!("Rust's standard library for {target} is missing, and there is no rustup to install it with");
+    }
+    eprintln!("rustup target add {target}");
+    Cmd::new("rustup").dir(workspace()).args(["target", "add", target]).inherit()
+}
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// The directory of this build's binaries: `target/debug`, say.
+pub fn profile_dir() -> Result<PathBuf> {
+    let me = std::env::current_exe().context("cannot find this program")?;
+    let dir = me.parent().context("this program is in no directory")?;
+    Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
+}
+
+/// The directory that holds all that is built.
+pub fn target_dir() -> Result<PathBuf> {
+    let dir = profile_dir()?;
+    Ok(dir.parent().context("no target directory")?.to_owned())
+}
+
+/// The xtask binary, for what a test needs as a program (the relay).
+pub fn xtask() -> Result<PathBuf> {
+    Ok(profile_dir()?.join("xtask"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    #[test]
+    fn a_version_line_is_taken_apart() {
+        let version = Version::parse("git-remote-deptool 0.1.0 (build 0123456789abcdef)").unwrap();
+        assert_eq!((version.version.as_str(), version.build.as_str()), ("0.1.0", "0123456789abcdef"));
+        assert_eq!(Version::parse("git-remote-deptool 0.1.0"), None);
+        assert_eq!(Version::parse(""), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! The root file systems that hosts begin with: built once, kept in the cache, never written to again.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::CACHE;
+use super::slot::Lock;
+use crate::process::{Cmd, find_program};
+
+const RECIPE: &str = include_str!("base.sh");
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nginx-light,nsd";
+
+/// Which system a host runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Base {
+    /// Debian 12: systemd 252, no quadlets, no Type=notify-reload. Both bases have libpam-systemd and
+    /// KillUserProcesses=yes.
+    #[default]
+    Bookworm,
+    /// Debian 13: systemd 257, with podman (quadlets).
+    Trixie,
+}
+
+impl Base {
+    pub fn suite(self) -> &'static str {
+        match self {
+            Base::Bookworm => "bookworm",
+            Base::Trixie => "trixie",
+        }
+    }
+
+    fn packages(self) -> String {
+        match self {
+            Base::Bookworm => PACKAGES.to_owned(),
+            Base::Trixie => format!("{PACKAGES},podman"),
+        }
+    }
+
+    /// Where its cached root file system is, or will be.
+    pub fn dir(self) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        (RECIPE, self.packages()).hash(&mut hasher);
+        Path::new(CACHE).join(format!("{}-{:08x}", self.suite(), hasher.finish() >> 32))
+    }
+
+    /// The cached root file system; builds it if it is not there (a minute or two, some 250 MB).
+    pub fn ensure(self) -> Result<PathBuf> {
+        let dir = self.dir();
+        if dir.exists() {
+            return Ok(dir);
+        }
+        std::fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
+        let _lock = Lock::wait_for(&Path::new(CACHE).join(format!("{}.lock", self.suite())))?;
+        // Somebody else may have built it while we waited.
+        if !dir.exists() {
+            self.build(&dir)?;
+        }
+        Ok(dir)
+    }
+
+    fn build(self, dir: &Path) -> Result<()> {
+        if find_program("debootstrap").is_none() {
+            bail!("debootstrap is missing (apt-get install debootstrap)");
+        }
+        eprintln!("lab: building the {} base in {}, once", self.suite(), dir.display());
+        let temporary = dir.with_extension("tmp");
+        if temporary.exists() {
+            std::fs::remove_dir_all(&temporary)?;
+        }
+        let mut build = Cmd::new("sh")
+            .args(["-c", RECIPE, "base.sh", self.suite(), &mirror()?])
+            .arg(&temporary)
+            .arg(self.packages())
+            .timeout(Duration::from_secs(1200));
+        if let Some(proxy) = apt_proxy() {
+            build = build.env("http_proxy", proxy);
+        }
+        build.check().with_context(|| format!("cannot build the {} base", self.suite()))?;
+        std::fs::rename(&temporary, dir)?;
+        Ok(())
+    }
+}
+
+/// The mirror that this machine's own apt gets Debian from.
+fn mirror() -> Result<String> {
+    let format = "$(REPO_URI) $(LABEL)";
+    let sources = Cmd::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).check()?;
+    let debian = |line: &str| {
+        let (uri, label) = line.split_once(' ')?;
+        // Ubuntu and others have labels of their own; a private mirror may have any.
+        (label == "Debian" || uri.trim_end_matches('/').ends_with("/debian")).then(|| uri.to_owned())
+    };
+    let found = sources.stdout().lines().find_map(debian);
+    found.context("apt knows no Debian mirror to make a base from (apt-get update fetches its lists)")
+}
+
+fn apt_proxy() -> Option<String> {
+    let run = Cmd::new("apt-config").args(["shell", "P", "Acquire::http::Proxy"]).run().ok()?;
+    let value = run.stdout().trim().strip_prefix("P=")?.trim_matches('\'').to_owned();
+    (!value.is_empty() && value != "DIRECT").then_some(value)
+}
