@@ -212,10 +212,10 @@ pub trait System {
     /// Sleep until something about units changed, or `limit` has passed.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
 
-    /// Create the users and groups of these files below `/etc/sysusers.d`.
+    /// Create the users and groups of these sysusers.d(5) files, given as we open them.
     fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
 
-    /// Create the files of these snippets below `/etc/tmpfiles.d`.
+    /// Create the files of these tmpfiles.d(5) files, given as we open them.
     fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
 
     /// The last `lines` lines of the unit's journal, newest last; raw, unfiltered text. Of the given invocations, or,

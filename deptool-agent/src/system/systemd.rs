@@ -24,6 +24,7 @@ mod run;
 mod unit;
 
 use run::{JobSignal, Run};
+pub(super) use unit::unit_file;
 use unit::{Memory, Properties};
 
 /// For a call that systemd answers at once. It may be in the middle of a reload, which answers nobody.
@@ -62,6 +63,12 @@ fn is_absent(error: &DbusError) -> bool {
         "System.Error.ENOENT",
     ];
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
+}
+
+/// CLOCK_MONOTONIC.
+pub(super) fn clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 fn failed(what: &str) -> impl Fn(DbusError) -> SystemError + '_ {
@@ -230,8 +237,7 @@ impl System for Systemd {
     }
 
     fn clock(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        clock()
     }
 
     fn is_stopping(&mut self) -> bool {
