@@ -95,14 +95,28 @@ pub struct UnitDetail {
     pub active_since: Option<Duration>,
     /// When it last went from one of [`Active`]'s states to another, on the same clock; 0 if never.
     pub changed_at: Duration,
+    /// A job for it is queued or running.
+    pub has_job: bool,
     /// A condition of the unit was not met at its last start: it is inactive and that is fine.
     pub condition_failed: bool,
     /// How its last process ended, in words: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
     pub exit: Option<String>,
+    /// The last run that failed since the last jobs, which a restart may already have covered up.
+    pub last_failure: Option<FailedRun>,
     /// For a socket, path or timer: the units that it starts.
     pub triggers: Vec<UnitName>,
     /// A socket, path or timer starts it.
     pub is_triggered: bool,
+}
+
+/// A run of a unit that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedRun {
+    /// As in [`UnitDetail`], each.
+    pub invocation: String,
+    pub changed_at: Duration,
+    pub result: String,
+    pub exit: Option<String>,
 }
 
 impl UnitDetail {
@@ -120,8 +134,10 @@ impl UnitDetail {
             invocation: String::new(),
             active_since: None,
             changed_at: Duration::ZERO,
+            has_job: false,
             condition_failed: false,
             exit: None,
+            last_failure: None,
             triggers: Vec::new(),
             is_triggered: false,
         }
@@ -189,16 +205,17 @@ pub trait System {
     ) -> Result<Vec<JobResult>, SystemError>;
 
     /// Units that had a job which [`System::run_jobs`] did not ask for, since this was last called: what systemd itself
-    /// stopped or restarted along with ours (Requires=, PartOf= …), and what a timer or somebody else did.
+    /// stopped or restarted along with ours (Requires=, PartOf= …), and what a timer or somebody else did. Units that
+    /// were asked for can be among them.
     fn take_other_jobs(&mut self) -> Vec<UnitName>;
 
     /// Sleep until something about units changed, or `limit` has passed.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
 
-    /// Create the users and groups of these files below `/etc/sysusers.d`.
+    /// Create the users and groups of these sysusers.d(5) files, given as we open them.
     fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
 
-    /// Create the files of these snippets below `/etc/tmpfiles.d`.
+    /// Create the files of these tmpfiles.d(5) files, given as we open them.
     fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
 
     /// The last `lines` lines of the unit's journal, newest last; raw, unfiltered text. Of the given invocations, or,

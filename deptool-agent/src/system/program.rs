@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{self, Read},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -24,16 +25,26 @@ pub struct Ended {
     pub stderr: Vec<u8>,
 }
 
+/// Whether the program is installed.
+pub fn exists(program: &str) -> bool {
+    PATH.split(':').any(|directory| Path::new(directory).join(program).is_file())
+}
+
 /// Run a program to its end, and fail unless it succeeded.
 pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<Ended, SystemError> {
     let ended =
         run(program, arguments, limit).map_err(|error| SystemError(format!("can't run '{program}': {error}")))?;
-    if ended.status.success() {
-        return Ok(ended);
+    match ended.status.success() {
+        true => Ok(ended),
+        false => Err(failure(program, &ended)),
     }
+}
+
+/// What to say of a program that failed.
+pub fn failure(program: &str, ended: &Ended) -> SystemError {
     let said = crate::text::printable_lines(ended.stderr.trim_ascii());
     let colon = if said.is_empty() { "" } else { ": " };
-    Err(SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status)))
+    SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status))
 }
 
 /// Run a program to its end; after `limit` it is killed and the call fails.

@@ -109,7 +109,8 @@ fn triggered(system: &mut dyn System, by: &Watched, now: &UnitDetail) -> Vec<Wat
     let is_timer = by.unit.as_str().ends_with(".timer");
     let Some(since) = now.active_since.filter(|_| !is_timer) else { return Vec::new() };
     let watch = |unit: &UnitName| {
-        let before = detail(system, unit).ok()?;
+        // Its run may have begun already, and is told from earlier ones by time.
+        let before = UnitDetail { invocation: String::new(), ..detail(system, unit).ok()? };
         let ended = by.started.ended;
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended, before, window: None };
         let triggered = Some((by.unit.clone(), since));
@@ -126,11 +127,15 @@ impl Watched {
             let surplus = self.invocations.len().saturating_sub(INVOCATIONS);
             self.invocations.drain(..surplus);
         }
-        match &self.triggered {
-            Some((_, since)) if now.changed_at < *since => Verdict::Good,
-            // Its starting is not awaited by a job of ours; nobody may ever connect.
-            Some(_) if now.active == Active::Inactive => Verdict::Good,
-            _ => judge(&self.started, now, clock),
+        let Some((_, since)) = &self.triggered else { return judge(&self.started, now, clock) };
+        let last_failure = now.last_failure.clone().filter(|run| run.changed_at >= *since);
+        // Nobody may ever connect, so inactive is fine, unless it failed in between.
+        let idle = last_failure.is_none() && now.active == Active::Inactive;
+        match idle || now.changed_at < *since {
+            // A path unit asks for its service while it is started itself.
+            true if now.has_job => Verdict::Settling(TICK),
+            true => Verdict::Good,
+            false => judge(&self.started, &UnitDetail { last_failure, ..now.clone() }, clock),
         }
     }
 

@@ -18,11 +18,14 @@ use crate::name::UnitName;
 
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod live_settle;
 mod run;
 mod unit;
 
-use run::{Removed, Run};
-use unit::Properties;
+use run::{JobSignal, Run};
+pub(super) use unit::unit_file;
+use unit::{Memory, Properties};
 
 /// For a call that systemd answers at once. It may be in the middle of a reload, which answers nobody.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -45,8 +48,10 @@ pub struct Systemd {
     connection: Option<Connection>,
     /// A signal came since the last [`System::wait_for_change`].
     changed: bool,
-    /// Units of jobs that ended and that we did not ask for.
+    /// Units of jobs that we did not ask for.
     other_jobs: BTreeSet<UnitName>,
+    /// What signals said of units since the last jobs.
+    memory: Memory,
 }
 
 /// An error reply's name, for the few that are told apart.
@@ -58,6 +63,12 @@ fn is_absent(error: &DbusError) -> bool {
         "System.Error.ENOENT",
     ];
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
+}
+
+/// CLOCK_MONOTONIC.
+pub(super) fn clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 fn failed(what: &str) -> impl Fn(DbusError) -> SystemError + '_ {
@@ -86,21 +97,23 @@ impl Systemd {
     }
 
     /// The next message. Signals are noted on the way.
-    fn receive(&mut self, until: Instant) -> Result<Option<(Message, Option<Removed>)>, DbusError> {
+    fn receive(&mut self, until: Instant) -> Result<Option<(Message, Option<JobSignal>)>, DbusError> {
         let Some(message) = self.connection()?.receive(until)? else { return Ok(None) };
-        let mut removed = None;
+        let mut job = None;
         if let Kind::Signal(signal) = &message.kind {
             self.changed = true;
-            if signal.interface == MANAGER && signal.member == "JobRemoved" {
-                removed = Removed::parse(&message.arguments()?);
+            match (signal.interface.as_str(), signal.member.as_str()) {
+                (MANAGER, "JobNew" | "JobRemoved") => job = JobSignal::parse(&message.arguments()?),
+                (PROPERTIES, "PropertiesChanged") => self.memory.changed(&signal.path, message.arguments()?),
+                _ => {}
             }
         }
-        Ok(Some((message, removed)))
+        Ok(Some((message, job)))
     }
 
-    /// Note a job that ended while we waited for something else.
-    fn note_other(&mut self, removed: Option<Removed>) {
-        self.other_jobs.extend(removed.and_then(|removed| UnitName::parse(removed.unit.as_bytes()).ok()));
+    /// Note a job that came or went while we waited for something else.
+    fn note_other(&mut self, job: Option<JobSignal>) {
+        self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
     }
 
     /// Send all calls, then wait for all replies.
@@ -113,8 +126,8 @@ impl Systemd {
             }
             let mut replies: Vec<_> = calls.iter().map(|_| None).collect();
             while replies.iter().any(Option::is_none) {
-                let (message, removed) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
-                this.note_other(removed);
+                let (message, job) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
+                this.note_other(job);
                 for (serial, reply) in serials.iter().zip(&mut replies).filter(|(_, reply)| reply.is_none()) {
                     *reply = reply_to(&message, *serial);
                 }
@@ -148,8 +161,8 @@ impl Systemd {
             }
             let mut ticked = Instant::now();
             while !run.is_over() && Instant::now() < until {
-                if let Some((message, removed)) = this.receive(until.min(Instant::now() + TICK))? {
-                    removed.into_iter().for_each(|removed| run.removed(removed));
+                if let Some((message, job)) = this.receive(until.min(Instant::now() + TICK))? {
+                    job.into_iter().for_each(|job| run.signal(job));
                     take_reply(&mut run, &message)?;
                 }
                 if ticked.elapsed() >= TICK {
@@ -224,8 +237,7 @@ impl System for Systemd {
     }
 
     fn clock(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        clock()
     }
 
     fn is_stopping(&mut self) -> bool {
@@ -246,7 +258,7 @@ impl System for Systemd {
         let call =
             Call { destination: SYSTEMD, path: &path, interface: PROPERTIES, member: "GetAll", arguments: &arguments };
         let reply = self.call(&call, ANSWER).map_err(failed(&format!("look at '{unit}'")))?;
-        Ok(Properties::new(&reply).detail())
+        Ok(Properties::new(&reply, &self.memory).detail())
     }
 
     fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError> {
@@ -294,6 +306,7 @@ impl System for Systemd {
         limit: Duration,
         tick: &mut dyn FnMut(),
     ) -> Result<Vec<JobResult>, SystemError> {
+        self.memory.clear();
         let name_and_mode = |(unit, _): &(UnitName, JobKind)| [Value::str(unit.as_str()), Value::str("replace")];
         let arguments: Vec<[Value; 2]> = jobs.iter().map(name_and_mode).collect();
         let pairs = jobs.iter().zip(&arguments);
@@ -309,12 +322,12 @@ impl System for Systemd {
         let wait = |this: &mut Self| {
             let until = Instant::now() + limit;
             while !this.changed {
-                let Some((_, removed)) = this.receive(until)? else { return Ok(()) };
-                this.note_other(removed);
+                let Some((_, job)) = this.receive(until)? else { return Ok(()) };
+                this.note_other(job);
             }
             let end = until.min(Instant::now() + BURST);
-            while let Some((_, removed)) = this.receive(end.min(Instant::now() + QUIET))? {
-                this.note_other(removed);
+            while let Some((_, job)) = this.receive(end.min(Instant::now() + QUIET))? {
+                this.note_other(job);
                 if Instant::now() >= end {
                     break;
                 }

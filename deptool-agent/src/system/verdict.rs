@@ -54,25 +54,27 @@ pub fn judge(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
         JobResult::Done if started.kind == JobKind::Stop => Verdict::Good,
         JobResult::Done => judge_state(started, now, clock),
         JobResult::Failed(result) if result == "skipped" && now.result == "exec-condition" => Verdict::Good,
-        JobResult::Failed(result) => Verdict::Failed(job_failure(started.kind, result, now)),
+        JobResult::Failed(result) => Verdict::Failed(job_failure(started, result, now)),
         JobResult::TimedOut => Verdict::Failed(format!("was not {} in time ({})", past(started.kind), now.sub)),
     }
 }
 
 fn judge_state(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
+    let end = End::of(started, now);
     if now.restarts > started.before.restarts {
-        return Verdict::Failed(and_restarted(now, now.restarts - started.before.restarts));
+        return Verdict::Failed(end.and_restarted(now.restarts - started.before.restarts));
     }
-    if !matches!(now.result.as_str(), "" | "success" | "exec-condition") {
-        return Verdict::Failed(ending(now, "timed out"));
+    if !matches!(end.result, "" | "success" | "exec-condition") {
+        return Verdict::Failed(end.describe("timed out"));
     }
     match now.active {
         Active::Active | Active::Reloading => stays_up(started, now, clock),
-        Active::Activating if now.sub.starts_with("auto-restart") => Verdict::Failed(and_restarted(now, 0)),
+        Active::Activating if now.sub.starts_with("auto-restart") => Verdict::Failed(end.and_restarted(0)),
         Active::Activating | Active::Deactivating => Verdict::Settling(ON_ITS_WAY),
+        Active::Inactive if now.has_job => Verdict::Settling(ON_ITS_WAY),
         Active::Inactive if may_be_inactive(started, now) => Verdict::Good,
         Active::Inactive => Verdict::Failed(did_not_stay(now)),
-        Active::Failed => Verdict::Failed(ending(now, "timed out")),
+        Active::Failed => Verdict::Failed(end.describe("timed out")),
         Active::Maintenance => Verdict::Failed("is under maintenance".into()),
     }
 }
@@ -107,14 +109,16 @@ fn did_not_stay(now: &UnitDetail) -> String {
 }
 
 /// Why a job failed: systemd's word for it, or the text of its refusal to queue it.
-fn job_failure(kind: JobKind, result: &str, now: &UnitDetail) -> String {
+fn job_failure(started: &Started, result: &str, now: &UnitDetail) -> String {
+    let (kind, end) = (started.kind, End::of(started, now));
     match (result, now.load) {
         (_, Load::NotFound) => "not found".into(),
         (_, Load::Masked) => "masked".into(),
         ("failed", _) if kind == JobKind::Reload => {
             format!("could not be reloaded: {}", now.exit.as_deref().unwrap_or("its reload command failed"))
         }
-        ("failed", _) => ending(now, &format!("timed out {}", present(kind))),
+        ("failed", _) if end.is_unknown() => format!("could not be {}", past(kind)),
+        ("failed", _) => end.describe(&format!("timed out {}", present(kind))),
         ("timeout", _) => format!("timed out {} (its job's time limit)", present(kind)),
         ("dependency", _) => format!("was not {}: a unit that it requires failed", past(kind)),
         ("canceled", _) => format!("was not {}: another job took its place", past(kind)),
@@ -127,42 +131,70 @@ fn job_failure(kind: JobKind, result: &str, now: &UnitDetail) -> String {
     }
 }
 
-/// How a unit ended that has failed, by its `Result`: org.freedesktop.systemd1(5).
-fn ending(now: &UnitDetail, timeout: &str) -> String {
-    let exit = |otherwise: &str| now.exit.clone().unwrap_or_else(|| otherwise.to_owned());
-    match now.result.as_str() {
-        "exit-code" | "signal" | "core-dump" => exit(&format!("failed ({})", now.result)),
-        "timeout" => timeout.to_owned(),
-        "protocol" => match &now.exit {
-            Some(exit) => format!("{exit}, before it was ready"),
-            None => "did not become ready as its Type= says".into(),
-        },
-        "start-limit-hit" => match &now.exit {
-            Some(exit) => format!("{exit}, and was restarted too often (start limit hit)"),
-            None => "was started too often (start limit hit)".into(),
-        },
-        "service-start-limit-hit" => "its service was started too often (start limit hit)".into(),
-        "trigger-limit-hit" => "was triggered too often".into(),
-        "watchdog" => "did not answer its watchdog in time".into(),
-        "oom-kill" => "was killed for lack of memory".into(),
-        "resources" => "could not be set up (resources)".into(),
-        // Already on its way up again.
-        "" | "success" if now.restarts > 0 => and_restarted(now, now.restarts),
-        "" | "success" => exit("failed"),
-        other => format!("failed ({other})"),
-    }
+/// How a run ended.
+struct End<'a> {
+    result: &'a str,
+    exit: Option<&'a str>,
+    restarts: u32,
 }
 
-/// A service that ended, and was restarted so many times by systemd or is about to be.
-fn and_restarted(now: &UnitDetail, times: u32) -> String {
-    let times = match times {
-        0 => "is about to be restarted".to_owned(),
-        1 => "restarted once".to_owned(),
-        n => format!("restarted {n} times"),
-    };
-    match &now.exit {
-        Some(exit) => format!("{exit}, {times}"),
-        None => times,
+impl<'a> End<'a> {
+    /// The run that is of interest: the one that failed since the job, even if the unit is up again.
+    fn of(started: &Started, now: &'a UnitDetail) -> End<'a> {
+        let restarts = now.restarts.saturating_sub(started.before.restarts);
+        match &now.last_failure {
+            Some(run)
+                if matches!(now.result.as_str(), "" | "success") && run.invocation != started.before.invocation =>
+            {
+                End { result: &run.result, exit: run.exit.as_deref(), restarts }
+            }
+            _ => End { result: &now.result, exit: now.exit.as_deref(), restarts },
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        matches!(self.result, "" | "success") && self.exit.is_none() && self.restarts == 0
+    }
+
+    /// By its `Result`: org.freedesktop.systemd1(5).
+    fn describe(&self, timeout: &str) -> String {
+        let exit = |otherwise: &str| self.exit.unwrap_or(otherwise).to_owned();
+        match self.result {
+            "exit-code" | "signal" | "core-dump" => exit(&format!("failed ({})", self.result)),
+            "timeout" => timeout.to_owned(),
+            "protocol" => match self.exit {
+                Some(exit) => format!("{exit}, before it was ready"),
+                None => "did not become ready as its Type= says".into(),
+            },
+            "start-limit-hit" => match self.exit {
+                Some(exit) => format!("{exit}, and was restarted too often (start limit hit)"),
+                None => "was started too often (start limit hit)".into(),
+            },
+            "unit-start-limit-hit" | "service-start-limit-hit" => {
+                "started its service too often (start limit hit)".into()
+            }
+            "trigger-limit-hit" => "was triggered too often".into(),
+            "watchdog" => "did not answer its watchdog in time".into(),
+            "oom-kill" => "was killed for lack of memory".into(),
+            "resources" => "could not be set up (resources)".into(),
+            // Already on its way up again.
+            "" | "success" if self.restarts > 0 => self.and_restarted(self.restarts),
+            "" | "success" => exit("failed"),
+            other => format!("failed ({other})"),
+        }
+    }
+
+    /// A service that ended, and was restarted so many times by systemd or is about to be.
+    fn and_restarted(&self, times: u32) -> String {
+        let times = match times {
+            0 => "is about to be restarted".to_owned(),
+            1 => "restarted once".to_owned(),
+            n => format!("restarted {n} times"),
+        };
+        match self.exit {
+            Some(exit) => format!("{exit}, {times}"),
+            None => times,
+        }
     }
 }
 
@@ -186,6 +218,7 @@ fn present(kind: JobKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::FailedRun;
 
     const NOW: Duration = Duration::from_secs(100);
 
@@ -273,6 +306,21 @@ mod tests {
         // Its ExecStopPost= is still running: no need to wait for that.
         let ending = down("simple", Active::Deactivating, "signal", Some("was killed by signal 11 (SEGV)"));
         assert_eq!(why(&done(), &ending), "was killed by signal 11 (SEGV)");
+    }
+
+    #[test]
+    fn a_failure_that_a_restart_covered_up_still_counts() {
+        let run = |invocation: &str| {
+            let exit = Some("exited with status 7 after 0.1 s".into());
+            Some(FailedRun { invocation: invocation.into(), changed_at: NOW, result: "exit-code".into(), exit })
+        };
+        let again = UnitDetail { last_failure: run("2"), invocation: "3".into(), ..up("notify", 10) };
+        assert_eq!(why(&done(), &again), "exited with status 7 after 0.1 s");
+        let looping = UnitDetail { restarts: 2, ..again };
+        assert_eq!(why(&done(), &looping), "exited with status 7 after 0.1 s, restarted 2 times");
+        // The run that our restart ended may have ended badly.
+        let old = UnitDetail { last_failure: run("1"), ..up("notify", 10) };
+        assert_eq!(judge(&done(), &old, NOW), Verdict::Good);
     }
 
     #[test]

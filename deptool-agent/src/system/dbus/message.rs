@@ -75,6 +75,8 @@ pub enum Kind {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
+    /// The object that it is about.
+    pub path: String,
     pub interface: String,
     pub member: String,
     /// Unique name of the sender; none where there is no bus between us.
@@ -111,7 +113,8 @@ impl Message {
         reader.align(8)?;
         let body = reader.at();
 
-        let (mut interface, mut member, mut error, mut signature) = (None, None, None, String::new());
+        let (mut path, mut interface, mut member) = (None, None, None);
+        let (mut error, mut signature) = (None, String::new());
         let (mut sender, mut reply_to) = (None, None);
         for field in fields.iter().flat_map(Value::items) {
             let [Value::Byte(code), value] = field.items() else {
@@ -119,6 +122,7 @@ impl Message {
             };
             let text = || value.text().map(str::to_owned);
             match *code {
+                PATH => path = text(),
                 INTERFACE => interface = text(),
                 MEMBER => member = text(),
                 ERROR_NAME => error = text(),
@@ -128,11 +132,16 @@ impl Message {
                 _ => {}
             }
         }
-        let kind = match (bytes[1], reply_to, error, interface, member) {
-            (2, Some(serial), ..) => Kind::Reply(serial),
-            (3, Some(serial), Some(name), ..) => Kind::Error(serial, name),
-            (4, _, _, Some(interface), Some(member)) => Kind::Signal(Signal { interface, member, sender }),
-            (2..=4, ..) => return Err(WireError("a message lacks a required header field")),
+        let lacking = WireError("a message lacks a required header field");
+        let kind = match bytes[1] {
+            2 => Kind::Reply(reply_to.ok_or(lacking)?),
+            3 => Kind::Error(reply_to.ok_or(lacking)?, error.ok_or(lacking)?),
+            4 => Kind::Signal(Signal {
+                path: path.ok_or(lacking)?,
+                interface: interface.ok_or(lacking)?,
+                member: member.ok_or(lacking)?,
+                sender,
+            }),
             _ => Kind::Other,
         };
         Ok(Message { kind, signature, big_endian, bytes, body })

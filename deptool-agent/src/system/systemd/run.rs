@@ -8,18 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{JobResult, dbus::Value};
 use crate::name::UnitName;
 
-/// What `JobRemoved` says.
+/// What the signals `JobNew(u id, o job, s unit)` and `JobRemoved(u id, o job, s unit, s result)` say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removed {
+pub struct JobSignal {
     pub job: String,
     pub unit: String,
-    pub result: String,
+    /// Of a job that is gone.
+    pub result: Option<String>,
 }
 
-impl Removed {
-    pub fn parse(arguments: &[Value]) -> Option<Removed> {
+impl JobSignal {
+    pub fn parse(arguments: &[Value]) -> Option<JobSignal> {
         let text = |at: usize| Some(arguments.get(at)?.text()?.to_owned());
-        Some(Removed { job: text(1)?, unit: text(2)?, result: text(3)? })
+        Some(JobSignal { job: text(1)?, unit: text(2)?, result: text(3) })
     }
 }
 
@@ -36,8 +37,8 @@ enum Progress {
 #[derive(Debug, Default)]
 pub struct Run {
     calls: Vec<Progress>,
-    /// Jobs that are gone, ours and others, by path.
-    removed: BTreeMap<String, Removed>,
+    /// Jobs that came or went, ours and others, by path.
+    jobs: BTreeMap<String, JobSignal>,
     /// Paths of our jobs.
     ours: BTreeSet<String>,
 }
@@ -61,7 +62,7 @@ impl Run {
         let ended = match &answer {
             Ok(job) => {
                 self.ours.insert(job.clone());
-                self.removed.get(job).map(|removed| job_result(&removed.result))
+                self.jobs.get(job).and_then(|job| Some(job_result(job.result.as_deref()?)))
             }
             Err(text) => Some(JobResult::Failed(text.clone())),
         };
@@ -75,14 +76,16 @@ impl Run {
         }
     }
 
-    /// A job is gone, perhaps one of ours.
-    pub fn removed(&mut self, removed: Removed) {
+    /// A job came or went, perhaps one of ours.
+    pub fn signal(&mut self, signal: JobSignal) {
         for call in &mut self.calls {
-            if matches!(call, Progress::Queued(job) if *job == removed.job) {
-                *call = Progress::Ended(job_result(&removed.result));
+            if let (Progress::Queued(job), Some(result)) = (&call, &signal.result)
+                && *job == signal.job
+            {
+                *call = Progress::Ended(job_result(result));
             }
         }
-        self.removed.insert(removed.job.clone(), removed);
+        self.jobs.insert(signal.job.clone(), signal);
     }
 
     pub fn is_over(&self) -> bool {
@@ -96,8 +99,8 @@ impl Run {
             Progress::Asked(_) | Progress::Queued(_) => JobResult::TimedOut,
         };
         let results = self.calls.into_iter().map(result).collect();
-        self.removed.retain(|job, _| !self.ours.contains(job));
-        let others = self.removed.values().filter_map(|removed| UnitName::parse(removed.unit.as_bytes()).ok());
+        self.jobs.retain(|job, _| !self.ours.contains(job));
+        let others = self.jobs.values().filter_map(|job| UnitName::parse(job.unit.as_bytes()).ok());
         (results, others.collect())
     }
 }
@@ -113,8 +116,8 @@ fn job_result(text: &str) -> JobResult {
 mod tests {
     use super::*;
 
-    fn removed(job: &str, unit: &str, result: &str) -> Removed {
-        Removed { job: job.into(), unit: unit.into(), result: result.into() }
+    fn removed(job: &str, unit: &str, result: &str) -> JobSignal {
+        JobSignal { job: job.into(), unit: unit.into(), result: Some(result.into()) }
     }
 
     #[test]
@@ -122,13 +125,14 @@ mod tests {
         let mut run = Run::default();
         run.asked(1);
         run.asked(2);
-        run.removed(removed("/job/7", "b.service", "failed"));
-        run.removed(removed("/job/9", "other.service", "done"));
+        run.signal(removed("/job/7", "b.service", "failed"));
+        run.signal(JobSignal { result: None, ..removed("/job/9", "other.service", "") });
+        run.signal(JobSignal { result: None, ..removed("/job/6", "a.service", "") });
         run.replied(2, Ok("/job/7".into()));
         assert!(!run.is_over());
         run.replied(1, Ok("/job/6".into()));
         assert!(!run.is_over());
-        run.removed(removed("/job/6", "a.service", "done"));
+        run.signal(removed("/job/6", "a.service", "done"));
         assert!(run.is_over());
         let (results, others) = run.end();
         assert_eq!(results, [JobResult::Done, JobResult::Failed("failed".into())]);
@@ -142,7 +146,7 @@ mod tests {
         run.replied(1, Ok("/job/1".into()));
         run.replied(2, Ok("/job/1".into()));
         run.replied(3, Err("Unit x.service not found".into()));
-        run.removed(removed("/job/1", "a.service", "done"));
+        run.signal(removed("/job/1", "a.service", "done"));
         assert_eq!(run.awaited().collect::<Vec<_>>(), [4]);
         let refused = JobResult::Failed("Unit x.service not found".into());
         assert_eq!(run.end().0, [JobResult::Done, JobResult::Done, refused, JobResult::TimedOut]);

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::super::{Active, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
+use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
 use crate::name::UnitName;
 
 /// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
@@ -68,17 +68,67 @@ pub fn unit_file(text: &str) -> UnitFile {
     }
 }
 
+/// What signals said of each unit, by object path.
+///
+/// systemd forgets a unit that is inactive and that no other unit mentions, and with it why it is inactive: whether it
+/// ended well or was never started for a condition that is not met. Before it forgets, it sends what it knew. And a
+/// service that failed may be up again, for a restart or a waiting connection, before we look.
+#[derive(Debug, Default)]
+pub struct Memory(BTreeMap<String, Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    properties: BTreeMap<String, Value>,
+    last_failure: Option<FailedRun>,
+}
+
+impl Memory {
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Take in a `PropertiesChanged(s interface, a{sv} changed, as invalidated)` about the unit with this path.
+    pub fn changed(&mut self, path: &str, arguments: Vec<Value>) {
+        let mut arguments = arguments.into_iter();
+        let (Some(interface), Some(Value::Array(_, entries))) = (arguments.next(), arguments.next()) else { return };
+        let unit = self.0.entry(path.to_owned()).or_default();
+        for entry in entries {
+            if let Value::Entry(pair) = entry
+                && let (Value::Str(name), value) = *pair
+            {
+                unit.properties.insert(name, value);
+            }
+        }
+        // The message about what all units have, such as the invocation, follows the one about this kind of unit.
+        if interface.text() == Some("org.freedesktop.systemd1.Unit") {
+            let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).collect();
+            let detail = Properties(known, None).detail();
+            if !matches!(detail.result.as_str(), "" | "success" | "exec-condition") {
+                let UnitDetail { invocation, changed_at, result, exit, .. } = detail;
+                unit.last_failure = Some(FailedRun { invocation, changed_at, result, exit });
+            }
+        }
+    }
+}
+
 /// The reply to `GetAll` for all interfaces of a unit: an `a{sv}`.
-pub struct Properties<'a>(BTreeMap<&'a str, &'a Value>);
+pub struct Properties<'a>(BTreeMap<&'a str, &'a Value>, Option<&'a FailedRun>);
 
 impl<'a> Properties<'a> {
-    pub fn new(reply: &'a [Value]) -> Self {
+    /// `memory` counts if systemd has forgotten the unit, and has read its file anew to answer.
+    pub fn new(reply: &'a [Value], memory: &'a Memory) -> Self {
         let entries = reply.first().map(Value::items).unwrap_or_default();
         let pair = |entry: &'a Value| match entry {
             Value::Entry(pair) => Some((pair.0.text()?, &pair.1)),
             _ => None,
         };
-        Properties(entries.iter().filter_map(pair).collect())
+        let mut properties = Properties(entries.iter().filter_map(pair).collect(), None);
+        let Some(remembered) = memory.0.get(&object_path(properties.text("Id"))) else { return properties };
+        properties.1 = remembered.last_failure.as_ref();
+        if properties.number("StateChangeTimestamp") == 0 && properties.number("ConditionTimestamp") == 0 {
+            properties.0.extend(remembered.properties.iter().map(|(name, value)| (name.as_str(), value)));
+        }
+        properties
     }
 
     fn text(&self, name: &str) -> &'a str {
@@ -114,9 +164,12 @@ impl<'a> Properties<'a> {
             invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
             active_since: is_up.then(|| Duration::from_micros(entered)),
             changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
+            // `(uo)`, with id 0 for no job.
+            has_job: self.items("Job").first().and_then(Value::unsigned).is_some_and(|id| id != 0),
             // The result is also false before any condition was looked at; the time tells.
             condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
             exit: self.exit(),
+            last_failure: self.1.cloned(),
             triggers: self.items("Triggers").iter().filter_map(unit_name).collect(),
             is_triggered: !self.items("TriggeredBy").is_empty(),
         }
@@ -258,11 +311,8 @@ mod tests {
     }
 
     fn exit(properties: &[(&str, Value)]) -> Option<String> {
-        let entry = |(name, value): &(&str, Value)| {
-            Value::Entry(Box::new((Value::str(name), Value::Variant(Box::new(value.clone())))))
-        };
-        let reply = [Value::Array("{sv}".into(), properties.iter().map(entry).collect())];
-        Properties::new(&reply).detail().exit
+        let reply = [dictionary(properties)];
+        Properties::new(&reply, &Memory::default()).detail().exit
     }
 
     #[test]
@@ -276,9 +326,38 @@ mod tests {
         assert_eq!(exit(&[("ExecStartPre", command(1, 0, false))]), None);
     }
 
+    fn dictionary(properties: &[(&str, Value)]) -> Value {
+        let entry = |(name, value): &(&str, Value)| {
+            Value::Entry(Box::new((Value::str(name), Value::Variant(Box::new(value.clone())))))
+        };
+        Value::Array("{sv}".into(), properties.iter().map(entry).collect())
+    }
+
+    #[test]
+    fn a_forgotten_unit_is_remembered() {
+        let mut memory = Memory::default();
+        let signal = |changed: &[(&str, Value)]| vec![Value::str("…Unit"), dictionary(changed), Value::strings([])];
+        let path = object_path("a.service");
+        memory
+            .changed(&path, signal(&[("ConditionTimestamp", Value::U64(7)), ("ConditionResult", Value::Bool(false))]));
+        memory.changed(&path, signal(&[("InvocationID", Value::Bytes(vec![1]))]));
+        memory.changed(&path, vec![Value::U32(1)]);
+        let fresh = [dictionary(&[("Id", Value::str("a.service")), ("InvocationID", Value::Bytes(vec![]))])];
+        let detail = Properties::new(&fresh, &memory).detail();
+        assert_eq!((detail.condition_failed, detail.invocation.as_str()), (true, "01"));
+        let unit = "org.freedesktop.systemd1.Unit";
+        memory.changed(&path, signal(&[("Result", Value::str("exit-code")), ("ExecMainCode", Value::I32(1))]));
+        memory.changed(&path, vec![Value::str(unit), dictionary(&[]), Value::strings([])]);
+        memory.changed(&path, signal(&[("Result", Value::str("success"))]));
+        let failure = Properties::new(&fresh, &memory).detail().last_failure.unwrap();
+        assert_eq!((failure.invocation.as_str(), failure.exit.unwrap().as_str()), ("01", "exited with status 0"));
+        let known = [dictionary(&[("Id", Value::str("a.service")), ("StateChangeTimestamp", Value::U64(9))])];
+        assert!(!Properties::new(&known, &memory).detail().condition_failed);
+    }
+
     #[test]
     fn a_reply_of_other_types_yields_defaults() {
-        let detail = Properties::new(&[Value::U32(1)]).detail();
+        let detail = Properties::new(&[Value::U32(1)], &Memory::default()).detail();
         assert_eq!((detail.active, detail.restarts, detail.exit), (Active::Inactive, 0, None));
         assert!(snapshot(&[Value::Array("s".into(), vec![Value::str("x")])]).is_empty());
     }
