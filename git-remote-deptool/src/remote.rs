@@ -66,7 +66,7 @@ pub enum RemoteError {
     Select(#[from] SelectError),
     #[error(transparent)]
     Pack(#[from] WriteError),
-    #[error("'{host}': {source}")]
+    #[error("'{host}'")]
     Session { host: HostName, source: SessionError },
     /// A sentence that says it all.
     #[error("{0}")]

@@ -36,13 +36,13 @@ const ATTEMPTS: u32 = 1000;
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);
 
 /// Makes the machine's service manager. A function, because a connection to it does not survive a fork.
-pub type MakeSystem = dyn Fn() -> Box<dyn System>;
+pub type MakeSystem<'a> = dyn Fn() -> Box<dyn System> + 'a;
 
 /// Runs a deployment out of the login session's reach, and returns when it has ended.
-pub type Detach = dyn Fn(&mut dyn FnMut()) -> io::Result<()>;
+pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
 
 /// Serve one connection to its end.
-pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem, detach: &Detach) {
+pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Detach<'_>) {
     peer.send_bytes(format!("deptool-agent {VERSION} {BUILD_ID}\n").as_bytes());
     let hello = match greet(home, &mut *system()) {
         Ok(hello) => hello,
