@@ -13,10 +13,10 @@
 //! removes meanwhile stay readable for him, as their files are mapped.
 //!
 //! ```text
-//! pack      the stream format, shared with the helper      receive, index   taking a pack in
-//! packs     looking objects up                              walk, shallow    what of a commit is here
-//! refs      what is deployed, since when, by whom           export, repack   giving packs out, tidying up
-//! layout    the files, and what a crash leaves of them
+//! pack              the stream format, shared with the helper     receive, index   taking a pack in
+//! packs             looking objects up                             walk, shallow    what of a commit is here
+//! refs, ref_files   what is deployed, since when, by whom          export, repack   giving packs out, tidying up
+//! layout            the files, and what a crash leaves of them
 //! ```
 
 mod error;
@@ -26,6 +26,7 @@ mod layout;
 pub mod pack;
 mod packs;
 mod receive;
+mod ref_files;
 mod refs;
 mod repack;
 mod shallow;
@@ -42,7 +43,7 @@ use std::{
 use gix_hash::{Kind as HashKind, ObjectId, oid};
 use gix_object::{CommitRef, Data, Kind, Tree, TreeRef};
 
-use self::{error::At, packs::Packs};
+use self::{error::At, packs::Packs, ref_files::RefFiles};
 pub use self::{
     error::{Result, StoreError},
     export::Exported,
@@ -55,7 +56,7 @@ use crate::id::{BlobId, CommitId, TreeId};
 pub struct Store {
     dir: PathBuf,
     packs: Packs,
-    refs: gix_ref::file::Store,
+    refs: RefFiles,
 }
 
 /// A store that can only be read: somebody else may hold the host lock.
@@ -102,13 +103,7 @@ impl Store {
     }
 
     fn open(dir: &Path) -> Result<Self> {
-        let options =
-            gix_ref::store::init::Options { write_reflog: gix_ref::store::WriteReflog::Normal, ..Default::default() };
-        Ok(Store {
-            dir: dir.to_owned(),
-            packs: Packs::open_all(&dir.join("objects/pack"))?,
-            refs: gix_ref::file::Store::at_opts(dir.to_owned(), HashKind::Sha1, options),
-        })
+        Ok(Store { dir: dir.to_owned(), packs: Packs::open_all(&dir.join("objects/pack"))?, refs: RefFiles::at(dir) })
     }
 
     /// Where the store is.

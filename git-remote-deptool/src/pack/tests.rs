@@ -198,7 +198,9 @@ fn ten_thousand_files_are_selected_quickly() {
     let start = Instant::now();
     host.receive(&repo, &all).unwrap();
     let received = start.elapsed();
+    let start = Instant::now();
     assert_eq!(host.missing(first), 0);
+    println!("nothing missing: {:?}", start.elapsed());
     let start = Instant::now();
     let one = select(&repo, &web1(), Base::HostSubtreeOf(first), Some(first), second).unwrap();
     let again = start.elapsed();
@@ -241,5 +243,24 @@ proptest! {
             prop_assert_eq!(host.missing(target), 0);
         }
         fsck(host.store.path());
+    }
+}
+
+#[test]
+fn a_large_file_is_not_in_the_store_and_git_says_where_it_is() {
+    let (operator, first) = two_hosts();
+    operator.write("web1/data/large", vec![3; LARGE_BLOB as usize]);
+    let second = operator.commit("large");
+    let mut host = Host::new("web1");
+    host.deploy(&operator.repo(), first);
+    host.deploy(&operator.repo(), second);
+    assert_eq!(host.missing(second), 1);
+    fsck(host.store.path());
+    let names = host.git(&["log", "--format=%s", "--name-status", "prod", "--", "web1/data"]);
+    assert_eq!(names, "large\n\nA\tweb1/data/large");
+    for version in gits() {
+        let patch = run(version, host.store.path(), &["log", "-p", "prod", "--", "web1"]);
+        let said = String::from_utf8_lossy(&patch.stderr).into_owned();
+        assert!(said.contains("only-operators-have-files-of-other-hosts-and-those-of-4-MiB-and-more"), "{said}");
     }
 }

@@ -56,16 +56,11 @@ pub enum StoreError {
         #[source]
         source: gix_error::Error,
     },
-    /// A ref could not be read or written.
-    #[error("could not {what} ref '{name}' of the store")]
-    Ref {
-        /// What was tried.
-        what: &'static str,
+    /// A ref holds something else than an object id or the name of a ref.
+    #[error("ref '{name}' of the store is corrupt")]
+    BadRef {
         /// The full name of the ref.
         name: String,
-        /// What the ref store said.
-        #[source]
-        source: gix_error::Error,
     },
     /// The compare-and-swap failed: something else is deployed than was expected.
     #[error("another commit is deployed than was expected")]

@@ -10,8 +10,8 @@ use std::{
 use super::error::{At, Result};
 
 /// What makes stock Git (2.39 and later) take the store for what it is: objects that are not here are elsewhere, on
-/// purpose. The url names no repository and no transport may be used, so that an attempt to fetch one of them fails
-/// at once, with a reason, and never leaves the machine.
+/// purpose. The url is a path at which nothing can be, so that an attempt to fetch one of them fails at once, never
+/// leaves the machine, and says why.
 const CONFIG: &str = "\
 # Written by deptool-agent. This is what the host was ever given: nothing of other hosts is here.
 [core]
@@ -22,14 +22,12 @@ const CONFIG: &str = "\
 [extensions]
 \tpartialClone = operator
 [remote \"operator\"]
-\turl = /nonexistent/only-an-operator-has-the-files-of-other-hosts
+\turl = /nonexistent/only-operators-have-files-of-other-hosts-and-those-of-4-MiB-and-more
 \tpromisor = true
 [gc]
 \tauto = 0
 [maintenance]
 \tauto = false
-[protocol]
-\tallow = never
 ";
 
 /// HEAD before the first deployment: a branch that is not there.

@@ -27,7 +27,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { object: LARGE_BLOB, objects: 2_000_000, pack: 2 << 30, inflated: 8 << 30 }
+        Limits { object: LARGE_BLOB, objects: 500_000, pack: 2 << 30, inflated: 8 << 30 }
     }
 }
 

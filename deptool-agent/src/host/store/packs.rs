@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use gix_hash::{Kind as HashKind, ObjectId, oid};
@@ -27,22 +28,19 @@ pub(super) struct Packs {
 
 impl Packs {
     /// Open all packs in `dir` that have an index.
+    ///
+    /// For a reader without the host lock a repack may remove what was just listed: then it is listed again.
     pub fn open_all(dir: &Path) -> Result<Self> {
-        let mut packs = Packs { bundles: Vec::new(), inflate: Mutex::new(Inflate::default()) };
-        let mut indices: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
-        for entry in fs::read_dir(dir).at("read", dir)? {
-            let entry = entry.at("read", dir)?;
-            let path = entry.path();
-            if path.extension().is_some_and(|suffix| suffix == "idx") && path.with_extension("pack").exists() {
-                let modified = entry.metadata().and_then(|data| data.modified()).at("look at", &path)?;
-                indices.push((modified, path));
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let mut packs = Packs { bundles: Vec::new(), inflate: Mutex::new(Inflate::default()) };
+            let indices = list(dir)?;
+            match indices.iter().try_for_each(|path| packs.open(path)) {
+                Err(StoreError::BadPack { .. }) if tries > 0 && !indices.iter().all(|path| path.exists()) => continue,
+                result => return result.map(|()| packs),
             }
         }
-        indices.sort();
-        for (_, path) in indices {
-            packs.open(&path)?;
-        }
-        Ok(packs)
     }
 
     /// Open one more pack by its index.
@@ -118,4 +116,18 @@ impl Packs {
         let (status, taken, made) = inflate.once(rest, &mut data).ok()?;
         (status == Status::StreamEnd && made == data.len()).then(|| (kind, entry.decompressed_size, &rest[..taken]))
     }
+}
+
+/// The indices in `dir`, the oldest first.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut indices: Vec<(Option<SystemTime>, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(dir).at("read", dir)? {
+        let entry = entry.at("read", dir)?;
+        let path = entry.path();
+        if path.extension().is_some_and(|suffix| suffix == "idx") && path.with_extension("pack").exists() {
+            indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path));
+        }
+    }
+    indices.sort();
+    Ok(indices.into_iter().map(|(_, path)| path).collect())
 }

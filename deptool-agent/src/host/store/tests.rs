@@ -354,6 +354,15 @@ fn deltas_and_bombs_are_refused() {
     assert!(pack_files(&host.store).is_empty());
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(entries in proptest::collection::vec(proptest::num::u8::ANY, 0..200), n in 0..9u8) {
+        let pack = [b"PACK\0\0\0\x02\0\0\0", &[n][..], &entries].concat();
+        let read = pack::read(&mut &pack[..], &Limits::default(), &mut std::io::sink(), &mut |_| Ok(()));
+        proptest::prop_assert!(read.is_err());
+    }
+}
+
 #[test]
 fn an_empty_pack_adds_nothing() {
     let mut host = Host::new();

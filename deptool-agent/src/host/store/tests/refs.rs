@@ -63,3 +63,29 @@ fn refs_that_git_has_packed_are_found_changed_and_removed() {
     assert_eq!(left, "refs/deptool/removed/prod/4\nrefs/deptool/target\n");
     host.fsck();
 }
+
+#[test]
+fn a_ref_that_a_power_cut_has_emptied_is_an_error_until_recovery_sets_it() {
+    let mut host = Host::new();
+    let first = host.deploy("one\n", &[], 1);
+    fs::write(host.store.path().join("refs/heads/prod"), "").unwrap();
+    assert!(matches!(host.store.deployed(), Err(StoreError::BadRef { .. })));
+    let refused = host.store.set_deployed(&prod(), Expected::Absent, &first, log(2));
+    assert!(matches!(refused, Err(StoreError::BadRef { .. })));
+    host.store.set_deployed(&prod(), Expected::Any, &first, log(2)).unwrap();
+    assert_eq!(host.store.deployed().unwrap(), Some((prod(), first)));
+    host.fsck();
+}
+
+#[test]
+fn a_ref_that_git_has_locked_is_left_alone() {
+    let mut host = Host::new();
+    let first = host.deploy("one\n", &[], 1);
+    let second = host.send("two\n", &[first], 2);
+    let lock = host.store.path().join("refs/heads/prod.lock");
+    fs::write(&lock, "").unwrap();
+    assert!(host.store.set_deployed(&prod(), Expected::At(first), &second, log(2)).is_err());
+    assert!(host.store.remove(&prod(), Expected::At(first), log(2)).is_err());
+    assert!(lock.exists());
+    assert_eq!(host.store.deployed().unwrap(), Some((prod(), first)));
+}
