@@ -1,3 +1,6 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
 mod ground;
+mod lease;
+mod push;
+mod seen;
