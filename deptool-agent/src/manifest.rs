@@ -15,10 +15,12 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifest {
+    #[serde(deserialize_with = "object")]
     pub systemd: Systemd,
     /// Absolute path on the host -> path in the app.
     pub symlinks: Symlinks,
     /// Mode and owner of files that need others than root's 0644 or 0755.
+    #[serde(deserialize_with = "objects")]
     pub files: BTreeMap<TreePath, FileAttributes>,
     /// How long each of these units must not fail after it was started.
     pub settle: BTreeMap<UnitName, Window>,
@@ -133,6 +135,38 @@ impl From<Window> for String {
     }
 }
 
+/// A `T` that was written as an object. Serde alone would take an array of its fields, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(std::marker::PhantomData))
+    }
+}
+
+fn object<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+fn objects<'de, D, T>(deserializer: D) -> Result<BTreeMap<TreePath, T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects = BTreeMap::<TreePath, Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|(path, Object(value))| (path, value)).collect())
+}
+
 /// The manifest's `symlinks` object; a path that is named twice is an error, not a silent choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Symlinks(pub BTreeMap<OutsidePath, TreePath>);
@@ -173,8 +207,9 @@ impl Manifest {
     /// Parse the bytes of a `manifest.json`.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        let manifest = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
-            key: crate::text::printable(error.path().to_string().as_bytes()),
+        let Object(manifest) = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
+            // What is not even JSON has no path that is known.
+            key: crate::text::printable(error.path().to_string().replace('?', ".").as_bytes()),
             why: crate::text::printable(error.inner().to_string().as_bytes()),
         })?;
         json.end().map_err(|error| ManifestError { key: ".".into(), why: error.to_string() })?;

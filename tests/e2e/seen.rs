@@ -26,7 +26,8 @@ fn without_times(line: &str) -> String {
     let mut out = Vec::new();
     for (at, word) in words.iter().enumerate() {
         let is_number = word.parse::<f64>().is_ok();
-        let is_time = words.get(at + 1).is_some_and(|unit| ["s", "min", "h"].contains(&unit.trim_end_matches([',', ';'])));
+        let is_time =
+            words.get(at + 1).is_some_and(|unit| ["s", "min", "h"].contains(&unit.trim_end_matches([',', ';'])));
         out.push(if is_number && is_time { "N" } else { word });
     }
     out.join(" ")
@@ -66,7 +67,7 @@ pub fn visible(dir: &Path) -> Vec<String> {
     walk(dir, dir, &mut out, &|path| own.starts_with(path) || is_shown(path));
     out.retain(|line| !line.starts_with("\"var") || line.contains("deptool/"));
     walk(dir, &own.join("store/refs/heads"), &mut out, &|_| true);
-    out.retain(|line| !line.ends_with(" 40755"));
+    out.retain(|line| !line.ends_with(" 40755") && !line.ends_with(" 40700"));
     out
 }
 
