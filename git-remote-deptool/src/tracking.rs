@@ -190,6 +190,11 @@ impl<'r> Tracking<'r> {
         Ok(knowledge)
     }
 
+    /// Whether the repository has no branch of its own or of another one: it is being cloned, or was just made.
+    pub fn is_unused(&self) -> Result<bool, TrackingError> {
+        Ok(self.refs.below("refs/heads/")?.is_empty() && self.refs.below("refs/remotes/")?.is_empty())
+    }
+
     /// The short names of local branches and of remotes' branches, as far as they can be clusters.
     fn names(&self) -> Result<std::collections::BTreeSet<ClusterName>, TrackingError> {
         let local = self.refs.below("refs/heads/")?;

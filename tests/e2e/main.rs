@@ -1,3 +1,7 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
+mod bad_input;
 mod ground;
+mod lease;
+mod push;
+mod seen;

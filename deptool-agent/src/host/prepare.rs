@@ -228,14 +228,23 @@ impl Deciding<'_> {
             )));
         }
         let found = place.as_ref().map_or(Ok(Found::Nothing), Place::found)?;
-        if change.change == Change::Remove { self.release(path, &found) } else { self.take(change, &found) }
+        if change.change == Change::Remove {
+            let has_backup = place.as_ref().map_or(Ok(false), |place| place.has(Sibling::Before))?;
+            self.release(path, &found, has_backup)
+        } else {
+            self.take(change, &found)
+        }
     }
 
-    fn release(&mut self, path: &OutsidePath, found: &Found) -> Result<Option<Placement>, HostError> {
+    fn release(&mut self, path: &OutsidePath, found: &Found, has_backup: bool) -> Result<Option<Placement>, HostError> {
         let Some(claim) = self.claims.paths.remove(path) else { return Ok(None) };
         let new = match claim.before {
             Before::Absent => New::Nothing,
-            Before::Kept => New::Before,
+            Before::Kept if has_backup => New::Before,
+            Before::Kept => {
+                self.notes.push(format!("what was at '{path}' before can't be put back: its backup is gone"));
+                New::Nothing
+            }
         };
         let Some(old) = self.old_of_claim(path, &claim, found)? else {
             return Ok((new == New::Before).then(|| Placement { path: path.clone(), new, old: Old::Nothing }));

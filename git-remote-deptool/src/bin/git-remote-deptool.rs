@@ -68,7 +68,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     connector.interrupted = interrupted().context("cannot handle signals")?;
 
     let connector = Arc::new(connector);
-    let mut remote = Remote { repo, settings, target, connector, sink, summary: None };
+    let mut remote = Remote { repo, settings, target, connector, sink, summary: None, postponed: Vec::new() };
     let mut output = io::stdout().lock();
     Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut remote)?)
 }

@@ -398,7 +398,7 @@ fn what_a_crash_leaves_is_swept() {
     let host = host.reopen();
     assert_eq!(pack_files(&host.store).len(), 3);
     // Which of the two packs comes last is the file system's business: something of the commit is gone either way.
-    assert_ne!(host.store.missing(&second, &web1(), None, &nothing).unwrap(), []);
+    assert!(!host.store.missing(&second, &web1(), None, &nothing).unwrap().is_empty());
 }
 
 #[test]
