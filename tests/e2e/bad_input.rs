@@ -261,17 +261,17 @@ const MANIFESTS: &str = r#"{
 {"symlinks": {"/etc/x": "missing"}}
     web1: web/manifest.json: symlinks./etc/x: 'missing' is not in the app
 {"symlinks": {"etc/x": "file"}}
-    web1: web/manifest.json: symlinks: invalid path 'etc/x': it is not absolute at line 1 column 30
+    web1: web/manifest.json: symlinks.etc/x: invalid path 'etc/x': it is not absolute at line 1 column 21
 {"symlinks": {"/etc/../x": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/etc/../x': '.' and '..' are not allowed at line 1 column 34
+    web1: web/manifest.json: symlinks./etc/../x: invalid path '/etc/../x': '.' and '..' are not allowed at line 1 column 25
 {"symlinks": {"/var/lib/deptool/x": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/var/lib/deptool/x': it is deptool's own directory at line 1 column 43
+    web1: web/manifest.json: symlinks: invalid path '/var/lib/deptool/x': it is deptool's own directory at line 1 column 44
 {"symlinks": {"/etc/systemd/system/x.service": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/etc/systemd/system/x.service': put the file into the app's 'systemd/' directory instead at line 1 column 54
+    web1: web/manifest.json: symlinks: invalid path '/etc/systemd/system/x.service': put the file into the app's 'systemd/' directory instead at line 1 column 55
 {"symlinks": {"/etc/sysusers.d/x.conf": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/etc/sysusers.d/x.conf': put the file into the app's 'sysusers/' directory instead at line 1 column 47
+    web1: web/manifest.json: symlinks: invalid path '/etc/sysusers.d/x.conf': put the file into the app's 'sysusers/' directory instead at line 1 column 48
 {"symlinks": {"/etc/x": "file", "/etc/x": "file"}}
-    web1: web/manifest.json: symlinks: '/etc/x' is named twice at line 1 column 49
+    web1: web/manifest.json: symlinks: '/etc/x' is named twice at line 1 column 40
 {"symlinks": {"/lib/x": "file", "/usr/lib/x": "file"}}
     web1: '/usr/lib/x' is claimed by 'web/file' and by 'web/file'
 {"files": {"file": {"mode": "4755"}}}
