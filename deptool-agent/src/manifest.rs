@@ -2,9 +2,12 @@
 //!
 //! The format is documented in deptool-manifest(5); its first keys are those of Ruud van Asseldonk's Deptool.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
 
-use serde::{Deserialize, Serialize, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{
     name::UnitName,
@@ -18,11 +21,13 @@ pub struct Manifest {
     #[serde(deserialize_with = "object")]
     pub systemd: Systemd,
     /// Absolute path on the host -> path in the app.
-    pub symlinks: Symlinks,
+    #[serde(deserialize_with = "links")]
+    pub symlinks: BTreeMap<OutsidePath, TreePath>,
     /// Mode and owner of files that need others than root's 0644 or 0755.
-    #[serde(deserialize_with = "objects")]
+    #[serde(deserialize_with = "map_of_objects")]
     pub files: BTreeMap<TreePath, FileAttributes>,
     /// How long each of these units must not fail after it was started.
+    #[serde(deserialize_with = "map")]
     pub settle: BTreeMap<UnitName, Window>,
 }
 
@@ -33,6 +38,7 @@ pub struct Systemd {
     /// Units that are enabled and running as long as the app is deployed.
     pub units_enabled: Vec<UnitName>,
     /// What happens to a unit when the app changes.
+    #[serde(deserialize_with = "map")]
     pub on_change: BTreeMap<UnitName, OnChange>,
 }
 
@@ -135,63 +141,70 @@ impl From<Window> for String {
     }
 }
 
-/// A `T` that was written as an object. Serde alone would take an array of its fields, too.
+/// A JSON object. Where serde expects a struct, JSON arrays would do as well.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfObject<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
             type Value = Object<T>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Object)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
             }
         }
-        deserializer.deserialize_map(Fields(std::marker::PhantomData))
+        deserializer.deserialize_map(OfObject(PhantomData))
     }
 }
 
-fn object<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+/// An object of pairs, each key once: a key that is there twice is an error, not a silent choice.
+struct Pairs<K, V>(BTreeMap<K, V>);
+
+impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Deserialize<'de> for Pairs<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfPairs<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for OfPairs<K, V> {
+            type Value = Pairs<K, V>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<K, V>, A::Error> {
+                let mut pairs = BTreeMap::new();
+                while let Some(key) = map.next_key::<K>()? {
+                    if pairs.contains_key(&key) {
+                        return Err(A::Error::custom(format_args!("'{key}' is named twice")));
+                    }
+                    pairs.insert(key, map.next_value()?);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(OfPairs(PhantomData))
+    }
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
-fn objects<'de, D, T>(deserializer: D) -> Result<BTreeMap<TreePath, T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    let objects = BTreeMap::<TreePath, Object<T>>::deserialize(deserializer)?;
-    Ok(objects.into_iter().map(|(path, Object(value))| (path, value)).collect())
+fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<UnitName, V>, D::Error> {
+    Pairs::deserialize(deserializer).map(|Pairs(pairs)| pairs)
 }
 
-/// The manifest's `symlinks` object; a path that is named twice is an error, not a silent choice.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Symlinks(pub BTreeMap<OutsidePath, TreePath>);
+fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<TreePath, FileAttributes>, D::Error> {
+    let Pairs(pairs) = Pairs::<TreePath, Object<FileAttributes>>::deserialize(deserializer)?;
+    Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).collect())
+}
 
-impl<'de> Deserialize<'de> for Symlinks {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> serde::de::Visitor<'de> for Pairs {
-            type Value = Symlinks;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object of absolute paths on the host and paths in the app")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Symlinks, A::Error> {
-                let mut links = BTreeMap::new();
-                while let Some((path, target)) = map.next_entry::<String, TreePath>()? {
-                    let path = OutsidePath::parse_link(&path).map_err(A::Error::custom)?;
-                    if let Some(_first) = links.insert(path.clone(), target) {
-                        return Err(A::Error::custom(format!("'{path}' is named twice")));
-                    }
-                }
-                Ok(Symlinks(links))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
+fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<OutsidePath, TreePath>, D::Error> {
+    let Pairs(pairs) = Pairs::<OutsidePath, TreePath>::deserialize(deserializer)?;
+    for path in pairs.keys() {
+        OutsidePath::parse_link(path.as_str()).map_err(D::Error::custom)?;
     }
+    Ok(pairs)
 }
 
 /// A manifest that can't be used: the key, and what is wrong with it.
@@ -229,7 +242,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(manifest.systemd.units_enabled.len(), 2);
-        assert_eq!(manifest.symlinks.0.len(), 1);
+        assert_eq!(manifest.symlinks.len(), 1);
         assert_eq!(Manifest::parse(b"{}").unwrap(), Manifest::default());
     }
 
@@ -242,6 +255,10 @@ mod tests {
             (r#"{"systemd": {"units_enabled": "x.service"}}"#, "systemd.units_enabled: invalid type: string"),
             (r#"{"symlinks": {"/etc/x": "../y"}}"#, "symlinks"),
             (r#"{"symlinks": {"/etc/x": "a", "/etc/x": "b"}}"#, "symlinks: '/etc/x' is named twice"),
+            (r#"{"settle": {"x.service": "1s", "x.service": "2s"}}"#, "settle: 'x.service' is named twice"),
+            ("[]", ".: invalid type: sequence, expected an object"),
+            (r#"{"systemd": []}"#, "systemd: invalid type: sequence, expected an object"),
+            (r#"{"files": {"x": []}}"#, "files.x: invalid type: sequence, expected an object"),
             (r#"{"files": {"x": {"mode": "4755"}}}"#, "files.x.mode: set-user-id"),
             (r#"{"files": {"x": {"owner": "a b"}}}"#, "files.x.owner: it is no valid user"),
             (r#"{"settle": {"x.service": "3 days"}}"#, "settle.x.service"),

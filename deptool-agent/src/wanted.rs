@@ -90,6 +90,8 @@ pub enum WantedError {
     UnitTwice { unit: UnitName, first: String, second: String },
     #[error("{app}/manifest.json: {key}: '{file}' is not in the app")]
     NoSuchFile { app: AppName, key: String, file: TreePath },
+    #[error("{app}/manifest.json: settle: '{unit}' is in neither 'units_enabled' nor 'on_change'")]
+    IdleSettle { app: AppName, unit: UnitName },
     #[error("'{app}/{file}': {why}")]
     BadFile { app: AppName, file: TreePath, why: String },
 }
@@ -101,7 +103,7 @@ impl Wanted {
         for (name, app) in &host.apps {
             wanted.add_links(name, app)?;
             wanted.add_files(name, app)?;
-            wanted.add_units(name, app);
+            wanted.add_units(name, app)?;
             check_attributes(name, app)?;
         }
         // A unit that some app enables is enabled, whatever another one says of its changes.
@@ -113,7 +115,7 @@ impl Wanted {
     }
 
     fn add_links(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
-        for (path, target) in &app.manifest.symlinks.0 {
+        for (path, target) in &app.manifest.symlinks {
             let exists = app.files.keys().any(|file| file.is_within(target));
             if !exists {
                 let key = format!("symlinks.{path}");
@@ -138,8 +140,12 @@ impl Wanted {
         Ok(())
     }
 
-    fn add_units(&mut self, name: &AppName, app: &App) {
+    fn add_units(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
         let systemd = &app.manifest.systemd;
+        let is_named = |unit: &&UnitName| systemd.units_enabled.contains(unit) || systemd.on_change.contains_key(*unit);
+        if let Some(unit) = app.manifest.settle.keys().find(|unit| !is_named(unit)) {
+            return Err(WantedError::IdleSettle { app: name.clone(), unit: unit.clone() });
+        }
         let enabled = systemd.units_enabled.iter().map(|unit| (unit, true));
         for (unit, enable) in enabled.chain(systemd.on_change.keys().map(|unit| (unit, false))) {
             let on_change = systemd.on_change.get(unit).copied().unwrap_or_default();
@@ -149,6 +155,7 @@ impl Wanted {
             wanted.settle = wanted.settle.max(app.manifest.settle.get(unit).copied());
             wanted.apps.insert(name.clone());
         }
+        Ok(())
     }
 
     fn claim(&mut self, path: OutsidePath, claim: Claim) -> Result<(), WantedError> {
@@ -377,6 +384,7 @@ mod tests {
             &[("a/systemd/.x.service", "")],
             &[("a/manifest.json", r#"{"symlinks": {"/etc/x": "missing"}}"#)],
             &[("a/manifest.json", r#"{"files": {"missing": {"mode": "0600"}}}"#)],
+            &[("a/manifest.json", r#"{"settle": {"x.service": "1s"}}"#)],
         ] {
             assert!(wanted(files).is_err(), "{files:?}");
         }

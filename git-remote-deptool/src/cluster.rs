@@ -78,6 +78,17 @@ pub enum ClusterError {
         /// The host.
         host: HostName,
     },
+    /// Its refs would be mixed up with another machine's.
+    #[error(
+        "remote '{remote}' is for host '{host}', but at another address; \
+         give this one a remote with a deptoolHost of its own"
+    )]
+    OtherPlace {
+        /// The host.
+        host: HostName,
+        /// The remote that names it.
+        remote: TrackingName,
+    },
     /// The address can't be a directory's name.
     #[error("'{0}' can't be the name of a directory; set remote.<name>.deptoolHost to the host's directory")]
     NoHostName(String),
@@ -141,6 +152,14 @@ impl Via {
         }
     }
 
+    /// Whether the two can't be the same host. Over ssh one host may have several addresses, and says itself who it is.
+    fn is_elsewhere(&self, other: &Via) -> bool {
+        match (self, other) {
+            (Via::Ssh(_), Via::Ssh(_)) => false,
+            (Via::Local(_), _) | (_, Via::Local(_)) => !self.same_place(other),
+        }
+    }
+
     /// The name that the address gives its host.
     fn host_name(&self) -> Result<HostName, ClusterError> {
         let host = match self {
@@ -196,6 +215,10 @@ impl Settings {
         };
         let host = not_reserved(host)?;
         let tracking = match self.remote_for(&host)? {
+            // What is known of the one place must not be taken for knowledge of the other.
+            Some((remote, known)) if known.is_elsewhere(&via) => {
+                return Err(ClusterError::OtherPlace { host, remote });
+            }
             Some((tracking, _)) => tracking,
             None => self.own_tracking_name(&host)?,
         };

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod ground;
+mod history;
 mod lease;
 mod push;
 mod seen;

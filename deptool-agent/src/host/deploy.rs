@@ -70,6 +70,7 @@ pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
 
 fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<Outcome, HostError> {
     check_hostname(home, request)?;
+    check_selinux(home)?;
     home.create()?;
     let by = printable(request.operator.as_bytes());
     let holder = Holder { by, phase: Phase::Preparing, since: now() };
@@ -127,6 +128,17 @@ fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
     }
     let name = printable(name.as_bytes());
     Err(HostError::Unfit(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+}
+
+/// Under an enforcing SELinux our files would need labels, which nobody has tried yet.
+fn check_selinux(home: &Home) -> Result<(), HostError> {
+    let enforce = home.root().join("sys/fs/selinux/enforce");
+    match std::fs::read(&enforce) {
+        Ok(text) if home.is_live() && text.first() == Some(&b'1') => {
+            Err(HostError::Unfit("SELinux is enforcing on the host, which is not supported yet".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The lease: what is deployed must be what the plan was made from.

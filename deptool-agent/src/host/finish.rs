@@ -80,8 +80,9 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     let log = LogEntry { name, email, seconds: record.when, message: "deptool: deployed" };
     match record.to {
         Target::Commit(commit) => {
-            let there = store.deployed()?;
-            if there != Some((record.cluster.clone(), commit)) {
+            // A ref that was damaged when the machine went down is written again, too.
+            let is_set = matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
+            if !is_set {
                 store.set_deployed(&record.cluster, Expected::Any, &commit, log)?;
             }
         }

@@ -382,7 +382,10 @@ impl Deciding<'_> {
         };
         match change.enablement {
             Enablement::Keep => {}
-            Enablement::Enable => self.enable(unit, file, state, is_running, work),
+            Enablement::Enable => {
+                let can_tell = system.manager() != Manager::Absent;
+                self.enable(unit, (file, state), is_running, can_tell, work);
+            }
             Enablement::Release => {
                 return Ok(self.release_unit(unit, file, is_running, work));
             }
@@ -399,7 +402,14 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn enable(&mut self, unit: &UnitName, file: UnitFile, state: Option<&UnitState>, runs: bool, work: &mut UnitWork) {
+    fn enable(
+        &mut self,
+        unit: &UnitName,
+        (file, state): (UnitFile, Option<&UnitState>),
+        runs: bool,
+        can_tell: bool,
+        work: &mut UnitWork,
+    ) {
         let made_by = self.sides.wants.outside.iter().find_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ Snippet::Unit(_), _) if snippet.affects(unit) => Some(path.as_str()),
             _ => None,
@@ -408,7 +418,7 @@ impl Deciding<'_> {
         let is_known = file != UnitFile::Absent || state.is_some_and(|state| state.load == Load::Loaded);
         if is_masked {
             self.problems.push(format!("unit '{unit}' is masked on the host: 'systemctl unmask' it there"));
-        } else if made_by.is_none() && !is_known && work.live {
+        } else if made_by.is_none() && !is_known && can_tell {
             self.problems.push(format!("unit '{unit}' is neither in the tree nor on the host"));
         }
         let before = UnitClaim { file, active: runs };

@@ -11,7 +11,7 @@ use super::{
     attempts,
     deploy::{deploy, deployed, load_tree, now, sync_outside},
     finish,
-    home::{Context, Home, HostError, read_if_there, replace_file, sync_file_system},
+    home::{Context, Home, HostError, read_if_there, sync_file_system},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
     peer::{Incoming, Peer},
@@ -92,17 +92,21 @@ fn greet(home: &Home, system: &mut dyn System) -> Result<Hello, HostError> {
     let store = Store::open_to_read(&home.store())?;
     let deployed = store.map_or(Ok(None), |store| deployed(home, &store))?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
+    // At first contact over ssh our directory is there, with the agent in it.
+    if home.state().exists() {
+        make_instance(home)?;
+    }
     let instance = instance(home)?;
     Ok(Hello { instance, deployed, last_attempt, recovered, busy })
 }
 
-/// This host's own id, made at the first deployment. Until then it is empty: nothing is written for who only asks.
+/// This host's own id. Empty in a root directory that nothing was ever deployed to.
 fn instance(home: &Home) -> Result<String, HostError> {
     let bytes = read_if_there(&home.instance())?.unwrap_or_default();
     Ok(crate::text::printable(&bytes))
 }
 
-/// Make the id if there is none. Called under the lock.
+/// Make the id if there is none: the first to write it, of several agents, decides.
 pub fn make_instance(home: &Home) -> Result<(), HostError> {
     if read_if_there(&home.instance())?.is_some() {
         return Ok(());
@@ -111,7 +115,15 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .during("make an id from", Path::new("the kernel's random numbers"))?;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    replace_file(&home.instance(), hex.as_bytes())
+    let path = home.instance();
+    let temporary = home.state().join(format!("instance.{}", std::process::id()));
+    fs::write(&temporary, hex).during("write", &temporary)?;
+    let made = match fs::hard_link(&temporary, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.during("write", &path),
+    };
+    fs::remove_file(&temporary).during("remove", &temporary)?;
+    made
 }
 
 enum Recovery {

@@ -70,7 +70,7 @@ pub fn settle(
             return Err(late.map(|(at, sub, _)| too_late(&watched[*at], sub, limit)).collect());
         };
         tick();
-        if let Err(error) = system.wait_for_change(next.min(rest).min(TICK)) {
+        if let Err(error) = wait(system, next.min(rest).min(TICK)) {
             return Err(watched.iter().take(1).map(|one| one.failure(error.0.clone())).collect());
         }
     }
@@ -102,6 +102,10 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
 /// Once more if it fails: systemd may have been re-executed in between.
 fn detail(system: &mut dyn System, unit: &UnitName) -> Result<UnitDetail, SystemError> {
     system.detail(unit).or_else(|_| system.detail(unit))
+}
+
+fn wait(system: &mut dyn System, limit: Duration) -> Result<(), SystemError> {
+    system.wait_for_change(limit).or_else(|_| system.wait_for_change(limit))
 }
 
 /// The services that this socket or path unit starts.

@@ -33,6 +33,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 const RELOAD: Duration = Duration::from_secs(180);
 /// For systemd-sysusers and systemd-tmpfiles.
 const PROGRAM: Duration = Duration::from_secs(120);
+/// For systemd to come back after it was re-executed.
+const REEXECUTION: Duration = Duration::from_secs(10);
 const JOURNAL: Duration = Duration::from_secs(5);
 /// A wait is interrupted this often to call `tick`.
 const TICK: Duration = Duration::from_millis(500);
@@ -46,6 +48,8 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 #[derive(Debug, Default)]
 pub struct Systemd {
     connection: Option<Connection>,
+    /// There was a connection, and it broke.
+    is_lost: bool,
     /// A signal came since the last [`System::wait_for_change`].
     changed: bool,
     /// Units of jobs that we did not ask for.
@@ -65,6 +69,17 @@ fn is_absent(error: &DbusError) -> bool {
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
 }
 
+/// While systemd re-executes itself, its socket is gone for a moment.
+fn reconnect() -> Result<Connection, DbusError> {
+    let until = Instant::now() + REEXECUTION;
+    loop {
+        match Connection::open() {
+            Err(DbusError::Connect { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
+
 /// CLOCK_MONOTONIC.
 pub(super) fn clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -81,17 +96,19 @@ impl Systemd {
     }
 
     fn connection(&mut self) -> Result<&mut Connection, DbusError> {
-        match &mut self.connection {
-            Some(connection) => Ok(connection),
-            none => Ok(none.insert(Connection::open()?)),
-        }
+        let open = match self.connection.take() {
+            Some(connection) => connection,
+            None if self.is_lost => reconnect()?,
+            None => Connection::open()?,
+        };
+        Ok(self.connection.insert(open))
     }
 
     /// Do something with the connection. One that broke is dropped; the next call connects anew.
     fn with<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, DbusError>) -> Result<T, DbusError> {
         let result = act(self);
         if !matches!(result, Ok(_) | Err(DbusError::Reply { .. })) {
-            self.connection = None;
+            self.is_lost = self.connection.take().is_some();
         }
         result
     }

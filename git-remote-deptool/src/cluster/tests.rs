@@ -62,6 +62,13 @@ fn a_bare_url_finds_the_remote_by_host_or_by_place() {
 }
 
 #[test]
+fn a_root_directory_is_not_taken_for_the_host_of_another_remote() {
+    let one = settings("[remote \"web1\"]\n    url = deptool::/srv/a/web1\n");
+    assert!(host(&one, "deptool::/srv/b/web1", "/srv/b/web1").contains("at another address"));
+    assert!(host(&settings(TWO), "deptool::/srv/web1", "/srv/web1").contains("at another address"));
+}
+
+#[test]
 fn a_host_without_a_remote_is_tracked_under_its_own_name() {
     assert_eq!(host(&settings(""), "deptool::root@web2", "root@web2"), "web2 web2 root@web2");
 }

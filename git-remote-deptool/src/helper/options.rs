@@ -70,25 +70,11 @@ pub struct PushOption {
 /// The push options that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PushOptionName {
-    /// Deploy to so many hosts at a time.
-    Waves,
-    /// How long to wait for a host that is locked.
-    LockWait,
-    /// Ask before anything is changed.
-    Confirm,
-    /// Ask the hosts what they have.
+    /// Ask the hosts what they have before anything is decided.
     Check,
-    /// Go on without hosts that can't be reached.
-    SkipUnreachable,
 }
 
-const PUSH_OPTIONS: [(&str, PushOptionName); 5] = [
-    ("waves", PushOptionName::Waves),
-    ("lock-wait", PushOptionName::LockWait),
-    ("confirm", PushOptionName::Confirm),
-    ("check", PushOptionName::Check),
-    ("skip-unreachable", PushOptionName::SkipUnreachable),
-];
+const PUSH_OPTIONS: [(&str, PushOptionName); 1] = [("check", PushOptionName::Check)];
 
 /// The answer to an `option` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,9 +245,8 @@ mod tests {
             ("progress", "true"),
             ("dry-run", "true"),
             ("atomic", "true"),
-            ("push-option", "waves=2"),
-            ("push-option", "\"waves=\\303\\274\""),
             ("push-option", "check"),
+            ("push-option", "\"check=\\303\\274\""),
             ("pushcert", "if-asked"),
             ("object-format", ""),
         ]);
@@ -269,8 +254,7 @@ mod tests {
         assert_eq!(options.progress, Progress::Shown);
         assert_eq!(options.run, Run::Dry);
         assert_eq!(options.atomicity, Atomicity::AllOrNothing);
-        assert_eq!(options.push_option(PushOptionName::Waves).unwrap().value.as_deref(), Some("ü"));
-        assert_eq!(options.push_option(PushOptionName::Check).unwrap().value, None);
+        assert_eq!(options.push_option(PushOptionName::Check).unwrap().value.as_deref(), Some("ü"));
         assert_eq!(options.refusal(), None);
     }
 

@@ -15,7 +15,13 @@ use super::{Affected, Request};
 use crate::{
     cluster::HostRemote,
     fetch,
-    helper::{Outcome, batch::Ancestry, options::Run, report::Update},
+    helper::{
+        Outcome,
+        batch::Ancestry,
+        list::Hearsay,
+        options::{PushOptionName, Run},
+        report::Update,
+    },
     lease,
     remote::{Remote, RemoteError},
     tracking::{HostLock, Tracked},
@@ -41,7 +47,7 @@ pub(super) fn consider(
 ) -> Result<Considered, RemoteError> {
     let lock = HostLock::acquire(&remote.repo, &host.tracking)?;
     let is_in_doubt = !remote.tracking().unsettled(&host.host)?.is_empty();
-    if request.options.run == Run::Real && is_in_doubt {
+    if request.options.run == Run::Real && (is_in_doubt || asks_first(remote, request)) {
         let heard = fetch::hear(remote, host, request.options.verbosity)?;
         if !remote.tracking().unsettled(&host.host)?.is_empty() {
             return refuse(format!("an earlier deployment to '{}' is still under way", host.host));
@@ -85,6 +91,11 @@ pub(super) fn consider(
         }
     };
     affected(remote, host, tracked, expected, Some(new), update, lock)
+}
+
+/// Whether the host is asked what it runs before anything is decided: `push.pushOption = check`, or `-o check`.
+fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
+    remote.settings.hearsay == Hearsay::Doubted || request.options.push_option(PushOptionName::Check).is_some()
 }
 
 /// `--force-with-lease`: Git names the tracking ref's commit, which may be a projection of the real one.
