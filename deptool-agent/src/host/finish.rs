@@ -81,7 +81,8 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     match record.to {
         Target::Commit(commit) => {
             // A ref that was damaged when the machine went down is written again, too.
-            let is_set = matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
+            let is_set =
+                matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
             if !is_set {
                 store.set_deployed(&record.cluster, Expected::Any, &commit, log)?;
             }
