@@ -130,7 +130,7 @@ fn bring_home(
     session: &mut Session,
     verbosity: u32,
 ) -> Result<CommitId, RemoteError> {
-    let mut source = FromHost { session };
+    let mut source = FromHost { session, is_sending: false };
     let found = projection::resolve(remote.repo.gix(), &host.host, deployed.commit, PATIENCE, &mut source)
         .map_err(|error| RemoteError::Text(crate::helper::serve::chain(&error)))?;
     let (tracking, short) = (remote.tracking(), deployed.commit.short());
@@ -189,20 +189,39 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer) -> Result<(), Rem
 /// Objects that come over a session.
 struct FromHost<'a> {
     session: &'a mut Session,
+    /// A pack was asked for, and the message that ends it was not taken yet.
+    is_sending: bool,
+}
+
+impl FromHost<'_> {
+    /// Whoever has read a pack stops at its last byte: take what follows.
+    fn end_pack(&mut self) -> io::Result<()> {
+        while self.is_sending {
+            match self.session.receive().map_err(io::Error::other)? {
+                Response::Data(_) => {}
+                Response::End => self.is_sending = false,
+                _ => return Err(io::Error::other(SessionError::OutOfOrder)),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl HostObjects for FromHost<'_> {
     fn pack(&mut self, want: CommitId, have: &[CommitId]) -> io::Result<Box<dyn BufRead + '_>> {
+        self.end_pack()?;
         self.session.send(&Request::Export { want, have: have.to_vec() }).map_err(io::Error::other)?;
-        Ok(Box::new(BufReader::new(DataStream { session: self.session, left: None, pending: Vec::new(), at: 0 })))
+        self.is_sending = true;
+        Ok(Box::new(BufReader::new(DataStream { source: self, left: None, pending: Vec::new(), at: 0 })))
     }
 
     fn large_blob(&mut self, blob: BlobId) -> io::Result<Option<(u64, Box<dyn Read + '_>)>> {
+        self.end_pack()?;
         self.session.send(&Request::ExportBlob(blob)).map_err(io::Error::other)?;
         match self.session.receive().map_err(io::Error::other)? {
             Response::Blob { size: None } => Ok(None),
             Response::Blob { size: Some(size) } => {
-                let stream = DataStream { session: self.session, left: Some(size), pending: Vec::new(), at: 0 };
+                let stream = DataStream { source: self, left: Some(size), pending: Vec::new(), at: 0 };
                 Ok(Some((size, Box::new(stream))))
             }
             _ => Err(io::Error::other(SessionError::OutOfOrder)),
@@ -211,20 +230,20 @@ impl HostObjects for FromHost<'_> {
 }
 
 /// The bytes of data messages: as many as were announced, or up to the message that ends them.
-struct DataStream<'a> {
-    session: &'a mut Session,
+struct DataStream<'a, 'b> {
+    source: &'a mut FromHost<'b>,
     left: Option<u64>,
     pending: Vec<u8>,
     at: usize,
 }
 
-impl Read for DataStream<'_> {
+impl Read for DataStream<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.at == self.pending.len() {
             if self.left == Some(0) {
                 return Ok(0);
             }
-            match self.session.receive().map_err(io::Error::other)? {
+            match self.source.session.receive().map_err(io::Error::other)? {
                 Response::Data(bytes) => {
                     if let Some(left) = &mut self.left {
                         let too_much = || io::Error::other(SessionError::OutOfOrder);
@@ -234,6 +253,7 @@ impl Read for DataStream<'_> {
                 }
                 Response::End if self.left.is_none() => {
                     self.left = Some(0);
+                    self.source.is_sending = false;
                 }
                 _ => return Err(io::Error::other(SessionError::OutOfOrder)),
             }

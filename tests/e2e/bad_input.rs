@@ -231,59 +231,61 @@ fn manifests_that_can_not_be_meant_are_refused() {
     ] {
         let entries = format!("100644 blob {file}\tfile\0100644 blob {}\tmanifest.json\0", deployed.blob(manifest));
         let app = deployed.mktree(&entries);
-        writeln!(seen, "{manifest}\n    {}", deployed.refused_app(&app)).unwrap();
+        let why = deployed.refused_app(&app);
+        let why = why.split_once(" at line 1 ").map_or(why.as_str(), |(why, _)| why);
+        writeln!(seen, "{manifest}\n    {why}").unwrap();
     }
     crate::seen::same(&seen, MANIFESTS);
 }
 
 const MANIFESTS: &str = r#"{
-    web1: web/manifest.json: .: EOF while parsing an object at line 1 column 1
+    web1: web/manifest.json: .: EOF while parsing an object
 []
-    web1: web/manifest.json: .: invalid type: sequence, expected an object at line 1 column 0
+    web1: web/manifest.json: .: invalid type: sequence, expected an object
 {"systemd": [[]]}
-    web1: web/manifest.json: systemd: invalid type: sequence, expected an object at line 1 column 12
+    web1: web/manifest.json: systemd: invalid type: sequence, expected an object
 {"files": {"file": ["0600"]}}
-    web1: web/manifest.json: files.file: invalid type: sequence, expected an object at line 1 column 19
+    web1: web/manifest.json: files.file: invalid type: sequence, expected an object
 {"units": []}
-    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle` at line 1 column 8
+    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`
 {"systemd": {"enabled": []}}
-    web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change` at line 1 column 22
+    web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change`
 {"systemd": {"units_enabled": "x.service"}}
-    web1: web/manifest.json: systemd.units_enabled: invalid type: string "x.service", expected a sequence at line 1 column 41
+    web1: web/manifest.json: systemd.units_enabled: invalid type: string "x.service", expected a sequence
 {"systemd": {"units_enabled": ["../x.service"]}}
-    web1: web/manifest.json: systemd.units_enabled[0]: invalid unit name '../x.service': only letters, digits and ':-_.\@' are allowed at line 1 column 46
+    web1: web/manifest.json: systemd.units_enabled[0]: invalid unit name '../x.service': only letters, digits and ':-_.\@' are allowed
 {"systemd": {"on_change": {"x.service": "kill"}}}
-    web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `restart` at line 1 column 46
+    web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `restart`
 {"symlinks": {"/etc/x": "../other/file"}}
-    web1: web/manifest.json: symlinks./etc/x: invalid path '../other/file': '.' and '..' are not allowed at line 1 column 39
+    web1: web/manifest.json: symlinks./etc/x: invalid path '../other/file': '.' and '..' are not allowed
 {"symlinks": {"/etc/x": "/etc/passwd"}}
-    web1: web/manifest.json: symlinks./etc/x: invalid path '/etc/passwd': it is not relative to the app at line 1 column 37
+    web1: web/manifest.json: symlinks./etc/x: invalid path '/etc/passwd': it is not relative to the app
 {"symlinks": {"/etc/x": "missing"}}
     web1: web/manifest.json: symlinks./etc/x: 'missing' is not in the app
 {"symlinks": {"etc/x": "file"}}
-    web1: web/manifest.json: symlinks.etc/x: invalid path 'etc/x': it is not absolute at line 1 column 21
+    web1: web/manifest.json: symlinks.etc/x: invalid path 'etc/x': it is not absolute
 {"symlinks": {"/etc/../x": "file"}}
-    web1: web/manifest.json: symlinks./etc/../x: invalid path '/etc/../x': '.' and '..' are not allowed at line 1 column 25
+    web1: web/manifest.json: symlinks./etc/../x: invalid path '/etc/../x': '.' and '..' are not allowed
 {"symlinks": {"/var/lib/deptool/x": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/var/lib/deptool/x': it is deptool's own directory at line 1 column 44
+    web1: web/manifest.json: symlinks: invalid path '/var/lib/deptool/x': it is deptool's own directory
 {"symlinks": {"/etc/systemd/system/x.service": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/etc/systemd/system/x.service': put the file into the app's 'systemd/' directory instead at line 1 column 55
+    web1: web/manifest.json: symlinks: invalid path '/etc/systemd/system/x.service': put the file into the app's 'systemd/' directory instead
 {"symlinks": {"/etc/sysusers.d/x.conf": "file"}}
-    web1: web/manifest.json: symlinks: invalid path '/etc/sysusers.d/x.conf': put the file into the app's 'sysusers/' directory instead at line 1 column 48
+    web1: web/manifest.json: symlinks: invalid path '/etc/sysusers.d/x.conf': put the file into the app's 'sysusers/' directory instead
 {"symlinks": {"/etc/x": "file", "/etc/x": "file"}}
-    web1: web/manifest.json: symlinks: '/etc/x' is named twice at line 1 column 40
+    web1: web/manifest.json: symlinks: '/etc/x' is named twice
 {"symlinks": {"/lib/x": "file", "/usr/lib/x": "file"}}
     web1: '/usr/lib/x' is claimed by 'web/file' and by 'web/file'
 {"files": {"file": {"mode": "4755"}}}
-    web1: web/manifest.json: files.file.mode: set-user-id, set-group-id and sticky bits are not supported at line 1 column 35
+    web1: web/manifest.json: files.file.mode: set-user-id, set-group-id and sticky bits are not supported
 {"files": {"file": {"mode": 420}}}
-    web1: web/manifest.json: files.file.mode: invalid type: integer `420`, expected a string at line 1 column 31
+    web1: web/manifest.json: files.file.mode: invalid type: integer `420`, expected a string
 {"files": {"file": {"owner": "a b"}}}
-    web1: web/manifest.json: files.file.owner: it is no valid user or group name at line 1 column 35
+    web1: web/manifest.json: files.file.owner: it is no valid user or group name
 {"files": {"missing": {"mode": "0600"}}}
     web1: web/manifest.json: files: 'missing' is not in the app
 {"settle": {"x.service": "long"}}
-    web1: web/manifest.json: settle.x.service: a length of time is written as "5s", "200ms" or "1min", an hour at most at line 1 column 32
+    web1: web/manifest.json: settle.x.service: a length of time is written as "5s", "200ms" or "1min", an hour at most
 "#;
 
 #[test]
