@@ -107,6 +107,10 @@ pub struct UnitDetail {
     pub triggers: Vec<UnitName>,
     /// A socket, path or timer starts it.
     pub is_triggered: bool,
+    /// Units that start it along with them: those that want, require or trigger it.
+    pub started_by: Vec<UnitName>,
+    /// Units that stop it along with them: those that it requires or is a part of.
+    pub stopped_by: Vec<UnitName>,
 }
 
 /// A run of a unit that failed.
@@ -140,6 +144,8 @@ impl UnitDetail {
             last_failure: None,
             triggers: Vec::new(),
             is_triggered: false,
+            started_by: Vec::new(),
+            stopped_by: Vec::new(),
         }
     }
 }

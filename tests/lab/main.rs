@@ -2,4 +2,6 @@
 
 mod hosts;
 mod net;
+mod rollback;
 mod services;
+mod state;

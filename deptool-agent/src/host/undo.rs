@@ -3,7 +3,10 @@
 //! Undoing compares with reality and can be done again after an interruption. It goes on after an error: the more is
 //! back in place the better.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     apply::{link_apps, unlink_apps},
@@ -16,7 +19,7 @@ use crate::{
     host::claims::Content,
     name::UnitName,
     path::OutsidePath,
-    system::{Active, JobKind, JobResult, Load, Manager, System},
+    system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
 };
 
 /// Undo the deployment of `record`. Returns what could not be undone, in sentences; nothing if the host is as it was.
@@ -32,6 +35,13 @@ pub fn undo(
     undoing.files_and_enablement();
     undoing.start_what_ran();
     undoing.errors
+}
+
+/// How systemd comes to start or stop units that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    StartedBy,
+    StoppedBy,
 }
 
 struct Undoing<'a> {
@@ -53,15 +63,15 @@ impl Undoing<'_> {
         if self.system.manager() != Manager::Running {
             return;
         }
-        let mut new = Vec::new();
-        for action in &self.record.actions {
-            if let Action::Jobs { jobs, running } = action {
-                new.extend(jobs.iter().map(|(unit, _)| unit).filter(|unit| !running.contains(*unit)).cloned());
-            }
-        }
         let snapshot = self.system.snapshot();
         let Some(loaded) = self.note(snapshot) else { return };
-        new.retain(|unit| loaded.get(unit).is_some_and(|state| state.load != Load::NotFound));
+        let (ours, mut new) = (self.started(), Vec::new());
+        for unit in self.related(&ours, &loaded, Relation::StartedBy).into_iter().chain(ours) {
+            let is_there = loaded.get(&unit).is_some_and(|state| state.load != Load::NotFound);
+            if is_there && !self.record.running.contains(&unit) {
+                new.push(unit);
+            }
+        }
         let stops: Vec<_> = new
             .iter()
             .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive))
@@ -70,6 +80,54 @@ impl Undoing<'_> {
         self.run(&stops, "stop");
         let reset = self.system.reset_failed(&new);
         self.note(reset);
+    }
+
+    /// The units that the deployment itself started, restarted or reloaded.
+    fn started(&self) -> BTreeSet<UnitName> {
+        let jobs = self.record.actions.iter().filter_map(|action| match action {
+            Action::Jobs { jobs, .. } => Some(jobs),
+            _ => None,
+        });
+        jobs.flatten().map(|(unit, _)| unit.clone()).collect()
+    }
+
+    /// The units whose state is another than before and that are so related to `ours`, directly or through each other.
+    ///
+    /// systemd has told of the jobs that it made along with ours; an agent that recovers has not heard that.
+    fn related(
+        &mut self,
+        ours: &BTreeSet<UnitName>,
+        loaded: &BTreeMap<UnitName, UnitState>,
+        relation: Relation,
+    ) -> BTreeSet<UnitName> {
+        let ran: BTreeSet<&UnitName> = self.record.running.iter().collect();
+        let changed: Vec<UnitName> = match relation {
+            _ if ours.is_empty() => Vec::new(),
+            Relation::StartedBy => {
+                loaded.keys().filter(|unit| !ran.contains(unit) && !is_down(unit, loaded)).cloned().collect()
+            }
+            Relation::StoppedBy => ran.into_iter().filter(|unit| is_down(unit, loaded)).cloned().collect(),
+        };
+        let mut others = Vec::new();
+        for unit in changed.into_iter().filter(|unit| !ours.contains(unit)) {
+            let detail = self.system.detail(&unit);
+            let Some(detail) = self.note(detail) else { continue };
+            let by = match relation {
+                Relation::StartedBy => detail.started_by,
+                Relation::StoppedBy => detail.stopped_by,
+            };
+            others.push((unit, by));
+        }
+        let mut related = BTreeSet::new();
+        loop {
+            let is_related = |by: &[UnitName]| by.iter().any(|unit| ours.contains(unit) || related.contains(unit));
+            let (new, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, by)| is_related(by));
+            if new.is_empty() {
+                return related;
+            }
+            related.extend(new.into_iter().map(|(unit, _)| unit));
+            others = rest;
+        }
     }
 
     fn files_and_enablement(&mut self) {
@@ -166,15 +224,13 @@ impl Undoing<'_> {
     }
 
     fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
-        let others = self.system.take_other_jobs();
+        let mut others: BTreeSet<UnitName> = self.system.take_other_jobs().into_iter().collect();
         let snapshot = self.system.snapshot();
         let Some(now) = self.note(snapshot) else { return };
-        let down = |unit: &UnitName| {
-            now.get(unit).is_none_or(|state| matches!(state.active, Active::Inactive | Active::Failed))
-        };
+        others.extend(self.related(ours, &now, Relation::StoppedBy));
         let jobs: Vec<_> = others
             .into_iter()
-            .filter(|unit| !ours.contains(unit) && self.record.running.contains(unit) && down(unit))
+            .filter(|unit| !ours.contains(unit) && self.record.running.contains(unit) && is_down(unit, &now))
             .map(|unit| (unit, JobKind::Start))
             .collect();
         self.run(&jobs, "start");
@@ -194,6 +250,10 @@ impl Undoing<'_> {
             }
         }
     }
+}
+
+fn is_down(unit: &UnitName, loaded: &BTreeMap<UnitName, UnitState>) -> bool {
+    loaded.get(unit).is_none_or(|state| matches!(state.active, Active::Inactive | Active::Failed))
 }
 
 /// What a placement puts in place. Nothing that can be found is equal to what restores or removes.

@@ -139,6 +139,8 @@ impl Fake {
             restarts_itself: unit.detail.restarts_itself,
             triggers: unit.detail.triggers.clone(),
             is_triggered: unit.detail.is_triggered,
+            started_by: unit.detail.started_by.clone(),
+            stopped_by: unit.detail.stopped_by.clone(),
             invocation,
             changed_at: now,
             ..UnitDetail::inactive()

@@ -147,6 +147,11 @@ impl<'a> Properties<'a> {
         self.0.get(name).map(|value| value.items()).unwrap_or_default()
     }
 
+    /// The units in all of these properties.
+    fn units(&self, names: &[&str]) -> Vec<UnitName> {
+        names.iter().flat_map(|name| self.items(name)).filter_map(unit_name).collect()
+    }
+
     pub fn detail(&self) -> UnitDetail {
         let invocation = self.0.get("InvocationID").and_then(|value| value.bytes()).unwrap_or_default();
         let active = active(self.text("ActiveState"));
@@ -170,8 +175,10 @@ impl<'a> Properties<'a> {
             condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
             exit: self.exit(),
             last_failure: self.1.cloned(),
-            triggers: self.items("Triggers").iter().filter_map(unit_name).collect(),
+            triggers: self.units(&["Triggers"]),
             is_triggered: !self.items("TriggeredBy").is_empty(),
+            started_by: self.units(&["TriggeredBy", "WantedBy", "RequiredBy", "RequisiteOf", "BoundBy", "UpheldBy"]),
+            stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
         }
     }
 

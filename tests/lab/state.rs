@@ -1,0 +1,60 @@
+//! All of a host that a deployment can change, as text: to be taken before and after, and compared.
+
+use deptool_tests::lab::Host;
+
+/// Files and units. What the machine itself writes (users excepted: [`SCRIPT`] leaves them out, because they stay), and
+/// units that come and go with logins, are left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// A line per path in `/etc`: kind, mode, owner, group, target, SHA-256.
+    pub etc: String,
+    /// A line per unit that is not just inactive, and per unit file with its enablement.
+    pub units: String,
+    /// What says which deployment runs: links, claims, the branch, and whether the journal is at rest.
+    pub deptool: String,
+}
+
+const ETC: &str = r"
+    find /etc -xdev ! -name 'passwd*' ! -name 'shadow*' ! -name 'group*' ! -name 'gshadow*' ! -name '.pwd.lock' \
+        ! -name 'resolv.conf' ! -name 'ld.so.cache' ! -path /etc -printf '%p %y %m %U:%G %l\n' | LC_ALL=C sort
+    find /etc -xdev -type f ! -name 'passwd*' ! -name 'shadow*' ! -name 'group*' ! -name 'gshadow*' ! -name '.pwd.lock' \
+        ! -name 'resolv.conf' ! -name 'ld.so.cache' -exec sha256sum {} + | LC_ALL=C sort -k 2
+";
+const UNITS: &str = r"
+    systemctl list-units --all --plain --no-legend --full |
+        while read -r unit load active sub rest; do
+            case $unit in
+                *.scope|*.slice|*.device|user@*|user-runtime-dir@*|run-user-*|systemd-*) continue ;;
+            esac
+            case $active in inactive) ;; *) echo $unit $load $active $sub ;; esac
+        done | LC_ALL=C sort
+    systemctl list-unit-files --plain --no-legend --full | sed 's/ *$//' | grep -v '[.]scope ' | LC_ALL=C sort
+";
+const DEPTOOL: &str = r"
+    [ -d /var/lib/deptool/store ] || exit 0
+    cd /var/lib/deptool
+    find current previous apps generations trees incoming -maxdepth 2 ! -path 'trees/*/*' -printf '%p %y %l\n' 2>/dev/null |
+        LC_ALL=C sort
+    find host claims journal -size +0 -exec sha256sum {} + 2>/dev/null || true
+    cat store/HEAD
+    find store/refs/heads -type f -exec cat {} +
+";
+
+impl State {
+    #[track_caller]
+    pub fn of(host: &Host) -> State {
+        State { etc: host.sh(ETC), units: host.sh(UNITS), deptool: host.sh(DEPTOOL) }
+    }
+
+    /// Asserts that the host is as it was; says what is not.
+    #[track_caller]
+    pub fn assert_same(&self, host: &Host, when: &str) {
+        let now = State::of(host);
+        for (before, after) in [(&self.etc, &now.etc), (&self.units, &now.units), (&self.deptool, &now.deptool)] {
+            let gone: Vec<&str> = before.lines().filter(|line| !after.lines().any(|other| other == *line)).collect();
+            let new: Vec<&str> = after.lines().filter(|line| !before.lines().any(|other| other == *line)).collect();
+            let (gone, new) = (gone.join("\n- "), new.join("\n+ "));
+            assert!(before == after, "{when}: '{}' is not as it was\n- {gone}\n+ {new}", host.name);
+        }
+    }
+}
