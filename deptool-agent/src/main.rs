@@ -32,7 +32,7 @@ fn run() -> io::Result<()> {
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     let mut peer = Peer::new(input, output)?;
     let system = || -> Box<dyn System> {
-        if root == PathBuf::from("/") { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
+        if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
     };
     session::serve(&home, &mut peer, &system, &detach::detached);
     Ok(())

@@ -45,14 +45,17 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// Check out all apps for `generation`. Returns each app's checkout, and which of them were written now.
+/// Each app's checkout by its name below `trees/`, and the apps whose checkouts were written now.
+pub type Checkouts = (Vec<(AppName, String)>, BTreeSet<AppName>);
+
+/// Check out all apps for `generation`.
 pub fn check_out(
     home: &Home,
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
     tick: &mut dyn FnMut(),
-) -> Result<(Vec<(AppName, String)>, BTreeSet<AppName>), HostError> {
+) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
@@ -387,7 +390,8 @@ impl Deciding<'_> {
                 self.enable(unit, (file, state), is_running, can_tell, work);
             }
             Enablement::Release => {
-                return Ok(self.release_unit(unit, file, is_running, work));
+                self.release_unit(unit, file, is_running, work);
+                return Ok(());
             }
         }
         let job = match change.job {
