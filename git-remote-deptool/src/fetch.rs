@@ -21,6 +21,7 @@ use crate::{
     render::ago,
     session::{Mailbox, Session, SessionError},
     tracking::{HostLock, Projection},
+    transport,
 };
 
 /// How long each other remote may take to look for a commit.
@@ -97,6 +98,13 @@ pub struct Answer {
 fn ask(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Answer, RemoteError> {
     let failed = |source| RemoteError::Session { host: host.host.clone(), source };
     let place = remote.place(host)?;
+    if let transport::Target::Local(path) = &place
+        && !path.exists()
+    {
+        // A push makes it; who only asks gets no new directory.
+        let path = printable(path.as_os_str().as_encoded_bytes());
+        return Err(RemoteError::Text(format!("'{path}' does not exist")));
+    }
     let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), &mut |_| {});
     let (mut session, hello) = opened.map_err(failed)?;
     remote.heed(host, &hello)?;

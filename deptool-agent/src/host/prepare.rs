@@ -473,7 +473,13 @@ impl Deciding<'_> {
 
     fn check_account(&mut self, app: &AppName, database: Database, account: Option<&Account>) -> Result<(), HostError> {
         let Some(account) = account else { return Ok(()) };
-        if resolve(self.home, database, account)?.is_some() {
+        if let Some(id) = resolve(self.home, database, account)? {
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            let own = if database == Database::Passwd { uid.as_raw() } else { gid.as_raw() };
+            if !uid.is_root() && id != own {
+                let name = account.as_str();
+                self.problems.push(format!("{app}/manifest.json: only root can give a file to '{name}'"));
+            }
             return Ok(());
         }
         let snippets = self

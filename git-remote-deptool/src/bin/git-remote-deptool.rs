@@ -15,7 +15,10 @@ use deptool_agent::build::{BUILD_ID, VERSION};
 use git_remote_deptool::{
     cluster::Settings,
     git::{Environment, Repo},
-    helper::{End, serve},
+    helper::{
+        End,
+        serve::{chain, serve},
+    },
     remote::Remote,
     transport::{
         self, Connector,
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
         Ok(End::Finished) => ExitCode::SUCCESS,
         Ok(End::HungUp) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("fatal: {error:#}");
+            eprintln!("fatal: {}", chain(error.as_ref()));
             ExitCode::from(128)
         }
     }
