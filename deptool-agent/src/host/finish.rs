@@ -4,6 +4,11 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
+use rustix::{
+    fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat},
+    io::Errno,
+};
+
 use super::{
     attempts,
     claims::Claims,
@@ -189,12 +194,13 @@ fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
     Ok(trees)
 }
 
-/// Remove agents beyond those last used, by their time of installation or use; never the one that is running.
+/// Remove agents beyond those last used, never the one that is running. The time of each tells its last deployment.
 fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
     let bin = home.bin();
     if !bin.exists() {
         return Ok(());
     }
+    note_use(&bin.join(running))?;
     let mut agents = Vec::new();
     for name in names(&bin)? {
         let path = bin.join(&name);
@@ -209,4 +215,14 @@ fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
         remove_if_there(&path)?;
     }
     Ok(())
+}
+
+/// Give an agent today's time. One that is not there (a local root has none) needs none.
+fn note_use(agent: &Path) -> Result<(), HostError> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    match utimensat(CWD, agent, &times, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).during("set the time of", agent),
+    }
 }
