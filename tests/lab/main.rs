@@ -1,6 +1,7 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
 mod hosts;
+mod install;
 mod net;
 mod rollback;
 mod services;
