@@ -1,5 +1,6 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
+mod detach;
 mod hosts;
 mod install;
 mod net;
