@@ -1,4 +1,4 @@
-//! Computes the build id: what tells two builds from different sources apart, without Git.
+//! Computes the build id: what tells two builds from different sources apart, without Git. Has the agent linked small.
 
 use std::{
     env, fs, io,
@@ -9,17 +9,19 @@ use sha2::{Digest, Sha256};
 
 /// What both ends are made of, relative to the directory above this crate. A change to any of it gives another id, a
 /// change to tests or manuals does not.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "Cargo.lock",
     "Cargo.toml",
     "deptool-agent/Cargo.toml",
     "deptool-agent/build.rs",
+    "deptool-agent/small.ld",
     "deptool-agent/src",
     "git-remote-deptool/Cargo.toml",
     "git-remote-deptool/src",
 ];
 
 fn main() -> io::Result<()> {
+    println!("cargo:rustc-check-cfg=cfg(no_backtrace)");
     let this_crate = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let mut files = Vec::new();
     for source in SOURCES {
@@ -36,7 +38,32 @@ fn main() -> io::Result<()> {
     }
     files.sort();
     println!("cargo:rustc-env=DEPTOOL_BUILD_ID={}", digest(&files)?);
+    if is_shipped() {
+        link_small(&this_crate);
+    }
     Ok(())
+}
+
+/// Whether this is the agent that goes to hosts: static, in the profile `agent` (the one that is optimised for size), and
+/// linked by the linker that comes with Rust. Any other agent is only larger.
+fn is_shipped() -> bool {
+    let is = |variable: &str, value: &str| env::var_os(variable).is_some_and(|is| is == value);
+    let linker = env::var_os("RUSTC_LINKER").map(PathBuf::from).unwrap_or_default();
+    is("CARGO_CFG_TARGET_ENV", "musl") && is("OPT_LEVEL", "z") && linker.file_stem() == Some("rust-lld".as_ref())
+}
+
+/// What the linker can leave out. None of it is any use to a program that does not unwind and has no symbols.
+fn link_small(this_crate: &Path) {
+    let script = this_crate.join("small.ld");
+    println!("cargo:rerun-if-changed={}", script.display());
+    println!("cargo:rustc-link-arg-bins=--script={}", script.display());
+    // One copy of functions that are the same byte for byte, as instances of generic ones often are.
+    println!("cargo:rustc-link-arg-bins=--icf=all");
+    // Where the program has addresses in its data: a bit for each in place of 24 bytes.
+    println!("cargo:rustc-link-arg-bins=--pack-dyn-relocs=relr");
+    // main.rs has a function of libunwind's.
+    println!("cargo:rustc-link-arg-bins=--allow-multiple-definition");
+    println!("cargo:rustc-cfg=no_backtrace");
 }
 
 /// All files at and below `path`, each with the name under which it is hashed: the same on every platform.

@@ -32,7 +32,7 @@ fn run() -> io::Result<()> {
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     let mut peer = Peer::new(input, output)?;
     let system = || -> Box<dyn System> {
-        if root == PathBuf::from("/") { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
+        if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
     };
     session::serve(&home, &mut peer, &system, &detach::detached);
     Ok(())
@@ -78,5 +78,26 @@ mod detach {
             // SAFETY: SIG_IGN is no handler: no code of ours runs in signal context.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
+    }
+}
+
+#[cfg(no_backtrace)]
+mod no_backtrace {
+    //! std's panic message looks for the stack through a function of libunwind's. This one is linked in its place.
+    //!
+    //! An agent that goes to hosts has no symbols: a backtrace could name nothing. If nothing walks the stack, neither
+    //! std's reader of debug information nor libunwind is needed, a tenth of the agent.
+
+    use std::ffi::{c_int, c_void};
+
+    type Visit = extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+
+    const END_OF_STACK: c_int = 5;
+
+    // SAFETY: name and types are those of the Itanium C++ ABI, and the linker is told to take the first of two.
+    #[allow(unsafe_code)]
+    #[unsafe(no_mangle)]
+    extern "C" fn _Unwind_Backtrace(_visit: Visit, _argument: *mut c_void) -> c_int {
+        END_OF_STACK
     }
 }

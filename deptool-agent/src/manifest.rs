@@ -221,7 +221,11 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let Object(manifest) = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
-            key: crate::text::printable(error.path().to_string().as_bytes()),
+            // What is broken before its first key is broken as a whole.
+            key: match error.path().to_string().as_str() {
+                "?" => ".".into(),
+                key => crate::text::printable(key.as_bytes()),
+            },
             why: crate::text::printable(error.inner().to_string().as_bytes()),
         })?;
         json.end().map_err(|error| ManifestError { key: ".".into(), why: error.to_string() })?;

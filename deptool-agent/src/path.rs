@@ -31,6 +31,9 @@ impl TreePath {
         if bytes.len() > 4000 {
             return Err(bad(&bytes[..80], "it is too long"));
         }
+        if bytes.starts_with(b"/") {
+            return Err(bad(bytes, "it is not relative to the app"));
+        }
         for component in bytes.split(|b| *b == b'/') {
             check_component(component).map_err(|why| bad(bytes, why))?;
         }

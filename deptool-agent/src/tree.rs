@@ -29,8 +29,10 @@ pub enum TreeError {
     Missing { id: ObjectId },
     #[error("object {id} can't be read: {why}")]
     Unreadable { id: ObjectId, why: String },
-    #[error("in '{inside}': {source}")]
-    AppName { inside: String, source: NameError },
+    #[error("in the host's directory: {0}")]
+    AppName(NameError),
+    #[error("app '{app}' is there twice")]
+    AppTwice { app: AppName },
     #[error("in app '{app}': {source}")]
     Path { app: AppName, source: PathError },
     #[error("{app}/manifest.json: {source}")]
@@ -81,10 +83,11 @@ impl HostTree {
                 host.ignored.push(printable(&name));
                 continue;
             }
-            let name = AppName::parse(&name)
-                .map_err(|source| TreeError::AppName { inside: "the host's directory".into(), source })?;
+            let name = AppName::parse(&name).map_err(TreeError::AppName)?;
             let app = load_app(objects, &name, TreeId(id))?;
-            host.apps.insert(name, app);
+            if host.apps.insert(name.clone(), app).is_some() {
+                return Err(TreeError::AppTwice { app: name });
+            }
         }
         Ok(host)
     }
@@ -139,6 +142,7 @@ fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) 
 fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId) -> Result<App, TreeError> {
     let mut files = BTreeMap::new();
     walk(objects, name, tree.0, &mut Vec::new(), &mut files)?;
+    check_no_file_is_a_directory(name, &files)?;
     let manifest = match files.get(&TreePath::parse(b"manifest.json").expect("a valid path")) {
         None => Manifest::default(),
         Some(entry) => {
@@ -154,6 +158,20 @@ fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId) -> Result<App, Tre
         }
     };
     Ok(App { tree, files, manifest })
+}
+
+/// A hand-made tree can have a file and a directory of one name.
+fn check_no_file_is_a_directory(app: &AppName, files: &BTreeMap<TreePath, Entry>) -> Result<(), TreeError> {
+    for path in files.keys() {
+        for (at, _) in path.as_bytes().iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            if let Ok(above) = TreePath::parse(&path.as_bytes()[..at])
+                && files.contains_key(&above)
+            {
+                return Err(TreeError::Entry { app: app.clone(), path: above, why: "is there twice" });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Add everything below the directory `tree` to `files`. `above` is its path in components.
@@ -306,7 +324,7 @@ mod tests {
     fn a_tree_that_could_do_harm_is_refused_by_name() {
         let objects = Objects::default();
         for (files, expected) in [
-            (&[("current/x", "")][..], "in 'the host's directory': invalid app name 'current'"),
+            (&[("current/x", "")][..], "in the host's directory: invalid app name 'current'"),
             (&[("web/x@", "../y")], "in app 'web': invalid path 'x -> ../y': the link leaves its app"),
             (&[("web/x@", "/etc/passwd")], "in app 'web'"),
             (&[("web/.git/config", "")], "in app 'web': invalid path '.git'"),

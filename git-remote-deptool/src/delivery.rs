@@ -107,7 +107,7 @@ impl Delivery {
         }
         self.send_large(&mut session, &self.large)?;
         loop {
-            match session.next()? {
+            match session.event()? {
                 Event::Order(order) => self.obey(&mut session, order, permission)?,
                 Event::Response(response) => {
                     if let Some(outcome) = heard(response, tell)? {

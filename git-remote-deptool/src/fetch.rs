@@ -8,7 +8,7 @@ use std::{
 use deptool_agent::{
     id::{BlobId, CommitId},
     text::printable,
-    wire::{Deployed, Hello, Request, Response},
+    wire::{Deployed, Holder, Request, Response},
 };
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
@@ -42,10 +42,19 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
         Target::All => remote.settings.known_hosts()?,
     };
     let is_group = !matches!(remote.target, Target::Host(_));
+    // `git clone` aborts if the refs that it is about to make are there.
+    let is_clone = remote.tracking().is_unused()?;
     let mut refs = Vec::new();
     for host in hosts {
         let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
-        let Some(heard) = hear(remote, &host, options.verbosity)? else { continue };
+        let answer = ask(remote, &host, options.verbosity)?;
+        let heard = answer.heard.clone();
+        if is_clone {
+            remote.postponed.push((host.clone(), answer));
+        } else {
+            settle(remote, &host, &answer)?;
+        }
+        let Some(heard) = heard else { continue };
         let (cluster, object) = (&heard.deployed.cluster, heard.local.0);
         if is_group {
             let name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
@@ -60,10 +69,32 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
     Ok(refs)
 }
 
+/// Note what was heard in the course of a clone, which has made its own refs by now.
+pub fn note_postponed(remote: &mut Remote) -> Result<(), RemoteError> {
+    for (host, answer) in std::mem::take(&mut remote.postponed) {
+        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+        settle(remote, &host, &answer)?;
+    }
+    Ok(())
+}
+
 /// Ask one host what it runs, bring that home, and move the tracking ref to the truth.
 ///
 /// The caller holds the host's lock on this side.
 pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Heard>, RemoteError> {
+    let answer = ask(remote, host, verbosity)?;
+    settle(remote, host, &answer)?;
+    Ok(answer.heard)
+}
+
+/// What a host has said of itself. Its commit is here.
+#[derive(Debug)]
+pub struct Answer {
+    heard: Option<Heard>,
+    busy: Option<Holder>,
+}
+
+fn ask(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Answer, RemoteError> {
     let failed = |source| RemoteError::Session { host: host.host.clone(), source };
     let place = remote.place(host)?;
     let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), &mut |_| {});
@@ -78,8 +109,7 @@ pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option
         None => None,
     };
     session.close();
-    settle(remote, host, &hello, heard.as_ref())?;
-    Ok(heard)
+    Ok(Answer { heard, busy: hello.busy })
 }
 
 fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
@@ -100,7 +130,7 @@ fn bring_home(
     session: &mut Session,
     verbosity: u32,
 ) -> Result<CommitId, RemoteError> {
-    let mut source = FromHost { session };
+    let mut source = FromHost { session, is_sending: false };
     let found = projection::resolve(remote.repo.gix(), &host.host, deployed.commit, PATIENCE, &mut source)
         .map_err(|error| RemoteError::Text(crate::helper::serve::chain(&error)))?;
     let (tracking, short) = (remote.tracking(), deployed.commit.short());
@@ -129,8 +159,9 @@ fn bring_home(
 }
 
 /// What the host said is what is known of it. While it is at work its deployments stay in doubt.
-fn settle(remote: &Remote, host: &HostRemote, hello: &Hello, heard: Option<&Heard>) -> Result<(), RemoteError> {
+fn settle(remote: &Remote, host: &HostRemote, answer: &Answer) -> Result<(), RemoteError> {
     let tracking = remote.tracking();
+    let heard = answer.heard.as_ref();
     for cluster in tracking.clusters(host)?.into_keys() {
         if heard.is_none_or(|heard| heard.deployed.cluster != cluster) {
             tracking.remove(host, &cluster)?;
@@ -140,7 +171,7 @@ fn settle(remote: &Remote, host: &HostRemote, hello: &Hello, heard: Option<&Hear
         let by = printable(heard.deployed.by.as_bytes());
         tracking.set(host, &heard.deployed.cluster, heard.local, &format!("deptool: heard (deployed by {by})"))?;
     }
-    match &hello.busy {
+    match &answer.busy {
         Some(holder) => {
             let since = ago(deptool_agent::host::deploy::now() - holder.since);
             let by = printable(holder.by.as_bytes());
@@ -158,20 +189,39 @@ fn settle(remote: &Remote, host: &HostRemote, hello: &Hello, heard: Option<&Hear
 /// Objects that come over a session.
 struct FromHost<'a> {
     session: &'a mut Session,
+    /// A pack was asked for, and the message that ends it was not taken yet.
+    is_sending: bool,
+}
+
+impl FromHost<'_> {
+    /// Whoever has read a pack stops at its last byte: take what follows.
+    fn end_pack(&mut self) -> io::Result<()> {
+        while self.is_sending {
+            match self.session.receive().map_err(io::Error::other)? {
+                Response::Data(_) => {}
+                Response::End => self.is_sending = false,
+                _ => return Err(io::Error::other(SessionError::OutOfOrder)),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl HostObjects for FromHost<'_> {
     fn pack(&mut self, want: CommitId, have: &[CommitId]) -> io::Result<Box<dyn BufRead + '_>> {
+        self.end_pack()?;
         self.session.send(&Request::Export { want, have: have.to_vec() }).map_err(io::Error::other)?;
-        Ok(Box::new(BufReader::new(DataStream { session: self.session, left: None, pending: Vec::new(), at: 0 })))
+        self.is_sending = true;
+        Ok(Box::new(BufReader::new(DataStream { source: self, left: None, pending: Vec::new(), at: 0 })))
     }
 
     fn large_blob(&mut self, blob: BlobId) -> io::Result<Option<(u64, Box<dyn Read + '_>)>> {
+        self.end_pack()?;
         self.session.send(&Request::ExportBlob(blob)).map_err(io::Error::other)?;
         match self.session.receive().map_err(io::Error::other)? {
             Response::Blob { size: None } => Ok(None),
             Response::Blob { size: Some(size) } => {
-                let stream = DataStream { session: self.session, left: Some(size), pending: Vec::new(), at: 0 };
+                let stream = DataStream { source: self, left: Some(size), pending: Vec::new(), at: 0 };
                 Ok(Some((size, Box::new(stream))))
             }
             _ => Err(io::Error::other(SessionError::OutOfOrder)),
@@ -180,20 +230,20 @@ impl HostObjects for FromHost<'_> {
 }
 
 /// The bytes of data messages: as many as were announced, or up to the message that ends them.
-struct DataStream<'a> {
-    session: &'a mut Session,
+struct DataStream<'a, 'b> {
+    source: &'a mut FromHost<'b>,
     left: Option<u64>,
     pending: Vec<u8>,
     at: usize,
 }
 
-impl Read for DataStream<'_> {
+impl Read for DataStream<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.at == self.pending.len() {
             if self.left == Some(0) {
                 return Ok(0);
             }
-            match self.session.receive().map_err(io::Error::other)? {
+            match self.source.session.receive().map_err(io::Error::other)? {
                 Response::Data(bytes) => {
                     if let Some(left) = &mut self.left {
                         let too_much = || io::Error::other(SessionError::OutOfOrder);
@@ -203,6 +253,7 @@ impl Read for DataStream<'_> {
                 }
                 Response::End if self.left.is_none() => {
                     self.left = Some(0);
+                    self.source.is_sending = false;
                 }
                 _ => return Err(io::Error::other(SessionError::OutOfOrder)),
             }

@@ -34,11 +34,15 @@ pub struct Remote {
     pub sink: Sink,
     /// What was done, for the line below Git's table.
     pub summary: Option<Summary>,
+    /// What was heard of hosts and could not be noted yet.
+    pub postponed: Vec<(HostRemote, fetch::Answer)>,
 }
 
 /// What a push has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
+    /// `deployed to` or `removed from`.
+    pub what: &'static str,
     pub hosts: Vec<HostName>,
     pub took: Duration,
 }
@@ -137,7 +141,9 @@ impl Backend for Remote {
         let began = Instant::now();
         let deployed = push::push(self, batch, options, report)?;
         if !deployed.is_empty() {
-            self.summary = Some(Summary { hosts: deployed, took: began.elapsed() });
+            let removes = batch.branches().any(|(command, _)| command.is_delete());
+            let what = if removes { "removed from" } else { "deployed to" };
+            self.summary = Some(Summary { what, hosts: deployed, took: began.elapsed() });
         }
         Ok(())
     }
@@ -148,9 +154,10 @@ impl Backend for Remote {
     }
 
     fn finish(&mut self, options: &Options) -> Result<(), RemoteError> {
-        if let Some(Summary { hosts, took }) = self.summary.take().filter(|_| options.verbosity > 0) {
+        fetch::note_postponed(self)?;
+        if let Some(Summary { what, hosts, took }) = self.summary.take().filter(|_| options.verbosity > 0) {
             let hosts = if hosts.len() == 1 { "1 host".into() } else { format!("{} hosts", hosts.len()) };
-            self.say(&format!("deployed to {hosts} in {:.2} s", took.as_secs_f64()));
+            self.say(&format!("{what} {hosts} in {:.2} s", took.as_secs_f64()));
         }
         Ok(())
     }

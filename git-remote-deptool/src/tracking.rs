@@ -34,7 +34,7 @@ use refs::Refs;
 use crate::{
     cluster::{HostRemote, Settings, Target, TrackingName},
     git::Repo,
-    helper::list::Knowledge,
+    helper::list::{Hearsay, Knowledge},
 };
 
 /// The refs of the operator's side.
@@ -176,7 +176,9 @@ impl<'r> Tracking<'r> {
 
     /// What there is to offer to a push to `target`.
     pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
-        let mut knowledge = Knowledge { hearsay: settings.hearsay, names: self.names()?, ..Knowledge::default() };
+        // Git knows too little of a shallow history to judge, and would say that it is behind.
+        let hearsay = if self.repo.gix().is_shallow().unwrap_or(true) { Hearsay::Doubted } else { settings.hearsay };
+        let mut knowledge = Knowledge { hearsay, names: self.names()?, ..Knowledge::default() };
         knowledge.names.extend(settings.cluster.clone());
         match target {
             Target::Host(host) => {
@@ -188,6 +190,11 @@ impl<'r> Tracking<'r> {
             Target::Group(..) | Target::All => (),
         }
         Ok(knowledge)
+    }
+
+    /// Whether the repository has no branch of its own or of another one: it is being cloned, or was just made.
+    pub fn is_unused(&self) -> Result<bool, TrackingError> {
+        Ok(self.refs.below("refs/heads/")?.is_empty() && self.refs.below("refs/remotes/")?.is_empty())
     }
 
     /// The short names of local branches and of remotes' branches, as far as they can be clusters.

@@ -1,3 +1,9 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
+mod bad_input;
+mod files;
 mod ground;
+mod history;
+mod lease;
+mod push;
+mod seen;

@@ -94,13 +94,7 @@ fn build_here() -> Result<PathBuf> {
 pub fn agent(platform: Platform) -> Result<PathBuf> {
     let target = platform.target();
     ensure_target(target)?;
-    let mut build = cargo_command();
-    build = build.args(["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", target]);
-    if std::env::consts::ARCH != "x86_64" {
-        // The linker that comes with Rust, as .cargo/config.toml has it for the other one.
-        build = build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
-    }
-    build.inherit()?;
+    cargo(&["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", target])?;
     Ok(target_dir()?.join(target).join(AGENT_PROFILE).join("deptool-agent"))
 }
 

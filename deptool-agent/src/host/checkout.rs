@@ -31,6 +31,8 @@ struct Seen {
     path: TreePath,
     size: u64,
     modified: (i64, i64),
+    /// Of the inode: nobody can set it, as they can the other one.
+    changed: (i64, i64),
     inode: u64,
     mode: u32,
     owner: (u32, u32),
@@ -44,6 +46,7 @@ impl Seen {
             // A directory's size is the file system's business.
             size: if meta.is_dir() { 0 } else { meta.len() },
             modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
             inode: meta.ino(),
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
@@ -208,10 +211,17 @@ fn record_path(home: &Home, name: &str) -> PathBuf {
 /// Record what the checkout `name` is now, so that it can be used again.
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
-    let mut seen = Vec::new();
-    look_below(&directory, &mut Vec::new(), &mut seen).during("look at", &directory)?;
+    let seen = look(&directory).during("look at", &directory)?;
     let bytes = rmp_serde::to_vec(&seen).map_err(|error| HostError::Unfit(error.to_string()))?;
     replace_file(&record_path(home, name), &bytes)
+}
+
+/// Everything in a checkout, in the order of the paths.
+fn look(directory: &Path) -> io::Result<Vec<Seen>> {
+    let mut seen = Vec::new();
+    look_below(directory, &mut Vec::new(), &mut seen)?;
+    seen.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(seen)
 }
 
 fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io::Result<()> {
@@ -236,9 +246,8 @@ fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io
 fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let bytes = read_if_there(&record_path(home, name)).ok()??;
     let seen: Vec<Seen> = rmp_serde::from_slice(&bytes).ok()?;
-    let directory = home.trees().join(name);
-    let same = |was: &Seen| Seen::look(&was.path, &directory.join(was.path.as_path())).is_ok_and(|is| is == *was);
-    seen.iter().all(same).then_some(seen)
+    let now = look(&home.trees().join(name)).ok()?;
+    (now == seen).then_some(seen)
 }
 
 /// Remove the checkout `name` and its record.

@@ -78,6 +78,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Taken::Lock(lock) => lock,
         Taken::Busy(holder) => return Ok(Outcome::Busy(holder)),
     };
+    check_at_rest(home)?;
     session::make_instance(home)?;
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home, &store)?;
@@ -98,6 +99,17 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
     let running = Running { home, lock, peer, system, record: staged.record, windows: staged.windows };
     running.activate(request.verdict, &mut store)
+}
+
+/// Another agent may have been killed since this one looked: what it has begun is undone before anything else.
+fn check_at_rest(home: &Home) -> Result<(), HostError> {
+    let journal = super::home::read_if_there(&home.journal())?.unwrap_or_default();
+    if journal.is_empty() {
+        return Ok(());
+    }
+    Err(HostError::Unfit(
+        "another deployment was interrupted just now; it is undone when you fetch or push again".into(),
+    ))
 }
 
 /// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
@@ -247,9 +259,12 @@ fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {
 /// The last moment at which the deployment can be cancelled.
 fn may_go(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
     match request.go {
-        Go::AtOnce => match peer.receive_within(Duration::ZERO) {
-            Incoming::Silence | Incoming::Request(Request::Heartbeat) => !peer.is_lost(),
-            Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => false,
+        Go::AtOnce => loop {
+            match peer.receive_within(Duration::ZERO) {
+                Incoming::Request(Request::Heartbeat) => {}
+                Incoming::Silence => break !peer.is_lost(),
+                Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => break false,
+            }
         },
         Go::WhenTold => {
             lock.set_phase(Phase::Prepared);
@@ -272,8 +287,14 @@ struct Running<'a> {
 impl Running<'_> {
     fn activate(mut self, verdict: Verdict, store: &mut Store) -> Result<Outcome, HostError> {
         self.enter(Phase::Activating);
-        self.system.leave_session()?;
-        let mut journal = Journal::open(self.home, &self.record)?;
+        let left = self.system.leave_session().map_err(HostError::from);
+        let mut journal = match left.and_then(|()| Journal::open(self.home, &self.record)) {
+            Ok(journal) => journal,
+            Err(error) => {
+                Journal::discard(self.home)?;
+                return discard(self.home, Outcome::Refused { why: error.to_string() });
+            }
+        };
         let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
         match result {

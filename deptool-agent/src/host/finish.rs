@@ -4,10 +4,7 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
-use rustix::{
-    fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
 use super::{
     attempts,
@@ -28,6 +25,8 @@ use crate::{
 const KEPT_GENERATIONS: usize = 5;
 /// How many agents stay.
 const KEPT_AGENTS: usize = 3;
+/// The present, for [`utimensat`].
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 /// With more packs than this the store is repacked.
 const MANY_PACKS: usize = 50;
 
@@ -46,15 +45,18 @@ impl From<StoreError> for HostError {
 
 /// Make everything agree with the deployment of `record`, which has its verdict.
 pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
+    // What is deployed is never there without the directory that it is deployed from.
+    if let Target::Commit(_) = record.to {
+        replace_file(&home.host_name(), record.host.as_str().as_bytes())?;
+    }
     set_refs(record, store)?;
     record.claims.save(home)?;
     match record.previous {
         Some(number) => replace_link(&home.previous(), &format!("generations/{number}"))?,
         None => remove_if_there(&home.previous())?,
     }
-    match record.to {
-        Target::Commit(_) => replace_file(&home.host_name(), record.host.as_str().as_bytes())?,
-        Target::Nothing => remove_if_there(&home.host_name())?,
+    if record.to == Target::Nothing {
+        remove_if_there(&home.host_name())?;
     }
     attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
     clear_siblings(home, record)?;
@@ -85,8 +87,10 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     let log = LogEntry { name, email, seconds: record.when, message: "deptool: deployed" };
     match record.to {
         Target::Commit(commit) => {
-            let there = store.deployed()?;
-            if there != Some((record.cluster.clone(), commit)) {
+            // A ref that was damaged when the machine went down is written again, too.
+            let is_set =
+                matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
+            if !is_set {
                 store.set_deployed(&record.cluster, Expected::Any, &commit, log)?;
             }
         }
@@ -194,16 +198,20 @@ fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
     Ok(trees)
 }
 
-/// Remove agents beyond those last used, never the one that is running. The time of each tells its last deployment.
+/// Remove agents beyond those that deployed last, by their times; never the one that is running.
 fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
     let bin = home.bin();
     if !bin.exists() {
         return Ok(());
     }
-    note_use(&bin.join(running))?;
     let mut agents = Vec::new();
     for name in names(&bin)? {
         let path = bin.join(&name);
+        if name == running {
+            // So that it counts as the last used when another one looks.
+            let now = Timestamps { last_access: NOW, last_modification: NOW };
+            utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", &path)?;
+        }
         let meta = fs::symlink_metadata(&path).during("look at", &path)?;
         if name.starts_with("deptool-agent-") && name != running && meta.is_file() {
             agents.push((meta.modified().during("look at", &path)?, path));
@@ -215,14 +223,4 @@ fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
         remove_if_there(&path)?;
     }
     Ok(())
-}
-
-/// Give an agent today's time. One that is not there (a local root has none) needs none.
-fn note_use(agent: &Path) -> Result<(), HostError> {
-    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-    let times = Timestamps { last_access: now, last_modification: now };
-    match utimensat(CWD, agent, &times, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error).during("set the time of", agent),
-    }
 }

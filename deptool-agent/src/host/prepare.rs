@@ -45,14 +45,17 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// Check out all apps for `generation`. Returns each app's checkout, and which of them were written now.
+/// Each app's checkout by its name below `trees/`, and the apps whose checkouts were written now.
+pub type Checkouts = (Vec<(AppName, String)>, BTreeSet<AppName>);
+
+/// Check out all apps for `generation`.
 pub fn check_out(
     home: &Home,
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
     tick: &mut dyn FnMut(),
-) -> Result<(Vec<(AppName, String)>, BTreeSet<AppName>), HostError> {
+) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
@@ -228,14 +231,23 @@ impl Deciding<'_> {
             )));
         }
         let found = place.as_ref().map_or(Ok(Found::Nothing), Place::found)?;
-        if change.change == Change::Remove { self.release(path, &found) } else { self.take(change, &found) }
+        if change.change == Change::Remove {
+            let has_backup = place.as_ref().map_or(Ok(false), |place| place.has(Sibling::Before))?;
+            self.release(path, &found, has_backup)
+        } else {
+            self.take(change, &found)
+        }
     }
 
-    fn release(&mut self, path: &OutsidePath, found: &Found) -> Result<Option<Placement>, HostError> {
+    fn release(&mut self, path: &OutsidePath, found: &Found, has_backup: bool) -> Result<Option<Placement>, HostError> {
         let Some(claim) = self.claims.paths.remove(path) else { return Ok(None) };
         let new = match claim.before {
             Before::Absent => New::Nothing,
-            Before::Kept => New::Before,
+            Before::Kept if has_backup => New::Before,
+            Before::Kept => {
+                self.notes.push(format!("what was at '{path}' before can't be put back: its backup is gone"));
+                New::Nothing
+            }
         };
         let Some(old) = self.old_of_claim(path, &claim, found)? else {
             return Ok((new == New::Before).then(|| Placement { path: path.clone(), new, old: Old::Nothing }));
@@ -378,7 +390,8 @@ impl Deciding<'_> {
                 self.enable(unit, (file, state), is_running, can_tell, work);
             }
             Enablement::Release => {
-                return Ok(self.release_unit(unit, file, is_running, work));
+                self.release_unit(unit, file, is_running, work);
+                return Ok(());
             }
         }
         let job = match change.job {

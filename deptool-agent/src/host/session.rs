@@ -139,12 +139,10 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
         return Ok(Recovery::Nothing);
     }
     let holder = Holder { by: "recovery".into(), phase: Phase::RollingBack, since: now() };
-    if read_if_there(&home.journal())?.is_none() {
-        // At rest, or somebody is preparing. Whoever deploys takes the lock then.
-        return Ok(match HostLock::take(home, holder) {
-            Ok(Taken::Busy(holder)) => Recovery::Busy(holder),
-            Ok(Taken::Lock(_)) | Err(_) => Recovery::Nothing,
-        });
+    let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
+    if is_clean(&home.journal())? && is_clean(&home.lock())? {
+        // At rest. Without taking the lock, or who only asks would get in the way of somebody who deploys.
+        return Ok(Recovery::Nothing);
     }
     let lock = match HostLock::take(home, holder)? {
         Taken::Lock(lock) => lock,
@@ -152,7 +150,7 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
     };
     match Journal::find(home)? {
         (Found::Nothing, _) | (_, None) => {
-            fs::write(home.journal(), b"").during("empty", &home.journal())?;
+            Journal::discard(home)?;
             finish::prune(home)?;
             Ok(Recovery::Nothing)
         }

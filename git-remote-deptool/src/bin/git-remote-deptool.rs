@@ -59,7 +59,6 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
     let variables = transport::Environment::from_iter(env::vars_os());
     let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
-    drop(config);
 
     let sink: Sink = Arc::new(Mutex::new(io::stderr()));
     let kind = if io::stderr().is_terminal() { Kind::Terminal } else { Kind::Pipe };
@@ -68,7 +67,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     connector.interrupted = interrupted().context("cannot handle signals")?;
 
     let connector = Arc::new(connector);
-    let mut remote = Remote { repo, settings, target, connector, sink, summary: None };
+    let mut remote = Remote { repo, settings, target, connector, sink, summary: None, postponed: Vec::new() };
     let mut output = io::stdout().lock();
     Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut remote)?)
 }

@@ -175,7 +175,8 @@ impl LockFile {
     }
 
     fn commit(&mut self, content: &[u8]) -> Result<()> {
-        let written = self.file.write_all(content).and_then(|()| self.file.sync_all());
+        // Not synced: the journal has the change too, and does it again if it is lost.
+        let written = self.file.write_all(content);
         written.and_then(|()| fs::rename(&self.lock, &self.path)).at("write", &self.path)?;
         self.held = false;
         Ok(())

@@ -1,0 +1,546 @@
+//! What bad input gets: a clear message as Git would write it, a status other than zero, and nothing changed anywhere.
+
+use std::fmt::Write as _;
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox, gits};
+
+use crate::seen::{at_rest, refs, shown, shows, state_of, unchanged, visible};
+
+/// A repository whose first commit runs on `web1`.
+struct Deployed<'a> {
+    sandbox: &'a Sandbox,
+    repo: Repo<'a>,
+    commit: String,
+}
+
+impl Deployed<'_> {
+    fn new(sandbox: &Sandbox) -> Deployed<'_> {
+        let repo = sandbox.repo("operator");
+        repo.write("web1/web/file", "1\n");
+        repo.add_root("web1");
+        let commit = repo.commit("One");
+        repo.git(&["push", "web1", "prod"]).ok();
+        Deployed { sandbox, repo, commit }
+    }
+
+    /// Pushes what must be refused, here and on a host that nothing was ever deployed to. Returns why.
+    #[track_caller]
+    fn refused(&self, args: &[&str]) -> String {
+        let (root, known) = (state_of(&self.sandbox.root("web1")), refs(&self.repo));
+        let run = self.repo.git(args).fails();
+        unchanged(&state_of(&self.sandbox.root("web1")), &root);
+        assert_eq!(refs(&self.repo), known, "{run}");
+        why(&run)
+    }
+
+    /// A commit with this directory of `web1`, on top of what runs. `host` has lines for `git mktree`, with NUL at their ends.
+    fn with_host(&self, host: &str) -> String {
+        let host = self.mktree(host);
+        let root = self.mktree(&format!("040000 tree {host}\tweb1\0"));
+        self.commit_of(&root)
+    }
+
+    fn commit_of(&self, root: &str) -> String {
+        self.repo.git(&["commit-tree", "-p", &self.commit, "-m", "By hand", root]).ok().line()
+    }
+
+    fn mktree(&self, entries: &str) -> String {
+        self.repo.command(&["mktree", "-z", "--missing"]).input(entries).run().unwrap().ok().line()
+    }
+
+    fn blob(&self, content: &str) -> String {
+        let hash = self.repo.command(&["hash-object", "-w", "--stdin"]).input(content);
+        hash.run().unwrap().ok().line()
+    }
+
+    /// A tree object that `git mktree` would not make.
+    fn raw_tree(&self, entries: &[(&str, &[u8], &str)]) -> String {
+        let mut bytes = Vec::new();
+        for (mode, name, id) in entries {
+            bytes.extend(mode.as_bytes());
+            bytes.push(b' ');
+            bytes.extend(*name);
+            bytes.push(0);
+            bytes.extend((0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()));
+        }
+        let hash = self.repo.command(&["hash-object", "-w", "-t", "tree", "--literally", "--stdin"]).input(bytes);
+        hash.run().unwrap().ok().line()
+    }
+
+    /// The refusal of a commit with this app on `web1`.
+    #[track_caller]
+    fn refused_app(&self, app: &str) -> String {
+        let commit = self.with_host(&format!("040000 tree {app}\tweb\0"));
+        self.refused(&["push", "web1", &format!("{commit}:prod")])
+    }
+}
+
+/// What is in the parentheses at the end of Git's line for the ref.
+#[track_caller]
+fn why(run: &Run) -> String {
+    let said = run.stderr();
+    let line = said.lines().find(|line| line.starts_with(" ! ")).unwrap_or_else(|| panic!("{run}"));
+    let (_, why) = line.split_once(" (").unwrap_or_else(|| panic!("{run}"));
+    why.strip_suffix(')').unwrap_or_else(|| panic!("{run}")).to_owned()
+}
+
+#[test]
+fn names_that_could_leave_their_directory_or_drive_a_terminal_are_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let blob = deployed.blob("x");
+    let long = "x".repeat(4096);
+    let mut seen = String::new();
+    for name in
+        [&b".."[..], b".", b".git", b".GIT", b"a\nb", b"a\x1b[31m", b"\x7f", b"a/b", b"\xc2\x9b", long.as_bytes()]
+    {
+        let app = deployed.raw_tree(&[("100644", name, &blob)]);
+        let why = deployed.refused_app(&app).replace(&long[..80], "<80 x>");
+        writeln!(seen, "{why}").unwrap();
+    }
+    crate::seen::same(
+        &seen,
+        "\
+web1: in app 'web': invalid path '..': '.' and '..' are not allowed
+web1: in app 'web': invalid path '.': '.' and '..' are not allowed
+web1: in app 'web': invalid path '.git': '.git' is not allowed
+web1: in app 'web': invalid path '.GIT': '.git' is not allowed
+web1: in app 'web': invalid path 'a\\nb': control characters are not allowed
+web1: in app 'web': invalid path 'a\\x1b[31m': control characters are not allowed
+web1: in app 'web': invalid path '\\x7f': control characters are not allowed
+web1: in app 'web': invalid path 'a/b': '/' is not allowed
+web1: in app 'web': invalid path '\\x9b': control characters are not allowed
+web1: in app 'web': invalid path '<80 x>': it is too long
+",
+    );
+}
+
+#[test]
+fn a_nul_in_a_name_is_not_what_it_seems() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let blob = deployed.blob("x");
+    // The name ends at the NUL; what follows is taken for an id, and the rest for garbage.
+    let app = deployed.raw_tree(&[("100644", b"a\0b", &blob)]);
+    let why = deployed.refused_app(&app);
+    assert!(why.starts_with("web1: object ") && why.contains("can't be read"), "{why}");
+}
+
+#[test]
+fn app_names_that_mean_something_else_are_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let app = deployed.mktree(&format!("100644 blob {}\tfile\0", deployed.blob("x")));
+    let mut seen = String::new();
+    for name in ["current", "previous", ".", "..", ".git", ".hidden", "-x", "a\nb"] {
+        let host = deployed.raw_tree(&[("40000", name.as_bytes(), &app)]);
+        let root = deployed.mktree(&format!("040000 tree {host}\tweb1\0"));
+        let commit = deployed.commit_of(&root);
+        writeln!(seen, "{}", deployed.refused(&["push", "web1", &format!("{commit}:prod")])).unwrap();
+    }
+    crate::seen::same(
+        &seen,
+        "\
+web1: in the host's directory: invalid app name 'current': the name is reserved
+web1: in the host's directory: invalid app name 'previous': the name is reserved
+web1: in the host's directory: invalid app name '.': '.' and '..' are not allowed
+web1: in the host's directory: invalid app name '..': '.' and '..' are not allowed
+web1: in the host's directory: invalid app name '.git': '.git' is not allowed
+web1: in the host's directory: invalid app name '.hidden': it may not begin with '.' or '-'
+web1: in the host's directory: invalid app name '-x': it may not begin with '.' or '-'
+web1: in the host's directory: invalid app name 'a\\nb': control characters are not allowed
+",
+    );
+}
+
+#[test]
+fn one_name_twice_is_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let (one, two) = (deployed.blob("one"), deployed.blob("two"));
+    let files = deployed.raw_tree(&[("100644", b"x", &one), ("100644", b"x", &two)]);
+    assert_eq!(deployed.refused_app(&files), "web1: 'web/x' is there twice");
+    let both = deployed.raw_tree(&[("100644", b"x", &one), ("40000", b"x", &files[..])]);
+    assert!(deployed.refused_app(&both).ends_with("is there twice"));
+    let inner = deployed.mktree(&format!("100644 blob {one}\ty\0"));
+    let both = deployed.raw_tree(&[("100644", b"x", &one), ("40000", b"x", &inner)]);
+    assert_eq!(deployed.refused_app(&both), "web1: 'web/x' is there twice");
+    let host = deployed.raw_tree(&[("40000", b"web", &inner), ("40000", b"web", &deployed.mktree(""))]);
+    let root = deployed.mktree(&format!("040000 tree {host}\tweb1\0"));
+    let commit = deployed.commit_of(&root);
+    let why = deployed.refused(&["push", "web1", &format!("{commit}:prod")]);
+    assert_eq!(why, "web1: app 'web' is there twice");
+}
+
+#[test]
+fn submodules_and_links_out_of_their_app_are_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let mut seen = String::new();
+    let submodule = deployed.mktree(&format!("160000 commit {}\tsub\0", deployed.commit));
+    writeln!(seen, "{}", deployed.refused_app(&submodule)).unwrap();
+    for target in ["/etc/passwd", "../other/file", "a/../../..", "", "a/\n"] {
+        let link = deployed.mktree(&format!("120000 blob {}\tlink\0", deployed.blob(target)));
+        writeln!(seen, "{}", deployed.refused_app(&link)).unwrap();
+    }
+    crate::seen::same(
+        &seen,
+        "\
+web1: 'web/sub' is a submodule; commit its files instead
+web1: in app 'web': invalid path 'link -> /etc/passwd': the link leaves its app (its target is absolute)
+web1: in app 'web': invalid path 'link -> ../other/file': the link leaves its app
+web1: in app 'web': invalid path 'link -> a/../../..': '..' may only begin a link's target
+web1: in app 'web': invalid path 'link -> ': the link has no usable target
+web1: in app 'web': invalid path 'link -> a/\\n': control characters are not allowed
+",
+    );
+}
+
+#[test]
+fn manifests_that_can_not_be_meant_are_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let file = deployed.blob("x");
+    let mut seen = String::new();
+    for manifest in [
+        "{",
+        "[]",
+        r#"{"systemd": [[]]}"#,
+        r#"{"files": {"file": ["0600"]}}"#,
+        r#"{"units": []}"#,
+        r#"{"systemd": {"enabled": []}}"#,
+        r#"{"systemd": {"units_enabled": "x.service"}}"#,
+        r#"{"systemd": {"units_enabled": ["../x.service"]}}"#,
+        r#"{"systemd": {"on_change": {"x.service": "kill"}}}"#,
+        r#"{"symlinks": {"/etc/x": "../other/file"}}"#,
+        r#"{"symlinks": {"/etc/x": "/etc/passwd"}}"#,
+        r#"{"symlinks": {"/etc/x": "missing"}}"#,
+        r#"{"symlinks": {"etc/x": "file"}}"#,
+        r#"{"symlinks": {"/etc/../x": "file"}}"#,
+        r#"{"symlinks": {"/var/lib/deptool/x": "file"}}"#,
+        r#"{"symlinks": {"/etc/systemd/system/x.service": "file"}}"#,
+        r#"{"symlinks": {"/etc/sysusers.d/x.conf": "file"}}"#,
+        r#"{"symlinks": {"/etc/x": "file", "/etc/x": "file"}}"#,
+        r#"{"symlinks": {"/lib/x": "file", "/usr/lib/x": "file"}}"#,
+        r#"{"files": {"file": {"mode": "4755"}}}"#,
+        r#"{"files": {"file": {"mode": 420}}}"#,
+        r#"{"files": {"file": {"owner": "a b"}}}"#,
+        r#"{"files": {"missing": {"mode": "0600"}}}"#,
+        r#"{"settle": {"x.service": "long"}}"#,
+    ] {
+        let entries = format!("100644 blob {file}\tfile\0100644 blob {}\tmanifest.json\0", deployed.blob(manifest));
+        let app = deployed.mktree(&entries);
+        let why = deployed.refused_app(&app);
+        let why = why.split_once(" at line 1 ").map_or(why.as_str(), |(why, _)| why);
+        writeln!(seen, "{manifest}\n    {why}").unwrap();
+    }
+    crate::seen::same(&seen, MANIFESTS);
+}
+
+const MANIFESTS: &str = r#"{
+    web1: web/manifest.json: .: EOF while parsing an object
+[]
+    web1: web/manifest.json: .: invalid type: sequence, expected an object
+{"systemd": [[]]}
+    web1: web/manifest.json: systemd: invalid type: sequence, expected an object
+{"files": {"file": ["0600"]}}
+    web1: web/manifest.json: files.file: invalid type: sequence, expected an object
+{"units": []}
+    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`
+{"systemd": {"enabled": []}}
+    web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change`
+{"systemd": {"units_enabled": "x.service"}}
+    web1: web/manifest.json: systemd.units_enabled: invalid type: string "x.service", expected a sequence
+{"systemd": {"units_enabled": ["../x.service"]}}
+    web1: web/manifest.json: systemd.units_enabled[0]: invalid unit name '../x.service': only letters, digits and ':-_.\@' are allowed
+{"systemd": {"on_change": {"x.service": "kill"}}}
+    web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `restart`
+{"symlinks": {"/etc/x": "../other/file"}}
+    web1: web/manifest.json: symlinks./etc/x: invalid path '../other/file': '.' and '..' are not allowed
+{"symlinks": {"/etc/x": "/etc/passwd"}}
+    web1: web/manifest.json: symlinks./etc/x: invalid path '/etc/passwd': it is not relative to the app
+{"symlinks": {"/etc/x": "missing"}}
+    web1: web/manifest.json: symlinks./etc/x: 'missing' is not in the app
+{"symlinks": {"etc/x": "file"}}
+    web1: web/manifest.json: symlinks.etc/x: invalid path 'etc/x': it is not absolute
+{"symlinks": {"/etc/../x": "file"}}
+    web1: web/manifest.json: symlinks./etc/../x: invalid path '/etc/../x': '.' and '..' are not allowed
+{"symlinks": {"/var/lib/deptool/x": "file"}}
+    web1: web/manifest.json: symlinks: invalid path '/var/lib/deptool/x': it is deptool's own directory
+{"symlinks": {"/etc/systemd/system/x.service": "file"}}
+    web1: web/manifest.json: symlinks: invalid path '/etc/systemd/system/x.service': put the file into the app's 'systemd/' directory instead
+{"symlinks": {"/etc/sysusers.d/x.conf": "file"}}
+    web1: web/manifest.json: symlinks: invalid path '/etc/sysusers.d/x.conf': put the file into the app's 'sysusers/' directory instead
+{"symlinks": {"/etc/x": "file", "/etc/x": "file"}}
+    web1: web/manifest.json: symlinks: '/etc/x' is named twice
+{"symlinks": {"/lib/x": "file", "/usr/lib/x": "file"}}
+    web1: '/usr/lib/x' is claimed by 'web/file' and by 'web/file'
+{"files": {"file": {"mode": "4755"}}}
+    web1: web/manifest.json: files.file.mode: set-user-id, set-group-id and sticky bits are not supported
+{"files": {"file": {"mode": 420}}}
+    web1: web/manifest.json: files.file.mode: invalid type: integer `420`, expected a string
+{"files": {"file": {"owner": "a b"}}}
+    web1: web/manifest.json: files.file.owner: it is no valid user or group name
+{"files": {"missing": {"mode": "0600"}}}
+    web1: web/manifest.json: files: 'missing' is not in the app
+{"settle": {"x.service": "long"}}
+    web1: web/manifest.json: settle.x.service: a length of time is written as "5s", "200ms" or "1min", an hour at most
+"#;
+
+#[test]
+fn a_path_that_two_apps_claim_is_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let (file, manifest) = (deployed.blob("x"), deployed.blob(r#"{"symlinks": {"/etc/x": "file"}}"#));
+    let app = deployed.mktree(&format!("100644 blob {file}\tfile\0100644 blob {manifest}\tmanifest.json\0"));
+    let commit = deployed.with_host(&format!("040000 tree {app}\ta\0040000 tree {app}\tb\0"));
+    let why = deployed.refused(&["push", "web1", &format!("{commit}:prod")]);
+    assert_eq!(why, "web1: '/etc/x' is claimed by 'a/file' and by 'b/file'");
+}
+
+#[test]
+fn files_beside_hosts_and_beside_apps_are_ignored_with_a_note() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    deployed.repo.write("README", "about");
+    deployed.repo.write("web1/NOTES", "about web1");
+    deployed.repo.write("web1/web/file", "2\n");
+    let two = deployed.repo.commit("Two");
+    let run = deployed.repo.git(&["push", "web1", "prod"]).ok();
+    let expected = "note: 'README' at the top of the tree is no host: it is ignored\n\
+                    note: 'web1/NOTES' is beside the apps: it is not deployed\n\
+                    To deptool::DIR/roots/web1\n   <one>..<two>  prod -> prod\ndeployed to 1 host in N s";
+    shows(&sandbox, &run, &[("one", &deployed.commit), ("two", &two)], expected);
+    at_rest(&sandbox, "web1", Some(&two));
+}
+
+#[test]
+fn a_tree_without_the_hosts_directory_is_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    deployed.repo.remove("web1");
+    deployed.repo.write("web2/web/file", "2\n");
+    deployed.repo.commit("Two");
+    let expected = "the tree has no directory 'web1'; to remove everything from the host, push ':prod'";
+    assert_eq!(deployed.refused(&["push", "web1", "prod"]), expected);
+    deployed.repo.write("web1", "a file of this name");
+    deployed.repo.commit("Three");
+    assert_eq!(deployed.refused(&["push", "web1", "prod"]), expected);
+}
+
+#[test]
+fn only_one_branch_can_be_deployed() {
+    for git in gits() {
+        let sandbox = Sandbox::with_git(&git);
+        let deployed = Deployed::new(&sandbox);
+        deployed.repo.write("web1/web/file", "2\n");
+        deployed.repo.commit("Two");
+        deployed.repo.git(&["branch", "staging"]).ok();
+        deployed.repo.git(&["tag", "v1"]).ok();
+        deployed.repo.git(&["tag", "-a", "-m", "Version 2", "v2"]).ok();
+        let mut seen = String::new();
+        for refspecs in [
+            &["staging"][..],
+            &["prod:staging"],
+            &["v1"],
+            &["v2:refs/tags/v2"],
+            &["prod", "staging"],
+            &["prod:refs/notes/x"],
+            &["prod:refs/heads/a/b"],
+            &["prod^{tree}:refs/heads/prod"],
+            &["prod:refs/heads/-x"],
+        ] {
+            let args: Vec<&str> = ["push", "web1"].into_iter().chain(refspecs.iter().copied()).collect();
+            let root = state_of(&sandbox.root("web1"));
+            let known = refs(&deployed.repo);
+            let run = deployed.repo.git(&args).fails();
+            unchanged(&state_of(&sandbox.root("web1")), &root);
+            assert_eq!(refs(&deployed.repo), known);
+            let said = shown(&sandbox, &run, &[]);
+            let lines = said.lines().filter(|line| line.starts_with(" ! ") || line.starts_with("fatal"));
+            writeln!(seen, "{}\n{}", refspecs.join(" "), lines.collect::<Vec<_>>().join("\n")).unwrap();
+        }
+        crate::seen::same(&seen, ONE_BRANCH);
+        // A tag's commit can be deployed, to the branch.
+        deployed.repo.git(&["push", "web1", "v2^{}:prod"]).ok();
+    }
+}
+
+const ONE_BRANCH: &str = "\
+staging
+ ! [remote rejected] staging -> staging ('web1' belongs to cluster 'prod', not 'staging')
+prod:staging
+ ! [remote rejected] prod -> staging ('web1' belongs to cluster 'prod', not 'staging')
+v1
+ ! [remote rejected] v1 -> v1 (a tag can't be deployed; push a branch)
+v2:refs/tags/v2
+ ! [remote rejected] v2 -> v2 (a tag can't be deployed; push a branch)
+prod staging
+ ! [remote rejected] prod -> prod (a host belongs to one cluster: push one branch at a time)
+ ! [remote rejected] staging -> staging (a host belongs to one cluster: push one branch at a time)
+prod:refs/notes/x
+ ! [remote rejected] prod -> refs/notes/x (only branches can be deployed)
+prod:refs/heads/a/b
+ ! [remote rejected] prod -> a/b (invalid cluster name 'a/b': only letters, digits and '.-_+' are allowed)
+prod^{tree}:refs/heads/prod
+ ! [remote rejected] prod^{tree} -> prod ('prod^{tree}' is a tree; only a commit can be deployed)
+prod:refs/heads/-x
+ ! [remote rejected] prod -> -x (invalid cluster name '-x': it may not begin with '.' or '-')
+";
+
+#[test]
+fn an_unrelated_history_is_refused() {
+    for git in gits() {
+        let sandbox = Sandbox::with_git(&git);
+        let deployed = Deployed::new(&sandbox);
+        deployed.repo.git(&["checkout", "--quiet", "--orphan", "other"]).ok();
+        deployed.repo.write("web1/web/file", "2\n");
+        deployed.repo.commit("Another beginning");
+        assert_eq!(deployed.refused(&["push", "web1", "other:prod"]), "non-fast-forward");
+    }
+}
+
+#[test]
+fn two_remotes_for_one_host_are_an_error() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    deployed.repo.add_remote("again", &format!("deptool::{}", sandbox.root("web1").display()));
+    deployed.repo.write("web1/web/file", "2\n");
+    deployed.repo.commit("Two");
+    let root = state_of(&sandbox.root("web1"));
+    for args in [&["push", "web1", "prod"][..], &["push", "again", "prod"], &["fetch", "web1"], &["ls-remote", "again"]]
+    {
+        let run = deployed.repo.git(args).fails();
+        run.says("remotes 'again' and 'web1' are both for host 'web1'; remove one of them");
+        unchanged(&state_of(&sandbox.root("web1")), &root);
+    }
+}
+
+#[test]
+fn a_host_that_is_deployed_from_another_directory_is_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    deployed.repo.git(&["config", "remote.web1.deptoolHost", "web9"]).ok();
+    deployed.repo.write("web9/web/file", "2\n");
+    deployed.repo.commit("Two");
+    let why = deployed.refused(&["push", "web1", "prod"]);
+    assert_eq!(why, "the host is deployed from directory 'web1', not 'web9'");
+    let run = deployed.repo.git(&["fetch", "web1"]).fails();
+    run.says("the host is deployed from directory 'web1', not 'web9'; set remote.<name>.deptoolHost to 'web1'");
+}
+
+#[test]
+fn a_repository_of_sha_256_is_refused() {
+    for git in gits() {
+        let sandbox = Sandbox::with_git(&git);
+        let root = sandbox.root("web1");
+        sandbox.command("git").args(["init", "-q", "-b", "prod", "--object-format=sha256", "op"]).run().unwrap().ok();
+        let repo = sandbox.repo_at(sandbox.dir().join("op"));
+        repo.write("web1/web/file", "1\n");
+        repo.commit("One");
+        repo.add_root("web1");
+        for args in [&["push", "web1", "prod"][..], &["fetch", "web1"]] {
+            repo.git(args).fails().says("SHA-256");
+        }
+        assert_eq!(state_of(&root).len(), 1, "nothing was made");
+    }
+}
+
+#[test]
+fn a_conflict_with_what_is_on_the_host_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let root = sandbox.root("web1");
+    std::fs::create_dir_all(root.join("etc/dir")).unwrap();
+    std::fs::write(root.join("etc/taken"), "somebody else's").unwrap();
+    let links = r#"{"symlinks": {"/etc/taken": "file", "/etc/dir": "file", "/etc/free/x": "file"}}"#;
+    deployed.repo.write("web1/web/manifest.json", links);
+    deployed.repo.commit("Two");
+    let before = visible(&root);
+    let run = deployed.repo.git(&["push", "web1", "prod"]).code(1);
+    let expected = "'/etc/dir' is a directory on the host: remove it there; \
+                    '/etc/taken' exists and differs from 'web/file': remove it on the host, or make the two equal";
+    assert_eq!(why(&run), expected);
+    unchanged(&visible(&root), &before);
+    assert_eq!(deployed.repo.id("web1/prod"), deployed.commit);
+    at_rest(&sandbox, "web1", Some(&deployed.commit));
+}
+
+#[test]
+fn a_first_push_that_is_refused_leaves_no_deployment_behind() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.root("web1");
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::write(root.join("etc/taken"), "somebody else's").unwrap();
+    let repo = sandbox.repo("operator");
+    repo.add_root("web1");
+    repo.write("web1/web/file", "1\n");
+    repo.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/taken": "file"}}"#);
+    repo.commit("One");
+    let before = visible(&root);
+    repo.git(&["push", "web1", "prod"]).code(1).says("'/etc/taken' exists and differs");
+    unchanged(&visible(&root), &before);
+    at_rest(&sandbox, "web1", None);
+    assert_eq!(repo.id_if_any("refs/remotes/web1/prod"), None);
+}
+
+#[test]
+fn an_option_that_does_not_exist_is_refused() {
+    for git in gits() {
+        let sandbox = Sandbox::with_git(&git);
+        let deployed = Deployed::new(&sandbox);
+        deployed.repo.write("web1/web/file", "2\n");
+        deployed.repo.commit("Two");
+        assert_eq!(deployed.refused(&["push", "-o", "chekc", "web1", "prod"]), "unknown push option 'chekc'");
+        assert_eq!(deployed.refused(&["push", "--signed", "web1", "prod"]), "signed pushes are not supported");
+    }
+}
+
+#[test]
+fn addresses_that_name_no_host_are_refused() {
+    let sandbox = Sandbox::new();
+    let deployed = Deployed::new(&sandbox);
+    let mut seen = String::new();
+    for url in
+        ["deptool::", "deptool::@nobody", "deptool::-oProxyCommand=x", "deptool::all", "deptool::a b", "deptool::/"]
+    {
+        let run = deployed.repo.git(&["push", url, "prod"]).fails();
+        writeln!(seen, "{url}\n    {}", shown(&sandbox, &run, &[]).lines().next().unwrap_or_default()).unwrap();
+    }
+    crate::seen::same(&seen, ADDRESSES);
+}
+
+const ADDRESSES: &str = "\
+deptool::
+    fatal: invalid address '': it is empty
+deptool::@nobody
+    fatal: there is no group 'nobody'; set deptool.group.nobody to the names of its hosts
+deptool::-oProxyCommand=x
+    fatal: invalid address '-oProxyCommand=x': invalid host name '-oProxyCommand=x': \
+only letters, digits, '.', '-' and '_' are allowed
+deptool::all
+    fatal: a host can't be named 'all'
+deptool::a b
+    fatal: invalid address 'a b': invalid host name 'a b': only letters, digits, '.', '-' and '_' are allowed
+deptool::/
+    fatal: '/' can't be the name of a directory; set remote.<name>.deptoolHost to the host's directory
+";
+
+#[test]
+fn a_root_that_can_not_be_is_refused() {
+    let sandbox = Sandbox::new();
+    let repo = sandbox.repo("operator");
+    repo.write("web1/web/file", "1\n");
+    repo.commit("One");
+    std::fs::write(sandbox.dir().join("roots/web1"), "a file").unwrap();
+    let url = format!("deptool::{}/roots/web1", sandbox.dir().display());
+    let refused =
+        |url: &str| why(&repo.git(&["push", url, "prod"]).code(1)).replace(&sandbox.dir().display().to_string(), "DIR");
+    assert_eq!(refused(&url), "can't use the root directory 'DIR/roots/web1': not a directory");
+    let url = format!("deptool::{}/roots/none/web1", sandbox.dir().display());
+    assert_eq!(
+        refused(&url),
+        "can't use the root directory 'DIR/roots/none/web1': No such file or directory (os error 2)"
+    );
+}

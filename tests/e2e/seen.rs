@@ -1,0 +1,172 @@
+//! What a test compares: what was shown, and all that a root or a repository has.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+/// All that a program has shown, with what differs from run to run replaced: the sandbox's path by `DIR`, lengths of
+/// time by `N`, and ids by the names that they are given here.
+pub fn shown(sandbox: &Sandbox, run: &Run, names: &[(&str, &str)]) -> String {
+    let mut text = format!("{}{}", run.stdout(), run.stderr());
+    text = text.replace(&sandbox.dir().display().to_string(), "DIR");
+    for (name, id) in names {
+        for length in [40, 10, 7] {
+            text = text.replace(&id[..length], &format!("<{name}>"));
+        }
+    }
+    let lines = text.lines().map(|line| without_times(line.trim_end()));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// `in 0.12 s` -> `in N s`, `3 s ago` -> `N s ago`, `since 0 s` -> `since N s`.
+fn without_times(line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    let mut out = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let is_number = word.parse::<f64>().is_ok();
+        let is_time =
+            words.get(at + 1).is_some_and(|unit| ["s", "min", "h"].contains(&unit.trim_end_matches([',', ';'])));
+        out.push(if is_number && is_time { "N" } else { word });
+    }
+    out.join(" ")
+}
+
+/// Asserts that two texts are equal, and shows both if not.
+#[track_caller]
+pub fn same(actual: &str, expected: &str) {
+    assert!(actual == expected, "--- actual\n{actual}\n--- expected\n{expected}\n---");
+}
+
+/// Asserts what was shown by a program, see [`shown`].
+#[track_caller]
+pub fn shows(sandbox: &Sandbox, run: &Run, names: &[(&str, &str)], expected: &str) {
+    same(&shown(sandbox, run, names), expected);
+}
+
+/// Everything below a directory: paths, kinds, modes, times of modification, contents. Compare with [`unchanged`].
+#[must_use]
+pub fn state_of(dir: &Path) -> Vec<String> {
+    let mut out = Vec::new();
+    walk(dir, dir, &mut out, &|_| true);
+    out
+}
+
+/// As [`state_of`], but of what the host's own records are there is only what a deployment would change: a host that
+/// has refused one may have objects of it, and a state directory.
+#[must_use]
+pub fn visible(dir: &Path) -> Vec<String> {
+    let mut out = Vec::new();
+    let own = dir.join("var/lib/deptool");
+    let shown = ["current", "previous", "apps", "claims", "journal", "attempts", "trees", "generations"];
+    let is_shown = |path: &Path| match path.strip_prefix(&own) {
+        Ok(below) => shown.iter().any(|name| below.starts_with(name)) && !below.starts_with("journal"),
+        Err(_) => !own.starts_with(path),
+    };
+    walk(dir, dir, &mut out, &|path| own.starts_with(path) || is_shown(path));
+    out.retain(|line| !line.starts_with("\"var") || line.contains("deptool/"));
+    walk(dir, &own.join("store/refs/heads"), &mut out, &|_| true);
+    out.retain(|line| !line.ends_with(" 40755") && !line.ends_with(" 40700"));
+    out
+}
+
+/// Asserts that two states are equal, and shows what is different if not.
+#[track_caller]
+pub fn unchanged(now: &[String], before: &[String]) {
+    let only = |these: &[String], others: &[String], sign: &str| {
+        let lines = these.iter().filter(|line| !others.contains(line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    assert!(now == before, "changed:\n{}{}", only(before, now, "-"), only(now, before, "+"));
+}
+
+fn walk(root: &Path, at: &Path, out: &mut Vec<String>, wanted: &dyn Fn(&Path) -> bool) {
+    let Ok(meta) = at.symlink_metadata() else { return };
+    if !wanted(at) {
+        return;
+    }
+    let shown = at.strip_prefix(root).unwrap();
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        out.push(format!("{shown:?} -> {:?}", std::fs::read_link(at).unwrap()));
+    } else if kind.is_dir() {
+        out.push(format!("{shown:?} {:o}", meta.mode()));
+        let mut names: Vec<_> = std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        for name in names {
+            walk(root, &at.join(name), out, wanted);
+        }
+    } else {
+        let content = std::fs::read(at).unwrap();
+        let is_text = content.len() < 1000 && content.iter().all(|byte| *byte == b'\n' || (b' '..127).contains(byte));
+        let text = if is_text { format!("{:?}", String::from_utf8_lossy(&content)) } else { hash(&content) };
+        // Whoever has looked for who is at work has touched the lock.
+        let time = if at.ends_with("deptool/lock") { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+        out.push(format!("{shown:?} {:o} {time:?} {text}", meta.mode()));
+    }
+}
+
+fn hash(content: &[u8]) -> String {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = std::hash::DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("{} bytes, {:x}", content.len(), hasher.finish())
+}
+
+/// All refs of a repository.
+pub fn refs(repo: &Repo<'_>) -> String {
+    repo.git(&["for-each-ref", "--format=%(refname) %(objectname)"]).ok().stdout()
+}
+
+/// Asserts what holds of every root at rest (see DESIGN: I1, I3): one commit runs, and nothing is half done.
+#[track_caller]
+pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
+    let own = sandbox.root(root).join("var/lib/deptool");
+    let tree = sandbox.tree(root);
+    assert_eq!(std::fs::read(own.join("journal")).unwrap_or_default(), b"", "the journal is empty at rest");
+    for line in tree.lines() {
+        for leftover in ["deptool-new", "deptool-undo", "incoming", ".lock"] {
+            assert!(!line.split(" -> ").next().unwrap().ends_with(leftover), "{line} is left over\n{tree}");
+        }
+    }
+    let store = own.join("store");
+    let refs = git(sandbox, &store, &["for-each-ref", "--format=%(objectname)", "refs/heads"]);
+    assert_eq!(refs.trim(), commit.unwrap_or(""), "the branch names what runs");
+    let Ok(current) = std::fs::read_link(own.join("current")) else {
+        assert_eq!(commit, None, "nothing is current\n{tree}");
+        return;
+    };
+    let generation = own.join(&current);
+    let noted = std::fs::read_to_string(generation.join(".commit")).unwrap();
+    assert_eq!(noted.trim(), commit.unwrap_or("none"), "the generation is that of the commit");
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().file_name()).collect());
+        let mut names: Vec<std::ffi::OsString> = entries.unwrap_or_default();
+        names.retain(|name| name != ".commit");
+        names.sort();
+        names.into_iter().map(|name| name.into_string().unwrap()).collect()
+    };
+    assert_eq!(names(&own.join("apps")), names(&generation), "each app has a stable path\n{tree}");
+    git(sandbox, &store, &["fsck", "--strict", "--no-dangling"]);
+    let Some(commit) = commit else { return };
+    // What is checked out is what the commit has.
+    for app in names(&generation) {
+        let checkout = std::fs::canonicalize(generation.join(&app)).unwrap();
+        let index = sandbox.dir().join("tmp/index");
+        let _ = std::fs::remove_file(&index);
+        let at = |args: &[&str]| {
+            let run = sandbox.command("git").dir(&checkout).env("GIT_DIR", &store).env("GIT_WORK_TREE", &checkout);
+            run.env("GIT_INDEX_FILE", &index).args(args).run().unwrap().stdout()
+        };
+        let host = std::fs::read_to_string(own.join("host")).unwrap();
+        at(&["read-tree", &format!("{commit}:{host}/{app}")]);
+        at(&["update-index", "-q", "--refresh"]);
+        same(&at(&["diff-files", "--name-status"]), "");
+        same(&at(&["ls-files", "--others"]), "");
+    }
+}
+
+fn git(sandbox: &Sandbox, dir: &Path, args: &[&str]) -> String {
+    sandbox.command("git").arg("--git-dir").arg(dir).args(args).run().unwrap().ok().stdout()
+}
