@@ -206,9 +206,12 @@ fn never_arrived(error: &SessionError) -> bool {
     let SessionError::Connect(error) = error else { return false };
     match error {
         ConnectError::Unreachable(why) => {
-            const BEFORE_CONNECTED: [&str; 6] = [
+            const BEFORE_CONNECTED: [&str; 9] = [
                 "connect to host ",
                 "Could not resolve hostname",
+                "banner exchange",
+                "Unable to negotiate with ",
+                "stdio forwarding failed",
                 "Permission denied (",
                 "Host key verification failed",
                 "kex_exchange_identification",
