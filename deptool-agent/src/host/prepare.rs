@@ -1,10 +1,7 @@
 //! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
 //! every action is decided.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 use super::{
     checkout::{self, Contents, Earlier},
@@ -39,8 +36,6 @@ pub struct Prepared {
     /// The ledger as it is after the deployment.
     pub claims: Claims,
     pub running: Vec<UnitName>,
-    /// How long each unit that is started must not fail, where the manifest says so.
-    pub windows: BTreeMap<UnitName, Duration>,
     /// For the operator.
     pub notes: Vec<String>,
 }
@@ -102,11 +97,9 @@ pub fn decide(
         return Err(HostError::Unfit(deciding.problems.join("; ")));
     }
     let Deciding { claims, notes, .. } = deciding;
-    let windows = sides.wants.enabled.iter().chain(&sides.wants.watched);
-    let windows = windows.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).collect();
     let running = units.running.clone();
     let actions = in_order(sides, generations, units, outside, own);
-    Ok(Prepared { actions, claims, running, windows, notes })
+    Ok(Prepared { actions, claims, running, notes })
 }
 
 /// What is to be done with units.

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use super::*;
 use crate::system::{
-    settle::{Failure, read_journals, settle},
+    settle::{Deadline, Failure, Watch, read_journals},
     verdict::Started,
 };
 
@@ -33,7 +33,8 @@ fn deploy(systemd: &mut Systemd, jobs: &[(&str, JobKind)]) -> Result<(), Vec<Fai
         jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
             (unit.clone(), Started { kind: *kind, job, ended, before, window: None })
         });
-    settle(systemd, started.collect(), LIMIT, &mut || ())
+    let deadline = Deadline::after(systemd, LIMIT);
+    Watch::new(started.collect()).settle(systemd, deadline, &mut || ())
 }
 
 /// Deploy a unit, and compare what is said of it: a part of why it failed, or nothing. Returns how long it took.
