@@ -67,7 +67,14 @@ pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostErro
 pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Outcome {
     match try_deploy(home, request, peer, system) {
         Ok(outcome) => outcome,
-        Err(error) => Outcome::Refused { why: error.to_string() },
+        Err(error) => refusal(error),
+    }
+}
+
+fn refusal(error: HostError) -> Outcome {
+    match error {
+        HostError::Refused { why, details } => Outcome::Refused { why, details },
+        error => Outcome::refused(error.to_string()),
     }
 }
 
@@ -92,13 +99,13 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     let staged = match stage(home, request, &mut store, peer, system) {
         Ok(Staged::Ready(staged)) => staged,
         Ok(Staged::Gone) => return discard(home, Outcome::Cancelled),
-        Err(error) => return discard(home, Outcome::Refused { why: error.to_string() }),
+        Err(error) => return discard(home, refusal(error)),
     };
     if !may_go(request, &mut lock, peer) {
         return discard(home, Outcome::Cancelled);
     }
     if system.is_stopping() {
-        return discard(home, Outcome::Refused { why: "the host is shutting down".into() });
+        return discard(home, Outcome::refused("the host is shutting down"));
     }
     let running = Running { home, lock, peer, system, record: staged.record, expectations: staged.expectations };
     running.activate(request.verdict, &mut store)
@@ -237,12 +244,14 @@ fn stage(
     };
     checkout::write_generation(home, generation, &commit, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
-    let prepared = prepare::decide(home, &sides, &claims, (current, generation), &checkouts, &fresh, system)?;
+    let staged = prepare::Staged { home, sides: &sides, generations: (current, generation), checkouts: &checkouts };
+    let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
+    let said = prepare::checks::run(&staged, system, &mut || peer.tick())?;
     if let Target::Commit(id) = request.target {
         store.set_target(&id)?;
     }
     let Prepared { actions, claims, running, notes } = prepared;
-    for note in notes {
+    for note in notes.into_iter().chain(said) {
         peer.send(&Response::Note(note));
     }
     let record = Record {
@@ -317,7 +326,7 @@ impl Running<'_> {
             Ok(journal) => journal,
             Err(error) => {
                 Journal::discard(self.home)?;
-                return discard(self.home, Outcome::Refused { why: error.to_string() });
+                return discard(self.home, refusal(error));
             }
         };
         let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));

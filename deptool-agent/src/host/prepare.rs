@@ -1,7 +1,7 @@
 //! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
 //! every action is decided.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     checkout::{self, Contents, Earlier},
@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod accounts;
+pub mod checks;
 mod outside;
 mod units;
 
@@ -32,6 +33,23 @@ pub struct Sides<'a> {
     pub had: &'a Wanted,
     pub wants: &'a Wanted,
     pub plan: &'a HostPlan,
+}
+
+/// A generation that was written and that nothing refers to yet.
+pub struct Staged<'a> {
+    pub home: &'a Home,
+    pub sides: &'a Sides<'a>,
+    /// The generation that runs, and the new one.
+    pub generations: (Option<u32>, u32),
+    /// Each app's checkout.
+    pub checkouts: &'a [(AppName, String)],
+}
+
+impl Staged<'_> {
+    /// Where an app's file is.
+    fn file(&self, app: &AppName, file: &TreePath) -> PathBuf {
+        self.home.generation(self.generations.1).join(app.as_str()).join(file.as_path())
+    }
 }
 
 /// What *prepare* has found out.
@@ -75,18 +93,16 @@ pub fn earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<
 
 /// Decide every action. Reads the machine, changes nothing.
 pub fn decide(
-    home: &Home,
-    sides: &Sides<'_>,
+    staged: &Staged<'_>,
     claims: &Claims,
-    generations: (Option<u32>, u32),
-    checkouts: &[(AppName, String)],
     fresh: &BTreeSet<AppName>,
     system: &mut dyn System,
 ) -> Result<Prepared, HostError> {
+    let Staged { home, sides, generations, .. } = *staged;
     let mut deciding = Deciding {
+        staged,
         home,
         sides,
-        generation: generations.1,
         before: claims,
         claims: claims.clone(),
         notes: Vec::new(),
@@ -95,7 +111,7 @@ pub fn decide(
     };
     let units = deciding.units(system)?;
     let outside = deciding.outside()?;
-    let own = deciding.own(checkouts, fresh)?;
+    let own = deciding.own(fresh)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
         return Err(HostError::Unfit(deciding.problems.join("; ")));
@@ -154,18 +170,13 @@ fn is_idle(action: &Action) -> bool {
 }
 
 struct Deciding<'a> {
+    staged: &'a Staged<'a>,
     home: &'a Home,
     sides: &'a Sides<'a>,
-    generation: u32,
     before: &'a Claims,
     claims: Claims,
     notes: Vec<String>,
     /// Everything that speaks against the deployment: the operator sees all of it at once.
     problems: Vec<String>,
     made: BTreeSet<OutsidePath>,
-}
-impl Deciding<'_> {
-    fn staged(&self, app: &AppName, file: &TreePath) -> std::path::PathBuf {
-        self.home.generation(self.generation).join(app.as_str()).join(file.as_path())
-    }
 }

@@ -19,17 +19,8 @@ pub struct Failure {
     pub unit: UnitName,
     /// "exited with status 1 after 0.2 s", "timed out starting", "restarted 3 times", "not found" …
     pub why: String,
-    /// Its runs since its job, oldest first: their journal tells more, and [`read_journals`] gets it.
+    /// Its runs since its job, oldest first: their journal tells more. Reading it takes time: first undo the failure.
     pub invocations: Vec<String>,
-    /// The end of its journal, unfiltered. Empty until [`read_journals`].
-    pub journal: String,
-}
-
-/// Fill in what failed units wrote to the journal. Apart from [`Watch`] because it takes time: first undo the failure.
-pub fn read_journals(system: &mut dyn System, failures: &mut [Failure], lines: usize) {
-    for failure in failures {
-        failure.journal = system.journal_tail(&failure.unit, &failure.invocations, lines);
-    }
 }
 
 /// One unit under watch.
@@ -191,7 +182,7 @@ impl Watched {
             Some((by, _)) => format!("{why} (started by '{by}')"),
             None => why,
         };
-        Failure { unit: self.unit.clone(), why, invocations: self.invocations.clone(), journal: String::new() }
+        Failure { unit: self.unit.clone(), why, invocations: self.invocations.clone() }
     }
 }
 
@@ -305,16 +296,5 @@ mod tests {
         let result = Watch::new(vec![(unit("a.service"), started)]).settle(&mut fake, deadline, &mut || ticks += 1);
         assert_eq!(whys(result), ["a.service: has not settled within 90 s (running)"]);
         assert!(ticks >= 90);
-    }
-
-    #[test]
-    fn journals_are_read_when_asked_for() {
-        let mut fake = Fake::default();
-        fake.journal = "no such file\n".into();
-        fake.behave("a.service", Behaviour::FailsAtStart);
-        let mut failures = deploy(&mut fake, &["a.service"]).unwrap_err();
-        assert_eq!(failures[0].journal, "");
-        read_journals(&mut fake, &mut failures, 10);
-        assert_eq!(failures[0].journal, "no such file\n");
     }
 }

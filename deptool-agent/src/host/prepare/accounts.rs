@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::Deciding;
+use super::{Deciding, Staged};
 use crate::{
     action::Action,
     host::{
         home::HostError,
-        owners::{Database, is_declared, resolve},
+        owners::{self, Database, resolve},
     },
     manifest::{Account, FileAttributes, Mode},
     name::AppName,
@@ -18,13 +18,9 @@ use crate::{
 
 impl Deciding<'_> {
     /// Owners and modes of the checkouts that were written now.
-    pub(super) fn own(
-        &mut self,
-        checkouts: &[(AppName, String)],
-        fresh: &BTreeSet<AppName>,
-    ) -> Result<Vec<Action>, HostError> {
+    pub(super) fn own(&mut self, fresh: &BTreeSet<AppName>) -> Result<Vec<Action>, HostError> {
         let mut actions = Vec::new();
-        for (name, tree) in checkouts.iter().filter(|(name, _)| fresh.contains(name)) {
+        for (name, tree) in self.staged.checkouts.iter().filter(|(name, _)| fresh.contains(name)) {
             let Some(app) = self.sides.new.apps.get(name) else { continue };
             if app.manifest.files.is_empty() {
                 continue;
@@ -51,23 +47,23 @@ impl Deciding<'_> {
             }
             return Ok(());
         }
-        let snippets = self
-            .sides
-            .wants
-            .outside
-            .values()
-            .filter(|claim| matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _)));
-        for claim in snippets {
-            let path = self.staged(&claim.app, &claim.file);
-            let text = std::fs::read(&path).unwrap_or_default();
-            if is_declared(&String::from_utf8_lossy(&text), database, account) {
-                return Ok(());
-            }
+        if is_declared(self.staged, database, account) {
+            return Ok(());
         }
         let kind = if database == Database::Passwd { "user" } else { "group" };
         self.problems.push(format!("{app}/manifest.json: there is no {kind} '{}' on the host", account.as_str()));
         Ok(())
     }
+}
+
+/// Whether a sysusers snippet of any app makes `account`.
+pub(super) fn is_declared(staged: &Staged<'_>, database: Database, account: &Account) -> bool {
+    let snippets = staged.sides.wants.outside.values();
+    let mut snippets = snippets.filter(|claim| matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _)));
+    snippets.any(|claim| {
+        let text = std::fs::read(staged.file(&claim.app, &claim.file)).unwrap_or_default();
+        owners::is_declared(&String::from_utf8_lossy(&text), database, account)
+    })
 }
 
 /// A file's attributes with its mode spelled out: what the tree says where the manifest says nothing.

@@ -140,7 +140,7 @@ impl Deciding<'_> {
                 Ok((New::Link(target.clone()), Content::Link(target)))
             }
             ClaimKind::Copy(..) => {
-                let sha256 = digest_of(&self.staged(&claim.app, &claim.file))?;
+                let sha256 = digest_of(&self.staged.file(&claim.app, &claim.file))?;
                 let new = New::Copy { app: claim.app.clone(), file: claim.file.clone(), sha256: sha256.clone() };
                 Ok((new, Content::File(sha256)))
             }
@@ -152,7 +152,7 @@ impl Deciding<'_> {
         if found == ours {
             return Ok(true);
         }
-        let staged = self.staged(&change.app, &change.file);
+        let staged = self.staged.file(&change.app, &change.file);
         match found {
             Content::File(digest) if change.class == Class::Link && staged.is_file() => {
                 Ok(*digest == digest_of(&staged)?)
