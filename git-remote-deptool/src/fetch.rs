@@ -1,12 +1,14 @@
 //! Asking hosts what they run, and bringing it home.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Read},
     time::Duration,
 };
 
 use deptool_agent::{
     id::{BlobId, CommitId},
+    name::ClusterName,
     text::printable,
     wire::{Deployed, Holder, Request, Response},
 };
@@ -20,7 +22,7 @@ use crate::{
     remote::{Remote, RemoteError},
     render::ago,
     session::{Mailbox, Session, SessionError},
-    tracking::{HostLock, Projection},
+    tracking::{HostLock, Projection, Tracked},
     transport,
 };
 
@@ -53,7 +55,11 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
         if is_clone {
             remote.postponed.push((host.clone(), answer));
         } else {
+            let before = remote.tracking().clusters(&host)?;
             settle(remote, &host, &answer)?;
+            if options.verbosity > 0 {
+                say_news(remote, &host, &before, heard.as_ref());
+            }
         }
         let Some(heard) = heard else { continue };
         let (cluster, object) = (&heard.deployed.cluster, heard.local.0);
@@ -68,6 +74,22 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
         }
     }
     Ok(refs)
+}
+
+/// Say what was not known before. Git does not: it finds its tracking ref in place.
+fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, heard: Option<&Heard>) {
+    let Some(Heard { deployed, local: _ }) = heard else {
+        if !before.is_empty() {
+            remote.say(&format!("{}: nothing is deployed there any more", host.host));
+        }
+        return;
+    };
+    if before.get(&deployed.cluster).is_some_and(|known| known.real == deployed.commit) {
+        return;
+    }
+    let (cluster, short, by) = (&deployed.cluster, deployed.commit.short(), printable(deployed.by.as_bytes()));
+    let since = ago(deptool_agent::host::deploy::now() - deployed.when);
+    remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
 /// Note what was heard in the course of a clone, which has made its own refs by now.
