@@ -5,5 +5,7 @@ mod files;
 mod ground;
 mod history;
 mod lease;
+mod outside;
 mod push;
 mod seen;
+mod units;

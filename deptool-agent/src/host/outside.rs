@@ -46,6 +46,19 @@ pub enum Resolved {
     Missing(Vec<OutsidePath>),
 }
 
+impl Resolved {
+    /// Where `path`, which was resolved to this, really is. Two paths can be one place.
+    pub fn real(&self, path: &OutsidePath) -> PathBuf {
+        let name = Path::new(path.as_str()).file_name().unwrap_or_default();
+        match self {
+            Resolved::Place(place) => place.real.join(name),
+            Resolved::Missing(directories) => {
+                directories.last().map_or(PathBuf::new(), |directory| Path::new(directory.as_str()).join(name))
+            }
+        }
+    }
+}
+
 impl Place {
     /// Resolve the directory that holds `path`.
     pub fn resolve(home: &Home, path: &OutsidePath) -> Result<Resolved, HostError> {
@@ -59,14 +72,13 @@ impl Place {
                 Step::Link(target) => walk.follow(&target, &mut pending).map_err(|error| error.at(full))?,
                 Step::Missing => {
                     pending.push_front(name);
+                    check_outside(path, &walk.real())?;
                     return missing(&walk.real(), &pending);
                 }
             }
         }
         let real = walk.real();
-        if is_within(&real.to_string_lossy(), STATE_DIR) {
-            return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
-        }
+        check_outside(path, &real)?;
         let name = full.file_name().unwrap_or_default().to_owned();
         Ok(Resolved::Place(Place { directory: walk.into_directory(), real, name }))
     }
@@ -313,6 +325,13 @@ fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
             Err(error) => return Err(error),
         }
     }
+}
+
+fn check_outside(path: &OutsidePath, real: &Path) -> Result<(), HostError> {
+    if is_within(&real.to_string_lossy(), STATE_DIR) {
+        return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
+    }
+    Ok(())
 }
 
 /// The directories to make so that everything in `pending` below `real` is there.
