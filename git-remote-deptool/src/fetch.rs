@@ -38,7 +38,7 @@ pub struct Heard {
 }
 
 /// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
-pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, RemoteError> {
+pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = match &remote.target {
         Target::Host(host) => vec![host.clone()],
         Target::Group(_, hosts) => hosts.clone(),
@@ -47,13 +47,13 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
     let is_group = !matches!(remote.target, Target::Host(_));
     // `git clone` aborts if the refs that it is about to make are there.
     let is_clone = remote.tracking().is_unused()?;
-    let mut refs = Vec::new();
+    let (mut refs, mut postponed) = (Vec::new(), Postponed::default());
     for host in hosts {
         let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
         let answer = ask(remote, &host, options.verbosity)?;
         let heard = answer.heard.clone();
         if is_clone {
-            remote.postponed.push((host.clone(), answer));
+            postponed.0.push((host.clone(), answer));
         } else {
             let before = remote.tracking().clusters(&host)?;
             settle(remote, &host, &answer)?;
@@ -73,7 +73,7 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
             refs.push(Ref::Direct { full_ref_name: name, object });
         }
     }
-    Ok(refs)
+    Ok((refs, postponed))
 }
 
 /// Say what was not known before. Git does not: it finds its tracking ref in place.
@@ -93,8 +93,8 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
 }
 
 /// Note what was heard in the course of a clone, which has made its own refs by now.
-pub fn note_postponed(remote: &mut Remote) -> Result<(), RemoteError> {
-    for (host, answer) in std::mem::take(&mut remote.postponed) {
+pub fn note_postponed(remote: &Remote, postponed: Postponed) -> Result<(), RemoteError> {
+    for (host, answer) in postponed.0 {
         let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
         settle(remote, &host, &answer)?;
     }
@@ -110,9 +110,13 @@ pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option
     Ok(answer.heard)
 }
 
+/// What was heard of hosts, to be noted when Git is done with its own refs.
+#[derive(Debug, Default)]
+pub struct Postponed(Vec<(HostRemote, Answer)>);
+
 /// What a host has said of itself. Its commit is here.
 #[derive(Debug)]
-pub struct Answer {
+struct Answer {
     heard: Option<Heard>,
     busy: Option<Holder>,
 }
