@@ -59,7 +59,7 @@ impl FrameBuffer {
     }
 
     /// The next message if it is there as a whole.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = &self.bytes[self.taken..];
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
@@ -99,7 +99,7 @@ impl<R: Read> FrameReader<R> {
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            if let Some(message) = self.buffer.next()? {
+            if let Some(message) = self.buffer.take()? {
                 return Ok(Some(message));
             }
             match self.stream.read(&mut chunk) {

@@ -107,7 +107,7 @@ impl Delivery {
         }
         self.send_large(&mut session, &self.large)?;
         loop {
-            match session.next()? {
+            match session.event()? {
                 Event::Order(order) => self.obey(&mut session, order, permission)?,
                 Event::Response(response) => {
                     if let Some(outcome) = heard(response, tell)? {
@@ -208,9 +208,12 @@ fn never_arrived(error: &SessionError) -> bool {
     let SessionError::Connect(error) = error else { return false };
     match error {
         ConnectError::Unreachable(why) => {
-            const BEFORE_CONNECTED: [&str; 6] = [
+            const BEFORE_CONNECTED: [&str; 9] = [
                 "connect to host ",
                 "Could not resolve hostname",
+                "banner exchange",
+                "Unable to negotiate with ",
+                "stdio forwarding failed",
                 "Permission denied (",
                 "Host key verification failed",
                 "kex_exchange_identification",

@@ -30,8 +30,8 @@ pub struct Repo {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is none.
-    #[error("not a git repository")]
-    NotARepository(#[source] gix::Error),
+    #[error("not a git repository (or any of the parent directories)")]
+    NotARepository,
     /// Its ids are of another kind.
     #[error("repositories with SHA-256 object ids are not supported")]
     Sha256,
@@ -149,7 +149,7 @@ fn why_not(error: gix::Error) -> OpenError {
         // Of what gix checks when it opens a repository, only the object format is a matter of how it was built.
         OpenError::Sha256
     } else if error.is_not_found() {
-        OpenError::NotARepository(error)
+        OpenError::NotARepository
     } else {
         OpenError::Open(error)
     }

@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// The next message or order.
-    pub fn next(&mut self) -> Result<Event, SessionError> {
+    pub fn event(&mut self) -> Result<Event, SessionError> {
         loop {
             if let Some(event) = self.receive_within(HEARTBEAT)? {
                 return Ok(event);

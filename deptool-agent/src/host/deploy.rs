@@ -287,8 +287,14 @@ struct Running<'a> {
 impl Running<'_> {
     fn activate(mut self, verdict: Verdict, store: &mut Store) -> Result<Outcome, HostError> {
         self.enter(Phase::Activating);
-        self.system.leave_session()?;
-        let mut journal = Journal::open(self.home, &self.record)?;
+        let left = self.system.leave_session().map_err(HostError::from);
+        let mut journal = match left.and_then(|()| Journal::open(self.home, &self.record)) {
+            Ok(journal) => journal,
+            Err(error) => {
+                Journal::discard(self.home)?;
+                return discard(self.home, Outcome::Refused { why: error.to_string() });
+            }
+        };
         let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
         match result {

@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+
 use super::{
     attempts,
     claims::Claims,
@@ -23,6 +25,8 @@ use crate::{
 const KEPT_GENERATIONS: usize = 5;
 /// How many agents stay.
 const KEPT_AGENTS: usize = 3;
+/// The present, for [`utimensat`].
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 /// With more packs than this the store is repacked.
 const MANY_PACKS: usize = 50;
 
@@ -41,15 +45,18 @@ impl From<StoreError> for HostError {
 
 /// Make everything agree with the deployment of `record`, which has its verdict.
 pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
+    // What is deployed is never there without the directory that it is deployed from.
+    if let Target::Commit(_) = record.to {
+        replace_file(&home.host_name(), record.host.as_str().as_bytes())?;
+    }
     set_refs(record, store)?;
     record.claims.save(home)?;
     match record.previous {
         Some(number) => replace_link(&home.previous(), &format!("generations/{number}"))?,
         None => remove_if_there(&home.previous())?,
     }
-    match record.to {
-        Target::Commit(_) => replace_file(&home.host_name(), record.host.as_str().as_bytes())?,
-        Target::Nothing => remove_if_there(&home.host_name())?,
+    if record.to == Target::Nothing {
+        remove_if_there(&home.host_name())?;
     }
     attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
     clear_siblings(home, record)?;
@@ -191,7 +198,7 @@ fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
     Ok(trees)
 }
 
-/// Remove agents beyond those last used, by their time of installation or use; never the one that is running.
+/// Remove agents beyond those that deployed last, by their times; never the one that is running.
 fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
     let bin = home.bin();
     if !bin.exists() {
@@ -200,6 +207,11 @@ fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
     let mut agents = Vec::new();
     for name in names(&bin)? {
         let path = bin.join(&name);
+        if name == running {
+            // So that it counts as the last used when another one looks.
+            let now = Timestamps { last_access: NOW, last_modification: NOW };
+            utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", &path)?;
+        }
         let meta = fs::symlink_metadata(&path).during("look at", &path)?;
         if name.starts_with("deptool-agent-") && name != running && meta.is_file() {
             agents.push((meta.modified().during("look at", &path)?, path));

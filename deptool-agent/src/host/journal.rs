@@ -94,6 +94,11 @@ impl Journal {
         Ok(Journal { file, home: home.clone(), verdict_at })
     }
 
+    /// Empty a journal that was not written completely: nothing has happened yet.
+    pub fn discard(home: &Home) -> Result<(), HostError> {
+        std::fs::write(home.journal(), b"").during("empty", &home.journal())
+    }
+
     /// Look what the last deployment left behind.
     pub fn find(home: &Home) -> Result<(Found, Option<Journal>), HostError> {
         let path = home.journal();
@@ -116,8 +121,12 @@ impl Journal {
     /// The commit point: from here on the deployment is finished, whatever happens.
     pub fn keep(&mut self) -> Result<(), HostError> {
         let path = self.home.journal();
-        self.file.write_all_at(GOOD, self.verdict_at).during("write", &path)?;
-        self.file.sync_data().during("sync", &path)
+        let written = self.file.write_all_at(GOOD, self.verdict_at).and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            // Half a verdict must not be found by the next agent while this one is going back.
+            let _ = self.file.write_all_at(&[0; GOOD.len()], self.verdict_at).and_then(|()| self.file.sync_data());
+        }
+        written.during("write", &path)
     }
 
     /// The deployment is dealt with, and that is durable: at rest again.

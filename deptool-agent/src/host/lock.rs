@@ -3,12 +3,20 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
+    thread,
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 use super::home::{Context, Home, HostError};
 use crate::{outcome::Phase, wire::Holder};
+
+/// Nobody takes longer than this to say who it is.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The lock, held until it is dropped. Whatever changes the host takes it as a parameter.
 #[must_use]
@@ -25,25 +33,30 @@ pub enum Taken {
 }
 
 impl HostLock {
-    /// Take the lock for `holder`, or say who has it. Never waits.
+    /// Take the lock for `holder`, or say who has it. Waits only for one who has it and has not said who it is, for a
+    /// moment.
     pub fn take(home: &Home, holder: Holder) -> Result<Taken, HostError> {
         let path = home.lock();
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).during("open", &path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let mut lock = HostLock { file, holder };
-                lock.write_holder();
-                Ok(Taken::Lock(lock))
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(&path).during("open", &path)?;
+        let deadline = Instant::now() + A_MOMENT;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let mut lock = HostLock { file, holder };
+                    lock.write_holder();
+                    return Ok(Taken::Lock(lock));
+                }
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error).during("lock", &path),
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                // The holder writes without a lock against readers: half of it may be there.
-                let _ = file.read_to_string(&mut text);
-                let unknown = Holder { by: "somebody".into(), phase: Phase::Preparing, since: 0 };
-                Ok(Taken::Busy(serde_json::from_str(&text).unwrap_or(unknown)))
+            match read_holder(&mut file) {
+                Some(holder) => return Ok(Taken::Busy(holder)),
+                None if Instant::now() >= deadline => {
+                    return Ok(Taken::Busy(Holder { by: "somebody".into(), phase: Phase::Preparing, since: 0 }));
+                }
+                None => thread::sleep(Duration::from_millis(2)),
             }
-            Err(error) => Err(error).during("lock", &path),
         }
     }
 
@@ -59,6 +72,14 @@ impl HostLock {
         let _ = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&text));
         let _ = self.file.set_len(text.len() as u64);
     }
+}
+
+/// What the holder has written. It writes without regard to readers: half of it may be there.
+fn read_holder(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 impl Drop for HostLock {

@@ -108,7 +108,7 @@ impl Peer {
     pub fn receive_within(&mut self, wait: Duration) -> Incoming {
         let deadline = Instant::now() + wait;
         loop {
-            match self.buffer.next() {
+            match self.buffer.take() {
                 Ok(Some(request)) => return Incoming::Request(request),
                 Ok(None) => {}
                 Err(error) => return Incoming::Broken(error),

@@ -45,14 +45,17 @@ pub struct Prepared {
     pub notes: Vec<String>,
 }
 
-/// Check out all apps for `generation`. Returns each app's checkout, and which of them were written now.
+/// Each app's checkout by its name below `trees/`, and the apps whose checkouts were written now.
+pub type Checkouts = (Vec<(AppName, String)>, BTreeSet<AppName>);
+
+/// Check out all apps for `generation`.
 pub fn check_out(
     home: &Home,
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
     tick: &mut dyn FnMut(),
-) -> Result<(Vec<(AppName, String)>, BTreeSet<AppName>), HostError> {
+) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
@@ -407,7 +410,8 @@ impl Deciding<'_> {
                 self.enable(unit, (file, state), is_running, can_tell, work);
             }
             Enablement::Release => {
-                return Ok(self.release_unit(unit, file, is_running, work));
+                self.release_unit(unit, file, is_running, work);
+                return Ok(());
             }
         }
         let job = match change.job {
@@ -489,7 +493,13 @@ impl Deciding<'_> {
 
     fn check_account(&mut self, app: &AppName, database: Database, account: Option<&Account>) -> Result<(), HostError> {
         let Some(account) = account else { return Ok(()) };
-        if resolve(self.home, database, account)?.is_some() {
+        if let Some(id) = resolve(self.home, database, account)? {
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            let own = if database == Database::Passwd { uid.as_raw() } else { gid.as_raw() };
+            if !uid.is_root() && id != own {
+                let name = account.as_str();
+                self.problems.push(format!("{app}/manifest.json: only root can give a file to '{name}'"));
+            }
             return Ok(());
         }
         let snippets = self

@@ -150,7 +150,7 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
     };
     match Journal::find(home)? {
         (Found::Nothing, _) | (_, None) => {
-            fs::write(home.journal(), b"").during("empty", &home.journal())?;
+            Journal::discard(home)?;
             finish::prune(home)?;
             Ok(Recovery::Nothing)
         }

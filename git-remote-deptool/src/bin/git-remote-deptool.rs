@@ -13,9 +13,13 @@ use std::{
 use anyhow::{Context, bail};
 use deptool_agent::build::{BUILD_ID, VERSION};
 use git_remote_deptool::{
+    backend::Dialogue,
     cluster::Settings,
     git::{Environment, Repo},
-    helper::{End, serve},
+    helper::{
+        End,
+        serve::{chain, serve},
+    },
     remote::Remote,
     transport::{
         self, Connector,
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
         Ok(End::Finished) => ExitCode::SUCCESS,
         Ok(End::HungUp) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("fatal: {error:#}");
+            eprintln!("fatal: {}", chain(error.as_ref()));
             ExitCode::from(128)
         }
     }
@@ -59,7 +63,6 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
     let variables = transport::Environment::from_iter(env::vars_os());
     let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
-    drop(config);
 
     let sink: Sink = Arc::new(Mutex::new(io::stderr()));
     let kind = if io::stderr().is_terminal() { Kind::Terminal } else { Kind::Pipe };
@@ -68,9 +71,9 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     connector.interrupted = interrupted().context("cannot handle signals")?;
 
     let connector = Arc::new(connector);
-    let mut remote = Remote { repo, settings, target, connector, sink, summary: None, postponed: Vec::new() };
+    let mut dialogue = Dialogue::new(Remote { repo, settings, target, connector, sink });
     let mut output = io::stdout().lock();
-    Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut remote)?)
+    Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut dialogue)?)
 }
 
 /// Set once Ctrl-C was pressed. Git dies of it at once; we tell the hosts first, and get the signal twice.

@@ -136,10 +136,10 @@ fn a_linked_worktree_shares_the_common_directory() {
 fn what_is_no_repository_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let environment = Environment::new(dir.path().into(), [("GIT_DIR".into(), "none".into())]);
-    assert!(matches!(Repo::open(environment), Err(OpenError::NotARepository(_))));
+    assert!(matches!(Repo::open(environment), Err(OpenError::NotARepository)));
     // No GIT_DIR: looked for upwards.
     let environment = Environment::new(dir.path().into(), []);
-    assert!(matches!(Repo::open(environment), Err(OpenError::NotARepository(_))));
+    assert!(matches!(Repo::open(environment), Err(OpenError::NotARepository)));
     let scratch = Scratch::with_commits(1);
     assert!(Repo::open(Environment::new(scratch.path().join("web1/app"), [])).is_ok());
 }

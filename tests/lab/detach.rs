@@ -1,0 +1,272 @@
+//! Once activation has begun, the host finishes or goes back on its own, whatever becomes of the operator's side, of the
+//! login session or of the host itself. The next contact tells the truth.
+
+use std::time::Duration;
+
+use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::process::{Going, Pid, Signal, poll};
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::state::State;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Starts slowly, so that there is time to interfere, and as well or badly as the file says.
+const SLOW: &str = "\
+[Unit]
+After=nginx.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'touch /run/slow.begun; until [ -e /run/slow.go ]; do sleep 0.05; done; \
+exec /bin/sh /var/lib/deptool/apps/slow/current/verdict'
+
+[Install]
+WantedBy=multi-user.target
+";
+
+struct Stage {
+    lab: Lab,
+    sandbox: Sandbox,
+}
+
+impl Stage {
+    /// A host with the one deployment that came before. The login is one of the lab's users.
+    fn deployed(user: &str) -> Option<Stage> {
+        let lab = start_or_skip(&[HostSpec::new("web1")])?;
+        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
+        let operator = stage.sandbox.repo("operator");
+        operator.add_remote("web1", &format!("deptool::{user}@web1"));
+        operator.write("web1/slow/verdict", "exit 0\n");
+        operator.write("web1/slow/systemd/slow.service", SLOW);
+        operator.write("web1/slow/manifest.json", r#"{"systemd": {"units_enabled": ["slow.service"]}}"#);
+        operator.write("web1/old/systemd/old.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+        operator.write("web1/old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}}"#);
+        operator.write("web1/links/a", "a\n");
+        operator.write("web1/links/manifest.json", r#"{"symlinks": {"/etc/link": "a"}}"#);
+        operator.commit("What came before");
+        stage.host().sh("touch /run/slow.go; systemctl start nginx.service");
+        operator.git(&["push", "web1", "prod"]).ok();
+        stage.host().sh("rm /run/slow.go /run/slow.begun");
+        Some(stage)
+    }
+
+    fn operator(&self) -> Repo<'_> {
+        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
+    }
+
+    fn host(&self) -> &Host {
+        self.lab.host("web1")
+    }
+
+    /// Commits a change of everything, that will end with that status, and pushes it until activation waits for us.
+    /// Returns the push, and the commit.
+    fn under_way(&self, status: u8) -> (Going, String) {
+        let operator = self.operator();
+        operator.write("web1/slow/verdict", format!("# new\nexit {status}\n"));
+        operator.remove("web1/old");
+        operator.write(
+            "web1/new/systemd/new.service",
+            "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
+        );
+        operator.write("web1/new/systemd/nginx.service.d/new.conf", "[Service]\nEnvironment=NEW=1\n");
+        operator.write("web1/new/manifest.json", r#"{"systemd": {"units_enabled": ["new.service"]}}"#);
+        operator.write("web1/links/manifest.json", r#"{"symlinks": {"/etc/other/link": "a"}}"#);
+        let commit = operator.commit("Change everything");
+        let push = operator.command(&["push", "--verbose", "web1", "prod"]).start().unwrap();
+        self.wait_for("activation", || self.host().path("/etc/systemd/system/new.service").exists());
+        let begun = || self.host().run_in(&["test", "-e", "/run/slow.begun"]).is_ok_and(|run| run.success());
+        self.wait_for("the slow start", begun);
+        (push, commit)
+    }
+
+    fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        if let Err(error) = poll(what, LONG, || is_so().then_some(())) {
+            panic!("{error}\n{}", self.host().sh("ps ax; ls -l /var/lib/deptool; journalctl -b --no-pager -n 25"));
+        }
+    }
+
+    /// The host is at rest: nobody holds the lock, and the journal is empty.
+    fn wait_until_at_rest(&self) {
+        let script = "[ -s /var/lib/deptool/journal ] || [ -s /var/lib/deptool/lock ] || echo rest";
+        self.wait_for("the host at rest", || self.host().sh(script) == "rest");
+    }
+
+    /// What is heard of the host is what it runs; `git status` of it agrees.
+    #[track_caller]
+    fn fetch_tells(&self, commit: &str) {
+        let operator = self.operator();
+        let fetch = operator.git(&["fetch", "web1"]).ok();
+        assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{fetch}");
+        assert_eq!(
+            operator.git(&["ls-remote", "web1", "refs/heads/prod"]).ok().line(),
+            format!("{commit}\trefs/heads/prod")
+        );
+        let on_host = self.host().sh("cat /var/lib/deptool/store/refs/heads/prod");
+        assert_eq!(on_host, commit);
+        let unsettled = operator.git(&["for-each-ref", "refs/deptool/unsettled/"]).ok().line();
+        assert_eq!(unsettled, "");
+    }
+
+    /// All of the change is there.
+    #[track_caller]
+    fn assert_new(&self) {
+        let host = self.host();
+        for unit in ["new.service", "slow.service", "nginx.service"] {
+            assert_eq!(host.unit_state(unit), "active", "{unit}");
+        }
+        assert_eq!(host.unit_property("old.service", "LoadState"), "not-found");
+        assert_eq!(host.unit_property("nginx.service", "Environment"), "NEW=1");
+        assert_eq!(host.sh("cat /etc/other/link; ls -d /etc/link 2>/dev/null || true"), "a");
+    }
+}
+
+/// Ends the ssh of a push from outside, as the network would.
+fn kill_ssh(push: &Going) {
+    let ssh = below(push.pid()).into_iter().find(|pid| name(*pid) == "ssh").expect("the push has an ssh");
+    rustix::process::kill_process(ssh, Signal::KILL).unwrap();
+}
+
+fn kill_helper(push: &Going) {
+    let helper = below(push.pid()).into_iter().find(|pid| name(*pid).starts_with("git-remote-dept")).expect("a helper");
+    rustix::process::kill_process(helper, Signal::KILL).unwrap();
+}
+
+fn name(pid: Pid) -> String {
+    std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default().trim().to_owned()
+}
+
+/// A process's children, and theirs.
+fn below(parent: Pid) -> Vec<Pid> {
+    let mut found = vec![parent];
+    let mut at = 0;
+    while at < found.len() {
+        let raw = found[at].as_raw_nonzero();
+        let children = std::fs::read_to_string(format!("/proc/{raw}/task/{raw}/children")).unwrap_or_default();
+        found.extend(children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+        at += 1;
+    }
+    found
+}
+
+#[test]
+fn a_deployment_whose_login_ends_goes_on() {
+    let Some(stage) = Stage::deployed("core") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let (push, commit) = stage.under_way(0);
+    let hello = operator.git(&["fetch", "web1"]).ok();
+    hello.says("web1: Ada Operator <ada@example.org> has been activating for");
+    kill_ssh(&push);
+    host.sh("loginctl terminate-user core");
+    let gone = || host.sh("loginctl list-sessions --no-legend | grep -c core || true") == "0";
+    stage.wait_for("the end of the session", gone);
+    host.sh("touch /run/slow.go");
+    // The helper asks again, and hears how it ended.
+    push.wait().unwrap().ok().says("prod -> prod");
+    assert_eq!(operator.id("refs/remotes/web1/prod"), commit);
+    stage.wait_until_at_rest();
+    stage.assert_new();
+    stage.fetch_tells(&commit);
+    host.reboot().unwrap();
+    host.sh("touch /run/slow.go");
+    stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
+    stage.assert_new();
+}
+
+#[test]
+fn a_deployment_that_fails_after_its_login_has_ended_is_undone() {
+    for user in ["root", "core"] {
+        let Some(stage) = Stage::deployed(user) else { return };
+        let (operator, host) = (stage.operator(), stage.host());
+        let good = operator.id("prod");
+        let before = State::of(host);
+        let (push, _) = stage.under_way(7);
+        kill_ssh(&push);
+        host.sh(&format!("loginctl terminate-user {user} || true"));
+        host.sh("touch /run/slow.go; printf 'exit 0' >/run/verdict");
+        let push = push.wait().unwrap().fails().says("rolled back");
+        assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
+        stage.wait_until_at_rest();
+        before.assert_same(host, user);
+        stage.fetch_tells(&good);
+    }
+}
+
+#[test]
+fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
+    let Some(stage) = Stage::deployed("root") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let (push, commit) = stage.under_way(0);
+    kill_helper(&push);
+    push.wait().unwrap().fails();
+    // While it is at work, a second push is told who is.
+    operator.git(&["push", "web1", "prod"]).fails().says("Ada Operator").says("still under way");
+    host.sh("touch /run/slow.go");
+    stage.wait_until_at_rest();
+    stage.assert_new();
+    let unsettled = operator.git(&["for-each-ref", "refs/deptool/unsettled/"]).ok().line();
+    assert_ne!(unsettled, "");
+    stage.fetch_tells(&commit);
+    operator.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
+}
+
+#[test]
+fn a_host_that_loses_power_while_it_activates_is_wholly_old_at_the_next_contact() {
+    let Some(stage) = Stage::deployed("root") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let good = operator.id("prod");
+    let before = State::of(host);
+    let (push, commit) = stage.under_way(0);
+    host.kill();
+    let push = push.wait().unwrap().fails().says("outcome unknown; run git fetch");
+    assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
+    host.boot().unwrap();
+    host.sh("touch /run/slow.go");
+    operator
+        .git(&["fetch", "web1"])
+        .ok()
+        .says("web1: an interrupted deployment by Ada Operator <ada@example.org> was undone");
+    stage.fetch_tells(&good);
+    host.sh("systemctl start nginx.service");
+    stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
+    before.assert_same(host, "after a power cut");
+    // The next push is not hindered by it.
+    let push = operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{push}");
+    stage.assert_new();
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_activates_is_cleaned_up_after() {
+    let Some(stage) = Stage::deployed("root") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let good = operator.id("prod");
+    let before = State::of(host);
+    let (push, _) = stage.under_way(0);
+    host.sh("for dir in /proc/[0-9]*; do case $(readlink $dir/exe) in */deptool-agent-*) kill -9 ${dir#/proc/};; esac; done");
+    host.sh("touch /run/slow.go");
+    let push = push.wait().unwrap().fails().says("rolled back");
+    assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
+    stage.fetch_tells(&good);
+    before.assert_same(host, "after the agent was killed");
+}
+
+#[test]
+fn a_host_that_shuts_down_while_it_activates_keeps_its_word() {
+    let Some(stage) = Stage::deployed("root") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let good = operator.id("prod");
+    let before = State::of(host);
+    let (push, _) = stage.under_way(0);
+    host.power_off();
+    let push = push.wait().unwrap().fails();
+    assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
+    host.boot().unwrap();
+    host.sh("touch /run/slow.go");
+    operator.git(&["fetch", "web1"]).ok();
+    stage.fetch_tells(&good);
+    host.sh("systemctl start nginx.service");
+    stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
+    before.assert_same(host, "after a shutdown");
+}
