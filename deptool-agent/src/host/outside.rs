@@ -28,6 +28,11 @@ use super::{
 };
 use crate::path::{OutsidePath, STATE_DIR, is_within};
 
+/// Opens whatever is there without reading it. Elsewhere than on Linux, where agents run, this only has to compile.
+#[cfg(target_os = "linux")]
+const LOOK: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const LOOK: OFlags = OFlags::RDONLY;
 /// More links than this on one path are a loop.
 const MAX_LINKS: usize = 40;
 
@@ -385,7 +390,7 @@ impl WalkError {
 
 impl Walk {
     fn start(home: &Home) -> Result<Walk, HostError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = LOOK | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, home.root(), flags, Mode::empty()).during("open", home.root())?;
         Ok(Walk { root, below: Vec::new(), links: 0 })
     }
@@ -405,7 +410,7 @@ impl Walk {
     }
 
     fn enter(&mut self, name: &OsStr) -> Result<Step, WalkError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = LOOK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(self.directory(), name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Step::Missing),
@@ -466,5 +471,6 @@ pub fn set_owner_and_mode(path: &Path, uid: Option<u32>, gid: Option<u32>, mode:
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW).during("change the owner of", path)?;
     }
-    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty()).during("change the mode of", path)
+    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode as rustix::fs::RawMode), AtFlags::empty())
+        .during("change the mode of", path)
 }
