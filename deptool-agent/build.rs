@@ -21,7 +21,7 @@ const SOURCES: [&str; 8] = [
 ];
 
 fn main() -> io::Result<()> {
-    println!("cargo:rustc-check-cfg=cfg(no_backtrace)");
+    println!("cargo:rustc-check-cfg=cfg(no_unwinding)");
     let this_crate = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let mut files = Vec::new();
     for source in SOURCES {
@@ -61,9 +61,9 @@ fn link_small(this_crate: &Path) {
     println!("cargo:rustc-link-arg-bins=--icf=all");
     // Where the program has addresses in its data: a bit for each in place of 24 bytes.
     println!("cargo:rustc-link-arg-bins=--pack-dyn-relocs=relr");
-    // main.rs has a function of libunwind's.
+    // main.rs has functions of libunwind's.
     println!("cargo:rustc-link-arg-bins=--allow-multiple-definition");
-    println!("cargo:rustc-cfg=no_backtrace");
+    println!("cargo:rustc-cfg=no_unwinding");
 }
 
 /// All files at and below `path`, each with the name under which it is hashed: the same on every platform.

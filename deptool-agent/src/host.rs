@@ -19,3 +19,6 @@ pub mod session;
 pub mod store;
 pub mod undo;
 pub mod why;
+
+#[cfg(test)]
+mod tests;

@@ -81,12 +81,14 @@ mod detach {
     }
 }
 
-#[cfg(no_backtrace)]
-mod no_backtrace {
-    //! std's panic message looks for the stack through a function of libunwind's. This one is linked in its place.
+#[cfg(no_unwinding)]
+#[allow(unsafe_code)]
+mod no_unwinding {
+    //! What std calls of libunwind, linked in its place.
     //!
-    //! An agent that goes to hosts has no symbols: a backtrace could name nothing. If nothing walks the stack, neither
-    //! std's reader of debug information nor libunwind is needed, a tenth of the agent.
+    //! std's panic message looks for the stack through `_Unwind_Backtrace`. An agent that goes to hosts has no symbols: a
+    //! backtrace could name nothing. If nothing walks the stack, std's reader of debug information is not needed, nor is
+    //! libunwind, together a sixth of the agent.
 
     use std::ffi::{c_int, c_void};
 
@@ -95,9 +97,30 @@ mod no_backtrace {
     const END_OF_STACK: c_int = 5;
 
     // SAFETY: name and types are those of the Itanium C++ ABI, and the linker is told to take the first of two.
-    #[allow(unsafe_code)]
     #[unsafe(no_mangle)]
     extern "C" fn _Unwind_Backtrace(_visit: Visit, _argument: *mut c_void) -> c_int {
         END_OF_STACK
+    }
+
+    /// Only std's personality function calls them, and only unwinding calls that.
+    macro_rules! never_called {
+        ($($name:ident)*) => {$(
+            // SAFETY: as above; whatever the arguments are, none is looked at.
+            #[unsafe(no_mangle)]
+            extern "C" fn $name() {
+                std::process::abort()
+            }
+        )*};
+    }
+
+    never_called! {
+        _Unwind_GetDataRelBase
+        _Unwind_GetIPInfo
+        _Unwind_GetLanguageSpecificData
+        _Unwind_GetRegionStart
+        _Unwind_GetTextRelBase
+        _Unwind_Resume
+        _Unwind_SetGR
+        _Unwind_SetIP
     }
 }

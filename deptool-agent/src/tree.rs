@@ -259,6 +259,10 @@ pub mod memory {
             id
         }
 
+        pub fn all(&self) -> Vec<(Kind, Vec<u8>)> {
+            self.0.borrow().values().cloned().collect()
+        }
+
         pub fn tree(&self, entries: &[(&[u8], EntryKind, ObjectId)]) -> ObjectId {
             let mut tree = gix_object::Tree::empty();
             for (name, kind, oid) in entries {

@@ -76,7 +76,7 @@ impl Delivery {
             Ok(outcome) => End::Outcome(outcome),
             Err(SessionError::Agent(why)) if permission == Permission::NotGiven => End::Outcome(Outcome::refused(why)),
             Err(error) if permission == Permission::NotGiven || never_arrived(&error) => End::NotReached(error),
-            Err(error) => self.ask(connector, error),
+            Err(error) => self.ask(connector, error, tell),
         };
         tell(Report::Ended(clean(end)));
     }
@@ -155,13 +155,15 @@ impl Delivery {
     }
 
     /// The connection was lost after the host may have begun: connect once more, and ask how it ended.
-    fn ask(&self, connector: &Connector, lost: SessionError) -> End {
+    fn ask(&self, connector: &Connector, lost: SessionError, tell: &dyn Fn(Report)) -> End {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let opened = Session::open(connector, &self.target, None, Mailbox::new(), &mut |_| {});
             let Ok((session, hello)) = opened else { return End::Unknown(lost) };
             session.close();
-            match judge(&self.request, &hello) {
+            let outcome = judge(&self.request, &hello);
+            tell(Report::Hello(Box::new(hello)));
+            match outcome {
                 Some(outcome) => return End::Outcome(outcome),
                 None if Instant::now() >= deadline => return End::Unknown(lost),
                 None => thread::sleep(Duration::from_millis(500)),

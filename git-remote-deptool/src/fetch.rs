@@ -1,12 +1,14 @@
 //! Asking hosts what they run, and bringing it home.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Read},
     time::Duration,
 };
 
 use deptool_agent::{
     id::{BlobId, CommitId},
+    name::ClusterName,
     text::printable,
     wire::{Deployed, Holder, Request, Response},
 };
@@ -20,7 +22,7 @@ use crate::{
     remote::{Remote, RemoteError},
     render::ago,
     session::{Mailbox, Session, SessionError},
-    tracking::{HostLock, Projection},
+    tracking::{HostLock, Projection, Tracked},
     transport,
 };
 
@@ -36,7 +38,7 @@ pub struct Heard {
 }
 
 /// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
-pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, RemoteError> {
+pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = match &remote.target {
         Target::Host(host) => vec![host.clone()],
         Target::Group(_, hosts) => hosts.clone(),
@@ -45,15 +47,19 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
     let is_group = !matches!(remote.target, Target::Host(_));
     // `git clone` aborts if the refs that it is about to make are there.
     let is_clone = remote.tracking().is_unused()?;
-    let mut refs = Vec::new();
+    let (mut refs, mut postponed) = (Vec::new(), Postponed::default());
     for host in hosts {
         let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
         let answer = ask(remote, &host, options.verbosity)?;
         let heard = answer.heard.clone();
         if is_clone {
-            remote.postponed.push((host.clone(), answer));
+            postponed.0.push((host.clone(), answer));
         } else {
+            let before = remote.tracking().clusters(&host)?;
             settle(remote, &host, &answer)?;
+            if options.verbosity > 0 {
+                say_news(remote, &host, &before, heard.as_ref());
+            }
         }
         let Some(heard) = heard else { continue };
         let (cluster, object) = (&heard.deployed.cluster, heard.local.0);
@@ -67,12 +73,28 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
             refs.push(Ref::Direct { full_ref_name: name, object });
         }
     }
-    Ok(refs)
+    Ok((refs, postponed))
+}
+
+/// Say what was not known before. Git does not: it finds its tracking ref in place.
+fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, heard: Option<&Heard>) {
+    let Some(Heard { deployed, local: _ }) = heard else {
+        if !before.is_empty() {
+            remote.say(&format!("{}: nothing is deployed there any more", host.host));
+        }
+        return;
+    };
+    if before.get(&deployed.cluster).is_some_and(|known| known.real == deployed.commit) {
+        return;
+    }
+    let (cluster, short, by) = (&deployed.cluster, deployed.commit.short(), printable(deployed.by.as_bytes()));
+    let since = ago(deptool_agent::host::deploy::now() - deployed.when);
+    remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
 /// Note what was heard in the course of a clone, which has made its own refs by now.
-pub fn note_postponed(remote: &mut Remote) -> Result<(), RemoteError> {
-    for (host, answer) in std::mem::take(&mut remote.postponed) {
+pub fn note_postponed(remote: &Remote, postponed: Postponed) -> Result<(), RemoteError> {
+    for (host, answer) in postponed.0 {
         let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
         settle(remote, &host, &answer)?;
     }
@@ -88,9 +110,13 @@ pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option
     Ok(answer.heard)
 }
 
+/// What was heard of hosts, to be noted when Git is done with its own refs.
+#[derive(Debug, Default)]
+pub struct Postponed(Vec<(HostRemote, Answer)>);
+
 /// What a host has said of itself. Its commit is here.
 #[derive(Debug)]
-pub struct Answer {
+struct Answer {
     heard: Option<Heard>,
     busy: Option<Holder>,
 }

@@ -12,6 +12,7 @@
 //!
 //! A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
+pub mod backend;
 pub mod cluster;
 pub mod delivery;
 pub mod fetch;

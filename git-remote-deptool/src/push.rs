@@ -63,7 +63,7 @@ pub(crate) struct Affected {
 
 /// Carry out `batch`, and say in `report` what became of each ref. Returns the hosts that were deployed to.
 pub fn push(
-    remote: &mut Remote,
+    remote: &Remote,
     batch: &PushBatch,
     options: &Options,
     report: &mut Report,
@@ -103,7 +103,7 @@ fn set(report: &mut Report, dst: &BStr, outcome: Outcome) {
 }
 
 fn push_branch(
-    remote: &mut Remote,
+    remote: &Remote,
     command: &PushCommand,
     name: &BStr,
     options: &Options,
@@ -188,7 +188,7 @@ fn done(request: &Request<'_>, affected: &[Affected]) -> Outcome {
 }
 
 fn deploy(
-    remote: &mut Remote,
+    remote: &Remote,
     request: &Request<'_>,
     affected: Vec<Affected>,
 ) -> Result<(Outcome, Vec<HostName>), RemoteError> {

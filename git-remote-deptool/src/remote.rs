@@ -1,23 +1,13 @@
-//! What Git talks to: one remote of one repository.
+//! One remote of one repository: its hosts, how they are reached, what is known of them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hello};
-use gix_protocol::handshake::Ref;
 
 use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},
-    fetch,
     git::{AncestryError, ReadError, Repo, RevisionError},
-    helper::{
-        Backend, Options, PushBatch, Report, Want,
-        list::{Offer, offers},
-    },
     pack::{SelectError, WriteError},
-    push,
     session::SessionError,
     tracking::{FactsError, HostFacts, LockError, ProjectionError, Tracking, TrackingError},
     transport::{self, Connector, messages::Sink, ssh::SshTarget},
@@ -32,19 +22,6 @@ pub struct Remote {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
-    /// What was done, for the line below Git's table.
-    pub summary: Option<Summary>,
-    /// What was heard of hosts and could not be noted yet.
-    pub postponed: Vec<(HostRemote, fetch::Answer)>,
-}
-
-/// What a push has done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
-    /// `deployed to` or `removed from`.
-    pub what: &'static str,
-    pub hosts: Vec<HostName>,
-    pub took: Duration,
 }
 
 /// Why a request of Git's can't be served.
@@ -121,43 +98,6 @@ impl Remote {
         let facts = HostFacts { host: host.host.clone(), instance, agent: Some(BUILD_ID.into()) };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;
-        }
-        Ok(())
-    }
-}
-
-impl Backend for Remote {
-    type Error = RemoteError;
-
-    fn offers(&mut self, _options: &Options) -> Result<Vec<Offer>, RemoteError> {
-        Ok(offers(&self.tracking().knowledge(&self.target, &self.settings)?))
-    }
-
-    fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, RemoteError> {
-        fetch::advertised(self, options)
-    }
-
-    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut Report) -> Result<(), RemoteError> {
-        let began = Instant::now();
-        let deployed = push::push(self, batch, options, report)?;
-        if !deployed.is_empty() {
-            let removes = batch.branches().any(|(command, _)| command.is_delete());
-            let what = if removes { "removed from" } else { "deployed to" };
-            self.summary = Some(Summary { what, hosts: deployed, took: began.elapsed() });
-        }
-        Ok(())
-    }
-
-    /// `advertised` has brought everything home already.
-    fn fetch(&mut self, _wants: &[Want], _options: &Options) -> Result<(), RemoteError> {
-        Ok(())
-    }
-
-    fn finish(&mut self, options: &Options) -> Result<(), RemoteError> {
-        fetch::note_postponed(self)?;
-        if let Some(Summary { what, hosts, took }) = self.summary.take().filter(|_| options.verbosity > 0) {
-            let hosts = if hosts.len() == 1 { "1 host".into() } else { format!("{} hosts", hosts.len()) };
-            self.say(&format!("{what} {hosts} in {:.2} s", took.as_secs_f64()));
         }
         Ok(())
     }

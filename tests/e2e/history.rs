@@ -262,7 +262,12 @@ fn a_host_that_was_emptied_or_set_up_anew_is_noticed() {
 
     std::fs::remove_dir_all(sandbox.root("web1").join("var")).unwrap();
     let run = ada.git(&["fetch", "web1"]).ok();
-    shows(&sandbox, &run, &[], "web1: the host was set up anew since we last talked to it");
+    shows(
+        &sandbox,
+        &run,
+        &[],
+        "web1: the host was set up anew since we last talked to it\nweb1: nothing is deployed there any more",
+    );
     assert_eq!(ada.id_if_any("refs/remotes/web1/prod"), None);
 }
 

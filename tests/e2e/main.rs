@@ -1,9 +1,15 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
 mod bad_input;
+mod cut;
 mod files;
 mod ground;
 mod history;
 mod lease;
+mod outside;
+mod plan;
 mod push;
 mod seen;
+mod stand_in;
+mod units;
+mod wire;

@@ -1,8 +1,10 @@
 //! `git push` deploys, and says so as Git does.
 
+use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::{at_rest, refs, shows, state_of, unchanged};
+use crate::stand_in::with_stand_in;
 
 /// A repository with one app for `web1`, and a remote for it.
 fn operator(sandbox: &Sandbox) -> Repo<'_> {
@@ -12,6 +14,14 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     operator.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/web.conf": "web.conf"}}"#);
     operator.add_root("web1");
     operator
+}
+
+/// Runs `git`, and asserts that it started no agent.
+#[track_caller]
+pub fn without_contact(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str]) -> Run {
+    let run = with_stand_in(sandbox, repo, args, "touch \"$DEPTOOL_ROOT/../contacted\"").run().unwrap();
+    assert!(!sandbox.dir().join("roots/contacted").exists(), "{run}");
+    run
 }
 
 #[test]
@@ -48,8 +58,7 @@ fn a_push_of_what_runs_already_changes_nothing_and_connects_to_nothing() {
         operator.git(&["push", "web1", "prod"]).ok();
         let before = state_of(&sandbox.root("web1"));
         for args in [&["push", "web1", "prod"][..], &["push", "-f", "web1", "prod"], &["push", "-v", "web1", "prod"]] {
-            let run = operator.command(args).env("DEPTOOL_AGENTS", "/nonexistent").run().unwrap().ok();
-            run.says("Everything up-to-date");
+            without_contact(&sandbox, &operator, args).ok().says("Everything up-to-date");
         }
         unchanged(&state_of(&sandbox.root("web1")), &before);
     }
@@ -64,7 +73,7 @@ fn a_change_of_other_hosts_only_leaves_the_host_alone() {
     let before = state_of(&sandbox.root("web1"));
     operator.write("web2/web/index.html", "another host\n");
     operator.commit("Two");
-    let run = operator.command(&["push", "web1", "prod"]).env("DEPTOOL_AGENTS", "/nonexistent").run().unwrap().ok();
+    let run = without_contact(&sandbox, &operator, &["push", "web1", "prod"]).ok();
     shows(&sandbox, &run, &[], "Everything up-to-date");
     unchanged(&state_of(&sandbox.root("web1")), &before);
     assert_eq!(operator.id("web1/prod"), one, "the tracking ref says what the host has said");

@@ -171,7 +171,16 @@ pub fn sync_directory(path: &Path) -> Result<(), HostError> {
 
 /// Make everything on the file system of `path` durable.
 pub fn sync_file_system(path: &Path) -> Result<(), HostError> {
-    rustix::fs::syncfs(open_directory(path)?).during("sync", path)
+    let directory = open_directory(path)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(directory).during("sync", path)?;
+    // Only for building elsewhere: agents run on Linux.
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(directory);
+        rustix::fs::sync();
+    }
+    Ok(())
 }
 
 /// Replace the file at `path` by one with `content`, by one rename. Durable after the next sync of the file system.

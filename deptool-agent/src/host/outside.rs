@@ -28,6 +28,11 @@ use super::{
 };
 use crate::path::{OutsidePath, STATE_DIR, is_within};
 
+/// Opens whatever is there without reading it. Elsewhere than on Linux, where agents run, this only has to compile.
+#[cfg(target_os = "linux")]
+const LOOK: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const LOOK: OFlags = OFlags::RDONLY;
 /// More links than this on one path are a loop.
 const MAX_LINKS: usize = 40;
 
@@ -46,6 +51,19 @@ pub enum Resolved {
     Missing(Vec<OutsidePath>),
 }
 
+impl Resolved {
+    /// Where `path`, which was resolved to this, really is. Two paths can be one place.
+    pub fn real(&self, path: &OutsidePath) -> PathBuf {
+        let name = Path::new(path.as_str()).file_name().unwrap_or_default();
+        match self {
+            Resolved::Place(place) => place.real.join(name),
+            Resolved::Missing(directories) => {
+                directories.last().map_or(PathBuf::new(), |directory| Path::new(directory.as_str()).join(name))
+            }
+        }
+    }
+}
+
 impl Place {
     /// Resolve the directory that holds `path`.
     pub fn resolve(home: &Home, path: &OutsidePath) -> Result<Resolved, HostError> {
@@ -59,14 +77,13 @@ impl Place {
                 Step::Link(target) => walk.follow(&target, &mut pending).map_err(|error| error.at(full))?,
                 Step::Missing => {
                     pending.push_front(name);
+                    check_outside(path, &walk.real())?;
                     return missing(&walk.real(), &pending);
                 }
             }
         }
         let real = walk.real();
-        if is_within(&real.to_string_lossy(), STATE_DIR) {
-            return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
-        }
+        check_outside(path, &real)?;
         let name = full.file_name().unwrap_or_default().to_owned();
         Ok(Resolved::Place(Place { directory: walk.into_directory(), real, name }))
     }
@@ -315,6 +332,13 @@ fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
     }
 }
 
+fn check_outside(path: &OutsidePath, real: &Path) -> Result<(), HostError> {
+    if is_within(&real.to_string_lossy(), STATE_DIR) {
+        return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
+    }
+    Ok(())
+}
+
 /// The directories to make so that everything in `pending` below `real` is there.
 fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostError> {
     let mut path = real.to_owned();
@@ -366,7 +390,7 @@ impl WalkError {
 
 impl Walk {
     fn start(home: &Home) -> Result<Walk, HostError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = LOOK | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, home.root(), flags, Mode::empty()).during("open", home.root())?;
         Ok(Walk { root, below: Vec::new(), links: 0 })
     }
@@ -386,7 +410,7 @@ impl Walk {
     }
 
     fn enter(&mut self, name: &OsStr) -> Result<Step, WalkError> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = LOOK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(self.directory(), name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(Step::Missing),
@@ -447,5 +471,6 @@ pub fn set_owner_and_mode(path: &Path, uid: Option<u32>, gid: Option<u32>, mode:
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW).during("change the owner of", path)?;
     }
-    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty()).during("change the mode of", path)
+    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode as rustix::fs::RawMode), AtFlags::empty())
+        .during("change the mode of", path)
 }

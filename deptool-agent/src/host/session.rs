@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -112,8 +112,8 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
         return Ok(());
     }
     let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .during("make an id from", Path::new("the kernel's random numbers"))?;
+    let random = Path::new("/dev/urandom");
+    fs::File::open(random).and_then(|mut file| file.read_exact(&mut bytes)).during("read", random)?;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = home.instance();
     let temporary = home.state().join(format!("instance.{}", std::process::id()));

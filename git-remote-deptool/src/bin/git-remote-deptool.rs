@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use deptool_agent::build::{BUILD_ID, VERSION};
 use git_remote_deptool::{
+    backend::Dialogue,
     cluster::Settings,
     git::{Environment, Repo},
     helper::{
@@ -70,9 +71,9 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     connector.interrupted = interrupted().context("cannot handle signals")?;
 
     let connector = Arc::new(connector);
-    let mut remote = Remote { repo, settings, target, connector, sink, summary: None, postponed: Vec::new() };
+    let mut dialogue = Dialogue::new(Remote { repo, settings, target, connector, sink });
     let mut output = io::stdout().lock();
-    Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut remote)?)
+    Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut dialogue)?)
 }
 
 /// Set once Ctrl-C was pressed. Git dies of it at once; we tell the hosts first, and get the signal twice.

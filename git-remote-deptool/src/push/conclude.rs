@@ -21,7 +21,7 @@ use crate::{
 
 /// Note every host's end, and make one outcome of all. Returns the hosts that were deployed to.
 pub(super) fn conclude(
-    remote: &mut Remote,
+    remote: &Remote,
     request: &Request<'_>,
     affected: Vec<Affected>,
     ends: Vec<Option<End>>,
@@ -80,7 +80,7 @@ fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), 
 }
 
 /// Note how it ended on one host. `None` if the deployment is done.
-fn note(remote: &mut Remote, request: &Request<'_>, one: &Affected, end: End) -> Result<Option<Outcome>, RemoteError> {
+fn note(remote: &Remote, request: &Request<'_>, one: &Affected, end: End) -> Result<Option<Outcome>, RemoteError> {
     let outcome = match end {
         End::Outcome(outcome) => outcome,
         End::NotReached(error) => {

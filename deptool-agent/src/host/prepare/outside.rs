@@ -1,5 +1,7 @@
 //! Deciding what happens at paths outside of `/var/lib/deptool`.
 
+use std::collections::BTreeMap;
+
 use super::Deciding;
 use crate::{
     action::{New, Old, Placement},
@@ -26,6 +28,9 @@ pub(super) struct OutsideWork {
 impl Deciding<'_> {
     pub(super) fn outside(&mut self) -> Result<OutsideWork, HostError> {
         let mut work = OutsideWork::default();
+        if !self.sides.plan.outside.is_empty() {
+            self.check_places()?;
+        }
         for change in &self.sides.plan.outside {
             let result = self.place(change, &mut work);
             match result {
@@ -38,6 +43,23 @@ impl Deciding<'_> {
             }
         }
         Ok(work)
+    }
+
+    /// No two paths may be one place on this host, by way of a symlink that the tree does not know of.
+    fn check_places(&mut self) -> Result<(), HostError> {
+        let mut places = BTreeMap::new();
+        for path in self.sides.wants.outside.keys() {
+            let real = match Place::resolve(self.home, path) {
+                Ok(resolved) => resolved.real(path),
+                // Said where the path is changed.
+                Err(HostError::Unfit(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(first) = places.insert(real, path) {
+                self.problems.push(format!("'{first}' and '{path}' are the same place on the host"));
+            }
+        }
+        Ok(())
     }
 
     /// What happens at one path, if anything.

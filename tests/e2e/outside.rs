@@ -1,0 +1,371 @@
+//! What a deployment does outside of its own directory: links, files that were there before, and what others do to them.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::{at_rest, unchanged, visible};
+
+/// An operator and the root of `web1`.
+struct World<'a> {
+    sandbox: &'a Sandbox,
+    repo: Repo<'a>,
+    root: PathBuf,
+}
+
+impl World<'_> {
+    fn new(sandbox: &Sandbox) -> World<'_> {
+        let repo = sandbox.repo("operator");
+        repo.add_root("web1");
+        repo.write("web1/web/file", "1\n");
+        std::fs::create_dir_all(sandbox.root("web1").join("etc")).unwrap();
+        World { sandbox, repo, root: sandbox.root("web1") }
+    }
+
+    /// The app `web` with links from these paths to its `file`.
+    fn links(&self, paths: &[&str]) -> &Self {
+        let links: Vec<String> = paths.iter().map(|path| format!("\"{path}\": \"file\"")).collect();
+        let manifest = format!("{{\"symlinks\": {{{}}}}}", links.join(", "));
+        self.repo.write("web1/web/manifest.json", manifest);
+        self
+    }
+
+    #[track_caller]
+    fn push(&self) -> String {
+        let commit = self.repo.commit("Next");
+        let run = self.repo.git(&["push", "web1", "prod"]).ok();
+        at_rest(self.sandbox, "web1", Some(&commit));
+        run.stderr()
+    }
+
+    /// A push that the host refuses: nothing changes. Returns what was said.
+    #[track_caller]
+    fn refused(&self) -> String {
+        self.repo.commit("Next");
+        let before = visible(&self.root);
+        let run = self.repo.git(&["push", "web1", "prod"]).code(1);
+        unchanged(&visible(&self.root), &before);
+        run.stderr()
+    }
+
+    #[track_caller]
+    fn remove_everything(&self) -> String {
+        let run = self.repo.git(&["push", "web1", ":prod"]).ok();
+        at_rest(self.sandbox, "web1", None);
+        run.stderr()
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    fn link_of(&self, path: &str) -> Option<String> {
+        std::fs::read_link(self.at(path)).ok().map(|target| target.to_str().unwrap().to_owned())
+    }
+}
+
+/// systemd refuses to enable it: a service can't be a timer.
+const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=x.timer\n";
+
+const OURS: &str = "/var/lib/deptool/apps/web/current/file";
+
+#[test]
+fn links_are_made_and_go_with_the_directories_that_were_made_for_them() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/a.conf", "/etc/made/deep/b.conf"]).push();
+    assert_eq!(world.link_of("etc/a.conf").unwrap(), OURS);
+    assert_eq!(world.link_of("etc/made/deep/b.conf").unwrap(), OURS);
+    world.links(&["/etc/a.conf"]).push();
+    assert!(!world.at("etc/made").exists());
+    world.links(&["/etc/made/b.conf"]).push();
+    std::fs::write(world.at("etc/made/not-ours"), "x").unwrap();
+    world.remove_everything();
+    assert!(world.at("etc/made/not-ours").exists(), "a directory that others use stays");
+    assert!(!world.at("etc/made/b.conf").is_symlink() && !world.at("etc/a.conf").is_symlink());
+    assert!(world.at("etc").exists(), "it was there before");
+}
+
+#[test]
+fn a_link_that_moves_to_another_app_is_never_gone() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/a.conf"]).push();
+    world.repo.remove("web1/web");
+    world.repo.write("web1/other/file", "other\n");
+    world.repo.write("web1/other/manifest.json", r#"{"symlinks": {"/etc/a.conf": "file"}}"#);
+    world.push();
+    assert_eq!(sandbox.read("web1", "/etc/a.conf"), b"other\n");
+    world.repo.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
+    assert_eq!(sandbox.read("web1", "/etc/a.conf"), b"1\n");
+}
+
+#[test]
+fn an_equal_file_is_taken_over_and_given_back_as_it_was() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::write(world.at("etc/a.conf"), "1\n").unwrap();
+    std::fs::set_permissions(world.at("etc/a.conf"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    symlink(OURS, world.at("etc/b.conf")).unwrap();
+    let before = world.at("etc/a.conf").metadata().unwrap();
+    let said = world.links(&["/etc/a.conf", "/etc/b.conf"]).push();
+    assert!(said.contains("web1: '/etc/a.conf' was there with the same content: it is taken over\n"), "{said}");
+    assert_eq!(world.link_of("etc/a.conf").unwrap(), OURS);
+    // However often it changes meanwhile.
+    world.repo.write("web1/web/file", "2\n");
+    world.push();
+    world.links(&["/etc/b.conf"]).push();
+    let after = world.at("etc/a.conf").symlink_metadata().unwrap();
+    assert_eq!(std::fs::read(world.at("etc/a.conf")).unwrap(), b"1\n");
+    assert_eq!((after.mode(), after.mtime_nsec()), (before.mode(), before.mtime_nsec()));
+    world.remove_everything();
+    assert_eq!(world.link_of("etc/b.conf").unwrap(), OURS, "somebody else's link is given back, too");
+    let names: Vec<_> = std::fs::read_dir(world.at("etc")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "no backup is left: {names:?}");
+}
+
+#[test]
+fn a_conflict_is_refused_with_nothing_changed() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/first"]).push();
+    std::fs::write(world.at("etc/file"), "differs").unwrap();
+    symlink("/elsewhere", world.at("etc/link")).unwrap();
+    std::fs::create_dir(world.at("etc/dir")).unwrap();
+    let fifo = sandbox.command("mkfifo").arg(world.at("etc/fifo")).run().unwrap();
+    fifo.ok();
+    let said = world.links(&["/etc/file", "/etc/link", "/etc/dir", "/etc/fifo", "/etc/file/below", "/etc/new/x"]);
+    // One of them lies below another.
+    assert!(said.refused().contains("'/etc/file' and '/etc/file/below' are both claimed"));
+    let said = world.links(&["/etc/file", "/etc/link", "/etc/dir", "/etc/fifo", "/etc/new/x"]).refused();
+    let expected = "('/etc/dir' is a directory on the host: remove it there; \
+                    '/etc/fifo' is a special file on the host: remove it there; \
+                    '/etc/file' exists and differs from 'web/file': remove it on the host, or make the two equal; \
+                    '/etc/link' exists and differs from 'web/file': remove it on the host, or make the two equal)";
+    assert!(said.contains(expected), "{said}");
+    let said = world.links(&["/etc/file/below"]).refused();
+    assert!(said.contains("'/etc/file/below' can't be reached: '/etc/file' is not a directory"), "{said}");
+}
+
+#[test]
+fn what_was_changed_by_hand_is_kept_beside_it_and_said() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/a.conf", "/etc/b.conf", "/etc/c.conf"]).push();
+    for name in ["a", "b", "c"] {
+        let path = world.at(&format!("etc/{name}.conf"));
+        std::fs::remove_file(&path).unwrap();
+        if name != "c" {
+            std::fs::write(&path, format!("by hand {name}\n")).unwrap();
+        }
+    }
+    // `a` and `c` go, `b` becomes another link.
+    world.repo.write("web1/web/other", "other\n");
+    world.repo.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/b.conf": "other"}}"#);
+    let said = world.push();
+    assert!(said.contains("web1: '/etc/a.conf' was changed by hand: what was there is kept beside it\n"), "{said}");
+    assert!(said.contains("web1: '/etc/b.conf' was changed by hand: what was there is kept beside it\n"), "{said}");
+    assert!(said.contains("web1: '/etc/c.conf' was removed by hand\n"), "{said}");
+    assert!(!world.at("etc/a.conf").exists());
+    assert_eq!(std::fs::read(world.at("etc/.a.conf.deptool-drift")).unwrap(), b"by hand a\n");
+    assert_eq!(std::fs::read(world.at("etc/.b.conf.deptool-drift")).unwrap(), b"by hand b\n");
+    assert_eq!(sandbox.read("web1", "/etc/b.conf"), b"other\n");
+    world.remove_everything();
+}
+
+#[test]
+fn a_link_that_somebody_replaced_by_a_directory_is_refused() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/a.conf"]).push();
+    std::fs::remove_file(world.at("etc/a.conf")).unwrap();
+    std::fs::create_dir(world.at("etc/a.conf")).unwrap();
+    let said = world.links(&[]).refused();
+    assert!(said.contains("'/etc/a.conf' was replaced by a directory on the host: remove it there"), "{said}");
+    std::fs::remove_dir(world.at("etc/a.conf")).unwrap();
+    world.push();
+}
+
+#[test]
+fn what_was_removed_by_hand_with_its_directory_can_still_be_released() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir_all(world.at("etc/theirs")).unwrap();
+    std::fs::write(world.at("etc/theirs/a.conf"), "1\n").unwrap();
+    std::fs::write(world.at("etc/b.conf"), "1\n").unwrap();
+    world.links(&["/etc/theirs/a.conf", "/etc/made/x", "/etc/b.conf"]).push();
+    std::fs::remove_dir_all(world.at("etc/theirs")).unwrap();
+    std::fs::remove_dir_all(world.at("etc/made")).unwrap();
+    std::fs::remove_file(world.at("etc/.b.conf.deptool-before")).unwrap();
+    let said = world.remove_everything();
+    assert!(said.contains("what was at '/etc/theirs/a.conf' before can't be put back: its backup is gone"), "{said}");
+    assert!(said.contains("what was at '/etc/b.conf' before can't be put back: its backup is gone"), "{said}");
+    assert_eq!(world.sandbox.tree("web1").lines().filter(|line| line.starts_with("etc")).count(), 1);
+}
+
+#[test]
+fn a_directory_that_was_removed_by_hand_is_made_again() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/made/a"]).push();
+    std::fs::remove_dir_all(world.at("etc/made")).unwrap();
+    world.repo.write("web1/web/other", "other\n");
+    world.repo.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/made/a": "other"}}"#);
+    world.push();
+    assert_eq!(sandbox.read("web1", "/etc/made/a"), b"other\n");
+}
+
+#[test]
+fn a_backup_that_nobody_knows_is_not_overwritten() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::write(world.at("etc/a.conf"), "1\n").unwrap();
+    for name in [".a.conf.deptool-before", ".a.conf.deptool-undo"] {
+        std::fs::write(world.at("etc").join(name), "whose?").unwrap();
+        let said = world.links(&["/etc/a.conf"]).refused();
+        assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
+        std::fs::remove_file(world.at("etc").join(name)).unwrap();
+    }
+    world.push();
+}
+
+#[test]
+fn links_on_the_way_are_followed_inside_of_the_root() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir_all(world.at("usr/lib/x")).unwrap();
+    symlink("usr/lib", world.at("lib")).unwrap();
+    symlink("/usr/lib/x", world.at("absolute")).unwrap();
+    symlink("../../../../usr/lib", world.at("etc/upwards")).unwrap();
+    world.links(&["/lib/a.conf", "/absolute/b.conf", "/etc/upwards/c.conf"]).push();
+    for path in ["usr/lib/a.conf", "usr/lib/x/b.conf", "usr/lib/c.conf"] {
+        assert_eq!(world.link_of(path).unwrap(), OURS, "{path}");
+    }
+    world.remove_everything();
+    assert!(!Path::new("/usr/lib/c.conf").exists());
+    assert_eq!(std::fs::read_dir(world.at("usr/lib")).unwrap().count(), 1);
+}
+
+#[test]
+fn two_ways_to_one_place_are_no_way_to_two_files() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir(world.at("etc/real")).unwrap();
+    symlink("real", world.at("etc/alias")).unwrap();
+    world.repo.write("web1/web/other", "other\n");
+    let manifest = r#"{"symlinks": {"/etc/real/a": "file", "/etc/alias/a": "other"}}"#;
+    world.repo.write("web1/web/manifest.json", manifest);
+    let said = world.refused();
+    assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
+    // Nor if one of them is there already, or the directory is not.
+    world.links(&["/etc/real/a", "/etc/real/new/b"]).push();
+    let said = world.links(&["/etc/real/a", "/etc/alias/a", "/etc/real/new/b"]).refused();
+    assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
+    let said = world.links(&["/etc/real/a", "/etc/real/new/b", "/etc/real/x/y", "/etc/alias/x/y"]).refused();
+    assert!(said.contains("('/etc/alias/x/y' and '/etc/real/x/y' are the same place on the host)"), "{said}");
+}
+
+#[test]
+fn a_way_that_another_user_can_change_is_not_taken() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: needs root");
+    }
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir_all(world.at("srv/user")).unwrap();
+    symlink("/etc", world.at("srv/user/theirs")).unwrap();
+    symlink("/etc", world.at("srv/open")).unwrap();
+    std::os::unix::fs::lchown(world.at("srv/user/theirs"), Some(1234), None).unwrap();
+    std::fs::create_dir(world.at("tmp")).unwrap();
+    std::fs::set_permissions(world.at("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink("/etc", world.at("tmp/link")).unwrap();
+    for path in ["/srv/user/theirs/a.conf", "/tmp/link/a.conf"] {
+        let said = world.links(&[path]).refused();
+        let link = path.strip_suffix("/a.conf").unwrap();
+        let expected =
+            format!("'{path}' can't be reached safely: '{link}' is a symlink that another user than root could change");
+        assert!(said.contains(&expected), "{said}");
+    }
+    world.links(&["/srv/open/a.conf"]).push();
+}
+
+#[test]
+fn nothing_is_put_into_our_own_directory_by_a_detour() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&[]).push();
+    symlink("/var/lib/deptool", world.at("etc/detour")).unwrap();
+    symlink("lib/deptool/store", world.at("var/detour")).unwrap();
+    for path in ["/etc/detour/current", "/etc/detour/x", "/var/detour/HEAD", "/etc/detour/apps/new/x"] {
+        let said = world.links(&[path]).refused();
+        assert!(said.contains(&format!("'{path}' leads into /var/lib/deptool")), "{said}");
+    }
+}
+
+#[test]
+fn a_loop_of_links_is_refused() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    symlink("loop", world.at("etc/loop")).unwrap();
+    let said = world.links(&["/etc/loop/a.conf"]).refused();
+    assert!(said.contains("'/etc/loop/a.conf' can't be reached: too many symlinks"), "{said}");
+}
+
+#[test]
+fn a_deployment_that_fails_half_way_is_rolled_back_to_what_was_there() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    if !sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success()) {
+        return eprintln!("skipped: no systemctl here");
+    }
+    std::fs::write(world.at("etc/taken"), "1\n").unwrap();
+    world.links(&["/etc/a.conf", "/etc/drift", "/etc/gone/x"]).push();
+    std::fs::remove_file(world.at("etc/drift")).unwrap();
+    std::fs::write(world.at("etc/drift"), "by hand").unwrap();
+    let one = world.repo.id("prod");
+    // Links made, relinked, removed, taken over, drifted; directories made and removed; then a unit that is not there.
+    world.repo.write("web1/web/other", "other\n");
+    world.repo.write("web1/new/file", "new\n");
+    world.repo.write(
+        "web1/web/manifest.json",
+        r#"{"symlinks": {"/etc/a.conf": "other", "/etc/taken": "file", "/etc/new/dir/x": "file", "/etc/drift": "other"},
+            "systemd": {"units_enabled": ["bad.service"]}}"#,
+    );
+    world.repo.write("web1/web/systemd/bad.service", BAD_UNIT);
+    world.repo.commit("Two");
+    let not_logged = |state: Vec<String>| -> Vec<String> {
+        state.into_iter().filter(|line| !line.starts_with("\"var/lib/deptool/attempts\"")).collect()
+    };
+    let before = not_logged(visible(&world.root));
+    let run = world.repo.git(&["push", "web1", "prod"]).code(1);
+    run.says(" ! [remote rejected] prod -> prod (rolled back: can't enable 'bad.service': ");
+    unchanged(&not_logged(visible(&world.root)), &before);
+    at_rest(&sandbox, "web1", Some(&one));
+    assert_eq!(world.repo.id("web1/prod"), one);
+    assert_eq!(world.repo.git(&["for-each-ref", "refs/deptool"]).ok().stdout(), "", "nothing is in doubt");
+    let attempts = std::fs::read_to_string(world.at("var/lib/deptool/attempts")).unwrap();
+    assert!(attempts.lines().last().unwrap().contains("rolled-back"), "{attempts}");
+    // What did not work can be mended.
+    world.repo.write("web1/web/systemd/bad.service", "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=x.target\n");
+    world.push();
+}
+
+#[test]
+fn a_first_deployment_that_fails_half_way_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    if !sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success()) {
+        return eprintln!("skipped: no systemctl here");
+    }
+    let manifest = r#"{"symlinks": {"/opt/x/y": "file"}, "systemd": {"units_enabled": ["bad.service"]}}"#;
+    world.repo.write("web1/web/systemd/bad.service", BAD_UNIT);
+    world.repo.write("web1/web/manifest.json", manifest);
+    world.repo.commit("One");
+    world.repo.git(&["push", "web1", "prod"]).code(1).says("rolled back: can't enable 'bad.service'");
+    at_rest(&sandbox, "web1", None);
+    assert!(!world.at("opt").exists() && !world.at("var/lib/deptool/current").is_symlink());
+    assert!(!world.at("var/lib/deptool/apps/web").exists());
+    assert_eq!(world.repo.id_if_any("refs/remotes/web1/prod"), None);
+    assert_eq!(world.repo.git(&["ls-remote", "web1"]).ok().stdout(), "");
+}

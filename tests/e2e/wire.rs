@@ -1,0 +1,252 @@
+//! Neither end trusts the other's bytes: what is cut off, too long, nonsensical or out of order changes nothing.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+
+use deptool_agent::build::{BUILD_ID, VERSION};
+use deptool_agent::frame::{FrameReader, encode};
+use deptool_agent::outcome::Outcome;
+use deptool_agent::wire::{Bytes, Request, Response};
+use deptool_tests::process::{Cmd, Run};
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::{at_rest, refs, state_of, unchanged, visible};
+use crate::stand_in::{agent, with_stand_in};
+
+fn operator(sandbox: &Sandbox) -> Repo<'_> {
+    let operator = sandbox.repo("operator");
+    operator.write("web1/web/file", "1\n");
+    operator.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/a.conf": "file"}}"#);
+    operator.add_root("web1");
+    operator
+}
+
+/// Runs the agent on the root `web1` with this input, which then ends.
+#[track_caller]
+fn talk(sandbox: &Sandbox, input: &[u8]) -> Run {
+    let agent = Cmd::new(agent()).env_clear().env("PATH", "/usr/bin:/bin").env("DEPTOOL_ROOT", sandbox.root("web1"));
+    let run = agent.input(input).run().unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(run.success() && run.stderr().is_empty(), "{run}");
+    run
+}
+
+/// What the agent answered after its first line.
+fn answers(run: &Run) -> Vec<Response> {
+    let end = run.stdout.iter().position(|byte| *byte == b'\n').unwrap_or_else(|| panic!("{run}"));
+    let mut reader = FrameReader::new(&run.stdout[end + 1..]);
+    std::iter::from_fn(|| reader.receive().unwrap()).collect()
+}
+
+fn error_of(run: &Run) -> String {
+    match answers(run).pop() {
+        Some(Response::Error(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hello() -> Vec<u8> {
+    format!("deptool-hello {BUILD_ID}\n").into_bytes()
+}
+
+/// Hello and these bytes.
+fn after_hello(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    [&hello(), bytes.as_ref()].concat()
+}
+
+#[test]
+fn an_agent_that_is_not_asked_for_anything_writes_nothing() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.root("web1");
+    for input in [&b""[..], b"deptool", b"\n", b"GET / HTTP/1.0\r\n\r\n", &hello()] {
+        let run = talk(&sandbox, input);
+        assert!(run.stdout().starts_with(&format!("deptool-agent {VERSION} {BUILD_ID}\n")), "{run}");
+        assert_eq!(state_of(&root).len(), 1);
+    }
+}
+
+#[test]
+fn helpers_of_other_builds_are_turned_away() {
+    let sandbox = Sandbox::new();
+    for line in ["deptool-hello 0123456789abcdef\n", "deptool-hello\n", "x\n"] {
+        assert_eq!(error_of(&talk(&sandbox, line.as_bytes())), "helper and agent are of different builds");
+    }
+    assert_eq!(state_of(&sandbox.root("web1")).len(), 1);
+}
+
+#[test]
+fn messages_that_make_no_sense_end_the_connection() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.root("web1");
+    let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
+    let heartbeat = encode(&Request::Heartbeat).unwrap();
+    let mut stuffed = heartbeat.clone();
+    stuffed.extend(b"more");
+    stuffed[..4].copy_from_slice(&(heartbeat.len() as u32).to_be_bytes());
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (0xffff_ffff_u32.to_be_bytes().to_vec(), "a message of 4294967295 bytes is too long"),
+        ((1_u32 << 20 | 1).to_be_bytes().to_vec(), "a message of 1048577 bytes is too long"),
+        (vec![0, 0], "the stream was cut off in the middle of a message"),
+        (vec![0, 0, 0, 9, 1], "the stream was cut off in the middle of a message"),
+        (frame(b""), "a message makes no sense"),
+        (frame(b"nonsense"), "a message makes no sense"),
+        (frame(&[0x91; 100_000]), "a message makes no sense"),
+        (frame(&[0xdf, 0xff, 0xff, 0xff, 0xff]), "a message makes no sense"),
+        (stuffed, ""),
+        (encode(&Request::Data(Bytes(vec![1, 2, 3]))).unwrap(), "a message came out of order"),
+        (encode(&Request::Activate).unwrap(), "a message came out of order"),
+        (encode(&Request::Keep).unwrap(), "a message came out of order"),
+        (encode(&Request::Cancel).unwrap(), "a message came out of order"),
+        (encode(&Request::ObjectsEnd).unwrap(), "a message came out of order"),
+    ];
+    for (bytes, expected) in cases {
+        let why = error_of(&talk(&sandbox, &after_hello(&bytes)));
+        assert!(why.starts_with(expected), "{why}");
+        assert_eq!(state_of(&root).len(), 1, "{why}");
+    }
+}
+
+/// All bytes that a helper sends for a first deployment.
+fn recorded(sandbox: &Sandbox, repo: &Repo<'_>) -> Vec<u8> {
+    let script = r#"tee "$DEPTOOL_ROOT/../recorded" | "$DEPTOOL_AGENT""#;
+    with_stand_in(sandbox, repo, &["push", "web1", "prod"], script).run().unwrap().ok();
+    std::fs::read(sandbox.dir().join("roots/recorded")).unwrap()
+}
+
+#[test]
+fn a_deployment_that_is_cut_off_at_any_byte_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    let one = operator.commit("One");
+    let bytes = recorded(&sandbox, &operator);
+    at_rest(&sandbox, "web1", Some(&one));
+    let root = sandbox.root("web1");
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let before = visible(&root);
+    // To the last byte: whoever hangs up then has not waited for the answer.
+    let step = bytes.len() / 60;
+    for cut in (0..bytes.len()).step_by(step).chain(bytes.len() - 12..=bytes.len()) {
+        talk(&sandbox, &bytes[..cut]);
+        unchanged(&visible(&root), &before);
+        assert!(!root.join("var/lib/deptool/current").exists(), "{cut}");
+    }
+    at_rest(&sandbox, "web1", None);
+    operator.git(&["fetch", "web1"]).ok();
+    operator.git(&["push", "web1", "prod"]).ok();
+    at_rest(&sandbox, "web1", Some(&one));
+}
+
+#[test]
+fn a_deployment_with_a_damaged_byte_is_not_carried_out() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    operator.commit("One");
+    let bytes = recorded(&sandbox, &operator);
+    let root = sandbox.root("web1");
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let before = visible(&root);
+    for at in (hello().len()..bytes.len()).step_by(bytes.len() / 60) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x15;
+        talk(&sandbox, &damaged);
+        unchanged(&visible(&root), &before);
+    }
+}
+
+#[test]
+fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    let one = operator.commit("One");
+    let bytes = recorded(&sandbox, &operator);
+    operator.git(&["push", "web1", ":prod"]).ok();
+    let root = sandbox.root("web1");
+    let mut agent = Cmd::new(agent()).env("DEPTOOL_ROOT", &root).into_inner();
+    let mut agent = agent.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (agent.stdin.take().unwrap(), BufReader::new(agent.stdout.take().unwrap()));
+    output.read_until(b'\n', &mut Vec::new()).unwrap();
+    let mut output = FrameReader::new(output);
+    assert!(matches!(output.receive().unwrap(), Some(Response::Hello(hello)) if hello.busy.is_none()));
+    // It has looked, and found the host at rest. Now another one begins, and is killed.
+    let before = visible(&root);
+    std::fs::write(root.join("var/lib/deptool/journal"), "what only the next agent can deal with").unwrap();
+    input.write_all(&bytes).unwrap();
+    let Some(Response::Ended(outcome)) = output.receive().unwrap() else { panic!() };
+    let Outcome::Refused { why, .. } = *outcome else { panic!("{outcome:?}") };
+    assert!(why.starts_with("another deployment was interrupted just now"), "{why}");
+    agent.wait().unwrap();
+    unchanged(&visible(&root), &before);
+    operator.git(&["push", "web1", "prod"]).ok();
+    at_rest(&sandbox, "web1", Some(&one));
+}
+
+/// What `git push` and `git fetch` make of an agent that says this and ends.
+fn heard(sandbox: &Sandbox, operator: &Repo<'_>, said: &[u8]) -> (Run, Run) {
+    std::fs::write(sandbox.dir().join("roots/said"), said).unwrap();
+    let script = r#"cat "$DEPTOOL_ROOT/../said""#;
+    let git = |args: &[&str]| with_stand_in(sandbox, operator, args, script).run().unwrap().fails();
+    (git(&["push", "web1", "prod"]), git(&["fetch", "web1"]))
+}
+
+#[test]
+fn an_agent_that_talks_nonsense_changes_nothing_here() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    operator.commit("One");
+    operator.git(&["push", "web1", "prod"]).ok();
+    operator.write("web1/web/file", "2\n");
+    let two = operator.commit("Two");
+    let before = refs(&operator);
+    let line = format!("deptool-agent {VERSION} {BUILD_ID}\n").into_bytes();
+    let speak = |responses: &[Response]| {
+        let frames = responses.iter().flat_map(|response| encode(response).unwrap());
+        [line.clone(), frames.collect()].concat()
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("nothing", vec![]),
+        ("text", b"Welcome to web1!\n".to_vec()),
+        ("endless text", vec![b'x'; 3 << 20]),
+        ("another build", b"deptool-agent 0.1.0 0123456789abcdef\n".to_vec()),
+        ("nothing more", line.clone()),
+        ("a length that is too long", [&line[..], &[0xff; 8]].concat()),
+        ("half a frame", [&line[..], &[0, 0, 0, 9, 1]].concat()),
+        ("nonsense", [&line[..], b"\0\0\0\x08nonsense"].concat()),
+        ("data first", speak(&[Response::Data(Bytes(vec![1]))])),
+        ("an error with control characters", speak(&[Response::Error("\x1b[2Jgone\nok refs/heads/prod\n".into())])),
+    ];
+    for (what, said) in cases {
+        let (push, fetch) = heard(&sandbox, &operator, &said);
+        for run in [&push, &fetch] {
+            assert!(!run.stderr().contains('\x1b') && run.stderr().len() < 2000, "{what}: {run}");
+        }
+        // Some have been sent the request before they spoke: that is in doubt until the host says how it ended.
+        let known = refs(&operator);
+        let known: String = known.split_inclusive('\n').filter(|line| !line.contains("unsettled")).collect();
+        assert_eq!(known, before, "{what}: {push}");
+        operator.git(&["fetch", "web1"]).ok();
+        assert_eq!(refs(&operator), before, "{what}: {push}");
+    }
+    operator.git(&["push", "web1", "prod"]).ok();
+    at_rest(&sandbox, "web1", Some(&two));
+}
+
+#[test]
+fn an_end_of_input_in_the_middle_of_a_batch_does_nothing() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    let one = operator.commit("One");
+    let url = sandbox.root("web1");
+    let url = url.to_str().unwrap();
+    let lines = "capabilities\noption verbosity 1\nlist for-push\npush refs/heads/prod:refs/heads/prod\n";
+    for cut in 0..=lines.len() {
+        let helper = sandbox.command("git-remote-deptool").dir(&operator.dir).args(["web1", url]);
+        let run = helper.env("GIT_DIR", operator.dir.join(".git")).input(&lines.as_bytes()[..cut]).run().unwrap();
+        assert!(!run.success(), "{cut}: {run}");
+    }
+    assert_eq!(state_of(&sandbox.root("web1")).len(), 1);
+    let whole = format!("{lines}\n\n");
+    let helper = sandbox.command("git-remote-deptool").dir(&operator.dir).args(["web1", url]);
+    helper.env("GIT_DIR", operator.dir.join(".git")).input(whole).run().unwrap().ok().prints("ok refs/heads/prod\n");
+    at_rest(&sandbox, "web1", Some(&one));
+}
