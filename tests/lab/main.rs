@@ -2,9 +2,11 @@
 
 mod checks;
 mod detach;
+mod health;
 mod hosts;
 mod install;
 mod net;
+mod reload;
 mod rollback;
 mod services;
 mod state;

@@ -41,3 +41,56 @@ pub fn dns_a(ip: &str, name: &str) -> Option<IpAddr> {
 fn address(ip: &str) -> IpAddr {
     ip.parse().expect("the lab gives its hosts addresses")
 }
+
+/// Asks for a page over and over, each time on a connection of its own.
+pub struct Poll {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: std::thread::JoinHandle<Polled>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Polled {
+    pub good: usize,
+    pub failed: usize,
+    /// From the last good answer before an outage to the first one after it.
+    pub longest: Duration,
+}
+
+impl std::fmt::Display for Polled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = self.longest.as_secs_f64() * 1e3;
+        write!(f, "{} good, {} failed, longest outage {ms:.1} ms", self.good, self.failed)
+    }
+}
+
+impl Poll {
+    pub fn start(ip: &str) -> Poll {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (ip, until) = (ip.to_owned(), stop.clone());
+        Poll { stop, thread: std::thread::spawn(move || poll(&ip, &until)) }
+    }
+
+    pub fn end(self) -> Polled {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.join().expect("polling does not panic")
+    }
+}
+
+fn poll(ip: &str, stop: &std::sync::atomic::AtomicBool) -> Polled {
+    let (mut polled, mut last_good, mut is_out) = (Polled::default(), std::time::Instant::now(), false);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        if http_get(ip, "/").is_some_and(|answer| answer.starts_with("HTTP/1.1 200 ")) {
+            if is_out {
+                polled.longest = polled.longest.max(last_good.elapsed());
+            }
+            (last_good, is_out) = (std::time::Instant::now(), false);
+            polled.good += 1;
+        } else {
+            is_out = true;
+            polled.failed += 1;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    polled
+}
