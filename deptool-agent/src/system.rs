@@ -210,6 +210,9 @@ pub trait System {
         tick: &mut dyn FnMut(),
     ) -> Result<Vec<JobResult>, SystemError>;
 
+    /// What `systemd-analyze verify` says of these unit files; `None` where it is not installed or of no use.
+    fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError>;
+
     /// Make units of these unit files, under names of their own, and return the names. They are not enabled, nothing
     /// depends on them, and no daemon-reload is needed: systemd reads them when it is asked to start them.
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError>;

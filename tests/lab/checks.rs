@@ -131,3 +131,54 @@ fn checks_run_when_and_as_whom_they_should() {
     push("No user").fails().says("check 'app-check.service' of 'app' failed: exited with status 217/USER");
     assert_no_trace(host);
 }
+
+#[test]
+fn a_unit_file_with_a_mistake_in_it_is_refused() {
+    let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
+    let sandbox = Sandbox::for_lab(&lab);
+    let (host, operator) = (lab.host("web1"), sandbox.repo("operator"));
+    operator.add_remote("web1", "deptool::web1");
+    let unit = |text: &str| operator.write("web1/app/systemd/app.service", format!("[Service]\n{text}\n"));
+    let push = |what: &str| {
+        operator.commit(what);
+        operator.git(&["push", "web1", "prod"])
+    };
+    // A program that comes along, behind a link that is not there yet; one with a mode that it does not have yet.
+    operator.write("web1/app/bin/run", "#!/bin/sh\nexec sleep 1000\n");
+    operator.write("web1/app/bin/pre", "#!/bin/sh\n");
+    let links = r#""symlinks": {"/usr/local/libexec/app": "bin"}, "files": {"bin/pre": {"mode": "0755"}}"#;
+    let manifest = format!(r#"{{"systemd": {{"units_enabled": ["app.service"]}}, {links}}}"#);
+    operator.write("web1/app/manifest.json", manifest);
+    sandbox.command("chmod").args(["755", "operator/web1/app/bin/run"]).run().unwrap().ok();
+    let good = "ExecStartPre=/usr/local/libexec/app/pre\nExecStart=/var/lib/deptool/apps/app/current/bin/run\n\
+                [Install]\nWantedBy=multi-user.target";
+    for (bad, expected) in [
+        ("ExecStart=/usr/bin/no-such", "app.service: Command /usr/bin/no-such is not executable"),
+        ("ExecStart=/var/lib/deptool/apps/app/current/bin/no-such", "/apps/app/current/bin/no-such is not executable"),
+        ("ExecStart=/bin/true\nRestart=sometimes", "'app/systemd/app.service': line 3: Failed to parse"),
+        ("Type=oneshot", "app.service: Service has no ExecStart="),
+        ("[Service", "'app/systemd/app.service': line 2: Invalid section header"),
+    ] {
+        unit(bad);
+        push("Wrong").fails().says(expected);
+        assert!(!host.path("/etc/systemd/system/app.service").exists());
+    }
+    unit(&format!("Colour=blue\n{good}"));
+    push("Unknown to systemd, which goes on").ok().says("'app/systemd/app.service': line 2: Unknown");
+    assert_eq!(host.unit_state("app.service"), "active");
+
+    // A drop-in is read with the unit of the host that it is for, and without the one that goes.
+    operator.write("web1/app/systemd/nginx.service.d/one.conf", "[Service]\nExecStart=/usr/bin/no-such\n");
+    push("A drop-in").fails().says("nginx.service: Service has more than one ExecStart=");
+    operator.write("web1/app/systemd/nginx.service.d/one.conf", "[Service]\nExecStart=\n");
+    operator.write("web1/app/systemd/nginx.service.d/two.conf", "[Service]\nExecStart=/usr/sbin/nginx\n");
+    push("Both").ok();
+    operator.remove("web1/app/systemd/nginx.service.d/two.conf");
+    push("One without the other").fails().says("nginx.service: Service has no ExecStart=");
+    assert_eq!(host.sh("ls -A /var/lib/deptool/generations/*/ | grep '^[.]verify' || true"), "");
+
+    let verify = "systemd-analyze verify --man=no /etc/systemd/system/app.service >/dev/null 2>&1 || true";
+    let began = std::time::Instant::now();
+    host.sh(&format!("{verify}; {verify}; {verify}; {verify}; {verify}"));
+    println!("systemd-analyze verify takes {:?}", began.elapsed() / 5);
+}

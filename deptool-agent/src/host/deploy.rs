@@ -246,7 +246,8 @@ fn stage(
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
     let staged = prepare::Staged { home, sides: &sides, generations: (current, generation), checkouts: &checkouts };
     let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
-    let said = prepare::checks::run(&staged, system, &mut || peer.tick())?;
+    let mut said = prepare::verify::run(&staged, system)?;
+    said.extend(prepare::checks::run(&staged, system, &mut || peer.tick())?);
     if let Target::Commit(id) = request.target {
         store.set_target(&id)?;
     }

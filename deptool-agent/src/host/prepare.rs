@@ -22,6 +22,7 @@ mod accounts;
 pub mod checks;
 mod outside;
 mod units;
+pub mod verify;
 
 use outside::OutsideWork;
 use units::UnitWork;

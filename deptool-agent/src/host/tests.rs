@@ -298,6 +298,55 @@ fn a_check_that_fails_refuses_and_is_shown() {
 }
 
 #[test]
+fn unit_files_that_can_not_be_right_are_refused_and_the_rest_is_noted() {
+    let mut world = before();
+    let files: Files<'_> = &[
+        ("app/manifest.json", r#"{"symlinks": {"/opt/app": "bin"}, "files": {"bin/secret": {"mode": "0700"}}}"#),
+        ("app/systemd/app.service", "[Service]\nExecStart=/var/lib/deptool/apps/app/current/bin/run\n"),
+        ("app/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
+        ("app/bin/run*", ""),
+        ("app/bin/secret", ""),
+        ("app/bin/text", ""),
+    ];
+    let all = [BEFORE, files].concat();
+    let refused = |world: &mut World, verdict: &str| {
+        world.fake.verdicts = verdict.into();
+        match world.deploy(&all).0 {
+            Outcome::Refused { why, .. } => why,
+            other => panic!("{verdict}: {other:?}"),
+        }
+    };
+    fs::create_dir_all(world.path("/usr/lib/systemd/system")).unwrap();
+    fs::write(world.path("/usr/lib/systemd/system/host.service"), "[Service]\nExecStart=/x\n").unwrap();
+    let why = refused(&mut world, "DIR/app.service:2: Missing '=', ignoring line.\n");
+    assert_eq!(why, "'app/systemd/app.service': line 2: Missing '=', ignoring line.");
+    assert!(world.fake.calls.contains(&"verify app.service host.service".into()), "{:?}", world.fake.calls);
+    let why = refused(&mut world, "host.service: Command /nowhere is not executable: No such file or directory\n");
+    assert_eq!(why, "host.service: Command /nowhere is not executable: No such file or directory");
+    let command = |path: &str| format!("app.service: Command {path} is not executable: No\n");
+    let why = refused(&mut world, &command("/var/lib/deptool/apps/app/current/bin/text"));
+    assert!(why.contains("bin/text"), "{why}");
+    let why = refused(&mut world, &command("/opt/app/none"));
+    assert!(why.contains("/opt/app/none"), "{why}");
+    world.fake.verdicts = [
+        command("/opt/app/run"),
+        command("/opt/app/secret"),
+        command("/var/lib/deptool/apps/app/current/bin/run"),
+        "DIR/app.service:3: Unknown key 'X' in section [Service], ignoring.\n".into(),
+        "DIR/host.service:3: Failed to parse what is the host's, ignoring.\n".into(),
+        "DIR/web.service:3: Failed to parse what is not changed, ignoring.\n".into(),
+        "other.service: Command /nowhere is not executable: No\n".into(),
+    ]
+    .concat();
+    let expected = "'app/systemd/app.service': line 3: Unknown key 'X' in section [Service], ignoring.";
+    assert_eq!(world.deploys(&all), [expected]);
+    assert!(!world.path("/var/lib/deptool/generations/2/.verify").exists());
+    world.fake.verdicts = "app.service: Refusing.\n".into();
+    // Nothing about units changes.
+    world.deploys(&[&all[..], &[("app/x", "1")]].concat());
+}
+
+#[test]
 fn a_check_is_run_only_if_its_app_changes() {
     let mut world = before();
     world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);

@@ -53,6 +53,8 @@ pub struct Fake {
     pub journal: String,
     /// Answered by the next [`System::take_other_jobs`].
     pub other_jobs: Vec<UnitName>,
+    /// Answered by [`System::verify`].
+    pub verdicts: String,
     /// The unit files of the last [`System::add_transient`].
     pub transient: Vec<String>,
     /// The call that fails, counted from 1 as in `calls`.
@@ -70,6 +72,7 @@ impl Default for Fake {
             is_stopping: false,
             journal: String::new(),
             other_jobs: Vec::new(),
+            verdicts: String::new(),
             transient: Vec::new(),
             fails_at: None,
             now: Duration::from_secs(1000),
@@ -107,8 +110,8 @@ impl Fake {
 
     /// The calls that change something.
     pub fn changes(&self) -> Vec<&str> {
-        const READS: [&str; 7] =
-            ["is-stopping", "snapshot", "detail", "unit-file", "wait-for-change", "other-jobs", "journal"];
+        const READS: [&str; 8] =
+            ["verify", "is-stopping", "snapshot", "detail", "unit-file", "wait-for-change", "other-jobs", "journal"];
         let is_read = |call: &str| READS.iter().any(|read| call.split(' ').next() == Some(read));
         self.calls.iter().map(String::as_str).filter(|call| !is_read(call)).collect()
     }
@@ -306,6 +309,14 @@ impl System for Fake {
             self.now += limit;
         }
         Ok(results)
+    }
+
+    /// Answers with what [`Fake::verdicts`] says, where `DIR` stands for the files' directory.
+    fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.record(format!("verify {}", files.iter().map(|path| name(path)).collect::<Vec<_>>().join(" ")))?;
+        let directory = files.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
+        Ok(Some(self.verdicts.replace("DIR", &directory.display().to_string())))
     }
 
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {

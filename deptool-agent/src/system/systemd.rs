@@ -332,6 +332,19 @@ impl System for Systemd {
         self.jobs(&calls, limit, tick).map_err(failed("start or stop units"))
     }
 
+    fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
+        const VERIFY: &str = "systemd-analyze";
+        if !program::exists(VERIFY) {
+            return Ok(None);
+        }
+        let mut arguments = vec![OsStr::new("verify"), OsStr::new("--man=no"), OsStr::new("--")];
+        arguments.extend(files.iter().map(|path| path.as_os_str()));
+        let ended = program::run(VERIFY, &arguments, PROGRAM)
+            .map_err(|error| SystemError(format!("can't run '{VERIFY}': {error}")))?;
+        // Its exit status tells no more than what it says, and is 1 for what is no error, too.
+        Ok(Some(String::from_utf8_lossy(&ended.stderr).into_owned()))
+    }
+
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
         transient::add(files)
     }
