@@ -46,7 +46,7 @@ pub fn advertised(remote: &mut Remote, options: &Options) -> Result<Vec<Ref>, Re
     let is_clone = remote.tracking().is_unused()?;
     let mut refs = Vec::new();
     for host in hosts {
-        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+        let _lock = remote.lock(&host)?;
         let answer = ask(remote, &host, options.verbosity)?;
         let heard = answer.heard.clone();
         if is_clone {

@@ -45,7 +45,7 @@ pub(super) fn consider(
     request: &Request<'_>,
     host: &HostRemote,
 ) -> Result<Considered, RemoteError> {
-    let lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+    let lock = remote.lock(host)?;
     let is_in_doubt = !remote.tracking().unsettled(&host.host)?.is_empty();
     if request.options.run == Run::Real && (is_in_doubt || asks_first(remote, request)) {
         let heard = fetch::hear(remote, host, request.options.verbosity)?;
