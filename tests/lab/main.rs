@@ -3,7 +3,9 @@
 mod detach;
 mod hosts;
 mod install;
+mod modes;
 mod net;
+mod quadlets;
 mod rollback;
 mod services;
 mod state;

@@ -172,6 +172,7 @@ fn units_that_are_well_are_kept_and_a_removed_deployment_leaves_nothing() {
         ("plain.service", "[Service]\nExecStart=/bin/sleep infinity\n"),
         ("idle.service", "[Service]\nType=idle\nExecStart=/bin/sleep infinity\n"),
         ("again.service", "[Service]\nRestart=always\nExecStart=/bin/sleep infinity\n"),
+        ("ends-badly.service", "[Service]\nExecStart=/bin/sh -c 'trap \"exit 9\" TERM; while :; do sleep 0.1; done'\n"),
         (
             "note.service",
             "[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c 'systemd-notify --ready; sleep infinity'\n",

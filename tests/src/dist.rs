@@ -15,17 +15,20 @@ pub fn install(prefix: &Path, platforms: &[Platform]) -> Result<()> {
         agents.push((build::agent(*platform)?, platform.name().to_owned()));
     }
     build::install(prefix, &build::target_dir()?.join("release"), &agents)?;
-    install_manual(&build::workspace().join("man"), &prefix.join("share/man"))
+    install_manual(&build::workspace().join("man"), &prefix.join("share"))
 }
 
-/// `git-deptool.1` goes to `man1/`, and so on.
+/// `git-deptool.1` goes to `man/man1/`, and so on; the manifest's schema to `deptool/`.
 fn install_manual(from: &Path, to: &Path) -> Result<()> {
     let Ok(pages) = std::fs::read_dir(from) else { return Ok(()) };
     for page in pages {
         let page: PathBuf = page?.path();
-        let section = page.extension().and_then(|section| section.to_str());
-        let (Some(section @ ("1" | "5" | "7" | "8")), Some(name)) = (section, page.file_name()) else { continue };
-        let dir = to.join(format!("man{section}"));
+        let Some(name) = page.file_name() else { continue };
+        let dir = match page.extension().and_then(|extension| extension.to_str()) {
+            Some(section @ ("1" | "5" | "7" | "8")) => to.join(format!("man/man{section}")),
+            Some("json") => to.join("deptool"),
+            _ => continue,
+        };
         std::fs::create_dir_all(&dir)?;
         std::fs::copy(&page, dir.join(name)).with_context(|| format!("cannot install {}", page.display()))?;
     }
