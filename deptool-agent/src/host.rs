@@ -6,6 +6,7 @@ pub mod checkout;
 pub mod claims;
 pub mod deploy;
 pub mod finish;
+pub mod health;
 pub mod home;
 pub mod journal;
 pub mod lock;
@@ -17,3 +18,7 @@ mod receive;
 pub mod session;
 pub mod store;
 pub mod undo;
+pub mod why;
+
+#[cfg(test)]
+mod tests;

@@ -13,5 +13,6 @@ pub mod plan;
 pub mod system;
 pub mod text;
 pub mod tree;
+pub mod unit_text;
 pub mod wanted;
 pub mod wire;

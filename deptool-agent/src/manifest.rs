@@ -14,6 +14,13 @@ use crate::{
     path::{OutsidePath, TreePath},
 };
 
+pub mod probe;
+
+use probe::Probe;
+
+/// How long starting and settling may take where no manifest says otherwise.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// What an app wants beside its files. Without a `manifest.json` all of it is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +36,13 @@ pub struct Manifest {
     /// How long each of these units must not fail after it was started.
     #[serde(deserialize_with = "map")]
     pub settle: BTreeMap<UnitName, Window>,
+    /// How long starting and settling may take altogether.
+    pub settle_timeout: Option<Window>,
+    /// Oneshot units of the app that look at what is staged before anything is changed.
+    pub checks: Vec<UnitName>,
+    /// What must answer before the deployment is kept.
+    #[serde(deserialize_with = "objects")]
+    pub health: Vec<Probe>,
 }
 
 /// The manifest's `systemd` object.
@@ -198,6 +212,11 @@ fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Re
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
 fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<UnitName, V>, D::Error> {
     Pairs::deserialize(deserializer).map(|Pairs(pairs)| pairs)
 }
@@ -273,6 +292,13 @@ mod tests {
             (r#"{"files": {"x": {"mode": "4755"}}}"#, "files.x.mode: set-user-id"),
             (r#"{"files": {"x": {"owner": "a b"}}}"#, "files.x.owner: it is no valid user"),
             (r#"{"settle": {"x.service": "3 days"}}"#, "settle.x.service"),
+            (r#"{"settle_timeout": 5}"#, "settle_timeout: invalid type: integer"),
+            (r#"{"checks": ["x"]}"#, "checks[0]: invalid unit name 'x'"),
+            (r#"{"health": {}}"#, "health: invalid type: map, expected a sequence"),
+            (r#"{"health": [[]]}"#, "health[0]: invalid type: sequence, expected an object"),
+            (r#"{"health": [{"tcp": "here:53"}]}"#, "health[0].tcp: an address is written as"),
+            (r#"{"health": [{"http": "https://127.0.0.1/"}]}"#, "health[0].http: the agent speaks no TLS"),
+            (r#"{"health": [{"tcp": "127.0.0.1:53", "within": "1h"}]}"#, "health[0].within: a length of time"),
             (r#"{"systemd": {}} trailing"#, ".: trailing characters"),
             ("[", "."),
             ("", "."),

@@ -54,11 +54,23 @@ pub enum Outcome {
     /// Another deployment is under way; nothing was changed.
     Busy(Holder),
     /// The host can't take it; nothing was changed.
-    Refused { why: String },
+    Refused {
+        /// One line.
+        why: String,
+        /// More of it, several lines, such as what a check said; may be empty.
+        details: String,
+    },
     /// The helper or its connection went away in time; nothing was changed.
     Cancelled,
     /// It was activated, failed, and what ran before runs again.
     RolledBack(Failure),
+}
+
+impl Outcome {
+    /// A refusal that one line says all of.
+    pub fn refused(why: impl Into<String>) -> Outcome {
+        Outcome::Refused { why: why.into(), details: String::new() }
+    }
 }
 
 /// Why a deployment was rolled back, and how well that went.

@@ -22,6 +22,8 @@ pub struct HostPlan {
     pub apps: Vec<AppChange>,
     pub outside: Vec<OutsideChange>,
     pub units: Vec<UnitChange>,
+    /// Units that are reloaded although nothing can tell whether they took the new configuration.
+    pub unobserved: BTreeSet<UnitName>,
 }
 
 /// What happens to one app's files.
@@ -106,12 +108,13 @@ impl HostPlan {
         let apps = app_changes(old, new);
         let outside = outside_changes(&had.outside, &wants.outside);
         let units = unit_changes(&apps, had, wants);
-        HostPlan { apps, outside, units }
+        let unobserved = unobserved_reloads(&units, new, wants);
+        HostPlan { apps, outside, units, unobserved }
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        let HostPlan { apps, outside, units } = self;
+        let HostPlan { apps, outside, units, unobserved: _ } = self;
         apps.is_empty() && outside.is_empty() && units.is_empty()
     }
 
@@ -251,6 +254,21 @@ fn unit_changes(apps: &[AppChange], had: &Wanted, wants: &Wanted) -> Vec<UnitCha
         }
     }
     changes.into_values().collect()
+}
+
+/// A reload's success is believed of Type=notify-reload, and where a check or health tells of it.
+fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Wanted) -> BTreeSet<UnitName> {
+    let is_looked_after = |app: &AppName| {
+        let manifest = new.apps.get(app).map(|app| &app.manifest);
+        manifest.is_some_and(|manifest| !manifest.checks.is_empty() || !manifest.health.is_empty())
+    };
+    let tells = |unit: &UnitName| {
+        let wanted = wants.enabled.get(unit).or_else(|| wants.watched.get(unit));
+        wanted.is_some_and(|wanted| wanted.tells_of_reload)
+    };
+    let reloads = units.iter().filter(|change| matches!(change.job, UnitJob::Reload | UnitJob::ReloadIfRunning));
+    let unobserved = reloads.filter(|change| !tells(&change.unit) && !change.apps.iter().any(is_looked_after));
+    unobserved.map(|change| change.unit.clone()).collect()
 }
 
 /// The strongest reaction that the changed apps ask of a unit, `None` if none of its apps changed.

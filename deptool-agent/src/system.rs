@@ -210,6 +210,13 @@ pub trait System {
         tick: &mut dyn FnMut(),
     ) -> Result<Vec<JobResult>, SystemError>;
 
+    /// Make units of these unit files, under names of their own, and return the names. They are not enabled, nothing
+    /// depends on them, and no daemon-reload is needed: systemd reads them when it is asked to start them.
+    fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError>;
+
+    /// Stop what still runs of units made by [`System::add_transient`], and have systemd forget them.
+    fn remove_transient(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
+
     /// Units that had a job which [`System::run_jobs`] did not ask for, since this was last called: what systemd itself
     /// stopped or restarted along with ours (Requires=, PartOf= …), and what a timer or somebody else did. Units that
     /// were asked for can be among them.

@@ -13,14 +13,17 @@ use crate::{
     name::{AppName, HostName, NameError},
     path::{PathError, TreePath, check_symlink},
     text::printable,
+    unit_text::Facts,
 };
 
 /// Directories deeper than this are no configuration.
 const MAX_DEPTH: usize = 64;
+/// Directories whose files systemd or Podman's generator read.
+const UNITS: [&[u8]; 2] = [b"systemd/", b"quadlets/"];
 /// The longest symlink target that Linux takes is 4095 bytes.
 const MAX_LINK: usize = 4095;
-/// A manifest is written by people or generators, not by enemies.
-const MAX_MANIFEST: usize = 1 << 20;
+/// Manifests and units are written by people or generators, not by enemies.
+const MAX_TEXT: usize = 1 << 20;
 
 /// Why a tree can't be deployed. Every text names the path.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,8 @@ pub struct App {
     pub tree: TreeId,
     pub files: BTreeMap<TreePath, Entry>,
     pub manifest: Manifest,
+    /// What files in `systemd/` and `quadlets/` say.
+    pub units: BTreeMap<TreePath, Facts>,
 }
 
 /// A host's directory: its apps. Empty for a host from which everything is removed.
@@ -143,21 +148,28 @@ fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId) -> Result<App, Tre
     let mut files = BTreeMap::new();
     walk(objects, name, tree.0, &mut Vec::new(), &mut files)?;
     check_no_file_is_a_directory(name, &files)?;
-    let manifest = match files.get(&TreePath::parse(b"manifest.json").expect("a valid path")) {
-        None => Manifest::default(),
-        Some(entry) => {
-            let path = || TreePath::parse(b"manifest.json").expect("a valid path");
-            if entry.kind == FileKind::Symlink {
-                return Err(TreeError::Entry { app: name.clone(), path: path(), why: "must be a regular file" });
-            }
-            let bytes = read_blob(objects, entry.id)?;
-            if bytes.len() > MAX_MANIFEST {
-                return Err(TreeError::Entry { app: name.clone(), path: path(), why: "is larger than 1 MiB" });
-            }
-            Manifest::parse(&bytes).map_err(|source| TreeError::Manifest { app: name.clone(), source })?
+    let (mut manifest, mut units) = (Manifest::default(), BTreeMap::new());
+    for (path, entry) in &files {
+        let refuse = |why| TreeError::Entry { app: name.clone(), path: path.clone(), why };
+        let is_manifest = path.as_bytes() == b"manifest.json";
+        let is_text = is_manifest || UNITS.iter().any(|directory| path.as_bytes().starts_with(directory));
+        if !is_text {
+            continue;
         }
-    };
-    Ok(App { tree, files, manifest })
+        if entry.kind == FileKind::Symlink {
+            return Err(refuse("must be a regular file"));
+        }
+        let bytes = read_blob(objects, entry.id)?;
+        if bytes.len() > MAX_TEXT {
+            return Err(refuse("is larger than 1 MiB"));
+        }
+        if is_manifest {
+            manifest = Manifest::parse(&bytes).map_err(|source| TreeError::Manifest { app: name.clone(), source })?;
+        } else {
+            units.insert(path.clone(), Facts::of(&String::from_utf8_lossy(&bytes)));
+        }
+    }
+    Ok(App { tree, files, manifest, units })
 }
 
 /// A hand-made tree can have a file and a directory of one name.
@@ -245,6 +257,10 @@ pub mod memory {
             let id = gix_object::compute_hash(gix_hash::Kind::Sha1, kind, &bytes).unwrap();
             self.0.borrow_mut().insert(id, (kind, bytes));
             id
+        }
+
+        pub fn all(&self) -> Vec<(Kind, Vec<u8>)> {
+            self.0.borrow().values().cloned().collect()
         }
 
         pub fn tree(&self, entries: &[(&[u8], EntryKind, ObjectId)]) -> ObjectId {

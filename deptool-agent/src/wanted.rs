@@ -2,24 +2,30 @@
 //!
 //! A plan is the difference of two of these maps, so what moves from one app to another is not torn down in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     id::BlobId,
-    manifest::{OnChange, Window},
+    manifest::{OnChange, SETTLE_TIMEOUT, Window},
     name::{AppName, UnitName},
     path::{OutsidePath, TreePath, is_within},
     tree::{App, FileKind, HostTree},
+    unit_text::Facts,
 };
 
 /// Everything that a host's tree asks for outside of its apps' directories.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub outside: BTreeMap<OutsidePath, Claim>,
     /// Units in some app's `units_enabled`.
     pub enabled: BTreeMap<UnitName, WantedUnit>,
     /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
     pub watched: BTreeMap<UnitName, WantedUnit>,
+    /// How long starting and settling may take altogether: the longest that any app asks for.
+    pub settle_timeout: Duration,
 }
 
 /// One path outside of `/var/lib/deptool` and what it is to be.
@@ -77,6 +83,8 @@ pub struct WantedUnit {
     /// The strongest that any of the apps asks for.
     pub on_change: OnChange,
     pub settle: Option<Window>,
+    /// Its files in the tree say that it tells how a reload went (Type=notify-reload).
+    pub tells_of_reload: bool,
 }
 
 /// Why a tree asks for something that can't be.
@@ -92,6 +100,10 @@ pub enum WantedError {
     NoSuchFile { app: AppName, key: String, file: TreePath },
     #[error("{app}/manifest.json: settle: '{unit}' is in neither 'units_enabled' nor 'on_change'")]
     IdleSettle { app: AppName, unit: UnitName },
+    #[error("{app}/manifest.json: settle.{unit}: it is longer than the {} s that all may take ('settle_timeout')", limit.as_secs())]
+    LongSettle { app: AppName, unit: UnitName, limit: Duration },
+    #[error("{app}/manifest.json: checks: '{unit}' {why}")]
+    BadCheck { app: AppName, unit: UnitName, why: &'static str },
     #[error("'{app}/{file}': {why}")]
     BadFile { app: AppName, file: TreePath, why: String },
 }
@@ -99,13 +111,21 @@ pub enum WantedError {
 impl Wanted {
     /// Collect what all apps of `host` ask for, and refuse what contradicts itself.
     pub fn of(host: &HostTree) -> Result<Wanted, WantedError> {
-        let mut wanted = Wanted::default();
+        let timeouts = host.apps.values().filter_map(|app| app.manifest.settle_timeout);
+        let mut wanted = Wanted {
+            outside: BTreeMap::new(),
+            enabled: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            settle_timeout: timeouts.max().map_or(SETTLE_TIMEOUT, |window| window.0),
+        };
         for (name, app) in &host.apps {
             wanted.add_links(name, app)?;
             wanted.add_files(name, app)?;
             wanted.add_units(name, app)?;
             check_attributes(name, app)?;
+            check_checks(name, app)?;
         }
+        wanted.add_facts(host);
         // A unit that some app enables is enabled, whatever another one says of its changes.
         for unit in wanted.enabled.keys() {
             wanted.watched.remove(unit);
@@ -146,6 +166,10 @@ impl Wanted {
         if let Some(unit) = app.manifest.settle.keys().find(|unit| !is_named(unit)) {
             return Err(WantedError::IdleSettle { app: name.clone(), unit: unit.clone() });
         }
+        let limit = self.settle_timeout;
+        if let Some((unit, _)) = app.manifest.settle.iter().find(|(_, window)| window.0 > limit) {
+            return Err(WantedError::LongSettle { app: name.clone(), unit: unit.clone(), limit });
+        }
         let enabled = systemd.units_enabled.iter().map(|unit| (unit, true));
         for (unit, enable) in enabled.chain(systemd.on_change.keys().map(|unit| (unit, false))) {
             let on_change = systemd.on_change.get(unit).copied().unwrap_or_default();
@@ -156,6 +180,26 @@ impl Wanted {
             wanted.apps.insert(name.clone());
         }
         Ok(())
+    }
+
+    /// What unit files say of units that are to be reloaded.
+    fn add_facts(&mut self, host: &HostTree) {
+        let snippets: Vec<(&Snippet, Facts)> = self
+            .outside
+            .values()
+            .filter_map(|claim| match &claim.kind {
+                ClaimKind::Copy(snippet, _) => Some((snippet, *host.apps.get(&claim.app)?.units.get(&claim.file)?)),
+                ClaimKind::Link => None,
+            })
+            .collect();
+        for (unit, wanted) in self.enabled.iter_mut().chain(&mut self.watched) {
+            for (_, facts) in snippets.iter().filter(|(snippet, _)| snippet.affects(unit)) {
+                wanted.tells_of_reload |= facts.tells_of_reload;
+                if facts.binds_ours && wanted.on_change == OnChange::Reload {
+                    wanted.on_change = OnChange::Restart;
+                }
+            }
+        }
     }
 
     fn claim(&mut self, path: OutsidePath, claim: Claim) -> Result<(), WantedError> {
@@ -208,6 +252,28 @@ fn check_attributes(name: &AppName, app: &App) -> Result<(), WantedError> {
         }
     }
     Ok(())
+}
+
+/// A check is a service in the app's own `systemd/`, which is read there and not where it will be.
+fn check_checks(name: &AppName, app: &App) -> Result<(), WantedError> {
+    for (at, unit) in app.manifest.checks.iter().enumerate() {
+        let bad = |why| Err(WantedError::BadCheck { app: name.clone(), unit: unit.clone(), why });
+        if !unit.as_str().ends_with(".service") || unit.as_str().contains("@.") {
+            return bad("is no service that could be run");
+        }
+        if !app.files.contains_key(&check_file(unit)) {
+            return bad("is not in the app's 'systemd/' directory");
+        }
+        if app.manifest.checks[..at].contains(unit) {
+            return bad("is named twice");
+        }
+    }
+    Ok(())
+}
+
+/// The file of a check in its app.
+pub fn check_file(unit: &UnitName) -> TreePath {
+    TreePath::parse(format!("systemd/{unit}").as_bytes()).expect("a unit's name is a valid file name")
 }
 
 /// Where a file of an app is copied to: directory, meaning, name below the directory. `None` for an ordinary file.
@@ -385,6 +451,14 @@ mod tests {
             &[("a/manifest.json", r#"{"symlinks": {"/etc/x": "missing"}}"#)],
             &[("a/manifest.json", r#"{"files": {"missing": {"mode": "0600"}}}"#)],
             &[("a/manifest.json", r#"{"settle": {"x.service": "1s"}}"#)],
+            &[(
+                "a/manifest.json",
+                r#"{"systemd": {"on_change": {"x.service": "reload"}}, "settle": {"x.service": "2min"}}"#,
+            )],
+            &[("a/manifest.json", r#"{"checks": ["x.service"]}"#)],
+            &[("a/manifest.json", r#"{"checks": ["x.service", "x.service"]}"#), ("a/systemd/x.service", "")],
+            &[("a/manifest.json", r#"{"checks": ["x@.service"]}"#), ("a/systemd/x@.service", "")],
+            &[("a/manifest.json", r#"{"checks": ["x.timer"]}"#), ("a/systemd/x.timer", "")],
         ] {
             assert!(wanted(files).is_err(), "{files:?}");
         }
@@ -400,6 +474,30 @@ mod tests {
         .unwrap();
         let unit = &wanted.enabled["x.service"];
         assert_eq!((unit.apps.len(), unit.on_change), (2, OnChange::Restart));
+    }
+
+    #[test]
+    fn a_unit_that_binds_what_is_ours_is_not_reloaded() {
+        let manifest = r#"{"systemd": {"on_change": {"x@1.service": "reload", "y.service": "reload"}}}"#;
+        let bind = "[Service]\nBindPaths=/var/lib/deptool/apps/a/current:/srv\n";
+        let wanted = wanted(&[
+            ("a/manifest.json", manifest),
+            ("a/systemd/x@.service.d/bind.conf", bind),
+            ("b/systemd/y.service", "[Service]\nType=notify-reload\n"),
+        ])
+        .unwrap();
+        assert_eq!(wanted.watched["x@1.service"].on_change, OnChange::Restart);
+        let y = &wanted.watched["y.service"];
+        assert_eq!((y.on_change, y.tells_of_reload), (OnChange::Reload, true));
+    }
+
+    #[test]
+    fn the_longest_settle_timeout_counts() {
+        let longest = |files: &[(&str, &str)]| wanted(files).unwrap().settle_timeout.as_secs();
+        assert_eq!(longest(&[("a/f", "")]), 90);
+        let (short, long) = (r#"{"settle_timeout": "10s"}"#, r#"{"settle_timeout": "2min"}"#);
+        assert_eq!(longest(&[("a/manifest.json", short), ("b/f", "")]), 10);
+        assert_eq!(longest(&[("a/manifest.json", short), ("b/manifest.json", long)]), 120);
     }
 
     #[test]

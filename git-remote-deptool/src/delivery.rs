@@ -74,9 +74,7 @@ impl Delivery {
         let mut permission = Permission::NotGiven;
         let end = match self.converse(connector, mailbox, &mut permission, tell) {
             Ok(outcome) => End::Outcome(outcome),
-            Err(SessionError::Agent(why)) if permission == Permission::NotGiven => {
-                End::Outcome(Outcome::Refused { why })
-            }
+            Err(SessionError::Agent(why)) if permission == Permission::NotGiven => End::Outcome(Outcome::refused(why)),
             Err(error) if permission == Permission::NotGiven || never_arrived(&error) => End::NotReached(error),
             Err(error) => self.ask(connector, error, tell),
         };
@@ -273,7 +271,9 @@ fn clean(end: End) -> End {
         End::Outcome(outcome) => outcome,
     };
     End::Outcome(match outcome {
-        Outcome::Refused { why } => Outcome::Refused { why: line(why) },
+        Outcome::Refused { why, details } => {
+            Outcome::Refused { why: line(why), details: printable_lines(details.as_bytes()) }
+        }
         Outcome::Busy(mut holder) => {
             holder.by = line(holder.by);
             Outcome::Busy(holder)

@@ -167,7 +167,7 @@ fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
     }
     for one in affected {
         remote.say(&render::plan(&one.remote.host, &one.plan));
-        if let Some(note) = render::lasting_effects(&one.plan) {
+        for note in render::notes(&one.plan) {
             remote.say(&format!("    ({note})"));
         }
     }

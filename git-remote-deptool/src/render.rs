@@ -56,15 +56,19 @@ pub fn plan(host: &HostName, plan: &HostPlan) -> String {
     out
 }
 
-/// What a rollback can't undo, if anything in the plan is of that kind.
-pub fn lasting_effects(plan: &HostPlan) -> Option<&'static str> {
+/// What else there is to say of a plan: what a rollback can't undo, and what can't be observed.
+pub fn notes(plan: &HostPlan) -> Vec<String> {
     let has = |class| plan.outside.iter().any(|change| change.class == class && change.change != Change::Remove);
-    match (has(Class::Sysusers), has(Class::Tmpfiles)) {
+    let lasting = match (has(Class::Sysusers), has(Class::Tmpfiles)) {
         (true, true) => Some("users and files that sysusers and tmpfiles create stay after a rollback"),
         (true, false) => Some("users that sysusers creates stay after a rollback"),
         (false, true) => Some("files that tmpfiles creates stay after a rollback"),
         (false, false) => None,
-    }
+    };
+    let unobserved = plan.unobserved.iter().map(|unit| {
+        format!("whether {unit} takes what it reloads can't be observed: its app has neither 'checks' nor 'health'")
+    });
+    lasting.map(str::to_owned).into_iter().chain(unobserved).collect()
 }
 
 fn sign(change: Change) -> char {
@@ -157,6 +161,7 @@ mod tests {
                 job: UnitJob::Stop,
                 apps: BTreeSet::from([app]),
             }],
+            unobserved: BTreeSet::new(),
         };
         let host = HostName::parse(b"ns1.example.org").unwrap();
         assert_eq!(

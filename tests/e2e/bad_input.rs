@@ -228,6 +228,13 @@ fn manifests_that_can_not_be_meant_are_refused() {
         r#"{"files": {"file": {"owner": "a b"}}}"#,
         r#"{"files": {"missing": {"mode": "0600"}}}"#,
         r#"{"settle": {"x.service": "long"}}"#,
+        r#"{"settle_timeout": "long"}"#,
+        r#"{"systemd": {"on_change": {"x.service": "none"}}, "settle": {"x.service": "2min"}}"#,
+        r#"{"checks": ["x.service"]}"#,
+        r#"{"checks": ["x.timer"]}"#,
+        r#"{"health": [{"tcp": "db.example.org:5432"}]}"#,
+        r#"{"health": [{"http": "https://127.0.0.1/"}]}"#,
+        r#"{"health": [{"tcp": "127.0.0.1:53"}, {"status": 200}]}"#,
     ] {
         let entries = format!("100644 blob {file}\tfile\0100644 blob {}\tmanifest.json\0", deployed.blob(manifest));
         let app = deployed.mktree(&entries);
@@ -247,7 +254,7 @@ const MANIFESTS: &str = r#"{
 {"files": {"file": ["0600"]}}
     web1: web/manifest.json: files.file: invalid type: sequence, expected an object
 {"units": []}
-    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`
+    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`, `settle_timeout`, `checks`, `health`
 {"systemd": {"enabled": []}}
     web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change`
 {"systemd": {"units_enabled": "x.service"}}
@@ -286,6 +293,20 @@ const MANIFESTS: &str = r#"{
     web1: web/manifest.json: files: 'missing' is not in the app
 {"settle": {"x.service": "long"}}
     web1: web/manifest.json: settle.x.service: a length of time is written as "5s", "200ms" or "1min", an hour at most
+{"settle_timeout": "long"}
+    web1: web/manifest.json: settle_timeout: a length of time is written as "5s", "200ms" or "1min", an hour at most
+{"systemd": {"on_change": {"x.service": "none"}}, "settle": {"x.service": "2min"}}
+    web1: web/manifest.json: settle.x.service: it is longer than the 90 s that all may take ('settle_timeout')
+{"checks": ["x.service"]}
+    web1: web/manifest.json: checks: 'x.service' is not in the app's 'systemd/' directory
+{"checks": ["x.timer"]}
+    web1: web/manifest.json: checks: 'x.timer' is no service that could be run
+{"health": [{"tcp": "db.example.org:5432"}]}
+    web1: web/manifest.json: health[0].tcp: an address is written as "127.0.0.1:53" or "[::1]:53"; of names only 'localhost' is known, because the agent does not resolve any
+{"health": [{"http": "https://127.0.0.1/"}]}
+    web1: web/manifest.json: health[0].http: the agent speaks no TLS: ask over http, or only whether something listens ('tcp')
+{"health": [{"tcp": "127.0.0.1:53"}, {"status": 200}]}
+    web1: web/manifest.json: health[1]: it has either 'tcp' or 'http'
 "#;
 
 #[test]

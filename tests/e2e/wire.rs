@@ -173,7 +173,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     std::fs::write(root.join("var/lib/deptool/journal"), "what only the next agent can deal with").unwrap();
     input.write_all(&bytes).unwrap();
     let Some(Response::Ended(outcome)) = output.receive().unwrap() else { panic!() };
-    let Outcome::Refused { why } = *outcome else { panic!("{outcome:?}") };
+    let Outcome::Refused { why, .. } = *outcome else { panic!("{outcome:?}") };
     assert!(why.starts_with("another deployment was interrupted just now"), "{why}");
     agent.wait().unwrap();
     unchanged(&visible(&root), &before);

@@ -13,7 +13,7 @@ use crate::{
     manifest::{Account, FileAttributes},
     name::{AppName, UnitName},
     path::{OutsidePath, TreePath},
-    system::{JobKind, JobResult, System, SystemError, verdict::Started},
+    system::{JobKind, JobResult, System, SystemError, settle::Deadline, verdict::Started},
 };
 
 impl From<SystemError> for HostError {
@@ -28,8 +28,8 @@ pub struct Applying<'a> {
     /// The generation that is being activated.
     pub generation: u32,
     pub system: &'a mut dyn System,
-    /// How long units may take to stop or start.
-    pub limit: Duration,
+    /// When starting and settling must be over.
+    pub deadline: Deadline,
     /// How long units must not fail after their start, where the manifest says so.
     pub windows: &'a BTreeMap<UnitName, Duration>,
     pub tick: &'a mut dyn FnMut(),
@@ -64,7 +64,8 @@ impl Applying<'_> {
 
     fn stop(&mut self, units: &[UnitName]) -> Result<(), HostError> {
         let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Stop)).collect();
-        let results = self.system.run_jobs(&jobs, self.limit, self.tick)?;
+        let limit = self.deadline.left(self.system);
+        let results = self.system.run_jobs(&jobs, limit, self.tick)?;
         for (unit, result) in units.iter().zip(results) {
             match result {
                 JobResult::Done => {}
@@ -81,7 +82,7 @@ impl Applying<'_> {
         // Or the start limit fails the sixth deployment within ten seconds.
         self.system.reset_failed(&units)?;
         let before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
-        let results = self.system.run_jobs(jobs, self.limit, self.tick)?;
+        let results = self.system.run_jobs(jobs, self.deadline.left(self.system), self.tick)?;
         let ended = self.system.clock();
         let started = jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
             let window = self.windows.get(unit).copied();

@@ -15,7 +15,7 @@ use super::{
     attempts,
     checkout::{self, Contents},
     claims::Claims,
-    finish,
+    finish, health,
     home::{Home, HostError, sync_file_system},
     journal::{Journal, Record},
     lock::{HostLock, Taken},
@@ -26,24 +26,27 @@ use super::{
     session,
     store::Store,
     undo::undo,
+    why::Why,
 };
 use crate::{
     action::Action,
     id::CommitId,
-    name::{HostName, UnitName},
+    manifest::probe::Probe,
+    name::{AppName, HostName, UnitName},
     outcome::{AttemptResult, Failure, Outcome, Phase},
     plan::HostPlan,
-    system::{System, settle, verdict::Started},
-    text::{printable, printable_lines},
+    system::{
+        Manager, System,
+        settle::{Deadline, Watch},
+    },
+    text::printable,
     tree::{HostTree, TreeError, host_directory, root_of},
     wanted::Wanted,
     wire::{Deploy, Deployed, Expected, Go, Holder, Request, Response, Target, Verdict},
 };
 
-/// Starting and settling together may not take longer.
+/// While rolling back, each batch of units may take so long.
 const LIMIT: Duration = Duration::from_secs(90);
-/// How much of a failed unit's journal is shown.
-const JOURNAL_LINES: usize = 10;
 
 /// Seconds since 1970, by this host's clock.
 pub fn now() -> i64 {
@@ -64,7 +67,14 @@ pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostErro
 pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Outcome {
     match try_deploy(home, request, peer, system) {
         Ok(outcome) => outcome,
-        Err(error) => Outcome::Refused { why: error.to_string() },
+        Err(error) => refusal(error),
+    }
+}
+
+fn refusal(error: HostError) -> Outcome {
+    match error {
+        HostError::Refused { why, details } => Outcome::Refused { why, details },
+        error => Outcome::refused(error.to_string()),
     }
 }
 
@@ -89,15 +99,15 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     let staged = match stage(home, request, &mut store, peer, system) {
         Ok(Staged::Ready(staged)) => staged,
         Ok(Staged::Gone) => return discard(home, Outcome::Cancelled),
-        Err(error) => return discard(home, Outcome::Refused { why: error.to_string() }),
+        Err(error) => return discard(home, refusal(error)),
     };
     if !may_go(request, &mut lock, peer) {
         return discard(home, Outcome::Cancelled);
     }
     if system.is_stopping() {
-        return discard(home, Outcome::Refused { why: "the host is shutting down".into() });
+        return discard(home, Outcome::refused("the host is shutting down"));
     }
-    let running = Running { home, lock, peer, system, record: staged.record, windows: staged.windows };
+    let running = Running { home, lock, peer, system, record: staged.record, expectations: staged.expectations };
     running.activate(request.verdict, &mut store)
 }
 
@@ -169,7 +179,29 @@ fn discard(home: &Home, outcome: Outcome) -> Result<Outcome, HostError> {
 
 struct Ready {
     record: Record,
+    expectations: Expectations,
+}
+
+/// What a deployment must show after its activation.
+struct Expectations {
+    /// How long units must not fail after their start, where the manifest says so.
     windows: BTreeMap<UnitName, Duration>,
+    /// How long all of it may take.
+    timeout: Duration,
+    /// What must answer, of the apps that change.
+    probes: Vec<(AppName, Probe)>,
+}
+
+impl Expectations {
+    fn of(sides: &Sides<'_>) -> Expectations {
+        let Sides { new, wants, plan, .. } = sides;
+        let units = wants.enabled.iter().chain(&wants.watched);
+        let windows = units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).collect();
+        let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
+        let probes =
+            changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));
+        Expectations { windows, timeout: wants.settle_timeout, probes: probes.collect() }
+    }
 }
 
 enum Staged {
@@ -212,12 +244,14 @@ fn stage(
     };
     checkout::write_generation(home, generation, &commit, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
-    let prepared = prepare::decide(home, &sides, &claims, (current, generation), &checkouts, &fresh, system)?;
+    let staged = prepare::Staged { home, sides: &sides, generations: (current, generation), checkouts: &checkouts };
+    let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
+    let said = prepare::checks::run(&staged, system, &mut || peer.tick())?;
     if let Target::Commit(id) = request.target {
         store.set_target(&id)?;
     }
-    let Prepared { actions, claims, running, windows, notes } = prepared;
-    for note in notes {
+    let Prepared { actions, claims, running, notes } = prepared;
+    for note in notes.into_iter().chain(said) {
         peer.send(&Response::Note(note));
     }
     let record = Record {
@@ -234,7 +268,7 @@ fn stage(
         running,
         claims,
     };
-    Ok(Staged::Ready(Box::new(Ready { record, windows })))
+    Ok(Staged::Ready(Box::new(Ready { record, expectations: Expectations::of(&sides) })))
 }
 
 /// The host's directory in `commit`; empty if nothing is deployed.
@@ -281,7 +315,7 @@ struct Running<'a> {
     peer: &'a mut Peer,
     system: &'a mut dyn System,
     record: Record,
-    windows: BTreeMap<UnitName, Duration>,
+    expectations: Expectations,
 }
 
 impl Running<'_> {
@@ -292,7 +326,7 @@ impl Running<'_> {
             Ok(journal) => journal,
             Err(error) => {
                 Journal::discard(self.home)?;
-                return discard(self.home, Outcome::Refused { why: error.to_string() });
+                return discard(self.home, refusal(error));
             }
         };
         let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));
@@ -309,6 +343,7 @@ impl Running<'_> {
     }
 
     fn apply_and_settle(&mut self) -> Result<(), Why> {
+        let deadline = Deadline::after(self.system, self.expectations.timeout);
         let mut started = Vec::new();
         for action in &self.record.actions {
             let peer = &mut *self.peer;
@@ -316,19 +351,30 @@ impl Running<'_> {
                 home: self.home,
                 generation: self.record.generation,
                 system: self.system,
-                limit: LIMIT,
-                windows: &self.windows,
+                deadline,
+                windows: &self.expectations.windows,
                 tick: &mut || peer.tick(),
             };
             started.extend(applying.apply(action)?);
         }
-        if started.is_empty() { Ok(()) } else { self.settle(started) }
-    }
-
-    fn settle(&mut self, started: Vec<(UnitName, Started)>) -> Result<(), Why> {
-        self.enter(Phase::Settling);
-        let peer = &mut *self.peer;
-        settle::settle(self.system, started, LIMIT, &mut || peer.tick()).map_err(Why::Units)
+        let is_observable = self.system.manager() == Manager::Running;
+        let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
+        if !is_observable && !probes.is_empty() {
+            self.peer.send(&Response::Note("no systemd runs here: 'health' was not asked".into()));
+        }
+        if started.is_empty() && (probes.is_empty() || !is_observable) {
+            return Ok(());
+        }
+        self.lock.set_phase(Phase::Settling);
+        self.peer.send(&Response::Progress(Phase::Settling));
+        let (peer, mut watch) = (&mut *self.peer, Watch::new(started));
+        let tick = &mut || peer.tick();
+        watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+        if is_observable && !probes.is_empty() {
+            health::wait(&probes, &mut watch, self.system, deadline, tick)?;
+            watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+        }
+        Ok(())
     }
 
     /// Wait for the helper to say that all hosts are healthy; without an answer the deployment is not kept.
@@ -412,33 +458,4 @@ impl Running<'_> {
 pub fn sync_outside(home: &Home) -> Result<(), HostError> {
     let etc = home.root().join("etc");
     if etc.exists() { sync_file_system(&etc) } else { Ok(()) }
-}
-
-/// Why a deployment is rolled back.
-enum Why {
-    Units(Vec<settle::Failure>),
-    Text(String),
-}
-
-impl From<HostError> for Why {
-    fn from(error: HostError) -> Why {
-        Why::Text(error.to_string())
-    }
-}
-
-impl Why {
-    /// One line, and what else there is to know.
-    fn explain(self, system: &mut dyn System) -> (String, String) {
-        match self {
-            Why::Text(text) => (text, String::new()),
-            Why::Units(mut failures) => {
-                settle::read_journals(system, &mut failures, JOURNAL_LINES);
-                let line =
-                    |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
-                let why = failures.iter().map(line).collect::<Vec<_>>().join("; ");
-                let journals = failures.iter().map(|failure| printable_lines(failure.journal.as_bytes()));
-                (why, journals.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n"))
-            }
-        }
-    }
 }

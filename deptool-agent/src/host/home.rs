@@ -18,6 +18,9 @@ pub enum HostError {
     /// The tree or the host is not fit for each other; a sentence for the operator.
     #[error("{0}")]
     Unfit(String),
+    /// As above, with more to say: several lines, such as what a check has said.
+    #[error("{why}")]
+    Refused { why: String, details: String },
 }
 
 /// An error's reason without the number that Rust appends.

@@ -48,6 +48,23 @@ fn on_change_asks_for_a_reload_but_a_changed_unit_file_restarts() {
 }
 
 #[test]
+fn a_reload_that_nothing_observes_is_told() {
+    let old: Files = &[("web/x", "1")];
+    for (manifest, unit, expected) in [
+        (r#""on_change": {"web.service": "reload"}}"#, "", true),
+        (r#""on_change": {"web.service": "reload"}}"#, "Type=notify-reload", false),
+        (r#""on_change": {"web.service": "reload"}}, "health": [{"tcp": "127.0.0.1:1"}]"#, "", false),
+        (r#""on_change": {"web.service": "restart"}}"#, "", false),
+    ] {
+        let manifest = format!(r#"{{"systemd": {{{manifest}}}"#);
+        let unit = format!("[Service]\n{unit}");
+        let files = [("web/manifest.json", manifest.as_str()), ("web/systemd/web.service", &unit)];
+        let plan = plan(&[old, &files].concat(), &[&[("web/x", "2")], &files[..]].concat());
+        assert_eq!(plan.unobserved.iter().any(|unit| unit.as_str() == "web.service"), expected, "{manifest} {unit}");
+    }
+}
+
+#[test]
 fn a_new_app_is_enabled_and_started_and_a_removed_one_stopped_and_released() {
     let files: Files = &[ENABLED, UNIT];
     assert_eq!(units(&plan(&[], files)), ["web.service Enable Start"]);

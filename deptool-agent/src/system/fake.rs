@@ -53,6 +53,8 @@ pub struct Fake {
     pub journal: String,
     /// Answered by the next [`System::take_other_jobs`].
     pub other_jobs: Vec<UnitName>,
+    /// The unit files of the last [`System::add_transient`].
+    pub transient: Vec<String>,
     /// The call that fails, counted from 1 as in `calls`.
     pub fails_at: Option<usize>,
     now: Duration,
@@ -68,6 +70,7 @@ impl Default for Fake {
             is_stopping: false,
             journal: String::new(),
             other_jobs: Vec::new(),
+            transient: Vec::new(),
             fails_at: None,
             now: Duration::from_secs(1000),
             started: 0,
@@ -303,6 +306,21 @@ impl System for Fake {
             self.now += limit;
         }
         Ok(results)
+    }
+
+    fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
+        self.record(format!("add-transient {}", files.len()))?;
+        self.transient = files.iter().map(|file| (*file).to_owned()).collect();
+        let names: Vec<UnitName> = (1..=files.len()).map(|n| unit(&format!("deptool-check-{n}.service"))).collect();
+        for name in &names {
+            self.entry(name).detail.service_type = "oneshot".into();
+        }
+        Ok(names)
+    }
+
+    fn remove_transient(&mut self, units: &[UnitName]) -> Result<(), SystemError> {
+        self.units.retain(|name, _| !units.contains(name));
+        self.record(list("remove-transient", units))
     }
 
     fn take_other_jobs(&mut self) -> Vec<UnitName> {

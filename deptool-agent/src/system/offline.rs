@@ -129,6 +129,14 @@ impl System for Offline {
         Ok(vec![JobResult::Done; jobs.len()])
     }
 
+    fn add_transient(&mut self, _files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
+        Err(SystemError("no systemd runs here".into()))
+    }
+
+    fn remove_transient(&mut self, _units: &[UnitName]) -> Result<(), SystemError> {
+        Ok(())
+    }
+
     fn take_other_jobs(&mut self) -> Vec<UnitName> {
         Vec::new()
     }

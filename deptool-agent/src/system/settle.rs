@@ -19,17 +19,8 @@ pub struct Failure {
     pub unit: UnitName,
     /// "exited with status 1 after 0.2 s", "timed out starting", "restarted 3 times", "not found" …
     pub why: String,
-    /// Its runs since its job, oldest first: their journal tells more, and [`read_journals`] gets it.
+    /// Its runs since its job, oldest first: their journal tells more. Reading it takes time: first undo the failure.
     pub invocations: Vec<String>,
-    /// The end of its journal, unfiltered. Empty until [`read_journals`].
-    pub journal: String,
-}
-
-/// Fill in what failed units wrote to the journal. Apart from [`settle`] because it takes time: first undo the failure.
-pub fn read_journals(system: &mut dyn System, failures: &mut [Failure], lines: usize) {
-    for failure in failures {
-        failure.journal = system.journal_tail(&failure.unit, &failure.invocations, lines);
-    }
 }
 
 /// One unit under watch.
@@ -41,37 +32,80 @@ struct Watched {
     triggered: Option<(UnitName, Duration)>,
 }
 
-/// Watch `units` until all are good at the same time.
-///
-/// Returns with all that have failed as soon as one has, or with all that are still on their way after `limit`.
-/// Services of the sockets and paths among them are watched as well, if they have been started. Timers' are not.
-pub fn settle(
-    system: &mut dyn System,
-    units: Vec<(UnitName, Started)>,
-    limit: Duration,
-    tick: &mut dyn FnMut(),
-) -> Result<(), Vec<Failure>> {
-    let end = system.clock() + limit;
-    let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), triggered: None };
-    let mut watched: Vec<Watched> = units.into_iter().map(new).collect();
-    let mut first = true;
-    loop {
-        let looks = look(system, &mut watched, first);
-        first = false;
+/// When starting and settling must be over.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    /// On the clock of [`System::clock`].
+    end: Duration,
+    total: Duration,
+}
+
+impl Deadline {
+    /// So long from now.
+    pub fn after(system: &dyn System, total: Duration) -> Deadline {
+        Deadline { end: system.clock() + total, total }
+    }
+
+    /// What is left of it.
+    pub fn left(&self, system: &dyn System) -> Duration {
+        self.end.saturating_sub(system.clock())
+    }
+}
+
+/// Units that were started, and what was seen of them since.
+pub struct Watch {
+    watched: Vec<Watched>,
+    is_first: bool,
+}
+
+impl Watch {
+    /// Services of the sockets and paths among `units` are watched as well, if they have been started. Timers' are not.
+    pub fn new(units: Vec<(UnitName, Started)>) -> Watch {
+        let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), triggered: None };
+        Watch { watched: units.into_iter().map(new).collect(), is_first: true }
+    }
+
+    /// Watch until all are good at the same time.
+    ///
+    /// Returns with all that have failed as soon as one has, or with all that are still on their way at the deadline.
+    pub fn settle(
+        &mut self,
+        system: &mut dyn System,
+        deadline: Deadline,
+        tick: &mut dyn FnMut(),
+    ) -> Result<(), Vec<Failure>> {
+        while let Some(next) = self.look(system, Some(deadline))? {
+            tick();
+            let limit = next.min(deadline.left(system)).min(TICK);
+            if let Err(error) = wait(system, limit) {
+                return Err(self.watched.iter().take(1).map(|one| one.failure(error.0.clone())).collect());
+            }
+        }
+        Ok(())
+    }
+
+    /// Look at every unit once. `None` if all are good, else when to look again. With a deadline that has passed, what
+    /// is not good has failed.
+    pub fn look(
+        &mut self,
+        system: &mut dyn System,
+        deadline: Option<Deadline>,
+    ) -> Result<Option<Duration>, Vec<Failure>> {
+        let looks = look(system, &mut self.watched, self.is_first);
+        self.is_first = false;
         let failures: Vec<Failure> =
-            looks.iter().filter_map(|(at, _, verdict)| failure(&watched[*at], verdict)).collect();
+            looks.iter().filter_map(|(at, _, verdict)| failure(&self.watched[*at], verdict)).collect();
         if !failures.is_empty() {
             return Err(failures);
         }
         let left = |verdict: &Verdict| if let Verdict::Settling(left) = verdict { Some(*left) } else { None };
-        let Some(next) = looks.iter().filter_map(|(_, _, verdict)| left(verdict)).min() else { return Ok(()) };
-        let Some(rest) = end.checked_sub(system.clock()).filter(|rest| !rest.is_zero()) else {
-            let late = looks.iter().filter(|(_, _, verdict)| left(verdict).is_some());
-            return Err(late.map(|(at, sub, _)| too_late(&watched[*at], sub, limit)).collect());
-        };
-        tick();
-        if let Err(error) = wait(system, next.min(rest).min(TICK)) {
-            return Err(watched.iter().take(1).map(|one| one.failure(error.0.clone())).collect());
+        let next = looks.iter().filter_map(|(_, _, verdict)| left(verdict)).min();
+        match deadline {
+            Some(deadline) if next.is_some() && deadline.left(system).is_zero() => {
+                let late = looks.iter().filter(|(_, _, verdict)| left(verdict).is_some());
+                Err(late.map(|(at, sub, _)| too_late(&self.watched[*at], sub, deadline.total)).collect())
+            }
+            _ => Ok(next),
         }
     }
 }
@@ -148,7 +182,7 @@ impl Watched {
             Some((by, _)) => format!("{why} (started by '{by}')"),
             None => why,
         };
-        Failure { unit: self.unit.clone(), why, invocations: self.invocations.clone(), journal: String::new() }
+        Failure { unit: self.unit.clone(), why, invocations: self.invocations.clone() }
     }
 }
 
@@ -185,7 +219,8 @@ mod tests {
             before,
             window: None,
         });
-        settle(fake, names.into_iter().zip(started).collect(), LIMIT, &mut || ())
+        let deadline = Deadline::after(fake, LIMIT);
+        Watch::new(names.into_iter().zip(started).collect()).settle(fake, deadline, &mut || ())
     }
 
     fn whys(result: Result<(), Vec<Failure>>) -> Vec<String> {
@@ -257,19 +292,9 @@ mod tests {
         let before = UnitDetail::inactive();
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended: fake.clock(), before, window: None };
         let mut ticks = 0;
-        let result = settle(&mut fake, vec![(unit("a.service"), started)], LIMIT, &mut || ticks += 1);
+        let deadline = Deadline::after(&fake, LIMIT);
+        let result = Watch::new(vec![(unit("a.service"), started)]).settle(&mut fake, deadline, &mut || ticks += 1);
         assert_eq!(whys(result), ["a.service: has not settled within 90 s (running)"]);
         assert!(ticks >= 90);
-    }
-
-    #[test]
-    fn journals_are_read_when_asked_for() {
-        let mut fake = Fake::default();
-        fake.journal = "no such file\n".into();
-        fake.behave("a.service", Behaviour::FailsAtStart);
-        let mut failures = deploy(&mut fake, &["a.service"]).unwrap_err();
-        assert_eq!(failures[0].journal, "");
-        read_journals(&mut fake, &mut failures, 10);
-        assert_eq!(failures[0].journal, "no such file\n");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    JobKind, JobResult, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    Active, JobKind, JobResult, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     program,
 };
@@ -21,6 +21,7 @@ mod live;
 #[cfg(test)]
 mod live_settle;
 mod run;
+mod transient;
 mod unit;
 
 use run::{JobSignal, Run};
@@ -329,6 +330,20 @@ impl System for Systemd {
         let pairs = jobs.iter().zip(&arguments);
         let calls: Vec<Call<'_>> = pairs.map(|((_, kind), arguments)| manager_call(member(kind), arguments)).collect();
         self.jobs(&calls, limit, tick).map_err(failed("start or stop units"))
+    }
+
+    fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
+        transient::add(files)
+    }
+
+    fn remove_transient(&mut self, units: &[UnitName]) -> Result<(), SystemError> {
+        let loaded = self.snapshot()?;
+        let left = units.iter().filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive));
+        let stops: Vec<_> = left.map(|unit| (unit.clone(), JobKind::Stop)).collect();
+        if !stops.is_empty() {
+            self.run_jobs(&stops, PROGRAM, &mut || ())?;
+        }
+        units.iter().try_for_each(transient::remove)
     }
 
     fn take_other_jobs(&mut self) -> Vec<UnitName> {

@@ -108,7 +108,10 @@ fn note(remote: &Remote, request: &Request<'_>, one: &Affected, end: End) -> Res
         HostOutcome::Busy(holder) => {
             format!("locked by {} since {} ({})", holder.by, ago(now() - holder.since), holder.phase.word())
         }
-        HostOutcome::Refused { why } => why,
+        HostOutcome::Refused { why, details } => {
+            say_details(remote, &one.remote.host, &details);
+            why
+        }
         HostOutcome::Cancelled => "interrupted; nothing was changed".into(),
         HostOutcome::RolledBack(failure) => rolled_back(remote, &one.remote.host, failure),
     };
@@ -146,11 +149,15 @@ fn stale(remote: &Remote, request: &Request<'_>, one: &Affected, actual: Option<
     Outcome::StaleInfo
 }
 
-fn rolled_back(remote: &Remote, host: &HostName, failure: Failure) -> String {
-    let Failure { why, details, rollback_errors } = failure;
+fn say_details(remote: &Remote, host: &HostName, details: &str) {
     for line in details.lines() {
         remote.say(&format!("{host}:   {line}"));
     }
+}
+
+fn rolled_back(remote: &Remote, host: &HostName, failure: Failure) -> String {
+    let Failure { why, details, rollback_errors } = failure;
+    say_details(remote, host, &details);
     for error in &rollback_errors {
         remote.say(&format!("{host}: while rolling back: {error}"));
     }

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use super::*;
 use crate::system::{
-    settle::{Failure, read_journals, settle},
+    settle::{Deadline, Failure, Watch},
     verdict::Started,
 };
 
@@ -33,7 +33,8 @@ fn deploy(systemd: &mut Systemd, jobs: &[(&str, JobKind)]) -> Result<(), Vec<Fai
         jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
             (unit.clone(), Started { kind: *kind, job, ended, before, window: None })
         });
-    settle(systemd, started.collect(), LIMIT, &mut || ())
+    let deadline = Deadline::after(systemd, LIMIT);
+    Watch::new(started.collect()).settle(systemd, deadline, &mut || ())
 }
 
 /// Deploy a unit, and compare what is said of it: a part of why it failed, or nothing. Returns how long it took.
@@ -87,14 +88,15 @@ fn live_services_without_readiness_are_watched() {
             Some(_) => assert!(took.as_millis() < 700, "{took:?}"),
         }
     }
-    let failures = &mut deploy(systemd, &[("lw-dies.service", JobKind::Restart)]).unwrap_err();
-    read_journals(systemd, failures, 10);
-    println!("{}", failures[0].journal);
-    assert!(failures[0].journal.contains("last words"));
-    assert_eq!(failures[0].journal.matches("Started").count(), 1, "earlier runs are left out");
-    let failures = &mut deploy(systemd, &[("lw-missing.service", JobKind::Restart)]).unwrap_err();
-    read_journals(systemd, failures, 10);
-    assert!(failures[0].journal.contains("locate executable"), "{}", failures[0].journal);
+    let journal = |systemd: &mut Systemd, unit: &str| {
+        let failure = deploy(systemd, &[(unit, JobKind::Restart)]).unwrap_err().remove(0);
+        systemd.journal_tail(&failure.unit, &failure.invocations, 10)
+    };
+    let said = journal(systemd, "lw-dies.service");
+    assert!(said.contains("last words"));
+    assert_eq!(said.matches("Started").count(), 1, "earlier runs are left out");
+    let said = journal(systemd, "lw-missing.service");
+    assert!(said.contains("locate executable"), "{said}");
     // The sixth time within ten seconds: reset-failed keeps the start limit away.
     for _ in 0..6 {
         expect(systemd, "lw-dies.service", JobKind::Restart, Some("exited with status 3 after 0."));

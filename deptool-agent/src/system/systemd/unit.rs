@@ -255,8 +255,7 @@ impl Command {
         match self.ended.checked_sub(self.began) {
             // Formatting a float would cost the agent 10 kB.
             Some(ran) if self.began > 0 => {
-                let tenths = (ran + 50_000) / 100_000;
-                Some(format!("{how} after {}.{} s", tenths / 10, tenths % 10))
+                Some(format!("{how} after {}", crate::text::seconds(Duration::from_micros(ran))))
             }
             _ => Some(how),
         }

@@ -1,0 +1,364 @@
+//! Whole deployments on a root directory, with a service manager in memory that fails where it is told to.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::Path,
+};
+
+use gix_object::Kind;
+
+use super::{deploy::deploy, home::Home, peer::Peer, store::pack::PackWriter};
+use crate::{
+    frame::{FrameReader, encode},
+    id::CommitId,
+    manifest::SETTLE_TIMEOUT,
+    name::{ClusterName, HostName},
+    outcome::Outcome,
+    plan::HostPlan,
+    system::{
+        Active, Manager, System, UnitFile,
+        fake::{Behaviour, Fake},
+    },
+    tree::{HostTree, memory::Objects},
+    wire::{Bytes, Deploy, Expected, Go, Request, Response, Target, Verdict},
+};
+
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+/// A host without anything on it but a user database.
+struct World {
+    root: tempfile::TempDir,
+    objects: Objects,
+    fake: Fake,
+    deployed: Option<(CommitId, HostTree)>,
+}
+
+impl World {
+    fn new() -> World {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+        World { root, objects: Objects::default(), fake: Fake::default(), deployed: None }
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(&path[1..])
+    }
+
+    /// Deploy a tree: how it ended, and what was said on the way.
+    fn deploy(&mut self, files: Files<'_>) -> (Outcome, Vec<String>) {
+        let host = self.objects.directory(files);
+        let root = self.objects.tree(&[(b"web1", gix_object::tree::EntryKind::Tree, host.0)]);
+        let text = format!("tree {root}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nm\n");
+        let commit = CommitId(self.objects.put(Kind::Commit, text.into_bytes()));
+        let new = HostTree::load(&self.objects, host).unwrap();
+        let none = HostTree::default();
+        let old = self.deployed.as_ref().map_or(&none, |(_, tree)| tree);
+        let request = Deploy {
+            host: HostName::parse(b"web1").unwrap(),
+            hostname: None,
+            cluster: ClusterName::parse(b"prod").unwrap(),
+            expected: self.deployed.as_ref().map_or(Expected::Absent, |(id, _)| Expected::At(*id)),
+            target: Target::Commit(commit),
+            plan: HostPlan::between(old, &new).unwrap().digest(),
+            operator: "Carol <c@d>".into(),
+            go: Go::AtOnce,
+            verdict: Verdict::Host,
+        };
+        let (input, mut to_agent) = pipe();
+        let (from_agent, output) = pipe();
+        for request in [Request::Data(Bytes(self.pack())), Request::PackEnd, Request::ObjectsEnd] {
+            to_agent.write_all(&encode(&request).unwrap()).unwrap();
+        }
+        let mut peer = Peer::new(OwnedFd::from(input), OwnedFd::from(output)).unwrap();
+        let outcome = deploy(&Home::new(self.root.path()), &request, &mut peer, &mut self.fake);
+        drop(peer);
+        if matches!(outcome, Outcome::Done { .. }) {
+            self.deployed = Some((commit, new));
+        }
+        (outcome, notes(from_agent))
+    }
+
+    fn pack(&self) -> Vec<u8> {
+        let all = self.objects.all();
+        let mut pack = PackWriter::new(Vec::new(), all.len() as u32).unwrap();
+        for (kind, bytes) in all {
+            pack.stored(kind, &bytes).unwrap();
+        }
+        pack.finish().unwrap().0
+    }
+
+    #[track_caller]
+    fn deploys(&mut self, files: Files<'_>) -> Vec<String> {
+        let (outcome, notes) = self.deploy(files);
+        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+        notes
+    }
+
+    /// All that anybody can see of the host: paths, modes and contents outside and of what runs, and units.
+    fn visible(&self) -> BTreeMap<String, String> {
+        let mut seen = BTreeMap::new();
+        walk(self.root.path(), self.root.path(), &mut seen);
+        seen.retain(|path, _| {
+            let state = path.strip_prefix("var/lib/deptool/");
+            state.is_none_or(|path| ["current", "previous", "apps", "claims"].iter().any(|ours| path.starts_with(ours)))
+        });
+        for (name, unit) in &self.fake.units {
+            let is_up = unit.detail.active == Active::Active;
+            if is_up || unit.file == UnitFile::Enabled {
+                seen.insert(format!("unit {name}"), format!("{is_up} {:?}", unit.file));
+            }
+        }
+        seen
+    }
+}
+
+fn pipe() -> (File, File) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    // Nobody reads or writes at the same time: all of it has to fit.
+    rustix::pipe::fcntl_setpipe_size(&write, 1 << 20).unwrap();
+    (File::from(read), File::from(write))
+}
+
+fn notes(from_agent: impl Read) -> Vec<String> {
+    let mut reader = FrameReader::new(from_agent);
+    let mut notes = Vec::new();
+    while let Some(response) = reader.receive::<Response>().unwrap() {
+        if let Response::Note(note) = response {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
+fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        let content = if meta.is_symlink() {
+            format!("-> {}", fs::read_link(&path).unwrap().display())
+        } else if meta.is_dir() {
+            walk(root, &path, seen);
+            "directory".into()
+        } else {
+            format!("{:o} {}", meta.permissions().mode(), String::from_utf8_lossy(&fs::read(&path).unwrap()))
+        };
+        seen.insert(name, content);
+    }
+}
+
+const WEB: (&str, &str) = (
+    "web/manifest.json",
+    r#"{"systemd": {"units_enabled": ["web.service", "web.timer"], "on_change": {"host.service": "reload"}},
+        "symlinks": {"/etc/web/web.conf": "conf"}, "files": {"key": {"mode": "0600"}},
+        "checks": ["web-check.service"]}"#,
+);
+const UNIT: (&str, &str) = ("web/systemd/web.service", "[Service]\nExecStart=/bin/web\n");
+const TIMER: (&str, &str) = ("web/systemd/web.timer", "[Timer]\nOnCalendar=daily\n");
+const CHECK: (&str, &str) = ("web/systemd/web-check.service", "[Unit]\nX=y\n[Service]\nExecStart=/bin/check\n");
+const OLD: (&str, &str) = ("old/systemd/old.service", "[Service]\nExecStart=/bin/old\n");
+const OLD_MANIFEST: (&str, &str) =
+    ("old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}, "symlinks": {"/etc/old/x": "systemd"}}"#);
+
+/// What is deployed first, and what then: an app goes, one changes in everything that it has, one is new.
+const BEFORE: Files<'_> =
+    &[WEB, UNIT, TIMER, CHECK, OLD, OLD_MANIFEST, ("web/conf", "1"), ("web/key", "k"), ("web/tmpfiles/web.conf", "1")];
+const AFTER: Files<'_> = &[
+    WEB,
+    ("web/systemd/web.service", "[Service]\nExecStart=/bin/web --new\n"),
+    TIMER,
+    CHECK,
+    ("web/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
+    ("web/conf", "2"),
+    ("web/key", "l"),
+    ("web/tmpfiles/web.conf", "2"),
+    ("web/sysusers/web.conf", "u web"),
+    ("new/systemd/new.service", "[Service]\nExecStart=/bin/new\n"),
+    ("new/manifest.json", r#"{"systemd": {"units_enabled": ["new.service"]}, "symlinks": {"/etc/new/x": "systemd"}}"#),
+];
+
+/// A host on which [`BEFORE`] runs.
+fn before() -> World {
+    let mut world = World::new();
+    world.fake.running("host.service");
+    world.deploys(BEFORE);
+    world.fake.calls.clear();
+    world
+}
+
+#[test]
+fn a_deployment_changes_a_host_in_the_order_that_is_promised() {
+    let mut world = before();
+    world.deploys(AFTER);
+    let root = world.root.path().to_str().unwrap();
+    let calls: Vec<String> = world.fake.changes().iter().map(|call| call.replace(root, "")).collect();
+    assert_eq!(
+        calls,
+        [
+            "add-transient 1",
+            "jobs start deptool-check-1.service",
+            "remove-transient deptool-check-1.service",
+            "leave-session",
+            "jobs stop old.service",
+            "reset-failed old.service",
+            "disable old.service",
+            "create-users /etc/sysusers.d/web.conf",
+            "create-tmpfiles /etc/tmpfiles.d/web.conf",
+            "enable new.service",
+            "daemon-reload",
+            "reset-failed host.service new.service web.service web.timer",
+            "jobs restart host.service, restart new.service, restart web.service, restart web.timer",
+        ]
+    );
+}
+
+#[test]
+fn whatever_call_fails_the_host_is_as_it_was() {
+    let mut world = before();
+    let expected = world.visible();
+    world.deploys(AFTER);
+    let count = world.fake.calls.len();
+    assert!(count > 30, "{:?}", world.fake.calls);
+    let mut kinds = BTreeMap::new();
+    for n in 1..=count {
+        let mut world = before();
+        world.fake.fails_at = Some(n);
+        let (outcome, _) = world.deploy(AFTER);
+        let call = world.fake.calls[n - 1].clone();
+        match outcome {
+            Outcome::Refused { why, .. } => {
+                assert_eq!(world.visible(), expected, "{call}: {why}");
+                *kinds.entry("refused").or_insert(0) += 1;
+            }
+            Outcome::RolledBack(failure) => {
+                assert!(failure.rollback_errors.is_empty(), "{call}: {failure:?}");
+                assert_eq!(world.visible(), expected, "{call}: {}", failure.why);
+                *kinds.entry("rolled back").or_insert(0) += 1;
+            }
+            Outcome::Done { .. } => *kinds.entry("done").or_insert(0) += 1,
+            other => panic!("{call}: {other:?}"),
+        }
+        world.fake.fails_at = None;
+        if world.deployed.as_ref().is_some_and(|(_, tree)| !tree.apps.contains_key("new")) {
+            world.deploys(AFTER);
+        }
+    }
+    // `is-stopping`, `other-jobs` and what is tried twice can't fail.
+    assert!(kinds["refused"] >= 8 && kinds["rolled back"] >= 12, "{kinds:?}");
+}
+
+#[test]
+fn whatever_unit_fails_the_host_is_as_it_was() {
+    for (name, behaviour) in [
+        ("new.service", Behaviour::FailsAtStart),
+        ("web.service", Behaviour::DiesAfterLooks(1)),
+        ("web.timer", Behaviour::NeverReady),
+        ("host.service", Behaviour::Loops),
+    ] {
+        let mut world = before();
+        let expected = world.visible();
+        world.fake.behave(name, behaviour.clone());
+        let (outcome, _) = world.deploy(AFTER);
+        let Outcome::RolledBack(failure) = outcome else { panic!("{name}: {outcome:?}") };
+        assert!(failure.why.starts_with(name), "{failure:?}");
+        if behaviour == Behaviour::FailsAtStart {
+            assert_eq!(failure.rollback_errors, [""; 0]);
+            assert_eq!(world.visible(), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_check_that_fails_refuses_and_is_shown() {
+    let mut world = before();
+    let expected = world.visible();
+    world.fake.journal = "line 3: no such option\n".into();
+    world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);
+    let (outcome, _) = world.deploy(AFTER);
+    let why = "check 'web-check.service' of 'web' failed: exited with status 1 after 0.1 s".to_owned();
+    assert_eq!(outcome, Outcome::Refused { why, details: "line 3: no such option".into() });
+    assert_eq!(world.visible(), expected);
+    let [text] = &world.fake.transient[..] else { panic!("{:?}", world.fake.transient) };
+    let state = world.path("/var/lib/deptool").display().to_string();
+    for line in [
+        "ExecStart=/bin/check".to_owned(),
+        format!("BindReadOnlyPaths={state}/generations/2/.apps:{state}/apps"),
+        format!("BindReadOnlyPaths={state}/generations/2:{state}/generations/1"),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("X=y") && text.contains(&format!("Environment=DEPTOOL_STAGED={state}/trees/")), "{text}");
+    world.fake.behave("deptool-check-1.service", Behaviour::NeverReady);
+    let (outcome, _) = world.deploy(AFTER);
+    let Outcome::Refused { why, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(why, "check 'web-check.service' of 'web' failed: it has not ended within 90 s");
+}
+
+#[test]
+fn a_check_is_run_only_if_its_app_changes() {
+    let mut world = before();
+    world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);
+    world.deploys(&[BEFORE, &[("other/x", "1")]].concat());
+}
+
+#[test]
+fn a_check_whose_user_is_yet_to_come_is_skipped_and_that_is_said() {
+    let mut world = World::new();
+    let files = &[
+        ("app/manifest.json", r#"{"checks": ["c.service"]}"#),
+        ("app/systemd/c.service", "[Service]\nUser=root\nUser=app\nExecStart=/x\n"),
+        ("users/sysusers/app.conf", "u app\n"),
+    ];
+    let notes = world.deploys(files);
+    assert_eq!(notes, ["check 'c.service' of 'app' was not run: 'app' is only created by this deployment"]);
+    assert!(world.fake.transient.is_empty());
+}
+
+#[test]
+fn without_a_running_systemd_checks_and_health_are_left_out_and_that_is_said() {
+    let mut world = World::new();
+    world.fake.manager = Manager::Offline;
+    let files = &[
+        ("app/manifest.json", r#"{"checks": ["c.service"], "health": [{"tcp": "127.0.0.1:1"}]}"#),
+        ("app/systemd/c.service", "[Service]\nExecStart=/x\n"),
+    ];
+    let expected = ["no systemd runs here: 'checks' were not run", "no systemd runs here: 'health' was not asked"];
+    assert_eq!(world.deploys(files), expected);
+}
+
+#[test]
+fn what_is_not_healthy_is_rolled_back_and_only_apps_that_change_are_asked() {
+    let mut world = before();
+    let expected = world.visible();
+    let sick = [("sick/manifest.json", r#"{"health": [{"tcp": "127.0.0.1:1", "within": "300ms"}]}"#)];
+    let (outcome, _) = world.deploy(&[BEFORE, &sick].concat());
+    let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.why, "tcp 127.0.0.1:1 of 'sick' is not healthy after 0.3 s: nothing listens");
+    assert_eq!(world.visible(), expected);
+    // As if it had been healthy once.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let json = format!(r#"{{"health": [{{"tcp": "{}", "within": "0s"}}]}}"#, listener.local_addr().unwrap());
+    let app = [("once/manifest.json", json.as_str())];
+    world.deploys(&[BEFORE, &app].concat());
+    drop(listener);
+    world.deploys(&[BEFORE, &app, &[("other/x", "1")]].concat());
+}
+
+#[test]
+fn starting_and_settling_have_one_deadline() {
+    let mut world = World::new();
+    world.fake.behave("slow.service", Behaviour::NeverReady);
+    let manifest = |timeout: &str| format!(r#"{{"systemd": {{"units_enabled": ["slow.service"]}}{timeout}}}"#);
+    let unit_file = ("slow/systemd/slow.service", "[Service]\nExecStart=/x\n");
+    for (timeout, seconds) in [("", SETTLE_TIMEOUT.as_secs()), (r#", "settle_timeout": "7s""#, 7)] {
+        let began = world.fake.clock();
+        let (outcome, _) = world.deploy(&[("slow/manifest.json", &manifest(timeout)), unit_file]);
+        assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
+        let took = world.fake.clock() - began;
+        assert_eq!(took.as_secs(), seconds);
+    }
+}

@@ -1,0 +1,99 @@
+//! What the agent itself reads in unit files and quadlets: systemd reads the rest. Pure.
+//!
+//! Syntax: systemd.syntax(7).
+
+use crate::path::STATE_DIR;
+
+/// One `Key=value` line, with the lines that continue it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub section: String,
+    pub key: String,
+    pub value: String,
+}
+
+/// All assignments of a unit file, in order. What is none is left out: systemd says what is wrong with it.
+pub fn assignments(text: &str) -> Vec<Assignment> {
+    let (mut section, mut found) = (String::new(), Vec::new());
+    let mut lines = text.lines();
+    while let Some(first) = lines.next() {
+        let mut line = first.trim_start().to_owned();
+        if line.is_empty() || is_comment(&line) {
+            continue;
+        }
+        while let Some(begun) = line.strip_suffix('\\') {
+            // Comments in between are skipped.
+            let Some(next) = lines.find(|line| !is_comment(line.trim_start())) else { break };
+            line = format!("{begun} {next}");
+        }
+        if let Some(name) = line.trim_end().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, value)) = line.split_once('=') {
+            let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+            found.push(Assignment { section: section.clone(), key, value });
+        }
+    }
+    found
+}
+
+fn is_comment(line: &str) -> bool {
+    line.starts_with(['#', ';'])
+}
+
+/// What a unit file, drop-in or quadlet says that a plan depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// It binds a path of ours into the unit's own view of the file system. That is resolved when the unit starts: after
+    /// a deployment the unit would see the old generation until it is restarted.
+    pub binds_ours: bool,
+    /// Type=notify-reload: the service says how a reload went.
+    pub tells_of_reload: bool,
+}
+
+impl Facts {
+    pub fn of(text: &str) -> Facts {
+        const BINDS: [&str; 5] = ["BindPaths", "BindReadOnlyPaths", "RootDirectory", "Volume", "Mount"];
+        let all = assignments(text);
+        Facts {
+            binds_ours: all.iter().any(|one| BINDS.contains(&one.key.as_str()) && one.value.contains(STATE_DIR)),
+            tells_of_reload: all.iter().any(|one| one.key == "Type" && one.value == "notify-reload"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_read_as_systemd_does() {
+        let text = "# comment\n[Unit]\nDescription=a = b\n\n [Service] \nExecStart = /bin/sh \\\n# between\n  -c x \\\n\
+                    [no section]\n;c\nno assignment\nUser=\nEnd=x\\";
+        let read: Vec<_> = assignments(text).into_iter().map(|one| (one.section, one.key, one.value)).collect();
+        let three = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        assert_eq!(
+            read,
+            [
+                three("Unit", "Description", "a = b"),
+                three("Service", "ExecStart", "/bin/sh    -c x  [no section]"),
+                three("Service", "User", ""),
+                three("Service", "End", "x\\"),
+            ]
+        );
+    }
+
+    #[test]
+    fn binds_of_ours_are_found_in_units_and_quadlets() {
+        for text in [
+            "[Service]\nBindReadOnlyPaths=/x:/y \\\n /var/lib/deptool/apps/a/current:/etc/a\n",
+            "[Container]\nVolume=/var/lib/deptool/apps/a/current/conf:/conf:ro\n",
+        ] {
+            assert!(Facts::of(text).binds_ours, "{text}");
+        }
+        for text in ["[Service]\nBindPaths=/srv\nExecStart=/var/lib/deptool/x\n", "#Volume=/var/lib/deptool/x:/x\n", ""]
+        {
+            assert!(!Facts::of(text).binds_ours, "{text}");
+        }
+        assert!(Facts::of("[Service]\nType=notify-reload\n").tells_of_reload);
+    }
+}
