@@ -140,6 +140,11 @@ impl OutsidePath {
     /// As [`OutsidePath::parse`], for a link that a manifest asks for.
     pub fn parse_link(text: &str) -> Result<Self, PathError> {
         let path = Self::parse(text)?;
+        // Such names are those of our own temporary files and backups beside what is deployed.
+        let name = text.rsplit('/').next().unwrap_or_default();
+        if name.starts_with('.') && name.contains(".deptool-") {
+            return Err(bad(text.as_bytes(), "the name is reserved for backups"));
+        }
         let real = path.normalized();
         for (directory, why) in OFF_LIMITS {
             // A link *above* our own directory would replace it.
@@ -253,6 +258,7 @@ mod tests {
             "/etc/../x",
             "/etc/x/",
             "/etc/a\nb",
+            "/etc/.x.deptool-before",
         ] {
             assert!(OutsidePath::parse_link(bad).is_err(), "{bad}");
         }

@@ -49,7 +49,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     let is_clone = remote.tracking().is_unused()?;
     let (mut refs, mut postponed) = (Vec::new(), Postponed::default());
     for host in hosts {
-        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+        let _lock = remote.lock(&host)?;
         let answer = ask(remote, &host, options.verbosity)?;
         let heard = answer.heard.clone();
         if is_clone {

@@ -9,7 +9,7 @@ use crate::{
     git::{AncestryError, ReadError, Repo, RevisionError},
     pack::{SelectError, WriteError},
     session::SessionError,
-    tracking::{FactsError, HostFacts, LockError, ProjectionError, Tracking, TrackingError},
+    tracking::{FactsError, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
     transport::{self, Connector, messages::Sink, ssh::SshTarget},
     url::SshHost,
 };
@@ -65,6 +65,17 @@ impl Remote {
 
     pub fn tracking(&self) -> Tracking<'_> {
         Tracking::new(&self.repo)
+    }
+
+    /// The right to talk to `host` from this repository; whoever has to wait for it is told why.
+    pub fn lock(&self, host: &HostRemote) -> Result<HostLock, LockError> {
+        match HostLock::try_acquire(&self.repo, &host.tracking) {
+            Err(held @ LockError::Held(_)) => {
+                self.say(&format!("{}: waiting: {held}", host.host));
+                HostLock::acquire(&self.repo, &host.tracking)
+            }
+            result => result,
+        }
     }
 
     /// How the connector reaches `host`.

@@ -19,7 +19,7 @@ After=nginx.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'touch /run/slow.begun; until [ -e /run/slow.go ]; do sleep 0.05; done; \
+ExecStart=/bin/sh -c 'touch /run/slow.begun; while [ -e /run/slow.hold ]; do sleep 0.05; done; \
 exec /bin/sh /var/lib/deptool/apps/slow/current/verdict'
 
 [Install]
@@ -46,9 +46,9 @@ impl Stage {
         operator.write("web1/links/a", "a\n");
         operator.write("web1/links/manifest.json", r#"{"symlinks": {"/etc/link": "a"}}"#);
         operator.commit("What came before");
-        stage.host().sh("touch /run/slow.go; systemctl start nginx.service");
+        stage.host().sh("systemctl start nginx.service");
         operator.git(&["push", "web1", "prod"]).ok();
-        stage.host().sh("rm /run/slow.go /run/slow.begun");
+        stage.host().sh("rm /run/slow.begun; touch /run/slow.hold");
         Some(stage)
     }
 
@@ -142,9 +142,11 @@ fn below(parent: Pid) -> Vec<Pid> {
     let mut found = vec![parent];
     let mut at = 0;
     while at < found.len() {
-        let raw = found[at].as_raw_nonzero();
-        let children = std::fs::read_to_string(format!("/proc/{raw}/task/{raw}/children")).unwrap_or_default();
-        found.extend(children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", found[at].as_raw_nonzero())).into_iter().flatten();
+        for task in tasks.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+        }
         at += 1;
     }
     found
@@ -155,22 +157,27 @@ fn a_deployment_whose_login_ends_goes_on() {
     let Some(stage) = Stage::deployed("core") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let (push, commit) = stage.under_way(0);
-    let hello = operator.git(&["fetch", "web1"]).ok();
-    hello.says("web1: Ada Operator <ada@example.org> has been activating for");
+    // Somebody else sees who is at work.
+    let other = stage.sandbox.clone_of(&operator, "other");
+    let fetch = other.git(&["ls-remote", "deptool::web1"]).ok();
+    fetch.says("web1: Ada Operator <ada@example.org> has been activating for");
+    // And whoever asks from the same repository waits for the answer that the push will get.
+    let mut waiting = operator.command(&["fetch", "web1"]).start().unwrap();
+    waiting.wait_until_it_says("web1: waiting: another git process of this repository is talking to 'web1'").unwrap();
     kill_ssh(&push);
     host.sh("loginctl terminate-user core");
     let gone = || host.sh("loginctl list-sessions --no-legend | grep -c core || true") == "0";
     stage.wait_for("the end of the session", gone);
-    host.sh("touch /run/slow.go");
+    host.sh("rm /run/slow.hold");
     // The helper asks again, and hears how it ended.
     push.wait().unwrap().ok().says("prod -> prod");
+    waiting.wait().unwrap().ok();
     assert_eq!(operator.id("refs/remotes/web1/prod"), commit);
     stage.wait_until_at_rest();
     stage.assert_new();
     stage.fetch_tells(&commit);
     host.reboot().unwrap();
-    host.sh("touch /run/slow.go");
-    stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
+    host.sh("systemctl start nginx.service");
     stage.assert_new();
 }
 
@@ -184,7 +191,7 @@ fn a_deployment_that_fails_after_its_login_has_ended_is_undone() {
         let (push, _) = stage.under_way(7);
         kill_ssh(&push);
         host.sh(&format!("loginctl terminate-user {user} || true"));
-        host.sh("touch /run/slow.go; printf 'exit 0' >/run/verdict");
+        host.sh("rm /run/slow.hold");
         let push = push.wait().unwrap().fails().says("rolled back");
         assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
         stage.wait_until_at_rest();
@@ -202,7 +209,7 @@ fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
     push.wait().unwrap().fails();
     // While it is at work, a second push is told who is.
     operator.git(&["push", "web1", "prod"]).fails().says("Ada Operator").says("still under way");
-    host.sh("touch /run/slow.go");
+    host.sh("rm /run/slow.hold");
     stage.wait_until_at_rest();
     stage.assert_new();
     let unsettled = operator.git(&["for-each-ref", "refs/deptool/unsettled/"]).ok().line();
@@ -222,7 +229,6 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_at_the_next_contact(
     let push = push.wait().unwrap().fails().says("outcome unknown; run git fetch");
     assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
     host.boot().unwrap();
-    host.sh("touch /run/slow.go");
     operator
         .git(&["fetch", "web1"])
         .ok()
@@ -245,7 +251,7 @@ fn an_agent_that_is_killed_while_it_activates_is_cleaned_up_after() {
     let before = State::of(host);
     let (push, _) = stage.under_way(0);
     host.sh("for dir in /proc/[0-9]*; do case $(readlink $dir/exe) in */deptool-agent-*) kill -9 ${dir#/proc/};; esac; done");
-    host.sh("touch /run/slow.go");
+    host.sh("rm /run/slow.hold");
     let push = push.wait().unwrap().fails().says("rolled back");
     assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
     stage.fetch_tells(&good);
@@ -263,7 +269,6 @@ fn a_host_that_shuts_down_while_it_activates_keeps_its_word() {
     let push = push.wait().unwrap().fails();
     assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
     host.boot().unwrap();
-    host.sh("touch /run/slow.go");
     operator.git(&["fetch", "web1"]).ok();
     stage.fetch_tells(&good);
     host.sh("systemctl start nginx.service");

@@ -73,7 +73,8 @@ impl Applying<'_> {
                 JobResult::TimedOut => return Err(HostError::Unfit(format!("'{unit}' does not stop"))),
             }
         }
-        Ok(())
+        // One that was killed in the end would be listed as failed, long after its file is gone.
+        Ok(self.system.reset_failed(units)?)
     }
 
     fn start(&mut self, jobs: &[(UnitName, JobKind)]) -> Result<Vec<(UnitName, Started)>, HostError> {

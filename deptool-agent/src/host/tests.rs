@@ -204,6 +204,7 @@ fn a_deployment_changes_a_host_in_the_order_that_is_promised() {
             "remove-transient deptool-check-1.service",
             "leave-session",
             "jobs stop old.service",
+            "reset-failed old.service",
             "disable old.service",
             "create-users /etc/sysusers.d/web.conf",
             "create-tmpfiles /etc/tmpfiles.d/web.conf",

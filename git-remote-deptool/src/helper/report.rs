@@ -103,6 +103,22 @@ impl Report {
         self.entries.iter().map(|entry| (BStr::new(&entry.dst), &entry.outcome))
     }
 
+    /// What became of all destinations, in one line for people.
+    pub fn words(&self) -> String {
+        let words = |entry: &Entry| {
+            let outcome = match &entry.outcome {
+                Outcome::NotAttempted => "not attempted".to_owned(),
+                Outcome::Done { .. } => "done".to_owned(),
+                Outcome::Unaffected => "not affected".to_owned(),
+                Outcome::StaleInfo => "stale info".to_owned(),
+                Outcome::NonFastForward => "non-fast-forward".to_owned(),
+                Outcome::Rejected(text) => reason(text),
+            };
+            format!("'{}': {outcome}", printable(&entry.dst))
+        };
+        self.entries.iter().map(words).collect::<Vec<_>>().join(", ")
+    }
+
     /// The lines that Git expects, without the blank one that ends them.
     pub fn lines(&self) -> Vec<u8> {
         let mut out = Vec::new();

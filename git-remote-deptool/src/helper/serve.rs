@@ -64,6 +64,9 @@ pub enum ServeError<E: Error + 'static> {
     /// Stdin or stdout.
     #[error("could not talk to git")]
     Io(#[from] io::Error),
+    /// Git has ended while hosts were at work, as it does at Ctrl-C: what it would have shown.
+    #[error("git is gone; {0}")]
+    Unheard(String),
     /// A line without an end.
     #[error("git sent a line of more than {MAX_LINE} bytes")]
     TooLong,
@@ -102,7 +105,9 @@ pub fn serve<B: Backend>(
             Command::List(purpose) => output.write_all(&list(backend, purpose, &options)?)?,
             Command::Push(first) => {
                 let Some(batch) = push_batch(input, first)? else { return Ok(End::HungUp) };
-                output.write_all(&push(backend, &batch, &options))?;
+                let report = push(backend, &batch, &options);
+                let told = output.write_all(&[&report.lines()[..], b"\n"].concat()).and_then(|()| output.flush());
+                told.map_err(|_| ServeError::Unheard(report.words()))?;
             }
             Command::Fetch { id, name } => {
                 let Some(wants) = fetch_batch(input, Want { id, name })? else { return Ok(End::HungUp) };
@@ -128,7 +133,7 @@ fn list<B: Backend>(backend: &mut B, purpose: Purpose, options: &Options) -> Res
 }
 
 /// Never fails: from here on hosts may have changed, and every ref has to be reported.
-fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> Vec<u8> {
+fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> Report {
     let mut report = Report::new(batch);
     match options.refusal() {
         Some(refusal) => report.set_rest(&Outcome::Rejected(refusal.to_string())),
@@ -138,9 +143,7 @@ fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> Ve
             }
         }
     }
-    let mut lines = report.lines();
-    lines.push(b'\n');
-    lines
+    report
 }
 
 /// An error and what caused it, as Git writes it.

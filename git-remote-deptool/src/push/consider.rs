@@ -41,7 +41,7 @@ fn refuse(text: String) -> Result<Considered, RemoteError> {
 
 /// What the push means for `host`.
 pub(super) fn consider(remote: &Remote, request: &Request<'_>, host: &HostRemote) -> Result<Considered, RemoteError> {
-    let lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+    let lock = remote.lock(host)?;
     let is_in_doubt = !remote.tracking().unsettled(&host.host)?.is_empty();
     if request.options.run == Run::Real && (is_in_doubt || asks_first(remote, request)) {
         let heard = fetch::hear(remote, host, request.options.verbosity)?;

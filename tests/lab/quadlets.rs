@@ -1,0 +1,145 @@
+//! What systemd 257 and Podman have beyond systemd 252: units that a generator makes of quadlets, Type=notify-reload.
+
+use deptool_tests::lab::{Base, Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::state::State;
+
+/// No image can be had here: the container runs the host's own programs.
+const CONTAINER: &str = "\
+[Container]
+Rootfs=/srv/box
+Network=host
+Volume=/usr:/usr:ro
+Volume=/var/lib/deptool/apps/box/current/data:/data:ro
+Volume=kept.volume:/kept
+Exec=/usr/bin/sh -c 'trap \"exit 0\" TERM; read word </data/word; echo it says $word; sleep infinity & wait'
+
+[Install]
+WantedBy=multi-user.target
+";
+const ROOTFS: &str = "\
+mkdir -p /srv/box
+cd /srv/box
+for dir in bin lib lib64 sbin; do ln -s usr/$dir $dir; done
+mkdir usr proc dev sys etc run tmp data kept";
+
+fn trixie() -> Option<Lab> {
+    let lab = start_or_skip(&[HostSpec { base: Base::Trixie, ..HostSpec::new("web1") }])?;
+    lab.host("web1").sh(ROOTFS);
+    Some(lab)
+}
+
+fn word_in_container(host: &Host) -> String {
+    host.sh("podman exec systemd-box /usr/bin/cat /data/word")
+}
+
+fn operator(sandbox: &Sandbox) -> Repo<'_> {
+    let operator = sandbox.repo("operator");
+    operator.add_remote("web1", "deptool::web1");
+    operator
+}
+
+#[test]
+fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
+    let Some(lab) = trixie() else { return };
+    let (sandbox, host) = (Sandbox::for_lab(&lab), lab.host("web1"));
+    let operator = operator(&sandbox);
+    host.reboot().unwrap();
+    let before = State::of(host);
+    operator.write("web1/box/quadlets/box.container", CONTAINER);
+    operator.write("web1/box/quadlets/kept.volume", "[Volume]\n");
+    operator.write("web1/box/data/word", "one\n");
+    operator.write("web1/box/manifest.json", r#"{"systemd": {"units_enabled": ["box.service"]}}"#);
+    operator.commit("A container");
+    let good = operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(host.unit_state("box.service"), "active", "{good}");
+    assert_eq!(host.unit_file_state("box.service"), "generated");
+    assert_eq!(word_in_container(host), "one");
+
+    operator.write("web1/box/data/word", "two\n");
+    operator.commit("Another word");
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(word_in_container(host), "two");
+    host.reboot().unwrap();
+    assert_eq!(host.unit_state("box.service"), "active");
+    assert_eq!(word_in_container(host), "two");
+
+    // One that Podman can't make a unit of, one that can't be started: what ran before runs again.
+    let running = State::of(host);
+    let good = operator.id("prod");
+    let broken = [
+        (CONTAINER.replace("Rootfs=", "Rotfs="), "box.service"),
+        (CONTAINER.replace("Rootfs=/srv/box", "Rootfs=/no/such/dir"), "box.service"),
+        (CONTAINER.replace("/usr/bin/sh", "/no/such/sh"), "box.service"),
+    ];
+    for (text, says) in &broken {
+        operator.write("web1/box/quadlets/box.container", text);
+        operator.write("web1/box/data/word", "never read\n");
+        operator.commit("Break it");
+        let push = operator.git(&["push", "web1", "prod"]).fails().says("rolled back").says(says);
+        running.assert_same(host, text);
+        assert_eq!(word_in_container(host), "two", "{push}");
+        operator.git(&["reset", "--quiet", "--hard", &good]).ok();
+    }
+
+    operator.git(&["push", "web1", ":prod"]).ok();
+    assert_eq!(host.sh("systemctl --failed --plain --no-legend"), "");
+    // At boot it had brought up the network's target, which stays.
+    host.reboot().unwrap();
+    let after = State::of(host);
+    State { deptool: after.deptool, ..before }.assert_same(host, "removed");
+    assert_eq!(host.sh("podman ps --all --quiet"), "");
+    assert_eq!(host.unit_property("box.service", "LoadState"), "not-found");
+}
+
+#[test]
+fn a_reload_that_systemd_can_observe_is_believed_and_one_that_fails_is_rolled_back() {
+    let Some(lab) = trixie() else { return };
+    let (sandbox, host) = (Sandbox::for_lab(&lab), lab.host("web1"));
+    let operator = operator(&sandbox);
+    // Reads its word at the start and at each reload; a word that it does not know ends it.
+    operator.write(
+        "web1/bell/bell.sh",
+        "
+read_word() {
+    read word </var/lib/deptool/apps/bell/current/word
+    [ $word != bad ] || exit 3
+    echo $word >/run/bell
+    systemd-notify --ready
+}
+trap 'systemd-notify --reloading; read_word' HUP
+read_word
+while :; do sleep 1000 & wait $!; done
+",
+    );
+    operator.write(
+        "web1/bell/systemd/bell.service",
+        "[Service]\nType=notify-reload\nNotifyAccess=all\nTimeoutStartSec=3\nExecStart=/bin/sh /var/lib/deptool/apps/bell/current/bell.sh\n[Install]\nWantedBy=multi-user.target\n",
+    );
+    operator.write("web1/bell/word", "one\n");
+    let manifest = r#"{"systemd": {"units_enabled": ["bell.service"], "on_change": {"bell.service": "reload"}}}"#;
+    operator.write("web1/bell/manifest.json", manifest);
+    operator.commit("A bell");
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(host.sh("cat /run/bell"), "one");
+    let pid = host.unit_property("bell.service", "MainPID");
+    operator.write("web1/bell/word", "two\n");
+    operator.commit("Another word");
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!((host.sh("cat /run/bell"), host.unit_property("bell.service", "MainPID")), ("two".into(), pid));
+
+    let (good, running) = (operator.id("prod"), State::of(host));
+    operator.write("web1/bell/word", "bad\n");
+    operator.commit("A word that it does not know");
+    operator.git(&["push", "web1", "prod"]).fails().says("rolled back: bell.service could not be reloaded");
+    running.assert_same(host, "a reload that failed");
+    assert_eq!(host.sh("cat /run/bell"), "two");
+    operator.git(&["reset", "--quiet", "--hard", &good]).ok();
+    // Its own file changes: it is restarted all the same.
+    let pid = host.unit_property("bell.service", "MainPID");
+    operator.write("web1/bell/systemd/bell.service.d/x.conf", "[Service]\nEnvironment=X=1\n");
+    operator.commit("A drop-in");
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_ne!(host.unit_property("bell.service", "MainPID"), pid);
+}
