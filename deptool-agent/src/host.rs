@@ -5,6 +5,7 @@ pub mod attempts;
 pub mod checkout;
 pub mod claims;
 pub mod deploy;
+pub mod drift;
 pub mod finish;
 pub mod health;
 pub mod home;

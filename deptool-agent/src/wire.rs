@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{BlobId, CommitId},
-    name::{ClusterName, HostName},
+    name::{ClusterName, HostName, UnitName},
     outcome::{Attempt, Outcome, Phase},
     plan::PlanDigest,
 };
@@ -57,6 +57,8 @@ pub enum Request {
     Attempts {
         most: u32,
     },
+    /// Compare the host with what was deployed.
+    Verify,
     /// The helper is alive.
     Heartbeat,
 }
@@ -136,10 +138,37 @@ pub enum Response {
         size: Option<u64>,
     },
     Attempts(Vec<Attempt>),
+    /// What is not as it was deployed; empty if everything is.
+    Drift(Vec<Drift>),
     /// The request can't be served. The connection ends.
     Error(String),
     /// The agent is alive.
     Heartbeat,
+}
+
+/// Something on a host that is not as it was deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    pub subject: Subject,
+    /// To follow it in a sentence: "was edited", "was disabled".
+    pub what: String,
+}
+
+/// What has drifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subject {
+    /// An absolute path on the host, for people.
+    Path(String),
+    Unit(UnitName),
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.subject {
+            Subject::Path(path) => write!(f, "'{path}' {}", self.what),
+            Subject::Unit(unit) => write!(f, "{unit} {}", self.what),
+        }
+    }
 }
 
 /// What a host says of itself.

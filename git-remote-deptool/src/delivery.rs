@@ -195,6 +195,7 @@ fn heard(response: Response, tell: &dyn Fn(Report)) -> Result<Option<Outcome>, S
         | Response::End
         | Response::Blob { .. }
         | Response::Attempts(_)
+        | Response::Drift(_)
         | Response::Error(_)
         | Response::Heartbeat => return Err(SessionError::OutOfOrder),
     }

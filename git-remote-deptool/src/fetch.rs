@@ -10,7 +10,7 @@ use deptool_agent::{
     id::{BlobId, CommitId},
     name::ClusterName,
     text::printable,
-    wire::{Deployed, Holder, Request, Response},
+    wire::{Deployed, Hello, Holder, Request, Response},
 };
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
@@ -121,8 +121,8 @@ struct Answer {
     busy: Option<Holder>,
 }
 
-fn ask(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Answer, RemoteError> {
-    let failed = |source| RemoteError::Session { host: host.host.clone(), source };
+/// A connection for asking only.
+pub fn connect(remote: &Remote, host: &HostRemote) -> Result<(Session, Hello), RemoteError> {
     let place = remote.place(host)?;
     if let transport::Target::Local(path) = &place
         && !path.exists()
@@ -132,7 +132,11 @@ fn ask(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Answer, Rem
         return Err(RemoteError::Text(format!("'{path}' does not exist")));
     }
     let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), &mut |_| {});
-    let (mut session, hello) = opened.map_err(failed)?;
+    opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
+}
+
+fn ask(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Answer, RemoteError> {
+    let (mut session, hello) = connect(remote, host)?;
     remote.heed(host, &hello)?;
     let heard = match &hello.deployed {
         Some(deployed) => {

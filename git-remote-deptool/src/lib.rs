@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod cluster;
 pub mod delivery;
+pub mod drift;
 pub mod fetch;
 pub mod fleet;
 pub mod git;

@@ -2,6 +2,7 @@
 
 mod checks;
 mod detach;
+mod drift;
 mod health;
 mod hosts;
 mod install;

@@ -41,12 +41,13 @@ impl Stage {
         self.lab.host("web1")
     }
 
-    /// Commits what is in the work tree and pushes it; that fails, and on the host nothing is different from before. The work tree
+    /// Commits what is in the work tree and pushes it; that fails, and nothing is different on the host. The work tree
     /// is that of the good commit again afterwards.
     #[track_caller]
-    fn fails(&self, before: &State, case: &str, says: &[&str]) -> Run {
+    fn fails(&self, case: &str, says: &[&str]) -> Run {
         let (operator, host) = (self.operator(), self.host());
         let good = operator.id("prod");
+        let before = State::of(host);
         operator.commit(case);
         let mut push = operator.git(&["push", "web1", "prod"]).fails();
         for text in says {
@@ -55,6 +56,8 @@ impl Stage {
         assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
         before.assert_same(host, case);
         operator.git(&["reset", "--quiet", "--hard", &good]).ok();
+        operator.git(&["fetch", "--quiet", "web1"]).ok();
+        assert_eq!(operator.id("refs/remotes/web1/prod"), good);
         push
     }
 }
@@ -72,7 +75,6 @@ const INSTALL: &str = "\n[Install]\nWantedBy=multi-user.target\n";
 fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
     let Some(stage) = Stage::deployed() else { return };
     let operator = stage.operator();
-    let before = State::of(stage.host());
     let died = "trial.service exited with status 3";
     let cases: &[(&str, &str, &[&str])] = &[
         ("simple, program missing", "ExecStart=/no/such/program", &["203/EXEC", "/no/such/program"]),
@@ -114,21 +116,18 @@ fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
     for (case, service, says) in cases {
         write_unit(&operator, "trial", "trial.service", &format!("[Service]\n{service}\n{INSTALL}"));
         let says = [&["web1", "rolled back", "trial.service"], *says].concat();
-        stage.fails(&before, case, &says);
+        stage.fails(case, &says);
     }
     // Not services.
     write_unit(&operator, "trial", "trial.socket", "[Socket]\nListenStream=22\n\n[Install]\nWantedBy=sockets.target\n");
     operator.write("web1/trial/systemd/trial.service", "[Service]\nExecStart=/bin/sleep 60\n");
-    stage.fails(&before, "a socket whose port is taken", &["rolled back", "trial.socket"]);
+    stage.fails("a socket whose port is taken", &["rolled back", "trial.socket"]);
     write_unit(&operator, "trial", "srv.mount", "[Mount]\nWhat=none\nWhere=/srv\nType=nosuchfs\n");
-    stage.fails(&before, "a mount", &["rolled back", "srv.mount"]);
+    stage.fails("a mount", &["rolled back", "srv.mount"]);
     let failed = "[Unit]\nRequires=trial.service\nAfter=trial.service\n[Service]\nExecStart=/bin/sleep 60\n";
     write_unit(&operator, "needs", "needs.service", failed);
     write_unit(&operator, "trial", "trial.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n");
-    stage.fails(&before, "a unit that another one needs", &["trial.service exited with status 1", "needs.service"]);
-    let good = operator.id("prod");
-    operator.git(&["fetch", "web1"]).ok();
-    assert_eq!(operator.id("refs/remotes/web1/prod"), good);
+    stage.fails("a unit that another one needs", &["trial.service exited with status 1", "needs.service"]);
 }
 
 #[test]
@@ -136,7 +135,6 @@ fn what_could_not_work_is_refused_before_anything_is_changed() {
     let Some(stage) = Stage::deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
     host.sh("systemctl mask --quiet nsd.service; printf '#!/bin/sh\\n' >/etc/mine.conf; mkdir /etc/mine.d");
-    let before = State::of(host);
     let wants = |unit: &str| format!(r#"{{"systemd": {{"units_enabled": ["{unit}"]}}}}"#);
     let link = |path: &str| format!(r#"{{"symlinks": {{"{path}": "word"}}}}"#);
     let manifests = [
@@ -149,7 +147,7 @@ fn what_could_not_work_is_refused_before_anything_is_changed() {
     for (manifest, why) in &manifests {
         operator.write("web1/trial/manifest.json", manifest);
         operator.write("web1/trial/word", "two\n");
-        stage.fails(&before, why, &["web1", why]).does_not_say("rolled back");
+        stage.fails(why, &["web1", why]).does_not_say("rolled back");
     }
 }
 
@@ -267,7 +265,6 @@ fn everything_that_a_deployment_can_do_is_undone() {
     operator.commit("More of it");
     operator.git(&["push", "web1", "prod"]).ok();
 
-    let before = State::of(host);
     // Everything at once: a link, a unit and an app go, others come, a file is taken over, a drop-in changes, users and
     // temporary files are made, what runs is restarted with a new file. The unit that fails comes last.
     let change = |operator: &Repo<'_>| {
@@ -287,7 +284,7 @@ fn everything_that_a_deployment_can_do_is_undone() {
         write_unit(operator, "zz", "zz.service", &format!("{text}{INSTALL}"));
     };
     change(&operator);
-    let push = stage.fails(&before, "everything at once", &["rolled back: zz.service exited with status 1"]);
+    let push = stage.fails("everything at once", &["rolled back: zz.service exited with status 1"]);
     push.does_not_say("while rolling back");
     assert_eq!(host.unit_state("leaves.service"), "active");
     for unit in ["lead.service", "follow.service", "part.service", "nginx.service", "keeper.service"] {
@@ -299,7 +296,7 @@ fn everything_that_a_deployment_can_do_is_undone() {
 
     // The unit that systemd restarted along with the one that failed is up again, too.
     operator.write("web1/drop/systemd/lead.service.d/y.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n");
-    stage.fails(&before, "a broken drop-in of the host's unit", &["rolled back", "lead.service"]);
+    stage.fails("a broken drop-in of the host's unit", &["rolled back", "lead.service"]);
 
     // It did not stand in the way: the same without the failure is kept.
     change(&operator);

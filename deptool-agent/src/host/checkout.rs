@@ -4,7 +4,7 @@
 //! if every file and directory still is what was recorded.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::{
@@ -14,8 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use gix_hash::{Kind as HashKind, ObjectId, hasher};
 use gix_object::Find;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, utimensat};
 use serde::{Deserialize, Serialize};
 
 use super::home::{Context, Home, HostError, read_if_there, replace_file};
@@ -51,6 +52,25 @@ impl Seen {
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
         })
+    }
+}
+
+impl Seen {
+    /// What became of it. Its content is only looked at if anything else is not as it was.
+    fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
+        let kind = |seen: &Seen| FileType::from_raw_mode(seen.mode);
+        let is_file = kind(self) != FileType::Directory;
+        let is_touched =
+            (self.size, self.modified, self.changed, self.inode) != (now.size, now.modified, now.changed, now.inode);
+        if kind(self) != kind(now) {
+            Some("was replaced")
+        } else if is_file && is_touched && !has_content() {
+            Some("was edited")
+        } else if (self.mode, self.owner) != (now.mode, now.owner) {
+            Some("has another mode or owner")
+        } else {
+            None
+        }
     }
 }
 
@@ -248,6 +268,58 @@ fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let seen: Vec<Seen> = rmp_serde::from_slice(&bytes).ok()?;
     let now = look(&home.trees().join(name)).ok()?;
     (now == seen).then_some(seen)
+}
+
+/// In what the checkout `name` is not what was written: path with a slash in front (none for the directory itself),
+/// and what is wrong with it.
+pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static str)> {
+    let directory = home.trees().join(name);
+    let all = |what| vec![(String::new(), what)];
+    let record = read_if_there(&record_path(home, name)).ok().flatten();
+    let Some(recorded) = record.and_then(|bytes| rmp_serde::from_slice::<Vec<Seen>>(&bytes).ok()) else {
+        return all("has no record of what was written");
+    };
+    let now = match look(&directory) {
+        Ok(now) => now,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
+        Err(_) => return all("can't be read, or has names in it that are no app's"),
+    };
+    let by_path: BTreeMap<&TreePath, &Seen> = now.iter().map(|seen| (&seen.path, seen)).collect();
+    let mut found = Vec::new();
+    for was in &recorded {
+        let what = match by_path.get(&was.path) {
+            None => Some("is missing"),
+            Some(is) => was.difference(is, || has_content(&directory, &was.path, app)),
+        };
+        found.extend(what.map(|what| (format!("/{}", was.path), what)));
+    }
+    let known: BTreeSet<&TreePath> = recorded.iter().map(|seen| &seen.path).collect();
+    let new = now.iter().filter(|seen| !known.contains(&seen.path));
+    found.extend(new.map(|seen| (format!("/{}", seen.path), "was added")));
+    found
+}
+
+/// Whether a file or symlink has the content that the tree says.
+fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
+    let (at, Some(entry)) = (directory.join(path.as_path()), app.files.get(path)) else { return false };
+    let hash = || -> io::Result<ObjectId> {
+        let meta = fs::symlink_metadata(&at)?;
+        let mut hash = hasher(HashKind::Sha1);
+        hash.update(format!("blob {}\0", meta.len()).as_bytes());
+        if meta.is_symlink() {
+            hash.update(fs::read_link(&at)?.as_os_str().as_bytes());
+        } else {
+            let (mut file, mut chunk) = (File::open(&at)?, vec![0; 64 << 10]);
+            loop {
+                match io::Read::read(&mut file, &mut chunk)? {
+                    0 => break,
+                    count => hash.update(&chunk[..count]),
+                }
+            }
+        }
+        hash.try_finalize().map_err(io::Error::other)
+    };
+    hash().is_ok_and(|id| id == entry.id.0)
 }
 
 /// Remove the checkout `name` and its record.

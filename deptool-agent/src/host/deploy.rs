@@ -13,9 +13,9 @@ use std::{
 use super::{
     apply::Applying,
     attempts,
-    checkout::{self, Contents},
+    checkout::{self, Contents, Earlier},
     claims::Claims,
-    finish, health,
+    drift, finish, health,
     home::{Home, HostError, sync_file_system},
     journal::{Journal, Record},
     lock::{HostLock, Taken},
@@ -226,6 +226,7 @@ fn stage(
     let current = home.linked_generation(&home.current())?;
     let old = host_tree(store, request, expected)?;
     let earlier = prepare::earlier(home, current, &old);
+    note_drift(home, current, &old, &earlier, peer);
     let new = match receive::objects(home, request, store, &earlier, peer)? {
         Received::Everything(new) => new,
         Received::Gone => return Ok(Staged::Gone),
@@ -270,6 +271,21 @@ fn stage(
         claims,
     };
     Ok(Staged::Ready(Box::new(Ready { record, expectations: Expectations::of(&sides) })))
+}
+
+/// Tell of files of ours that somebody changed: they are written anew, and the generation that runs now keeps them.
+fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earlier<'_>], peer: &mut Peer) {
+    let Some(number) = current else { return };
+    for (name, app) in &old.apps {
+        if earlier.iter().any(|earlier| earlier.app.tree == app.tree) {
+            continue;
+        }
+        let kept = home.generation(number).join(name.as_str());
+        for drift in drift::of_checkout(home, number, name, app) {
+            let kept = printable(kept.as_os_str().as_encoded_bytes());
+            peer.send(&Response::Note(format!("{drift}: what was there is kept in '{kept}'")));
+        }
+    }
 }
 
 /// The host's directory in `commit`; empty if nothing is deployed.

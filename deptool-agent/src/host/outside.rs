@@ -136,6 +136,12 @@ impl Place {
         }
     }
 
+    /// Mode and owner of what is there.
+    pub fn attributes(&self) -> Result<Option<(u32, u32, u32)>, HostError> {
+        let stat = self.stat(&self.name)?;
+        Ok(stat.map(|stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)))
+    }
+
     fn open(&self, name: &OsStr) -> Result<File, HostError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty()).during("open", &self.path(name))?;

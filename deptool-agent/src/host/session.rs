@@ -10,7 +10,7 @@ use std::{
 use super::{
     attempts,
     deploy::{deploy, deployed, load_tree, now, sync_outside},
-    finish,
+    drift, finish,
     home::{Context, Home, HostError, read_if_there, sync_file_system},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
@@ -71,6 +71,9 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             Incoming::Request(Request::ExportBlob(id)) => export_blob(home, peer, id),
             Incoming::Request(Request::Attempts { most }) => {
                 attempts::latest(home, most.min(ATTEMPTS) as usize).map(|list| peer.send(&Response::Attempts(list)))
+            }
+            Incoming::Request(Request::Verify) => {
+                drift::look(home, &mut *system()).map(|found| peer.send(&Response::Drift(found)))
             }
             Incoming::Request(_) => Err(HostError::Unfit("a message came out of order".into())),
             Incoming::Broken(error) => Err(HostError::Unfit(error.to_string())),

@@ -411,3 +411,43 @@ fn starting_and_settling_have_one_deadline() {
         assert_eq!(took.as_secs(), seconds);
     }
 }
+
+/// What has drifted, a line each.
+fn drift(world: &mut World) -> Vec<String> {
+    let found = super::drift::look(&Home::new(world.root.path()), &mut world.fake).unwrap();
+    found.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_host_that_nobody_touched_has_no_drift() {
+    let mut world = World::new();
+    assert_eq!(drift(&mut world), [""; 0]);
+    let mut world = before();
+    assert_eq!(drift(&mut world), [""; 0]);
+    world.deploys(AFTER);
+    assert_eq!(drift(&mut world), [""; 0]);
+}
+
+#[test]
+fn what_was_changed_by_hand_is_drift_and_kept_by_the_next_deployment() {
+    let mut world = before();
+    let web = world.path("/var/lib/deptool/apps/web/current");
+    fs::write(web.join("conf"), "edited").unwrap();
+    fs::remove_file(world.path("/etc/web/web.conf")).unwrap();
+    fs::write(world.path("/etc/tmpfiles.d/web.conf"), "edited").unwrap();
+    world.fake.behave("web.service", Behaviour::Works).file = UnitFile::Disabled;
+    world.fake.behave("web.timer", Behaviour::Works).detail.active = Active::Failed;
+    let web = "/var/lib/deptool/apps/web/current/conf";
+    let expected = [
+        &format!("'{web}' was edited"),
+        "'/etc/tmpfiles.d/web.conf' was edited",
+        "'/etc/web/web.conf' is missing",
+        "web.service was disabled",
+        "web.timer has failed",
+    ];
+    assert_eq!(drift(&mut world), expected);
+    let notes = world.deploys(AFTER);
+    assert!(notes[0].starts_with(&format!("'{web}' was edited: what was there is kept in")), "{notes:?}");
+    assert_eq!(fs::read(world.path("/var/lib/deptool/previous/web/conf")).unwrap(), b"edited");
+    assert_eq!(fs::read(world.path("/etc/tmpfiles.d/.web.conf.deptool-drift")).unwrap(), b"edited");
+}
