@@ -1,6 +1,6 @@
 //! Checks: what is wrong with a configuration is found before anything is changed.
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::lab::{Base, Host, HostSpec, Lab, start_or_skip};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::net::http_get;
@@ -55,8 +55,11 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
 /// No trace of a check: no unit, no file, no link of the app's own name.
 #[track_caller]
 fn assert_no_trace(host: &Host) {
-    assert_eq!(host.sh("systemctl list-units --all --no-legend 'deptool-check-*' '*-check.service'"), "");
-    assert_eq!(host.sh("ls /run/systemd/system | grep check || true"), "");
+    assert_eq!(
+        host.sh("systemctl list-units --all --no-legend 'deptool-check-*' nginx-check.service app-check.service"),
+        ""
+    );
+    assert_eq!(host.sh("ls /run/systemd/system | grep deptool-check || true"), "");
     assert_eq!(host.sh("ls -A /var/lib/deptool/generations/*/ | grep '^[.]apps' || true"), "");
     assert_eq!(host.sh("systemctl --failed --no-legend"), "");
 }
@@ -96,7 +99,7 @@ fn a_typo_in_an_included_file_never_reaches_the_service() {
 
 #[test]
 fn checks_run_when_and_as_whom_they_should() {
-    let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
+    let Some(lab) = start_or_skip(&[HostSpec { base: Base::Trixie, ..HostSpec::new("web1") }]) else { return };
     let sandbox = Sandbox::for_lab(&lab);
     let (host, operator) = (lab.host("web1"), sandbox.repo("operator"));
     operator.add_remote("web1", "deptool::web1");

@@ -63,8 +63,8 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System, tick: &mut dyn FnMut())
     }
     let directory = stage_stable_paths(staged)?;
     let result = run_all(&checks, system, tick);
-    fs::remove_dir_all(&directory).during("remove", &directory)?;
-    result.map(|()| notes)
+    let removed = fs::remove_dir_all(&directory).during("remove", &directory);
+    result.and(removed).map(|()| notes)
 }
 
 fn run_all(checks: &[Check<'_>], system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<(), HostError> {

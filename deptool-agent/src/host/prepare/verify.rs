@@ -53,9 +53,11 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
         let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
         if files.is_empty() { Ok(None) } else { Ok(system.verify(&files)?) }
     });
-    fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory)?;
+    let removed = fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory);
     let (mut wrong, mut notes) = (Vec::new(), Vec::new());
-    for line in said?.unwrap_or_default().lines() {
+    let said = said?;
+    removed?;
+    for line in said.unwrap_or_default().lines() {
         let line = printable(line.trim().as_bytes());
         let Some(line) = scratch.ours(&line, &changed, &units) else { continue };
         let into = match missing_program(&line) {
