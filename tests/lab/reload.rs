@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
-use deptool_tests::process::{Cmd, find_program};
+use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::net::{Poll, http_get};
@@ -65,9 +65,6 @@ impl Stage {
 
 #[test]
 fn a_reload_loses_no_request() {
-    if find_program("wrk").is_none() {
-        return eprintln!("skipped: apt-get install wrk");
-    }
     let Some(stage) = Stage::with("reload") else { return };
     let (host, operator) = (stage.host(), stage.operator());
     let invocation = host.unit_property("nginx.service", "InvocationID");

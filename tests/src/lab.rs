@@ -56,6 +56,7 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("wrk", "wrk"),
 ];
 
 /// What a host is to be like.
