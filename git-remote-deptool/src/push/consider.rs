@@ -44,11 +44,10 @@ pub(super) fn consider(remote: &Remote, request: &Request<'_>, host: &HostRemote
     let lock = remote.lock(host)?;
     let is_in_doubt = !remote.tracking().unsettled(&host.host)?.is_empty();
     if request.options.run == Run::Real && (is_in_doubt || asks_first(remote, request)) {
-        let heard = fetch::hear(remote, host, request.options.verbosity)?;
+        fetch::hear(remote, host, request.options.verbosity)?;
         if !remote.tracking().unsettled(&host.host)?.is_empty() {
             return refuse(format!("an earlier deployment to '{}' is still under way", host.host));
         }
-        drop(heard);
     }
     let tracking = remote.tracking();
     let clusters = tracking.clusters(host)?;
