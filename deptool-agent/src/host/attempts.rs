@@ -40,6 +40,16 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 
 /// The last `most` attempts, newest first. Lines that can't be understood are passed over.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
+    Ok(newest_first(&tail(home)?).take(most).collect())
+}
+
+/// The last attempt that was kept.
+pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
+    Ok(newest_first(&tail(home)?).find(|attempt| attempt.result == AttemptResult::Done))
+}
+
+/// The end of the log; nothing if there is none yet.
+fn tail(home: &Home) -> Result<Vec<u8>, HostError> {
     let path = home.attempts();
     let mut file = match File::open(&path) {
         Ok(file) => file,
@@ -50,13 +60,12 @@ pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).during("read", &path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).during("read", &path)?;
-    let lines = bytes.split(|b| *b == b'\n').rev();
-    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).take(most).collect())
+    Ok(bytes)
 }
 
-/// The last attempt that was kept.
-pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
-    Ok(latest(home, usize::MAX)?.into_iter().find(|attempt| attempt.result == AttemptResult::Done))
+/// The attempts in the log's end, parsed only as far as somebody asks: every hello wants the last few of many.
+fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
+    log.split(|b| *b == b'\n').rev().filter_map(|line| serde_json::from_slice(line).ok())
 }
 
 #[cfg(test)]
