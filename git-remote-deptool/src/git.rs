@@ -7,7 +7,7 @@ mod environment;
 mod parameters;
 mod revision;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use ancestry::AncestryError;
 use deptool_agent::{
@@ -85,12 +85,20 @@ impl Repo {
             return Err(OpenError::Reftable);
         }
         gix.object_cache_size_if_unset(4 * 1024 * 1024);
+        let top = top(&gix, &environment);
+        let environment = environment.at(top);
         Ok(Repo { gix, environment })
     }
 
     /// For what has no function here.
     pub fn gix(&self) -> &gix::Repository {
         &self.gix
+    }
+
+    /// The top of the work tree, or the directory of a bare repository: where Git starts helpers, and what relative
+    /// paths in its configuration are relative to.
+    pub fn top(&self) -> &Path {
+        self.environment.directory()
     }
 
     /// The directory that linked worktrees share: where refs, and all that is ours, are kept.
@@ -141,6 +149,16 @@ impl Repo {
             .find_commit(commit.0)
             .and_then(|commit| commit.tree())
             .map_err(|error| ReadError::new(format!("the tree of commit {commit}"), error))
+    }
+}
+
+/// Where Git goes to before it starts a helper.
+fn top(gix: &gix::Repository, environment: &Environment) -> PathBuf {
+    let configured = gix.config_snapshot().string("core.worktree").is_some();
+    match environment.git_dir() {
+        // A work tree that nobody names is where the caller is.
+        Some(_) if !configured => environment.work_tree().unwrap_or(environment.directory()).to_owned(),
+        Some(_) | None => gix.workdir().unwrap_or(gix.git_dir()).to_owned(),
     }
 }
 

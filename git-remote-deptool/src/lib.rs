@@ -13,7 +13,9 @@
 //! A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
 pub mod backend;
+pub mod cli;
 pub mod cluster;
+pub mod context;
 pub mod delivery;
 pub mod drift;
 pub mod fetch;

@@ -1,6 +1,7 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
 mod bad_input;
+mod completion;
 mod cut;
 mod files;
 mod ground;

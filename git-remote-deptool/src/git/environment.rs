@@ -15,6 +15,7 @@ use super::parameters;
 pub struct Environment {
     directory: PathBuf,
     git_dir: Option<PathBuf>,
+    work_tree: Option<PathBuf>,
     parameters: Vec<BString>,
     scrub: Vec<OsString>,
     configuration: Configuration,
@@ -66,6 +67,9 @@ impl Environment {
             if name == "GIT_DIR" && !value.is_empty() {
                 environment.git_dir = Some(environment.directory.join(&value));
             }
+            if name == "GIT_WORK_TREE" && !value.is_empty() {
+                environment.work_tree = Some(environment.directory.join(&value));
+            }
             if name == "GIT_CONFIG_PARAMETERS" {
                 environment.parameters = parameters::parse(value.as_encoded_bytes());
             }
@@ -79,6 +83,15 @@ impl Environment {
     /// The directory that relative paths are relative to: when Git starts the helper, the top of the work tree.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The same, for programs started in `directory`.
+    pub(super) fn at(self, directory: PathBuf) -> Self {
+        Environment { directory, ..self }
+    }
+
+    pub(super) fn work_tree(&self) -> Option<&Path> {
+        self.work_tree.as_deref()
     }
 
     pub(super) fn git_dir(&self) -> Option<&Path> {

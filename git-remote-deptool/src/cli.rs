@@ -1,0 +1,159 @@
+//! `git deptool`: what a person types beside `git push`.
+//!
+//! ```text
+//! arguments ▸ Cli (clap) ▸ Context (repository, settings, connections) and Output ▸ one subcommand ▸ ExitStatus
+//! ```
+//!
+//! Each subcommand is a file with its `Args` and its `run`. What clap knows of them is what `-h`, completion and the
+//! manual say: a test compares the last.
+
+mod complete;
+mod completion;
+pub mod exit;
+pub mod output;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use deptool_agent::build::{BUILD_ID, VERSION};
+use exit::ExitStatus;
+use output::{Colour, Output};
+
+use crate::{context::ContextError, helper::serve::chain};
+
+/// Put configuration on hosts, and look at what they run.
+#[derive(Debug, Parser)]
+#[command(
+    name = "git-deptool",
+    bin_name = "git deptool",
+    version = format!("{VERSION} (build {BUILD_ID})"),
+    help_template = "{about}\n\nusage: {usage}\n\n{all-args}{after-help}",
+    after_help = format!("exit status:\n{}", exit::table()),
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Show only errors, and what was asked for
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "when", default_value = "auto", hide_default_value = true)]
+    color: Colour,
+    /// Show this summary; --help shows the manual
+    #[arg(short, global = true, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completion(completion::Args),
+    Complete(complete::Args),
+}
+
+/// Why a subcommand did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// It could not begin.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// What was to be read could not be shown. A closed pipe is no error of ours: whoever reads has seen enough.
+    #[error("could not write the output")]
+    Output(#[from] std::io::Error),
+    /// A sentence that says it all.
+    #[error("{0}")]
+    Text(String),
+}
+
+/// All that clap knows: subcommands, options, their words.
+pub fn definition() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
+/// Carry out `arguments`, the program's name being the first. Errors have been shown when it returns.
+pub fn main(arguments: Vec<OsString>) -> ExitStatus {
+    if asks_for_manual(&arguments) {
+        return show_manual();
+    }
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return show_usage(&error),
+    };
+    let output = Output::to_stdout(&cli.common);
+    let done = run(&output, cli.command).and_then(|status| {
+        output.flush()?;
+        Ok(status)
+    });
+    match done {
+        Ok(status) => status,
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Done,
+        Err(error) => {
+            // What was to be shown before the error comes before it; if that fails there is the error still.
+            let _ = output.flush();
+            eprintln!("error: {}", chain(&error));
+            ExitStatus::Failed
+        }
+    }
+}
+
+fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
+    match command {
+        Command::Completion(args) => completion::run(output, args),
+        Command::Complete(args) => complete::run(output, args),
+    }
+}
+
+/// Git turns `git deptool --help` into `git help deptool`, but not `git deptool plan --help`.
+fn asks_for_manual(arguments: &[OsString]) -> bool {
+    let is_completion = arguments.get(1).is_some_and(|first| first == complete::NAME);
+    !is_completion && arguments.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--help")
+}
+
+fn show_manual() -> ExitStatus {
+    match std::process::Command::new("git").args(["help", "deptool"]).status() {
+        Ok(status) if status.success() => ExitStatus::Done,
+        Ok(_) | Err(_) => ExitStatus::Failed,
+    }
+}
+
+/// Asked for, or because of a mistake.
+fn show_usage(error: &clap::Error) -> ExitStatus {
+    // Where neither can be written to there is nothing to say it to.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitStatus::Done,
+        _ => ExitStatus::Usage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_is_asked_for_by_help_anywhere_before_two_dashes() {
+        let asks = |line: &str| asks_for_manual(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(asks("git-deptool --help") && asks("git-deptool plan --help prod"));
+        assert!(!asks("git-deptool plan -- --help") && !asks("git-deptool complete 1 -- deptool --help"));
+    }
+}

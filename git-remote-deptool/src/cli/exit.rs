@@ -1,0 +1,91 @@
+//! How `git deptool` ends. Listed here and nowhere else: `-h` and the manual say the same.
+
+use std::process::ExitCode;
+
+/// What a script can tell from the exit status.
+///
+/// The first three are every subcommand's. The rest tell a script why a deployment, or what it would be, is not *done*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    Done,
+    Failed,
+    Usage,
+    Changes,
+    RolledBack,
+    Unreachable,
+    Busy,
+    Stale,
+    Unknown,
+    Declined,
+}
+
+impl ExitStatus {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [ExitStatus; 10] = [
+        ExitStatus::Done,
+        ExitStatus::Failed,
+        ExitStatus::Changes,
+        ExitStatus::RolledBack,
+        ExitStatus::Unreachable,
+        ExitStatus::Busy,
+        ExitStatus::Stale,
+        ExitStatus::Unknown,
+        ExitStatus::Declined,
+        ExitStatus::Usage,
+    ];
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            ExitStatus::Done => 0,
+            ExitStatus::Failed => 1,
+            ExitStatus::Changes => 2,
+            ExitStatus::RolledBack => 3,
+            ExitStatus::Unreachable => 4,
+            ExitStatus::Busy => 5,
+            ExitStatus::Stale => 6,
+            ExitStatus::Unknown => 7,
+            ExitStatus::Declined => 8,
+            // As Git's own commands.
+            ExitStatus::Usage => 129,
+        }
+    }
+
+    /// What it means.
+    pub fn words(self) -> &'static str {
+        match self {
+            ExitStatus::Done => "done, or nothing to do",
+            ExitStatus::Failed => "an error that has no number of its own",
+            ExitStatus::Changes => "there are differences (only with --exit-code)",
+            ExitStatus::RolledBack => "a host failed and was rolled back",
+            ExitStatus::Unreachable => "a host can't be reached",
+            ExitStatus::Busy => "a host is locked by another deployment",
+            ExitStatus::Stale => "a host runs something else than the plan was made from",
+            ExitStatus::Unknown => "how a deployment ended is not known",
+            ExitStatus::Declined => "the question was answered with no, or could not be asked",
+            ExitStatus::Usage => "the command line is wrong",
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        ExitCode::from(status.code())
+    }
+}
+
+/// One line for each.
+pub(super) fn table() -> String {
+    let lines = ExitStatus::ALL.map(|status| format!("  {:>3}  {}\n", status.code(), status.words()));
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_number_of_its_own() {
+        assert!(ExitStatus::ALL.is_sorted_by(|a, b| a.code() < b.code()));
+    }
+}

@@ -1,0 +1,151 @@
+//! What is printed: results on stdout, all else on stderr.
+
+use std::{
+    cell::RefCell,
+    env, fmt,
+    io::{self, BufWriter, IsTerminal, Write},
+};
+
+use gix::config::File;
+use serde::Serialize;
+
+use super::Common;
+
+/// Stdout, buffered, with what was asked for about colour and quiet.
+pub struct Output {
+    out: RefCell<Box<dyn Write>>,
+    quiet: bool,
+    colour: Colour,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR or color.ui says otherwise.
+    Auto,
+    Always,
+    Never,
+}
+
+/// What a piece of text is, which decides its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    /// The name of what the lines below are about.
+    Heading,
+    Added,
+    Changed,
+    Removed,
+    /// Of little interest.
+    Faint,
+}
+
+impl Style {
+    /// The colours that Git has for the same things.
+    fn sequence(self) -> Option<&'static str> {
+        match self {
+            Style::Plain => None,
+            Style::Heading => Some("\x1b[1m"),
+            Style::Added => Some("\x1b[32m"),
+            Style::Changed => Some("\x1b[33m"),
+            Style::Removed => Some("\x1b[31m"),
+            Style::Faint => Some("\x1b[2m"),
+        }
+    }
+}
+
+impl Output {
+    pub(super) fn to_stdout(common: &Common) -> Self {
+        let out = BufWriter::new(io::stdout());
+        Output { out: RefCell::new(Box::new(out)), quiet: common.quiet, colour: common.color }
+    }
+
+    /// Print one line, or several, without the last line feed. They are a result: also with `-q`.
+    pub fn line(&self, text: impl fmt::Display) -> io::Result<()> {
+        writeln!(self.out.borrow_mut(), "{text}")
+    }
+
+    /// Print bytes as they are.
+    pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
+        self.out.borrow_mut().write_all(bytes)
+    }
+
+    /// Print what was done, unless `-q` was given.
+    pub fn note(&self, text: impl fmt::Display) -> io::Result<()> {
+        if self.quiet { Ok(()) } else { self.line(text) }
+    }
+
+    /// Print one JSON document on a line of its own.
+    pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
+        let mut out = self.out.borrow_mut();
+        serde_json::to_writer(&mut *out, value)?;
+        out.write_all(b"\n")
+    }
+
+    /// Whether only errors and results are wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Write out what was printed so far: before a question, or before another program prints.
+    pub fn flush(&self) -> io::Result<()> {
+        self.out.borrow_mut().flush()
+    }
+
+    /// Whether to use colour on stdout, in a repository with the configuration `config`.
+    pub fn has_colour(&self, config: &File) -> bool {
+        let wish = match self.colour {
+            Colour::Auto => configured(config),
+            asked => asked,
+        };
+        match wish {
+            Colour::Always => true,
+            Colour::Never => false,
+            Colour::Auto => {
+                let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+                !refused && !is_dumb && io::stdout().is_terminal()
+            }
+        }
+    }
+}
+
+/// `color.ui`, as Git understands it.
+fn configured(config: &File) -> Colour {
+    match config.string("color.ui").as_ref().map(|value| value.as_slice()) {
+        Some(b"always") => Colour::Always,
+        Some(b"never" | b"false" | b"no" | b"off" | b"0") => Colour::Never,
+        Some(_) | None => Colour::Auto,
+    }
+}
+
+/// `text` in the colour of `style`, if `colour` is wanted.
+pub fn painted(text: &str, style: Style, colour: bool) -> String {
+    match style.sequence() {
+        Some(sequence) if colour => format!("{sequence}{text}\x1b[m"),
+        Some(_) | None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> File {
+        File::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn color_ui_means_what_it_means_to_git() {
+        let ui = |value: &str| configured(&config(&format!("[color]\n\tui = {value}\n")));
+        assert_eq!([ui("always"), ui("never"), ui("false")], [Colour::Always, Colour::Never, Colour::Never]);
+        assert_eq!([ui("auto"), ui("true"), configured(&config(""))], [Colour::Auto; 3]);
+    }
+
+    #[test]
+    fn without_colour_text_is_as_it_was() {
+        assert_eq!(painted("x", Style::Added, false), "x");
+        assert_eq!(painted("x", Style::Plain, true), "x");
+        assert_eq!(painted("x", Style::Added, true), "\x1b[32mx\x1b[m");
+    }
+}

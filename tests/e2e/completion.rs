@@ -1,0 +1,49 @@
+//! What shells offer when TAB is pressed behind `git deptool`.
+
+use deptool_tests::process::find_program;
+use deptool_tests::sandbox::Sandbox;
+
+const GITS_COMPLETION: &str = "/usr/share/bash-completion/completions/git";
+
+/// What bash offers for a line, through Git's own completion. None if that is not installed.
+fn bash(sandbox: &Sandbox, line: &str) -> Option<Vec<String>> {
+    if !std::path::Path::new(GITS_COMPLETION).exists() {
+        eprintln!("skipped: {GITS_COMPLETION} is not there");
+        return None;
+    }
+    let script = r#"
+        . "$1" && . "$2"
+        read -ra COMP_WORDS <<<"$3"
+        [[ $3 == *" " ]] && COMP_WORDS+=("")
+        COMP_LINE=$3 COMP_POINT=${#3} COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        __git_wrap__git_main 2>/dev/null
+        printf '%s|\n' "${COMPREPLY[@]}"
+    "#;
+    let ours = deptool_tests::build::workspace().join("git-remote-deptool/src/cli/completion/git-deptool.bash");
+    let run = sandbox.command("bash").args(["-c", script, "bash", GITS_COMPLETION]).arg(ours).arg(line);
+    let offered = run.dir(sandbox.dir()).run().unwrap().ok().stdout();
+    Some(offered.lines().map(|word| word.trim_end_matches('|').to_owned()).collect())
+}
+
+#[test]
+fn bash_completes_subcommands_and_options_through_gits_own_completion() {
+    let sandbox = Sandbox::new();
+    sandbox.repo("operator");
+    let Some(offered) = bash(&sandbox, "git deptool comple") else { return };
+    assert_eq!(offered, ["completion "], "and not the hidden 'complete'");
+    assert_eq!(bash(&sandbox, "git deptool completion z").unwrap(), ["zsh "]);
+    assert_eq!(bash(&sandbox, "git -C operator deptool --qu").unwrap(), ["--quiet "]);
+    assert_eq!(bash(&sandbox, "git deptool --color=al").unwrap(), ["always "]);
+}
+
+#[test]
+fn the_scripts_are_in_the_language_of_their_shells() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sandbox.command("git").args(["deptool", "completion", shell]).run().unwrap().ok().stdout;
+        match find_program(shell) {
+            Some(program) => drop(sandbox.command(program).arg("-n").input(script).run().unwrap().ok()),
+            None => eprintln!("skipped: {shell} is not installed"),
+        }
+    }
+}
