@@ -1,6 +1,11 @@
-//! Object ids by what they name, so that a commit is never taken for a tree.
+//! Ids: of objects by what they name, so that a commit is never taken for a tree, and of deployments.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    str::FromStr,
+};
 
 use gix_hash::ObjectId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -83,6 +88,80 @@ id_type! {
     BlobId
 }
 
+/// One deployment to one host. The helper makes it up, so that it can ask about this deployment and no other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeploymentId([u8; DeploymentId::LENGTH]);
+
+/// A text that is no deployment's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no deployment's id")]
+pub struct DeploymentIdError(String);
+
+impl DeploymentId {
+    const LENGTH: usize = 16;
+
+    /// A new one, at random.
+    pub fn random() -> io::Result<DeploymentId> {
+        random_bytes().map(DeploymentId)
+    }
+}
+
+impl fmt::Display for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeploymentId({self})")
+    }
+}
+
+impl FromStr for DeploymentId {
+    type Err = DeploymentIdError;
+
+    fn from_str(hex: &str) -> Result<Self, DeploymentIdError> {
+        let error = || DeploymentIdError(crate::text::printable(hex.as_bytes()));
+        let digits = hex.as_bytes();
+        // Only as it is written, so that ids can be compared as text.
+        let is_digit = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if digits.len() != 2 * Self::LENGTH || !digits.iter().all(is_digit) {
+            return Err(error());
+        }
+        let mut bytes = [0; Self::LENGTH];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| error())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
+        }
+        Ok(DeploymentId(bytes))
+    }
+}
+
+/// Hex in text formats, bytes on the wire, as with object ids.
+impl Serialize for DeploymentId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeploymentId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return String::deserialize(deserializer)?.parse().map_err(D::Error::custom);
+        }
+        let bytes = deserializer.deserialize_bytes(RawBytes)?.try_into();
+        bytes.map(DeploymentId).map_err(|_| D::Error::custom("a deployment's id has 16 bytes"))
+    }
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Collects bytes, however many a peer sent: a frame's limit holds.
 pub(crate) struct RawBytes;
 
@@ -116,6 +195,18 @@ mod tests {
         let wire = rmp_serde::to_vec(&id).unwrap();
         assert_eq!(wire.len(), 22);
         assert_eq!(rmp_serde::from_slice::<CommitId>(&wire).unwrap(), id);
+    }
+
+    #[test]
+    fn a_deployments_id_survives_text_and_wire_and_is_written_in_one_way() {
+        let id = DeploymentId::random().unwrap();
+        assert_ne!(id, DeploymentId::random().unwrap());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(serde_json::from_str::<DeploymentId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+        assert_eq!(rmp_serde::from_slice::<DeploymentId>(&rmp_serde::to_vec(&id).unwrap()).unwrap(), id);
+        for wrong in ["", "00", &"0g".repeat(16), &"0A".repeat(16), &"00".repeat(17), &"+1".repeat(16)] {
+            assert!(wrong.parse::<DeploymentId>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::CommitId,
+    id::{CommitId, DeploymentId},
     name::{ClusterName, UnitName},
     wire::{Deployed, Holder, Target},
 };
@@ -19,8 +19,12 @@ pub enum Phase {
     Activating,
     /// Watches the units that it started.
     Settling,
+    /// Waits to be reached from outside.
+    AwaitingConfirmation,
     /// Waits to hear whether the other hosts are healthy.
     AwaitingVerdict,
+    /// The deployment is kept; waits to hear that the other hosts have kept it, too.
+    AwaitingRelease,
     RollingBack,
     /// The deployment is kept; old generations are pruned.
     Finishing,
@@ -34,7 +38,9 @@ impl Phase {
             Phase::Prepared => "prepared",
             Phase::Activating => "activating",
             Phase::Settling => "settling",
+            Phase::AwaitingConfirmation => "waiting for confirmation",
             Phase::AwaitingVerdict => "waiting for the others",
+            Phase::AwaitingRelease => "kept, waiting for the others",
             Phase::RollingBack => "rolling back",
             Phase::Finishing => "finishing",
         }
@@ -87,6 +93,7 @@ pub struct Failure {
 /// One deployment that was tried, as the host remembers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
+    pub id: DeploymentId,
     /// When it began, in seconds since 1970.
     pub when: i64,
     pub by: String,
@@ -103,6 +110,9 @@ pub enum AttemptResult {
     Done,
     RolledBack {
         why: String,
+        /// What went wrong while rolling back; empty if the host was as before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        errors: Vec<String>,
     },
     /// The agent died or the machine went down in the middle; it was undone afterwards.
     Interrupted,

@@ -6,16 +6,28 @@
 //! A deployment, as the helper sends it:
 //!
 //! ```text
-//! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Keep | Revert]
+//! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Confirm]  [Keep | Revert]  [Release | Revert]
 //! ```
 //!
 //! With [`Go::AtOnce`] all of it may be sent before the agent has said anything. The agent answers with progress and
-//! notes, [`Response::Prepared`] if it was told to wait, and exactly one [`Response::Ended`].
+//! notes and exactly one [`Response::Ended`], and asks where it waits, in this order:
+//!
+//! | agent | waits for | otherwise |
+//! | --- | --- | --- |
+//! | [`Prepared`](Response::Prepared), with [`Go::WhenTold`] | `Activate` | lost link, 30 s of silence, anything else: forgets it |
+//! | [`AwaitsConfirmation`](Response::AwaitsConfirmation), if asked for | `Attach` and `Confirm` on a new connection | time is up, `Revert`: goes back. Losing the old connection is no reason |
+//! | [`Healthy`](Response::Healthy), with [`Verdict::Helper`] | `Keep` | lost link, 30 s of silence, anything else: goes back |
+//! | [`Kept`](Response::Kept), durable | `Release` | `Revert`: goes back, as if it had not been kept. A lost link or silence: held for 30 s from what was heard last, then it is done |
+//!
+//! From activation on a deployment outlives its connection. [`Request::Attach`] on another connection, as its first
+//! request, takes the place of the earlier one: the answer is [`Response::Attached`], followed by what the agent said
+//! last of the above if it still waits for the answer; or [`Response::NotRunning`] with how that deployment has ended.
+//! On an attached connection everything is as on the first one.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{BlobId, CommitId},
+    id::{BlobId, CommitId, DeploymentId},
     name::{ClusterName, HostName, UnitName},
     outcome::{Attempt, Outcome, Phase},
     plan::PlanDigest,
@@ -36,10 +48,14 @@ pub enum Request {
     },
     /// Everything that the deployment needs was sent.
     ObjectsEnd,
+    /// Speak for a deployment that began on another connection.
+    Attach(DeploymentId),
     /// Every host is prepared: go on.
     Activate,
     /// Forget it, if nothing visible has happened yet.
     Cancel,
+    /// The host can still be reached from outside: keep what was activated.
+    Confirm,
     /// All hosts are healthy: keep what was activated.
     Keep,
     /// Some host is not: go back.
@@ -66,6 +82,7 @@ pub enum Request {
 /// One deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deploy {
+    pub id: DeploymentId,
     /// The host's directory in the tree.
     pub host: HostName,
     /// What `/etc/hostname` is compared with; nothing for a root directory.
@@ -79,6 +96,8 @@ pub struct Deploy {
     pub operator: String,
     pub go: Go,
     pub verdict: Verdict,
+    /// Go back unless [`Request::Confirm`] comes within so many seconds. Apps can ask for it, too.
+    pub confirm: Option<u16>,
 }
 
 /// What must be deployed for the deployment to be taken. "Anything" can't be said.
@@ -125,8 +144,18 @@ pub enum Response {
     Note(String),
     /// Everything is checked and durable, nothing is visible.
     Prepared,
+    /// [`Request::Attach`]: this connection speaks for the deployment now.
+    Attached,
+    /// [`Request::Attach`]: the deployment is not under way, and will not be. How it ended, if it got as far as activation.
+    NotRunning(Option<Box<Attempt>>),
+    /// Activated and settled; goes back unless [`Request::Confirm`] comes on a new connection within so many seconds.
+    AwaitsConfirmation {
+        seconds: u16,
+    },
     /// Activated and settled; waits for [`Request::Keep`].
     Healthy,
+    /// [`Request::Keep`] was heard, and that is durable; waits for [`Request::Release`].
+    Kept,
     /// How the deployment ended.
     Ended(Box<Outcome>),
     /// Part of an exported pack.
@@ -181,6 +210,8 @@ pub struct Hello {
     pub last_attempt: Option<Attempt>,
     /// What this agent found unfinished and mended, in a sentence.
     pub recovered: Option<String>,
+    /// What an attempt that failed has changed and could not be put back, in sentences. Empty if the host is whole.
+    pub broken: Vec<String>,
     /// Another agent is at work.
     pub busy: Option<Holder>,
 }
@@ -200,6 +231,8 @@ pub struct Deployed {
 /// Who holds a host's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// The deployment that is under way; `None` while an earlier one is undone or finished.
+    pub id: Option<DeploymentId>,
     pub by: String,
     pub phase: Phase,
     /// In seconds since 1970.

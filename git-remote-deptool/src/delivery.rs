@@ -9,10 +9,10 @@ use std::{
 
 use deptool_agent::{
     frame::{CHUNK, FrameError, encode},
-    id::{BlobId, CommitId},
+    id::BlobId,
     outcome::{AttemptResult, Failure, Outcome, Phase},
     text::{printable, printable_lines},
-    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response, Target as Goal},
+    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response},
 };
 
 use crate::{
@@ -196,6 +196,10 @@ fn heard(response: Response, tell: &dyn Fn(Report)) -> Result<Option<Outcome>, S
         | Response::Blob { .. }
         | Response::Attempts(_)
         | Response::Drift(_)
+        | Response::Attached
+        | Response::NotRunning(_)
+        | Response::AwaitsConfirmation { .. }
+        | Response::Kept
         | Response::Error(_)
         | Response::Heartbeat => return Err(SessionError::OutOfOrder),
     }
@@ -241,27 +245,23 @@ fn judge(request: &Deploy, hello: &Hello) -> Option<Outcome> {
     if hello.busy.is_some() {
         return None;
     }
-    let deployed = hello.deployed.as_ref().map(|deployed| deployed.commit);
-    let expected = match request.expected {
-        Expected::Absent => None,
-        Expected::At(id) => Some(id),
-    };
-    let goal: Option<CommitId> = match request.target {
-        Goal::Commit(id) => Some(id),
-        Goal::Nothing => None,
-    };
-    let ours = hello.last_attempt.as_ref().filter(|a| a.to == request.target && a.from == expected);
+    let ours = hello.last_attempt.as_ref().filter(|attempt| attempt.id == request.id);
     Some(match ours.map(|attempt| &attempt.result) {
-        _ if deployed == goal => Outcome::Done { also_restarted: Vec::new() },
-        Some(AttemptResult::RolledBack { why }) => rolled_back(why.clone()),
-        Some(AttemptResult::Interrupted) => rolled_back("the agent was interrupted".into()),
-        Some(AttemptResult::Done) | None if deployed == expected => Outcome::Cancelled,
-        Some(AttemptResult::Done) | None => Outcome::Stale { actual: hello.deployed.clone() },
+        Some(AttemptResult::Done) => Outcome::Done { also_restarted: Vec::new() },
+        Some(AttemptResult::RolledBack { why, errors }) => rolled_back(why.clone(), errors.clone()),
+        Some(AttemptResult::Interrupted) => rolled_back("the agent was interrupted".into(), Vec::new()),
+        // It never got as far as activation; whatever was tried last there is somebody else's.
+        None if deployed(hello) == request.expected => Outcome::Cancelled,
+        None => Outcome::Stale { actual: hello.deployed.clone() },
     })
 }
 
-fn rolled_back(why: String) -> Outcome {
-    Outcome::RolledBack(Failure { why, details: String::new(), rollback_errors: Vec::new() })
+fn deployed(hello: &Hello) -> Expected {
+    hello.deployed.as_ref().map_or(Expected::Absent, |deployed| Expected::At(deployed.commit))
+}
+
+fn rolled_back(why: String, rollback_errors: Vec<String>) -> Outcome {
+    Outcome::RolledBack(Failure { why, details: String::new(), rollback_errors })
 }
 
 /// An end whose texts can be shown: nothing that a host says reaches the terminal as it is.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use deptool_agent::{
     host::store::pack::PackWriter,
-    id::CommitId,
+    id::{CommitId, DeploymentId},
     name::{ClusterName, HostName},
     plan::HostPlan,
     wire::{Deploy, Expected, Go, Target as Goal, Verdict},
@@ -204,7 +204,9 @@ fn deploy(
         let (pack, large) = pack_for(remote, request, one, Completeness::Incremental)?;
         let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
         let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
+        let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
         let deploy = Deploy {
+            id,
             host: one.remote.host.clone(),
             hostname: is_ssh.then(|| one.remote.host.clone()),
             cluster: request.cluster.clone(),
@@ -214,6 +216,7 @@ fn deploy(
             operator: operator.clone(),
             go,
             verdict,
+            confirm: None,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();
         deliveries.push(Delivery {

@@ -75,7 +75,9 @@ mod tests {
 
     fn attempt(when: i64, result: AttemptResult) -> Attempt {
         let cluster = ClusterName::parse(b"prod").unwrap();
-        Attempt { when, by: "carol".into(), cluster, from: None, to: Target::Nothing, result }
+        // The same for the same moment.
+        let id = format!("{when:032x}").parse().unwrap();
+        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Target::Nothing, result }
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     check_selinux(home)?;
     home.create()?;
     let by = printable(request.operator.as_bytes());
-    let holder = Holder { by, phase: Phase::Preparing, since: now() };
+    let holder = Holder { id: Some(request.id), by, phase: Phase::Preparing, since: now() };
     let mut lock = match HostLock::take(home, holder)? {
         Taken::Lock(lock) => lock,
         Taken::Busy(holder) => return Ok(Outcome::Busy(holder)),
@@ -258,6 +258,7 @@ fn stage(
     }
     let record = Record {
         agent: crate::build::agent_file_name(),
+        id: request.id,
         host: request.host.clone(),
         cluster: request.cluster.clone(),
         from: expected,
@@ -456,7 +457,8 @@ impl Running<'_> {
         let mut errors = undo(self.home, &self.record, self.system, LIMIT, &mut || peer.tick());
         // What failed units have written takes time to collect: the outage ends first.
         let (why, details) = why.explain(self.system);
-        let attempt = finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone() });
+        let attempt =
+            finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() });
         let ended = attempts::record(self.home, &attempt)
             .and_then(|()| finish::prune(self.home))
             .and_then(|()| sync_outside(self.home))

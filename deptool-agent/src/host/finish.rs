@@ -75,8 +75,8 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -
 
 /// The log's line for the deployment of `record`.
 pub fn attempt_of(record: &Record, result: AttemptResult) -> Attempt {
-    let Record { by, when, cluster, from, to, .. } = record.clone();
-    Attempt { when, by, cluster, from, to, result }
+    let Record { id, by, when, cluster, from, to, .. } = record.clone();
+    Attempt { id, when, by, cluster, from, to, result }
 }
 
 fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     action::Action,
-    id::CommitId,
+    id::{CommitId, DeploymentId},
     name::{ClusterName, HostName, UnitName},
     wire::Target,
 };
@@ -37,6 +37,7 @@ const GOOD: &[u8; 16] = b"verdict: good  \n";
 pub struct Record {
     /// The file name of the agent that wrote this; only that one undoes it.
     pub agent: String,
+    pub id: DeploymentId,
     pub host: HostName,
     pub cluster: ClusterName,
     pub from: Option<CommitId>,
@@ -161,6 +162,7 @@ mod tests {
     fn record() -> Record {
         Record {
             agent: crate::build::agent_file_name(),
+            id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
             cluster: ClusterName::parse(b"prod").unwrap(),
             from: None,

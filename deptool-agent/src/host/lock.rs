@@ -53,7 +53,12 @@ impl HostLock {
             match read_holder(&mut file) {
                 Some(holder) => return Ok(Taken::Busy(holder)),
                 None if Instant::now() >= deadline => {
-                    return Ok(Taken::Busy(Holder { by: "somebody".into(), phase: Phase::Preparing, since: 0 }));
+                    return Ok(Taken::Busy(Holder {
+                        id: None,
+                        by: "somebody".into(),
+                        phase: Phase::Preparing,
+                        since: 0,
+                    }));
                 }
                 None => thread::sleep(Duration::from_millis(2)),
             }
@@ -93,7 +98,7 @@ mod tests {
     use super::*;
 
     fn holder(by: &str) -> Holder {
-        Holder { by: by.into(), phase: Phase::Preparing, since: 7 }
+        Holder { id: None, by: by.into(), phase: Phase::Preparing, since: 7 }
     }
 
     #[test]
@@ -104,7 +109,7 @@ mod tests {
         let Taken::Lock(mut first) = HostLock::take(&home, holder("carol")).unwrap() else { panic!("not taken") };
         first.set_phase(Phase::Settling);
         let Taken::Busy(seen) = HostLock::take(&home, holder("dave")).unwrap() else { panic!("taken twice") };
-        assert_eq!(seen, Holder { by: "carol".into(), phase: Phase::Settling, since: 7 });
+        assert_eq!(seen, Holder { id: None, by: "carol".into(), phase: Phase::Settling, since: 7 });
         drop(first);
         assert!(matches!(HostLock::take(&home, holder("dave")).unwrap(), Taken::Lock(_)));
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -100,7 +100,7 @@ fn greet(home: &Home, system: &mut dyn System) -> Result<Hello, HostError> {
         make_instance(home)?;
     }
     let instance = instance(home)?;
-    Ok(Hello { instance, deployed, last_attempt, recovered, busy })
+    Ok(Hello { instance, deployed, last_attempt, recovered, broken: Vec::new(), busy })
 }
 
 /// This host's own id. Empty in a root directory that nothing was ever deployed to.
@@ -114,9 +114,7 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
     if read_if_there(&home.instance())?.is_some() {
         return Ok(());
     }
-    let mut bytes = [0; 16];
-    let random = Path::new("/dev/urandom");
-    fs::File::open(random).and_then(|mut file| file.read_exact(&mut bytes)).during("read", random)?;
+    let bytes: [u8; 16] = crate::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = home.instance();
     let temporary = home.state().join(format!("instance.{}", std::process::id()));
@@ -141,7 +139,7 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
-    let holder = Holder { by: "recovery".into(), phase: Phase::RollingBack, since: now() };
+    let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
     let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
     if is_clean(&home.journal())? && is_clean(&home.lock())? {
         // At rest. Without taking the lock, or who only asks would get in the way of somebody who deploys.

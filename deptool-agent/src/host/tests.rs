@@ -13,7 +13,7 @@ use gix_object::Kind;
 use super::{deploy::deploy, home::Home, peer::Peer, store::pack::PackWriter};
 use crate::{
     frame::{FrameReader, encode},
-    id::CommitId,
+    id::{CommitId, DeploymentId},
     manifest::SETTLE_TIMEOUT,
     name::{ClusterName, HostName},
     outcome::Outcome,
@@ -58,6 +58,7 @@ impl World {
         let none = HostTree::default();
         let old = self.deployed.as_ref().map_or(&none, |(_, tree)| tree);
         let request = Deploy {
+            id: DeploymentId::random().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
             hostname: None,
             cluster: ClusterName::parse(b"prod").unwrap(),
@@ -67,6 +68,7 @@ impl World {
             operator: "Carol <c@d>".into(),
             go: Go::AtOnce,
             verdict: Verdict::Host,
+            confirm: None,
         };
         let (input, mut to_agent) = pipe();
         let (from_agent, output) = pipe();
