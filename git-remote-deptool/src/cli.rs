@@ -7,19 +7,30 @@
 //! Each subcommand is a file with its `Args` and its `run`. What clap knows of them is what `-h`, completion and the
 //! manual say: a test compares the last.
 
+mod add_host;
 mod complete;
 mod completion;
 pub mod exit;
+mod init;
 pub mod output;
+mod wiring;
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
-use deptool_agent::build::{BUILD_ID, VERSION};
+use deptool_agent::{
+    build::{BUILD_ID, VERSION},
+    name::NameError,
+};
 use exit::ExitStatus;
 use output::{Colour, Output};
 
-use crate::{context::ContextError, helper::serve::chain};
+use crate::{
+    context::{Context, ContextError},
+    git::ConfigError,
+    helper::serve::chain,
+    url::UrlError,
+};
 
 /// Put configuration on hosts, and look at what they run.
 #[derive(Debug, Parser)]
@@ -60,6 +71,8 @@ struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
+    AddHost(add_host::Args),
     Completion(completion::Args),
     Complete(complete::Args),
 }
@@ -73,6 +86,15 @@ pub enum CliError {
     /// What was to be read could not be shown. A closed pipe is no error of ours: whoever reads has seen enough.
     #[error("could not write the output")]
     Output(#[from] std::io::Error),
+    /// A name that can't be one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// An address that leads nowhere.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// The repository's configuration could not be changed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A sentence that says it all.
     #[error("{0}")]
     Text(String),
@@ -113,6 +135,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
 
 fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     match command {
+        Command::Init(args) => init::run(&Context::from_process()?, output, args),
+        Command::AddHost(args) => add_host::run(&Context::from_process()?, output, args),
         Command::Completion(args) => completion::run(output, args),
         Command::Complete(args) => complete::run(output, args),
     }

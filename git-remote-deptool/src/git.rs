@@ -3,6 +3,7 @@
 //! Replace refs and grafts are ignored throughout: what is deployed is what the ids say.
 
 mod ancestry;
+mod config_file;
 mod environment;
 mod parameters;
 mod revision;
@@ -10,6 +11,7 @@ mod revision;
 use std::path::{Path, PathBuf};
 
 pub use ancestry::AncestryError;
+pub use config_file::{ConfigError, Others, Setting};
 use deptool_agent::{
     id::{CommitId, TreeId},
     name::HostName,

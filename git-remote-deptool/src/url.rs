@@ -176,6 +176,15 @@ impl Address {
         parse(address).map_err(|why| UrlError { shown: printable(address), why })
     }
 
+    /// The directory of the config tree that the address names, if it names one.
+    pub fn directory_name(&self) -> Option<HostName> {
+        match self {
+            Address::Ssh(ssh) => ssh.host.as_host_name().cloned(),
+            Address::Local(path) => HostName::parse(path.file_name()?.as_encoded_bytes()).ok(),
+            Address::All | Address::Group(_) => None,
+        }
+    }
+
     /// Parse a url as it is in the configuration: `None` if it is not one of ours.
     pub fn parse_url(url: &[u8]) -> Option<Result<Self, UrlError>> {
         match url.strip_prefix(b"deptool::") {

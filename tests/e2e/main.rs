@@ -14,3 +14,4 @@ mod seen;
 mod stand_in;
 mod units;
 mod wire;
+mod wiring;

@@ -1,0 +1,127 @@
+//! `git deptool add-host`: a remote for a host.
+
+use deptool_agent::{
+    name::{ClusterName, HostName},
+    text::printable,
+};
+
+use super::{
+    CliError,
+    exit::ExitStatus,
+    init,
+    output::Output,
+    wiring::{Draft, NewHost},
+};
+use crate::{context::Context, git::Setting, url::Address};
+
+/// Add a remote for each host, so that 'git push <host>' deploys to it
+///
+/// A host that ssh reaches by the name of its directory needs none to be deployed to with the cluster; with one it can
+/// be pushed to, fetched from and logged by its name.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The host's directory in the tree, and the remote's name
+    #[arg(value_name = "host", required = true)]
+    hosts: Vec<String>,
+    /// The login, if ssh_config(5) does not say it
+    #[arg(long, value_name = "name")]
+    user: Option<String>,
+    /// The port, if ssh_config(5) does not say it
+    #[arg(long, value_name = "number")]
+    port: Option<u16>,
+    /// Where the host is, if it is not where its name leads; for one host
+    #[arg(long, value_name = "url", conflicts_with_all = ["user", "port"])]
+    url: Option<String>,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    written: &'a [Setting],
+}
+
+pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let cluster = context.settings.cluster.as_ref();
+    let cluster =
+        cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))?;
+    let new: Vec<NewHost> = args.hosts.iter().map(|name| new_host(name, &args)).collect::<Result<_, _>>()?;
+    let config = context.repo.gix().config_snapshot();
+    let mut draft = Draft::new(config.plumbing());
+    for new in &new {
+        check(context, &draft, new)?;
+        draft.host(cluster, new);
+    }
+    let group = init::group_remote(&draft)?;
+    draft.default_of(cluster, &group);
+    let written = draft.into_settings();
+    context.repo.configure(&written)?;
+    if args.json {
+        output.json(&Report { written: &written })?;
+        return Ok(ExitStatus::Done);
+    }
+    init::show(output, &written)?;
+    if written.is_empty() {
+        output.note("all of it is set up already")?;
+    }
+    note_missing(context, output, cluster, &new)?;
+    Ok(ExitStatus::Done)
+}
+
+fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
+    let host = HostName::parse(name.as_bytes())?;
+    if name == "all" {
+        return Err(CliError::Text("a host can't be named 'all'".into()));
+    }
+    let address = match &args.url {
+        Some(_) if args.hosts.len() > 1 => return Err(CliError::Text("--url is for one host".into())),
+        Some(url) => Address::parse_url(url.as_bytes()).unwrap_or_else(|| Address::parse(url.as_bytes()))?,
+        None => {
+            let user = args.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+            let port = args.port.map(|port| format!(":{port}")).unwrap_or_default();
+            Address::parse(format!("{user}{host}{port}").as_bytes())?
+        }
+    };
+    match address {
+        Address::Ssh(_) | Address::Local(_) => Ok(NewHost { host, address }),
+        Address::All | Address::Group(_) => Err(CliError::Text(format!("'{address}' is no single host"))),
+    }
+}
+
+/// A host has one remote, and a remote one address.
+fn check(context: &Context, draft: &Draft<'_>, new: &NewHost) -> Result<(), CliError> {
+    let host = &new.host;
+    if let Some(same) = draft.remotes().iter().find(|remote| remote.name == host.as_str()) {
+        return match &same.address {
+            Some(address) if *address == new.address => Ok(()),
+            Some(_) => Err(CliError::Text(format!(
+                "remote '{host}' has another url; 'git remote set-url {host} deptool::{}' changes it",
+                new.address
+            ))),
+            None => Err(CliError::Text(format!(
+                "remote '{host}' is for something else; add one of another name: git remote add <name> deptool::{}",
+                new.address
+            ))),
+        };
+    }
+    match context.settings.host(host) {
+        Ok(known) if known.tracking.as_str() != host.as_str() => Err(CliError::Text(format!(
+            "host '{host}' has a remote already: '{}'",
+            printable(known.tracking.as_str().as_bytes())
+        ))),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Say of which hosts the branch has no directory yet: mostly a name mistyped.
+fn note_missing(context: &Context, output: &Output, cluster: &ClusterName, new: &[NewHost]) -> Result<(), CliError> {
+    let branch = format!("refs/heads/{cluster}");
+    let Ok(tip) = context.repo.resolve(branch.as_str().into()) else { return Ok(()) };
+    let known = context.repo.hosts(tip).unwrap_or_default();
+    for NewHost { host, .. } in new.iter().filter(|new| !known.contains(&new.host)) {
+        output.note(format_args!("note: branch '{cluster}' has no directory '{host}' yet"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! `git deptool init`: the configuration that makes a branch a cluster.
+
+use deptool_agent::name::ClusterName;
+use gix::bstr::ByteSlice;
+
+use super::{
+    CliError,
+    exit::ExitStatus,
+    output::Output,
+    wiring::{Destination, Draft},
+};
+use crate::{
+    context::Context,
+    git::{Repo, Setting},
+    url::Address,
+};
+
+/// The name of the cluster's remote, unless there is one of another name.
+const REMOTE: &str = "cluster";
+/// The branch, where nothing else names one.
+const CLUSTER: &str = "prod";
+/// A line for a shell, as core.sshCommand is. Sockets are where nobody else can make them.
+const SHARED: &str =
+    "ssh -o ControlMaster=auto -o ControlPersist=10m -o ControlPath=\"${XDG_RUNTIME_DIR:-$HOME/.ssh}/deptool-%C\"";
+
+/// Make a branch a cluster: a remote for all its hosts, and push defaults
+///
+/// What was set otherwise before stays as it is. All of it is in the repository's configuration, and git-config(1) can
+/// take it back.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The cluster's branch; by default deptool.cluster, else the current branch
+    #[arg(value_name = "cluster")]
+    cluster: Option<String>,
+    /// Have connections of this repository shared, by core.sshCommand
+    #[arg(long)]
+    share_connections: bool,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    cluster: &'a str,
+    remote: &'a str,
+    written: &'a [Setting],
+}
+
+pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let cluster = choose(context, args.cluster.as_deref())?;
+    let config = context.repo.gix().config_snapshot();
+    let mut draft = Draft::new(config.plumbing());
+    let remote = group_remote(&draft)?;
+    draft.cluster(&cluster, &remote);
+    if args.share_connections {
+        share_connections(&mut draft)?;
+    }
+    let plain = draft.plain(&cluster);
+    let is_shared = draft.get("core.sshCommand").is_some();
+    let written = draft.into_settings();
+    context.repo.configure(&written)?;
+    if args.json {
+        output.json(&Report { cluster: cluster.as_str(), remote: &remote, written: &written })?;
+        return Ok(ExitStatus::Done);
+    }
+    show(output, &written)?;
+    if written.is_empty() {
+        output.note(format_args!("cluster '{cluster}' is set up already"))?;
+        return Ok(ExitStatus::Done);
+    }
+    output.note(format_args!("\n'git push {remote}' deploys to every host that the change affects."))?;
+    if let Some(Destination::Others(other)) = plain {
+        let other = deptool_agent::text::printable(other.as_bytes());
+        output.note(format_args!("A plain 'git push' on '{cluster}' goes to '{other}', as before."))?;
+    }
+    if !is_shared {
+        output.note(
+            "Pushes are faster over shared connections: see ControlMaster in ssh_config(5), or run\n\
+             'git deptool init --share-connections' for this repository alone.",
+        )?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Print what was written, one `key = value` a line.
+pub(super) fn show(output: &Output, written: &[Setting]) -> Result<(), CliError> {
+    for Setting { key, value, .. } in written {
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        let text = |bytes| deptool_agent::text::printable(bytes);
+        output.note(format_args!("{} = {}", text(key), text(value)))?;
+    }
+    Ok(())
+}
+
+/// The cluster that is meant: what was typed, else what is configured, else the current branch.
+fn choose(context: &Context, typed: Option<&str>) -> Result<ClusterName, CliError> {
+    let configured = context.settings.cluster.clone();
+    match (typed, configured) {
+        (None, Some(configured)) => Ok(configured),
+        (None, None) => Ok(current_branch(&context.repo).unwrap_or(ClusterName::parse(CLUSTER.as_bytes())?)),
+        (Some(typed), configured) => {
+            let cluster = ClusterName::parse(typed.as_bytes())?;
+            match configured {
+                Some(other) if other != cluster => Err(CliError::Text(format!(
+                    "the cluster of this repository is '{other}'; 'git config deptool.cluster {cluster}' changes that"
+                ))),
+                Some(_) | None => Ok(cluster),
+            }
+        }
+    }
+}
+
+/// The branch that is checked out, be it unborn, if it can be a cluster.
+fn current_branch(repo: &Repo) -> Option<ClusterName> {
+    let head = repo.gix().head_name().ok()??;
+    ClusterName::parse(head.shorten().as_bytes()).ok()
+}
+
+/// The name of the remote for all hosts.
+pub(super) fn group_remote(draft: &Draft<'_>) -> Result<String, CliError> {
+    let remotes = draft.remotes();
+    if let Some(known) = remotes.iter().find(|remote| remote.address == Some(Address::All)) {
+        return Ok(known.name.clone());
+    }
+    match remotes.iter().any(|remote| remote.name == REMOTE) {
+        true => Err(CliError::Text(format!(
+            "remote '{REMOTE}' is for something else; add one of another name for the cluster: \
+             git remote add <name> deptool::@all"
+        ))),
+        false => Ok(REMOTE.into()),
+    }
+}
+
+fn share_connections(draft: &mut Draft<'_>) -> Result<(), CliError> {
+    match draft.get("core.sshCommand") {
+        Some(other) if other != SHARED => Err(CliError::Text(
+            "core.sshCommand is set already; put ControlMaster and ControlPersist into ~/.ssh/config, or into it"
+                .into(),
+        )),
+        Some(_) | None => {
+            draft.set("core.sshCommand", SHARED);
+            Ok(())
+        }
+    }
+}
