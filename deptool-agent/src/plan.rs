@@ -12,7 +12,7 @@ use crate::{
     manifest::OnChange,
     name::{AppName, UnitName},
     path::{OutsidePath, TreePath},
-    tree::{App, HostTree},
+    tree::HostTree,
     wanted::{Claim, ClaimKind, Snippet, Wanted, WantedError, WantedUnit},
 };
 
@@ -147,9 +147,9 @@ fn app_changes(old: &HostTree, new: &HostTree) -> Vec<AppChange> {
         if was.map(|a| a.tree) == is.map(|a| a.tree) {
             continue;
         }
-        let files_of = |side: Option<&'_ App>| side.map_or(none.clone(), |a| a.files.clone());
-        let (before, after) = (files_of(was), files_of(is));
-        let files = keys(&before, &after)
+        let before = was.map_or(&none, |app| &app.files);
+        let after = is.map_or(&none, |app| &app.files);
+        let files = keys(before, after)
             .into_iter()
             .filter_map(|path| Some((path.clone(), change_of(before.get(path), after.get(path))?)))
             .collect();

@@ -2,7 +2,7 @@
 //!
 //! Whatever gets past here can be written below an app's directory without leaving it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use gix_hash::ObjectId;
 use gix_object::{Find, Kind, TreeRef, tree::EntryKind};
@@ -72,16 +72,24 @@ pub struct App {
 /// A host's directory: its apps. Empty for a host from which everything is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostTree {
-    pub apps: BTreeMap<AppName, App>,
+    pub apps: BTreeMap<AppName, Arc<App>>,
     /// Entries beside the apps that are not deployed, for a note to the operator.
     pub ignored: Vec<String>,
 }
+
+/// Apps that were read already: the same directory is read once, for however many hosts and commits it is there.
+pub type Apps = BTreeMap<TreeId, Arc<App>>;
 
 impl HostTree {
     /// Read the host's directory `tree` with all that is below it.
     ///
     /// Contents are only read where they matter: manifests and symlinks.
     pub fn load(objects: &dyn Find, tree: TreeId) -> Result<HostTree, TreeError> {
+        Self::load_sharing(objects, tree, &mut Apps::new())
+    }
+
+    /// As [`HostTree::load`]; apps that are in `known` are not read again, others are added to it.
+    pub fn load_sharing(objects: &dyn Find, tree: TreeId, known: &mut Apps) -> Result<HostTree, TreeError> {
         let mut host = HostTree::default();
         for (name, kind, id) in entries(objects, tree.0)? {
             if kind != EntryKind::Tree {
@@ -89,7 +97,14 @@ impl HostTree {
                 continue;
             }
             let name = AppName::parse(&name).map_err(TreeError::AppName)?;
-            let app = load_app(objects, &name, TreeId(id))?;
+            let app = match known.get(&TreeId(id)) {
+                Some(app) => app.clone(),
+                None => {
+                    let app = Arc::new(load_app(objects, &name, TreeId(id))?);
+                    known.insert(TreeId(id), app.clone());
+                    app
+                }
+            };
             if host.apps.insert(name.clone(), app).is_some() {
                 return Err(TreeError::AppTwice { app: name });
             }

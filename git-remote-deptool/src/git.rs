@@ -133,17 +133,19 @@ impl Repo {
         tree.map(|id| TreeId(id.detach())).map_err(|error| ReadError::new(format!("commit {commit}"), error))
     }
 
-    /// The directory of `host` in a commit, if it has one.
-    pub fn host_tree(&self, commit: CommitId, host: &HostName) -> Result<Option<TreeId>, ReadError> {
-        let found = self.root_of(commit)?.find_entry(host.as_str()).map(|entry| (entry.mode(), entry.object_id()));
-        Ok(found.and_then(|(mode, id)| mode.is_tree().then_some(TreeId(id))))
-    }
-
-    /// The hosts in a commit: the directories at its root whose names can be hosts. Everything else is ignored there.
-    pub fn hosts(&self, commit: CommitId) -> Result<Vec<HostName>, ReadError> {
+    /// The hosts in a commit, by name: the directories at its root whose names can be hosts. Everything else is ignored
+    /// there.
+    pub fn host_trees(&self, commit: CommitId) -> Result<Vec<(HostName, TreeId)>, ReadError> {
         let root = self.root_of(commit)?;
         let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
-        Ok(directories.filter_map(|entry| HostName::parse(entry.filename().as_bytes()).ok()).collect())
+        Ok(directories
+            .filter_map(|entry| Some((HostName::parse(entry.filename().as_bytes()).ok()?, TreeId(entry.object_id()))))
+            .collect())
+    }
+
+    /// The hosts in a commit, as [`Self::host_trees`].
+    pub fn hosts(&self, commit: CommitId) -> Result<Vec<HostName>, ReadError> {
+        Ok(self.host_trees(commit)?.into_iter().map(|(host, _)| host).collect())
     }
 
     fn root_of(&self, commit: CommitId) -> Result<gix::Tree<'_>, ReadError> {

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! helper        Git's lines become a batch of refs            url, cluster   which hosts, reached how
-//! push          the parent: what it means for each host       tracking       what was last heard of them
+//! push          the parent                                    tracking       what was last heard of hosts
+//! cluster_plan  what it means for each host
 //! delivery      one host's deployment; fleet: all of them     pack, history  what a host is sent
 //! session       messages to an agent                          transport, install   ssh, and an agent at its end
 //! helper        outcomes become lines for Git                 render         and text for people
@@ -15,6 +16,7 @@
 pub mod backend;
 pub mod cli;
 pub mod cluster;
+pub mod cluster_plan;
 pub mod context;
 pub mod delivery;
 pub mod drift;

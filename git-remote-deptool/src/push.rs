@@ -22,9 +22,10 @@ use deptool_agent::{
 use gix::bstr::{BStr, ByteSlice};
 
 use crate::{
-    cluster::{HostRemote, Target},
+    cluster::{HostRemote, Settings, Target},
     delivery::{Delivery, Report as Progress},
     fleet::{self, FullPack, Lead},
+    git::Repo,
     helper::{
         Options, Outcome, PushBatch, PushCommand, Report, Source,
         batch::{Ancestry, Destination, Tags},
@@ -55,7 +56,7 @@ pub(crate) struct Affected {
     pub remote: HostRemote,
     pub tracked: Option<Tracked>,
     pub expected: Expected,
-    pub plan: HostPlan,
+    pub plan: Arc<HostPlan>,
     pub update: Update,
     /// Held from before the mark is set until the host's answer was noted.
     pub _lock: HostLock,
@@ -123,15 +124,11 @@ fn push_branch(
     };
     let hosts = hosts_of(remote, &request)?;
     consider::note_ignored(remote, &request)?;
-    let mut affected = Vec::new();
-    let mut refused = Vec::new();
-    for host in hosts {
-        match consider::consider(remote, &request, &host)? {
-            consider::Considered::Affected(one) => affected.push(*one),
-            consider::Considered::Unaffected => {}
-            consider::Considered::Refused(outcome) if request.is_single => return Ok((outcome, Vec::new())),
-            consider::Considered::Refused(outcome) => refused.push((host.host.clone(), outcome)),
-        }
+    let consider::Considered { affected, mut refused } = consider::consider(remote, &request, hosts)?;
+    if request.is_single
+        && let Some((_, outcome)) = refused.pop()
+    {
+        return Ok((outcome, Vec::new()));
     }
     if !refused.is_empty() {
         return Ok((conclude::of_group(remote, &refused), Vec::new()));
@@ -146,19 +143,24 @@ fn push_branch(
     }
 }
 
-/// The hosts that the push is for, in order.
+/// The hosts that the push is for, in the order in which they are locked: the same for everybody.
 fn hosts_of(remote: &Remote, request: &Request<'_>) -> Result<Vec<HostRemote>, RemoteError> {
-    match (&remote.target, request.goal) {
-        (Target::Host(host), _) => Ok(vec![host.clone()]),
+    let mut hosts = match (&remote.target, request.goal) {
+        (Target::Host(host), _) => vec![host.clone()],
         (Target::Group(..) | Target::All, Goal::Nothing) => {
-            Err(RemoteError::Text("everything is removed only from hosts by name: 'git push <host> :<cluster>'".into()))
+            let text = "everything is removed only from hosts by name: 'git push <host> :<cluster>'";
+            return Err(RemoteError::Text(text.into()));
         }
-        (Target::Group(_, hosts), Goal::Commit(_)) => Ok(hosts.clone()),
-        (Target::All, Goal::Commit(commit)) => {
-            let hosts = remote.repo.hosts(commit)?;
-            hosts.iter().map(|host| Ok(remote.settings.host(host)?)).collect()
-        }
-    }
+        (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
+        (Target::All, Goal::Commit(commit)) => hosts_of_tree(&remote.repo, &remote.settings, commit)?,
+    };
+    hosts.sort_by(|a, b| a.host.cmp(&b.host));
+    Ok(hosts)
+}
+
+/// The hosts that `@all` means: the directories of the tree.
+pub fn hosts_of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec<HostRemote>, RemoteError> {
+    repo.hosts(commit)?.iter().map(|host| Ok(settings.host(host)?)).collect()
 }
 
 fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
@@ -264,7 +266,7 @@ fn empty_pack() -> Result<Vec<u8>, RemoteError> {
 }
 
 /// Who deploys: the committer that Git would use, or else the login.
-fn operator(repo: &crate::git::Repo) -> String {
+fn operator(repo: &Repo) -> String {
     if let Some(Ok(committer)) = repo.gix().committer() {
         return format!("{} <{}>", committer.name, committer.email);
     }

@@ -20,7 +20,7 @@ mod lock;
 mod projection;
 mod refs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use deptool_agent::{
     id::CommitId,
@@ -44,6 +44,9 @@ pub struct Tracking<'r> {
     refs: Refs,
 }
 
+/// Clusters and ids by the name that they are kept under.
+type Grouped = HashMap<String, Vec<(ClusterName, CommitId)>>;
+
 /// What a tracking ref says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracked {
@@ -51,6 +54,15 @@ pub struct Tracked {
     pub commit: CommitId,
     /// The commit that the host runs, by which it is known to everyone. May not be here.
     pub real: CommitId,
+}
+
+/// All that is known of one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The clusters that it was last heard to run: one, unless it was moved by other means than ours.
+    pub clusters: BTreeMap<ClusterName, Tracked>,
+    /// The deployments of which it is not known how they ended.
+    pub unsettled: BTreeMap<ClusterName, Attempt>,
 }
 
 /// A deployment of which it is not known how it ended.
@@ -110,21 +122,56 @@ impl<'r> Tracking<'r> {
 
     /// What was last heard of a host's cluster.
     pub fn get(&self, host: &HostRemote, cluster: &ClusterName) -> Result<Option<Tracked>, TrackingError> {
-        match self.refs.get(&tracking_ref(&host.tracking, cluster))? {
-            Some(commit) => Ok(Some(self.tracked(host, commit)?)),
-            None => Ok(None),
+        Ok(self.clusters(host)?.remove(cluster))
+    }
+
+    /// What is known of each of `hosts`, in their order. One look at the refs for all of them.
+    pub fn known(&self, hosts: &[&HostRemote]) -> Result<Vec<Known>, TrackingError> {
+        let (tracking, unsettled) = match hosts {
+            [host] => (
+                self.grouped(&format!("refs/remotes/{}/", host.tracking), host.tracking.as_str())?,
+                self.grouped(&format!("refs/deptool/unsettled/{}/", host.host), host.host.as_str())?,
+            ),
+            _ => (self.grouped("refs/remotes/", "")?, self.grouped("refs/deptool/unsettled/", "")?),
+        };
+        let projections = self.projections()?;
+        let mut peeled = HashMap::new();
+        let mut of_host = |host: &&HostRemote| {
+            let mut known = Known::default();
+            for (cluster, id) in tracking.get(host.tracking.as_str()).into_iter().flatten() {
+                // Other programs may have written a tag there. What is not here at all is taken at its word.
+                let commit = *peeled.entry(*id).or_insert_with(|| self.repo.peeled(*id).unwrap_or(*id));
+                let projection = projections.iter().find(|p| p.commit == commit && p.host == host.host);
+                let real = projection.map_or(commit, |p| p.real);
+                known.clusters.insert(cluster.clone(), Tracked { commit, real });
+            }
+            for (cluster, id) in unsettled.get(host.host.as_str()).into_iter().flatten() {
+                known.unsettled.insert(cluster.clone(), attempt_of(*id));
+            }
+            known
+        };
+        Ok(hosts.iter().map(&mut of_host).collect())
+    }
+
+    /// The refs below `prefix` whose last component can be a cluster's name, by what is before that; `above` is what
+    /// `prefix` says of it.
+    fn grouped(&self, prefix: &str, above: &str) -> Result<Grouped, TrackingError> {
+        let mut grouped = Grouped::new();
+        for (name, id) in self.refs.below(prefix)? {
+            let (group, cluster) = match above {
+                "" => name.rsplit_once('/').unwrap_or(("", &name)),
+                _ => (above, name.as_str()),
+            };
+            if let Ok(cluster) = ClusterName::parse(cluster.as_bytes()) {
+                grouped.entry(group.to_owned()).or_default().push((cluster, id));
+            }
         }
+        Ok(grouped)
     }
 
     /// All clusters that were last heard to run on a host: one, unless it was moved by other means than ours.
     pub fn clusters(&self, host: &HostRemote) -> Result<BTreeMap<ClusterName, Tracked>, TrackingError> {
-        let mut clusters = BTreeMap::new();
-        for (name, commit) in self.refs.below(&format!("refs/remotes/{}/", host.tracking))? {
-            if let Ok(cluster) = ClusterName::parse(name.as_bytes()) {
-                clusters.insert(cluster, self.tracked(host, commit)?);
-            }
-        }
-        Ok(clusters)
+        Ok(self.known(&[host])?.pop().unwrap_or_default().clusters)
     }
 
     /// Note that the host said it runs `commit`, or the commit that the projection `commit` stands for.
@@ -169,8 +216,7 @@ impl<'r> Tracking<'r> {
     /// The deployments to a host of which it is not known how they ended.
     pub fn unsettled(&self, host: &HostName) -> Result<BTreeMap<ClusterName, Attempt>, TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/unsettled/{host}/"))?;
-        let attempt = |id: CommitId| if id.0 == empty_tree() { Attempt::Remove } else { Attempt::Deploy(id) };
-        let parse = |(name, id): (String, CommitId)| Some((ClusterName::parse(name.as_bytes()).ok()?, attempt(id)));
+        let parse = |(name, id): (String, CommitId)| Some((ClusterName::parse(name.as_bytes()).ok()?, attempt_of(id)));
         Ok(marks.into_iter().filter_map(parse).collect())
     }
 
@@ -206,13 +252,6 @@ impl<'r> Tracking<'r> {
         let remote = remote.iter().filter_map(|(name, _)| short(name));
         Ok(local.chain(remote).filter_map(Result::ok).collect())
     }
-
-    fn tracked(&self, host: &HostRemote, id: CommitId) -> Result<Tracked, TrackingError> {
-        // Other programs may have written a tag there. What is not here at all is taken at its word.
-        let commit = self.repo.peeled(id).unwrap_or(id);
-        let projection = self.projections()?.into_iter().find(|p| p.commit == commit && p.host == host.host);
-        Ok(Tracked { commit, real: projection.map_or(commit, |p| p.real) })
-    }
 }
 
 fn tracking_ref(tracking: &TrackingName, cluster: &ClusterName) -> String {
@@ -221,6 +260,10 @@ fn tracking_ref(tracking: &TrackingName, cluster: &ClusterName) -> String {
 
 fn unsettled_ref(host: &HostName, cluster: &ClusterName) -> String {
     format!("refs/deptool/unsettled/{host}/{cluster}")
+}
+
+fn attempt_of(mark: CommitId) -> Attempt {
+    if mark.0 == empty_tree() { Attempt::Remove } else { Attempt::Deploy(mark) }
 }
 
 fn empty_tree() -> gix::ObjectId {

@@ -100,10 +100,8 @@ fn hosts_are_the_directories_at_the_root() {
     let repo = scratch.open();
     let hosts: Vec<String> = repo.hosts(commit).unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["ns1.example.org", "web1"]);
-    let host = |name: &str| HostName::parse(name.as_bytes()).unwrap();
-    assert!(repo.host_tree(commit, &host("web1")).unwrap().is_some());
-    assert!(repo.host_tree(commit, &host("README")).unwrap().is_none());
-    assert!(repo.host_tree(commit, &host("web2")).unwrap().is_none());
+    let tree = repo.host_trees(commit).unwrap().remove(1).1;
+    assert_eq!(tree.0, scratch.id("HEAD:web1").0);
 }
 
 #[test]
