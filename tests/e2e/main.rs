@@ -12,6 +12,7 @@ mod plan;
 mod push;
 mod seen;
 mod stand_in;
+mod sweep;
 mod units;
 mod wire;
 mod wiring;

@@ -14,3 +14,6 @@ pub mod lab;
 pub mod process;
 pub mod relay;
 pub mod sandbox;
+pub mod stand_in;
+pub mod sweep;
+pub mod trace;

@@ -154,7 +154,9 @@ pub fn link_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
 pub fn unlink_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
         let directory = home.apps().join(app.as_str());
-        remove_if_there(&directory.join("current"))?;
+        for name in ["current", "current.new"] {
+            remove_if_there(&directory.join(name))?;
+        }
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).during("remove", &directory);

@@ -88,24 +88,26 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Taken::Lock(lock) => lock,
         Taken::Busy(holder) => return Ok(Outcome::Busy(holder)),
     };
+    lock.is_written(home)?;
     check_at_rest(home)?;
     session::make_instance(home)?;
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home, &store)?;
-    if let Some(outcome) = check_lease(request, actual)? {
+    if let Some(outcome) = check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
+        lock.leave();
         return Ok(outcome);
     }
     peer.send(&Response::Progress(Phase::Preparing));
     let staged = match stage(home, request, &mut store, peer, system) {
         Ok(Staged::Ready(staged)) => staged,
-        Ok(Staged::Gone) => return discard(home, Outcome::Cancelled),
-        Err(error) => return discard(home, refusal(error)),
+        Ok(Staged::Gone) => return Ok(discard(home, lock, &mut store, Outcome::Cancelled)),
+        Err(error) => return Ok(discard(home, lock, &mut store, refusal(error))),
     };
     if !may_go(request, &mut lock, peer) {
-        return discard(home, Outcome::Cancelled);
+        return Ok(discard(home, lock, &mut store, Outcome::Cancelled));
     }
     if system.is_stopping() {
-        return discard(home, Outcome::refused("the host is shutting down"));
+        return Ok(discard(home, lock, &mut store, Outcome::refused("the host is shutting down")));
     }
     let running = Running { home, lock, peer, system, record: staged.record, expectations: staged.expectations };
     running.activate(request.verdict, &mut store)
@@ -171,10 +173,13 @@ fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outc
     Ok((!holds).then_some(Outcome::Stale { actual }))
 }
 
-/// What was prepared goes again.
-fn discard(home: &Home, outcome: Outcome) -> Result<Outcome, HostError> {
-    finish::prune(home)?;
-    Ok(outcome)
+/// What was prepared goes again, and gives its space back. If that fails, the next agent tidies up.
+fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> Outcome {
+    let forgotten = store.forget_added().map_err(HostError::from);
+    if forgotten.and_then(|()| finish::tidy(home)).is_ok() {
+        lock.leave();
+    }
+    outcome
 }
 
 struct Ready {
@@ -249,9 +254,6 @@ fn stage(
     let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
     let mut said = prepare::verify::run(&staged, system)?;
     said.extend(prepare::checks::run(&staged, system, &mut || peer.tick())?);
-    if let Target::Commit(id) = request.target {
-        store.set_target(&id)?;
-    }
     let Prepared { actions, claims, running, notes } = prepared;
     for note in notes.into_iter().chain(said) {
         peer.send(&Response::Note(note));
@@ -343,11 +345,16 @@ impl Running<'_> {
         let mut journal = match left.and_then(|()| Journal::open(self.home, &self.record)) {
             Ok(journal) => journal,
             Err(error) => {
-                Journal::discard(self.home)?;
-                return discard(self.home, refusal(error));
+                let outcome = refusal(error);
+                // What is left of the journal is undone by the next agent, which finds nothing that was done.
+                return Ok(match Journal::discard(self.home) {
+                    Ok(()) => discard(self.home, self.lock, store, outcome),
+                    Err(_) => outcome,
+                });
             }
         };
-        let result = self.apply_and_settle().and_then(|()| self.await_verdict(verdict));
+        let result = self.note_target(store).map_err(Why::from).and_then(|()| self.apply_and_settle());
+        let result = result.and_then(|()| self.await_verdict(verdict));
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
         match result {
             Ok(()) => self.keep(journal, store),
@@ -358,6 +365,14 @@ impl Running<'_> {
     fn enter(&mut self, phase: Phase) {
         self.lock.set_phase(phase);
         self.peer.send(&Response::Progress(phase));
+    }
+
+    /// What was tried stays readable in the store, however it ends.
+    fn note_target(&self, store: &mut Store) -> Result<(), HostError> {
+        match self.record.to {
+            Target::Commit(id) => Ok(store.set_target(&id)?),
+            Target::Nothing => Ok(()),
+        }
     }
 
     fn apply_and_settle(&mut self) -> Result<(), Why> {
@@ -440,8 +455,9 @@ impl Running<'_> {
         let result = finish::finish(self.home, &self.record, store);
         self.enter(Phase::Finishing);
         let result = result.and_then(|()| finish::rest(self.home, &self.record, store, journal));
-        if let Err(error) = result {
-            self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
+        match result {
+            Ok(()) => self.lock.leave(),
+            Err(error) => self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}"))),
         }
         Ok(Outcome::Done { also_restarted })
     }
@@ -460,12 +476,15 @@ impl Running<'_> {
         let attempt =
             finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() });
         let ended = attempts::record(self.home, &attempt)
-            .and_then(|()| finish::prune(self.home))
+            .and_then(|()| finish::tidy(self.home))
             .and_then(|()| sync_outside(self.home))
             .and_then(|()| sync_file_system(self.home.state()));
         // With something left to undo, the journal stays for the next agent to try again.
         match ended {
-            Ok(()) if errors.is_empty() => journal.close()?,
+            Ok(()) if errors.is_empty() => match journal.close() {
+                Ok(()) => self.lock.leave(),
+                Err(error) => errors.push(error.to_string()),
+            },
             Ok(()) => {}
             Err(error) => errors.push(error.to_string()),
         }

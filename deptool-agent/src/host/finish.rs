@@ -142,6 +142,22 @@ fn below(path: &OutsidePath, directory: &OutsidePath) -> bool {
     crate::path::is_within(path.as_str(), directory.as_str())
 }
 
+/// Remove whatever a deployment that did not happen may have left. Only who holds the host lock may do this.
+pub fn tidy(home: &Home) -> Result<(), HostError> {
+    for name in names(home.state())? {
+        if name.ends_with(".new") || is_of_dead_agent(&name) {
+            remove_if_there(&home.state().join(name))?;
+        }
+    }
+    Store::sweep(&home.store())?;
+    prune(home)
+}
+
+/// Whether a file was to become this host's id, and the agent that made it is gone.
+fn is_of_dead_agent(name: &str) -> bool {
+    name.strip_prefix("instance.").is_some_and(|process| !Path::new("/proc").join(process).exists())
+}
+
 /// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
 pub fn prune(home: &Home) -> Result<(), HostError> {
     let in_use = [home.linked_generation(&home.current())?, home.linked_generation(&home.previous())?];
@@ -181,8 +197,12 @@ fn numbered(directory: &Path) -> Result<Vec<u32>, HostError> {
     Ok(names(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
+/// The names in a directory; none if it is not there.
 fn names(directory: &Path) -> Result<Vec<String>, HostError> {
-    let entries = fs::read_dir(directory).during("read", directory)?;
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.during("read", directory)?,
+    };
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect::<io::Result<_>>().during("read", directory)
 }

@@ -188,8 +188,8 @@ pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), HostError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
-    fs::write(&temporary, content).during("write", &temporary)?;
-    fs::rename(&temporary, path).during("replace", path)
+    let written = fs::write(&temporary, content).during("write", &temporary);
+    or_nothing(written.and_then(|()| fs::rename(&temporary, path).during("replace", path)), &temporary)
 }
 
 /// Point the symlink `link` at `target` by one rename.
@@ -197,7 +197,15 @@ pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
     let temporary = link.with_extension("new");
     remove_if_there(&temporary)?;
     std::os::unix::fs::symlink(target, &temporary).during("make", &temporary)?;
-    fs::rename(&temporary, link).during("replace", link)
+    or_nothing(fs::rename(&temporary, link).during("replace", link), &temporary)
+}
+
+/// What could not be put in place goes. Nobody can be told if it does not: the next agent tidies up.
+fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), HostError> {
+    if result.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    result
 }
 
 /// Remove a file or link; one that is not there is fine.

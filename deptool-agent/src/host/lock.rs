@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     thread,
     time::{Duration, Instant},
 };
@@ -19,10 +19,14 @@ use crate::{outcome::Phase, wire::Holder};
 const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The lock, held until it is dropped. Whatever changes the host takes it as a parameter.
+///
+/// Its file has the holder's name in it for as long as there may be something to tidy up: it is emptied only by who left
+/// nothing behind ([`HostLock::leave`]). Who finds a name in it, and the lock free, tidies up.
 #[must_use]
 pub struct HostLock {
     file: File,
     holder: Holder,
+    written: io::Result<()>,
 }
 
 /// What came of trying to take the lock.
@@ -43,8 +47,8 @@ impl HostLock {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    let mut lock = HostLock { file, holder };
-                    lock.write_holder();
+                    let mut lock = HostLock { file, holder, written: Ok(()) };
+                    lock.written = lock.write_holder();
                     return Ok(Taken::Lock(lock));
                 }
                 Err(Errno::WOULDBLOCK) => {}
@@ -65,17 +69,28 @@ impl HostLock {
         }
     }
 
-    /// Let others know what the deployment is doing.
+    /// Let others know what the deployment is doing. The phase is for people: a full disk is no reason to fail.
     pub fn set_phase(&mut self, phase: Phase) {
         self.holder.phase = phase;
-        self.write_holder();
+        let _ = self.write_holder();
     }
 
-    /// Only for those who ask who is at work: nothing depends on it, so a full disk is no reason to fail.
-    fn write_holder(&mut self) {
-        let text = serde_json::to_vec(&self.holder).unwrap_or_default();
-        let _ = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(&text));
-        let _ = self.file.set_len(text.len() as u64);
+    /// Make sure that the next agent tidies up if this one can't. An error means that the lock's file can't be written.
+    pub fn is_written(&mut self, home: &Home) -> Result<(), HostError> {
+        std::mem::replace(&mut self.written, Ok(())).during("write", &home.lock())
+    }
+
+    /// Nothing is left to tidy up.
+    pub fn leave(self) {
+        // Should this fail, the next agent looks for what is not there.
+        let _ = self.file.set_len(0);
+    }
+
+    fn write_holder(&mut self) -> io::Result<()> {
+        let text = serde_json::to_vec(&self.holder)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(&text)?;
+        self.file.set_len(text.len() as u64)
     }
 }
 
@@ -85,12 +100,6 @@ fn read_holder(file: &mut File) -> Option<Holder> {
     file.seek(SeekFrom::Start(0)).ok()?;
     file.read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
-}
-
-impl Drop for HostLock {
-    fn drop(&mut self) {
-        let _ = self.file.set_len(0);
-    }
 }
 
 #[cfg(test)]

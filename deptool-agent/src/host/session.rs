@@ -152,7 +152,8 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
     match Journal::find(home)? {
         (Found::Nothing, _) | (_, None) => {
             Journal::discard(home)?;
-            finish::prune(home)?;
+            finish::tidy(home)?;
+            lock.leave();
             Ok(Recovery::Nothing)
         }
         (Found::Foreign { agent }, _) => {
@@ -162,7 +163,9 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
         (Found::Good(record), Some(journal)) => {
             let mut store = Store::open_or_init(&home.store())?;
             finish::finish(home, &record, &mut store)?;
+            finish::tidy(home)?;
             finish::rest(home, &record, &mut store, journal)?;
+            lock.leave();
             Ok(Recovery::Done("an interrupted deployment was good, and was finished".into()))
         }
         (Found::Open(record), Some(journal)) => {
@@ -175,10 +178,11 @@ fn recover(home: &Home, system: &mut dyn System) -> Result<Recovery, HostError> 
                 return Err(HostError::Unfit(format!("an interrupted deployment could not be undone: {errors}")));
             }
             attempts::record(home, &finish::attempt_of(&record, AttemptResult::Interrupted))?;
-            finish::prune(home)?;
+            finish::tidy(home)?;
             sync_outside(home)?;
             sync_file_system(home.state())?;
             journal.close()?;
+            lock.leave();
             Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))
         }
     }

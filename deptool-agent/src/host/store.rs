@@ -57,6 +57,8 @@ pub struct Store {
     dir: PathBuf,
     packs: Packs,
     refs: RefFiles,
+    /// The indices of packs that were added since.
+    added: Vec<PathBuf>,
 }
 
 /// A store that can only be read: somebody else may hold the host lock.
@@ -93,6 +95,20 @@ impl Store {
         Self::open(dir)
     }
 
+    /// Remove what a crash has left in the store at `dir`, if there is one. The caller holds the host lock.
+    pub fn sweep(dir: &Path) -> Result<()> {
+        layout::sweep(dir)
+    }
+
+    /// Take the packs away that were added since the store was opened: nothing that is deployed needs them.
+    pub fn forget_added(&mut self) -> Result<()> {
+        for index in std::mem::take(&mut self.added) {
+            self.packs.forget(&index);
+            layout::remove_pack(&index)?;
+        }
+        self.update_shallow(std::iter::empty())
+    }
+
     /// Open the store at `dir` without the host lock and without changing anything; `None` if there is none.
     pub fn open_to_read(dir: &Path) -> Result<Option<ReadStore>> {
         let head = dir.join("HEAD");
@@ -103,7 +119,8 @@ impl Store {
     }
 
     fn open(dir: &Path) -> Result<Self> {
-        Ok(Store { dir: dir.to_owned(), packs: Packs::open_all(&dir.join("objects/pack"))?, refs: RefFiles::at(dir) })
+        let packs = Packs::open_all(&dir.join("objects/pack"))?;
+        Ok(Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new() })
     }
 
     /// Where the store is.

@@ -88,6 +88,9 @@ impl System for Offline {
         }
         // Its exit status says no more than the word, and for a unit that is not there it may have no word.
         let ended = self.systemctl("is-enabled", unit)?;
+        if ended.status.success() && ended.stdout.is_empty() {
+            return Err(SystemError(format!("'systemctl is-enabled {unit}' said nothing")));
+        }
         Ok(systemd::unit_file(String::from_utf8_lossy(&ended.stdout).trim()))
     }
 

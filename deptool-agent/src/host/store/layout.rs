@@ -67,7 +67,12 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().at("write", path)
+    let result = write();
+    if result.is_err() {
+        // Nobody can be told if this fails, too; the sweep gets it.
+        let _ = fs::remove_file(&temporary);
+    }
+    result.at("write", path)
 }
 
 /// Remove what a crash has left: temporary files, locks, packs that were cut off or are without their index, the torn
@@ -85,7 +90,11 @@ pub(super) fn sweep(dir: &Path) -> Result<()> {
 }
 
 fn sweep_packs(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).at("read", dir)? {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.at("read", dir)?,
+    };
+    for entry in entries {
         let path = entry.at("read", dir)?.path();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         let whole = match path.extension().and_then(|suffix| suffix.to_str()) {
@@ -95,13 +104,18 @@ fn sweep_packs(dir: &Path) -> Result<()> {
             _ => true,
         };
         if !whole {
-            for suffix in ["idx", "promisor", "rev", "mtimes"] {
-                remove_if_there(&path.with_extension(suffix))?;
-            }
+            remove_pack(&path)?;
             remove_if_there(&path)?;
         }
     }
     Ok(())
+}
+
+/// Remove a pack, given by any of its files, and all that Git may have put beside it: first what makes Git see it.
+pub(super) fn remove_pack(file: &Path) -> Result<()> {
+    ["idx", "rev", "mtimes", "bitmap", "promisor", "pack"]
+        .iter()
+        .try_for_each(|suffix| remove_if_there(&file.with_extension(suffix)))
 }
 
 /// Whether a pack has its index, and the end that its index says it has.

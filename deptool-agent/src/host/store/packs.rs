@@ -69,6 +69,11 @@ impl Packs {
         self.bundles.iter().map(|bundle| bundle.index.path())
     }
 
+    /// Forget the pack with this index.
+    pub fn forget(&mut self, index: &Path) {
+        self.bundles.retain(|bundle| bundle.index.path() != index);
+    }
+
     /// Forget all packs but the one with this index.
     pub fn keep_only(&mut self, index: &Path) {
         self.bundles.retain(|bundle| bundle.index.path() == index);

@@ -14,7 +14,7 @@ use super::{
     Store,
     error::{At, Result, StoreError},
     index::{self, IndexEntry},
-    layout::remove_if_there,
+    layout::{remove_if_there, remove_pack},
     pack::{self, Limits, PackError, Summary},
 };
 use crate::id::CommitId;
@@ -52,29 +52,44 @@ impl Store {
         index::sort(&mut entries).map_err(|id| StoreError::Pack(PackError::Twice(id)))?;
         if !entries.is_empty() {
             self.widen_shallow(&history)?;
-            self.publish(temporary, &entries, &summary.checksum)?;
+            let added = self.publish(temporary, &entries, &summary.checksum)?;
+            self.added.extend(added);
             self.update_shallow(history.commits.iter().map(|commit| commit.0))?;
         }
         Ok(Added { summary, commits: history.commits.into_iter().map(|commit| CommitId(commit.0)).collect() })
     }
 
     /// Give a written pack its name, its mark and its index: the index last, for it is what makes Git see the pack.
-    pub(super) fn publish(&mut self, pack: Temporary, entries: &[IndexEntry], checksum: &ObjectId) -> Result<()> {
+    ///
+    /// Returns the index; `None` if the pack was there already.
+    pub(super) fn publish(
+        &mut self,
+        pack: Temporary,
+        entries: &[IndexEntry],
+        checksum: &ObjectId,
+    ) -> Result<Option<PathBuf>> {
         let path = pack.path.with_file_name(format!("pack-{checksum}.pack"));
         let index_path = path.with_extension("idx");
         if self.packs.has_pack(&index_path) {
-            return Ok(());
+            return Ok(None);
         }
         let mut index = Temporary::create(&self.pack_dir(), "idx")?;
         let mut out = BufWriter::with_capacity(1 << 16, &mut index.file);
         index::write(&mut out, entries, checksum).at("write", &index_path)?;
         drop(out);
         let mark = path.with_extension("promisor");
-        pack.rename(&path)?;
-        let marked = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&mark);
-        marked.at("write", &mark)?;
-        index.rename(&index_path)?;
-        self.packs.open(&index_path)
+        let name = || -> Result<()> {
+            pack.rename(&path)?;
+            let marked = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&mark);
+            marked.at("write", &mark)?;
+            index.rename(&index_path)
+        };
+        if let Err(error) = name().and_then(|()| self.packs.open(&index_path)) {
+            // Nobody can be told if this fails, too; the sweep at the next opening gets it.
+            let _ = remove_pack(&index_path);
+            return Err(error);
+        }
+        Ok(Some(index_path))
     }
 }
 

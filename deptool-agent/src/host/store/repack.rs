@@ -12,14 +12,11 @@ use super::{
     IdSet, Store,
     error::{At, Result, StoreError},
     index::{self, IndexEntry},
-    layout::{remove_if_there, visit_files},
+    layout::{remove_if_there, remove_pack, visit_files},
     pack::PackError,
     receive::Temporary,
 };
 use crate::id::CommitId;
-
-/// What else Git may have put beside a pack.
-const COMPANIONS: [&str; 5] = ["idx", "rev", "mtimes", "bitmap", "promisor"];
 
 impl Store {
     /// If there are more than `limit` packs: one pack of all that refs, reflogs and `roots` reach, in place of all.
@@ -59,10 +56,7 @@ impl Store {
             fs::remove_dir_all(&graphs).at("remove", &graphs)?;
         }
         for index in old.iter().filter(|index| *index != keep) {
-            for suffix in COMPANIONS {
-                remove_if_there(&index.with_extension(suffix))?;
-            }
-            remove_if_there(&index.with_extension("pack"))?;
+            remove_pack(index)?;
         }
         self.update_shallow(std::iter::empty())?;
         File::open(self.pack_dir()).and_then(|dir| dir.sync_all()).at("sync", self.pack_dir())

@@ -5,12 +5,14 @@ mod demo;
 mod dist;
 mod lab;
 mod needs;
+mod sweep;
 mod test;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use deptool_tests::sweep::Choice;
 
 const HELP: &str = "\
 usage: cargo xtask <task>
@@ -22,6 +24,7 @@ usage: cargo xtask <task>
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                end them
     bench                   measure deployments against `ssh host true`
+    sweep [--one-in N]      a fault at every point of a deployment, or at one in N of them
 ";
 
 fn main() -> ExitCode {
@@ -49,6 +52,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["lab", "down"] => lab::down(),
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
         ["bench"] => bench::run(),
+        ["sweep"] => sweep::run(Choice::All),
+        ["sweep", "--one-in", step] => sweep::run(Choice::OneIn(step.parse().context("not a number")?)),
         // For ssh's ProxyCommand, not for people.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);

@@ -1,0 +1,31 @@
+//! A script in an agent's place, for tests that record, cut off or falsify what it says.
+
+use std::path::PathBuf;
+
+use crate::build;
+use crate::process::Cmd;
+use crate::sandbox::{Repo, Sandbox};
+
+/// The agent itself.
+pub fn agent() -> PathBuf {
+    let agents = std::fs::read_dir(build::local().join("lib/deptool/agents")).unwrap();
+    let agents: Vec<PathBuf> = agents.map(|entry| entry.unwrap().path()).collect();
+    let [agent] = &agents[..] else { panic!("{agents:?}") };
+    agent.clone()
+}
+
+/// `git` with these arguments, and with this script run in place of every agent. It finds the agent as `$DEPTOOL_AGENT`.
+///
+/// The script's own file is not written by the tests: a program that is open for writing can't be run, and the processes
+/// that other tests start at that moment would have it open.
+pub fn with_stand_in(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: &str) -> Cmd {
+    let agent = agent();
+    let dir = sandbox.dir().join("agents");
+    let link = dir.join(agent.file_name().unwrap());
+    if !link.exists() {
+        std::fs::create_dir_all(&dir).unwrap();
+        std::os::unix::fs::symlink(build::workspace().join("tests/e2e/stand-in"), link).unwrap();
+    }
+    let git = repo.command(args).env("DEPTOOL_AGENTS", dir);
+    git.env("DEPTOOL_AGENT", agent).env("DEPTOOL_STAND_IN", script)
+}

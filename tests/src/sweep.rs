@@ -1,0 +1,67 @@
+//! Sweeps: a fault at every point at which something is changed, and what came of it, seen from outside.
+//!
+//! What has to hold after every fault and the next contact (DESIGN.md I1–I5): the old state or the new one, exactly;
+//! what was said to be done is done, what was said to have failed is not; nothing of ours is left over, nothing of the
+//! host's own is lost. Nothing here believes what an agent says of itself: files, links and modes are compared, and
+//! Git looks at the store.
+
+pub mod agent;
+pub mod state;
+pub mod world;
+
+use world::Runs;
+
+/// How many points of a sweep are tried.
+#[derive(Debug, Clone, Copy)]
+pub enum Choice {
+    All,
+    /// One in so many: another kind of fault at each.
+    OneIn(usize),
+}
+
+impl Choice {
+    fn takes(self, point: usize) -> bool {
+        match self {
+            Choice::All => true,
+            Choice::OneIn(step) => point.is_multiple_of(step),
+        }
+    }
+}
+
+/// What a sweep has found.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// How many faults were tried.
+    pub points: usize,
+    /// How many of them ended in the old state; the others ended in the new one.
+    pub old: usize,
+    /// What must not be, in sentences.
+    pub violations: Vec<String>,
+}
+
+impl Tally {
+    /// Counts a point and what came of it.
+    fn note(&mut self, point: &str, result: Result<Runs, String>) {
+        self.points += 1;
+        match result {
+            Ok(Runs::Old) => self.old += 1,
+            Ok(Runs::New) => {}
+            Err(violation) => self.violations.push(format!("{point}: {violation}")),
+        }
+    }
+
+    pub fn add(&mut self, other: Tally) {
+        self.points += other.points;
+        self.old += other.old;
+        self.violations.extend(other.violations);
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Tally { points, old, violations } = self;
+        write!(f, "{points} points, {old} ended in the old state, {} in the new; ", points - old)?;
+        write!(f, "{} violations", violations.len())?;
+        violations.iter().try_for_each(|violation| write!(f, "\n    {violation}"))
+    }
+}

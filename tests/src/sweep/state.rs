@@ -1,0 +1,227 @@
+//! What is in a root directory, to be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::process::Run;
+
+/// Our own directory, below a root.
+const OURS: &str = "var/lib/deptool";
+/// What programs of the host make of users and temporary files: it stays after a rollback.
+const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "run"];
+/// Hidden siblings that no deployment may leave.
+const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
+
+/// Paths and what is there.
+pub type Lines = BTreeMap<String, String>;
+
+/// Everything in a root that a deployment which did not happen must not have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exact {
+    pub files: Lines,
+    /// The store's, of which only what is reachable counts.
+    pub store: Lines,
+}
+
+impl Exact {
+    pub fn of(root: &Path) -> Exact {
+        let (store, files) = walk(root, &|meta| format!("{:?}", (meta.mtime(), meta.mtime_nsec())))
+            .into_iter()
+            .partition(|(path, _)| path.starts_with("var/lib/deptool/store/"));
+        Exact { files, store }
+    }
+}
+
+/// What a root runs, whatever the numbers of its generations and the times of its files.
+pub fn view(root: &Path) -> Lines {
+    let ours = root.join(OURS);
+    let mut lines = walk(root, &|_| String::new());
+    lines.retain(|path, _| !path.starts_with(OURS));
+    let mut note = |name: &str, what: String| lines.insert(format!("deptool:{name}"), what);
+    for name in ["claims", "host", "current/.commit"] {
+        note(name, fs::read_to_string(ours.join(name)).unwrap_or_default());
+    }
+    for name in names(&ours.join("apps")) {
+        note(&format!("apps/{name}"), link(&ours.join("apps").join(&name).join("current")));
+    }
+    for name in names(&ours.join("store/refs/heads")) {
+        note(&format!("branch {name}"), fs::read_to_string(ours.join("store/refs/heads").join(&name)).unwrap());
+    }
+    for name in names(&ours.join("current")).into_iter().filter(|name| name != ".commit") {
+        let app = walk(&ours.join("current").join(&name).join("."), &|_| String::new());
+        lines.extend(app.into_iter().map(|(path, what)| (format!("{name}/{path}"), what)));
+    }
+    lines
+}
+
+/// What must not be in a root at rest, in sentences.
+pub fn left_over(root: &Path) -> Vec<String> {
+    let ours = root.join(OURS);
+    let mut found = Vec::new();
+    let files = walk(root, &|_| String::new());
+    found.extend(files.keys().filter(|path| PASSING.iter().any(|end| path.ends_with(end))).cloned());
+    let of_store = files.keys().filter(|path| path.starts_with("var/lib/deptool/store/"));
+    found.extend(of_store.filter(|path| is_passing_in_store(path)).cloned());
+    found.extend(packs_left(&ours.join("store/objects/pack")));
+    found.extend(states_left(&ours));
+    found.extend(generations_left(&ours));
+    found
+}
+
+fn is_passing_in_store(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.ends_with(".lock") || name.starts_with("tmp_")
+}
+
+/// Files of a pack that has lost the others.
+fn packs_left(dir: &Path) -> Vec<String> {
+    let all: BTreeSet<String> = names(dir).into_iter().collect();
+    let is_whole = |name: &&String| {
+        let stem = name.split('.').next().unwrap_or_default();
+        ["pack", "idx", "promisor"].iter().all(|end| all.contains(&format!("{stem}.{end}")))
+    };
+    all.iter().filter(|name| !is_whole(name)).map(|name| format!("a part of a pack: {name}")).collect()
+}
+
+/// What the state directory has beside what belongs there.
+fn states_left(ours: &Path) -> Vec<String> {
+    let known = [
+        "apps",
+        "attempts",
+        "bin",
+        "claims",
+        "current",
+        "generations",
+        "host",
+        "instance",
+        "journal",
+        "lock",
+        "previous",
+        "store",
+        "trees",
+    ];
+    let others = names(ours).into_iter().filter(|name| !known.contains(&name.as_str()));
+    let mut found: Vec<String> = others.map(|name| format!("deptool/{name}")).collect();
+    for name in ["journal", "lock"] {
+        if fs::metadata(ours.join(name)).is_ok_and(|meta| meta.len() > 0) {
+            found.push(format!("the {name} is not empty"));
+        }
+    }
+    found
+}
+
+/// Generations that are too many or newer than the one that runs; checkouts that no generation has, or that are gone.
+fn generations_left(ours: &Path) -> Vec<String> {
+    let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let current = fs::read_link(ours.join("current")).ok().and_then(number);
+    let mut found = Vec::new();
+    let (mut wanted, mut count) = (BTreeSet::new(), 0);
+    for name in names(&ours.join("generations")) {
+        count += 1;
+        if name.parse::<u32>().ok().is_none_or(|number| Some(number) > current) {
+            found.push(format!("generation {name} is newer than the one that runs"));
+        }
+        let dir = ours.join("generations").join(&name);
+        for app in names(&dir).into_iter().filter(|name| name != ".commit") {
+            let tree = link(&dir.join(app)).trim_start_matches("../../trees/").to_owned();
+            wanted.insert(format!("{tree}.files"));
+            wanted.insert(tree);
+        }
+    }
+    if count > 5 {
+        found.push(format!("{count} generations"));
+    }
+    let trees: BTreeSet<String> = names(&ours.join("trees")).into_iter().collect();
+    found.extend(
+        trees.symmetric_difference(&wanted).map(|tree| format!("the checkout '{tree}' is too much or missing")),
+    );
+    found
+}
+
+/// What is different, in a few words; nothing if all is equal.
+pub fn difference(now: &Lines, expected: &Lines) -> Option<String> {
+    let missing = expected.iter().filter(|(path, what)| now.get(*path) != Some(what));
+    let wrong = missing.map(|(path, what)| match now.get(path) {
+        Some(other) => format!("{path} is '{}', not '{}'", short(other), short(what)),
+        None => format!("{path} is gone"),
+    });
+    let new = now.keys().filter(|path| !expected.contains_key(*path)).map(|path| format!("{path} is new"));
+    let all: Vec<String> = wrong.chain(new).take(5).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(90).collect()
+}
+
+/// Whether Git finds the store in order; what it says if not.
+pub fn fsck(git: crate::process::Cmd, store: &Path) -> Option<String> {
+    let run: Run = git.arg("--git-dir").arg(store).args(["fsck", "--strict", "--no-dangling"]).run().ok()?;
+    (!run.success()).then(|| format!("git fsck: {}{}", run.stdout(), run.stderr()))
+}
+
+fn walk(root: &Path, also: &dyn Fn(&fs::Metadata) -> String) -> Lines {
+    let mut lines = Lines::new();
+    walk_below(root, Path::new(""), also, &mut lines);
+    lines
+}
+
+fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String, lines: &mut Lines) {
+    for name in names(&root.join(below)) {
+        let path = below.join(name);
+        let text = path.to_string_lossy().into_owned();
+        if is_theirs(&text) || is_own_record(&text) {
+            continue;
+        }
+        let full = root.join(&path);
+        let Ok(meta) = full.symlink_metadata() else { continue };
+        let what = if meta.is_symlink() {
+            format!("-> {}", link(&full))
+        } else if meta.is_dir() {
+            walk_below(root, &path, also, lines);
+            // systemctl makes it, and leaves it when it is killed or fails.
+            if text.ends_with(".wants") {
+                continue;
+            }
+            String::new()
+        } else if text.ends_with(".files") {
+            // It has times and inode numbers in it.
+            "record".into()
+        } else {
+            format!("{} {}", also(&meta), content(&full))
+        };
+        lines.insert(text, format!("{:o} {}:{} {what}", meta.mode(), meta.uid(), meta.gid()).trim_end().to_owned());
+    }
+}
+
+/// Users, temporary files, and what programs of systemd that were killed have left of their own.
+fn is_theirs(path: &str) -> bool {
+    let is_theirs = THEIRS.iter().any(|theirs| path.starts_with(theirs)) || path.contains("/.#");
+    is_theirs && !path.contains(".deptool-")
+}
+
+/// What is written in every attempt, however it ends.
+fn is_own_record(path: &str) -> bool {
+    let own = ["attempts", "lock", "journal", "instance", "store/refs/deptool/target"];
+    path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))
+}
+
+fn content(path: &Path) -> String {
+    let Ok(bytes) = fs::read(path) else { return "can't be read".into() };
+    let is_short = bytes.len() < 60 && bytes.iter().all(|byte| (b' '..127).contains(byte) || *byte == b'\n');
+    let digest = || Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    if is_short { format!("{:?}", String::from_utf8_lossy(&bytes)) } else { digest() }
+}
+
+fn link(path: &Path) -> String {
+    fs::read_link(path).map(|target| target.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
