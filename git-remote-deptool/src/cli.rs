@@ -166,6 +166,8 @@ fn show_usage(error: &clap::Error) -> ExitStatus {
 }
 
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,6 +7,7 @@ mod files;
 mod ground;
 mod history;
 mod lease;
+mod manual;
 mod outside;
 mod plan;
 mod push;
