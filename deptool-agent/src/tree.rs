@@ -18,6 +18,11 @@ use crate::{
 
 /// Directories deeper than this are no configuration.
 const MAX_DEPTH: usize = 64;
+/// As many files and directories as a pack may have objects. A few small trees that name each other many times over would
+/// else be a configuration of more files than there are atoms.
+const MAX_ENTRIES: usize = 500_000;
+/// The length of all paths together, in bytes.
+const MAX_PATHS: usize = 64 << 20;
 /// Directories whose files systemd or Podman's generator read.
 const UNITS: [&[u8]; 2] = [b"systemd/", b"quadlets/"];
 /// The longest symlink target that Linux takes is 4095 bytes.
@@ -42,6 +47,8 @@ pub enum TreeError {
     Manifest { app: AppName, source: ManifestError },
     #[error("'{app}/{path}' {why}")]
     Entry { app: AppName, path: TreePath, why: &'static str },
+    #[error("in app '{app}': the host's directory has more than {limit} {unit}")]
+    TooLarge { app: AppName, limit: usize, unit: &'static str },
 }
 
 /// A file or symlink of an app.
@@ -90,6 +97,15 @@ impl HostTree {
 
     /// As [`HostTree::load`]; apps that are in `known` are not read again, others are added to it.
     pub fn load_sharing(objects: &dyn Find, tree: TreeId, known: &mut Apps) -> Result<HostTree, TreeError> {
+        Self::load_within(Budget { entries: MAX_ENTRIES, paths: MAX_PATHS }, objects, tree, known)
+    }
+
+    fn load_within(
+        mut budget: Budget,
+        objects: &dyn Find,
+        tree: TreeId,
+        known: &mut Apps,
+    ) -> Result<HostTree, TreeError> {
         let mut host = HostTree::default();
         for (name, kind, id) in entries(objects, tree.0)? {
             if kind != EntryKind::Tree {
@@ -98,9 +114,12 @@ impl HostTree {
             }
             let name = AppName::parse(&name).map_err(TreeError::AppName)?;
             let app = match known.get(&TreeId(id)) {
-                Some(app) => app.clone(),
+                Some(app) => {
+                    app.files.keys().try_for_each(|path| budget.spend(&name, path))?;
+                    app.clone()
+                }
                 None => {
-                    let app = Arc::new(load_app(objects, &name, TreeId(id))?);
+                    let app = Arc::new(load_app(objects, &name, TreeId(id), &mut budget)?);
                     known.insert(TreeId(id), app.clone());
                     app
                 }
@@ -159,9 +178,27 @@ fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) 
     }
 }
 
-fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId) -> Result<App, TreeError> {
-    let mut files = BTreeMap::new();
-    walk(objects, name, tree.0, &mut Vec::new(), &mut files)?;
+/// What may still be found in the host's directory.
+struct Budget {
+    entries: usize,
+    paths: usize,
+}
+
+impl Budget {
+    fn spend(&mut self, app: &AppName, path: &TreePath) -> Result<(), TreeError> {
+        let too_large = |limit, unit| TreeError::TooLarge { app: app.clone(), limit, unit };
+        let entries = self.entries.checked_sub(1);
+        self.entries = entries.ok_or_else(|| too_large(MAX_ENTRIES, "files and directories"))?;
+        let paths = self.paths.checked_sub(path.as_bytes().len());
+        self.paths = paths.ok_or_else(|| too_large(MAX_PATHS, "bytes of paths"))?;
+        Ok(())
+    }
+}
+
+fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budget) -> Result<App, TreeError> {
+    let mut walk = Walk { objects, app: name, budget, files: BTreeMap::new() };
+    walk.directory(tree.0, &mut Vec::new())?;
+    let files = walk.files;
     check_no_file_is_a_directory(name, &files)?;
     let (mut manifest, mut units) = (Manifest::default(), BTreeMap::new());
     for (path, entry) in &files {
@@ -201,46 +238,52 @@ fn check_no_file_is_a_directory(app: &AppName, files: &BTreeMap<TreePath, Entry>
     Ok(())
 }
 
-/// Add everything below the directory `tree` to `files`. `above` is its path in components.
-fn walk(
-    objects: &dyn Find,
-    app: &AppName,
-    tree: ObjectId,
-    above: &mut Vec<Vec<u8>>,
-    files: &mut BTreeMap<TreePath, Entry>,
-) -> Result<(), TreeError> {
-    for (name, kind, id) in entries(objects, tree)? {
-        let in_app = |source| TreeError::Path { app: app.clone(), source };
-        // On its own first: a hand-made name with a slash in it would look like a path below.
-        TreePath::parse_name(&name).map_err(in_app)?;
-        above.push(name);
-        let path = TreePath::parse(&above.join(&b'/')).map_err(in_app)?;
-        let refuse = |why| TreeError::Entry { app: app.clone(), path: path.clone(), why };
-        let kind = match kind {
-            EntryKind::Tree if above.len() >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
-            EntryKind::Tree => {
-                walk(objects, app, id, above, files)?;
-                above.pop();
-                continue;
-            }
-            EntryKind::Commit => return Err(refuse("is a submodule; commit its files instead")),
-            EntryKind::Blob => FileKind::Regular,
-            EntryKind::BlobExecutable => FileKind::Executable,
-            EntryKind::Link => {
-                let target = read_blob(objects, BlobId(id))?;
-                if target.len() > MAX_LINK {
-                    return Err(refuse("is a symlink with too long a target"));
+/// A walk over an app's directory.
+struct Walk<'a> {
+    objects: &'a dyn Find,
+    app: &'a AppName,
+    budget: &'a mut Budget,
+    files: BTreeMap<TreePath, Entry>,
+}
+
+impl Walk<'_> {
+    /// Add everything below the directory `tree`. `above` is its path in components.
+    fn directory(&mut self, tree: ObjectId, above: &mut Vec<Vec<u8>>) -> Result<(), TreeError> {
+        let app = self.app;
+        for (name, kind, id) in entries(self.objects, tree)? {
+            let in_app = |source| TreeError::Path { app: app.clone(), source };
+            // On its own first: a hand-made name with a slash in it would look like a path below.
+            TreePath::parse_name(&name).map_err(in_app)?;
+            above.push(name);
+            let path = TreePath::parse(&above.join(&b'/')).map_err(in_app)?;
+            self.budget.spend(app, &path)?;
+            let refuse = |why| TreeError::Entry { app: app.clone(), path: path.clone(), why };
+            let kind = match kind {
+                EntryKind::Tree if above.len() >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
+                EntryKind::Tree => {
+                    self.directory(id, above)?;
+                    above.pop();
+                    continue;
                 }
-                check_symlink(&path, &target).map_err(in_app)?;
-                FileKind::Symlink
+                EntryKind::Commit => return Err(refuse("is a submodule; commit its files instead")),
+                EntryKind::Blob => FileKind::Regular,
+                EntryKind::BlobExecutable => FileKind::Executable,
+                EntryKind::Link => {
+                    let target = read_blob(self.objects, BlobId(id))?;
+                    if target.len() > MAX_LINK {
+                        return Err(refuse("is a symlink with too long a target"));
+                    }
+                    check_symlink(&path, &target).map_err(in_app)?;
+                    FileKind::Symlink
+                }
+            };
+            if self.files.insert(path.clone(), Entry { kind, id: BlobId(id) }).is_some() {
+                return Err(refuse("is there twice"));
             }
-        };
-        if files.insert(path.clone(), Entry { kind, id: BlobId(id) }).is_some() {
-            return Err(refuse("is there twice"));
+            above.pop();
         }
-        above.pop();
+        Ok(())
     }
-    Ok(())
 }
 
 /// Objects in memory, for the tests of whatever reads trees.
@@ -387,6 +430,23 @@ mod tests {
         let host = objects.tree(&[(b"web", EntryKind::Tree, app)]);
         let error = HostTree::load(&objects, TreeId(host)).unwrap_err().to_string();
         assert!(error.contains("'web/sub' is a submodule"), "{error}");
+    }
+
+    #[test]
+    fn trees_that_name_each_other_many_times_over_are_no_configuration() {
+        let objects = Objects::default();
+        let file = objects.put(Kind::Blob, b"x".to_vec());
+        for bottom in [objects.tree(&[]), objects.tree(&[(b"f", EntryKind::Blob, file)])] {
+            let mut tree = bottom;
+            for _ in 0..40 {
+                tree = objects.tree(&[b"a", b"b", b"c", b"d"].map(|name| (name.as_slice(), EntryKind::Tree, tree)));
+            }
+            let host = TreeId(objects.tree(&[(b"web", EntryKind::Tree, tree)]));
+            for budget in [Budget { entries: 1000, paths: usize::MAX }, Budget { entries: usize::MAX, paths: 10_000 }] {
+                let error = HostTree::load_within(budget, &objects, host, &mut Apps::new()).unwrap_err();
+                assert!(matches!(error, TreeError::TooLarge { .. }), "{error}");
+            }
+        }
     }
 
     #[test]

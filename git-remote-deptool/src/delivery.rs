@@ -11,8 +11,7 @@ use deptool_agent::{
     frame::{CHUNK, FrameError, encode},
     id::BlobId,
     outcome::{AttemptResult, Failure, Outcome, Phase},
-    text::{printable, printable_lines},
-    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response},
+    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response, Verdict},
 };
 
 use crate::{
@@ -22,6 +21,9 @@ use crate::{
 
 /// How long we wait for a host to finish by itself after the connection was lost.
 const PATIENCE: Duration = Duration::from_secs(100);
+
+/// As much of a host's notes is shown, in bytes.
+const NOTES: usize = 64 * 1024;
 
 /// Opens a blob that is too large for a pack.
 pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sync;
@@ -78,7 +80,7 @@ impl Delivery {
             Err(error) if permission == Permission::NotGiven || never_arrived(&error) => End::NotReached(error),
             Err(error) => self.ask(connector, error, tell),
         };
-        tell(Report::Ended(clean(end)));
+        tell(Report::Ended(end));
     }
 
     fn converse(
@@ -104,11 +106,12 @@ impl Delivery {
             session.send_frames(&frames)?;
         }
         self.send_large(&mut session, &self.large)?;
+        let mut due = Due::of(&self.request);
         loop {
             match session.event()? {
                 Event::Order(order) => self.obey(&mut session, order, permission)?,
                 Event::Response(response) => {
-                    if let Some(outcome) = heard(response, tell)? {
+                    if let Some(outcome) = due.heard(response, *permission, tell)? {
                         session.close();
                         return Ok(outcome);
                     }
@@ -181,29 +184,76 @@ fn pack_frames(pack: &[u8]) -> Result<Vec<u8>, FrameError> {
     Ok(frames)
 }
 
-/// Pass on what the host says; its outcome if that was it.
-fn heard(response: Response, tell: &dyn Fn(Report)) -> Result<Option<Outcome>, SessionError> {
-    match response {
-        Response::Ended(outcome) => return Ok(Some(*outcome)),
-        Response::Progress(phase) => tell(Report::Phase(phase)),
-        Response::Note(note) => tell(Report::Note(printable_lines(note.as_bytes()))),
-        Response::NeedFull => tell(Report::NeedFull),
-        Response::Prepared => tell(Report::Prepared),
-        Response::Healthy => tell(Report::Healthy),
-        Response::Hello(_)
-        | Response::Data(_)
-        | Response::End
-        | Response::Blob { .. }
-        | Response::Attempts(_)
-        | Response::Drift(_)
-        | Response::Attached
-        | Response::NotRunning(_)
-        | Response::AwaitsConfirmation { .. }
-        | Response::Kept
-        | Response::Error(_)
-        | Response::Heartbeat => return Err(SessionError::OutOfOrder),
+/// What the host has still to say, each thing once: whoever leads the fleet takes it at its word.
+struct Due {
+    need_full: bool,
+    prepared: bool,
+    healthy: bool,
+    /// How much of its notes is still shown, in bytes.
+    notes: usize,
+}
+
+impl Due {
+    fn of(request: &Deploy) -> Due {
+        let prepared = request.go == Go::WhenTold;
+        Due { need_full: true, prepared, healthy: request.verdict == Verdict::Helper, notes: NOTES }
     }
-    Ok(None)
+
+    /// Pass on what the host says; its outcome if that was it.
+    fn heard(
+        &mut self,
+        response: Response,
+        permission: Permission,
+        tell: &dyn Fn(Report),
+    ) -> Result<Option<Outcome>, SessionError> {
+        let once = |due: &mut bool| if std::mem::take(due) { Ok(()) } else { Err(SessionError::OutOfOrder) };
+        match response {
+            Response::Ended(outcome) => return Ok(Some(*outcome)),
+            Response::Progress(phase) => tell(Report::Phase(phase)),
+            Response::Note(note) => self.note(note, tell),
+            Response::NeedFull => {
+                once(&mut self.need_full)?;
+                tell(Report::NeedFull);
+            }
+            Response::Prepared => {
+                once(&mut self.prepared)?;
+                self.need_full = false;
+                tell(Report::Prepared);
+            }
+            Response::Healthy if permission == Permission::Given => {
+                once(&mut self.healthy)?;
+                tell(Report::Healthy);
+            }
+            Response::Healthy
+            | Response::Hello(_)
+            | Response::Data(_)
+            | Response::End
+            | Response::Blob { .. }
+            | Response::Attempts(_)
+            | Response::Drift(_)
+            | Response::Attached
+            | Response::NotRunning(_)
+            | Response::AwaitsConfirmation { .. }
+            | Response::Kept
+            | Response::Error(_)
+            | Response::Heartbeat => return Err(SessionError::OutOfOrder),
+        }
+        Ok(None)
+    }
+
+    fn note(&mut self, note: String, tell: &dyn Fn(Report)) {
+        match self.notes.checked_sub(note.len()) {
+            Some(left) => {
+                self.notes = left;
+                tell(Report::Note(note));
+            }
+            None if self.notes > 0 => {
+                self.notes = 0;
+                tell(Report::Note("it has said more than is shown".into()));
+            }
+            None => {}
+        }
+    }
 }
 
 /// Whether a request that was sent ahead can't have reached the host: ssh says so before it has a connection.
@@ -262,34 +312,4 @@ fn deployed(hello: &Hello) -> Expected {
 
 fn rolled_back(why: String, rollback_errors: Vec<String>) -> Outcome {
     Outcome::RolledBack(Failure { why, details: String::new(), rollback_errors })
-}
-
-/// An end whose texts can be shown: nothing that a host says reaches the terminal as it is.
-fn clean(end: End) -> End {
-    let line = |text: String| printable(text.as_bytes());
-    let outcome = match end {
-        End::NotReached(_) | End::Unknown(_) => return end,
-        End::Outcome(outcome) => outcome,
-    };
-    End::Outcome(match outcome {
-        Outcome::Refused { why, details } => {
-            Outcome::Refused { why: line(why), details: printable_lines(details.as_bytes()) }
-        }
-        Outcome::Busy(mut holder) => {
-            holder.by = line(holder.by);
-            Outcome::Busy(holder)
-        }
-        Outcome::Stale { actual } => Outcome::Stale {
-            actual: actual.map(|mut deployed| {
-                deployed.by = line(deployed.by);
-                deployed
-            }),
-        },
-        Outcome::RolledBack(failure) => Outcome::RolledBack(Failure {
-            why: line(failure.why),
-            details: printable_lines(failure.details.as_bytes()),
-            rollback_errors: failure.rollback_errors.into_iter().map(line).collect(),
-        }),
-        outcome @ (Outcome::Done { .. } | Outcome::Cancelled) => outcome,
-    })
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deptool_agent::{
@@ -28,6 +28,11 @@ use crate::{
 
 /// How long each other remote may take to look for a commit.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A host that sends less than so many bytes within this time is given up.
+const SPAN: Duration = Duration::from_secs(60);
+const SPAN_BYTES: usize = 4096;
+/// As much as this may come in blobs too large for a pack, in bytes: beyond it only the disk's end would stop a host.
+const LARGE: u64 = 32 << 30;
 
 /// What a host runs, and what stands for it here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +173,8 @@ fn bring_home(
     session: &mut Session,
     verbosity: u32,
 ) -> Result<CommitId, RemoteError> {
-    let mut source = FromHost { session, is_sending: false };
+    let pace = Pace::begin(Instant::now());
+    let mut source = FromHost { session, is_sending: false, pace, large: LARGE };
     let found = projection::resolve(remote.repo.gix(), &host.host, deployed.commit, PATIENCE, &mut source)
         .map_err(|error| RemoteError::Text(crate::helper::serve::chain(&error)))?;
     let (tracking, short) = (remote.tracking(), deployed.commit.short());
@@ -229,19 +235,56 @@ struct FromHost<'a> {
     session: &'a mut Session,
     /// A pack was asked for, and the message that ends it was not taken yet.
     is_sending: bool,
+    pace: Pace,
+    /// How much may still come in blobs too large for a pack, in bytes.
+    large: u64,
+}
+
+/// Whether data come fast enough to come to an end some day.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn begin(now: Instant) -> Pace {
+        Pace { since: now, bytes: 0 }
+    }
+
+    fn took(&mut self, bytes: usize, now: Instant) -> Result<(), &'static str> {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < SPAN {
+            return Ok(());
+        }
+        if self.bytes < SPAN_BYTES {
+            return Err("sends too slowly");
+        }
+        *self = Pace::begin(now);
+        Ok(())
+    }
 }
 
 impl FromHost<'_> {
-    /// Whoever has read a pack stops at its last byte: take what follows.
+    /// Whoever has read a pack stops at its last byte: take the message that ends it.
     fn end_pack(&mut self) -> io::Result<()> {
-        while self.is_sending {
-            match self.session.receive().map_err(io::Error::other)? {
-                Response::Data(_) => {}
-                Response::End => self.is_sending = false,
-                _ => return Err(io::Error::other(SessionError::OutOfOrder)),
-            }
+        if std::mem::take(&mut self.is_sending)
+            && !matches!(self.session.receive().map_err(io::Error::other)?, Response::End)
+        {
+            return Err(io::Error::other(SessionError::OutOfOrder));
         }
         Ok(())
+    }
+
+    /// The next data message, or the one that ends them.
+    fn data(&mut self) -> io::Result<Response> {
+        let response = self.session.receive().map_err(io::Error::other)?;
+        if let Response::Data(bytes) = &response {
+            if bytes.0.is_empty() {
+                return Err(io::Error::other(SessionError::OutOfOrder));
+            }
+            self.pace.took(bytes.0.len(), Instant::now()).map_err(|why| io::Error::other(SessionError::Idle(why)))?;
+        }
+        Ok(response)
     }
 }
 
@@ -259,6 +302,8 @@ impl HostObjects for FromHost<'_> {
         match self.session.receive().map_err(io::Error::other)? {
             Response::Blob { size: None } => Ok(None),
             Response::Blob { size: Some(size) } => {
+                let left = self.large.checked_sub(size);
+                self.large = left.ok_or_else(|| io::Error::other(SessionError::Idle("has too much to send")))?;
                 let stream = DataStream { source: self, left: Some(size), pending: Vec::new(), at: 0 };
                 Ok(Some((size, Box::new(stream))))
             }
@@ -281,7 +326,7 @@ impl Read for DataStream<'_, '_> {
             if self.left == Some(0) {
                 return Ok(0);
             }
-            match self.source.session.receive().map_err(io::Error::other)? {
+            match self.source.data()? {
                 Response::Data(bytes) => {
                     if let Some(left) = &mut self.left {
                         let too_much = || io::Error::other(SessionError::OutOfOrder);
@@ -300,5 +345,22 @@ impl Read for DataStream<'_, '_> {
         into[..count].copy_from_slice(&self.pending[self.at..self.at + count]);
         self.at += count;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_drip_are_given_up_and_slow_ones_are_not() {
+        let begin = Instant::now();
+        let come_to = |bytes: usize| {
+            let mut pace = Pace::begin(begin);
+            (1..300).try_for_each(|second| pace.took(bytes, begin + Duration::from_secs(second)))
+        };
+        assert_eq!(come_to(1), Err("sends too slowly"));
+        assert_eq!(come_to(0), Err("sends too slowly"));
+        assert_eq!(come_to(100), Ok(()));
     }
 }

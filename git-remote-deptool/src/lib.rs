@@ -7,7 +7,7 @@
 //! push          the parent                                    tracking       what was last heard of hosts
 //! cluster_plan  what it means for each host
 //! delivery      one host's deployment; fleet: all of them     pack, history  what a host is sent
-//! session       messages to an agent                          transport, install   ssh, and an agent at its end
+//! session       messages to an agent; said: made safe         transport, install   ssh, and an agent at its end
 //! helper        outcomes become lines for Git                 render         and text for people
 //! ```
 //!
@@ -32,6 +32,7 @@ pub mod projection;
 pub mod push;
 pub mod remote;
 pub mod render;
+pub mod said;
 pub mod session;
 pub mod tracking;
 pub mod transport;

@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -16,19 +16,28 @@ use std::{
 use deptool_agent::{
     frame::{CHUNK, FrameError, FrameReader, encode},
     id::BlobId,
-    text::printable,
     wire::{Bytes, Hello, Request, Response},
 };
 
-use crate::transport::{
-    Ahead, ConnectError, Connector, Link, Stage, Target,
-    process::{Connection, Outgoing, describe},
+use crate::{
+    said::safe,
+    transport::{
+        Ahead, ConnectError, Connector, Link, Stage, Target,
+        process::{Connection, Outgoing, describe},
+    },
 };
 
 /// An agent that says nothing for this long is gone. It sends heartbeats more often.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often we say that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A host that is alive and makes no step for this long is given up. Checks and settling take minutes at most.
+const STALLED: Duration = Duration::from_secs(15 * 60);
+/// So many heartbeats, notes and words on progress a host may send at once, and so many more each second.
+const CHATTER: u64 = 2000;
+const CHATTER_PER_SECOND: u64 = 20;
+/// With so many messages that nobody has looked at yet, no more are read: a host can't fill our memory.
+const UNREAD: usize = 16;
 
 /// Why a session ended before its time. Every message is one line that is safe to show.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,9 @@ pub enum SessionError {
     /// The agent says what does not belong there.
     #[error("the host sent a message that makes no sense here")]
     OutOfOrder,
+    /// The agent is there, and does not get on.
+    #[error("the host {0}")]
+    Idle(&'static str),
 }
 
 /// What a session waits for.
@@ -108,7 +120,9 @@ pub struct Session {
     connection: Connection,
     outgoing: Option<Outgoing>,
     arrivals: Receiver<Arrival>,
-    heard: Instant,
+    /// For each message in `arrivals` there is one here.
+    unread: Receiver<()>,
+    vigil: Vigil,
     spoke: Instant,
 }
 
@@ -125,12 +139,14 @@ impl Session {
         let ahead = ahead.map_or(Ahead::No, Ahead::Yes);
         let Link { connection, outgoing, incoming } = connector.connect(target, &ahead, stage)?;
         let Mailbox { sender, arrivals } = mailbox;
+        let (room, unread) = sync_channel(UNREAD);
         let reader = thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
         reader
-            .spawn(move || read(FrameReader::new(incoming), &sender))
+            .spawn(move || read(FrameReader::new(incoming), &room, &sender))
             .map_err(|e| SessionError::Lost(e.to_string()))?;
         let now = Instant::now();
-        let mut session = Session { connection, outgoing: Some(outgoing), arrivals, heard: now, spoke: now };
+        let vigil = Vigil::begin(now);
+        let mut session = Session { connection, outgoing: Some(outgoing), arrivals, unread, vigil, spoke: now };
         match session.receive()? {
             Response::Hello(hello) => Ok((session, *hello)),
             _ => Err(SessionError::OutOfOrder),
@@ -139,6 +155,9 @@ impl Session {
 
     /// Send a request. An agent that has ended already says why in what can still be received.
     pub fn send(&mut self, request: &Request) -> Result<(), SessionError> {
+        if *request != Request::Heartbeat {
+            self.vigil.asked(Instant::now());
+        }
         let frame = encode(request).map_err(|error| SessionError::Lost(error.to_string()))?;
         self.send_frames(&frame)
     }
@@ -191,23 +210,26 @@ impl Session {
     fn receive_within(&mut self, wait: Duration) -> Result<Option<Event>, SessionError> {
         let deadline = Instant::now() + wait;
         loop {
-            if self.spoke.elapsed() >= HEARTBEAT {
+            // While a request sent ahead is on its way that is sign of life enough.
+            let is_busy = self.outgoing.as_ref().is_some_and(Outgoing::is_busy);
+            if self.spoke.elapsed() >= HEARTBEAT && !is_busy {
                 self.send(&Request::Heartbeat)?;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.arrivals.recv_timeout(left.min(HEARTBEAT)) {
                 Ok(Arrival::Order(order)) => return Ok(Some(Event::Order(order))),
                 Ok(Arrival::Message(message)) => {
-                    self.heard = Instant::now();
-                    match *message {
+                    let _ = self.unread.try_recv();
+                    self.vigil.heard(&message, Instant::now()).map_err(|why| self.give_up(why))?;
+                    match safe(*message) {
                         Response::Heartbeat => {}
-                        Response::Error(why) => return Err(SessionError::Agent(printable(why.as_bytes()))),
+                        Response::Error(why) => return Err(SessionError::Agent(why)),
                         response => return Ok(Some(Event::Response(response))),
                     }
                 }
                 Ok(Arrival::End(error)) => return Err(self.ended(error)),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended(None)),
-                Err(RecvTimeoutError::Timeout) if self.heard.elapsed() >= SILENCE => {
+                Err(RecvTimeoutError::Timeout) if self.vigil.is_silent(Instant::now()) => {
                     self.connection.stopper().stop();
                     return Err(SessionError::Lost("the host is silent".into()));
                 }
@@ -215,6 +237,12 @@ impl Session {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    /// End the connection to a host that does not get on.
+    fn give_up(&self, why: &'static str) -> SessionError {
+        self.connection.stopper().stop();
+        SessionError::Idle(why)
     }
 
     /// What to say of a stream that ended: what ssh said is of more use than how the pipe ended.
@@ -238,7 +266,59 @@ impl Session {
     }
 }
 
-fn read(mut reader: FrameReader<crate::transport::process::Incoming>, to: &Sender<Arrival>) {
+/// What can be expected of a host: that it is there, gets on with what it was asked, and does not chatter.
+struct Vigil {
+    begun: Instant,
+    /// When it last said anything.
+    heard: Instant,
+    /// Since when it owes us an answer or the next step; `None` while it is our turn.
+    owes_since: Option<Instant>,
+    /// How many messages it has sent that get nobody any further.
+    chatter: u64,
+}
+
+impl Vigil {
+    fn begin(now: Instant) -> Vigil {
+        Vigil { begun: now, heard: now, owes_since: Some(now), chatter: 0 }
+    }
+
+    fn asked(&mut self, now: Instant) {
+        self.owes_since = Some(now);
+    }
+
+    /// Note a message; or why no more is to be heard.
+    fn heard(&mut self, message: &Response, now: Instant) -> Result<(), &'static str> {
+        self.heard = now;
+        match message {
+            Response::Heartbeat | Response::Note(_) | Response::Progress(_) => {
+                self.chatter += 1;
+                let allowed = CHATTER + CHATTER_PER_SECOND * now.duration_since(self.begun).as_secs();
+                if self.chatter > allowed {
+                    return Err("talks too much");
+                }
+                match self.owes_since {
+                    Some(since) if now.duration_since(since) >= STALLED => Err("is there, but does not get on"),
+                    Some(_) | None => Ok(()),
+                }
+            }
+            // It waits for us, and we perhaps for other hosts.
+            Response::Prepared | Response::AwaitsConfirmation { .. } | Response::Healthy | Response::Kept => {
+                self.owes_since = None;
+                Ok(())
+            }
+            _ => {
+                self.owes_since = self.owes_since.map(|_| now);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        now.duration_since(self.heard) >= SILENCE
+    }
+}
+
+fn read(mut reader: FrameReader<impl io::Read>, room: &SyncSender<()>, to: &Sender<Arrival>) {
     loop {
         let arrival = match reader.receive() {
             Ok(Some(message)) => Arrival::Message(Box::new(message)),
@@ -247,8 +327,78 @@ fn read(mut reader: FrameReader<crate::transport::process::Incoming>, to: &Sende
         };
         let is_end = matches!(arrival, Arrival::End(_));
         // Nobody listens any more when the session was closed.
-        if to.send(arrival).is_err() || is_end {
+        if room.send(()).is_err() || to.send(arrival).is_err() || is_end {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_alive_and_does_not_get_on_is_given_up() {
+        let begin = Instant::now();
+        let mut vigil = Vigil::begin(begin);
+        let mut now = begin;
+        let mut beat_until = |vigil: &mut Vigil, end: Duration| -> Result<(), &'static str> {
+            while now.duration_since(begin) < end {
+                now += HEARTBEAT;
+                vigil.heard(&Response::Heartbeat, now)?;
+            }
+            Ok(())
+        };
+        assert_eq!(beat_until(&mut vigil, STALLED - HEARTBEAT), Ok(()));
+        // It has got on, and waits for us, however long.
+        vigil.heard(&Response::Prepared, begin + STALLED - HEARTBEAT).unwrap();
+        assert_eq!(beat_until(&mut vigil, STALLED * 5), Ok(()));
+        vigil.asked(begin + STALLED * 5);
+        assert_eq!(beat_until(&mut vigil, STALLED * 6 - HEARTBEAT), Ok(()));
+        assert_eq!(beat_until(&mut vigil, STALLED * 6), Err("is there, but does not get on"));
+    }
+
+    #[test]
+    fn a_host_that_says_the_same_over_and_over_is_given_up() {
+        let now = Instant::now();
+        for message in [Response::Heartbeat, Response::Note("x".into())] {
+            let mut vigil = Vigil::begin(now);
+            let many = std::iter::repeat_with(|| vigil.heard(&message, now)).take(10_000);
+            assert_eq!(many.filter_map(Result::err).next(), Some("talks too much"));
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_looked_at() {
+        struct Flood(Arc<std::sync::atomic::AtomicUsize>);
+        impl io::Read for Flood {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                let frame = encode(&Response::Heartbeat).unwrap();
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                into[..frame.len()].copy_from_slice(&frame);
+                Ok(frame.len())
+            }
+        }
+        let count = Arc::<std::sync::atomic::AtomicUsize>::default();
+        let Mailbox { sender, arrivals } = Mailbox::new();
+        let (room, unread) = sync_channel(UNREAD);
+        let flood = FrameReader::new(Flood(count.clone()));
+        let reader = thread::spawn(move || read(flood, &room, &sender));
+        for taken in 1..100 {
+            assert!(matches!(arrivals.recv().unwrap(), Arrival::Message(_)));
+            unread.recv().unwrap();
+            assert!(count.load(std::sync::atomic::Ordering::Relaxed) <= taken + UNREAD + 1);
+        }
+        drop(unread);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn silence_is_noticed() {
+        let begin = Instant::now();
+        let mut vigil = Vigil::begin(begin);
+        vigil.heard(&Response::Heartbeat, begin + HEARTBEAT).unwrap();
+        assert!(!vigil.is_silent(begin + SILENCE));
+        assert!(vigil.is_silent(begin + HEARTBEAT + SILENCE));
     }
 }

@@ -6,6 +6,7 @@ mod cut;
 mod files;
 mod ground;
 mod history;
+mod hostile_host;
 mod lease;
 mod manual;
 mod outside;

@@ -85,6 +85,12 @@ impl Operator {
         Operator { dir, _temporary: temporary }
     }
 
+    /// The id of a blob with this content.
+    pub fn blob_id(content: &[u8]) -> String {
+        let id = gix_object::compute_hash(gix_hash::Kind::Sha1, gix_object::Kind::Blob, content);
+        id.unwrap().to_string()
+    }
+
     pub fn repo(&self) -> gix::Repository {
         gix::open_opts(&self.dir, gix::open::Options::isolated()).unwrap()
     }

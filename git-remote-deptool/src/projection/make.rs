@@ -174,8 +174,8 @@ impl Making {
     }
 }
 
-/// The bytes of a commit with another tree and other parents. Author, committer, encoding and message stay byte for
-/// byte; other headers (signatures, merged tags) would not be true any more.
+/// The bytes of a commit with another tree and other parents. Author, committer, encoding and message stay, but for what
+/// could drive a terminal; other headers (signatures, merged tags) would not be true any more.
 fn rewrite(commit: &[u8], tree: ObjectId, parents: &[CommitId]) -> Vec<u8> {
     let mut out = format!("tree {tree}\n").into_bytes();
     for parent in parents {
@@ -185,9 +185,23 @@ fn rewrite(commit: &[u8], tree: ObjectId, parents: &[CommitId]) -> Vec<u8> {
     let (headers, message) = commit.split_at(end);
     for line in headers.split_inclusive(|byte| *byte == b'\n') {
         if [&b"author "[..], b"committer ", b"encoding "].iter().any(|kept| line.starts_with(kept)) {
-            out.extend_from_slice(line);
+            harmless(line, &mut out);
         }
     }
-    out.extend_from_slice(message);
+    harmless(message, &mut out);
     out
+}
+
+/// Add `text` to `out` with a question mark for every control character in it but tabs and the ends of lines. `git log`
+/// shows what it is given, and what a host gives may have come from anywhere.
+fn harmless(text: &[u8], out: &mut Vec<u8>) {
+    for chunk in text.utf8_chunks() {
+        let mut chars = chunk.valid().chars().peekable();
+        while let Some(c) = chars.next() {
+            let is_fine = !c.is_control() || c == '\n' || c == '\t' || c == '\r' && chars.peek() == Some(&'\n');
+            out.extend_from_slice(if is_fine { c } else { '?' }.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+        // Another encoding than UTF-8: what it means is for whoever shows it.
+        out.extend_from_slice(chunk.invalid());
+    }
 }

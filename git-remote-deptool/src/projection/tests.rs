@@ -11,6 +11,8 @@ use gix_object::Kind;
 use super::*;
 use crate::pack::testing::{Host, Operator, fsck, gits, run};
 
+mod hostile;
+
 /// The store of a host as its agent would offer it, counting what was given.
 struct Offer<'a> {
     host: &'a Host,
@@ -300,7 +302,8 @@ fn large_files_are_asked_for_one_by_one() {
     let missing = bring(&bob, target, &mut Offer::of(&host)).unwrap_err();
     assert!(matches!(missing, ResolveError::Incomplete { .. }), "{missing}");
     let wrong = bring(&bob, target, &mut Offer { large: Some(vec![8; 5]), ..Offer::of(&host) }).unwrap_err();
-    assert!(matches!(wrong, ResolveError::Import(ImportError::OtherBlob { .. })), "{wrong}");
+    assert!(matches!(wrong, ResolveError::Import(ImportError::Blob { .. })), "{wrong}");
+    assert!(!has(&bob, &Operator::blob_id(&[8; 5])), "what was not asked for is not kept");
     let mut offer = Offer { large: Some(content), ..Offer::of(&host) };
     record(&bob, &projection(bring(&bob, target, &mut offer).unwrap()));
     tidy(&bob);

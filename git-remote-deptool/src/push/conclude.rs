@@ -173,6 +173,6 @@ fn not_reached(error: &SessionError) -> String {
         SessionError::Connect(ConnectError::Interrupted) => "interrupted; nothing was changed".into(),
         SessionError::Connect(error) => crate::helper::serve::chain(error),
         SessionError::Lost(why) => format!("unreachable: {why}"),
-        SessionError::Agent(_) | SessionError::OutOfOrder => error.to_string(),
+        SessionError::Agent(_) | SessionError::OutOfOrder | SessionError::Idle(_) => error.to_string(),
     }
 }

@@ -23,6 +23,8 @@ use rustix::{
 
 /// How much of it is remembered.
 const REMEMBERED: usize = 4096;
+/// How much of it is shown, in bytes: much more than ssh has to say, and no flood.
+const SHOWN: usize = 256 * 1024;
 
 /// Where it is shown. Shared by all sessions; each write is one piece of text that came at once.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
@@ -111,6 +113,7 @@ pub fn follow(mut source: File, sink: Sink) -> Messages {
         let _running = running;
         let mut filter = Filter::default();
         let mut buffer = [0; 4096];
+        let mut left = SHOWN;
         loop {
             let text = match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -119,23 +122,39 @@ pub fn follow(mut source: File, sink: Sink) -> Messages {
                 // A terminal that nobody has open any more says EIO.
                 Err(_) => break,
             };
-            show(&text, &sink, &memory);
+            remember(&text, &memory);
+            show(&text, &mut left, &sink);
         }
-        show(&filter.finish(), &sink, &memory);
+        let text = filter.finish();
+        remember(&text, &memory);
+        show(&text, &mut left, &sink);
     });
     Messages { remembered, ended: Mutex::new(ended) }
 }
 
-fn show(text: &str, sink: &Mutex<dyn Write + Send>, memory: &Mutex<String>) {
-    if text.is_empty() {
-        return;
-    }
+fn remember(text: &str, memory: &Mutex<String>) {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     memory.push_str(text);
     let surplus = memory.len().saturating_sub(REMEMBERED);
     let cut = (surplus..=memory.len()).find(|at| memory.is_char_boundary(*at)).unwrap_or_default();
     memory.drain(..cut);
-    drop(memory);
+}
+
+/// Show `text` if that is less than what is `left`, in bytes.
+fn show(text: &str, left: &mut usize, sink: &Mutex<dyn Write + Send>) {
+    if text.is_empty() || *left == 0 {
+        return;
+    }
+    let text = match left.checked_sub(text.len()).filter(|rest| *rest > 0) {
+        Some(rest) => {
+            *left = rest;
+            text
+        }
+        None => {
+            *left = 0;
+            "\n(more was printed than is shown)\n"
+        }
+    };
     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
     // There is nobody left to tell that the user can't be told anything.
     let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
@@ -226,13 +245,23 @@ mod tests {
 
     #[test]
     fn the_end_of_a_long_text_is_remembered() {
-        let sink: Sink = Arc::new(Mutex::new(io::sink()));
         let memory = Mutex::new(String::new());
         for _ in 0..1000 {
-            show("zürich\n", &sink, &memory);
+            remember("zürich\n", &memory);
         }
         let memory = memory.into_inner().unwrap();
         assert!(memory.len() <= REMEMBERED && memory.ends_with("zürich\n"));
+    }
+
+    #[test]
+    fn endless_text_floods_no_terminal() {
+        let sink = Mutex::new(Vec::new());
+        let mut left = SHOWN;
+        for _ in 0..SHOWN {
+            show("zürich\n", &mut left, &sink);
+        }
+        let shown = String::from_utf8(sink.into_inner().unwrap()).unwrap();
+        assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more was printed than is shown)\n"));
     }
 
     #[test]

@@ -12,12 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
+};
 
 use super::messages::{self, Kind, Messages, Sink};
 
 /// How much is written between two looks at whether it is still wanted.
 const CHUNK: usize = 64 * 1024;
+/// How long the other side may take nothing of what is written to it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program itself: ssh, or an agent on this machine.
 ///
@@ -43,7 +48,8 @@ pub fn start(mut command: Command, kind: Kind, sink: Sink) -> io::Result<(Connec
     };
     let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink) };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
-    Ok((connection, Outgoing(Some(Writer::Ready(stdin))), incoming))
+    rustix::io::ioctl_fionbio(&stdin, true)?;
+    Ok((connection, Outgoing(Some(Writer::Ready(Stdin { pipe: stdin, patience: PATIENCE }))), incoming))
 }
 
 impl Connection {
@@ -137,8 +143,36 @@ pub struct Outgoing(Option<Writer>);
 
 #[derive(Debug)]
 enum Writer {
-    Ready(ChildStdin),
-    Ahead { unwanted: Arc<AtomicBool>, thread: JoinHandle<io::Result<ChildStdin>> },
+    Ready(Stdin),
+    Ahead { unwanted: Arc<AtomicBool>, thread: JoinHandle<io::Result<Stdin>> },
+}
+
+/// A pipe that does not block, and does not wait for ever either.
+#[derive(Debug)]
+struct Stdin {
+    pipe: ChildStdin,
+    patience: Duration,
+}
+
+impl Write for Stdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let patience = Timespec::try_from(self.patience).map_err(io::Error::other)?;
+        loop {
+            match self.pipe.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&patience)) {
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more")),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Outgoing {
@@ -160,7 +194,12 @@ impl Outgoing {
         Ok(())
     }
 
-    fn take_ready(&mut self) -> io::Result<ChildStdin> {
+    /// Whether what was sent ahead is still being written: another write would wait for that.
+    pub fn is_busy(&self) -> bool {
+        matches!(&self.0, Some(Writer::Ahead { thread, .. }) if !thread.is_finished())
+    }
+
+    fn take_ready(&mut self) -> io::Result<Stdin> {
         match self.0.take() {
             Some(Writer::Ready(stdin)) => Ok(stdin),
             Some(Writer::Ahead { thread, .. }) => match thread.join() {
@@ -171,7 +210,7 @@ impl Outgoing {
         }
     }
 
-    fn ready(&mut self) -> io::Result<&mut ChildStdin> {
+    fn ready(&mut self) -> io::Result<&mut Stdin> {
         let stdin = self.take_ready()?;
         match self.0.insert(Writer::Ready(stdin)) {
             Writer::Ready(stdin) => Ok(stdin),
@@ -254,6 +293,23 @@ mod tests {
         let rest = reader.join().unwrap().unwrap();
         assert!(rest.ends_with(b"xend, and more") && rest.len() == (1 << 20) + 13);
         assert!(connection.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_program_that_reads_nothing_is_not_waited_for_without_end() {
+        let (connection, mut outgoing, _incoming) = shell("exec sleep 600");
+        let Some(Writer::Ready(stdin)) = &mut outgoing.0 else { panic!() };
+        stdin.patience = Duration::from_millis(20);
+        let error = outgoing.write_all(&vec![0; 1 << 20]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        connection.stopper().stop();
+
+        let (connection, mut outgoing, _incoming) = shell("exec sleep 600");
+        outgoing.send_ahead(vec![Arc::from(vec![0; 1 << 20])]).unwrap();
+        assert!(outgoing.is_busy());
+        connection.stopper().stop();
+        outgoing.write_all(b"more").unwrap_err();
+        assert!(!outgoing.is_busy());
     }
 
     #[test]

@@ -41,10 +41,7 @@ impl Store {
         let mut copy = BufWriter::with_capacity(1 << 16, &mut temporary.file);
         let summary = pack::read(input, limits, &mut copy, &mut |entry| {
             entries.push(IndexEntry { id: entry.id, offset: entry.offset, crc32: entry.crc32 });
-            if entry.kind == Kind::Commit {
-                history.note(entry.id, entry.data);
-            }
-            Ok(())
+            if entry.kind == Kind::Commit { history.note(entry.id, entry.data) } else { Ok(()) }
         })
         .and_then(|summary| copy.flush().map(|()| summary).map_err(PackError::Write))
         .map_err(StoreError::Pack)?;
@@ -93,15 +90,27 @@ impl Store {
     }
 }
 
+/// So many parents the commits of one pack may have together. They are held in memory, and compress well.
+const PARENTS: usize = 2_000_000;
+
 /// The commits of a pack and their parents.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub commits: Vec<(ObjectId, Vec<ObjectId>)>,
+    parents: usize,
 }
 
 impl History {
-    fn note(&mut self, id: ObjectId, data: &[u8]) {
-        self.commits.push((id, CommitRefIter::from_bytes(data, id.kind()).parent_ids().collect()));
+    fn note(&mut self, id: ObjectId, data: &[u8]) -> std::result::Result<(), PackError> {
+        let left = PARENTS - self.parents;
+        let parents: Vec<ObjectId> =
+            CommitRefIter::from_bytes(data, id.kind()).parent_ids().take(left.saturating_add(1)).collect();
+        if parents.len() > left {
+            return Err(PackError::TooLarge { limit: PARENTS as u64, unit: "parents of commits" });
+        }
+        self.parents += parents.len();
+        self.commits.push((id, parents));
+        Ok(())
     }
 }
 

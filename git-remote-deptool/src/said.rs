@@ -1,0 +1,175 @@
+//! What hosts say, made safe: the one place that every message goes through before anybody looks at it.
+//!
+//! A host may be in the wrong hands. Its texts can't drive the terminal that they are shown on, nor fill it; its times can
+//! be calculated with. Names and ids have been parsed already.
+
+use deptool_agent::{
+    outcome::{Attempt, AttemptResult, Failure, Outcome},
+    text::{printable, printable_lines},
+    wire::{Deployed, Drift, Hello, Holder, Response, Subject},
+};
+
+/// The longest line that is shown, in bytes.
+const LINE: usize = 1000;
+/// The longest text of several lines, in bytes: what an agent says of a check or a unit that failed is shorter.
+const TEXT: usize = 16 * 1024;
+/// So many lines of a list in an outcome are shown.
+const LINES: usize = 100;
+
+/// The same message, safe to show.
+pub fn safe(response: Response) -> Response {
+    match response {
+        Response::Hello(said) => Response::Hello(Box::new(hello(*said))),
+        Response::Note(text) => Response::Note(lines(&text)),
+        Response::Ended(ended) => Response::Ended(Box::new(outcome(*ended))),
+        Response::Attempts(attempts) => Response::Attempts(attempts.into_iter().map(attempt).collect()),
+        Response::Drift(found) => Response::Drift(found.into_iter().map(drift).collect()),
+        Response::Error(why) => Response::Error(line(&why)),
+        Response::NotRunning(ended) => Response::NotRunning(ended.map(|last| Box::new(attempt(*last)))),
+        Response::NeedFull
+        | Response::Progress(_)
+        | Response::Prepared
+        | Response::Attached
+        | Response::AwaitsConfirmation { seconds: _ }
+        | Response::Kept
+        | Response::Healthy
+        | Response::Data(_)
+        | Response::End
+        | Response::Blob { size: _ }
+        | Response::Heartbeat => response,
+    }
+}
+
+fn hello(hello: Hello) -> Hello {
+    let Hello { instance, deployed: runs, last_attempt, recovered, broken, busy } = hello;
+    Hello {
+        instance: line(&instance),
+        deployed: runs.map(deployed),
+        last_attempt: last_attempt.map(attempt),
+        recovered: recovered.map(|text| line(&text)),
+        broken: few_lines(&broken),
+        busy: busy.map(holder),
+    }
+}
+
+fn deployed(deployed: Deployed) -> Deployed {
+    Deployed { by: line(&deployed.by), when: time(deployed.when), ..deployed }
+}
+
+fn holder(holder: Holder) -> Holder {
+    Holder { by: line(&holder.by), since: time(holder.since), ..holder }
+}
+
+fn attempt(attempt: Attempt) -> Attempt {
+    let result = match attempt.result {
+        AttemptResult::RolledBack { why, errors } => {
+            AttemptResult::RolledBack { why: line(&why), errors: few_lines(&errors) }
+        }
+        result @ (AttemptResult::Done | AttemptResult::Interrupted) => result,
+    };
+    Attempt { when: time(attempt.when), by: line(&attempt.by), result, ..attempt }
+}
+
+fn outcome(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Done { mut also_restarted } => {
+            also_restarted.truncate(LINES);
+            Outcome::Done { also_restarted }
+        }
+        Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
+        Outcome::Busy(who) => Outcome::Busy(holder(who)),
+        Outcome::Refused { why, details } => Outcome::Refused { why: line(&why), details: lines(&details) },
+        Outcome::Cancelled => Outcome::Cancelled,
+        Outcome::RolledBack(Failure { why, details, rollback_errors }) => Outcome::RolledBack(Failure {
+            why: line(&why),
+            details: lines(&details),
+            rollback_errors: few_lines(&rollback_errors),
+        }),
+    }
+}
+
+fn drift(drift: Drift) -> Drift {
+    let subject = match drift.subject {
+        Subject::Path(path) => Subject::Path(line(&path)),
+        subject @ Subject::Unit(_) => subject,
+    };
+    Drift { subject, what: line(&drift.what) }
+}
+
+/// Seconds since 1970 that may be subtracted from any of our own.
+fn time(seconds: i64) -> i64 {
+    seconds.clamp(0, i64::MAX / 2)
+}
+
+fn line(text: &str) -> String {
+    cut(printable(text.as_bytes()), LINE)
+}
+
+fn few_lines(texts: &[String]) -> Vec<String> {
+    texts.iter().take(LINES).map(|text| line(text)).collect()
+}
+
+fn lines(text: &str) -> String {
+    cut(printable_lines(text.as_bytes()), TEXT)
+}
+
+/// `text` without what is beyond `most` bytes.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_host_drives_the_terminal_or_fills_it() {
+        let evil = "\x1b[2J\r\u{202e}".repeat(100_000);
+        let failure = Failure { why: evil.clone(), details: evil.clone(), rollback_errors: vec![evil.clone(); 1000] };
+        let holder =
+            Holder { by: evil.clone(), phase: deptool_agent::outcome::Phase::Settling, since: i64::MIN, id: None };
+        let hello = Hello {
+            instance: evil.clone(),
+            deployed: None,
+            last_attempt: None,
+            recovered: Some(evil.clone()),
+            broken: vec![evil.clone(); 1000],
+            busy: Some(holder.clone()),
+        };
+        let drift = Drift { subject: Subject::Path(evil.clone()), what: evil.clone() };
+        for response in [
+            Response::Note(evil.clone()),
+            Response::Error(evil.clone()),
+            Response::Ended(Box::new(Outcome::RolledBack(failure))),
+            Response::Ended(Box::new(Outcome::Refused { why: evil.clone(), details: evil.clone() })),
+            Response::Ended(Box::new(Outcome::Busy(holder))),
+            Response::Hello(Box::new(hello)),
+            Response::Drift(vec![drift]),
+        ] {
+            let shown = format!("{:#?}", safe(response)).replace('\n', "");
+            assert!(shown.len() < 150_000 && !shown.chars().any(|c| c.is_control() || c == '\u{202e}'), "{shown}");
+            assert!(!shown.contains("\\u{1b}"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(line("zürich"), "zürich");
+        for length in LINE - 2..LINE + 2 {
+            let text = line(&("x".repeat(length) + "ü!"));
+            assert!(text.ends_with('…') && text.len() <= LINE + '…'.len_utf8(), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_time_can_be_calculated_with() {
+        for seconds in [i64::MIN, -1, 0, 7, i64::MAX] {
+            assert!(deptool_agent::host::deploy::now().checked_sub(time(seconds)).is_some());
+        }
+        assert_eq!(time(7), 7);
+    }
+}

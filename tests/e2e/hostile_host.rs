@@ -1,0 +1,284 @@
+//! A host in the wrong hands, whatever it says and however long it goes on, makes a push or a fetch fail with a message,
+//! and nothing else. See `wire.rs` for messages that are merely malformed, and the helper's `projection/tests/hostile.rs`
+//! for packs.
+
+use std::time::Duration;
+
+use deptool_agent::build::{BUILD_ID, VERSION};
+use deptool_agent::frame::encode;
+use deptool_agent::id::CommitId;
+use deptool_agent::outcome::{Attempt, AttemptResult, Failure, Outcome, Phase};
+use deptool_agent::wire::{Bytes, Deployed, Hello, Holder, Response, Target};
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::{at_rest, refs};
+use crate::stand_in::with_stand_in;
+
+const EVIL: &str = "\x1b[2J\x1b]0;x\x07\r\nok refs/heads/prod\n\u{202e}\u{9b}31m";
+
+/// A repository with a commit on `web1`, and another one that is to be pushed.
+struct Scene<'a> {
+    sandbox: &'a Sandbox,
+    repo: Repo<'a>,
+    one: String,
+    two: String,
+}
+
+impl Scene<'_> {
+    fn new(sandbox: &Sandbox) -> Scene<'_> {
+        let repo = sandbox.repo("operator");
+        repo.write("web1/web/file", "1\n");
+        repo.add_root("web1");
+        let one = repo.commit("One");
+        repo.git(&["push", "web1", "prod"]).ok();
+        repo.write("web1/web/file", "2\n");
+        let two = repo.commit("Two");
+        Scene { sandbox, repo, one, two }
+    }
+
+    /// Git with these arguments, and a host that says `first` once and then `again` for ever. Asserts that what is shown
+    /// is harmless.
+    #[track_caller]
+    fn git(&self, args: &[&str], first: &[Response], again: &[Response]) -> Run {
+        let roots = self.sandbox.dir().join("roots");
+        std::fs::write(roots.join("first"), bytes(first)).unwrap();
+        std::fs::write(roots.join("again"), bytes(again)).unwrap();
+        let script = format!(
+            r#"printf 'deptool-agent {VERSION} {BUILD_ID}\n'; cd "$DEPTOOL_ROOT/.."
+               cat first && while [ -s again ] && cat again again again again 2>/dev/null; do :; done"#
+        );
+        let git = with_stand_in(self.sandbox, &self.repo, args, &script).timeout(Duration::from_secs(60));
+        let run = git.run().unwrap_or_else(|error| panic!("{first:?}: {error:#}"));
+        harmless(&run);
+        run
+    }
+
+    /// Asserts that the refs are what they were, but for a mark that the host is in doubt.
+    #[track_caller]
+    fn knows(&self, before: &str, run: &Run) {
+        let now = refs(&self.repo);
+        let now: String = now.split_inclusive('\n').filter(|line| !line.contains("unsettled")).collect();
+        assert_eq!(now, before, "{run}");
+    }
+
+    /// The host comes back into the right hands: all is as if nothing had happened.
+    #[track_caller]
+    fn recovers(&self) {
+        self.repo.git(&["fsck", "--strict", "--no-dangling"]).ok();
+        self.repo.git(&["fetch", "web1"]).ok();
+        self.repo.git(&["push", "web1", "prod"]).ok();
+        at_rest(self.sandbox, "web1", Some(&self.two));
+        assert_eq!(self.repo.id("web1/prod"), self.two);
+    }
+}
+
+fn bytes(responses: &[Response]) -> Vec<u8> {
+    responses.iter().flat_map(|response| encode(response).unwrap()).collect()
+}
+
+/// Nothing that was shown drives a terminal or floods it, and nothing has panicked.
+#[track_caller]
+fn harmless(run: &Run) {
+    let said = format!("{}{}", run.stdout(), run.stderr());
+    let bad = |c: char| c.is_control() && c != '\n' && c != '\t' || c == '\u{202e}';
+    assert!(!said.contains(bad), "{run}");
+    assert!(said.len() < 300_000, "{} bytes", said.len());
+    assert!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "{run}");
+}
+
+fn deployed(commit: &str) -> Deployed {
+    Deployed {
+        host: "web1".to_owned().try_into().unwrap(),
+        cluster: "prod".to_owned().try_into().unwrap(),
+        commit: commit.parse().unwrap(),
+        by: EVIL.into(),
+        when: i64::MIN,
+    }
+}
+
+fn hello(deployed: Option<Deployed>) -> Hello {
+    Hello { instance: "0123".into(), deployed, last_attempt: None, recovered: None, broken: vec![], busy: None }
+}
+
+fn greeting(hello: Hello) -> Response {
+    Response::Hello(Box::new(hello))
+}
+
+fn ended(outcome: Outcome) -> Response {
+    Response::Ended(Box::new(outcome))
+}
+
+#[test]
+fn whatever_it_says_last_is_shown_harmlessly() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let before = refs(&scene.repo);
+    let huge = EVIL.repeat(10_000);
+    let holder = Holder { by: huge.clone(), phase: Phase::Settling, since: i64::MIN, id: None };
+    let failure = Failure { why: huge.clone(), details: huge.clone(), rollback_errors: vec![EVIL.into(); 5_000] };
+    let at_one = || greeting(hello(Some(deployed(&scene.one))));
+    for last in [
+        ended(Outcome::Busy(holder)),
+        ended(Outcome::Stale { actual: None }),
+        ended(Outcome::Refused { why: huge.clone(), details: huge.clone() }),
+        ended(Outcome::Cancelled),
+        Response::Error(huge.clone()),
+    ] {
+        let run = scene.git(&["push", "web1", "prod"], &[at_one(), last], &[]).fails();
+        // What is stale is asked again at once.
+        scene.knows(&before, &run);
+    }
+    let failed = ended(Outcome::RolledBack(Failure { rollback_errors: vec![], why: EVIL.into(), ..failure }));
+    let run = scene.git(&["push", "web1", "prod"], &[at_one(), failed], &[]).fails().says("rolled back");
+    scene.knows(&before, &run);
+    scene.recovers();
+}
+
+#[test]
+fn absurd_greetings_do_no_harm() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let huge = EVIL.repeat(10_000);
+    let at = |text: &str| -> CommitId { text.parse().unwrap() };
+    let attempt = Attempt {
+        when: i64::MAX,
+        by: huge.clone(),
+        cluster: "prod".to_owned().try_into().unwrap(),
+        from: None,
+        to: Target::Nothing,
+        result: AttemptResult::RolledBack { why: huge.clone(), errors: vec![EVIL.into(); 1000] },
+        id: "0123456789abcdef".repeat(2).parse().unwrap(),
+    };
+    let busy = Holder { by: huge.clone(), phase: Phase::Settling, since: i64::MAX, id: None };
+    let honest = || hello(Some(deployed(&scene.one)));
+    for one in [
+        Hello { instance: huge.clone(), ..honest() },
+        Hello { recovered: Some(huge.clone()), ..honest() },
+        Hello { broken: vec![EVIL.into(); 1000], ..honest() },
+        Hello { last_attempt: Some(attempt), ..honest() },
+        Hello { busy: Some(busy), ..honest() },
+    ] {
+        scene.git(&["fetch", "web1"], &[greeting(one)], &[]).ok();
+        assert_eq!(scene.repo.id("web1/prod"), scene.one);
+    }
+    let tree = scene.repo.id("HEAD^{tree}");
+    let blob = scene.repo.id("HEAD:web1/web/file");
+    let other = |change: &dyn Fn(&mut Deployed)| {
+        let mut runs = deployed(&scene.one);
+        change(&mut runs);
+        greeting(hello(Some(runs)))
+    };
+    for (what, hello) in [
+        ("a tree", other(&|runs| runs.commit = at(&tree))),
+        ("a blob", other(&|runs| runs.commit = at(&blob))),
+        ("an unknown commit", other(&|runs| runs.commit = at(&"1".repeat(40)))),
+        ("the null id", other(&|runs| runs.commit = at(&"0".repeat(40)))),
+        ("another host", other(&|runs| runs.host = "web2".to_owned().try_into().unwrap())),
+    ] {
+        let before = refs(&scene.repo);
+        let run = scene.git(&["fetch", "web1"], &[hello], &[]).fails();
+        assert_eq!(refs(&scene.repo), before, "{what}: {run}");
+    }
+    // It may say that it belongs to another cluster: then that is what is known of it, and no other ref is touched.
+    scene.repo.git(&["branch", "main"]).ok();
+    scene.repo.git(&["update-ref", "refs/remotes/other/prod", &scene.one]).ok();
+    let elsewhere = other(&|runs| runs.cluster = "main".to_owned().try_into().unwrap());
+    let kept =
+        |repo: &Repo<'_>| refs(repo).lines().filter(|line| !line.contains("/web1/")).collect::<Vec<_>>().join("\n");
+    let before = kept(&scene.repo);
+    scene.git(&["fetch", "web1"], &[elsewhere], &[]).ok();
+    assert_eq!(kept(&scene.repo), before);
+    scene.recovers();
+}
+
+#[test]
+fn names_that_are_none_are_not_taken() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let before = refs(&scene.repo);
+    // As the types would not let us say it.
+    let honest = encode(&greeting(hello(Some(deployed(&scene.one))))).unwrap();
+    for (from, to) in [
+        (&b"\xa4prod"[..], &b"\xa4HEAD"[..]),
+        (b"\xa4prod", b"\xa4a/.."),
+        (b"\xa4prod", b"\xa4-abc"),
+        (b"\xa4prod", b"\xa4a\n b"),
+        (b"\xa4prod", b"\xa4\xff\xfe\xfd\xfc"),
+        (b"\xa4web1", b"\xa4../x"),
+        (b"\xa4web1", b"\xa4\x1b[2J"),
+    ] {
+        let at = honest.windows(from.len()).position(|window| window == from).unwrap();
+        let said = [&honest[..at], to, &honest[at + to.len()..]].concat();
+        std::fs::write(sandbox.dir().join("roots/said"), said).unwrap();
+        let script = format!(r#"printf 'deptool-agent {VERSION} {BUILD_ID}\n'; cat "$DEPTOOL_ROOT/../said""#);
+        let run = with_stand_in(&sandbox, &scene.repo, &["fetch", "web1"], &script).run().unwrap().fails();
+        harmless(&run);
+        assert_eq!(refs(&scene.repo), before, "{run}");
+    }
+    scene.recovers();
+}
+
+#[test]
+fn messages_out_of_order_end_the_push() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let before = refs(&scene.repo);
+    let at_one = || greeting(hello(Some(deployed(&scene.one))));
+    for (what, said) in [
+        ("greeted twice", vec![at_one(), at_one()]),
+        ("prepared, not told to wait", vec![at_one(), Response::Prepared]),
+        ("healthy, not asked", vec![at_one(), Response::Healthy]),
+        ("full packs without end", vec![at_one(), Response::NeedFull, Response::NeedFull]),
+        ("data", vec![at_one(), Response::Data(Bytes(vec![0; 1000]))]),
+        ("a list", vec![at_one(), Response::Attempts(vec![])]),
+        ("nothing", vec![at_one()]),
+    ] {
+        let run = scene.git(&["push", "web1", "prod"], &said, &[]).fails();
+        scene.knows(&before, &run);
+        assert!(run.stderr().len() < 2000, "{what}: {run}");
+    }
+    scene.recovers();
+}
+
+#[test]
+fn floods_end() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let before = refs(&scene.repo);
+    let at_one = || greeting(hello(Some(deployed(&scene.one))));
+    for (what, again) in [
+        ("notes", Response::Note(EVIL.repeat(1000))),
+        ("progress", Response::Progress(Phase::Settling)),
+        ("heartbeats", Response::Heartbeat),
+        ("data", Response::Data(Bytes(vec![0; 64 << 10]))),
+    ] {
+        let run = scene.git(&["push", "web1", "prod"], &[at_one()], std::slice::from_ref(&again)).fails();
+        scene.knows(&before, &run);
+        assert!(run.stderr().contains("web1"), "{what}: {run}");
+        // The same before it has greeted.
+        let run = scene.git(&["fetch", "web1"], &[], &[again]).fails();
+        assert_eq!(refs(&scene.repo), before, "{what}: {run}");
+    }
+    let unknown = greeting(hello(Some(deployed(&"1".repeat(40)))));
+    for (what, first, again) in [
+        ("no pack", vec![unknown.clone()], Response::Data(Bytes(vec![0; 64 << 10]))),
+        ("empty data", vec![unknown.clone()], Response::Data(Bytes(vec![]))),
+        ("data after a pack", vec![unknown, empty_pack()], Response::Data(Bytes(vec![0; 64 << 10]))),
+    ] {
+        let run = scene.git(&["fetch", "web1"], &first, &[again]).fails();
+        assert_eq!(refs(&scene.repo), before, "{what}: {run}");
+    }
+    let script = r#"i=0; while [ $i -lt 100000 ]; do echo "$i web1 is fine"; i=$((i+1)); done >&2"#;
+    let run = with_stand_in(&sandbox, &scene.repo, &["fetch", "web1"], script).run().unwrap().fails();
+    harmless(&run);
+    let objects = scene.repo.dir.join(".git/objects");
+    let left = std::fs::read_dir(objects).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.filter(|name| name.starts_with("tmp_")).collect::<Vec<_>>(), Vec::<String>::new());
+    scene.recovers();
+}
+
+fn empty_pack() -> Response {
+    let writer = deptool_agent::host::store::pack::PackWriter::new(Vec::new(), 0).unwrap();
+    Response::Data(Bytes(writer.finish().unwrap().0))
+}
