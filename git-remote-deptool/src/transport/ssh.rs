@@ -56,9 +56,39 @@ enum Variant {
     TortoisePlink,
 }
 
-/// The beginning of a command line: a program, or a shell that runs a line of the user's.
+/// What is started: a program, or a line of the user's for the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Program(Vec<OsString>);
+enum Program {
+    File(OsString),
+    Line(OsString),
+}
+
+impl Program {
+    /// Arguments for a shell that does `first` and then runs the program with the arguments that follow these.
+    ///
+    /// One shell does for both. A line is run as Git runs it: with the arguments appended.
+    fn run(&self, first: &str) -> [OsString; 3] {
+        let mut script = OsString::from(first);
+        match self {
+            Program::File(_) => script.push("exec \"$0\" \"$@\""),
+            Program::Line(line) => {
+                if is_simple(line) {
+                    script.push("exec ");
+                }
+                script.push(line);
+                script.push(" \"$@\"");
+            }
+        }
+        let (Program::File(name) | Program::Line(name)) = self;
+        ["-c".into(), script, name.clone()]
+    }
+}
+
+/// Whether `line` is nothing but a program that we know and its arguments, so that the shell has nothing to stay for.
+fn is_simple(line: &OsStr) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b" -./:@_,+%=~\"'".contains(byte);
+    by_name(&first_word(line)).is_some() && line.as_bytes().iter().all(is_plain)
+}
 
 /// A command that runs `remote_command` on `target`.
 ///
@@ -74,7 +104,7 @@ pub fn command(
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, remote_command)?;
     let mut command = shell(environment);
-    command.args(["-c", "trap \"\" INT; exec \"$@\"", "ssh"]).args(program.0).args(arguments);
+    command.args(program.run("trap \"\" INT; ")).args(arguments);
     Ok(command)
 }
 
@@ -91,12 +121,12 @@ fn choose(
     target: &SshTarget,
 ) -> Result<(Program, Variant), ConnectError> {
     let (program, name) = match (&settings.command, &settings.program) {
-        (Some(line), _) => (through_shell(line), first_word(line)),
-        (None, Some(program)) => (Program(vec![program.clone()]), program.clone()),
+        (Some(line), _) => (Program::Line(line.clone()), first_word(line)),
+        (None, Some(program)) => (Program::File(program.clone()), program.clone()),
         (None, None) => {
             let here = std::env::current_dir().unwrap_or_default();
             let ssh = which::which_in("ssh", environment.get("PATH"), here).map_err(|_| ConnectError::NoSsh)?;
-            (Program(vec![ssh.into()]), "ssh".into())
+            (Program::File(ssh.into()), "ssh".into())
         }
     };
     let variant = match settings.variant.as_deref().and_then(OsStr::to_str) {
@@ -111,13 +141,6 @@ fn choose(
         },
     };
     Ok((program, variant))
-}
-
-/// `line` as Git runs it: with the arguments appended.
-fn through_shell(line: &OsStr) -> Program {
-    let mut script = line.to_owned();
-    script.push(" \"$@\"");
-    Program(vec!["sh".into(), "-c".into(), script, line.to_owned()])
 }
 
 /// The program of a simple command line; of others, something that is no program's name.
@@ -143,7 +166,7 @@ fn by_name(program: &OsStr) -> Option<Variant> {
 /// Git's test for programs of other names: does it print its configuration (`-G`) as OpenSSH does?
 fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshTarget) -> bool {
     let mut command = shell(environment);
-    command.args(["-c", "exec \"$@\"", "ssh"]).args(&program.0).arg("-G").arg(destination(target));
+    command.args(program.run("")).arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
@@ -233,6 +256,16 @@ mod tests {
         assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
         assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1 cmd");
         assert!(matches!(shown(Variant::Simple), Err(ConnectError::PortNotSupported)));
+    }
+
+    #[test]
+    fn a_shell_stays_only_where_the_users_line_needs_one() {
+        let script = |line: &str| Program::Line(line.into()).run("")[1].clone();
+        assert_eq!(script("ssh -i 'a key' -o X=y"), "exec ssh -i 'a key' -o X=y \"$@\"");
+        for line in ["X=y ssh", "ssh; true", "ssh $(x)", "my-ssh", "command ssh", "ssh 2>log"] {
+            assert_eq!(script(line), format!("{line} \"$@\"").as_str());
+        }
+        assert_eq!(Program::File("/a b/ssh".into()).run("x; "), ["-c", "x; exec \"$0\" \"$@\"", "/a b/ssh"]);
     }
 
     #[test]
