@@ -238,6 +238,9 @@ pub trait System {
     /// without any, of this boot. Empty if there is none or it can't be read. Takes some 30 ms: not in an outage.
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String;
 
+    /// Ask for what [`System::leave_session`] waits for: systemd does it while we do something else.
+    fn begin_leaving(&mut self) {}
+
     /// Move this process into a transient scope of its own, out of the login session's control group.
     fn leave_session(&mut self) -> Result<(), SystemError>;
 }

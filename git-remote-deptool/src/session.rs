@@ -29,6 +29,8 @@ use crate::{
 
 /// An agent that says nothing for this long is gone. It sends heartbeats more often.
 const SILENCE: Duration = Duration::from_secs(30);
+/// An agent on this machine is waited for, once it has answered: whoever looks at the directory sees it at rest.
+const TIDYING: Duration = Duration::from_secs(10);
 /// How often we say that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A host that is alive and makes no step for this long is given up. Checks and settling take minutes at most.
@@ -124,6 +126,7 @@ pub struct Session {
     unread: Receiver<()>,
     vigil: Vigil,
     spoke: Instant,
+    is_local: bool,
 }
 
 impl Session {
@@ -146,7 +149,9 @@ impl Session {
             .map_err(|e| SessionError::Lost(e.to_string()))?;
         let now = Instant::now();
         let vigil = Vigil::begin(now);
-        let mut session = Session { connection, outgoing: Some(outgoing), arrivals, unread, vigil, spoke: now };
+        let is_local = matches!(target, Target::Local(_));
+        let outgoing = Some(outgoing);
+        let mut session = Session { connection, outgoing, arrivals, unread, vigil, spoke: now, is_local };
         match session.receive()? {
             Response::Hello(hello) => Ok((session, *hello)),
             _ => Err(SessionError::OutOfOrder),
@@ -260,9 +265,13 @@ impl Session {
         SessionError::Lost(text)
     }
 
-    /// End the session from this side. The agent may still be at work.
+    /// End the session from this side. The agent may still be at work, but for one on this machine.
     pub fn close(mut self) {
         self.outgoing = None;
+        if self.is_local {
+            // One that takes longer ends by itself.
+            let _ = self.connection.wait_for(TIDYING);
+        }
     }
 }
 

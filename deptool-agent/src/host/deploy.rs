@@ -54,8 +54,8 @@ pub fn now() -> i64 {
 }
 
 /// What is deployed here, for whoever asks.
-pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostError> {
-    let Some((cluster, commit)) = store.deployed()? else { return Ok(None) };
+pub fn deployed(home: &Home) -> Result<Option<Deployed>, HostError> {
+    let Some((cluster, commit)) = Store::deployed_at(&home.store())? else { return Ok(None) };
     let name = super::home::read_if_there(&home.host_name())?.unwrap_or_default();
     let host = HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
     let done = attempts::last_done(home)?;
@@ -63,12 +63,24 @@ pub fn deployed(home: &Home, store: &Store) -> Result<Option<Deployed>, HostErro
     Ok(Some(Deployed { host, cluster, commit, by, when }))
 }
 
-/// Carry out `request`. Whatever goes wrong before something is visible is a refusal.
-pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Outcome {
+/// Carry out `request` and tell how it ended. Whatever goes wrong before something is visible is a refusal.
+pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) {
     match try_deploy(home, request, peer, system) {
-        Ok(outcome) => outcome,
-        Err(error) => refusal(error),
+        Ok(End::Told) => {}
+        Ok(End::Outcome(outcome)) => tell(peer, outcome),
+        Err(error) => tell(peer, refusal(error)),
     }
+}
+
+/// How a deployment ended.
+enum End {
+    Outcome(Outcome),
+    /// The helper knows already: what was left to do then was nothing that it should wait for.
+    Told,
+}
+
+fn tell(peer: &mut Peer, outcome: Outcome) {
+    peer.send(&Response::Ended(Box::new(outcome)));
 }
 
 fn refusal(error: HostError) -> Outcome {
@@ -78,7 +90,7 @@ fn refusal(error: HostError) -> Outcome {
     }
 }
 
-fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<Outcome, HostError> {
+fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<End, HostError> {
     check_hostname(home, request)?;
     check_selinux(home)?;
     home.create()?;
@@ -86,17 +98,18 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     let holder = Holder { id: Some(request.id), by, phase: Phase::Preparing, since: now() };
     let mut lock = match HostLock::take(home, holder)? {
         Taken::Lock(lock) => lock,
-        Taken::Busy(holder) => return Ok(Outcome::Busy(holder)),
+        Taken::Busy(holder) => return Ok(End::Outcome(Outcome::Busy(holder))),
     };
     lock.is_written(home)?;
     check_at_rest(home)?;
     session::make_instance(home)?;
     let mut store = Store::open_or_init(&home.store())?;
-    let actual = deployed(home, &store)?;
+    let actual = deployed(home)?;
     if let Some(outcome) = check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
         lock.leave();
-        return Ok(outcome);
+        return Ok(End::Outcome(outcome));
     }
+    system.begin_leaving();
     peer.send(&Response::Progress(Phase::Preparing));
     let staged = match stage(home, request, &mut store, peer, system) {
         Ok(Staged::Ready(staged)) => staged,
@@ -174,12 +187,12 @@ fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outc
 }
 
 /// What was prepared goes again, and gives its space back. If that fails, the next agent tidies up.
-fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> Outcome {
+fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> End {
     let forgotten = store.forget_added().map_err(HostError::from);
     if forgotten.and_then(|()| finish::tidy(home)).is_ok() {
         lock.leave();
     }
-    outcome
+    End::Outcome(outcome)
 }
 
 struct Ready {
@@ -339,7 +352,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    fn activate(mut self, verdict: Verdict, store: &mut Store) -> Result<Outcome, HostError> {
+    fn activate(mut self, verdict: Verdict, store: &mut Store) -> Result<End, HostError> {
         self.enter(Phase::Activating);
         let left = self.system.leave_session().map_err(HostError::from);
         let mut journal = match left.and_then(|()| Journal::open(self.home, &self.record)) {
@@ -349,7 +362,7 @@ impl Running<'_> {
                 // What is left of the journal is undone by the next agent, which finds nothing that was done.
                 return Ok(match Journal::discard(self.home) {
                     Ok(()) => discard(self.home, self.lock, store, outcome),
-                    Err(_) => outcome,
+                    Err(_) => End::Outcome(outcome),
                 });
             }
         };
@@ -357,8 +370,8 @@ impl Running<'_> {
         let result = result.and_then(|()| self.await_verdict(verdict));
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
         match result {
-            Ok(()) => self.keep(journal, store),
-            Err(why) => self.roll_back(why, journal),
+            Ok(()) => Ok(self.keep(journal, store)),
+            Err(why) => self.roll_back(why, journal).map(End::Outcome),
         }
     }
 
@@ -449,17 +462,22 @@ impl Running<'_> {
         journal.keep()
     }
 
-    fn keep(mut self, journal: Journal, store: &mut Store) -> Result<Outcome, HostError> {
+    /// From here on the deployment is good: what is left is done again by the next agent if it fails here.
+    ///
+    /// The helper is told as soon as everything agrees; it need not wait for what is only cleaned up.
+    fn keep(mut self, journal: Journal, store: &mut Store) -> End {
         let also_restarted = self.also_restarted();
-        // From here on the deployment is good; what is left is done again by the next agent if it fails here.
-        let result = finish::finish(self.home, &self.record, store);
         self.enter(Phase::Finishing);
-        let result = result.and_then(|()| finish::rest(self.home, &self.record, store, journal));
-        match result {
-            Ok(()) => self.lock.leave(),
-            Err(error) => self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}"))),
+        let finished = finish::finish(self.home, &self.record, store);
+        if let Err(error) = &finished {
+            self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
         }
-        Ok(Outcome::Done { also_restarted })
+        tell(self.peer, Outcome::Done { also_restarted });
+        // Nobody listens any more. If it fails, the journal is there still: the next agent does it, or says why it can't.
+        if finished.and_then(|()| finish::rest(self.home, &self.record, store, journal)).is_ok() {
+            self.lock.leave();
+        }
+        End::Told
     }
 
     fn also_restarted(&mut self) -> Vec<UnitName> {

@@ -30,7 +30,7 @@ const BELOW: [&str; 3] = ["/usr/local/lib/systemd/system", "/usr/lib/systemd/sys
 /// Compare the host with what was deployed. Empty if they agree, or if nothing is deployed.
 pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
-    let Some(deployed) = deployed(home, &store)? else { return Ok(Vec::new()) };
+    let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
     let unfit = |error: String| HostError::Unfit(format!("what is deployed: {error}"));
     let tree = load_tree(&store, &deployed.host, deployed.commit).map_err(|error| unfit(error.to_string()))?;
     let wants = Wanted::of(&tree).map_err(|error| unfit(error.to_string()))?;

@@ -17,6 +17,8 @@ use crate::{outcome::Phase, wire::Holder};
 
 /// Nobody takes longer than this to say who it is.
 const A_MOMENT: Duration = Duration::from_secs(1);
+/// A deployment that is good, and only tidies up, is waited for.
+const TIDYING: Duration = Duration::from_secs(10);
 
 /// The lock, held until it is dropped. Whatever changes the host takes it as a parameter.
 ///
@@ -38,12 +40,12 @@ pub enum Taken {
 
 impl HostLock {
     /// Take the lock for `holder`, or say who has it. Waits only for one who has it and has not said who it is, for a
-    /// moment.
+    /// moment, and for one who has deployed and said so, and only tidies up.
     pub fn take(home: &Home, holder: Holder) -> Result<Taken, HostError> {
         let path = home.lock();
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(&path).during("open", &path)?;
-        let deadline = Instant::now() + A_MOMENT;
+        let begun = Instant::now();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -54,18 +56,12 @@ impl HostLock {
                 Err(Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error).during("lock", &path),
             }
-            match read_holder(&mut file) {
-                Some(holder) => return Ok(Taken::Busy(holder)),
-                None if Instant::now() >= deadline => {
-                    return Ok(Taken::Busy(Holder {
-                        id: None,
-                        by: "somebody".into(),
-                        phase: Phase::Preparing,
-                        since: 0,
-                    }));
-                }
-                None => thread::sleep(Duration::from_millis(2)),
+            let holder = read_holder(&mut file);
+            if begun.elapsed() >= patience(holder.as_ref()) {
+                let nobody = || Holder { id: None, by: "somebody".into(), phase: Phase::Preparing, since: 0 };
+                return Ok(Taken::Busy(holder.unwrap_or_else(nobody)));
             }
+            thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -91,6 +87,15 @@ impl HostLock {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&text)?;
         self.file.set_len(text.len() as u64)
+    }
+}
+
+/// How long somebody who has the lock is waited for.
+fn patience(holder: Option<&Holder>) -> Duration {
+    match holder {
+        None => A_MOMENT,
+        Some(holder) if holder.phase == Phase::Finishing => TIDYING,
+        Some(_) => Duration::ZERO,
     }
 }
 
@@ -121,5 +126,27 @@ mod tests {
         assert_eq!(seen, Holder { id: None, by: "carol".into(), phase: Phase::Settling, since: 7 });
         drop(first);
         assert!(matches!(HostLock::take(&home, holder("dave")).unwrap(), Taken::Lock(_)));
+    }
+
+    #[test]
+    fn who_only_tidies_up_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        let Taken::Lock(mut first) = HostLock::take(&home, holder("carol")).unwrap() else { panic!("not taken") };
+        assert_eq!(patience(Some(&first.holder)), Duration::ZERO);
+        first.set_phase(Phase::Finishing);
+        assert_eq!(patience(Some(&first.holder)), TIDYING);
+        let second = thread::scope(|scope| {
+            let (trying, begins) = std::sync::mpsc::channel();
+            let second = scope.spawn(move || {
+                trying.send(()).unwrap();
+                HostLock::take(&home, holder("dave")).unwrap()
+            });
+            begins.recv().unwrap();
+            drop(first);
+            second.join().unwrap()
+        });
+        assert!(matches!(second, Taken::Lock(_)));
     }
 }

@@ -58,10 +58,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
     loop {
         let result = match peer.receive() {
             Incoming::Request(Request::Deploy(request)) => {
-                let mut run = || {
-                    let outcome = deploy(home, &request, peer, &mut *system());
-                    peer.send(&Response::Ended(Box::new(outcome)));
-                };
+                let mut run = || deploy(home, &request, peer, &mut *system());
                 // The child that has deployed may have read what comes next: a connection ends with its deployment.
                 return detach(&mut run).unwrap_or_else(|error| {
                     peer.send(&Response::Error(format!("cannot leave the login session: {error}")));
@@ -92,8 +89,7 @@ fn greet(home: &Home, system: &mut dyn System) -> Result<Hello, HostError> {
         Recovery::Busy(holder) => (None, Some(holder)),
         Recovery::Done(what) => (Some(what), None),
     };
-    let store = Store::open_to_read(&home.store())?;
-    let deployed = store.map_or(Ok(None), |store| deployed(home, &store))?;
+    let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
     // At first contact over ssh our directory is there, with the agent in it.
     if home.state().exists() {
@@ -215,7 +211,7 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
 fn export(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) -> Result<(), HostError> {
     let store = Store::open_to_read(&home.store())?;
     let store = store.ok_or_else(|| HostError::Unfit("nothing was ever deployed here".into()))?;
-    let Some(deployed) = deployed(home, &store)? else {
+    let Some(deployed) = deployed(home)? else {
         return Err(HostError::Unfit("nothing is deployed here".into()));
     };
     let mut out = io::BufWriter::with_capacity(CHUNK, Chunks { peer });
@@ -242,8 +238,8 @@ fn export_blob(home: &Home, peer: &mut Peer, id: BlobId) -> Result<(), HostError
 /// A file with the content `id` in the generation that runs.
 fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let store = Store::open_to_read(&home.store())?;
-    let Some(deployed) = store.as_ref().map_or(Ok(None), |store| deployed(home, store))? else { return Ok(None) };
-    let (Some(store), Some(number)) = (store, home.linked_generation(&home.current())?) else { return Ok(None) };
+    let number = home.linked_generation(&home.current())?;
+    let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
     let tree =
         load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
     Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))

@@ -50,7 +50,10 @@ pub use self::{
     receive::Added,
     refs::{Expected, LogEntry},
 };
-use crate::id::{BlobId, CommitId, TreeId};
+use crate::{
+    id::{BlobId, CommitId, TreeId},
+    name::ClusterName,
+};
 
 /// The store of one host, opened by who holds the host lock.
 pub struct Store {
@@ -92,7 +95,7 @@ impl Store {
     pub fn open_or_init(dir: &Path) -> Result<Self> {
         layout::complete(dir)?;
         layout::sweep(dir)?;
-        Self::open(dir)
+        Ok(Self::with(dir, Packs::list(&pack_dir(dir))?))
     }
 
     /// Remove what a crash has left in the store at `dir`, if there is one. The caller holds the host lock.
@@ -112,15 +115,19 @@ impl Store {
     /// Open the store at `dir` without the host lock and without changing anything; `None` if there is none.
     pub fn open_to_read(dir: &Path) -> Result<Option<ReadStore>> {
         let head = dir.join("HEAD");
-        match head.try_exists().at("look at", &head)? {
-            true => Self::open(dir).map(|store| Some(ReadStore(store))),
-            false => Ok(None),
+        if !head.try_exists().at("look at", &head)? {
+            return Ok(None);
         }
+        Ok(Some(ReadStore(Self::with(dir, Packs::open_all(&pack_dir(dir))?))))
     }
 
-    fn open(dir: &Path) -> Result<Self> {
-        let packs = Packs::open_all(&dir.join("objects/pack"))?;
-        Ok(Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new() })
+    fn with(dir: &Path, packs: Packs) -> Self {
+        Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new() }
+    }
+
+    /// What is deployed by the store at `dir`, if there is one: [`Store::deployed`] without looking at any object.
+    pub fn deployed_at(dir: &Path) -> Result<Option<(ClusterName, CommitId)>> {
+        RefFiles::at(dir).deployed()
     }
 
     /// Where the store is.
@@ -129,7 +136,7 @@ impl Store {
     }
 
     fn pack_dir(&self) -> PathBuf {
-        self.dir.join("objects/pack")
+        pack_dir(&self.dir)
     }
 
     /// Make everything durable that was added so far, and all else on the same file system.
@@ -181,6 +188,10 @@ impl Store {
     pub fn pack_count(&self) -> usize {
         self.packs.len()
     }
+}
+
+fn pack_dir(store: &Path) -> PathBuf {
+    store.join("objects/pack")
 }
 
 impl gix_object::Find for Store {

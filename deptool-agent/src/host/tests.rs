@@ -76,12 +76,13 @@ impl World {
             to_agent.write_all(&encode(&request).unwrap()).unwrap();
         }
         let mut peer = Peer::new(OwnedFd::from(input), OwnedFd::from(output)).unwrap();
-        let outcome = deploy(&Home::new(self.root.path()), &request, &mut peer, &mut self.fake);
+        deploy(&Home::new(self.root.path()), &request, &mut peer, &mut self.fake);
         drop(peer);
+        let (outcome, notes) = said(from_agent);
         if matches!(outcome, Outcome::Done { .. }) {
             self.deployed = Some((commit, new));
         }
-        (outcome, notes(from_agent))
+        (outcome, notes)
     }
 
     fn pack(&self) -> Vec<u8> {
@@ -125,15 +126,18 @@ fn pipe() -> (File, File) {
     (File::from(read), File::from(write))
 }
 
-fn notes(from_agent: impl Read) -> Vec<String> {
+/// How the deployment ended, and the notes.
+fn said(from_agent: impl Read) -> (Outcome, Vec<String>) {
     let mut reader = FrameReader::new(from_agent);
-    let mut notes = Vec::new();
+    let (mut outcome, mut notes) = (None, Vec::new());
     while let Some(response) = reader.receive::<Response>().unwrap() {
-        if let Response::Note(note) = response {
-            notes.push(note);
+        match response {
+            Response::Note(note) => notes.push(note),
+            Response::Ended(ended) => assert!(outcome.replace(*ended).is_none(), "it ended twice"),
+            _ => {}
         }
     }
-    notes
+    (outcome.expect("it ended"), notes)
 }
 
 fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {

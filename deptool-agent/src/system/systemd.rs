@@ -57,6 +57,8 @@ pub struct Systemd {
     other_jobs: BTreeSet<UnitName>,
     /// What signals said of units since the last jobs.
     memory: Memory,
+    /// The job that moves us out of the login session, once it was asked for.
+    leaving: Option<Run>,
 }
 
 /// An error reply's name, for the few that are told apart.
@@ -110,6 +112,7 @@ impl Systemd {
         let result = act(self);
         if !matches!(result, Ok(_) | Err(DbusError::Reply { .. })) {
             self.is_lost = self.connection.take().is_some();
+            self.leaving = None;
         }
         result
     }
@@ -125,6 +128,10 @@ impl Systemd {
                 (PROPERTIES, "PropertiesChanged") => self.memory.changed(&signal.path, message.arguments()?),
                 _ => {}
             }
+        }
+        if let Some(run) = &mut self.leaving {
+            job.iter().for_each(|job| run.signal(job.clone()));
+            take_reply(run, &message)?;
         }
         Ok(Some((message, job)))
     }
@@ -210,6 +217,32 @@ impl Systemd {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Ask for a scope with this process in it, and do not wait.
+    fn ask_to_leave(&mut self) -> Result<(), DbusError> {
+        let pid = std::process::id();
+        let property =
+            |name: &str, value: Value| Value::Struct(vec![Value::str(name), Value::Variant(Box::new(value))]);
+        let properties = vec![
+            property("Description", Value::str("Deptool agent, deploying")),
+            property("PIDs", Value::Array("u".into(), vec![Value::U32(pid)])),
+            // A scope that failed would otherwise stay, and stand in the way of the next one of this name.
+            property("CollectMode", Value::str("inactive-or-failed")),
+            // The agent ignores TERM while it changes the machine; a shutdown is not held up for the usual 90 s.
+            property("TimeoutStopUSec", Value::U64(15_000_000)),
+        ];
+        let arguments = [
+            Value::Str(format!("deptool-agent-{pid}.scope")),
+            Value::str("fail"),
+            Value::Array("(sv)".into(), properties),
+            Value::Array("(sa(sv))".into(), vec![]),
+        ];
+        let call = manager_call("StartTransientUnit", &arguments);
+        let mut run = Run::default();
+        run.asked(self.connection()?.send(&call, Instant::now() + ANSWER)?);
+        self.leaving = Some(run);
         Ok(())
     }
 
@@ -413,31 +446,29 @@ impl System for Systemd {
         }
     }
 
+    fn begin_leaving(&mut self) {
+        // What goes wrong here goes wrong again when it is waited for.
+        let _ = self.with(Systemd::ask_to_leave);
+    }
+
     fn leave_session(&mut self) -> Result<(), SystemError> {
-        let pid = std::process::id();
-        let property =
-            |name: &str, value: Value| Value::Struct(vec![Value::str(name), Value::Variant(Box::new(value))]);
-        let properties = vec![
-            property("Description", Value::str("Deptool agent, deploying")),
-            property("PIDs", Value::Array("u".into(), vec![Value::U32(pid)])),
-            // A scope that failed would otherwise stay, and stand in the way of the next one of this name.
-            property("CollectMode", Value::str("inactive-or-failed")),
-            // The agent ignores TERM while it changes the machine; a shutdown is not held up for the usual 90 s.
-            property("TimeoutStopUSec", Value::U64(15_000_000)),
-        ];
-        let arguments = [
-            Value::Str(format!("deptool-agent-{pid}.scope")),
-            Value::str("fail"),
-            Value::Array("(sv)".into(), properties),
-            Value::Array("(sa(sv))".into(), vec![]),
-        ];
-        let call = manager_call("StartTransientUnit", &arguments);
-        let what = "leave the login session";
-        match self.jobs(&[call], ANSWER, &mut || ()).map_err(failed(what))?.pop() {
+        const WHAT: &str = "leave the login session";
+        let wait = |this: &mut Self| {
+            let until = Instant::now() + ANSWER;
+            if this.leaving.is_none() {
+                this.ask_to_leave()?;
+            }
+            while this.leaving.as_ref().is_some_and(|run| !run.is_over()) && Instant::now() < until {
+                let job = this.receive(until)?.and_then(|(_, job)| job);
+                this.note_other(job);
+            }
+            Ok(this.leaving.take().and_then(|run| run.end().0.pop()))
+        };
+        match self.with(wait).map_err(failed(WHAT))? {
             Some(JobResult::Done) => Ok(()),
-            Some(JobResult::Failed(why)) => Err(SystemError(format!("can't {what}: {why}"))),
+            Some(JobResult::Failed(why)) => Err(SystemError(format!("can't {WHAT}: {why}"))),
             Some(JobResult::TimedOut) | None => {
-                Err(SystemError(format!("can't {what}: systemd did not do it in time")))
+                Err(SystemError(format!("can't {WHAT}: systemd did not do it in time")))
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Looking objects up in the packs of the store.
 
 use std::{
+    cell::OnceCell,
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -21,66 +23,95 @@ const ALLOCATION: usize = 64 << 20;
 ///
 /// There are no loose objects, no alternates and no configuration to look at, which is why this is not `gix-odb`.
 pub(super) struct Packs {
-    bundles: Vec<Bundle>,
+    packs: Vec<Pack>,
     /// Its state is large and made once.
     inflate: Mutex<Inflate>,
 }
 
+/// A pack, opened when something is first looked for in it: mostly the newest have what is asked for.
+struct Pack {
+    index: PathBuf,
+    /// `None` if it can't be read: what is missing for that is asked of the helper again.
+    bundle: OnceCell<Option<Bundle>>,
+}
+
+impl Pack {
+    fn at(index: &Path) -> Self {
+        Pack { index: index.to_owned(), bundle: OnceCell::new() }
+    }
+
+    fn bundle(&self) -> Option<&Bundle> {
+        self.bundle.get_or_init(|| open(&self.index).ok()).as_ref()
+    }
+}
+
+fn open(index: &Path) -> gix_error::Result<Bundle> {
+    let pack = data::File::at(index.with_extension("pack"), HashKind::Sha1)?;
+    let index = index::File::at(index, HashKind::Sha1)?;
+    Ok(Bundle { pack: pack.with_alloc_limit_bytes(Some(ALLOCATION)), index })
+}
+
 impl Packs {
-    /// Open all packs in `dir` that have an index.
+    /// The packs in `dir` that have an index, for who holds the host lock: nobody else removes any.
+    pub fn list(dir: &Path) -> Result<Self> {
+        let packs = list(dir)?.iter().map(|index| Pack::at(index)).collect();
+        Ok(Packs { packs, inflate: Mutex::new(Inflate::default()) })
+    }
+
+    /// The same, with all of them opened at once.
     ///
     /// For a reader without the host lock a repack may remove what was just listed: then it is listed again.
     pub fn open_all(dir: &Path) -> Result<Self> {
         let mut tries = 3;
         loop {
             tries -= 1;
-            let mut packs = Packs { bundles: Vec::new(), inflate: Mutex::new(Inflate::default()) };
-            let indices = list(dir)?;
-            match indices.iter().try_for_each(|path| packs.open(path)) {
-                Err(StoreError::BadPack { .. }) if tries > 0 && !indices.iter().all(|path| path.exists()) => continue,
+            let packs = Packs::list(dir)?;
+            let open = |pack: &Pack| {
+                let bundle =
+                    open(&pack.index).map_err(|source| StoreError::BadPack { path: pack.index.clone(), source })?;
+                pack.bundle.get_or_init(|| Some(bundle));
+                Ok(())
+            };
+            match packs.packs.iter().try_for_each(open) {
+                Err(StoreError::BadPack { .. }) if tries > 0 && !packs.indices().all(Path::exists) => continue,
                 result => return result.map(|()| packs),
             }
         }
     }
 
-    /// Open one more pack by its index.
-    pub fn open(&mut self, path: &Path) -> Result<()> {
-        let open = || -> std::result::Result<Bundle, gix_error::Error> {
-            let pack = data::File::at(path.with_extension("pack"), HashKind::Sha1)?;
-            let index = index::File::at(path, HashKind::Sha1)?;
-            Ok(Bundle { pack: pack.with_alloc_limit_bytes(Some(ALLOCATION)), index })
-        };
-        self.bundles.push(open().map_err(|source| StoreError::BadPack { path: path.to_owned(), source })?);
-        Ok(())
+    /// Add a pack by its index.
+    pub fn add(&mut self, index: &Path) {
+        self.packs.push(Pack::at(index));
     }
 
-    /// Whether the pack with this index is open.
+    /// Whether the pack with this index is known.
     pub fn has_pack(&self, index: &Path) -> bool {
-        self.bundles.iter().any(|bundle| bundle.index.path() == index)
+        self.packs.iter().any(|pack| pack.index == index)
     }
 
     /// How many packs there are.
     pub fn len(&self) -> usize {
-        self.bundles.len()
+        self.packs.len()
     }
 
     /// The paths of all indices.
     pub fn indices(&self) -> impl Iterator<Item = &Path> {
-        self.bundles.iter().map(|bundle| bundle.index.path())
+        self.packs.iter().map(|pack| pack.index.as_path())
     }
 
     /// Forget the pack with this index.
     pub fn forget(&mut self, index: &Path) {
-        self.bundles.retain(|bundle| bundle.index.path() != index);
+        self.packs.retain(|pack| pack.index != index);
     }
 
     /// Forget all packs but the one with this index.
     pub fn keep_only(&mut self, index: &Path) {
-        self.bundles.retain(|bundle| bundle.index.path() == index);
+        self.packs.retain(|pack| pack.index == index);
     }
 
     fn locate(&self, id: &oid) -> Option<(&Bundle, u32)> {
-        self.bundles.iter().rev().find_map(|bundle| bundle.index.lookup(id).map(|at| (bundle, at)))
+        let mut bundles = self.packs.iter().rev().filter_map(Pack::bundle);
+        bundles.find_map(|bundle| bundle.index.lookup(id).map(|at| (bundle, at)))
     }
 
     /// Whether an object is there. No file is read for this but indices.
@@ -123,16 +154,20 @@ impl Packs {
     }
 }
 
-/// The indices in `dir`, the oldest first.
+/// The indices in `dir` that have a pack, the oldest first.
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut packs = HashSet::new();
     let mut indices: Vec<(Option<SystemTime>, PathBuf)> = Vec::new();
     for entry in fs::read_dir(dir).at("read", dir)? {
         let entry = entry.at("read", dir)?;
         let path = entry.path();
-        if path.extension().is_some_and(|suffix| suffix == "idx") && path.with_extension("pack").exists() {
-            indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path));
+        match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("pack") => drop(packs.insert(path.with_extension("idx"))),
+            Some("idx") => indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path)),
+            _ => {}
         }
     }
+    indices.retain(|(_, path)| packs.contains(path));
     indices.sort();
     Ok(indices.into_iter().map(|(_, path)| path).collect())
 }

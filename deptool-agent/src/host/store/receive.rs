@@ -81,11 +81,12 @@ impl Store {
             marked.at("write", &mark)?;
             index.rename(&index_path)
         };
-        if let Err(error) = name().and_then(|()| self.packs.open(&index_path)) {
+        if let Err(error) = name() {
             // Nobody can be told if this fails, too; the sweep at the next opening gets it.
             let _ = remove_pack(&index_path);
             return Err(error);
         }
+        self.packs.add(&index_path);
         Ok(Some(index_path))
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Store,
     error::{Result, StoreError},
-    ref_files::Target,
+    ref_files::{RefFiles, Target},
 };
 use crate::{id::CommitId, name::ClusterName};
 
@@ -33,16 +33,23 @@ pub struct LogEntry<'a> {
     pub message: &'a str,
 }
 
-impl Store {
-    /// What is deployed, and as which cluster.
-    pub fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
-        let Some(Target::Symbolic(branch)) = self.refs.read("HEAD")? else { return Ok(None) };
+impl RefFiles {
+    /// The branch that HEAD names, if it is there.
+    pub(super) fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
+        let Some(Target::Symbolic(branch)) = self.read("HEAD")? else { return Ok(None) };
         let Some(short) = branch.strip_prefix("refs/heads/") else { return Ok(None) };
         let Ok(cluster) = ClusterName::parse(short.as_bytes()) else { return Ok(None) };
-        Ok(match self.refs.read(&branch)? {
+        Ok(match self.read(&branch)? {
             Some(Target::Object(id)) => Some((cluster, CommitId(id))),
             Some(Target::Symbolic(_)) | None => None,
         })
+    }
+}
+
+impl Store {
+    /// What is deployed, and as which cluster.
+    pub fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
+        self.refs.deployed()
     }
 
     /// Say that `new` is deployed as `cluster`, if what is deployed is what was `expected`.
