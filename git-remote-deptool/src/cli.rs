@@ -13,6 +13,7 @@ mod completion;
 pub mod exit;
 mod init;
 pub mod output;
+mod snapshot;
 mod wiring;
 
 use std::ffi::OsString;
@@ -20,7 +21,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use deptool_agent::{
     build::{BUILD_ID, VERSION},
-    name::NameError,
+    name::{ClusterName, NameError},
 };
 use exit::ExitStatus;
 use output::{Colour, Output};
@@ -29,6 +30,7 @@ use crate::{
     context::{Context, ContextError},
     git::ConfigError,
     helper::serve::chain,
+    snapshot::SnapshotError,
     url::UrlError,
 };
 
@@ -73,6 +75,7 @@ struct Common {
 enum Command {
     Init(init::Args),
     AddHost(add_host::Args),
+    Snapshot(snapshot::Args),
     Completion(completion::Args),
     Complete(complete::Args),
 }
@@ -95,6 +98,9 @@ pub enum CliError {
     /// The repository's configuration could not be changed.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A directory could not be committed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A sentence that says it all.
     #[error("{0}")]
     Text(String),
@@ -137,9 +143,16 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     match command {
         Command::Init(args) => init::run(&Context::from_process()?, output, args),
         Command::AddHost(args) => add_host::run(&Context::from_process()?, output, args),
+        Command::Snapshot(args) => snapshot::run(&Context::from_process()?, output, args),
         Command::Completion(args) => completion::run(output, args),
         Command::Complete(args) => complete::run(output, args),
     }
+}
+
+/// The cluster of the repository.
+fn cluster_of(context: &Context) -> Result<&ClusterName, CliError> {
+    let cluster = context.settings.cluster.as_ref();
+    cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))
 }
 
 /// Git turns `git deptool --help` into `git help deptool`, but not `git deptool plan --help`.

@@ -11,7 +11,7 @@
 //! helper        outcomes become lines for Git                 render         and text for people
 //! ```
 //!
-//! A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
+//! [`cli`] is `git deptool`; [`snapshot`] commits what was rendered. A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
 pub mod backend;
 pub mod cli;
@@ -34,6 +34,7 @@ pub mod remote;
 pub mod render;
 pub mod said;
 pub mod session;
+pub mod snapshot;
 pub mod tracking;
 pub mod transport;
 pub mod url;

@@ -174,6 +174,14 @@ impl<'r> Tracking<'r> {
         Ok(self.known(&[host])?.pop().unwrap_or_default().clusters)
     }
 
+    /// What was last heard of all that have a tracking ref for a cluster: hosts, and other remotes.
+    pub fn of_cluster(&self, cluster: &ClusterName) -> Result<BTreeMap<TrackingName, CommitId>, TrackingError> {
+        let end = format!("/{cluster}");
+        let refs = self.refs.below("refs/remotes/")?.into_iter();
+        let named = refs.filter_map(|(name, id)| Some((TrackingName::parse(name.strip_suffix(&end)?.into())?, id)));
+        Ok(named.map(|(name, id)| (name, self.repo.peeled(id).unwrap_or(id))).collect())
+    }
+
     /// Note that the host said it runs `commit`, or the commit that the projection `commit` stands for.
     ///
     /// The reflog gets an entry with `message`, unless nothing has changed.

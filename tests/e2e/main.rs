@@ -13,6 +13,7 @@ mod outside;
 mod plan;
 mod push;
 mod seen;
+mod snapshot;
 mod stand_in;
 mod sweep;
 mod units;

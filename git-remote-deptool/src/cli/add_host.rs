@@ -6,7 +6,7 @@ use deptool_agent::{
 };
 
 use super::{
-    CliError,
+    CliError, cluster_of,
     exit::ExitStatus,
     init,
     output::Output,
@@ -44,9 +44,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let cluster = context.settings.cluster.as_ref();
-    let cluster =
-        cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))?;
+    let cluster = cluster_of(context)?;
     let new: Vec<NewHost> = args.hosts.iter().map(|name| new_host(name, &args)).collect::<Result<_, _>>()?;
     let config = context.repo.gix().config_snapshot();
     let mut draft = Draft::new(config.plumbing());

@@ -1,0 +1,122 @@
+//! `git deptool snapshot`: commit a rendered directory onto the cluster's branch.
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+use deptool_agent::{name::HostName, text::printable};
+
+use super::{
+    CliError, cluster_of,
+    exit::ExitStatus,
+    output::{Output, Style, painted},
+};
+use crate::{
+    context::Context,
+    snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
+};
+
+/// With more hosts than this the rest is counted.
+const HOSTS: usize = 20;
+
+/// Commit a rendered directory onto the cluster's branch
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The directory, by default the current one; it has one directory per host
+    #[arg(value_name = "directory", default_value = ".", hide_default_value = true)]
+    directory: PathBuf,
+    /// The commit's message, instead of one that names the source
+    #[arg(short, long, value_name = "text")]
+    message: Option<OsString>,
+    /// Write nothing, only say what would be committed
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    cluster: &'a str,
+    result: &'static str,
+    commit: Option<String>,
+    tree: String,
+    parents: Vec<String>,
+    source: Option<String>,
+    files: usize,
+    hosts: BTreeMap<&'a str, Change>,
+}
+
+pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let cluster = cluster_of(context)?;
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let here = std::env::current_dir()?;
+    let source = || Source::around(&[&args.directory, &here], &variables, cluster, &context.repo);
+    let request = Request {
+        directory: &args.directory,
+        cluster,
+        message: args.message.as_ref().map(|message| message.as_encoded_bytes()),
+        run: if args.dry_run { Run::Dry } else { Run::Real },
+    };
+    let snapshot = snapshot::take(&context.repo, &context.settings, &request, &source)?;
+    for warning in &snapshot.warnings {
+        eprintln!("warning: {warning}");
+    }
+    match args.json {
+        true => output.json(&report(cluster.as_str(), &snapshot))?,
+        false => show(context, output, cluster.as_str(), &snapshot)?,
+    }
+    Ok(ExitStatus::Done)
+}
+
+fn report<'a>(cluster: &'a str, snapshot: &'a Snapshot) -> Report<'a> {
+    let (result, commit) = match snapshot.result {
+        Committed::Unchanged => ("unchanged", snapshot.parents.first().copied()),
+        Committed::Would => ("dry-run", None),
+        Committed::Commit(id) => ("committed", Some(id)),
+    };
+    Report {
+        cluster,
+        result,
+        commit: commit.map(|id| id.to_string()),
+        tree: snapshot.tree.to_string(),
+        parents: snapshot.parents.iter().map(ToString::to_string).collect(),
+        source: snapshot.source.as_ref().map(ToString::to_string),
+        files: snapshot.files,
+        hosts: snapshot.hosts.iter().map(|(host, change)| (host.as_str(), *change)).collect(),
+    }
+}
+
+/// The commit, and below it the hosts, marked as files are in a plan.
+fn show(context: &Context, output: &Output, cluster: &str, snapshot: &Snapshot) -> Result<(), CliError> {
+    let colour = output.has_colour(context.repo.gix().config_snapshot().plumbing());
+    let files = if snapshot.files == 1 { "1 file".to_owned() } else { format!("{} files", snapshot.files) };
+    let source = snapshot.source.as_ref().map(|source| {
+        let dirty = if source.is_dirty { ", with changes that are not committed" } else { "" };
+        format!(" from {} ({}{dirty})", source.commit.short(), printable(source.subject.as_bytes()))
+    });
+    let source = source.unwrap_or_default();
+    match snapshot.result {
+        Committed::Unchanged => return Ok(output.note(format_args!("nothing has changed: {files} as on '{cluster}'"))?),
+        Committed::Would => output.note(format_args!("would commit {files}{source} to '{cluster}'"))?,
+        Committed::Commit(id) => output.note(format_args!("'{cluster}' is at {}: {files}{source}", id.short()))?,
+    }
+    for (host, change) in snapshot.hosts.iter().take(HOSTS) {
+        output.note(format_args!("    {}", line(host, *change, colour)))?;
+    }
+    if let Some(more @ 1..) = snapshot.hosts.len().checked_sub(HOSTS) {
+        output.note(format_args!("    … and {more} more hosts"))?;
+    }
+    if snapshot.hosts.is_empty() {
+        output.note("    the same files, on top of what the hosts run")?;
+    }
+    Ok(())
+}
+
+fn line(host: &HostName, change: Change, colour: bool) -> String {
+    match change {
+        Change::Added => painted(&format!("+ {host}"), Style::Added, colour),
+        Change::Changed => painted(&format!("~ {host}"), Style::Changed, colour),
+        Change::Removed => painted(&format!("- {host}"), Style::Removed, colour),
+    }
+}
