@@ -8,6 +8,7 @@
 //! manual say: a test compares the last.
 
 mod add_host;
+mod candidates;
 mod complete;
 mod completion;
 pub mod exit;

@@ -37,6 +37,24 @@ fn bash_completes_subcommands_and_options_through_gits_own_completion() {
 }
 
 #[test]
+fn hosts_clusters_and_directories_are_offered() {
+    let sandbox = Sandbox::new();
+    let repo = sandbox.repo("operator");
+    repo.write("web1/app/file", "1");
+    repo.write("ns1.example.org/app/file", "1");
+    repo.commit("Begin");
+    repo.git(&["branch", "staging"]).ok();
+    let Some(clusters) = bash(&sandbox, "git -C operator deptool init ") else { return };
+    assert!(["prod ", "staging "].iter().all(|cluster| clusters.contains(&(*cluster).to_owned())), "{clusters:?}");
+    repo.git(&["deptool", "init"]).ok();
+    assert_eq!(bash(&sandbox, "git -C operator deptool add-host n").unwrap(), ["ns1.example.org "]);
+    repo.git(&["deptool", "add-host", "ns1.example.org"]).ok();
+    let hosts = bash(&sandbox, "git -C operator deptool add-host w").unwrap();
+    assert_eq!(hosts, ["web1 "], "those that have no remote yet");
+    assert_eq!(bash(&sandbox, "git deptool snapshot oper").unwrap(), ["operator/"]);
+}
+
+#[test]
 fn the_scripts_are_in_the_language_of_their_shells() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod completion;
 mod cut;
+mod dist;
 mod files;
 mod ground;
 mod history;

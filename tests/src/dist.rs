@@ -1,4 +1,10 @@
 //! All that a user installs, under one prefix.
+//!
+//! ```text
+//! bin/            git-remote-deptool, git-deptool
+//! lib/deptool/    agents for the platforms of hosts
+//! share/          manual, the manifest's schema, completion for bash, zsh and fish
+//! ```
 
 use std::path::{Path, PathBuf};
 
@@ -6,35 +12,70 @@ use anyhow::{Context as _, Result};
 
 use crate::build::{self, Platform};
 
-/// Builds for use and installs helper, git-deptool, agents for these platforms, and the manual. With `prefix/bin` on
-/// PATH nothing else is needed.
-pub fn install(prefix: &Path, platforms: &[Platform]) -> Result<()> {
+/// What there is to install.
+pub struct Built {
+    /// A directory that has the helper's binaries.
+    pub binaries: PathBuf,
+    /// Agents, with the names of their platforms.
+    pub agents: Vec<(PathBuf, String)>,
+}
+
+/// Where things are that have another place in packages than below any other prefix.
+pub struct Places {
+    /// zsh's functions, relative to the prefix.
+    pub zsh: &'static str,
+}
+
+/// Below `/usr/local`, `~/.local` and the like.
+pub const USUAL: Places = Places { zsh: "share/zsh/site-functions" };
+/// What a package of Debian's installs below `/usr`.
+pub const DEBIAN: Places = Places { zsh: "share/zsh/vendor-completions" };
+
+/// Builds for use: the helper for this computer, agents for these platforms.
+pub fn build(platforms: &[Platform]) -> Result<Built> {
     build::cargo(&["build", "--release", "-p", "git-remote-deptool", "--bins"])?;
     let mut agents = Vec::new();
     for platform in platforms {
         agents.push((build::agent(*platform)?, platform.name().to_owned()));
     }
-    build::install(prefix, &build::target_dir()?.join("release"), &agents)?;
-    install_manual(&build::workspace().join("man"), &prefix.join("share"))
+    Ok(Built { binaries: build::target_dir()?.join("release"), agents })
+}
+
+/// Puts everything under a prefix. With `prefix/bin` on PATH nothing else is needed.
+pub fn install(built: &Built, prefix: &Path, places: &Places) -> Result<()> {
+    build::install(prefix, &built.binaries, &built.agents)?;
+    install_manual(&build::workspace().join("man"), &prefix.join("share"))?;
+    install_completion(prefix, places)
 }
 
 /// `git-deptool.1` goes to `man/man1/`, and so on; the manifest's schema to `deptool/`.
 fn install_manual(from: &Path, to: &Path) -> Result<()> {
-    let Ok(pages) = std::fs::read_dir(from) else { return Ok(()) };
-    for page in pages {
+    for page in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let page: PathBuf = page?.path();
-        let Some(name) = page.file_name() else { continue };
         let dir = match page.extension().and_then(|extension| extension.to_str()) {
             Some(section @ ("1" | "5" | "7" | "8")) => to.join(format!("man/man{section}")),
             Some("json") => to.join("deptool"),
             _ => continue,
         };
-        std::fs::create_dir_all(&dir)?;
-        std::fs::copy(&page, dir.join(name)).with_context(|| format!("cannot install {}", page.display()))?;
+        copy(&page, &dir.join(page.file_name().context("a page has a name")?))?;
     }
     Ok(())
 }
 
+/// Where each shell looks for what it needs to complete `git deptool`.
+fn install_completion(prefix: &Path, places: &Places) -> Result<()> {
+    let from = build::workspace().join("git-remote-deptool/src/cli/completion");
+    let share = prefix.join("share");
+    copy(&from.join("git-deptool.bash"), &share.join("bash-completion/completions/git-deptool"))?;
+    copy(&from.join("_git-deptool"), &prefix.join(places.zsh).join("_git-deptool"))?;
+    copy(&from.join("git-deptool.fish"), &share.join("fish/vendor_completions.d/git-deptool.fish"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to.parent().context("no directory")?)?;
+    std::fs::copy(from, to).with_context(|| format!("cannot install {}", to.display()))?;
+    Ok(())
+}
 /// The files that [`install`] made, relative to the prefix, sorted.
 pub fn files(prefix: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

@@ -9,6 +9,7 @@
 //! which never waits longer than it was told to.
 
 pub mod build;
+pub mod deb;
 pub mod dist;
 pub mod lab;
 pub mod process;

@@ -1,12 +1,13 @@
 //! `git deptool add-host`: a remote for a host.
 
+use clap_complete::ArgValueCandidates;
 use deptool_agent::{
     name::{ClusterName, HostName},
     text::printable,
 };
 
 use super::{
-    CliError, cluster_of,
+    CliError, candidates, cluster_of,
     exit::ExitStatus,
     init,
     output::Output,
@@ -21,7 +22,11 @@ use crate::{context::Context, git::Setting, url::Address};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The host's directory in the tree, and the remote's name
-    #[arg(value_name = "host", required = true)]
+    #[arg(
+        value_name = "host",
+        required = true,
+        add = ArgValueCandidates::new(candidates::hosts_without_remote)
+    )]
     hosts: Vec<String>,
     /// The login, if ssh_config(5) does not say it
     #[arg(long, value_name = "name")]

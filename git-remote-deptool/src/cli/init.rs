@@ -1,10 +1,11 @@
 //! `git deptool init`: the configuration that makes a branch a cluster.
 
+use clap_complete::ArgValueCandidates;
 use deptool_agent::name::ClusterName;
 use gix::bstr::ByteSlice;
 
 use super::{
-    CliError,
+    CliError, candidates,
     exit::ExitStatus,
     output::Output,
     wiring::{Destination, Draft},
@@ -30,7 +31,7 @@ const SHARED: &str =
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The cluster's branch; by default deptool.cluster, else the current branch
-    #[arg(value_name = "cluster")]
+    #[arg(value_name = "cluster", add = ArgValueCandidates::new(candidates::clusters))]
     cluster: Option<String>,
     /// Have connections of this repository shared, by core.sshCommand
     #[arg(long)]

@@ -1,20 +1,33 @@
-//! `cargo xtask dist`: everything that a user installs.
+//! `cargo xtask dist` and `cargo xtask deb`: everything that a user installs.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use deptool_tests::build::{self, Platform};
-use deptool_tests::dist;
+use deptool_tests::process::find_program;
+use deptool_tests::{deb, dist};
 
 use crate::needs;
 
 pub fn run(prefix: &str) -> Result<()> {
     needs::to_build()?;
     let prefix = std::path::absolute(Path::new(prefix))?;
-    dist::install(&prefix, &Platform::ALL)?;
+    dist::install(&dist::build(&Platform::ALL)?, &prefix, &dist::USUAL)?;
     for file in dist::files(&prefix)? {
         println!("{}", prefix.join(file).display());
     }
+    Ok(())
+}
+
+/// A Debian package in the target directory, for computers like this one.
+pub fn deb() -> Result<()> {
+    needs::to_build()?;
+    if find_program("dpkg-deb").is_none() {
+        bail!("missing: dpkg-deb");
+    }
+    let dir = build::target_dir()?.join("debian");
+    let package = deb::package(&dist::build(&Platform::ALL)?, &dir, &dir, deb::Compression::Xz)?;
+    println!("{}", package.display());
     Ok(())
 }
 
@@ -22,6 +35,6 @@ pub fn run(prefix: &str) -> Result<()> {
 pub fn in_target() -> Result<PathBuf> {
     needs::to_build()?;
     let prefix = build::target_dir()?.join("dist");
-    dist::install(&prefix, &[Platform::here()])?;
+    dist::install(&dist::build(&[Platform::here()])?, &prefix, &dist::USUAL)?;
     Ok(prefix)
 }

@@ -17,7 +17,8 @@ use deptool_tests::sweep::Choice;
 const HELP: &str = "\
 usage: cargo xtask <task>
 
-    dist --prefix DIR       build for use and install: helper, git-deptool, agents, manual
+    dist --prefix DIR       build for use and install: helper, git-deptool, agents, manual, completion
+    deb                     the same as a Debian package, in target/debian
     demo                    show the main job, step by step, with real commands
     test [--quick] [NAME]   run all tests, or those whose name has NAME; --quick: without the lab
     lab up [NAME…]          start hosts for people (default: web1 web2); --trixie for Debian 13
@@ -46,6 +47,7 @@ fn run(args: &[&str]) -> Result<()> {
             Ok(())
         }
         ["dist", "--prefix", prefix] => dist::run(prefix),
+        ["deb"] => dist::deb(),
         ["demo"] => demo::run(),
         ["test", rest @ ..] => test::run(rest),
         ["lab", "up", rest @ ..] => lab::up(rest),

@@ -1,0 +1,42 @@
+//! What completion offers in the place of a host or a cluster. Where nothing can be found out nothing is offered.
+
+use std::collections::BTreeSet;
+
+use clap_complete::CompletionCandidate;
+
+use crate::{
+    cluster::Settings,
+    git::{Environment, Repo},
+};
+
+/// Hosts of the cluster's branch that have no remote yet.
+pub(super) fn hosts_without_remote() -> Vec<CompletionCandidate> {
+    let Some((repo, settings)) = open() else { return Vec::new() };
+    let mut names = in_tree(&repo, &settings);
+    for known in settings.known_hosts().unwrap_or_default() {
+        names.remove(known.host.as_str());
+    }
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// Local branches: each can be a cluster.
+pub(super) fn clusters() -> Vec<CompletionCandidate> {
+    let Some((repo, _)) = open() else { return Vec::new() };
+    let Ok(references) = repo.gix().references() else { return Vec::new() };
+    let Ok(branches) = references.local_branches() else { return Vec::new() };
+    let names = branches.filter_map(|branch| Some(branch.ok()?.name().shorten().to_string()));
+    names.map(CompletionCandidate::new).collect()
+}
+
+fn in_tree(repo: &Repo, settings: &Settings) -> BTreeSet<String> {
+    let tip = settings.cluster.as_ref().map(|cluster| format!("refs/heads/{cluster}"));
+    let tip = tip.and_then(|branch| repo.resolve(branch.as_str().into()).ok());
+    let hosts = tip.and_then(|tip| repo.hosts(tip).ok()).unwrap_or_default();
+    hosts.into_iter().map(|host| host.to_string()).collect()
+}
+
+fn open() -> Option<(Repo, Settings)> {
+    let repo = Repo::open(Environment::from_process().ok()?).ok()?;
+    let settings = Settings::read(repo.gix().config_snapshot().plumbing(), repo.top()).ok()?;
+    Some((repo, settings))
+}
