@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io::{self, IsTerminal},
     os::unix::ffi::OsStringExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
@@ -27,6 +27,8 @@ pub struct Context {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal: stderr.
     pub sink: Sink,
+    /// `GIT_DEPTOOL_REPORT`: where pushes write what became of each host.
+    pub report: Option<PathBuf>,
 }
 
 /// Why a program can't begin.
@@ -63,13 +65,15 @@ impl Context {
         let display = Display { sink: sink.clone(), kind };
         let mut connector = Connector::new(variables, ssh, env::current_exe().ok().as_deref(), display);
         connector.interrupted = interrupted().map_err(ContextError::Signals)?;
-        Ok(Context { repo, settings, connector: Arc::new(connector), sink })
+        let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
+        let report = report.map(|path| repo.top().join(path));
+        Ok(Context { repo, settings, connector: Arc::new(connector), sink, report })
     }
 
     /// The hosts of `target`, with all that it takes to talk to them.
     pub fn remote(self, target: Target) -> Remote {
-        let Context { repo, settings, connector, sink } = self;
-        Remote { repo, settings, target, connector, sink }
+        let Context { repo, settings, connector, sink, report } = self;
+        Remote { repo, settings, target, connector, sink, report }
     }
 
     /// The top of the work tree, or the directory of a bare repository.

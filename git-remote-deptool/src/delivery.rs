@@ -11,7 +11,7 @@ use deptool_agent::{
     frame::{CHUNK, FrameError, encode},
     id::BlobId,
     outcome::{AttemptResult, Failure, Outcome, Phase},
-    wire::{Bytes, Deploy, Expected, Go, Hello, Request, Response, Verdict},
+    wire::{Bytes, Deploy, Expected, Go, Hello, Holder, Request, Response, Verdict},
 };
 
 use crate::{
@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(100);
 /// As much of a host's notes is shown, in bytes.
 const NOTES: usize = 64 * 1024;
 
+/// Between two tries of a host that is busy: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Opens a blob that is too large for a pack.
 pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sync;
 
@@ -37,6 +41,8 @@ pub struct Delivery {
     pub open_blob: Arc<OpenBlob>,
     /// An agent of ours was there before: the request is sent without waiting for it.
     pub is_known: bool,
+    /// How long to wait for the end of somebody else's deployment.
+    pub lock_wait: Duration,
 }
 
 /// What happens on the way, for whoever leads.
@@ -49,6 +55,10 @@ pub enum Report {
     NeedFull,
     Prepared,
     Healthy,
+    /// Somebody else is at work there, and is waited for.
+    Busy(Holder),
+    /// The connection was lost after the host was told to go on; it is being asked on another one.
+    Lost,
     Ended(End),
 }
 
@@ -73,14 +83,33 @@ enum Permission {
 impl Delivery {
     /// Carry it out. Never panics, never gives up without an [`End`].
     pub fn run(self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
+        let deadline = Instant::now() + self.lock_wait;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_once(connector, &mailbox, tell) {
+                End::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => tell(Report::Busy(holder)),
+                end => return tell(Report::Ended(end)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The only order for a host that is not connected to is to forget it.
+            if mailbox.order_within(pause.min(left)).is_some() {
+                return tell(Report::Ended(End::Outcome(Outcome::Cancelled)));
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn try_once(&self, connector: &Connector, mailbox: &Mailbox, tell: &dyn Fn(Report)) -> End {
         let mut permission = Permission::NotGiven;
-        let end = match self.converse(connector, mailbox, &mut permission, tell) {
+        match self.converse(connector, mailbox.clone(), &mut permission, tell) {
             Ok(outcome) => End::Outcome(outcome),
             Err(SessionError::Agent(why)) if permission == Permission::NotGiven => End::Outcome(Outcome::refused(why)),
             Err(error) if permission == Permission::NotGiven || never_arrived(&error) => End::NotReached(error),
-            Err(error) => self.ask(connector, error, tell),
-        };
-        tell(Report::Ended(end));
+            Err(error) => {
+                tell(Report::Lost);
+                self.ask(connector, error, tell)
+            }
+        }
     }
 
     fn converse(
@@ -90,7 +119,7 @@ impl Delivery {
         permission: &mut Permission,
         tell: &dyn Fn(Report),
     ) -> Result<Outcome, SessionError> {
-        let frames = self.frames().map_err(|error| SessionError::Lost(error.to_string()))?;
+        let frames = self.frames().map_err(|error| SessionError::Here(error.to_string()))?;
         let at_once = self.request.go == Go::AtOnce;
         if self.is_known && at_once {
             *permission = Permission::Given;
@@ -135,7 +164,7 @@ impl Delivery {
             return Ok(());
         }
         for (id, size) in large {
-            let mut content = (self.open_blob)(*id).map_err(|error| SessionError::Lost(error.to_string()))?;
+            let mut content = (self.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
             session.send_blob(*id, *size, &mut content)?;
         }
         session.send(&Request::ObjectsEnd)
@@ -150,7 +179,7 @@ impl Delivery {
                 session.send(&request)
             }
             Order::Full { pack, large } => {
-                let frames = pack_frames(&pack).map_err(|error| SessionError::Lost(error.to_string()))?;
+                let frames = pack_frames(&pack).map_err(|error| SessionError::Here(error.to_string()))?;
                 session.send_frames(&frames)?;
                 if large.is_empty() { session.send(&Request::ObjectsEnd) } else { self.send_large(session, &large) }
             }

@@ -1,4 +1,7 @@
-//! All hosts of one push at once: nobody activates before everybody is prepared.
+//! All hosts of one push at once. [`Decision`] says who may go on; here it is carried out, each host in a thread of its
+//! own.
+
+pub mod decision;
 
 use std::{
     sync::{
@@ -9,9 +12,12 @@ use std::{
     time::Duration,
 };
 
+pub use decision::Rules;
+use decision::{Decision, Ending, Heard, Step};
 use deptool_agent::{
     id::BlobId,
-    wire::{Go, Request, Verdict},
+    outcome::Outcome,
+    wire::{Go, Request},
 };
 
 use crate::{
@@ -44,42 +50,37 @@ pub trait Lead {
     fn heard(&mut self, at: usize, report: &Report);
 }
 
-/// Where one host is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Preparing,
-    Prepared,
-    Activated,
-    Healthy,
-    Ended,
+/// What became of one host.
+#[derive(Debug)]
+pub enum Conclusion {
+    Ended(End),
+    /// It was told to go back because of something else than this host.
+    Reverted(End),
+    /// It can't be reached, and was left out.
+    Skipped(SessionError),
+    /// It was called off because of something else than this host.
+    NotAttempted,
 }
 
-/// Carry out all deliveries, and say of each how it ended. `None` means that it was called off because of another host.
-pub fn run(deliveries: Vec<Delivery>, connector: &Connector, lead: &mut dyn Lead) -> Vec<Option<End>> {
+/// Carry out all deliveries, and say of each how it ended.
+pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead: &mut dyn Lead) -> Vec<Conclusion> {
     let count = deliveries.len();
     let at_once = count == 1 && deliveries[0].request.go == Go::AtOnce;
     if at_once && let Err(why) = lead.permit(0) {
-        return vec![Some(End::NotReached(SessionError::Agent(why)))];
+        return vec![Conclusion::Ended(End::NotReached(SessionError::Here(why)))];
     }
-    let awaits_verdict = deliveries.iter().any(|delivery| delivery.request.verdict == Verdict::Helper);
+    let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
     let (sender, reports) = channel();
     thread::scope(|scope| {
-        let mut orders = Vec::with_capacity(count);
-        let mut mailboxes = Vec::with_capacity(count);
-        for _ in 0..count {
-            let mailbox = Mailbox::new();
-            orders.push(mailbox.orders());
-            mailboxes.push(mailbox);
-        }
-        let pacer = sender.clone();
-        drop(sender);
+        let mailboxes: Vec<Mailbox> = (0..count).map(|_| Mailbox::new()).collect();
+        let orders = mailboxes.iter().map(Mailbox::orders).collect();
         // Sessions are begun by a thread of their own, so that the first are heard while the last are still to come.
         scope.spawn(move || {
             for (at, (delivery, mailbox)) in deliveries.into_iter().zip(mailboxes).enumerate() {
                 if at >= BURST {
                     thread::sleep(PACE);
                 }
-                let tell = pacer.clone();
+                let tell = sender.clone();
                 let session = thread::Builder::new().name(format!("host {at}")).stack_size(STACK);
                 let run = move || {
                     delivery.run(connector, mailbox, &|report| {
@@ -88,128 +89,123 @@ pub fn run(deliveries: Vec<Delivery>, connector: &Connector, lead: &mut dyn Lead
                     });
                 };
                 if let Err(error) = session.spawn_scoped(scope, run) {
-                    let end = End::NotReached(SessionError::Lost(format!("no thread for it: {error}")));
-                    let _ = pacer.send((at, Report::Ended(end)));
+                    let end = End::NotReached(SessionError::Here(format!("no thread for it: {error}")));
+                    let _ = sender.send((at, Report::Ended(end)));
                 }
             }
         });
-        let state = if at_once { State::Activated } else { State::Preparing };
         let mut fleet = Fleet {
-            states: vec![state; count],
+            decision,
             ends: (0..count).map(|_| None).collect(),
+            went_well: vec![true; count],
+            reverted: vec![false; count],
             orders,
             lead,
-            awaits_verdict,
-            called_off: false,
         };
-        while fleet.states.iter().any(|state| *state != State::Ended) {
+        while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
                 Ok((at, report)) => fleet.take(at, report),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if connector.interrupted.load(Ordering::Relaxed) {
-                fleet.call_off();
+                let steps = fleet.decision.interrupt();
+                fleet.carry_out(steps);
             }
         }
-        fleet.ends
+        fleet.conclusions()
     })
 }
 
 struct Fleet<'a> {
-    states: Vec<State>,
+    decision: Decision,
     ends: Vec<Option<End>>,
+    /// Whose connection was never lost: they have not gone back by themselves.
+    went_well: Vec<bool>,
+    reverted: Vec<bool>,
     orders: Vec<Orders>,
     lead: &'a mut dyn Lead,
-    awaits_verdict: bool,
-    called_off: bool,
 }
 
 impl Fleet<'_> {
     fn take(&mut self, at: usize, report: Report) {
         self.lead.heard(at, &report);
-        match report {
-            Report::NeedFull => match self.lead.full_pack(at) {
-                Ok((pack, large)) => self.orders[at].give(Order::Full { pack, large }),
-                Err(why) => {
-                    self.ends[at] = Some(End::NotReached(SessionError::Agent(why)));
-                    self.orders[at].give(Order::Send(Request::Cancel));
+        let heard = match report {
+            Report::NeedFull => {
+                match self.lead.full_pack(at) {
+                    Ok((pack, large)) => self.orders[at].give(Order::Full { pack, large }),
+                    Err(why) => self.give_up(at, why),
                 }
-            },
-            Report::Prepared => {
-                self.states[at] = State::Prepared;
-                if self.called_off {
-                    self.orders[at].give(Order::Send(Request::Cancel));
+                return;
+            }
+            Report::Prepared => Heard::Prepared,
+            Report::Healthy => Heard::Healthy,
+            Report::Lost => {
+                self.went_well[at] = false;
+                Heard::Lost
+            }
+            Report::Ended(end) => Heard::Ended(self.ended(at, end)),
+            Report::Stage(_) | Report::Hello(_) | Report::Phase(_) | Report::Note(_) | Report::Busy(_) => return,
+        };
+        let steps = self.decision.hear(at, heard);
+        self.carry_out(steps);
+    }
+
+    fn carry_out(&mut self, steps: Vec<(usize, Step)>) {
+        for (at, step) in steps {
+            let request = match step {
+                Step::Note => {
+                    match self.lead.permit(at) {
+                        Ok(()) => {
+                            let steps = self.decision.hear(at, Heard::Noted);
+                            self.carry_out(steps);
+                        }
+                        Err(why) => self.give_up(at, why),
+                    }
+                    continue;
                 }
-                self.activate_if_all_are_prepared();
-            }
-            Report::Healthy => {
-                self.states[at] = State::Healthy;
-                self.keep_if_all_are_healthy();
-            }
-            Report::Ended(end) => self.ended(at, end),
-            Report::Stage(_) | Report::Hello(_) | Report::Phase(_) | Report::Note(_) => {}
+                Step::Activate => Request::Activate,
+                Step::Cancel => Request::Cancel,
+                Step::Keep => Request::Keep,
+                Step::Revert => {
+                    self.reverted[at] = self.went_well[at];
+                    Request::Revert
+                }
+                Step::Release => Request::Release,
+            };
+            self.orders[at].give(Order::Send(request));
         }
     }
 
-    fn activate_if_all_are_prepared(&mut self) {
-        if self.called_off || self.states.iter().any(|state| *state != State::Prepared) {
-            return;
-        }
-        for at in 0..self.states.len() {
-            if let Err(why) = self.lead.permit(at) {
-                self.ends[at] = Some(End::NotReached(SessionError::Agent(why)));
-                return self.call_off();
-            }
-        }
-        for (state, orders) in self.states.iter_mut().zip(&self.orders) {
-            *state = State::Activated;
-            orders.give(Order::Send(Request::Activate));
-        }
+    /// Something on this side keeps the host from being deployed to.
+    fn give_up(&mut self, at: usize, why: String) {
+        self.orders[at].give(Order::Send(Request::Cancel));
+        let steps = self.decision.hear(at, Heard::Ended(Ending::Failed));
+        self.ends[at].get_or_insert(End::NotReached(SessionError::Here(why)));
+        self.carry_out(steps);
     }
 
-    fn keep_if_all_are_healthy(&mut self) {
-        if self.states.iter().all(|state| *state == State::Healthy) {
-            self.orders.iter().for_each(|orders| orders.give(Order::Send(Request::Keep)));
-        } else if self.called_off {
-            self.revert_all();
-        }
-    }
-
-    /// One failure before the barrier means that nobody goes on; after it, with a common verdict, that all go back.
-    fn ended(&mut self, at: usize, end: End) {
-        let was = std::mem::replace(&mut self.states[at], State::Ended);
+    fn ended(&mut self, at: usize, end: End) -> Ending {
+        let ending = match &end {
+            End::Outcome(Outcome::Done { .. }) => Ending::Done,
+            End::NotReached(error) if error.is_unreachable() => Ending::Unreachable,
+            End::Outcome(_) | End::NotReached(_) | End::Unknown(_) => Ending::Failed,
+        };
         // What was noted first is the reason; what the host said to our cancelling is not.
-        if self.ends[at].is_none() && !(self.called_off && is_cancelled(&end)) {
+        let is_answer = self.decision.is_called_off() && matches!(end, End::Outcome(Outcome::Cancelled));
+        if self.ends[at].is_none() && !is_answer {
             self.ends[at] = Some(end);
         }
-        if was == State::Preparing || was == State::Prepared {
-            self.call_off();
-        } else if self.awaits_verdict && was == State::Activated {
-            self.called_off = true;
-            self.revert_all();
-        }
+        ending
     }
 
-    /// Tell everybody who has not been allowed to go on that they will not be.
-    fn call_off(&mut self) {
-        if std::mem::replace(&mut self.called_off, true) {
-            return;
-        }
-        for orders in &self.orders {
-            orders.give(Order::Send(Request::Cancel));
-        }
+    fn conclusions(self) -> Vec<Conclusion> {
+        let conclude = |(at, end)| match end {
+            Some(End::NotReached(error)) if self.decision.is_skipped(at) => Conclusion::Skipped(error),
+            Some(end) if self.reverted[at] => Conclusion::Reverted(end),
+            Some(end) => Conclusion::Ended(end),
+            None => Conclusion::NotAttempted,
+        };
+        self.ends.into_iter().enumerate().map(conclude).collect()
     }
-
-    fn revert_all(&mut self) {
-        for (state, orders) in self.states.iter().zip(&self.orders) {
-            if *state == State::Healthy {
-                orders.give(Order::Send(Request::Revert));
-            }
-        }
-    }
-}
-
-fn is_cancelled(end: &End) -> bool {
-    matches!(end, End::Outcome(deptool_agent::outcome::Outcome::Cancelled))
 }

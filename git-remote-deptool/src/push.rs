@@ -2,41 +2,42 @@
 //!
 //! ```text
 //! batch ▸ request (which branch, which commit) ▸ consider each host (lease, ancestry, plan)
-//!       ▸ deliver to all that are affected ▸ conclude for each (tracking ref, mark) ▸ report
+//!       ▸ deploy to all that are affected ▸ conclude for each (tracking ref, mark) ▸ report
 //! ```
 //!
 //! A ref is *ok* only when every host that the change affects has said that it is durable there.
 
+pub mod account;
 mod conclude;
 mod consider;
+mod deploy;
+mod hosts;
 
 use std::sync::Arc;
 
+use account::{Fate, HostReport};
+use consider::Considered;
 use deptool_agent::{
-    host::store::pack::PackWriter,
-    id::{CommitId, DeploymentId},
+    id::CommitId,
     name::{ClusterName, HostName},
     plan::HostPlan,
-    wire::{Deploy, Expected, Go, Target as Goal, Verdict},
+    wire::{Expected, Target as Goal},
 };
 use gix::bstr::{BStr, ByteSlice};
+pub use hosts::of_tree as hosts_of_tree;
 
 use crate::{
-    cluster::{HostRemote, Settings, Target},
-    delivery::{Delivery, Report as Progress},
-    fleet::{self, FullPack, Lead},
-    git::Repo,
+    cluster::{HostRemote, Target},
     helper::{
         Options, Outcome, PushBatch, PushCommand, Report, Source,
         batch::{Ancestry, Destination, Tags},
-        options::{Atomicity, Run},
+        options::Run,
         report::Update,
+        serve::chain,
     },
-    pack::{self, Base},
     remote::{Remote, RemoteError},
     render,
-    tracking::{Attempt, HostFacts, HostLock, Tracked},
-    transport::Stage,
+    tracking::{HostLock, Tracked},
 };
 
 /// What is asked for, once for all hosts.
@@ -49,6 +50,27 @@ pub(crate) struct Request<'a> {
     pub options: &'a Options,
     /// Whether the push is to one host by name, not to a group.
     pub is_single: bool,
+}
+
+impl Request<'_> {
+    /// A report on a host that nothing was done for yet.
+    fn report(&self, host: &HostName, tracked: Option<Tracked>) -> HostReport {
+        let to = match self.goal {
+            Goal::Commit(id) => Some(id),
+            Goal::Nothing => None,
+        };
+        HostReport {
+            host: host.clone(),
+            cluster: self.cluster.clone(),
+            from: tracked.map(|tracked| tracked.real),
+            to,
+            outcome: Fate::NotAttempted,
+            why: String::new(),
+            details: String::new(),
+            rollback_errors: Vec::new(),
+            actual: None,
+        }
+    }
 }
 
 /// A host that the push affects.
@@ -85,7 +107,7 @@ pub fn push(
                     deployed.extend(hosts);
                     outcome
                 }
-                Err(error) => reject(&crate::helper::serve::chain(&error)),
+                Err(error) => reject(&chain(&error)),
             },
         };
         set(report, command.dst.as_bstr(), outcome);
@@ -109,7 +131,11 @@ fn push_branch(
     name: &BStr,
     options: &Options,
 ) -> Result<(Outcome, Vec<HostName>), RemoteError> {
-    let cluster = ClusterName::parse(name).map_err(|error| RemoteError::Text(error.to_string()))?;
+    let (only, cluster) = match (&remote.target, name.rsplit_once_str("/")) {
+        (Target::Group(..) | Target::All, Some((host, cluster))) => (Some(host.as_bstr()), cluster.as_bstr()),
+        (Target::Host(_), _) | (Target::Group(..) | Target::All, None) => (None, name),
+    };
+    let cluster = ClusterName::parse(cluster).map_err(|error| RemoteError::Text(error.to_string()))?;
     let goal = match &command.src {
         Source::Delete => Goal::Nothing,
         Source::Revision(text) => Goal::Commit(remote.repo.resolve(text.as_bstr())?),
@@ -120,47 +146,25 @@ fn push_branch(
         ancestry: command.ancestry,
         lease: options.leases.get(&command.dst).copied(),
         options,
-        is_single: matches!(remote.target, Target::Host(_)),
+        is_single: only.is_some() || matches!(remote.target, Target::Host(_)),
     };
-    let hosts = hosts_of(remote, &request)?;
+    let hosts = hosts::of(remote, &request, only)?;
     consider::note_ignored(remote, &request)?;
-    let consider::Considered { affected, mut refused } = consider::consider(remote, &request, hosts)?;
-    if request.is_single
-        && let Some((_, outcome)) = refused.pop()
-    {
-        return Ok((outcome, Vec::new()));
-    }
-    if !refused.is_empty() {
-        return Ok((conclude::of_group(remote, &refused), Vec::new()));
-    }
-    if affected.is_empty() {
-        return Ok((Outcome::Unaffected, Vec::new()));
-    }
-    show_plans(remote, options, &affected);
-    match options.run {
-        Run::Dry => Ok((done(&request, &affected), Vec::new())),
-        Run::Real => deploy(remote, &request, affected),
-    }
-}
-
-/// The hosts that the push is for, in the order in which they are locked: the same for everybody.
-fn hosts_of(remote: &Remote, request: &Request<'_>) -> Result<Vec<HostRemote>, RemoteError> {
-    let mut hosts = match (&remote.target, request.goal) {
-        (Target::Host(host), _) => vec![host.clone()],
-        (Target::Group(..) | Target::All, Goal::Nothing) => {
-            let text = "everything is removed only from hosts by name: 'git push <host> :<cluster>'";
-            return Err(RemoteError::Text(text.into()));
+    hosts::note_absent(remote, &request, &hosts)?;
+    let considered = consider::consider(remote, &request, hosts)?;
+    let is_refused = considered.is_refused();
+    let Considered { affected, mut reports } = considered;
+    if is_refused {
+        reports.extend(affected.iter().map(|one| request.report(&one.remote.host, one.tracked)));
+    } else {
+        show_plans(remote, options, &affected);
+        if options.run == Run::Real && !affected.is_empty() {
+            reports.extend(deploy::deploy(remote, &request, &affected)?);
         }
-        (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
-        (Target::All, Goal::Commit(commit)) => hosts_of_tree(&remote.repo, &remote.settings, commit)?,
-    };
-    hosts.sort_by(|a, b| a.host.cmp(&b.host));
-    Ok(hosts)
-}
-
-/// The hosts that `@all` means: the directories of the tree.
-pub fn hosts_of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec<HostRemote>, RemoteError> {
-    repo.hosts(commit)?.iter().map(|host| Ok(settings.host(host)?)).collect()
+    }
+    let deployed = reports.iter().filter(|report| report.outcome == Fate::Done).map(|report| report.host.clone());
+    let deployed = deployed.collect();
+    Ok((conclude::tell(remote, &request, &affected, &reports), deployed))
 }
 
 fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
@@ -186,136 +190,6 @@ fn done(request: &Request<'_>, affected: &[Affected]) -> Outcome {
             Outcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
         }
         _ => Outcome::Done { old: None, new, update: Update::FastForward },
-    }
-}
-
-fn deploy(
-    remote: &Remote,
-    request: &Request<'_>,
-    affected: Vec<Affected>,
-) -> Result<(Outcome, Vec<HostName>), RemoteError> {
-    let many = affected.len() > 1;
-    let (go, verdict) = match (many, request.options.atomicity) {
-        (false, _) => (Go::AtOnce, Verdict::Host),
-        (true, Atomicity::PerHost) => (Go::WhenTold, Verdict::Host),
-        (true, Atomicity::AllOrNothing) => (Go::WhenTold, Verdict::Helper),
-    };
-    let operator = operator(&remote.repo);
-    let mut deliveries = Vec::with_capacity(affected.len());
-    for one in &affected {
-        let (pack, large) = pack_for(remote, request, one, Completeness::Incremental)?;
-        let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
-        let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
-        let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
-        let deploy = Deploy {
-            id,
-            host: one.remote.host.clone(),
-            hostname: is_ssh.then(|| one.remote.host.clone()),
-            cluster: request.cluster.clone(),
-            expected: one.expected,
-            target: request.goal,
-            plan: one.plan.digest(),
-            operator: operator.clone(),
-            go,
-            verdict,
-            confirm: None,
-        };
-        let git_dir = remote.repo.gix().git_dir().to_owned();
-        deliveries.push(Delivery {
-            target: remote.place(&one.remote)?,
-            request: deploy,
-            pack,
-            large,
-            open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
-            is_known: facts.is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
-        });
-    }
-    let connector = remote.connector.clone();
-    let mut leading = Leading { remote, request, affected: &affected };
-    let ends = fleet::run(deliveries, &connector, &mut leading);
-    conclude::conclude(remote, request, affected, ends)
-}
-
-/// Whether a pack may assume what the host should have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Completeness {
-    Incremental,
-    Full,
-}
-
-fn pack_for(
-    remote: &Remote,
-    request: &Request<'_>,
-    one: &Affected,
-    completeness: Completeness,
-) -> Result<FullPack, RemoteError> {
-    let Goal::Commit(target) = request.goal else { return Ok((empty_pack()?, Vec::new())) };
-    let (base, old) = match (completeness, &one.tracked) {
-        (Completeness::Incremental, Some(tracked)) => (Base::HostSubtreeOf(tracked.commit), Some(tracked.commit)),
-        (Completeness::Full, _) | (Completeness::Incremental, None) => (Base::Nothing, None),
-    };
-    let selection = pack::select(remote.repo.gix(), &one.remote.host, base, old, target)?;
-    let mut bytes = Vec::new();
-    pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
-    Ok((bytes, selection.large))
-}
-
-fn empty_pack() -> Result<Vec<u8>, RemoteError> {
-    let written = PackWriter::new(Vec::new(), 0).and_then(PackWriter::finish);
-    written.map(|(bytes, _)| bytes).map_err(|error| RemoteError::Text(error.to_string()))
-}
-
-/// Who deploys: the committer that Git would use, or else the login.
-fn operator(repo: &Repo) -> String {
-    if let Some(Ok(committer)) = repo.gix().committer() {
-        return format!("{} <{}>", committer.name, committer.email);
-    }
-    let name = repo.git().args(["var", "GIT_COMMITTER_IDENT"]).output().ok().filter(|output| output.status.success());
-    let text = name.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    match text.split_once('>') {
-        Some((ident, _)) => format!("{ident}>"),
-        None => "unknown <unknown>".into(),
-    }
-}
-
-/// Leads a fleet on behalf of a push.
-struct Leading<'a> {
-    remote: &'a Remote,
-    request: &'a Request<'a>,
-    affected: &'a [Affected],
-}
-
-impl Lead for Leading<'_> {
-    fn full_pack(&mut self, at: usize) -> Result<FullPack, String> {
-        pack_for(self.remote, self.request, &self.affected[at], Completeness::Full).map_err(|error| error.to_string())
-    }
-
-    fn permit(&mut self, at: usize) -> Result<(), String> {
-        let attempt = match self.request.goal {
-            Goal::Commit(id) => Attempt::Deploy(id),
-            Goal::Nothing => Attempt::Remove,
-        };
-        let host = &self.affected[at].remote.host;
-        self.remote.tracking().unsettle(host, &self.request.cluster, attempt).map_err(|error| error.to_string())
-    }
-
-    fn heard(&mut self, at: usize, report: &Progress) {
-        let host = &self.affected[at].remote;
-        let verbosity = self.request.options.verbosity;
-        match report {
-            Progress::Stage(Stage::Installing { bytes }) if verbosity > 0 => {
-                self.remote.say(&format!("{}: installing the agent ({} KiB)", host.host, bytes / 1024));
-            }
-            Progress::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
-            Progress::Phase(phase) if verbosity > 1 => self.remote.say(&format!("{}: {}", host.host, phase.word())),
-            Progress::Hello(hello) => {
-                // What can't be remembered costs a round trip next time, no more.
-                if let Err(error) = self.remote.heed(host, hello) {
-                    self.remote.say(&format!("{}: {error}", host.host));
-                }
-            }
-            _ => {}
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One remote of one repository: its hosts, how they are reached, what is known of them.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hello};
 
@@ -22,6 +22,8 @@ pub struct Remote {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
+    /// Where what becomes of each host is written for programs: see [`crate::push::account`].
+    pub report: Option<PathBuf>,
 }
 
 /// Why a request of Git's can't be served.

@@ -4,9 +4,11 @@
 //! block the other, and a host that falls silent is noticed.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
@@ -58,13 +60,27 @@ pub enum SessionError {
     /// The agent is there, and does not get on.
     #[error("the host {0}")]
     Idle(&'static str),
+    /// Something on this side: a file that can't be read, say.
+    #[error("{0}")]
+    Here(String),
 }
 
-/// What a session waits for.
+impl SessionError {
+    /// Whether this says that the host can't be reached, and not that it won't do something.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            SessionError::Lost(_) => true,
+            SessionError::Connect(error) => matches!(error, ConnectError::Unreachable(_) | ConnectError::Read { .. }),
+            SessionError::Agent(_) | SessionError::OutOfOrder | SessionError::Idle(_) | SessionError::Here(_) => false,
+        }
+    }
+}
+
+/// What a session waits for. What came over a connection says over which one, the first or a later one.
 enum Arrival {
-    Message(Box<Response>),
+    Message(usize, Box<Response>),
     /// The stream has ended, well or badly.
-    End(Option<FrameError>),
+    End(usize, Option<FrameError>),
     /// Something that our own side wants.
     Order(Order),
 }
@@ -98,22 +114,47 @@ impl Orders {
     }
 }
 
-/// Where a session's messages and orders arrive.
-pub struct Mailbox {
+/// Where a session's messages and orders arrive. When a session is lost another one can take its place, so that no order
+/// gets lost with it. One session at a time takes from it.
+#[derive(Clone)]
+pub struct Mailbox(Arc<Inbox>);
+
+struct Inbox {
     sender: Sender<Arrival>,
-    arrivals: Receiver<Arrival>,
+    arrivals: Mutex<Receiver<Arrival>>,
+    /// How many connections have delivered here.
+    connections: AtomicUsize,
 }
 
 impl Mailbox {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Mailbox {
         let (sender, arrivals) = channel();
-        Mailbox { sender, arrivals }
+        let arrivals = Mutex::new(arrivals);
+        Mailbox(Arc::new(Inbox { sender, arrivals, connections: AtomicUsize::new(0) }))
     }
 
     /// For giving orders to the session that gets this mailbox.
     pub fn orders(&self) -> Orders {
-        Orders(self.sender.clone())
+        Orders(self.0.sender.clone())
+    }
+
+    /// The next order if one comes within `wait`, while there is no session.
+    pub fn order_within(&self, wait: Duration) -> Option<Order> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.arrivals().recv_timeout(left) {
+                Ok(Arrival::Order(order)) => return Some(order),
+                // What a session that has ended left behind.
+                Ok(Arrival::Message(..) | Arrival::End(..)) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Receiver<Arrival>> {
+        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,9 +162,13 @@ impl Mailbox {
 pub struct Session {
     connection: Connection,
     outgoing: Option<Outgoing>,
-    arrivals: Receiver<Arrival>,
-    /// For each message in `arrivals` there is one here.
+    mailbox: Mailbox,
+    /// Which of the mailbox's connections this is.
+    number: usize,
+    /// For each of its messages in the mailbox there is one here.
     unread: Receiver<()>,
+    /// Those that came while a message was waited for.
+    orders: VecDeque<Order>,
     vigil: Vigil,
     spoke: Instant,
     is_local: bool,
@@ -141,17 +186,19 @@ impl Session {
     ) -> Result<(Session, Hello), SessionError> {
         let ahead = ahead.map_or(Ahead::No, Ahead::Yes);
         let Link { connection, outgoing, incoming } = connector.connect(target, &ahead, stage)?;
-        let Mailbox { sender, arrivals } = mailbox;
+        let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);
         let reader = thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
         reader
-            .spawn(move || read(FrameReader::new(incoming), &room, &sender))
-            .map_err(|e| SessionError::Lost(e.to_string()))?;
+            .spawn(move || read(FrameReader::new(incoming), number, &room, &sender))
+            .map_err(|error| SessionError::Here(error.to_string()))?;
         let now = Instant::now();
-        let vigil = Vigil::begin(now);
+        let (vigil, orders) = (Vigil::begin(now), VecDeque::new());
         let is_local = matches!(target, Target::Local(_));
         let outgoing = Some(outgoing);
-        let mut session = Session { connection, outgoing, arrivals, unread, vigil, spoke: now, is_local };
+        let mut session =
+            Session { connection, outgoing, mailbox, number, unread, orders, vigil, spoke: now, is_local };
         match session.receive()? {
             Response::Hello(hello) => Ok((session, *hello)),
             _ => Err(SessionError::OutOfOrder),
@@ -163,7 +210,7 @@ impl Session {
         if *request != Request::Heartbeat {
             self.vigil.asked(Instant::now());
         }
-        let frame = encode(request).map_err(|error| SessionError::Lost(error.to_string()))?;
+        let frame = encode(request).map_err(|error| SessionError::Here(error.to_string()))?;
         self.send_frames(&frame)
     }
 
@@ -185,7 +232,7 @@ impl Session {
         self.send(&Request::Blob { id, size })?;
         let mut chunk = vec![0; CHUNK];
         loop {
-            let count = content.read(&mut chunk).map_err(|error| SessionError::Lost(error.to_string()))?;
+            let count = content.read(&mut chunk).map_err(|error| SessionError::Here(error.to_string()))?;
             if count == 0 {
                 return Ok(());
             }
@@ -193,17 +240,22 @@ impl Session {
         }
     }
 
-    /// The next message, for a session that gets no orders.
+    /// The next message. Orders that come first are kept for [`Session::event`].
     pub fn receive(&mut self) -> Result<Response, SessionError> {
         loop {
-            if let Some(Event::Response(response)) = self.receive_within(HEARTBEAT)? {
-                return Ok(response);
+            match self.receive_within(HEARTBEAT)? {
+                Some(Event::Response(response)) => return Ok(response),
+                Some(Event::Order(order)) => self.orders.push_back(order),
+                None => {}
             }
         }
     }
 
     /// The next message or order.
     pub fn event(&mut self) -> Result<Event, SessionError> {
+        if let Some(order) = self.orders.pop_front() {
+            return Ok(Event::Order(order));
+        }
         loop {
             if let Some(event) = self.receive_within(HEARTBEAT)? {
                 return Ok(event);
@@ -221,9 +273,12 @@ impl Session {
                 self.send(&Request::Heartbeat)?;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.arrivals.recv_timeout(left.min(HEARTBEAT)) {
+            let arrival = self.mailbox.arrivals().recv_timeout(left.min(HEARTBEAT));
+            match arrival {
                 Ok(Arrival::Order(order)) => return Ok(Some(Event::Order(order))),
-                Ok(Arrival::Message(message)) => {
+                // From a connection before this one.
+                Ok(Arrival::Message(number, _) | Arrival::End(number, _)) if number != self.number => {}
+                Ok(Arrival::Message(_, message)) => {
                     let _ = self.unread.try_recv();
                     self.vigil.heard(&message, Instant::now()).map_err(|why| self.give_up(why))?;
                     match safe(*message) {
@@ -232,7 +287,7 @@ impl Session {
                         response => return Ok(Some(Event::Response(response))),
                     }
                 }
-                Ok(Arrival::End(error)) => return Err(self.ended(error)),
+                Ok(Arrival::End(_, error)) => return Err(self.ended(error)),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended(None)),
                 Err(RecvTimeoutError::Timeout) if self.vigil.is_silent(Instant::now()) => {
                     self.connection.stopper().stop();
@@ -327,14 +382,14 @@ impl Vigil {
     }
 }
 
-fn read(mut reader: FrameReader<impl io::Read>, room: &SyncSender<()>, to: &Sender<Arrival>) {
+fn read(mut reader: FrameReader<impl io::Read>, number: usize, room: &SyncSender<()>, to: &Sender<Arrival>) {
     loop {
         let arrival = match reader.receive() {
-            Ok(Some(message)) => Arrival::Message(Box::new(message)),
-            Ok(None) => Arrival::End(None),
-            Err(error) => Arrival::End(Some(error)),
+            Ok(Some(message)) => Arrival::Message(number, Box::new(message)),
+            Ok(None) => Arrival::End(number, None),
+            Err(error) => Arrival::End(number, Some(error)),
         };
-        let is_end = matches!(arrival, Arrival::End(_));
+        let is_end = matches!(arrival, Arrival::End(..));
         // Nobody listens any more when the session was closed.
         if room.send(()).is_err() || to.send(arrival).is_err() || is_end {
             return;
@@ -389,12 +444,12 @@ mod tests {
             }
         }
         let count = Arc::<std::sync::atomic::AtomicUsize>::default();
-        let Mailbox { sender, arrivals } = Mailbox::new();
+        let (sender, arrivals) = channel();
         let (room, unread) = sync_channel(UNREAD);
         let flood = FrameReader::new(Flood(count.clone()));
-        let reader = thread::spawn(move || read(flood, &room, &sender));
+        let reader = thread::spawn(move || read(flood, 1, &room, &sender));
         for taken in 1..100 {
-            assert!(matches!(arrivals.recv().unwrap(), Arrival::Message(_)));
+            assert!(matches!(arrivals.recv().unwrap(), Arrival::Message(..)));
             unread.recv().unwrap();
             assert!(count.load(std::sync::atomic::Ordering::Relaxed) <= taken + UNREAD + 1);
         }

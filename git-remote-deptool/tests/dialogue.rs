@@ -55,7 +55,7 @@ fn a_check_asks_a_host_that_is_up_to_date() {
         assert_eq!(world.asked(), ["offers", "finish"]);
         let check = world.scripted("", &["-c", "push.pushOption=check", "push", "web1", "prod"]);
         assert_eq!(check.status, 0);
-        assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod Check");
+        assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod check");
     });
 }
 
@@ -290,7 +290,7 @@ fn push_options_reach_the_helper_and_a_typo_fails_the_push() {
     each_git(|world| {
         let push = world.push("", &["-o", "check", "web1", "prod"]);
         assert_eq!(push.status, 0, "{push:?}");
-        assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod Check");
+        assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod check");
         let push = world.push("", &["-o", "wave=ü \"2", "web1", "prod~1:refs/heads/qa"]);
         assert_eq!(push.status, 1);
         push.shows("! [remote rejected] prod~1 -> qa (unknown push option 'wave')");

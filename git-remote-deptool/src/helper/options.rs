@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use deptool_agent::text::printable;
 use gix::bstr::{BStr, BString, ByteSlice};
 
+use super::push_option::{PushOptionError, PushOptions, Unreachable};
 use crate::lease::Expected;
 
 /// All options of one dialogue.
@@ -23,8 +24,8 @@ pub struct Options {
     pub atomicity: Atomicity,
     /// `--force-with-lease`: what is expected at a destination.
     pub leases: BTreeMap<BString, Expected>,
-    /// `-o`, in Git's order.
-    pub push_options: Vec<PushOption>,
+    /// All `-o`.
+    pub push_options: PushOptions,
     /// Whether this is a clone.
     pub cloning: bool,
     /// Why nothing may be pushed: an option whose value is wrong.
@@ -58,24 +59,6 @@ pub enum Atomicity {
     AllOrNothing,
 }
 
-/// One `-o`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PushOption {
-    /// Which one.
-    pub name: PushOptionName,
-    /// What follows the `=`.
-    pub value: Option<String>,
-}
-
-/// The push options that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PushOptionName {
-    /// Ask the hosts what they have before anything is decided.
-    Check,
-}
-
-const PUSH_OPTIONS: [(&str, PushOptionName); 1] = [("check", PushOptionName::Check)];
-
 /// The answer to an `option` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
@@ -88,9 +71,12 @@ pub enum Reply {
 /// Why every ref of a push fails: the value of an option.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// Not one of ours.
-    #[error("unknown push option '{0}'")]
-    UnknownPushOption(String),
+    /// `-o`.
+    #[error(transparent)]
+    PushOption(#[from] PushOptionError),
+    /// All or nothing, and yet not all.
+    #[error("a push can't be --atomic and leave out unreachable hosts")]
+    AtomicWithoutSome,
     /// Git's quoting, broken.
     #[error("malformed value of option '{0}'")]
     Malformed(String),
@@ -107,7 +93,7 @@ impl Default for Options {
             run: Run::Real,
             atomicity: Atomicity::PerHost,
             leases: BTreeMap::new(),
-            push_options: Vec::new(),
+            push_options: PushOptions::default(),
             cloning: false,
             refusal: None,
         }
@@ -128,13 +114,12 @@ impl Options {
     }
 
     /// Why nothing may be pushed, if so.
-    pub fn refusal(&self) -> Option<&OptionError> {
-        self.refusal.as_ref()
-    }
-
-    /// The last value given for a push option.
-    pub fn push_option(&self, name: PushOptionName) -> Option<&PushOption> {
-        self.push_options.iter().rev().find(|option| option.name == name)
+    pub fn refusal(&self) -> Option<OptionError> {
+        let leaves_out = self.push_options.unreachable == Unreachable::IsSkipped;
+        match &self.refusal {
+            None if leaves_out && self.atomicity == Atomicity::AllOrNothing => Some(OptionError::AtomicWithoutSome),
+            refusal => refusal.clone(),
+        }
     }
 
     fn try_set(&mut self, name: &BStr, value: &BStr) -> Result<Reply, OptionError> {
@@ -149,7 +134,7 @@ impl Options {
                 let (dst, expected) = cas(name, value)?;
                 self.leases.insert(dst, expected);
             }
-            b"push-option" => self.push_options.push(push_option(name, value)?),
+            b"push-option" => self.push_options.set(&unquote(name, value)?)?,
             // Signing is for a server that keeps certificates; `if-asked` means that we need not ask.
             b"pushcert" => match value.as_bytes() {
                 b"if-asked" | b"false" => (),
@@ -208,27 +193,12 @@ fn cas(name: &BStr, value: &BStr) -> Result<(BString, Expected), OptionError> {
     Ok((dst.into(), expected))
 }
 
-fn push_option(name: &BStr, value: &BStr) -> Result<PushOption, OptionError> {
-    let text = unquote(name, value)?;
-    let (key, value) = match text.split_once_str("=") {
-        Some((key, value)) => (key, Some(value)),
-        None => (&text[..], None),
-    };
-    let unknown = || OptionError::UnknownPushOption(printable(key));
-    let (_, name) = PUSH_OPTIONS.iter().find(|(known, _)| known.as_bytes() == key).ok_or_else(unknown)?;
-    let value = match value.map(|value| value.to_str()) {
-        None => None,
-        Some(Ok(value)) => Some(value.to_owned()),
-        Some(Err(_)) => return Err(OptionError::Malformed(printable(key))),
-    };
-    Ok(PushOption { name: *name, value })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::helper::list::Hearsay;
 
     fn with(lines: &[(&str, &str)]) -> Options {
         let mut options = Options::default();
@@ -246,7 +216,7 @@ mod tests {
             ("dry-run", "true"),
             ("atomic", "true"),
             ("push-option", "check"),
-            ("push-option", "\"check=\\303\\274\""),
+            ("push-option", "\"waves=1,\\062\""),
             ("pushcert", "if-asked"),
             ("object-format", ""),
         ]);
@@ -254,7 +224,8 @@ mod tests {
         assert_eq!(options.progress, Progress::Shown);
         assert_eq!(options.run, Run::Dry);
         assert_eq!(options.atomicity, Atomicity::AllOrNothing);
-        assert_eq!(options.push_option(PushOptionName::Check).unwrap().value.as_deref(), Some("ü"));
+        assert_eq!(options.push_options.hearsay, Hearsay::Doubted);
+        assert_eq!(options.push_options.waves.ends(5), [1, 2, 5]);
         assert_eq!(options.refusal(), None);
     }
 
@@ -280,6 +251,12 @@ mod tests {
         ] {
             assert_eq!(with(&[(name, value)]).refusal().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn all_or_nothing_leaves_nobody_out() {
+        let options = with(&[("push-option", "skip-unreachable"), ("atomic", "true")]);
+        assert_eq!(options.refusal(), Some(OptionError::AtomicWithoutSome));
     }
 
     #[test]

@@ -7,11 +7,16 @@ use deptool_agent::{
     wire::{Deployed, Target as Goal},
 };
 
-use super::{Affected, Request, done, goal_text};
+use super::{
+    Affected, Request,
+    account::{self, Fate, HostReport},
+    done, goal_text,
+};
 use crate::{
     delivery::End,
     fetch,
-    helper::Outcome,
+    fleet::Conclusion,
+    helper::{Outcome, options::Run, serve::chain},
     remote::{Remote, RemoteError},
     render::ago,
     session::SessionError,
@@ -19,59 +24,56 @@ use crate::{
     transport::ConnectError,
 };
 
-/// Note every host's end, and make one outcome of all. Returns the hosts that were deployed to.
+/// Note every host's end: the marks and tracking refs are right after this. Returns what became of each.
 pub(super) fn conclude(
     remote: &Remote,
     request: &Request<'_>,
-    affected: Vec<Affected>,
-    ends: Vec<Option<End>>,
-) -> Result<(Outcome, Vec<HostName>), RemoteError> {
-    let (mut deployed, mut failed, mut called_off) = (Vec::new(), Vec::new(), Vec::new());
-    let outcome = done(request, &affected);
-    for (one, end) in affected.iter().zip(ends) {
-        let host = one.remote.host.clone();
-        let Some(end) = end else {
-            settle(remote, request, one)?;
-            called_off.push(host);
-            continue;
-        };
-        match note(remote, request, one, end)? {
-            None => deployed.push(host),
-            Some(outcome) => failed.push((host, outcome)),
+    affected: &[Affected],
+    conclusions: Vec<Conclusion>,
+) -> Vec<HostReport> {
+    let mut reports = Vec::with_capacity(affected.len());
+    for (one, conclusion) in affected.iter().zip(conclusions) {
+        let mut report = request.report(&one.remote.host, one.tracked);
+        if let Err(error) = note(remote, request, one, conclusion, &mut report) {
+            remote.say(&format!("{}: {}", one.remote.host, chain(&error)));
+            // The mark is still there, so the host is asked before anything else.
+            if report.outcome == Fate::Done {
+                (report.outcome, report.why) = (Fate::Unknown, chain(&error));
+            }
         }
+        reports.push(report);
     }
-    if failed.is_empty() && called_off.is_empty() {
-        return Ok((outcome, deployed));
-    }
-    if failed.is_empty() {
-        return Ok((Outcome::Rejected("interrupted; nothing was changed".into()), deployed));
-    }
-    for host in called_off {
-        remote.say(&format!("{host}: not attempted"));
-    }
-    match failed.pop() {
-        Some((_, outcome)) if request.is_single => Ok((outcome, deployed)),
-        Some(last) => {
-            failed.push(last);
-            Ok((of_group(remote, &failed), deployed))
-        }
-        None => Ok((outcome, deployed)),
-    }
+    reports
 }
 
-/// One outcome for a ref that stands for many hosts.
-pub(super) fn of_group(remote: &Remote, failed: &[(HostName, Outcome)]) -> Outcome {
-    for (host, outcome) in failed {
-        let text = match outcome {
-            Outcome::StaleInfo => "stale info",
-            Outcome::NonFastForward => "non-fast-forward",
-            Outcome::Rejected(text) => text,
-            Outcome::NotAttempted | Outcome::Unaffected | Outcome::Done { .. } => continue,
-        };
-        remote.say(&format!("{host}: {text}"));
+/// What Git is told of a push in which this became of the hosts; says the rest on the terminal.
+pub(super) fn tell(remote: &Remote, request: &Request<'_>, affected: &[Affected], reports: &[HostReport]) -> Outcome {
+    if let Some(path) = &remote.report
+        && request.options.run == Run::Real
+        && let Err(error) = account::append(path, reports)
+    {
+        remote.say(&format!("warning: could not write '{}': {error}", path.display()));
     }
-    let names: Vec<&str> = failed.iter().map(|(host, _)| host.as_str()).collect();
-    Outcome::Rejected(format!("not applied: {} failed", names.join(", ")))
+    let concerned = || reports.iter().filter(|report| report.outcome != Fate::Unaffected);
+    if !request.is_single {
+        for report in concerned().filter(|report| request.options.verbosity > 0 || report.outcome != Fate::Done) {
+            remote.say(&format!("{}: {}", report.host, report.text()));
+        }
+    }
+    if concerned().all(|report| report.outcome == Fate::Done) {
+        return if affected.is_empty() { Outcome::Unaffected } else { done(request, affected) };
+    }
+    if concerned().all(|report| report.outcome == Fate::NotAttempted) {
+        return Outcome::Rejected("interrupted; nothing was changed".into());
+    }
+    match reports {
+        [one] if request.is_single => match one.outcome {
+            Fate::Stale => Outcome::StaleInfo,
+            Fate::NonFastForward => Outcome::NonFastForward,
+            _ => Outcome::Rejected(one.text()),
+        },
+        _ => Outcome::Rejected(account::summary(reports)),
+    }
 }
 
 /// A definite answer was heard, or the host never was told to go on.
@@ -79,44 +81,70 @@ fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), 
     remote.tracking().settle(&one.remote.host, &request.cluster)
 }
 
-/// Note how it ended on one host. `None` if the deployment is done.
-fn note(remote: &Remote, request: &Request<'_>, one: &Affected, end: End) -> Result<Option<Outcome>, RemoteError> {
+/// Note how it ended on one host, here and in `report`.
+fn note(
+    remote: &Remote,
+    request: &Request<'_>,
+    one: &Affected,
+    conclusion: Conclusion,
+    report: &mut HostReport,
+) -> Result<(), RemoteError> {
+    let host = &one.remote.host;
+    let (end, rolled_back) = match conclusion {
+        Conclusion::NotAttempted => return Ok(settle(remote, request, one)?),
+        Conclusion::Skipped(error) => {
+            (report.outcome, report.why) = (Fate::Skipped, not_reached(&error).1);
+            return Ok(settle(remote, request, one)?);
+        }
+        Conclusion::Ended(end) => (end, Fate::RolledBack),
+        Conclusion::Reverted(end) => (end, Fate::Reverted),
+    };
     let outcome = match end {
         End::Outcome(outcome) => outcome,
         End::NotReached(error) => {
-            settle(remote, request, one)?;
-            return Ok(Some(Outcome::Rejected(not_reached(&error))));
+            (report.outcome, report.why) = not_reached(&error);
+            return Ok(settle(remote, request, one)?);
         }
         End::Unknown(error) => {
-            remote.say(&format!("{}: {error}", one.remote.host));
-            return Ok(Some(Outcome::Rejected("outcome unknown; run git fetch".into())));
+            remote.say(&format!("{host}: {error}"));
+            (report.outcome, report.why) = (Fate::Unknown, error.to_string());
+            return Ok(());
         }
     };
-    let rejected = match outcome {
+    (report.outcome, report.why) = match outcome {
         HostOutcome::Done { also_restarted } => {
             for unit in also_restarted {
-                remote.say(&format!("{}: also restarted {unit}", one.remote.host));
+                remote.say(&format!("{host}: also restarted {unit}"));
             }
+            report.outcome = Fate::Done;
             move_tracking_ref(remote, request, one)?;
-            settle(remote, request, one)?;
-            return Ok(None);
+            (Fate::Done, String::new())
         }
         HostOutcome::Stale { actual } => {
             settle(remote, request, one)?;
-            return Ok(Some(stale(remote, request, one, actual)));
+            report.actual = actual;
+            (Fate::Stale, stale(remote, request, one, report.actual.as_ref()))
         }
         HostOutcome::Busy(holder) => {
-            format!("locked by {} since {} ({})", holder.by, ago(now() - holder.since), holder.phase.word())
+            let since = ago(now() - holder.since);
+            (Fate::Busy, format!("locked by {} since {since} ({})", holder.by, holder.phase.word()))
         }
         HostOutcome::Refused { why, details } => {
-            say_details(remote, &one.remote.host, &details);
-            why
+            say_details(remote, host, &details);
+            report.details = details;
+            (Fate::Refused, why)
         }
-        HostOutcome::Cancelled => "interrupted; nothing was changed".into(),
-        HostOutcome::RolledBack(failure) => rolled_back(remote, &one.remote.host, failure),
+        HostOutcome::Cancelled => (Fate::Cancelled, String::new()),
+        HostOutcome::RolledBack(Failure { why, details, rollback_errors }) => {
+            say_details(remote, host, &details);
+            for error in &rollback_errors {
+                remote.say(&format!("{host}: while rolling back: {error}"));
+            }
+            (report.details, report.rollback_errors) = (details, rollback_errors);
+            (rolled_back, why)
+        }
     };
-    settle(remote, request, one)?;
-    Ok(Some(Outcome::Rejected(rejected)))
+    Ok(settle(remote, request, one)?)
 }
 
 fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
@@ -133,20 +161,20 @@ fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> 
 }
 
 /// Somebody else deployed: say who, and learn what runs there now, so that the next plan is right.
-fn stale(remote: &Remote, request: &Request<'_>, one: &Affected, actual: Option<Deployed>) -> Outcome {
+fn stale(remote: &Remote, request: &Request<'_>, one: &Affected, actual: Option<&Deployed>) -> String {
     let host = &one.remote.host;
-    match actual {
+    let why = match actual {
         Some(Deployed { commit, by, when, .. }) => {
-            let since = ago(now() - when);
-            remote.say(&format!("{host}: {by} deployed {} {since} ago; nothing was changed", commit.short()));
+            format!("{by} deployed {} {} ago; nothing was changed", commit.short(), ago(now() - when))
         }
-        None => remote.say(&format!("{host}: nothing is deployed there any more; nothing was changed")),
-    }
+        None => "nothing is deployed there any more; nothing was changed".into(),
+    };
+    remote.say(&format!("{host}: {why}"));
     // The push has failed either way: what can't be brought home now is brought home by the next fetch.
     if let Err(error) = fetch::hear(remote, &one.remote, request.options.verbosity) {
-        remote.say(&format!("{host}: {}", crate::helper::serve::chain(&error)));
+        remote.say(&format!("{host}: {}", chain(&error)));
     }
-    Outcome::StaleInfo
+    why
 }
 
 fn say_details(remote: &Remote, host: &HostName, details: &str) {
@@ -155,24 +183,14 @@ fn say_details(remote: &Remote, host: &HostName, details: &str) {
     }
 }
 
-fn rolled_back(remote: &Remote, host: &HostName, failure: Failure) -> String {
-    let Failure { why, details, rollback_errors } = failure;
-    say_details(remote, host, &details);
-    for error in &rollback_errors {
-        remote.say(&format!("{host}: while rolling back: {error}"));
-    }
-    if rollback_errors.is_empty() {
-        format!("rolled back: {why}")
-    } else {
-        format!("rolled back, not completely: {why}")
-    }
-}
-
-fn not_reached(error: &SessionError) -> String {
+/// What an error means that came before the host was told to go on.
+pub(super) fn not_reached(error: &SessionError) -> (Fate, String) {
     match error {
-        SessionError::Connect(ConnectError::Interrupted) => "interrupted; nothing was changed".into(),
-        SessionError::Connect(error) => crate::helper::serve::chain(error),
-        SessionError::Lost(why) => format!("unreachable: {why}"),
-        SessionError::Agent(_) | SessionError::OutOfOrder | SessionError::Idle(_) => error.to_string(),
+        SessionError::Connect(ConnectError::Interrupted) => (Fate::Cancelled, String::new()),
+        SessionError::Connect(ConnectError::Unreachable(why)) | SessionError::Lost(why) => {
+            (Fate::Unreachable, why.clone())
+        }
+        error if error.is_unreachable() => (Fate::Unreachable, chain(error)),
+        error => (Fate::Refused, chain(error)),
     }
 }

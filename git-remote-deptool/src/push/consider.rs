@@ -1,27 +1,43 @@
 //! What a push means for each host, decided before anything is sent. Connects only to hosts that are in doubt.
 
-use deptool_agent::{name::HostName, text::printable, tree::entries, wire::Target as Goal};
+use deptool_agent::{text::printable, tree::entries, wire::Target as Goal};
 use gix::objs::tree::EntryKind;
 
-use super::{Affected, Request};
+use super::{
+    Affected, Request,
+    account::{Fate, HostReport},
+    conclude::not_reached,
+    hosts,
+};
 use crate::{
     cluster::HostRemote,
-    cluster_plan::{Change, Fate, Intent, Planner, Refusal, Scope},
+    cluster_plan::{Change, Fate as Planned, Intent, Planner, Refusal, Scope},
     fetch,
-    helper::{
-        Outcome,
-        list::Hearsay,
-        options::{PushOptionName, Run},
-    },
+    helper::{list::Hearsay, options::Run, push_option::Unreachable, serve::chain},
     remote::{Remote, RemoteError},
     tracking::{HostLock, Known},
 };
 
-/// What came of it. Hosts whose directories stay the same are in neither.
+/// Why a host is not deployed to.
+type Reason = (Fate, String);
+
+/// What came of it.
 #[derive(Default)]
 pub(super) struct Considered {
     pub affected: Vec<Affected>,
-    pub refused: Vec<(HostName, Outcome)>,
+    /// Of all others.
+    pub reports: Vec<HostReport>,
+}
+
+impl Considered {
+    fn add(&mut self, request: &Request<'_>, host: &HostRemote, (outcome, why): Reason) {
+        self.reports.push(HostReport { outcome, why, ..request.report(&host.host, None) });
+    }
+
+    /// Whether there is a host because of which nothing is tried anywhere.
+    pub fn is_refused(&self) -> bool {
+        self.reports.iter().any(|report| !matches!(report.outcome, Fate::Unaffected | Fate::Skipped))
+    }
 }
 
 /// What the push means for `hosts`.
@@ -30,11 +46,7 @@ pub(super) fn consider(
     request: &Request<'_>,
     hosts: Vec<HostRemote>,
 ) -> Result<Considered, RemoteError> {
-    let mut locked: Vec<(HostRemote, HostLock)> = Vec::with_capacity(hosts.len());
-    for host in hosts {
-        let lock = remote.lock(&host)?;
-        locked.push((host, lock));
-    }
+    let mut locked = hosts::lock(remote, hosts)?;
     let mut considered = Considered::default();
     let mut known = remote.tracking().known(&of(&locked))?;
     if request.options.run == Run::Real {
@@ -42,11 +54,15 @@ pub(super) fn consider(
         if !asked.is_empty() {
             known = remote.tracking().known(&of(&locked))?;
         }
-        for at in asked {
-            if !known[at].unsettled.is_empty() {
-                let host = &locked[at].0.host;
-                let text = format!("an earlier deployment to '{host}' is still under way");
-                considered.refused.push((host.clone(), Outcome::Rejected(text)));
+        for (at, failed) in asked.into_iter().rev() {
+            let failed = failed.or_else(|| {
+                let text = || format!("an earlier deployment to '{}' is still under way", locked[at].0.host);
+                (!known[at].unsettled.is_empty()).then(|| (Fate::Refused, text()))
+            });
+            if let Some(why) = failed {
+                let (host, _lock) = locked.remove(at);
+                known.remove(at);
+                considered.add(request, &host, why);
             }
         }
     }
@@ -59,15 +75,13 @@ pub(super) fn consider(
     };
     let pairs: Vec<(&HostRemote, &Known)> = locked.iter().map(|(host, _)| host).zip(&known).collect();
     let fates = Planner::new(&remote.repo, intent)?.fates(&pairs);
-    let is_refused = |host: &HostRemote, refused: &[(HostName, _)]| refused.iter().any(|(name, _)| *name == host.host);
     for ((host, lock), fate) in locked.into_iter().zip(fates) {
         match fate {
-            _ if is_refused(&host, &considered.refused) => {}
-            Fate::Affected(change) => considered.affected.push(affected(remote, host, *change, lock)),
-            Fate::Unaffected => {}
-            Fate::Refused(refusal) => {
-                let outcome = outcome(remote, request, &host, refusal);
-                considered.refused.push((host.host, outcome));
+            Planned::Affected(change) => considered.affected.push(affected(remote, host, *change, lock)),
+            Planned::Unaffected => considered.add(request, &host, (Fate::Unaffected, String::new())),
+            Planned::Refused(refusal) => {
+                let why = refused(remote, request, &host, refusal);
+                considered.add(request, &host, why);
             }
         }
     }
@@ -78,26 +92,38 @@ fn of(locked: &[(HostRemote, HostLock)]) -> Vec<&HostRemote> {
     locked.iter().map(|(host, _)| host).collect()
 }
 
-/// Ask the hosts that are in doubt, or all if the push asks first. Returns which were asked.
+/// Ask the hosts that are in doubt, or all if the push asks first. Returns which were asked, and why one could not be.
 fn ask(
     remote: &Remote,
     request: &Request<'_>,
     locked: &[(HostRemote, HostLock)],
     known: &[Known],
-) -> Result<Vec<usize>, RemoteError> {
+) -> Result<Vec<(usize, Option<Reason>)>, RemoteError> {
     let mut asked = Vec::new();
     for (at, ((host, _), known)) in locked.iter().zip(known).enumerate() {
-        if !known.unsettled.is_empty() || asks_first(remote, request) {
-            fetch::hear(remote, host, request.options.verbosity)?;
-            asked.push(at);
+        if known.unsettled.is_empty() && !asks_first(remote, request) {
+            continue;
         }
+        let failed = match fetch::hear(remote, host, request.options.verbosity) {
+            Ok(_) => None,
+            Err(RemoteError::Session { source, .. }) => Some(match not_reached(&source) {
+                (Fate::Unreachable, why) if request.options.push_options.unreachable == Unreachable::IsSkipped => {
+                    (Fate::Skipped, why)
+                }
+                other => other,
+            }),
+            // What is wrong with one of many says which one.
+            Err(error) if !request.is_single => Some((Fate::Refused, chain(&error))),
+            Err(error) => return Err(error),
+        };
+        asked.push((at, failed));
     }
     Ok(asked)
 }
 
 /// Whether hosts are asked what they run before anything is decided: `push.pushOption = check`, or `-o check`.
 fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
-    remote.settings.hearsay == Hearsay::Doubted || request.options.push_option(PushOptionName::Check).is_some()
+    remote.settings.hearsay == Hearsay::Doubted || request.options.push_options.hearsay == Hearsay::Doubted
 }
 
 fn affected(remote: &Remote, host: HostRemote, change: Change, lock: HostLock) -> Affected {
@@ -108,10 +134,10 @@ fn affected(remote: &Remote, host: HostRemote, change: Change, lock: HostLock) -
     Affected { remote: host, tracked, expected, plan, update, _lock: lock }
 }
 
-/// What Git is told of a host that the push can't go to.
-fn outcome(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: Refusal) -> Outcome {
+/// Why the push can't go to a host.
+fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: Refusal) -> Reason {
     match refusal {
-        Refusal::Stale => Outcome::StaleInfo,
+        Refusal::Stale => (Fate::Stale, String::new()),
         Refusal::NonFastForward { missing } => {
             if let Some(missing) = missing {
                 remote.say(&format!(
@@ -120,11 +146,11 @@ fn outcome(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: R
                     missing.short()
                 ));
             }
-            Outcome::NonFastForward
+            (Fate::NonFastForward, String::new())
         }
         // Of a group, the host is named anyway.
-        Refusal::Unfit(why) if request.is_single => Outcome::Rejected(format!("{}: {why}", host.host)),
-        Refusal::Unfit(why) | Refusal::Other(why) => Outcome::Rejected(why),
+        Refusal::Unfit(why) if request.is_single => (Fate::Refused, format!("{}: {why}", host.host)),
+        Refusal::Unfit(why) | Refusal::Other(why) => (Fate::Refused, why),
     }
 }
 

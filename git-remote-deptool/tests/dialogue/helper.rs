@@ -225,11 +225,8 @@ fn described(command: &PushCommand, options: &Options) -> String {
             Expected::At(id) => line.push_str(&format!(" lease={dst}:{id}")),
         }
     }
-    for option in &options.push_options {
-        line.push_str(&format!(" {:?}", option.name));
-        if let Some(value) = &option.value {
-            line.push_str(&format!("={value}"));
-        }
+    if options.push_options.hearsay == list::Hearsay::Doubted {
+        line.push_str(" check");
     }
     line
 }

@@ -1,0 +1,287 @@
+//! Who may go on, and when. Pure: what was heard of the hosts goes in, what to tell them comes out.
+//!
+//! ```text
+//! all are prepared ▸ wave 1 ▸ wave 2 … ▸ all are healthy: keep ▸ all have kept: release     with --atomic
+//!                  ▸ wave 1 ▸ wave 2 … ▸ all are done                                       without
+//! ```
+//!
+//! What may be relied on:
+//!
+//! - Nobody is told to activate before everybody is prepared, or was left out because it can't be reached.
+//! - A wave begins when everybody before it has ended well: is done, or with `--atomic` is healthy.
+//! - After the first failure nobody is told to activate. With `--atomic` those who have are told to go back, unless all
+//!   have been released.
+//! - What hosts say out of turn changes nothing.
+
+use crate::helper::{
+    options::Atomicity,
+    push_option::{Unreachable, Waves},
+};
+
+/// What a push asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    pub atomicity: Atomicity,
+    pub unreachable: Unreachable,
+    pub waves: Waves,
+}
+
+/// What was heard of one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    Prepared,
+    /// On this side: it is durable here that the host may activate.
+    Noted,
+    /// It is activated and settled, and waits for the verdict.
+    Healthy,
+    /// The verdict is durable there; it can still go back.
+    Kept,
+    /// The connection was lost after it was told to activate. It is being asked on another one.
+    Lost,
+    Ended(Ending),
+}
+
+/// How it ended on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Done,
+    /// It was never told to activate, because it can't be reached.
+    Unreachable,
+    /// Anything else, known or not.
+    Failed,
+}
+
+/// What to do for one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// On this side: make durable that it may activate.
+    Note,
+    Activate,
+    Cancel,
+    Keep,
+    Revert,
+    Release,
+}
+
+/// What has been decided so far.
+#[derive(Debug)]
+pub struct Decision {
+    rules: Rules,
+    states: Vec<State>,
+    course: Course,
+}
+
+/// Where one host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Preparing,
+    Prepared,
+    Noting,
+    Noted,
+    /// It was told to activate.
+    Active,
+    Healthy,
+    Kept,
+    Lost,
+    /// It was left out.
+    Skipped,
+    Ended(Ending),
+}
+
+/// Where all of them are.
+#[derive(Debug)]
+enum Course {
+    Preparing,
+    Waves(Order),
+    /// All were told to keep it.
+    Keeping(Order),
+    /// Nobody is given leave any more: all were released, or something failed.
+    Over,
+}
+
+/// Who goes when.
+#[derive(Debug)]
+struct Order {
+    hosts: Vec<usize>,
+    /// How many of them have gone after each wave.
+    ends: Vec<usize>,
+    /// The wave that is under way.
+    wave: usize,
+}
+
+impl Order {
+    fn wave(&self) -> &[usize] {
+        let begin = self.wave.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.hosts[begin..self.ends[self.wave]]
+    }
+
+    fn gone(&self) -> &[usize] {
+        &self.hosts[..self.ends[self.wave]]
+    }
+
+    fn is_last_wave(&self) -> bool {
+        self.wave + 1 == self.ends.len()
+    }
+}
+
+type Steps = Vec<(usize, Step)>;
+
+impl Decision {
+    /// So many hosts, all of which are preparing.
+    pub fn new(hosts: usize, rules: Rules) -> Decision {
+        Decision { rules, states: vec![State::Preparing; hosts], course: Course::Preparing }
+    }
+
+    /// One host, which has leave to activate as soon as it is prepared: there is nobody to wait for.
+    pub fn at_once(unreachable: Unreachable) -> Decision {
+        let order = Order { hosts: vec![0], ends: vec![1], wave: 0 };
+        let rules = Rules { atomicity: Atomicity::PerHost, unreachable, waves: Waves::default() };
+        Decision { rules, states: vec![State::Active], course: Course::Waves(order) }
+    }
+
+    /// Whether nothing more will be heard of any host.
+    pub fn is_over(&self) -> bool {
+        self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
+    }
+
+    /// Whether the host was left out.
+    pub fn is_skipped(&self, at: usize) -> bool {
+        self.states[at] == State::Skipped
+    }
+
+    /// Whether nobody is given leave any more.
+    pub fn is_called_off(&self) -> bool {
+        matches!(self.course, Course::Over)
+    }
+
+    /// Take in what was heard of a host, and say what follows.
+    pub fn hear(&mut self, at: usize, heard: Heard) -> Steps {
+        let is_keeping = matches!(self.course, Course::Keeping(_));
+        let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
+        let skips = is_before_barrier && self.rules.unreachable == Unreachable::IsSkipped;
+        self.states[at] = match (self.states[at], heard) {
+            (State::Skipped | State::Ended(_), _) => return Vec::new(),
+            (_, Heard::Ended(Ending::Unreachable)) if skips => State::Skipped,
+            (_, Heard::Ended(ending)) => State::Ended(ending),
+            (State::Preparing, Heard::Prepared) => State::Prepared,
+            (State::Noting, Heard::Noted) => State::Noted,
+            (State::Active, Heard::Healthy) => State::Healthy,
+            (State::Active | State::Healthy | State::Lost, Heard::Kept) if is_keeping => State::Kept,
+            (State::Active | State::Healthy, Heard::Lost) => State::Lost,
+            (_, Heard::Prepared | Heard::Noted | Heard::Healthy | Heard::Kept | Heard::Lost) => return Vec::new(),
+        };
+        self.advance()
+    }
+
+    /// The operator wants to stop.
+    pub fn interrupt(&mut self) -> Steps {
+        match (&self.course, self.rules.atomicity) {
+            // All are healthy: it is a matter of milliseconds, and going back could leave a mix.
+            (Course::Keeping(_) | Course::Over, _) => Vec::new(),
+            (Course::Preparing, _) | (Course::Waves(_), Atomicity::AllOrNothing) => self.stop(),
+            (Course::Waves(_), Atomicity::PerHost) => {
+                let mut steps = self.stop();
+                // One that has not begun yet, although it may, still listens.
+                steps.extend(self.those(|state| state == State::Active).map(|at| (at, Step::Cancel)));
+                steps
+            }
+        }
+    }
+
+    fn those(&self, wanted: impl Fn(State) -> bool) -> impl Iterator<Item = usize> {
+        self.states.iter().enumerate().filter(move |(_, state)| wanted(**state)).map(|(at, _)| at)
+    }
+
+    fn advance(&mut self) -> Steps {
+        if self.has_failed() {
+            return self.stop();
+        }
+        match &mut self.course {
+            Course::Over => Vec::new(),
+            Course::Preparing if self.states.contains(&State::Preparing) => Vec::new(),
+            Course::Preparing => {
+                let hosts: Vec<usize> = self.those(|state| state == State::Prepared).collect();
+                if hosts.is_empty() {
+                    self.course = Course::Over;
+                    return Vec::new();
+                }
+                let ends = self.rules.waves.ends(hosts.len());
+                let order = Order { hosts, ends, wave: 0 };
+                let steps = order_all(&mut self.states, order.wave(), State::Noting, Step::Note);
+                self.course = Course::Waves(order);
+                steps
+            }
+            Course::Waves(order) if order.wave().iter().all(|at| self.states[*at] == State::Noted) => {
+                order_all(&mut self.states, order.wave(), State::Active, Step::Activate)
+            }
+            Course::Waves(order) => {
+                let good = match self.rules.atomicity {
+                    Atomicity::PerHost => State::Ended(Ending::Done),
+                    Atomicity::AllOrNothing => State::Healthy,
+                };
+                if !order.gone().iter().all(|at| self.states[*at] == good) {
+                    return Vec::new();
+                }
+                if !order.is_last_wave() {
+                    order.wave += 1;
+                    return order_all(&mut self.states, order.wave(), State::Noting, Step::Note);
+                }
+                if self.rules.atomicity == Atomicity::PerHost {
+                    self.course = Course::Over;
+                    return Vec::new();
+                }
+                let steps = order.gone().iter().map(|at| (*at, Step::Keep)).collect();
+                let order = std::mem::replace(order, Order { hosts: Vec::new(), ends: Vec::new(), wave: 0 });
+                self.course = Course::Keeping(order);
+                steps
+            }
+            Course::Keeping(order) => {
+                let has_kept = |state| matches!(state, State::Kept | State::Ended(Ending::Done));
+                if !order.hosts.iter().all(|at| has_kept(self.states[*at])) {
+                    return Vec::new();
+                }
+                self.course = Course::Over;
+                self.those(|state| state == State::Kept).map(|at| (at, Step::Release)).collect()
+            }
+        }
+    }
+
+    /// Whether what was last heard is a failure where all of them are.
+    fn has_failed(&self) -> bool {
+        let is_atomic = self.rules.atomicity == Atomicity::AllOrNothing;
+        self.states.iter().any(|state| match (state, &self.course) {
+            (State::Ended(Ending::Done), Course::Waves(_)) => is_atomic,
+            (State::Ended(Ending::Done), Course::Preparing) => true,
+            (State::Ended(Ending::Failed | Ending::Unreachable), _) => true,
+            // It goes back by itself.
+            (State::Lost, Course::Waves(_)) => is_atomic,
+            _ => false,
+        })
+    }
+
+    fn stop(&mut self) -> Steps {
+        if matches!(std::mem::replace(&mut self.course, Course::Over), Course::Over) {
+            return Vec::new();
+        }
+        let step = |state: &State| match (state, self.rules.atomicity) {
+            (State::Preparing | State::Prepared | State::Noting | State::Noted, _) => Some(Step::Cancel),
+            (State::Active | State::Healthy | State::Kept | State::Lost, Atomicity::AllOrNothing) => Some(Step::Revert),
+            (State::Active | State::Healthy | State::Kept | State::Lost, Atomicity::PerHost) => None,
+            (State::Skipped | State::Ended(_), _) => None,
+        };
+        self.states.iter().enumerate().filter_map(|(at, state)| Some((at, step(state)?))).collect()
+    }
+}
+
+fn order_all(states: &mut [State], hosts: &[usize], state: State, step: Step) -> Steps {
+    hosts
+        .iter()
+        .map(|at| {
+            states[*at] = state;
+            (*at, step)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! What became of each host: for programs as JSON, for people as text. Pure, but for [`append`].
+
+use std::{fs::File, io, io::Write as _, path::Path};
+
+use deptool_agent::{
+    id::CommitId,
+    name::{ClusterName, HostName},
+    wire::Deployed,
+};
+use serde::{Deserialize, Serialize};
+
+/// So many hosts are named in a line, the others are counted.
+const NAMED: usize = 8;
+
+/// What became of one host of a push. Every text is safe to show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    pub host: HostName,
+    pub cluster: ClusterName,
+    /// What the host was last heard to run before; `None` if nothing.
+    pub from: Option<CommitId>,
+    /// What was to be deployed; `None` if everything was to be removed.
+    pub to: Option<CommitId>,
+    pub outcome: Fate,
+    /// One line; empty where the outcome says it all.
+    pub why: String,
+    /// More of it, several lines; may be empty.
+    pub details: String,
+    /// What went wrong while rolling back: where this is not empty the host is not as it was.
+    pub rollback_errors: Vec<String>,
+    /// What runs there instead, with [`Fate::Stale`].
+    pub actual: Option<Deployed>,
+}
+
+/// How it ended, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// `to` runs, and that is durable.
+    Done,
+    /// Nothing of this host changes: it was not asked.
+    Unaffected,
+    /// It was activated, failed, and what ran before runs again.
+    RolledBack,
+    /// With `--atomic`: it went back because another host failed.
+    Reverted,
+    /// Somebody else has deployed; nothing was changed.
+    Stale,
+    /// The commit does not descend from what runs there; nothing was changed.
+    NonFastForward,
+    /// Somebody else is deploying; nothing was changed.
+    Busy,
+    /// Nothing was changed.
+    Unreachable,
+    /// The host, or this side, does not take the deployment; nothing was changed.
+    Refused,
+    /// It was interrupted in time; nothing was changed.
+    Cancelled,
+    /// It was told to go on, and could not be asked how it ended.
+    Unknown,
+    /// It was called off because of another host; nothing was changed.
+    NotAttempted,
+    /// It can't be reached, and was left out as asked for.
+    Skipped,
+}
+
+impl HostReport {
+    /// One line for people, without the host's name.
+    pub fn text(&self) -> String {
+        let Self { why, .. } = self;
+        match self.outcome {
+            Fate::Done => "done".into(),
+            Fate::Unaffected => "not affected".into(),
+            Fate::RolledBack | Fate::Reverted if !self.rollback_errors.is_empty() => {
+                format!("rolled back, not completely: {why}")
+            }
+            Fate::RolledBack => format!("rolled back: {why}"),
+            Fate::Reverted => "went back, because another host failed".into(),
+            Fate::Stale => "stale info".into(),
+            Fate::NonFastForward => "non-fast-forward".into(),
+            Fate::Unreachable => format!("unreachable: {why}"),
+            Fate::Skipped => format!("skipped, unreachable: {why}"),
+            Fate::Busy | Fate::Refused => why.clone(),
+            Fate::Cancelled => "interrupted; nothing was changed".into(),
+            Fate::Unknown => "outcome unknown; run git fetch".into(),
+            Fate::NotAttempted => "not attempted".into(),
+        }
+    }
+
+    /// Whether it is one of the reasons why the push failed, and not one that others' failure concerned.
+    fn is_failure(&self) -> bool {
+        match self.outcome {
+            Fate::Done | Fate::Unaffected | Fate::NotAttempted | Fate::Skipped => false,
+            Fate::Reverted => !self.rollback_errors.is_empty(),
+            Fate::RolledBack
+            | Fate::Stale
+            | Fate::NonFastForward
+            | Fate::Busy
+            | Fate::Unreachable
+            | Fate::Refused
+            | Fate::Cancelled
+            | Fate::Unknown => true,
+        }
+    }
+}
+
+/// What became of all hosts, in one line: why it failed, and who runs what.
+///
+/// `failed on web2 (rolled back: nginx.service failed); not attempted on web3, web4; deployed to web1`
+pub fn summary(reports: &[HostReport]) -> String {
+    let failed = reports.iter().filter(|report| report.is_failure());
+    let failed: Vec<String> = failed.map(|report| format!("{} ({})", report.host, report.text())).collect();
+    let mut parts = Vec::new();
+    let mut add = |what: &str, hosts: &[String]| {
+        if !hosts.is_empty() {
+            parts.push(format!("{what} {}", listed(hosts)));
+        }
+    };
+    add("failed on", &failed);
+    let those = |fate| -> Vec<String> {
+        let hosts = reports.iter().filter(|report| report.outcome == fate && !report.is_failure());
+        hosts.map(|report| report.host.to_string()).collect()
+    };
+    add("went back on", &those(Fate::Reverted));
+    add("not attempted on", &those(Fate::NotAttempted));
+    add("skipped, as unreachable:", &those(Fate::Skipped));
+    add("deployed to", &those(Fate::Done));
+    parts.join("; ")
+}
+
+fn listed(names: &[String]) -> String {
+    match names.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+/// Append one line for each report to the file at `path`, which is made if need be.
+pub fn append(path: &Path, reports: &[HostReport]) -> io::Result<()> {
+    let mut file = File::options().append(true).create(true).open(path)?;
+    for report in reports {
+        let mut line = serde_json::to_vec(report)?;
+        line.push(b'\n');
+        // At once, so that lines of several pushes do not mix.
+        file.write_all(&line)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(host: &str, outcome: Fate, why: &str) -> HostReport {
+        HostReport {
+            host: HostName::parse(host.as_bytes()).unwrap(),
+            cluster: ClusterName::parse(b"prod").unwrap(),
+            from: None,
+            to: Some("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
+            outcome,
+            why: why.into(),
+            details: String::new(),
+            rollback_errors: Vec::new(),
+            actual: None,
+        }
+    }
+
+    #[test]
+    fn a_report_is_one_line_of_json_as_in_the_manual() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report");
+        append(&path, &[report("web1", Fate::Done, "")]).unwrap();
+        append(&path, &[report("web2", Fate::RolledBack, "a.service failed")]).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"actual":null}"#;
+        assert_eq!(text.lines().nth(1), Some(second));
+        assert_eq!(
+            serde_json::from_str::<HostReport>(second).unwrap(),
+            report("web2", Fate::RolledBack, "a.service failed")
+        );
+    }
+
+    #[test]
+    fn the_summary_begins_with_what_failed() {
+        let reports = [
+            report("web1", Fate::Done, ""),
+            report("web2", Fate::RolledBack, "a.service failed"),
+            report("web3", Fate::NotAttempted, ""),
+            report("web4", Fate::Unaffected, ""),
+            report("web5", Fate::Skipped, "no route to host"),
+        ];
+        assert_eq!(
+            summary(&reports),
+            "failed on web2 (rolled back: a.service failed); not attempted on web3; \
+             skipped, as unreachable: web5; deployed to web1"
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_hosts_is_counted() {
+        let reports: Vec<_> = (0..500).map(|n| report(&format!("web{n}"), Fate::NotAttempted, "")).collect();
+        assert_eq!(summary(&reports), "not attempted on web0, web1, web2, web3, web4, web5, web6, web7 and 492 more");
+    }
+}

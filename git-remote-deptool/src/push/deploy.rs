@@ -1,0 +1,164 @@
+//! Deliveries are made and sent, and followed on their way.
+
+use std::sync::Arc;
+
+use deptool_agent::{
+    host::{deploy::now, store::pack::PackWriter},
+    id::DeploymentId,
+    wire::{Deploy, Go, Target as Goal, Verdict},
+};
+
+use super::{Affected, Request, account::HostReport, conclude};
+use crate::{
+    delivery::{Delivery, Report as Progress},
+    fleet::{self, FullPack, Lead, Rules},
+    helper::options::Atomicity,
+    pack::{self, Base},
+    remote::{Remote, RemoteError},
+    render::ago,
+    tracking::{Attempt, HostFacts},
+    transport::Stage,
+};
+
+/// Deploy to all of them, and say what became of each.
+pub(super) fn deploy(
+    remote: &Remote,
+    request: &Request<'_>,
+    affected: &[Affected],
+) -> Result<Vec<HostReport>, RemoteError> {
+    let options = request.options;
+    let many = affected.len() > 1;
+    let (go, verdict) = match (many, options.atomicity) {
+        (false, _) => (Go::AtOnce, Verdict::Host),
+        (true, Atomicity::PerHost) => (Go::WhenTold, Verdict::Host),
+        (true, Atomicity::AllOrNothing) => (Go::WhenTold, Verdict::Helper),
+    };
+    let operator = operator(&remote.repo);
+    let mut deliveries = Vec::with_capacity(affected.len());
+    for one in affected {
+        let (pack, large) = pack_for(remote, request, one, Completeness::Incremental)?;
+        let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
+        let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
+        let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
+        let deploy = Deploy {
+            id,
+            host: one.remote.host.clone(),
+            hostname: is_ssh.then(|| one.remote.host.clone()),
+            cluster: request.cluster.clone(),
+            expected: one.expected,
+            target: request.goal,
+            plan: one.plan.digest(),
+            operator: operator.clone(),
+            go,
+            verdict,
+            confirm: None,
+        };
+        let git_dir = remote.repo.gix().git_dir().to_owned();
+        deliveries.push(Delivery {
+            target: remote.place(&one.remote)?,
+            request: deploy,
+            pack,
+            large,
+            open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
+            lock_wait: options.push_options.lock_wait,
+            is_known: facts.is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
+        });
+    }
+    let connector = remote.connector.clone();
+    let rules = Rules {
+        atomicity: options.atomicity,
+        unreachable: options.push_options.unreachable,
+        waves: options.push_options.waves.clone(),
+    };
+    let mut leading = Leading { remote, request, affected };
+    let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
+    Ok(conclude::conclude(remote, request, affected, conclusions))
+}
+
+/// Whether a pack may assume what the host should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Completeness {
+    Incremental,
+    Full,
+}
+
+fn pack_for(
+    remote: &Remote,
+    request: &Request<'_>,
+    one: &Affected,
+    completeness: Completeness,
+) -> Result<FullPack, RemoteError> {
+    let Goal::Commit(target) = request.goal else { return Ok((empty_pack()?, Vec::new())) };
+    let (base, old) = match (completeness, &one.tracked) {
+        (Completeness::Incremental, Some(tracked)) => (Base::HostSubtreeOf(tracked.commit), Some(tracked.commit)),
+        (Completeness::Full, _) | (Completeness::Incremental, None) => (Base::Nothing, None),
+    };
+    let selection = pack::select(remote.repo.gix(), &one.remote.host, base, old, target)?;
+    let mut bytes = Vec::new();
+    pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
+    Ok((bytes, selection.large))
+}
+
+fn empty_pack() -> Result<Vec<u8>, RemoteError> {
+    let written = PackWriter::new(Vec::new(), 0).and_then(PackWriter::finish);
+    written.map(|(bytes, _)| bytes).map_err(|error| RemoteError::Text(error.to_string()))
+}
+
+/// Who deploys: the committer that Git would use, or else the login.
+fn operator(repo: &crate::git::Repo) -> String {
+    if let Some(Ok(committer)) = repo.gix().committer() {
+        return format!("{} <{}>", committer.name, committer.email);
+    }
+    let name = repo.git().args(["var", "GIT_COMMITTER_IDENT"]).output().ok().filter(|output| output.status.success());
+    let text = name.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    match text.split_once('>') {
+        Some((ident, _)) => format!("{ident}>"),
+        None => "unknown <unknown>".into(),
+    }
+}
+
+/// Leads a fleet on behalf of a push.
+struct Leading<'a> {
+    remote: &'a Remote,
+    request: &'a Request<'a>,
+    affected: &'a [Affected],
+}
+
+impl Lead for Leading<'_> {
+    fn full_pack(&mut self, at: usize) -> Result<FullPack, String> {
+        pack_for(self.remote, self.request, &self.affected[at], Completeness::Full).map_err(|error| error.to_string())
+    }
+
+    fn permit(&mut self, at: usize) -> Result<(), String> {
+        let attempt = match self.request.goal {
+            Goal::Commit(id) => Attempt::Deploy(id),
+            Goal::Nothing => Attempt::Remove,
+        };
+        let host = &self.affected[at].remote.host;
+        self.remote.tracking().unsettle(host, &self.request.cluster, attempt).map_err(|error| error.to_string())
+    }
+
+    fn heard(&mut self, at: usize, report: &Progress) {
+        let host = &self.affected[at].remote;
+        let verbosity = self.request.options.verbosity;
+        match report {
+            Progress::Stage(Stage::Installing { bytes }) if verbosity > 0 => {
+                self.remote.say(&format!("{}: installing the agent ({} KiB)", host.host, bytes / 1024));
+            }
+            Progress::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
+            Progress::Phase(phase) if verbosity > 1 => self.remote.say(&format!("{}: {}", host.host, phase.word())),
+            Progress::Busy(holder) if verbosity > 0 => {
+                let since = ago(now() - holder.since);
+                let (by, phase) = (&holder.by, holder.phase.word());
+                self.remote.say(&format!("{}: waiting for {by}, who has been {phase} for {since}", host.host));
+            }
+            Progress::Hello(hello) => {
+                // What can't be remembered costs a round trip next time, no more.
+                if let Err(error) = self.remote.heed(host, hello) {
+                    self.remote.say(&format!("{}: {error}", host.host));
+                }
+            }
+            _ => {}
+        }
+    }
+}
