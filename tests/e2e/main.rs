@@ -6,6 +6,7 @@ mod cut;
 mod dist;
 mod files;
 mod ground;
+mod group;
 mod history;
 mod hostile_host;
 mod lease;

@@ -1,6 +1,6 @@
 //! Which hosts a push is for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use deptool_agent::{id::CommitId, text::printable, wire::Target as Goal};
 use gix::bstr::BStr;
@@ -80,9 +80,9 @@ fn known(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     let mut known: BTreeMap<_, _> =
         remote.settings.known_hosts()?.into_iter().map(|host| (host.host.clone(), host)).collect();
     for (_, facts) in HostFacts::all(&remote.repo) {
-        if !known.contains_key(&facts.host) {
-            let host = remote.settings.host(&facts.host)?;
-            known.insert(facts.host, host);
+        // One that can't be pushed to is not left alone by us.
+        if let (Entry::Vacant(entry), Ok(host)) = (known.entry(facts.host.clone()), remote.settings.host(&facts.host)) {
+            entry.insert(host);
         }
     }
     Ok(known.into_values().collect())

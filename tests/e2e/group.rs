@@ -1,0 +1,283 @@
+//! A push to many hosts: who is contacted, what is said, and that nobody goes before everybody is prepared.
+
+use std::os::fd::AsFd as _;
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::{at_rest, shows, state_of, unchanged, visible};
+use crate::stand_in::with_stand_in;
+
+const HOSTS: [&str; 3] = ["web1", "web2", "web3"];
+
+/// Three hosts, each with a remote, and `cluster` for all of them. Nothing is deployed yet.
+fn operator(sandbox: &Sandbox) -> Repo<'_> {
+    let operator = sandbox.repo("operator");
+    for host in HOSTS {
+        operator.write(format!("{host}/web/file"), "1\n");
+        operator.write(format!("{host}/web/manifest.json"), r#"{"symlinks": {"/etc/web.conf": "file"}}"#);
+        operator.add_root(host);
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator
+}
+
+/// The same, with the first commit deployed everywhere and a second one that changes all hosts.
+fn second_commit<'a>(sandbox: &'a Sandbox) -> (Repo<'a>, String, String) {
+    let operator = operator(sandbox);
+    let one = operator.commit("One");
+    operator.git(&["push", "cluster", "prod"]).ok();
+    HOSTS.iter().for_each(|host| operator.write(format!("{host}/web/file"), "2\n"));
+    let two = operator.commit("Two");
+    (operator, one, two)
+}
+
+/// Asserts that each host runs that commit, and that the tracking refs say so and nothing is in doubt.
+#[track_caller]
+fn runs(sandbox: &Sandbox, operator: &Repo<'_>, commits: [&str; 3]) {
+    for (host, commit) in HOSTS.iter().zip(commits) {
+        at_rest(sandbox, host, Some(commit));
+        let ours = operator.id_if_any(&format!("refs/remotes/{host}/prod"));
+        assert_eq!(ours.as_deref(), Some(commit), "what is known of {host}");
+    }
+    let marks = operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout();
+    assert_eq!(marks, "", "nothing is in doubt");
+}
+
+/// `git` with these arguments; `fails` is a script in which the agent of `host` is replaced by something that fails.
+fn with_one_failing(sandbox: &Sandbox, operator: &Repo<'_>, host: &str, fails: &str, args: &[&str]) -> Run {
+    let script = format!(r#"case "$DEPTOOL_ROOT" in */{host}) {fails} ;; *) exec "$DEPTOOL_AGENT" ;; esac"#);
+    with_stand_in(sandbox, operator, args, &script).run().unwrap()
+}
+
+/// The lines of the report: host, outcome, why.
+fn report(sandbox: &Sandbox) -> Vec<[String; 3]> {
+    let text = std::fs::read_to_string(sandbox.dir().join("report")).unwrap_or_default();
+    let _ = std::fs::remove_file(sandbox.dir().join("report"));
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.map(|line| ["host", "outcome", "why"].map(|key| line[key].as_str().unwrap().to_owned())).collect()
+}
+
+/// Everything before a host's `why`.
+fn outcomes(report: &[[String; 3]]) -> String {
+    report.iter().map(|[host, outcome, _]| format!("{host} {outcome}")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn only_hosts_that_change_are_contacted_and_each_is_told_of() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set_env("GIT_DEPTOOL_REPORT", "../report");
+    let operator = operator(&sandbox);
+    let one = operator.commit("One");
+    let run = operator.git(&["push", "cluster", "prod"]).ok();
+    let expected = "web1: done\nweb2: done\nweb3: done\nTo deptool::@all\n * [new branch]      prod -> prod\n\
+                    deployed to 3 hosts in N s";
+    shows(&sandbox, &run, &[], expected);
+    runs(&sandbox, &operator, [&one, &one, &one]);
+    assert_eq!(outcomes(&report(&sandbox)), "web1 done, web2 done, web3 done");
+
+    operator.write("web2/web/file", "2\n");
+    let two = operator.commit("Two");
+    let log = sandbox.dir().join("contacted");
+    let script = format!(r#"basename "$DEPTOOL_ROOT" >>{}; exec "$DEPTOOL_AGENT""#, log.display());
+    with_stand_in(&sandbox, &operator, &["push", "cluster", "prod"], &script).run().unwrap().ok();
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "web2\n");
+    runs(&sandbox, &operator, [&one, &two, &one]);
+    assert_eq!(outcomes(&report(&sandbox)), "web1 unaffected, web3 unaffected, web2 done");
+    let run = with_stand_in(&sandbox, &operator, &["push", "cluster", "prod"], &script).run().unwrap().ok();
+    run.says("Everything up-to-date");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "web2\n");
+
+    // One host of the group, typed in full.
+    operator.write("web1/web/file", "3\n");
+    operator.write("web3/web/file", "3\n");
+    let three = operator.commit("Three");
+    operator.git(&["push", "cluster", "prod:refs/heads/web1/prod"]).ok();
+    runs(&sandbox, &operator, [&three, &two, &one]);
+    let run = operator.git(&["push", "cluster", "prod:refs/heads/web9/prod"]).code(1);
+    run.says("('web9' is none of the hosts that are pushed to)");
+
+    // A group of its own, and a bare push that its refspec makes right.
+    operator.git(&["config", "deptool.group.edge", "web3 web2"]).ok();
+    operator.add_remote("edge", "deptool::@edge");
+    operator.git(&["config", "remote.edge.push", "refs/heads/prod:refs/heads/prod"]).ok();
+    operator.git(&["push", "--quiet", "edge"]).ok();
+    runs(&sandbox, &operator, [&three, &two, &three]);
+}
+
+#[test]
+fn a_host_that_is_not_in_the_tree_any_more_is_named_and_left_alone() {
+    let sandbox = Sandbox::new();
+    let (operator, one, _) = second_commit(&sandbox);
+    operator.remove("web2");
+    let three = operator.commit("Three");
+    let before = state_of(&sandbox.root("web2"));
+    let run = operator.git(&["push", "cluster", "prod"]).ok();
+    run.says("note: 'web2' runs prod, but is not in the tree: it is left alone; to empty it, push ':prod' there");
+    unchanged(&state_of(&sandbox.root("web2")), &before);
+    runs(&sandbox, &operator, [&three, &one, &three]);
+    operator.git(&["push", "cluster", ":prod"]).code(1);
+    operator.git(&["push", "web2", ":prod"]).ok();
+    at_rest(&sandbox, "web2", None);
+}
+
+/// Each way in which one host can fail before the barrier: a script in its agent's place, and what is said of it.
+const FAILURES_BEFORE_THE_BARRIER: [(&str, &str, &str); 4] = [
+    ("exit 1", "refused", "no answer from the agent on"),
+    (r#"echo "deptool-agent x y""#, "refused", "is of another build"),
+    (CUT, "unreachable", "the agent closed it"),
+    (r#"head -c 400 | "$DEPTOOL_AGENT""#, "refused", "the stream was cut off"),
+];
+
+/// The connection breaks after hello.
+const CUT: &str = r#""$DEPTOOL_AGENT" | head -c 200"#;
+
+#[test]
+fn whatever_one_host_fails_of_before_the_barrier_nothing_changes_anywhere() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set_env("GIT_DEPTOOL_REPORT", "../report");
+    let (operator, one, two) = second_commit(&sandbox);
+    report(&sandbox);
+    let before = HOSTS.map(|host| visible(&sandbox.root(host)));
+    let check = |run: Run, outcome: &str, why: &str| {
+        run.code(1).says("failed on web2 (").says("not attempted on web1, web3)");
+        for (host, before) in HOSTS.iter().zip(&before) {
+            unchanged(&visible(&sandbox.root(host)), before);
+        }
+        runs(&sandbox, &operator, [&one, &one, &one]);
+        let report = report(&sandbox);
+        let expected = format!("web1 not-attempted, web2 {outcome}, web3 not-attempted");
+        assert_eq!(outcomes(&report), expected);
+        assert!(report[1][2].contains(why), "{report:?}");
+    };
+    let push = &["push", "cluster", "prod"];
+    for (script, outcome, why) in FAILURES_BEFORE_THE_BARRIER {
+        check(with_one_failing(&sandbox, &operator, "web2", script, push), outcome, why);
+    }
+    // Somebody else deploys there.
+    let path = sandbox.root("web2").join("var/lib/deptool/lock");
+    let lock = std::fs::File::options().write(true).open(path).unwrap();
+    rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let holder = r#"{"id":null,"by":"Ben <ben@example.org>","phase":"settling","since":0}"#;
+    std::io::Write::write_all(&mut &lock, holder.as_bytes()).unwrap();
+    check(operator.git(push), "busy", "locked by Ben <ben@example.org> since ");
+    lock.set_len(0).unwrap();
+    drop(lock);
+    // A file is in the way.
+    operator.write("web2/web/manifest.json", r#"{"symlinks": {"/etc/web.conf": "file", "/etc/there": "file"}}"#);
+    operator.commit("Three");
+    std::fs::write(sandbox.root("web2").join("etc/there"), "not ours").unwrap();
+    let run = operator.git(push).code(1);
+    run.says("failed on web2 ('/etc/there' exists and differs from 'web/file'").says("not attempted on web1, web3)");
+    runs(&sandbox, &operator, [&one, &one, &one]);
+    report(&sandbox);
+    // Without any of it all goes on.
+    operator.git(&["push", "cluster", "prod~1:prod"]).ok();
+    runs(&sandbox, &operator, [&two, &two, &two]);
+}
+
+#[test]
+fn a_stale_host_is_named_and_after_a_merge_only_what_is_pending_is_pushed() {
+    let sandbox = Sandbox::new();
+    let (ada, one, _) = second_commit(&sandbox);
+    let ben = sandbox.clone_of(&ada, "ben");
+    ben.git(&["config", "user.name", "Ben"]).ok();
+    HOSTS.iter().for_each(|host| ben.add_root(host));
+    ben.git(&["fetch", "--quiet", "web2"]).ok();
+    ben.git(&["reset", "--quiet", "--hard", "web2/prod"]).ok();
+    ben.write("web2/ben/file", "of Ben\n");
+    ben.commit("Ben's");
+    ben.git(&["push", "web2", "prod"]).ok();
+
+    let run = ada.git(&["push", "cluster", "prod"]).code(1);
+    run.says("web2: Ben <ada@example.org> deployed ").says("(failed on web2 (stale info); not attempted on web1, web3)");
+    for host in ["web1", "web3"] {
+        at_rest(&sandbox, host, Some(&one));
+    }
+    let run = ada.git(&["push", "cluster", "prod"]).code(1);
+    run.says("failed on web2 (non-fast-forward)");
+    ada.git(&["fetch", "--quiet", "../ben", "prod:ben"]).ok();
+    ada.git(&["fetch", "--quiet", "web2"]).ok();
+    ada.git(&["merge", "--quiet", "-m", "Merge", "ben"]).ok();
+    let merged = ada.id("prod");
+    ada.git(&["push", "cluster", "prod"]).ok();
+    runs(&sandbox, &ada, [&merged, &merged, &merged]);
+}
+
+#[test]
+fn hosts_that_can_not_be_reached_are_left_out_if_that_is_asked_for_and_the_ref_says_so() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set_env("GIT_DEPTOOL_REPORT", "../report");
+    let (operator, one, two) = second_commit(&sandbox);
+    report(&sandbox);
+    let push = ["push", "-o", "skip-unreachable", "cluster", "prod"];
+    let run = with_one_failing(&sandbox, &operator, "web2", CUT, &push).code(1);
+    run.says("(skipped, as unreachable: web2; deployed to web1, web3)");
+    runs(&sandbox, &operator, [&two, &one, &two]);
+    assert_eq!(outcomes(&report(&sandbox)), "web1 done, web2 skipped, web3 done");
+    operator.git(&push).ok();
+    runs(&sandbox, &operator, [&two, &two, &two]);
+    let refused = ["push", "--atomic", "-o", "skip-unreachable", "cluster", "prod~1:prod"];
+    operator.git(&refused).code(1).says("(a push can't be --atomic and leave out unreachable hosts)");
+}
+
+#[test]
+fn a_busy_host_is_waited_for_as_long_as_was_asked_for() {
+    let sandbox = Sandbox::new();
+    let (operator, _, two) = second_commit(&sandbox);
+    let path = sandbox.root("web2").join("var/lib/deptool/lock");
+    let lock = std::fs::File::options().write(true).open(path).unwrap();
+    rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let holder = r#"{"id":null,"by":"Ben","phase":"settling","since":0}"#;
+    std::io::Write::write_all(&mut &lock, holder.as_bytes()).unwrap();
+    let run = operator.git(&["push", "-o", "lock-wait=300ms", "cluster", "prod"]).code(1);
+    run.says("web2: waiting for Ben, who has been settling for ").says("failed on web2 (locked by Ben since ");
+    // The third time that it is found busy, it is free.
+    let count = sandbox.dir().join("count");
+    std::thread::scope(|scope| {
+        let (operator, sandbox, count) = (&operator, &sandbox, &count);
+        let push = scope.spawn(move || {
+            let script = format!(r#"echo >>{}; exec "$DEPTOOL_AGENT""#, count.display());
+            with_one_failing(sandbox, operator, "web2", &script, &["push", "-o", "lock-wait=1min", "cluster", "prod"])
+        });
+        while std::fs::read_to_string(count).map_or(0, |text| text.lines().count()) < 3 {
+            std::thread::yield_now();
+        }
+        drop(lock);
+        push.join().unwrap().ok().says("web2: done");
+    });
+    runs(&sandbox, &operator, [&two, &two, &two]);
+}
+
+#[test]
+fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() {
+    let sandbox = Sandbox::new();
+    let (operator, one, _) = second_commit(&sandbox);
+    if !sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success()) {
+        return eprintln!("skipped: no systemctl here");
+    }
+    // The second wave can't be activated.
+    breaks_when_activated(&operator, "web2");
+    let three = operator.commit("Three");
+    let order = sandbox.dir().join("order");
+    let note = format!(r#""$DEPTOOL_AGENT"; basename "$DEPTOOL_ROOT" >>{}"#, order.display());
+    let push = ["push", "-o", "waves=1,2", "cluster", "prod"];
+    let run = with_stand_in(&sandbox, &operator, &push, &note).run().unwrap().code(1);
+    run.says("failed on web2 (rolled back: can't enable 'bad.service'").says("not attempted on web3; deployed to web1)");
+    assert_eq!(std::fs::read_to_string(&order).unwrap().lines().next(), Some("web1"), "it was first to be done");
+    runs(&sandbox, &operator, [&three, &one, &one]);
+    // A second push is for those that do not have it.
+    operator.remove("web2/web/systemd");
+    operator.write("web2/web/manifest.json", r#"{"symlinks": {"/etc/web.conf": "file"}}"#);
+    let four = operator.commit("Four");
+    std::fs::remove_file(&order).unwrap();
+    with_stand_in(&sandbox, &operator, &push, &note).run().unwrap().ok();
+    assert_eq!(std::fs::read_to_string(&order).unwrap(), "web2\nweb3\n");
+    runs(&sandbox, &operator, [&three, &four, &four]);
+}
+
+/// Makes the next deployment to `host` fail after its activation has begun.
+fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
+    operator.write(format!("{host}/web/systemd/bad.service"), "[Service]\nExecStart=/bin/true\n[Install]\nAlias=x.timer\n");
+    operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["bad.service"]}}"#);
+}
