@@ -98,7 +98,8 @@ impl Peer {
     pub fn receive(&mut self) -> Incoming {
         loop {
             match self.receive_within(SILENCE) {
-                Incoming::Request(Request::Heartbeat) => {}
+                // Heartbeats that come as often as ours are due would keep us silent.
+                Incoming::Request(Request::Heartbeat) => self.tick(),
                 incoming => return incoming,
             }
         }
