@@ -10,6 +10,7 @@ mod group;
 mod history;
 mod hostile_host;
 mod lease;
+mod local_user;
 mod manual;
 mod outside;
 mod plan;

@@ -23,7 +23,7 @@ use super::home::{Context, Home, HostError, read_if_there, replace_file};
 use crate::{
     id::BlobId,
     path::TreePath,
-    tree::{App, Entry, FileKind, read_blob},
+    tree::{App, Entry, FileKind, TreeError, read_blob},
 };
 
 /// What a file or directory of a checkout was when it was written.
@@ -133,12 +133,41 @@ impl Contents<'_> {
     }
 
     fn write(&self, id: BlobId, into: &mut File) -> Result<(), HostError> {
-        let Some(large) = self.large(id) else {
-            let bytes = read_blob(self.objects, id).map_err(|error| HostError::Unfit(error.to_string()))?;
-            return into.write_all(&bytes).during("write", Path::new("a checkout"));
-        };
+        match read_blob(self.objects, id) {
+            Ok(bytes) => return into.write_all(&bytes).during("write", Path::new("a checkout")),
+            Err(TreeError::Missing { .. }) => {}
+            Err(error) => return Err(HostError::Unfit(error.to_string())),
+        }
+        let missing = || HostError::Unfit(format!("object {id} is missing"));
+        let large = self.large(id).ok_or_else(missing)?;
         let mut source = File::open(&large).during("open", &large)?;
-        io::copy(&mut source, into).map(drop).during("copy", &large)
+        let meta = source.metadata().during("look at", &large)?;
+        if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
+            return io::copy(&mut source, into).map(drop).during("copy", &large);
+        }
+        // The user whose file it is may write to it now that it was found to be unchanged.
+        match copy_hashed(&mut source, into).during("copy", &large)? {
+            copied if copied == id.0 => Ok(()),
+            _ => Err(HostError::Unfit(format!("'{}' is changed while it is read", large.display()))),
+        }
+    }
+}
+
+/// Copy a file, and return the id of the blob that was copied.
+fn copy_hashed(source: &mut File, into: &mut dyn Write) -> io::Result<ObjectId> {
+    let size = source.metadata()?.len();
+    let (mut hash, mut chunk) = (hasher(HashKind::Sha1), vec![0; 64 << 10]);
+    hash.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
+    // Not further than it was long: somebody might make it longer all the time.
+    let mut source = io::Read::take(source, size);
+    loop {
+        match io::Read::read(&mut source, &mut chunk)? {
+            0 => return hash.try_finalize().map_err(io::Error::other),
+            count => {
+                hash.update(&chunk[..count]);
+                into.write_all(&chunk[..count])?;
+            }
+        }
     }
 }
 
@@ -303,21 +332,12 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
 fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
     let (at, Some(entry)) = (directory.join(path.as_path()), app.files.get(path)) else { return false };
     let hash = || -> io::Result<ObjectId> {
-        let meta = fs::symlink_metadata(&at)?;
-        let mut hash = hasher(HashKind::Sha1);
-        hash.update(format!("blob {}\0", meta.len()).as_bytes());
-        if meta.is_symlink() {
-            hash.update(fs::read_link(&at)?.as_os_str().as_bytes());
-        } else {
-            let (mut file, mut chunk) = (File::open(&at)?, vec![0; 64 << 10]);
-            loop {
-                match io::Read::read(&mut file, &mut chunk)? {
-                    0 => break,
-                    count => hash.update(&chunk[..count]),
-                }
-            }
+        if fs::symlink_metadata(&at)?.is_symlink() {
+            let target = fs::read_link(&at)?;
+            return gix_object::compute_hash(HashKind::Sha1, gix_object::Kind::Blob, target.as_os_str().as_bytes())
+                .map_err(io::Error::other);
         }
-        hash.try_finalize().map_err(io::Error::other)
+        copy_hashed(&mut File::open(&at)?, &mut io::sink())
     };
     hash().is_ok_and(|id| id == entry.id.0)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -55,6 +55,21 @@ impl Home {
     /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
     pub fn new(root: &Path) -> Home {
         Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]) }
+    }
+
+    /// Refuse to work where another user of the host could put things in our place: what is below our directory is
+    /// trusted.
+    pub fn check_ownership(&self) -> Result<(), HostError> {
+        let (link, directory) = match (fs::symlink_metadata(&self.state), fs::metadata(&self.state)) {
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            (link, directory) => (link.during("look at", &self.state)?, directory.during("look at", &self.state)?),
+        };
+        let is_ours = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
+        if is_ours(link.uid()) && is_ours(directory.uid()) && directory.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        let path = printable(self.state.as_os_str().as_encoded_bytes());
+        Err(HostError::Unfit(format!("others than root can write to '{path}': look what is there, and make it root's")))
     }
 
     /// Create our directories where they are missing.

@@ -84,6 +84,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
 
 /// Mend what an earlier agent left, then say what is here.
 fn greet(home: &Home, system: &mut dyn System) -> Result<Hello, HostError> {
+    home.check_ownership()?;
     let (recovered, busy) = match recover(home, system)? {
         Recovery::Nothing => (None, None),
         Recovery::Busy(holder) => (None, Some(holder)),
