@@ -461,8 +461,19 @@ fn a_repository_of_sha_256_is_refused() {
         repo.write("web1/web/file", "1\n");
         repo.commit("One");
         repo.add_root("web1");
-        for args in [&["push", "web1", "prod"][..], &["fetch", "web1"]] {
-            repo.git(args).fails().says("SHA-256");
+        let url = format!("deptool::{}", root.display());
+        for args in [
+            &["push", "web1", "prod"][..],
+            &["push", "--dry-run", "web1", "prod"],
+            &["push", &url, "prod"],
+            &["fetch", "web1"],
+            &["fetch", &url],
+            &["ls-remote", "web1"],
+        ] {
+            let run = repo.git(args).fails();
+            let said = run.stderr();
+            let ours: Vec<&str> = said.lines().filter(|line| line.contains("SHA-256")).collect();
+            assert_eq!(ours, ["fatal: repositories with SHA-256 object ids are not supported"], "{run}");
         }
         assert_eq!(state_of(&root).len(), 1, "nothing was made");
     }

@@ -128,7 +128,8 @@ fn links_fifos_and_files_of_others_in_a_files_place_are_refused() {
     world.repo.git(&["push", "web1", "prod"]).ok();
     let etc = state_of(&world.at("etc"));
     let place = world.at("home/mallory/d/app.conf");
-    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+    type Put<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Put<'_>); 4] = [
         ("a link", &|place| symlink("../../../etc/secret", place).unwrap()),
         ("a FIFO", &|place| {
             let status = Command::new("mkfifo").arg(place).status().unwrap();

@@ -15,6 +15,8 @@ mod manual;
 mod outside;
 mod plan;
 mod push;
+mod remote_helper;
+mod scope;
 mod seen;
 mod snapshot;
 mod stand_in;

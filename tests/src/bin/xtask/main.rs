@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod dist;
+mod fuzz;
 mod lab;
 mod needs;
 mod sweep;
@@ -24,6 +25,7 @@ usage: cargo xtask <task>
     lab up [NAME…]          start hosts for people (default: web1 web2); --trixie for Debian 13
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                end them
+    fuzz [--seconds N] [TARGET…]   feed what takes bytes of unknown origin, guided by coverage (60 s in all)
     bench                   measure deployments against `ssh host true`
     sweep [--one-in N]      a fault at every point of a deployment, or at one in N of them
 ";
@@ -53,6 +55,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["lab", "up", rest @ ..] => lab::up(rest),
         ["lab", "down"] => lab::down(),
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench"] => bench::run(),
         ["sweep"] => sweep::run(Choice::All),
         ["sweep", "--one-in", step] => sweep::run(Choice::OneIn(step.parse().context("not a number")?)),
