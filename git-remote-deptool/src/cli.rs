@@ -17,7 +17,7 @@ pub mod output;
 mod snapshot;
 mod wiring;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, io::Write};
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use deptool_agent::{
@@ -59,13 +59,20 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Show only errors, and what was asked for
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 100)]
     quiet: bool,
     /// When to use colour
-    #[arg(long, global = true, value_name = "when", default_value = "auto", hide_default_value = true)]
+    #[arg(
+        long,
+        global = true,
+        display_order = 100,
+        value_name = "when",
+        default_value = "auto",
+        hide_default_value = true
+    )]
     color: Colour,
     /// Show this summary; --help shows the manual
-    #[arg(short, global = true, action = clap::ArgAction::HelpShort)]
+    #[arg(short, global = true, display_order = 100, action = clap::ArgAction::HelpShort)]
     help: Option<bool>,
     /// Show the version
     #[arg(long, action = clap::ArgAction::Version)]
@@ -134,7 +141,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
         Err(error) => {
             // What was to be shown before the error comes before it; if that fails there is the error still.
             let _ = output.flush();
-            eprintln!("error: {}", chain(&error));
+            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
             ExitStatus::Failed
         }
     }

@@ -212,8 +212,9 @@ pub fn take(
 
 /// What was asked for, else what was committed; and the source in a trailer.
 fn message(request: &Request<'_>, source: Option<&Source>) -> Vec<u8> {
-    let mut message = match (request.message, source) {
-        (Some(message), _) => message.trim_ascii_end().to_owned(),
+    let given = request.message.map(<[u8]>::trim_ascii_end).filter(|message| !message.is_empty());
+    let mut message = match (given, source) {
+        (Some(message), _) => message.to_owned(),
         (None, Some(source)) => format!("Snapshot of {}: {}", source.commit.short(), source.subject).into_bytes(),
         (None, None) => b"Snapshot".to_vec(),
     };

@@ -147,6 +147,18 @@ fn a_dry_run_writes_nothing_and_a_lost_or_broken_cache_or_blob_costs_only_time()
 }
 
 #[test]
+fn directories_that_are_rendered_once_do_not_fill_the_disk() {
+    let sandbox = Sandbox::new();
+    let (repo, _) = begin(&sandbox);
+    for n in 0..7 {
+        let dir = sandbox.repo_at(sandbox.dir().join(format!("rendered{n}")));
+        dir.write("web1/app/file", n.to_string());
+        repo.git(&["deptool", "snapshot", &format!("../rendered{n}")]).ok();
+    }
+    assert_eq!(fs::read_dir(repo.dir.join(".git/deptool/snapshot")).unwrap().count(), 4);
+}
+
+#[test]
 fn a_snapshot_is_a_fast_forward_of_what_every_host_runs() {
     let sandbox = Sandbox::new();
     let (repo, rendered) = begin(&sandbox);
@@ -190,6 +202,7 @@ fn what_can_not_be_deployed_is_named() {
         rendered.remove(path.split('/').next().unwrap());
     };
     bad("a b/app/file", "error: 'a b' can't be deployed: invalid host name 'a b': only letters");
+    bad("all/app/file", "error: 'all' can't be deployed: the name stands for all hosts");
     bad(
         "web2/current/file",
         "error: 'web2/current' can't be deployed: invalid app name 'current': the name is reserved",

@@ -28,6 +28,10 @@ pub(super) fn run(output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let candidates = engine::complete(&mut command, args.words, args.index, here.as_deref()).unwrap_or_default();
     for candidate in candidates.iter().filter(|candidate| !candidate.is_hide_set()) {
         let word = candidate.get_value().to_string_lossy();
+        if word.contains(char::is_control) {
+            // Lines and tabs have a meaning here.
+            continue;
+        }
         let help = candidate.get_help().map(|help| help.to_string()).unwrap_or_default();
         output.line(format_args!("{word}\t{}", help.lines().next().unwrap_or_default()))?;
     }

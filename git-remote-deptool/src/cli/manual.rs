@@ -67,7 +67,12 @@ fn header(argument: &clap::Arg) -> String {
     let short = argument.get_short().map(|short| format!("Fl {short}"));
     let long = argument.get_long().map(|long| format!("Fl -{long}"));
     let flags: Vec<String> = short.into_iter().chain(long).collect();
-    let value = if takes_value { format!("Ar {}", values.join(" ")) } else { String::new() };
+    let is_optional = argument.get_long().is_some() && argument.get_num_args().is_some_and(|n| n.min_values() == 0);
+    let value = match (takes_value, is_optional) {
+        (false, _) => String::new(),
+        (true, false) => format!("Ar {}", values.join(" ")),
+        (true, true) => format!("Ns Op = Ns Ar {}", values.join(" ")),
+    };
     [flags.join(" , "), value].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 

@@ -75,6 +75,11 @@ impl Output {
         if self.quiet { Ok(()) } else { self.line(text) }
     }
 
+    /// Say on stderr what the operator should know. Where nobody listens that is no error.
+    pub fn warn(&self, text: impl fmt::Display) {
+        let _ = writeln!(io::stderr(), "warning: {text}");
+    }
+
     /// Print one JSON document on a line of its own.
     pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
         let mut out = self.out.borrow_mut();

@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(value_name = "directory", default_value = ".", hide_default_value = true)]
     directory: PathBuf,
     /// The commit's message, instead of one that names the source
-    #[arg(short, long, value_name = "text")]
+    #[arg(short, long, value_name = "text", allow_hyphen_values = true)]
     message: Option<OsString>,
     /// Write nothing, only say what would be committed
     #[arg(short = 'n', long)]
@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     };
     let snapshot = snapshot::take(&context.repo, &context.settings, &request, &source)?;
     for warning in &snapshot.warnings {
-        eprintln!("warning: {warning}");
+        output.warn(warning);
     }
     match args.json {
         true => output.json(&report(cluster.as_str(), &snapshot))?,

@@ -62,8 +62,9 @@ impl<'a> Branch<'a> {
         for known in settings.known_hosts()? {
             names.insert(known.tracking, known.host);
         }
-        for host in hosts {
-            names.insert(settings.host(host)?.tracking, (*host).clone());
+        // Some names can't be hosts here, such as that of another remote: a push tells why.
+        for remote in hosts.iter().filter_map(|host| settings.host(host).ok()) {
+            names.insert(remote.tracking, remote.host);
         }
         let projections: BTreeSet<CommitId> = tracking.projections()?.into_iter().map(|one| one.commit).collect();
         let (mut run, mut warnings) = (BTreeSet::new(), Vec::new());

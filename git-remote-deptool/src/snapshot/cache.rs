@@ -27,6 +27,9 @@ use super::{
 };
 use crate::git::Repo;
 
+/// So many are kept: who renders into a new directory each time would fill the disk with them.
+const CACHES: usize = 4;
+
 /// The stat of what has to be read again.
 const UNKNOWN: Stat = Stat {
     mtime: stat::Time { secs: 0, nsecs: 0 },
@@ -84,7 +87,7 @@ impl Cache {
         let count = self.known.as_ref().map_or(0, |index| index.entries().len());
         let is_news = count != files.len() || files.iter().any(|file| !file.is_cached);
         if let (true, Some(next)) = (is_news, self.next) {
-            let _ = next.write(files, &self.path);
+            let _ = next.write(files, &self.path).and_then(|()| prune(&self.path));
         }
     }
 }
@@ -119,6 +122,19 @@ impl Drop for Next {
         // Mostly it is not there any more.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Remove caches, the oldest first, and what was left of others that were being made.
+fn prune(cache: &Path) -> io::Result<()> {
+    let directory = cache.parent().ok_or(io::ErrorKind::NotFound)?;
+    let mut files = Vec::new();
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        files.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    files.sort();
+    let too_many = files.len().saturating_sub(CACHES);
+    files.iter().take(too_many).try_for_each(|(_, path)| fs::remove_file(path))
 }
 
 fn mode(kind: Kind) -> Mode {

@@ -129,6 +129,7 @@ fn read(place: &Path, prefix: &[u8], depth: usize) -> Result<Vec<Entry>, Snapsho
 fn check(name: &[u8], is_directory: bool, depth: usize) -> Result<(), String> {
     check_component(name)?;
     match depth {
+        0 if is_directory && name == b"all" => Err("the name stands for all hosts".into()),
         // Such as '.github': whoever begins a name with a dot knows that it is no host's.
         0 if is_directory && !name.starts_with(b".") => {
             HostName::parse(name).map(drop).map_err(|error| error.to_string())
