@@ -55,6 +55,23 @@ fn hosts_clusters_and_directories_are_offered() {
 }
 
 #[test]
+fn fish_completes_behind_git_too() {
+    let sandbox = Sandbox::new();
+    let Some(fish) = find_program("fish") else {
+        eprintln!("skipped: fish is not installed");
+        return;
+    };
+    let offered = |line: &str| {
+        let script = format!("git deptool completion fish | source; complete -C '{line}'");
+        let shown = sandbox.command(&fish).args(["-c", &script]).run().unwrap().ok().stdout();
+        shown.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(offered("git deptool comple"), ["completion"]);
+    assert_eq!(offered("git-deptool completion z"), ["zsh"]);
+    assert!(offered("git -C . deptool completion ").contains(&"fish".into()));
+}
+
+#[test]
 fn the_scripts_are_in_the_language_of_their_shells() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {

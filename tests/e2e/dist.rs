@@ -42,7 +42,7 @@ fn nothing_but_the_prefix_is_needed() {
     let files = dist::files(&prefix).unwrap();
     for file in [
         "share/bash-completion/completions/git-deptool",
-        "share/fish/vendor_completions.d/git-deptool.fish",
+        "share/fish/vendor_conf.d/git-deptool.fish",
         "share/man/man7/deptool.7",
         "share/zsh/site-functions/_git-deptool",
     ] {

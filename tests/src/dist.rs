@@ -68,7 +68,7 @@ fn install_completion(prefix: &Path, places: &Places) -> Result<()> {
     let share = prefix.join("share");
     copy(&from.join("git-deptool.bash"), &share.join("bash-completion/completions/git-deptool"))?;
     copy(&from.join("_git-deptool"), &prefix.join(places.zsh).join("_git-deptool"))?;
-    copy(&from.join("git-deptool.fish"), &share.join("fish/vendor_completions.d/git-deptool.fish"))
+    copy(&from.join("git-deptool.fish"), &share.join("fish/vendor_conf.d/git-deptool.fish"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
