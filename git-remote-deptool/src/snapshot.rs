@@ -154,17 +154,14 @@ pub fn take(
     request: &Request<'_>,
     source: &dyn Fn() -> Option<Source>,
 ) -> Result<Snapshot, SnapshotError> {
-    let cache = Cache::open(repo, request.directory);
+    let cache = Cache::open(repo, request.directory, request.run);
     let found = walk::walk(request.directory)?;
     if found.is_empty() {
         return Err(SnapshotError::Empty(request.directory.to_owned()));
     }
     let objects = Objects::new(repo, request.directory, request.run);
     let files = objects.identify(found, &cache)?;
-    // In a dry run there are no objects for what is new.
-    if request.run == Run::Real {
-        cache.store(&files);
-    }
+    cache.store(&files);
 
     let mut root = Vec::new();
     let tree = trees::build(&files, &mut |directory| {
@@ -233,4 +230,29 @@ fn message(request: &Request<'_>, source: Option<&Source>) -> Vec<u8> {
 fn is_trailer(line: &[u8]) -> bool {
     let token = line.split_once_str(": ").map(|(token, _)| token);
     token.is_some_and(|token| !token.is_empty() && token.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message for what was typed, with a source or without.
+    fn message_of(typed: Option<&str>, has_source: bool) -> String {
+        let cluster = ClusterName::parse(b"prod").unwrap();
+        let request =
+            Request { directory: Path::new("."), cluster: &cluster, message: typed.map(str::as_bytes), run: Run::Real };
+        let commit = CommitId(ObjectId::empty_tree(gix::hash::Kind::Sha1));
+        let source = Source { commit, subject: "Add".into(), is_dirty: true };
+        let message = message(&request, has_source.then_some(&source));
+        String::from_utf8(message).unwrap().replace(&commit.to_string(), "<id>").replace(&commit.short(), "<short>")
+    }
+
+    #[test]
+    fn the_source_is_the_last_trailer() {
+        assert_eq!(message_of(None, true), "Snapshot of <short>: Add\n\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Mine\n"), true), "Mine\n\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Mine\n\nRef: 1\nX-Y: 2"), true), "Mine\n\nRef: 1\nX-Y: 2\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Fix: it\n\nA: text"), false), "Fix: it\n\nA: text\n");
+        assert_eq!(message_of(Some(" \n"), false), "Snapshot\n");
+    }
 }

@@ -22,7 +22,7 @@ use gix::{
 };
 
 use super::{
-    Identified,
+    Identified, Run,
     walk::{Kind, stat_of},
 };
 use crate::git::Repo;
@@ -60,14 +60,15 @@ struct Next {
 }
 
 impl Cache {
-    /// The cache for `directory`.
-    pub fn open(repo: &Repo, directory: &Path) -> Self {
+    /// The cache for `directory`. In a dry run nothing can be stored: there are no objects for what is new.
+    pub fn open(repo: &Repo, directory: &Path, run: Run) -> Self {
         let place = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
         let name = gix::objs::compute_hash(HashKind::Sha1, gix::objs::Kind::Blob, place.as_os_str().as_encoded_bytes());
         let name = name.map_or_else(|_| "directory".into(), |id| id.to_hex_with_len(16).to_string());
         let path = repo.common_dir().join("deptool/snapshot").join(name);
         let known = index::File::at(&path, HashKind::Sha1, false, index::decode::Options::default()).ok();
-        Cache { next: Next::begin(&path).ok(), path, known }
+        let next = (run == Run::Real).then(|| Next::begin(&path).ok()).flatten();
+        Cache { path, known, next }
     }
 
     /// For each path in turn, in the index's order: the id that was known of it, if its stat is the same.

@@ -104,9 +104,7 @@ impl<'a> Objects<'a> {
         }
         Ok(id)
     }
-}
 
-impl Objects<'_> {
     /// The blob of a file of `size` bytes; None if it has another size, or content, by the time that it was read.
     fn large_blob(&self, file: &mut File, size: u64) -> io::Result<Option<ObjectId>> {
         let mut hasher = gix::hash::hasher(HashKind::Sha1);
@@ -125,7 +123,8 @@ impl Objects<'_> {
         let id = hasher.try_finalize().map_err(io::Error::other)?;
         if left == 0 && self.run == Run::Real && !self.database.exists(&id) {
             file.rewind()?;
-            let written = self.database.write_stream(objs::Kind::Blob, size, file).map_err(io::Error::other)?;
+            let mut content = file.take(size);
+            let written = self.database.write_stream(objs::Kind::Blob, size, &mut content).map_err(io::Error::other)?;
             return Ok((written == id).then_some(id));
         }
         Ok((left == 0).then_some(id))
