@@ -22,10 +22,11 @@ const MANIFEST: &str = r#"{
 }
 "#;
 const CONF: &str = "listen 127.0.0.1:8080\nroot /var/lib/deptool/apps/web/current/site\n";
+const ZONE: &str = "web1 A 192.0.2.1\n";
 const TIMER: &str = "[Timer]\nOnCalendar=daily\n\n[Install]\nWantedBy=timers.target\n";
 const SERVICE: &str = "[Service]\nType=oneshot\nExecStart=cp -a /var/lib/web /var/backups\n";
 
-/// The stage: two operators, the repository that they share, and the root directory of the host `web1`.
+/// The stage: two operators, the repository that they share, and the root directories of two hosts.
 struct Demo {
     sandbox: Sandbox,
     bold: bool,
@@ -66,21 +67,25 @@ impl Demo {
         self.write(&ada, "web1/web/systemd/backup.service", SERVICE)?;
         self.write(&ada, "web1/web/systemd/backup.timer", TIMER)?;
         self.write(&ada, "web1/web/manifest.json", MANIFEST)?;
+        self.write(&ada, "ns1/dns/zone", ZONE)?;
         self.ok(&ada, "git add . && git commit --quiet -m 'Serve a page' && git push --quiet origin prod")?;
 
-        self.say("The host. Here it is a directory; `deptool::web1` would be a machine that ssh reaches.");
-        self.sandbox.root("web1");
-        let url = format!("deptool::{}", self.sandbox.root("web1").display());
-        self.ok(&ada, &format!("git remote add web1 {url}"))
+        self.say("The hosts. Here they are directories; without --url they would be machines that ssh reaches.");
+        self.ok(&ada, "git deptool init --quiet")?;
+        for host in ["web1", "ns1"] {
+            let url = format!("deptool::{}", self.sandbox.root(host).display());
+            self.ok(&ada, &format!("git deptool add-host --quiet --url {url} {host}"))?;
+        }
+        Ok(())
     }
 
     fn first_deployment(&self, ada: &Repo<'_>) -> Result<()> {
-        self.say("What would a push do? This connects to nothing and changes nothing.");
-        self.ok(ada, "git push --dry-run web1 prod")?;
-        ensure!(self.sandbox.tree("web1").is_empty(), "the dry run made something");
+        self.say("What would be done? This connects to nothing and changes nothing.");
+        self.ok(ada, "git push --dry-run cluster")?;
+        ensure!(self.sandbox.tree("web1").is_empty(), "the plan made something");
 
         self.say("The first deployment.");
-        self.ok(ada, "git push web1 prod")?;
+        self.ok(ada, "git push cluster")?;
         self.runs(SITE)?;
         ensure!(self.sandbox.read("web1", "/etc/web.conf") == CONF.as_bytes(), "the link does not lead to web.conf");
         ensure!(self.sandbox.exists("web1", "/etc/systemd/system/backup.timer"), "the unit is missing");
@@ -92,15 +97,15 @@ impl Demo {
     }
 
     fn change(&self, ada: &Repo<'_>) -> Result<()> {
-        self.say("A change. The plan is made from the remote-tracking branch, as `git diff` is.");
+        self.say("A change. The plan is made from the remote-tracking branches, as `git diff` is; ns1 is left alone.");
         self.write(ada, "web1/web/site/index.html", SITE_2)?;
         self.ok(ada, "git commit --quiet -am 'Greet the world' && git push --quiet origin prod")?;
         self.ok(ada, "git diff --stat web1/prod prod -- web1")?;
-        self.ok(ada, "git push web1 prod")?;
+        self.ok(ada, "git push cluster")?;
         self.runs(SITE_2)?;
-        self.ok(ada, "git log --oneline web1/prod")?;
+        self.ok(ada, "git log --oneline --decorate -2")?;
         self.say("Pushed again, there is nothing to do. That takes no connection.");
-        self.ok(ada, "git push web1 prod")
+        self.ok(ada, "git push cluster")
     }
 
     fn stale(&self, ada: &Repo<'_>) -> Result<()> {
@@ -151,7 +156,7 @@ impl Demo {
         for gone in ["/etc/web.conf", "/etc/systemd/system/backup.timer", CURRENT] {
             ensure!(!self.sandbox.exists("web1", gone), "{gone} is still there\n{}", self.sandbox.tree("web1"));
         }
-        self.ok(ada, "cd ../roots/web1 && find . -path ./var/lib/deptool/store -prune -o -print | sort")
+        self.ok(ada, "cd ../roots/web1 && find . -path './var/lib/deptool/*' -prune -o -print | sort")
     }
 
     /// What is deployed, read where the host would read it.
