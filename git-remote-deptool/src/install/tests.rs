@@ -63,8 +63,7 @@ impl Host {
 
     /// A shell script.
     fn write(&self, name: &str, script: &str) {
-        fs::write(self.at(name), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(self.at(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&self.at(name), &format!("#!/bin/sh\n{script}\n"));
     }
 
     /// Have the host use this PATH. The stand-in for ssh counts how often it is called.
@@ -96,8 +95,10 @@ impl Host {
     fn bring_agent(&self, content: &str) {
         for platform in Platform::ALL {
             let name = format!("agents/{}-{platform}", build::agent_file_name());
-            fs::write(self.at(&name), content.replace("BUILD", build::BUILD_ID).replace("VERSION", build::VERSION))
-                .unwrap();
+            write_program(
+                &self.at(&name),
+                &content.replace("BUILD", build::BUILD_ID).replace("VERSION", build::VERSION),
+            );
         }
     }
 
@@ -148,6 +149,15 @@ impl Host {
         let _ = child.stdin.take().unwrap().write_all(input);
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     }
+}
+
+/// Put a program there. It is written by another process: a file that is open for writing can't be executed, and what
+/// this process has open, any child that another test's thread is about to start has, too.
+fn write_program(path: &Path, content: &str) {
+    let mut install =
+        Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success(), "{}", path.display());
 }
 
 /// An agent that sends back what it gets after the hello.

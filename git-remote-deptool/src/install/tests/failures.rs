@@ -204,10 +204,6 @@ fn a_local_root_runs_the_agent_here_and_tells_it_where() {
     host.bring_agent(
         "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\necho $DEPTOOL_ROOT $GIT_DIR .\n",
     );
-    for platform in Platform::ALL {
-        let name = format!("agents/{}-{platform}", build::agent_file_name());
-        fs::set_permissions(host.at(&name), fs::Permissions::from_mode(0o755)).unwrap();
-    }
     let target = Target::Local(host.at("root"));
     let mut link = host.connector.connect(&target, &Ahead::No, &mut |_| {}).unwrap();
     let mut answer = String::new();

@@ -93,7 +93,7 @@ fn root_forks_nothing_on_the_way_to_an_agent_that_is_there() {
     // Nothing is to be found on PATH any more.
     let sh = which::which("sh").unwrap();
     host.write("login", &format!("c=\"exec {} ${{1#exec sh}}\"; PATH=/nowhere; eval \"$c\"", sh.display()));
-    fs::write(host.agent(), "#!/bin/sh\nread -r word build\necho deptool-agent x $build\n").unwrap();
+    write_program(&host.agent(), "#!/bin/sh\nread -r word build\necho deptool-agent x $build\n");
     assert!(matches!(host.connect(), Err(ConnectError::OtherBuild { .. })), "the agent was reached");
 }
 
