@@ -12,6 +12,7 @@ use std::{
 use crate::{
     cluster::{Settings, SettingsError, Target},
     git::{Environment, OpenError, Repo},
+    progress::Screen,
     remote::Remote,
     transport::{
         self, Connector,
@@ -27,6 +28,8 @@ pub struct Context {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal: stderr.
     pub sink: Sink,
+    /// The same, if it is a terminal that lines can be drawn on in place.
+    pub screen: Option<Arc<Mutex<Screen>>>,
     /// `GIT_DEPTOOL_REPORT`: where pushes write what became of each host.
     pub report: Option<PathBuf>,
 }
@@ -60,20 +63,25 @@ impl Context {
         let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
         let variables = transport::Environment::from_iter(env::vars_os());
         let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
-        let sink: Sink = Arc::new(Mutex::new(io::stderr()));
         let kind = if io::stderr().is_terminal() { Kind::Terminal } else { Kind::Pipe };
+        let is_dumb = variables.get("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let screen = (kind == Kind::Terminal && !is_dumb).then(|| Arc::new(Mutex::new(Screen::new(io::stderr()))));
+        let sink: Sink = match &screen {
+            Some(screen) => screen.clone(),
+            None => Arc::new(Mutex::new(io::stderr())),
+        };
         let display = Display { sink: sink.clone(), kind };
         let mut connector = Connector::new(variables, ssh, env::current_exe().ok().as_deref(), display);
         connector.interrupted = interrupted().map_err(ContextError::Signals)?;
         let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
         let report = report.map(|path| repo.top().join(path));
-        Ok(Context { repo, settings, connector: Arc::new(connector), sink, report })
+        Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, report })
     }
 
     /// The hosts of `target`, with all that it takes to talk to them.
     pub fn remote(self, target: Target) -> Remote {
-        let Context { repo, settings, connector, sink, report } = self;
-        Remote { repo, settings, target, connector, sink, report }
+        let Context { repo, settings, connector, sink, screen, report } = self;
+        Remote { repo, settings, target, connector, sink, screen, report }
     }
 
     /// The top of the work tree, or the directory of a bare repository.

@@ -8,7 +8,7 @@
 //! cluster_plan  what it means for each host
 //! delivery      one host's deployment; fleet: all of them     pack, history  what a host is sent
 //! session       messages to an agent; said: made safe         transport, install   ssh, and an agent at its end
-//! helper        outcomes become lines for Git                 render         and text for people
+//! helper        outcomes become lines for Git                 progress, render   and text for people
 //! ```
 //!
 //! [`cli`] is `git deptool`; [`snapshot`] commits what was rendered. A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
@@ -28,6 +28,7 @@ pub mod history;
 pub mod install;
 pub mod lease;
 pub mod pack;
+pub mod progress;
 pub mod projection;
 pub mod push;
 pub mod remote;

@@ -1,13 +1,18 @@
 //! One remote of one repository: its hosts, how they are reached, what is known of them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hello};
 
 use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},
     git::{AncestryError, ReadError, Repo, RevisionError},
+    helper::{Options, options::Progress},
     pack::{SelectError, WriteError},
+    progress::{Manner, Screen},
     session::SessionError,
     tracking::{FactsError, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
     transport::{self, Connector, messages::Sink, ssh::SshTarget},
@@ -22,6 +27,8 @@ pub struct Remote {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
+    /// The same, if it is a terminal on which a block of lines can be drawn in place.
+    pub screen: Option<Arc<Mutex<Screen>>>,
     /// Where what becomes of each host is written for programs: see [`crate::push::account`].
     pub report: Option<PathBuf>,
 }
@@ -63,6 +70,14 @@ impl Remote {
         // A terminal that is gone is no reason to stop a deployment.
         let _ = writeln!(sink, "{}", text.trim_end());
         let _ = sink.flush();
+    }
+
+    /// How progress is to be shown.
+    pub fn manner(&self, options: &Options) -> Manner {
+        match (&self.screen, options.progress) {
+            (Some(screen), Progress::Shown) if options.verbosity > 0 => Manner::Live(screen.clone()),
+            (None | Some(_), Progress::Shown | Progress::Hidden) => Manner::Hidden,
+        }
     }
 
     pub fn tracking(&self) -> Tracking<'_> {

@@ -14,6 +14,7 @@ mod local_user;
 mod manual;
 mod outside;
 mod plan;
+mod progress;
 mod push;
 mod remote_helper;
 mod scope;

@@ -10,14 +10,15 @@ use deptool_agent::{
 
 use super::{Affected, Request, account::HostReport, conclude};
 use crate::{
-    delivery::{Delivery, Report as Progress},
+    delivery::{Delivery, Report as Event},
     fleet::{self, FullPack, Lead, Rules},
     helper::options::Atomicity,
     pack::{self, Base},
+    progress::{self, Novelty, Progress},
     remote::{Remote, RemoteError},
     render::ago,
     tracking::{Attempt, HostFacts},
-    transport::Stage,
+    transport::{self, Stage},
 };
 
 /// Deploy to all of them, and say what became of each.
@@ -70,9 +71,23 @@ pub(super) fn deploy(
         unreachable: options.push_options.unreachable,
         waves: options.push_options.waves.clone(),
     };
-    let mut leading = Leading { remote, request, affected };
+    let progress = Progress::new(shown(&deliveries), remote.manner(options));
+    let mut leading = Leading { remote, request, affected, progress: &progress };
     let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
+    progress.finish();
     Ok(conclude::conclude(remote, request, affected, conclusions))
+}
+
+/// The hosts as progress shows them.
+fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
+    let shown = |delivery: &Delivery| progress::Host {
+        name: delivery.request.host.clone(),
+        novelty: match (&delivery.target, delivery.is_known) {
+            (transport::Target::Ssh(_), false) => Novelty::New,
+            (transport::Target::Ssh(_), true) | (transport::Target::Local(_), _) => Novelty::Known,
+        },
+    };
+    deliveries.iter().map(shown).collect()
 }
 
 /// Whether a pack may assume what the host should have.
@@ -122,6 +137,7 @@ struct Leading<'a> {
     remote: &'a Remote,
     request: &'a Request<'a>,
     affected: &'a [Affected],
+    progress: &'a Progress,
 }
 
 impl Lead for Leading<'_> {
@@ -138,21 +154,26 @@ impl Lead for Leading<'_> {
         self.remote.tracking().unsettle(host, &self.request.cluster, attempt).map_err(|error| error.to_string())
     }
 
-    fn heard(&mut self, at: usize, report: &Progress) {
+    fn heard(&mut self, at: usize, report: &Event) {
         let host = &self.affected[at].remote;
         let verbosity = self.request.options.verbosity;
+        if let Some(state) = progress::State::of(report) {
+            self.progress.note(at, state);
+        }
         match report {
-            Progress::Stage(Stage::Installing { bytes }) if verbosity > 0 => {
+            Event::Stage(Stage::Installing { bytes }) if verbosity > 0 && !self.progress.is_live() => {
                 self.remote.say(&format!("{}: installing the agent ({} KiB)", host.host, bytes / 1024));
             }
-            Progress::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
-            Progress::Phase(phase) if verbosity > 1 => self.remote.say(&format!("{}: {}", host.host, phase.word())),
-            Progress::Busy(holder) if verbosity > 0 => {
+            Event::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
+            Event::Phase(phase) if verbosity > 1 && !self.progress.is_live() => {
+                self.remote.say(&format!("{}: {}", host.host, phase.word()));
+            }
+            Event::Busy(holder) if verbosity > 0 => {
                 let since = ago(now() - holder.since);
                 let (by, phase) = (&holder.by, holder.phase.word());
                 self.remote.say(&format!("{}: waiting for {by}, who has been {phase} for {since}", host.host));
             }
-            Progress::Hello(hello) => {
+            Event::Hello(hello) => {
                 // What can't be remembered costs a round trip next time, no more.
                 if let Err(error) = self.remote.heed(host, hello) {
                     self.remote.say(&format!("{}: {error}", host.host));

@@ -1,0 +1,298 @@
+//! How far each host is, as lines. Pure.
+
+use std::time::Duration;
+
+use deptool_agent::{name::HostName, outcome::Phase, text::printable};
+use unicode_width::UnicodeWidthChar as _;
+
+use super::Size;
+
+/// With more hosts than this they are counted.
+const MANY: usize = 20;
+/// How many lines of single hosts there are below the counts, at most.
+const NOTABLE: usize = 10;
+/// From when on it is said how long a host has been at it.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// How far a host is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is not its turn.
+    Queued,
+    Connecting,
+    /// Somebody else deploys; it is tried again.
+    Waiting,
+    /// The agent is being uploaded.
+    Installing,
+    At(Phase),
+    Done,
+    /// It has ended in another way: one line.
+    Failed(String),
+    /// It was told not to go on, because of another host.
+    NotAttempted,
+}
+
+/// Whether ssh may have something to ask about a host, on the terminal that we draw on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Novelty {
+    /// It was talked to before: its key is known.
+    Known,
+    /// ssh may show its key and ask.
+    New,
+}
+
+/// A host to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub name: HostName,
+    pub novelty: Novelty,
+}
+
+/// How far all hosts are.
+#[derive(Debug)]
+pub struct Board(Vec<Row>);
+
+#[derive(Debug)]
+struct Row {
+    host: Host,
+    state: State,
+    /// Since when, from the beginning.
+    since: Duration,
+}
+
+impl Board {
+    /// Nobody has begun.
+    pub fn new(hosts: Vec<Host>) -> Board {
+        let row = |host| Row { host, state: State::Queued, since: Duration::ZERO };
+        Board(hosts.into_iter().map(row).collect())
+    }
+
+    /// From `now` on, counted from the beginning, the host at `at` is that far.
+    pub fn set(&mut self, at: usize, state: State, now: Duration) {
+        let Some(row) = self.0.get_mut(at) else { return };
+        if row.state != state {
+            (row.state, row.since) = (state, now);
+        }
+    }
+
+    /// Whether a question of ssh's may be on the terminal, which a block that is drawn again would wipe away.
+    pub fn is_being_asked(&self) -> bool {
+        self.0.iter().any(|row| row.state == State::Connecting && row.host.novelty == Novelty::New)
+    }
+
+    /// The block at `now`: a line for each host if they are few and fit, else counts, and the hosts that failed or are
+    /// slow. No line is as wide as the terminal.
+    pub fn lines(&self, size: Size, now: Duration) -> Vec<String> {
+        // The cursor has a line of its own below the block.
+        let room = usize::from(size.rows).saturating_sub(1).max(1);
+        let lines = match self.0.len() <= room.min(MANY) {
+            true => self.0.iter().map(|row| row.line(now)).collect(),
+            false => self.summary(room, now),
+        };
+        lines.iter().map(|line| cut(line, usize::from(size.columns).saturating_sub(1))).collect()
+    }
+
+    fn summary(&self, room: usize, now: Duration) -> Vec<String> {
+        let mut counts: Vec<(usize, &str, usize)> = Vec::new();
+        for row in &self.0 {
+            let (order, word) = row.state.kind();
+            match counts.iter_mut().find(|(known, ..)| *known == order) {
+                Some((_, _, count)) => *count += 1,
+                None => counts.push((order, word, 1)),
+            }
+        }
+        counts.sort();
+        let counts: Vec<String> = counts.iter().map(|(_, word, count)| format!("{count} {word}")).collect();
+        let mut lines = vec![format!("  {} hosts: {}", self.0.len(), counts.join(", "))];
+
+        let mut notable: Vec<&Row> = self.0.iter().filter(|row| row.is_notable(now)).collect();
+        // Failures first; then who has been slow for longest.
+        notable.sort_by_key(|row| (!matches!(row.state, State::Failed(_)), row.since));
+        let fitting = NOTABLE.min(room - 1);
+        let shown = if notable.len() > fitting { fitting.saturating_sub(1) } else { notable.len() };
+        lines.extend(notable[..shown].iter().map(|row| row.line(now)));
+        if fitting > 0 && shown < notable.len() {
+            lines.push(format!("  … and {} more", notable.len() - shown));
+        }
+        lines
+    }
+}
+
+impl Row {
+    fn line(&self, now: Duration) -> String {
+        let took = now.saturating_sub(self.since);
+        let line = format!("  {}: {}", self.host.name, printable(self.state.words().as_bytes()));
+        if self.state.is_work() && took >= SLOW { format!("{line} ({} s)", took.as_secs()) } else { line }
+    }
+
+    fn is_notable(&self, now: Duration) -> bool {
+        match self.state {
+            State::Failed(_) => true,
+            _ => self.state.is_work() && now.saturating_sub(self.since) >= SLOW,
+        }
+    }
+}
+
+impl State {
+    /// Its words for one host.
+    fn words(&self) -> &str {
+        match self {
+            State::Failed(why) => why,
+            _ => self.kind().1,
+        }
+    }
+
+    /// Its place in the order of things, and its word in counts.
+    fn kind(&self) -> (usize, &'static str) {
+        match self {
+            State::Queued => (0, "waiting to connect"),
+            State::Waiting => (1, "waiting for somebody else"),
+            State::Connecting => (2, "connecting"),
+            State::Installing => (3, "installing the agent"),
+            // Phases are declared in their order.
+            State::At(phase) => (4 + *phase as usize, phase.word()),
+            State::Done => (100, "done"),
+            State::Failed(_) => (101, "failed"),
+            State::NotAttempted => (102, "not attempted"),
+        }
+    }
+
+    /// Whether the host itself has something to do: to be long at that is to be slow.
+    fn is_work(&self) -> bool {
+        match self {
+            State::Connecting | State::Installing => true,
+            State::At(phase) => match phase {
+                Phase::Preparing | Phase::Activating | Phase::Settling | Phase::RollingBack | Phase::Finishing => true,
+                Phase::Prepared | Phase::AwaitingVerdict | Phase::AwaitingConfirmation | Phase::AwaitingRelease => {
+                    false
+                }
+            },
+            State::Queued | State::Waiting | State::Done | State::Failed(_) | State::NotAttempted => false,
+        }
+    }
+}
+
+/// `line` in at most so many columns, with `…` for what is left out.
+fn cut(line: &str, columns: usize) -> String {
+    let width = |c: char| c.width().unwrap_or(0);
+    if line.chars().map(width).sum::<usize>() <= columns {
+        return line.to_owned();
+    }
+    let mut left = columns.saturating_sub(1);
+    let mut out = String::new();
+    for c in line.chars() {
+        match left.checked_sub(width(c)) {
+            Some(rest) => left = rest,
+            None => break,
+        }
+        out.push(c);
+    }
+    if columns > 0 {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: Size = Size { columns: 100, rows: 40 };
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn board(names: &[&str]) -> Board {
+        let host = |name: &&str| Host { name: HostName::parse(name.as_bytes()).unwrap(), novelty: Novelty::Known };
+        Board::new(names.iter().map(host).collect())
+    }
+
+    fn many(count: usize) -> Board {
+        let names: Vec<String> = (0..count).map(|n| format!("web{n}")).collect();
+        board(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn each_host_has_a_line_that_says_how_far_it_is() {
+        let mut board = board(&["web1", "web2", "db", "ns1", "ns2"]);
+        board.set(0, State::Connecting, seconds(0));
+        board.set(1, State::Installing, seconds(1));
+        board.set(2, State::At(Phase::Settling), seconds(2));
+        board.set(3, State::Failed("rolled back: nsd.service failed".into()), seconds(3));
+        let expected = "  web1: connecting (4 s)\n  web2: installing the agent (3 s)\n  db: settling\n  \
+                        ns1: rolled back: nsd.service failed\n  ns2: waiting to connect";
+        assert_eq!(board.lines(WIDE, seconds(4)).join("\n"), expected);
+        board.set(2, State::Done, seconds(9));
+        board.set(4, State::At(Phase::Prepared), seconds(9));
+        let lines = board.lines(WIDE, seconds(60));
+        assert_eq!(lines[2..], ["  db: done", "  ns1: rolled back: nsd.service failed", "  ns2: prepared"]);
+    }
+
+    #[test]
+    fn many_hosts_are_counted_and_those_that_failed_or_are_slow_are_named() {
+        let mut board = many(500);
+        for at in 0..400 {
+            board.set(at, State::At(Phase::Prepared), seconds(1));
+        }
+        for at in 400..420 {
+            board.set(at, State::Connecting, seconds(2));
+        }
+        board.set(7, State::Failed("unreachable: no route".into()), seconds(3));
+        board.set(420, State::At(Phase::Preparing), seconds(0));
+        let expected = "  500 hosts: 79 waiting to connect, 20 connecting, 1 preparing, 399 prepared, 1 failed\n  \
+                        web7: unreachable: no route\n  web420: preparing (4 s)";
+        assert_eq!(board.lines(WIDE, seconds(4)).join("\n"), expected);
+        let lines = board.lines(WIDE, seconds(9));
+        assert_eq!(lines.len(), 1 + NOTABLE);
+        assert_eq!(lines[3], "  web400: connecting (7 s)");
+        assert_eq!(lines[NOTABLE], "  … and 13 more");
+    }
+
+    #[test]
+    fn the_block_fits_into_the_terminal_however_small() {
+        let mut board = many(30);
+        for at in 0..30 {
+            board.set(at, State::Failed("rolled back: 日本語のサービス failed".into()), seconds(at as u64));
+        }
+        for rows in 0..35 {
+            for columns in 0..45 {
+                let lines = board.lines(Size { columns, rows }, seconds(40));
+                assert!(lines.len() < usize::from(rows).max(2), "{rows}: {lines:#?}");
+                for line in lines {
+                    let width: usize = line.chars().map(|c| c.width().unwrap_or(0)).sum();
+                    assert!(width < usize::from(columns).max(1), "{columns}: {line}");
+                }
+            }
+        }
+        let few = self::board(&["web1", "web2", "web3"]);
+        assert_eq!(few.lines(Size { columns: 80, rows: 3 }, seconds(0)), ["  3 hosts: 3 waiting to connect"]);
+    }
+
+    #[test]
+    fn wide_characters_are_cut_where_they_would_not_fit() {
+        assert_eq!(cut("ab日本", 6), "ab日本");
+        assert_eq!(cut("ab日本", 5), "ab日…");
+        assert_eq!(cut("ab日本", 4), "ab…");
+        assert_eq!(cut("abc", 0), "");
+    }
+
+    #[test]
+    fn nothing_that_a_host_says_moves_the_cursor() {
+        let mut board = board(&["web1", "web2"]);
+        board.set(0, State::Failed("a\x1b[2Jb\r\nc\u{202e}".into()), seconds(0));
+        assert_eq!(board.lines(WIDE, seconds(0))[0], "  web1: a\\x1b[2Jb\\r\\nc\\u{202e}");
+    }
+
+    #[test]
+    fn a_question_about_a_new_hosts_key_is_not_wiped_away() {
+        let mut board = board(&["web1", "web2"]);
+        board.0[1].host.novelty = Novelty::New;
+        board.set(0, State::Connecting, seconds(0));
+        assert!(!board.is_being_asked());
+        board.set(1, State::Connecting, seconds(0));
+        assert!(board.is_being_asked());
+        board.set(1, State::At(Phase::Preparing), seconds(0));
+        assert!(!board.is_being_asked());
+    }
+}
