@@ -65,7 +65,7 @@ impl Backend for Dialogue {
     }
 
     fn finish(&mut self, options: &Options) -> Result<(), RemoteError> {
-        fetch::note_postponed(&self.remote, std::mem::take(&mut self.postponed))?;
+        fetch::note_postponed(&self.remote, std::mem::take(&mut self.postponed), options.verbosity)?;
         if let Some(summary) = self.summary.take().filter(|_| options.verbosity > 0) {
             self.remote.say(&summary);
         }

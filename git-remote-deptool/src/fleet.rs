@@ -26,10 +26,6 @@ use crate::{
     transport::Connector,
 };
 
-/// Between two connections that are begun, so that the unauthenticated ones at a shared jump host stay few.
-const PACE: Duration = Duration::from_millis(20);
-/// So many are begun without waiting: OpenSSH's MaxStartups drops none of the first ten.
-const BURST: usize = 8;
 /// How often we look whether we were interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 /// A session's thread has little to remember.
@@ -74,12 +70,9 @@ pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead:
     thread::scope(|scope| {
         let mailboxes: Vec<Mailbox> = (0..count).map(|_| Mailbox::new()).collect();
         let orders = mailboxes.iter().map(Mailbox::orders).collect();
-        // Sessions are begun by a thread of their own, so that the first are heard while the last are still to come.
+        // By a thread of their own, so that the first are heard while the last are still to come.
         scope.spawn(move || {
             for (at, (delivery, mailbox)) in deliveries.into_iter().zip(mailboxes).enumerate() {
-                if at >= BURST {
-                    thread::sleep(PACE);
-                }
                 let tell = sender.clone();
                 let session = thread::Builder::new().name(format!("host {at}")).stack_size(STACK);
                 let run = move || {

@@ -92,6 +92,11 @@ impl Repo {
         Ok(Repo { gix, environment })
     }
 
+    /// What it was opened with: a thread opens it for itself, as a handle can't go to another one.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// For what has no function here.
     pub fn gix(&self) -> &gix::Repository {
         &self.gix

@@ -20,6 +20,7 @@
 //! the caller writes. The host's name is a part of it, as several hosts may run one commit of which we know none.
 
 mod complete;
+mod elsewhere;
 mod import;
 mod make;
 mod pairs;
@@ -30,7 +31,6 @@ mod tests;
 use std::{
     io::{self, BufRead, Read},
     rc::Rc,
-    time::Duration,
 };
 
 use deptool_agent::{
@@ -40,6 +40,7 @@ use deptool_agent::{
 
 use self::{complete::Completeness, import::Quarantine, make::Projector};
 pub use self::{
+    elsewhere::Elsewhere,
     import::ImportError,
     pairs::{Pair, Pairs, is_projection_related},
 };
@@ -112,22 +113,20 @@ pub enum ResolveError {
 
 /// Find or make the commit `id` that `host` runs, or what stands for it.
 ///
-/// `patience` is how long each other remote may take. Nothing but objects is written.
+/// Nothing but objects is written.
 pub fn resolve(
     repo: &gix::Repository,
     host: &HostName,
     id: CommitId,
-    patience: Duration,
+    elsewhere: &Elsewhere,
     source: &mut dyn HostObjects,
 ) -> Result<Found, ResolveError> {
     let complete = |objects| Completeness::of(repo, objects);
     if complete(Rc::new(Objects::of(repo)))?.holds(id)? {
         return Ok(Found::Here);
     }
-    for remote in remote::names(repo) {
-        if remote::fetch(repo, &remote, id, patience) && complete(Rc::new(Objects::of(repo)))?.holds(id)? {
-            return Ok(Found::FromRemote(remote));
-        }
+    if let Some(found) = elsewhere.bring(repo, id)? {
+        return Ok(found);
     }
     let pairs = Pairs::of(repo)?;
     if let Some(tip) = pairs.projection_of(&id, host) {

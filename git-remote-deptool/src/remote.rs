@@ -9,7 +9,7 @@ use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hell
 
 use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},
-    git::{AncestryError, ReadError, Repo, RevisionError},
+    git::{AncestryError, Environment, OpenError, ReadError, Repo, RevisionError},
     helper::{Options, options::Progress},
     pack::{SelectError, WriteError},
     progress::{Manner, Screen},
@@ -31,6 +31,32 @@ pub struct Remote {
     pub screen: Option<Arc<Mutex<Screen>>>,
     /// Where what becomes of each host is written for programs: see [`crate::push::account`].
     pub report: Option<PathBuf>,
+}
+
+/// What a thread needs to have the remote for itself: a repository's handle can't go from one to another.
+pub struct Seed {
+    environment: Environment,
+    settings: Settings,
+    target: Target,
+    connector: Arc<Connector>,
+    sink: Sink,
+    screen: Option<Arc<Mutex<Screen>>>,
+    report: Option<PathBuf>,
+}
+
+impl Seed {
+    /// The remote, with the repository opened once more.
+    pub fn remote(&self) -> Result<Remote, OpenError> {
+        Ok(Remote {
+            repo: Repo::open(self.environment.clone())?,
+            settings: self.settings.clone(),
+            target: self.target.clone(),
+            connector: self.connector.clone(),
+            sink: self.sink.clone(),
+            screen: self.screen.clone(),
+            report: self.report.clone(),
+        })
+    }
 }
 
 /// Why a request of Git's can't be served.
@@ -70,6 +96,19 @@ impl Remote {
         // A terminal that is gone is no reason to stop a deployment.
         let _ = writeln!(sink, "{}", text.trim_end());
         let _ = sink.flush();
+    }
+
+    /// For other threads.
+    pub fn seed(&self) -> Seed {
+        Seed {
+            environment: self.repo.environment().clone(),
+            settings: self.settings.clone(),
+            target: self.target.clone(),
+            connector: self.connector.clone(),
+            sink: self.sink.clone(),
+            screen: self.screen.clone(),
+            report: self.report.clone(),
+        }
     }
 
     /// How progress is to be shown.

@@ -246,6 +246,11 @@ impl<'r> Tracking<'r> {
         Ok(knowledge)
     }
 
+    /// The commit of the local branch of a cluster, if there is one.
+    pub fn branch(&self, cluster: &ClusterName) -> Result<Option<CommitId>, TrackingError> {
+        self.refs.get(&format!("refs/heads/{cluster}"))
+    }
+
     /// Whether the repository has no branch of its own or of another one: it is being cloned, or was just made.
     pub fn is_unused(&self) -> Result<bool, TrackingError> {
         Ok(self.refs.below("refs/heads/")?.is_empty() && self.refs.below("refs/remotes/")?.is_empty())

@@ -26,11 +26,13 @@ use crate::install::{
     script::{self, Places},
 };
 
+mod gate;
 pub mod local;
 pub mod messages;
 pub mod process;
 pub mod ssh;
 
+use gate::Gate;
 use messages::{Display, Kind};
 use process::{Connection, Incoming, Outgoing};
 use ssh::{SshSettings, SshTarget};
@@ -146,7 +148,7 @@ pub struct Link {
     pub incoming: Incoming,
 }
 
-/// Makes connections. One serves a whole fleet, from many threads.
+/// Makes connections, a few at a time. One serves a whole fleet, from many threads.
 #[derive(Debug)]
 pub struct Connector {
     pub environment: Environment,
@@ -157,6 +159,7 @@ pub struct Connector {
     /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
     pub interrupted: Arc<AtomicBool>,
     pub(crate) places: Places,
+    gate: Gate,
 }
 
 /// One started program and what it said first.
@@ -170,20 +173,27 @@ impl Connector {
     pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
         let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
         let agents = Agents::new(chosen, exe);
-        Connector { environment, ssh, agents, display, interrupted: Arc::default(), places: Places::default() }
+        Connector {
+            environment,
+            ssh,
+            agents,
+            display,
+            interrupted: Arc::default(),
+            places: Places::default(),
+            gate: Gate::default(),
+        }
     }
 
     /// Connect to `target`, installing the agent if need be. `stage` hears how it goes.
     ///
     /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
     pub fn connect(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
-        stage(Stage::Connecting);
-        let mut contact = self.dial(target, ahead)?;
+        let mut contact = self.dial(target, ahead, stage)?;
         let mut unsent = None;
         if let (Ahead::Yes(request), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
-            contact = self.dial(target, &Ahead::No)?;
+            contact = self.dial(target, &Ahead::No, &mut |_| {})?;
             unsent = Some(request.clone());
         }
         match &contact.opening {
@@ -200,8 +210,10 @@ impl Connector {
         }
     }
 
-    /// Start the program for `target`, say hello, send `ahead`, and wait for the first line.
-    fn dial(&self, target: &Target, ahead: &Ahead) -> Result<Contact, ConnectError> {
+    /// When it is its turn, start the program for `target`, say hello, send `ahead`, and wait for the first line.
+    fn dial(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Contact, ConnectError> {
+        let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
+        stage(Stage::Connecting);
         let (command, kind) = match target {
             Target::Ssh(ssh) => {
                 let remote = script::remote_command(&self.places, &build::agent_file_name());
@@ -218,6 +230,7 @@ impl Connector {
             let _ = outgoing.send_ahead(vec![request.clone()]);
         }
         let opening = self.first_line(target, &connection, &mut incoming)?;
+        pass.through();
         Ok(Contact { link: Link { connection, outgoing, incoming }, opening })
     }
 

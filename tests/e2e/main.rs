@@ -18,6 +18,7 @@ mod progress;
 mod push;
 mod remote_helper;
 mod scope;
+mod scale;
 mod seen;
 mod snapshot;
 mod stand_in;

@@ -15,6 +15,7 @@ pub mod lab;
 pub mod process;
 pub mod relay;
 pub mod sandbox;
+pub mod simulation;
 pub mod stand_in;
 pub mod sweep;
 pub mod trace;

@@ -24,6 +24,8 @@ pub enum State {
     Waiting,
     /// The agent is being uploaded.
     Installing,
+    /// It is asked what it runs.
+    Asking,
     At(Phase),
     Done,
     /// It has ended in another way: one line.
@@ -149,8 +151,9 @@ impl State {
             State::Waiting => (1, "waiting for somebody else"),
             State::Connecting => (2, "connecting"),
             State::Installing => (3, "installing the agent"),
+            State::Asking => (4, "being asked"),
             // Phases are declared in their order.
-            State::At(phase) => (4 + *phase as usize, phase.word()),
+            State::At(phase) => (5 + *phase as usize, phase.word()),
             State::Done => (100, "done"),
             State::Failed(_) => (101, "failed"),
             State::NotAttempted => (102, "not attempted"),
@@ -160,7 +163,7 @@ impl State {
     /// Whether the host itself has something to do: to be long at that is to be slow.
     fn is_work(&self) -> bool {
         match self {
-            State::Connecting | State::Installing => true,
+            State::Connecting | State::Installing | State::Asking => true,
             State::At(phase) => match phase {
                 Phase::Preparing | Phase::Activating | Phase::Settling | Phase::RollingBack | Phase::Finishing => true,
                 Phase::Prepared | Phase::AwaitingVerdict | Phase::AwaitingConfirmation | Phase::AwaitingRelease => {

@@ -32,9 +32,17 @@ pub(super) fn names(repo: &gix::Repository) -> Vec<String> {
     names
 }
 
+/// How a remote answered.
+pub(super) enum Fetched {
+    Yes,
+    No,
+    /// Not in time.
+    Silent,
+}
+
 /// Let Git fetch one commit from a remote, quietly, without a question, for no longer than `patience`. Nothing but
-/// objects changes. Whether it worked: if not, there are other ways.
-pub(super) fn fetch(repo: &gix::Repository, remote: &str, id: CommitId, patience: Duration) -> bool {
+/// objects changes.
+pub(super) fn fetch(repo: &gix::Repository, remote: &str, id: CommitId, patience: Duration) -> Fetched {
     let mut command = git(repo.git_dir());
     command
         .args(["-c", "core.askPass=", "-c", "credential.interactive=never", "-c", "gc.auto=0"])
@@ -51,7 +59,7 @@ pub(super) fn fetch(repo: &gix::Repository, remote: &str, id: CommitId, patience
     let (name, value) = ssh(repo);
     match command.env(name, value).spawn() {
         Ok(child) => wait(child, patience),
-        Err(_) => false,
+        Err(_) => Fetched::No,
     }
 }
 
@@ -72,7 +80,7 @@ fn ssh(repo: &gix::Repository) -> (&'static str, OsString) {
 }
 
 /// Wait for the end of a child that leads a process group, by the end of its stderr.
-fn wait(mut child: Child, patience: Duration) -> bool {
+fn wait(mut child: Child, patience: Duration) -> Fetched {
     let (done, ended) = mpsc::channel();
     if let Some(mut stderr) = child.stderr.take() {
         thread::spawn(move || {
@@ -81,10 +89,13 @@ fn wait(mut child: Child, patience: Duration) -> bool {
             let _ = done.send(());
         });
     }
-    if ended.recv_timeout(patience).is_err()
-        && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-    {
+    let is_late = ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout);
+    if is_late && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    child.wait().is_ok_and(|status| status.success())
+    match child.wait() {
+        Ok(status) if status.success() => Fetched::Yes,
+        _ if is_late => Fetched::Silent,
+        Ok(_) | Err(_) => Fetched::No,
+    }
 }

@@ -1,0 +1,195 @@
+//! Asking hosts: one, or many at a time.
+
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::channel,
+    },
+    thread,
+    time::Duration,
+};
+
+use deptool_agent::{
+    id::CommitId,
+    text::printable,
+    wire::{Deployed, Hello, Holder},
+};
+
+use super::from_host::FromHost;
+use crate::{
+    cluster::HostRemote,
+    helper::serve::chain,
+    progress::{Progress, State},
+    projection::{self, Elsewhere, Found},
+    remote::{Remote, RemoteError},
+    session::{Mailbox, Session},
+    tracking::HostLock,
+    transport::{self, Stage},
+};
+
+/// How long each other remote may take to look for a commit.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many hosts are asked at a time. Those that are down, and only those, take seconds.
+const AT_ONCE: usize = 64;
+
+/// What a host runs, and how that came to be here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub deployed: Deployed,
+    pub found: Found,
+}
+
+impl Heard {
+    /// The commit itself, or the projection that stands for it here.
+    pub fn local(&self) -> CommitId {
+        match &self.found {
+            Found::Projection(projection) => projection.tip.projected,
+            Found::Here | Found::FromRemote(_) | Found::FromHost => self.deployed.commit,
+        }
+    }
+}
+
+/// What a host has said of itself. Its commit is here; no ref says so yet.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub heard: Option<Heard>,
+    pub busy: Option<Holder>,
+}
+
+/// The other remotes, as they are asked in the course of one command.
+pub(super) fn elsewhere() -> Elsewhere {
+    Elsewhere::new(PATIENCE)
+}
+
+/// A connection for asking only.
+pub fn connect(remote: &Remote, host: &HostRemote) -> Result<(Session, Hello), RemoteError> {
+    open(remote, host, &mut |_| {})
+}
+
+fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
+    let place = remote.place(host)?;
+    if let transport::Target::Local(path) = &place
+        && !path.exists()
+    {
+        // A push makes it; who only asks gets no new directory.
+        let path = printable(path.as_os_str().as_encoded_bytes());
+        return Err(RemoteError::Text(format!("'{path}' does not exist")));
+    }
+    let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), stage);
+    opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
+}
+
+/// Ask one host what it runs, and bring that home. The caller holds the host's lock on this side.
+pub(super) fn ask(
+    remote: &Remote,
+    host: &HostRemote,
+    elsewhere: &Elsewhere,
+    note: &dyn Fn(State),
+) -> Result<Answer, RemoteError> {
+    let (mut session, hello) = open(remote, host, &mut |stage| match stage {
+        Stage::Connecting => note(State::Connecting),
+        Stage::Installing { .. } => note(State::Installing),
+    })?;
+    note(State::Asking);
+    remote.heed(host, &hello)?;
+    let heard = match hello.deployed {
+        Some(deployed) => {
+            check_host(host, &deployed)?;
+            let found = bring_home(remote, host, &deployed, elsewhere, &mut session)?;
+            Some(Heard { deployed, found })
+        }
+        None => None,
+    };
+    session.close();
+    Ok(Answer { heard, busy: hello.busy })
+}
+
+fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
+    if deployed.host == host.host {
+        return Ok(());
+    }
+    let (its, ours) = (&deployed.host, &host.host);
+    Err(RemoteError::Text(format!(
+        "the host is deployed from directory '{its}', not '{ours}'; set remote.<name>.deptoolHost to '{its}'"
+    )))
+}
+
+/// The commit `deployed`, made available here in whatever way is possible.
+fn bring_home(
+    remote: &Remote,
+    host: &HostRemote,
+    deployed: &Deployed,
+    elsewhere: &Elsewhere,
+    session: &mut Session,
+) -> Result<Found, RemoteError> {
+    let known = remote.tracking().get(host, &deployed.cluster)?;
+    // What a ref names is here with all that it reaches. To find that out otherwise takes a look at all refs.
+    if known.is_some_and(|known| known.commit == deployed.commit && remote.repo.has_commit(known.commit)) {
+        return Ok(Found::Here);
+    }
+    let mut source = FromHost::new(session);
+    projection::resolve(remote.repo.gix(), &host.host, deployed.commit, elsewhere, &mut source)
+        .map_err(|error| RemoteError::Text(chain(&error)))
+}
+
+/// Ask all of `hosts`, many at a time, and hand on each answer as it comes, with the host's index and its lock. A host
+/// that is slow, down, or talked to by another process holds up none of the others.
+pub(super) fn ask_all(
+    remote: &Remote,
+    hosts: &[HostRemote],
+    progress: &Progress,
+    take: &mut dyn FnMut(usize, Result<(Answer, HostLock), RemoteError>),
+) {
+    let elsewhere = elsewhere();
+    let ask_one = |remote: &Remote, at: usize| {
+        let lock = remote.lock(&hosts[at])?;
+        let answer = ask(remote, &hosts[at], &elsewhere, &|state| {
+            progress.note(at, state);
+        });
+        progress.note(at, answer.as_ref().map_or_else(|error| State::Failed(why(error)), |_| State::Done));
+        Ok((answer?, lock))
+    };
+    if hosts.len() <= 1 {
+        (0..hosts.len()).for_each(|at| take(at, ask_one(remote, at)));
+        return;
+    }
+    let (next, seed) = (AtomicUsize::new(0), remote.seed());
+    let (sender, answers) = channel();
+    thread::scope(|scope| {
+        for _ in 0..hosts.len().min(AT_ONCE) {
+            let sender = sender.clone();
+            let (next, seed, ask_one) = (&next, &seed, &ask_one);
+            let work = move || {
+                let own = seed.remote().map_err(|error| RemoteError::Text(chain(&error)));
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= hosts.len() {
+                        return;
+                    }
+                    let answer = match &own {
+                        Ok(own) => ask_one(own, at),
+                        Err(error) => Err(RemoteError::Text(error.to_string())),
+                    };
+                    // Whoever asked listens until all have answered.
+                    let _ = sender.send((at, answer));
+                }
+            };
+            // The threads that there are do the work of those that could not be started.
+            let _ = thread::Builder::new().name("ask".into()).spawn_scoped(scope, work);
+        }
+        drop(sender);
+        answers.into_iter().for_each(|(at, answer)| take(at, answer));
+    });
+    // No thread at all: one after the other.
+    for at in next.into_inner()..hosts.len() {
+        take(at, ask_one(remote, at));
+    }
+}
+
+/// Why a host could not be asked, without its name.
+pub(super) fn why(error: &RemoteError) -> String {
+    match error {
+        RemoteError::Session { source, .. } => chain(source),
+        error => chain(error),
+    }
+}
