@@ -54,6 +54,13 @@ impl Simulation {
         Ok(std::fs::write(self.dir.join("down").join(host), "")?)
     }
 
+    /// Whether a process with this environment, as in `/proc/<pid>/environ`, belongs to it.
+    pub fn is_in(&self, environment: &[u8]) -> bool {
+        let prefix = b"DEPTOOL_SIMULATION=";
+        let value = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(prefix));
+        value == Some(self.dir.as_os_str().as_encoded_bytes())
+    }
+
     /// How many connections there were since the last call, and how many at once that had not logged in.
     pub fn connections(&self) -> Result<(usize, usize)> {
         let log = self.dir.join("log");

@@ -6,6 +6,7 @@ mod dist;
 mod fuzz;
 mod lab;
 mod needs;
+mod scale;
 mod sweep;
 mod test;
 
@@ -28,6 +29,7 @@ usage: cargo xtask <task>
     fuzz [--seconds N] [TARGET…]   feed what takes bytes of unknown origin, guided by coverage (60 s in all)
     bench                   measure deployments against `ssh host true`
     sweep [--one-in N]      a fault at every point of a deployment, or at one in N of them
+    scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
 ";
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["bench"] => bench::run(),
         ["sweep"] => sweep::run(Choice::All),
         ["sweep", "--one-in", step] => sweep::run(Choice::OneIn(step.parse().context("not a number")?)),
+        ["scale"] => scale::run(),
         // For ssh's ProxyCommand, not for people.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);
