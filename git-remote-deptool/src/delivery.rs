@@ -8,13 +8,14 @@ use std::{
 };
 
 use deptool_agent::{
-    frame::{CHUNK, FrameError, encode},
+    frame::encode,
     id::BlobId,
     outcome::{AttemptResult, Failure, Outcome, Phase},
-    wire::{Bytes, Deploy, Expected, Go, Hello, Holder, Request, Response, Verdict},
+    wire::{Deploy, Expected, Go, Hello, Holder, Request, Response, Verdict},
 };
 
 use crate::{
+    parcel::Parcel,
     session::{Event, Mailbox, Order, Session, SessionError},
     transport::{ConnectError, Connector, Stage, Target},
 };
@@ -36,8 +37,7 @@ pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sy
 pub struct Delivery {
     pub target: Target,
     pub request: Deploy,
-    pub pack: Vec<u8>,
-    pub large: Vec<(BlobId, u64)>,
+    pub parcel: Parcel,
     pub open_blob: Arc<OpenBlob>,
     /// An agent of ours was there before: the request is sent without waiting for it.
     pub is_known: bool,
@@ -119,12 +119,13 @@ impl Delivery {
         permission: &mut Permission,
         tell: &dyn Fn(Report),
     ) -> Result<Outcome, SessionError> {
-        let frames = self.frames().map_err(|error| SessionError::Here(error.to_string()))?;
+        let request = encode(&Request::Deploy(Box::new(self.request.clone())));
+        let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
         let at_once = self.request.go == Go::AtOnce;
         if self.is_known && at_once {
             *permission = Permission::Given;
         }
-        let ahead = self.is_known.then(|| Arc::from(frames.as_slice()));
+        let ahead = self.is_known.then(|| vec![request.clone(), self.parcel.messages.clone()]);
         let stage = &mut |stage| tell(Report::Stage(stage));
         let (mut session, hello) = Session::open(connector, &self.target, ahead, mailbox, stage)?;
         tell(Report::Hello(Box::new(hello)));
@@ -132,9 +133,10 @@ impl Delivery {
             *permission = Permission::Given;
         }
         if !self.is_known {
-            session.send_frames(&frames)?;
+            session.send_frames(&request)?;
+            session.send_frames(&self.parcel.messages)?;
         }
-        self.send_large(&mut session, &self.large)?;
+        self.send_large(&mut session, &self.parcel.large)?;
         let mut due = Due::of(&self.request);
         loop {
             match session.event()? {
@@ -147,16 +149,6 @@ impl Delivery {
                 }
             }
         }
-    }
-
-    /// The request and the pack.
-    fn frames(&self) -> Result<Vec<u8>, FrameError> {
-        let mut frames = encode(&Request::Deploy(Box::new(self.request.clone())))?;
-        frames.extend(pack_frames(&self.pack)?);
-        if self.large.is_empty() {
-            frames.extend(encode(&Request::ObjectsEnd)?);
-        }
-        Ok(frames)
     }
 
     fn send_large(&self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<(), SessionError> {
@@ -178,10 +170,9 @@ impl Delivery {
                 }
                 session.send(&request)
             }
-            Order::Full { pack, large } => {
-                let frames = pack_frames(&pack).map_err(|error| SessionError::Here(error.to_string()))?;
-                session.send_frames(&frames)?;
-                if large.is_empty() { session.send(&Request::ObjectsEnd) } else { self.send_large(session, &large) }
+            Order::Full(parcel) => {
+                session.send_frames(&parcel.messages)?;
+                self.send_large(session, &parcel.large)
             }
         }
     }
@@ -202,15 +193,6 @@ impl Delivery {
             }
         }
     }
-}
-
-fn pack_frames(pack: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let mut frames = Vec::with_capacity(pack.len() + pack.len() / CHUNK * 16 + 64);
-    for chunk in pack.chunks(CHUNK) {
-        frames.extend(encode(&Request::Data(Bytes(chunk.to_vec())))?);
-    }
-    frames.extend(encode(&Request::PackEnd)?);
-    Ok(frames)
 }
 
 /// What the host has still to say, each thing once: whoever leads the fleet takes it at its word.

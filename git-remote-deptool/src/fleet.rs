@@ -15,13 +15,13 @@ use std::{
 pub use decision::Rules;
 use decision::{Decision, Ending, Heard, Step};
 use deptool_agent::{
-    id::BlobId,
     outcome::Outcome,
     wire::{Go, Request},
 };
 
 use crate::{
     delivery::{Delivery, End, Report},
+    parcel::Parcel,
     session::{Mailbox, Order, Orders, SessionError},
     transport::Connector,
 };
@@ -31,13 +31,10 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 /// A session's thread has little to remember.
 const STACK: usize = 512 * 1024;
 
-/// A pack that assumes nothing, and the blobs that go with it.
-pub type FullPack = (Vec<u8>, Vec<(BlobId, u64)>);
-
 /// What the fleet needs of whoever leads the push.
 pub trait Lead {
     /// Make a pack for the host at `at` that assumes nothing.
-    fn full_pack(&mut self, at: usize) -> Result<FullPack, String>;
+    fn full_pack(&mut self, at: usize) -> Result<Parcel, String>;
 
     /// The host at `at` is about to be allowed to activate: note that, durably.
     fn permit(&mut self, at: usize) -> Result<(), String>;
@@ -126,7 +123,7 @@ impl Fleet<'_> {
         let heard = match report {
             Report::NeedFull => {
                 match self.lead.full_pack(at) {
-                    Ok((pack, large)) => self.orders[at].give(Order::Full { pack, large }),
+                    Ok(parcel) => self.orders[at].give(Order::Full(parcel)),
                     Err(why) => self.give_up(at, why),
                 }
                 return;

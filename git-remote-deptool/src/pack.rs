@@ -29,6 +29,8 @@ mod tests;
 
 /// How much of the history before a commit is sent at most, in commits.
 const COMMITS: usize = 1000;
+/// How much the root trees of that history may take, in bytes: each of them names all hosts, and every host gets them.
+const ROOTS: u64 = 256 * 1024;
 
 /// What a host certainly has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +95,9 @@ pub fn select(
     };
     let mut commits = vec![target];
     if let Some(old) = old.filter(|old| objects.has(&old.0)) {
-        let between = objects.between(&[old], &target, COMMITS)?;
+        let root = objects.header(&objects.commit(&target)?.tree.0)?.1;
+        let most = usize::try_from(ROOTS / root.max(1)).unwrap_or(COMMITS);
+        let between = objects.between(&[old], &target, most.clamp(1, COMMITS))?;
         commits.extend(between.into_iter().filter(|commit| *commit != target));
     }
     let mut search = Search {

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use board::{Board, Host, Novelty, State};
+pub use board::{Board, Host, MANY, Novelty, State};
 use deptool_agent::{
     outcome::{Outcome, Phase},
     text::printable,
@@ -40,6 +40,13 @@ pub enum Manner {
     Live(Arc<Mutex<Screen>>),
     /// Nothing, until all have ended.
     Hidden,
+}
+
+impl Manner {
+    /// Whether it is drawn on a terminal: what it says need not be said otherwise.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Manner::Live(_))
+    }
 }
 
 /// The progress of one fleet.
@@ -70,7 +77,7 @@ impl Progress {
 
     /// Whether it is drawn on a terminal: what it says need not be said otherwise.
     pub fn is_live(&self) -> bool {
-        matches!(self.manner, Manner::Live(_))
+        self.manner.is_live()
     }
 
     /// Stop. Nothing stays on the terminal: how it ended is for others to say.

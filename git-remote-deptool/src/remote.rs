@@ -11,6 +11,7 @@ use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},
     git::{AncestryError, Environment, OpenError, ReadError, Repo, RevisionError},
     helper::{Options, options::Progress},
+    open_files::TooMany,
     pack::{SelectError, WriteError},
     progress::{Manner, Screen},
     session::SessionError,
@@ -84,6 +85,8 @@ pub enum RemoteError {
     Pack(#[from] WriteError),
     #[error("'{host}'")]
     Session { host: HostName, source: SessionError },
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// A sentence that says it all.
     #[error("{0}")]
     Text(String),

@@ -22,6 +22,7 @@ use deptool_agent::{
 };
 
 use crate::{
+    parcel::Parcel,
     said::safe,
     transport::{
         Ahead, ConnectError, Connector, Link, Stage, Target,
@@ -90,10 +91,7 @@ enum Arrival {
 pub enum Order {
     Send(Request),
     /// The answer to [`Response::NeedFull`]: a pack that assumes nothing, and the blobs that go with it.
-    Full {
-        pack: Vec<u8>,
-        large: Vec<(BlobId, u64)>,
-    },
+    Full(Parcel),
 }
 
 /// What comes in.
@@ -180,7 +178,7 @@ impl Session {
     pub fn open(
         connector: &Connector,
         target: &Target,
-        ahead: Option<Arc<[u8]>>,
+        ahead: Option<Vec<Arc<[u8]>>>,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {

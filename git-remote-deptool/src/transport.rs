@@ -68,7 +68,7 @@ pub enum Ahead {
     /// There is none: the caller writes when it has the link.
     No,
     /// These bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
-    Yes(Arc<[u8]>),
+    Yes(Vec<Arc<[u8]>>),
 }
 
 /// How far a connection has come.
@@ -201,7 +201,7 @@ impl Connector {
                 let mut link = contact.into_link(target)?;
                 if let Some(request) = unsent {
                     // An error shows when the answer is read.
-                    let _ = link.outgoing.send_ahead(vec![request]);
+                    let _ = link.outgoing.send_ahead(request);
                 }
                 Ok(link)
             }
@@ -227,7 +227,7 @@ impl Connector {
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());
         if let Ahead::Yes(request) = ahead {
-            let _ = outgoing.send_ahead(vec![request.clone()]);
+            let _ = outgoing.send_ahead(request.clone());
         }
         let opening = self.first_line(target, &connection, &mut incoming)?;
         pass.through();
@@ -260,14 +260,14 @@ impl Connector {
         &self,
         target: &Target,
         mut contact: Contact,
-        request: Option<Arc<[u8]>>,
+        request: Option<Vec<Arc<[u8]>>>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Link, ConnectError> {
         let upload = self.upload_for(target, &contact.opening)?;
         stage(Stage::Installing { bytes: upload.bytes.len() });
         let hello = install::hello();
         let mut parts = vec![upload.header.as_bytes().into(), upload.bytes.clone(), hello.as_bytes().into()];
-        parts.extend(request);
+        parts.extend(request.into_iter().flatten());
         // A host that gives up before it has everything says why: that is what counts, not that we could not write.
         let _ = contact.link.outgoing.send_ahead(parts);
         contact.opening = self.first_line(target, &contact.link.connection, &mut contact.link.incoming)?;

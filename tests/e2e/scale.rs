@@ -41,6 +41,25 @@ fn a_push_to_many_hosts_never_has_many_connections_that_are_not_logged_in() {
 }
 
 #[test]
+fn the_limit_of_open_files_is_raised_where_it_may_be_and_named_where_not() {
+    let mut sandbox = Sandbox::new();
+    Simulation::new(&mut sandbox, &agent(), Duration::ZERO).unwrap();
+    let operator = sandbox.repo("operator");
+    Simulation::write(&operator, 25, "one");
+    operator.commit("One");
+    operator.add_remote("cluster", "deptool::@all");
+    let push = |limit: &str| {
+        let line = format!("ulimit {limit}; exec git push cluster prod");
+        sandbox.command("sh").dir(&operator.dir).args(["-c", &line]).run().unwrap()
+    };
+    push("-n 100").fails().says(
+        "25 hosts at once take 164 open files, and the limit is 100: raise it (ulimit -H -n), or push to groups of at \
+         most 9 hosts",
+    );
+    push("-S -n 60").ok().says("deployed to 25 hosts in ");
+}
+
+#[test]
 fn a_fetch_of_a_group_fails_if_a_host_is_down_and_notes_what_the_others_say() {
     let mut sandbox = Sandbox::new();
     let simulation = Simulation::new(&mut sandbox, &agent(), Duration::ZERO).unwrap();

@@ -19,6 +19,7 @@ use super::from_host::FromHost;
 use crate::{
     cluster::HostRemote,
     helper::serve::chain,
+    open_files::{self, Use},
     progress::{Progress, State},
     projection::{self, Elsewhere, Found},
     remote::{Remote, RemoteError},
@@ -156,7 +157,9 @@ pub(super) fn ask_all(
     let (next, seed) = (AtomicUsize::new(0), remote.seed());
     let (sender, answers) = channel();
     thread::scope(|scope| {
-        for _ in 0..hosts.len().min(AT_ONCE) {
+        let wanted = hosts.len().min(AT_ONCE);
+        let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
+        for _ in 0..at_once {
             let sender = sender.clone();
             let (next, seed, ask_one) = (&next, &seed, &ask_one);
             let work = move || {

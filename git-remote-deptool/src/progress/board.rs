@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthChar as _;
 use super::Size;
 
 /// With more hosts than this they are counted.
-const MANY: usize = 20;
+pub const MANY: usize = 20;
 /// How many lines of single hosts there are below the counts, at most.
 const NOTABLE: usize = 10;
 /// From when on it is said how long a host has been at it.

@@ -17,6 +17,7 @@ use crate::{
     fetch,
     fleet::Conclusion,
     helper::{Outcome, options::Run, serve::chain},
+    progress::MANY,
     remote::{Remote, RemoteError},
     render::ago,
     session::SessionError,
@@ -56,8 +57,15 @@ pub(super) fn tell(remote: &Remote, request: &Request<'_>, affected: &[Affected]
     }
     let concerned = || reports.iter().filter(|report| report.outcome != Fate::Unaffected);
     if !request.is_single {
-        for report in concerned().filter(|report| request.options.verbosity > 0 || report.outcome != Fate::Done) {
+        let done = || concerned().filter(|report| report.outcome == Fate::Done);
+        // Programs and logs get all lines; nobody reads hundreds of them on a terminal.
+        let is_counted = done().count() > MANY && remote.manner(request.options).is_live();
+        let says_done = request.options.verbosity > 0 && !is_counted;
+        for report in concerned().filter(|report| says_done || report.outcome != Fate::Done) {
             remote.say(&format!("{}: {}", report.host, report.text()));
+        }
+        if is_counted {
+            remote.say(&format!("{} of {} hosts: done", done().count(), concerned().count()));
         }
     }
     if concerned().all(|report| report.outcome == Fate::Done) {

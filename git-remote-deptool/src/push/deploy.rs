@@ -1,19 +1,22 @@
 //! Deliveries are made and sent, and followed on their way.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use deptool_agent::{
     host::{deploy::now, store::pack::PackWriter},
     id::DeploymentId,
     wire::{Deploy, Go, Target as Goal, Verdict},
 };
+use gix::ObjectId;
 
 use super::{Affected, Request, account::HostReport, conclude};
 use crate::{
     delivery::{Delivery, Report as Event},
-    fleet::{self, FullPack, Lead, Rules},
+    fleet::{self, Lead, Rules},
     helper::options::Atomicity,
+    open_files::{self, Use},
     pack::{self, Base},
+    parcel::Parcel,
     progress::{self, Novelty, Progress},
     remote::{Remote, RemoteError},
     render::ago,
@@ -27,6 +30,24 @@ pub(super) fn deploy(
     request: &Request<'_>,
     affected: &[Affected],
 ) -> Result<Vec<HostReport>, RemoteError> {
+    open_files::make_room(affected.len(), Use::Session)?;
+    let options = request.options;
+    let deliveries = deliveries(remote, request, affected)?;
+    let connector = remote.connector.clone();
+    let rules = Rules {
+        atomicity: options.atomicity,
+        unreachable: options.push_options.unreachable,
+        waves: options.push_options.waves.clone(),
+    };
+    let progress = Progress::new(shown(&deliveries), remote.manner(options));
+    let mut leading = Leading { remote, request, affected, progress: &progress };
+    let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
+    progress.finish();
+    Ok(conclude::conclude(remote, request, affected, conclusions))
+}
+
+/// All that each host is to be told.
+fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> Result<Vec<Delivery>, RemoteError> {
     let options = request.options;
     let many = affected.len() > 1;
     let (go, verdict) = match (many, options.atomicity) {
@@ -36,8 +57,9 @@ pub(super) fn deploy(
     };
     let operator = operator(&remote.repo);
     let mut deliveries = Vec::with_capacity(affected.len());
+    let mut packed = Packed::new();
     for one in affected {
-        let (pack, large) = pack_for(remote, request, one, Completeness::Incremental)?;
+        let parcel = parcel_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
         let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
         let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
@@ -58,24 +80,13 @@ pub(super) fn deploy(
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
             request: deploy,
-            pack,
-            large,
+            parcel,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
             lock_wait: options.push_options.lock_wait,
             is_known: facts.is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
         });
     }
-    let connector = remote.connector.clone();
-    let rules = Rules {
-        atomicity: options.atomicity,
-        unreachable: options.push_options.unreachable,
-        waves: options.push_options.waves.clone(),
-    };
-    let progress = Progress::new(shown(&deliveries), remote.manner(options));
-    let mut leading = Leading { remote, request, affected, progress: &progress };
-    let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
-    progress.finish();
-    Ok(conclude::conclude(remote, request, affected, conclusions))
+    Ok(deliveries)
 }
 
 /// The hosts as progress shows them.
@@ -97,21 +108,31 @@ enum Completeness {
     Full,
 }
 
-fn pack_for(
+/// Packs by the objects that are in them: hosts with the same directory share one.
+type Packed = HashMap<Vec<ObjectId>, Parcel>;
+
+fn parcel_for(
     remote: &Remote,
     request: &Request<'_>,
     one: &Affected,
     completeness: Completeness,
-) -> Result<FullPack, RemoteError> {
-    let Goal::Commit(target) = request.goal else { return Ok((empty_pack()?, Vec::new())) };
+    packed: &mut Packed,
+) -> Result<Parcel, RemoteError> {
+    let parcel = |bytes: &[u8], large| Parcel::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
+    let Goal::Commit(target) = request.goal else { return parcel(&empty_pack()?, Vec::new()) };
     let (base, old) = match (completeness, &one.tracked) {
         (Completeness::Incremental, Some(tracked)) => (Base::HostSubtreeOf(tracked.commit), Some(tracked.commit)),
         (Completeness::Full, _) | (Completeness::Incremental, None) => (Base::Nothing, None),
     };
     let selection = pack::select(remote.repo.gix(), &one.remote.host, base, old, target)?;
+    if let Some(same) = packed.get(&selection.objects).filter(|same| same.large == selection.large) {
+        return Ok(same.clone());
+    }
     let mut bytes = Vec::new();
     pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
-    Ok((bytes, selection.large))
+    let made = parcel(&bytes, selection.large)?;
+    packed.insert(selection.objects, made.clone());
+    Ok(made)
 }
 
 fn empty_pack() -> Result<Vec<u8>, RemoteError> {
@@ -141,8 +162,9 @@ struct Leading<'a> {
 }
 
 impl Lead for Leading<'_> {
-    fn full_pack(&mut self, at: usize) -> Result<FullPack, String> {
-        pack_for(self.remote, self.request, &self.affected[at], Completeness::Full).map_err(|error| error.to_string())
+    fn full_pack(&mut self, at: usize) -> Result<Parcel, String> {
+        let (one, nothing) = (&self.affected[at], &mut Packed::new());
+        parcel_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(|error| error.to_string())
     }
 
     fn permit(&mut self, at: usize) -> Result<(), String> {

@@ -9,6 +9,7 @@ use super::Request;
 use crate::{
     cluster::{HostRemote, Settings, Target, TrackingName},
     git::Repo,
+    open_files::{self, Use},
     remote::{Remote, RemoteError},
     tracking::{HostFacts, HostLock},
 };
@@ -42,6 +43,7 @@ pub fn of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec
 /// Each with the right to talk to it. They are locked always in the same order, so that two pushes do not wait for each
 /// other.
 pub(super) fn lock(remote: &Remote, hosts: Vec<HostRemote>) -> Result<Vec<(HostRemote, HostLock)>, RemoteError> {
+    open_files::make_room(hosts.len(), Use::Lock)?;
     let sorted: BTreeMap<&TrackingName, &HostRemote> = hosts.iter().map(|host| (&host.tracking, host)).collect();
     let mut locks = BTreeMap::new();
     for (name, host) in sorted {

@@ -1,0 +1,86 @@
+//! Room for the open files that many sessions take at once.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What a host takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Its lock.
+    Lock,
+    /// Its lock, and ssh's stdin, stdout and stderr.
+    Session,
+}
+
+/// What all else takes, connections that are being made included.
+const BESIDES: u64 = 64;
+
+/// This process may not open so many files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{hosts} hosts at once take {needed} open files, and the limit is {limit}: raise it (ulimit -H -n), or push to \
+     groups of at most {fitting} hosts"
+)]
+pub struct TooMany {
+    hosts: u64,
+    needed: u64,
+    limit: u64,
+    /// So many there is room for.
+    pub fitting: usize,
+}
+
+impl Use {
+    fn files(self) -> u64 {
+        match self {
+            Use::Lock => 1,
+            Use::Session => 4,
+        }
+    }
+}
+
+/// Raise this process's limit of open files, as far as it may, so that there is room for `hosts` at once. What is
+/// enough is left alone: programs that we start inherit it.
+pub fn make_room(hosts: usize, each: Use) -> Result<(), TooMany> {
+    let limit = getrlimit(Resource::Nofile);
+    if let Some(raised) = raised(limit, hosts as u64, each)? {
+        // A system that does not let us have it says so when files are opened.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    Ok(())
+}
+
+/// What to set; `None` if there is room enough.
+fn raised(limit: Rlimit, hosts: u64, each: Use) -> Result<Option<Rlimit>, TooMany> {
+    let needed = hosts * each.files() + BESIDES;
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(None);
+    }
+    match limit.maximum {
+        Some(limit) if limit < needed => {
+            Err(TooMany { hosts, needed, limit, fitting: (limit.saturating_sub(BESIDES) / each.files()) as usize })
+        }
+        maximum => Ok(Some(Rlimit { current: Some(needed), maximum })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_raised_as_far_as_needed_and_allowed() {
+        let limit = |current, maximum| Rlimit { current: Some(current), maximum };
+        let raised = |limit, hosts| raised(limit, hosts, Use::Session);
+        assert_eq!(super::raised(limit(1024, Some(1024)), 500, Use::Lock), Ok(None));
+        assert_eq!(raised(limit(1024, Some(4096)), 10), Ok(None));
+        assert_eq!(raised(limit(1024, Some(4096)), 500), Ok(Some(limit(2064, Some(4096)))));
+        assert_eq!(raised(limit(256, None), 500), Ok(Some(limit(2064, None))));
+        assert_eq!(raised(Rlimit { current: None, maximum: None }, 500), Ok(None));
+        let error = raised(limit(1024, Some(1024)), 500).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "500 hosts at once take 2064 open files, and the limit is 1024: raise it (ulimit -H -n), or push to groups \
+             of at most 240 hosts"
+        );
+        assert_eq!(raised(limit(1024, Some(1024)), 240), Ok(None));
+    }
+}
