@@ -3,6 +3,7 @@
 mod bad_input;
 mod completion;
 mod cut;
+mod dependencies;
 mod dist;
 mod files;
 mod ground;

@@ -26,6 +26,8 @@ use crate::{
     wire::{Bytes, Deploy, Expected, Go, Request, Response, Target, Verdict},
 };
 
+mod properties;
+
 type Files<'a> = &'a [(&'a str, &'a str)];
 
 /// A host without anything on it but a user database.
