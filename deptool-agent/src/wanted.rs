@@ -297,6 +297,12 @@ fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>,
         (b"sysusers" | b"tmpfiles", [_]) => return Err("its name must end with '.conf', or it would be ignored".into()),
         _ => return Err("it lies too deep in a directory that is copied to the system".into()),
     };
+    if let Snippet::Unit(_) | Snippet::DropIn(_) = &snippet {
+        let name = text(rest[0])?;
+        if OURS.iter().any(|ours| name.starts_with(ours)) {
+            return Err("units of this name are deptool's own".into());
+        }
+    }
     let names: Result<Vec<String>, String> = rest.iter().map(|name| text(name)).collect();
     let names = names?;
     // Our own temporary files and backups beside it begin with a dot.
@@ -306,6 +312,9 @@ fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>,
     Ok(Some((directory, snippet, names.join("/"))))
 }
 
+/// How the names of units begin that the agent makes, to run checks and to recover when the machine boots; and of drop-ins
+/// that would be for all of these.
+const OURS: [&str; 3] = ["deptool-check-", "deptool-recover.", "deptool-."];
 const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
 
 /// `x.service.d` + `y.conf` -> `x.service`: see "drop-in" in systemd.unit(5).
@@ -439,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_systemd_would_ignore_is_refused() {
+    fn what_systemd_would_ignore_or_is_our_own_is_refused() {
         for files in [
             &[("a/systemd/README", "")][..],
             &[("a/systemd/x.service.d/override", "")],
@@ -448,6 +457,10 @@ mod tests {
             &[("a/systemd/x.service@", "y")],
             &[("a/sysusers/x", "")],
             &[("a/systemd/.x.service", "")],
+            &[("a/systemd/deptool-recover.service", "")],
+            &[("a/systemd/deptool-recover.service.d/x.conf", "")],
+            &[("a/systemd/deptool-.service.d/x.conf", "")],
+            &[("a/quadlets/deptool-check-1.container", "")],
             &[("a/manifest.json", r#"{"symlinks": {"/etc/x": "missing"}}"#)],
             &[("a/manifest.json", r#"{"files": {"missing": {"mode": "0600"}}}"#)],
             &[("a/manifest.json", r#"{"settle": {"x.service": "1s"}}"#)],
