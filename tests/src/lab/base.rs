@@ -11,6 +11,9 @@ use super::slot::Lock;
 use crate::process::{Cmd, find_program};
 
 const RECIPE: &str = include_str!("base.sh");
+/// Makes the second directory of the first, with Python in it.
+const ADD_PYTHON: &str = "set -e; cp -a \"$1\" \"$2\"; chroot \"$2\" apt-get -q update; \
+    chroot \"$2\" apt-get -q -y --no-install-recommends install python3; rm -rf \"$2\"/var/lib/apt/lists/*";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nginx-light,nsd";
 
 /// Which system a host runs.
@@ -22,12 +25,14 @@ pub enum Base {
     Bookworm,
     /// Debian 13: systemd 257, with podman (quadlets).
     Trixie,
+    /// Bookworm with Python, for tools that need it on hosts: only to compare with them.
+    Python,
 }
 
 impl Base {
     pub fn suite(self) -> &'static str {
         match self {
-            Base::Bookworm => "bookworm",
+            Base::Bookworm | Base::Python => "bookworm",
             Base::Trixie => "trixie",
         }
     }
@@ -36,6 +41,7 @@ impl Base {
         match self {
             Base::Bookworm => PACKAGES.to_owned(),
             Base::Trixie => format!("{PACKAGES},podman"),
+            Base::Python => format!("{PACKAGES},python3"),
         }
     }
 
@@ -51,6 +57,9 @@ impl Base {
         let dir = self.dir();
         if dir.exists() {
             return Ok(dir);
+        }
+        if self == Base::Python {
+            Base::Bookworm.ensure()?;
         }
         std::fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
         let _lock = Lock::wait_for(&Path::new(CACHE).join(format!("{}.lock", self.suite())))?;
@@ -70,11 +79,14 @@ impl Base {
         if temporary.exists() {
             std::fs::remove_dir_all(&temporary)?;
         }
-        let mut build = Cmd::new("sh")
-            .args(["-c", RECIPE, "base.sh", self.suite(), &mirror()?])
-            .arg(&temporary)
-            .arg(self.packages())
-            .timeout(Duration::from_secs(1200));
+        let shell = Cmd::new("sh").timeout(Duration::from_secs(1200));
+        let mut build = match self {
+            Base::Python => shell.args(["-c", ADD_PYTHON, "python"]).arg(Base::Bookworm.dir()).arg(&temporary),
+            _ => {
+                let recipe = shell.args(["-c", RECIPE, "base.sh", self.suite(), &mirror()?]);
+                recipe.arg(&temporary).arg(self.packages())
+            }
+        };
         if let Some(proxy) = apt_proxy() {
             build = build.env("http_proxy", proxy);
         }

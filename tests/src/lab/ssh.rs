@@ -24,6 +24,8 @@ pub enum Link {
     Shared,
     /// Every chunk is held for so long, in each direction.
     Delayed(Duration),
+    /// Both: as from far away, with the connection there already.
+    SharedDelayed(Duration),
 }
 
 /// A host, as its ssh configuration needs it.
@@ -86,6 +88,7 @@ impl Ssh {
             Link::Plain => "config".to_owned(),
             Link::Shared => "config.shared".to_owned(),
             Link::Delayed(delay) => format!("config.delayed-{}", delay.as_millis()),
+            Link::SharedDelayed(delay) => format!("config.shared-delayed-{}", delay.as_millis()),
         })
     }
 
@@ -103,16 +106,19 @@ impl Ssh {
         writeln!(text, "    UserKnownHostsFile {}", self.dir.join("known_hosts").display())?;
         text.push_str("    GlobalKnownHostsFile none\n    StrictHostKeyChecking yes\n    BatchMode yes\n");
         text.push_str("    ConnectTimeout 10\n    LogLevel ERROR\n");
-        match link {
-            Link::Plain => {}
-            Link::Shared => {
-                let socket = self.dir.join("%C");
-                writeln!(text, "    ControlMaster auto\n    ControlPersist 60\n    ControlPath {}", socket.display())?;
-            }
-            Link::Delayed(delay) => {
-                let relay = crate::build::xtask()?;
-                writeln!(text, "    ProxyCommand {} relay --delay-ms {} %h %p", relay.display(), delay.as_millis())?;
-            }
+        // Connections over different links are not to be mistaken for each other.
+        let (socket, delay) = match link {
+            Link::Plain => (None, None),
+            Link::Shared => (Some(self.dir.join("%C")), None),
+            Link::Delayed(delay) => (None, Some(delay)),
+            Link::SharedDelayed(delay) => (Some(self.dir.join("far-%C")), Some(delay)),
+        };
+        if let Some(socket) = socket {
+            writeln!(text, "    ControlMaster auto\n    ControlPersist 60\n    ControlPath {}", socket.display())?;
+        }
+        if let Some(delay) = delay {
+            let relay = crate::build::xtask()?;
+            writeln!(text, "    ProxyCommand {} relay --delay-ms {} %h %p", relay.display(), delay.as_millis())?;
         }
         let file = self.config(link);
         std::fs::write(&file, text)?;

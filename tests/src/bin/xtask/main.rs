@@ -27,7 +27,8 @@ usage: cargo xtask <task>
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                end them
     fuzz [--seconds N] [TARGET…]   feed what takes bytes of unknown origin, guided by coverage (60 s in all)
-    bench                   measure deployments against `ssh host true`
+    bench [--quick]         measure deployments against `ssh host true` and other tools (--no-peers: without those);
+                            --save writes it to README.md and tests/bench
     sweep [--one-in N]      a fault at every point of a deployment, or at one in N of them
     scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
 ";
@@ -58,7 +59,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["lab", "down"] => lab::down(),
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
         ["fuzz", rest @ ..] => fuzz::run(rest),
-        ["bench"] => bench::run(),
+        ["bench", rest @ ..] => bench::run(rest),
         ["sweep"] => sweep::run(Choice::All),
         ["sweep", "--one-in", step] => sweep::run(Choice::OneIn(step.parse().context("not a number")?)),
         ["scale"] => scale::run(),

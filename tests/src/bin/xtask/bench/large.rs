@@ -1,0 +1,186 @@
+//! Many files, a large one, many hosts, many deployments: on local roots, where ssh is no part of it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use deptool_tests::process::Cmd;
+use deptool_tests::sandbox::{BRANCH, Sandbox, default_git};
+
+use super::Effort;
+use super::report::{Aim, Row, Table};
+use super::watch::{self, Peak};
+
+const COPY: Row = Row::floor("`cp -r` of 10,000 files, and `sync`");
+const MANY: Row = Row::ours("10,000 files, all of them new", &COPY, Aim::None);
+const MANY_ONE: Row = Row::ours("10,000 files, one of them changed", &COPY, Aim::None);
+const COPY_LARGE: Row = Row::floor("`cp` of a large file, and `sync`");
+const LARGE: Row = Row::ours("a large file", &COPY_LARGE, Aim::None);
+const EARLY: Row = Row::floor("one of the first deployments, local root");
+const LATE: Row = Row::ours("one of the last of many, local root", &EARLY, Aim::Times(1.1));
+const DIFF: Row = Row::floor("`git diff --stat` of 500 hosts");
+const PLAN: Row = Row::ours("the plan for 500 hosts, 10 apps each", &DIFF, Aim::Within(Duration::from_millis(50)));
+
+const LIMIT: Duration = Duration::from_secs(600);
+
+pub fn run(table: &mut Table, prefix: &Path, effort: Effort) -> Result<()> {
+    let bench = Bench { prefix, effort };
+    eprintln!("500 hosts");
+    bench.plan(table)?;
+    eprintln!("10,000 files");
+    bench.many(table)?;
+    eprintln!("a large file");
+    bench.large(table)?;
+    eprintln!("many deployments");
+    bench.old(table)
+}
+
+struct Bench<'a> {
+    prefix: &'a Path,
+    effort: Effort,
+}
+
+impl Bench<'_> {
+    fn sandbox(&self) -> Sandbox {
+        Sandbox::make(&default_git(), self.prefix)
+    }
+
+    /// 500 hosts run a commit, and each would get one other file by the next one.
+    fn plan(&self, table: &mut Table) -> Result<()> {
+        let sandbox = self.sandbox();
+        let repo = sandbox.repo("operator");
+        repo.command(&["fast-import", "--quiet"]).input(five_hundred_hosts()).check()?;
+        repo.git(&["pack-refs", "--all"]);
+        repo.add_remote("cluster", "deptool::@all");
+        let mut most = Peak::default();
+        for _ in 0..self.effort.choose(15, 5) {
+            let diff = repo.command(&["diff", "--stat", "prod~1", "prod"]).check()?.took;
+            let (run, peak) = watch::run(repo.command(&["push", "--dry-run", "cluster", BRANCH]))?;
+            anyhow::ensure!(run.stderr().contains("h499"), "that is no plan: {run}");
+            table.add(DIFF, diff);
+            table.add(PLAN, run.took);
+            most.helper = most.helper.max(peak.helper);
+        }
+        table.fact("memory of the helper, for that plan", watch::megabytes(most.helper), "≤ 64 MB");
+        Ok(())
+    }
+
+    fn many(&self, table: &mut Table) -> Result<()> {
+        let sandbox = self.sandbox();
+        let repo = sandbox.repo("operator");
+        repo.add_root("web1");
+        for round in 0..self.effort.choose(3, 1) {
+            let mut files = 0;
+            for (app, file) in (0..10).flat_map(|app| (0..1000).map(move |file| (app, file))) {
+                files += 1;
+                repo.write(format!("web1/app{app}/{}/{file}", file / 100), format!("{round} {files}\n").repeat(100));
+            }
+            repo.commit("Many files");
+            table.add(COPY, copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?);
+            let (run, peak) = watch::run(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
+            table.add(MANY, run.took);
+            if round == 0 {
+                memory(table, "10,000 new files", peak, "");
+            }
+            repo.write("web1/app0/0/0", format!("changed {round}"));
+            repo.commit("One file");
+            table.add(MANY_ONE, repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT).check()?.took);
+        }
+        Ok(())
+    }
+
+    fn large(&self, table: &mut Table) -> Result<()> {
+        let sandbox = self.sandbox();
+        let repo = sandbox.repo("operator");
+        repo.add_root("web1");
+        // A gigabyte, of which nothing is to be gained by compressing it.
+        let megabytes = self.effort.choose(1024, 256);
+        std::fs::create_dir_all(repo.dir.join("web1/app"))?;
+        noise(&repo.dir.join("web1/app/large"), megabytes)?;
+        repo.git(&["config", "core.compression", "0"]).ok();
+        repo.git(&["config", "core.bigFileThreshold", "4m"]).ok();
+        repo.commit("A large file");
+        table.add(COPY_LARGE, copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?);
+        let (run, peak) = watch::run(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
+        table.add(LARGE, run.took);
+        memory(table, &format!("a file of {megabytes} MiB"), peak, "≤ 64 MB each");
+        Ok(())
+    }
+
+    /// The thousandth deployment takes as long as the first.
+    fn old(&self, table: &mut Table) -> Result<()> {
+        let sandbox = self.sandbox();
+        let repo = sandbox.repo("operator");
+        repo.add_root("web1");
+        let (count, sample) = self.effort.choose((1000, 40), (120, 20));
+        for n in 0..=count {
+            repo.write("web1/app/file", n.to_string());
+            repo.commit("Change");
+            let took = repo.command(&["push", "-q", "web1", BRANCH]).check()?.took;
+            match n {
+                0 => {}
+                n if n <= sample => table.add(EARLY, took),
+                n if n > count - sample => table.add(LATE, took),
+                _ => {}
+            }
+        }
+        table.note(format!("The first are deployments 1 to {sample}, the last {} to {count}.", count - sample + 1));
+        Ok(())
+    }
+}
+
+fn memory(table: &mut Table, what: &str, peak: Peak, aim: &'static str) {
+    let (helper, agent) = (watch::megabytes(peak.helper), watch::megabytes(peak.agent));
+    table.fact(format!("memory of helper and agent, for {what}"), format!("{helper}, {agent}"), aim);
+}
+
+/// How long a plain copy takes that is as durable as a deployment.
+fn copy(from: &Path, to: &Path) -> Result<Duration> {
+    let script = "rm -rf \"$2\" && sync -f \"$1\" && date +%s%N && cp -r \"$1\" \"$2\" && sync -f \"$2\" && date +%s%N";
+    let run = Cmd::new("sh").args(["-c", script, "copy"]).arg(from).arg(to).timeout(LIMIT).check()?;
+    let times: Vec<u64> = run.stdout().lines().filter_map(|line| line.parse().ok()).collect();
+    match times[..] {
+        [begun, ended] => Ok(Duration::from_nanos(ended.saturating_sub(begun))),
+        _ => anyhow::bail!("{run}"),
+    }
+}
+
+/// A file of so many MiB that can't be compressed: a generator's output (xorshift).
+fn noise(path: &Path, megabytes: usize) -> Result<()> {
+    let mut file = std::fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut chunk = Vec::with_capacity(1 << 20);
+    for _ in 0..megabytes {
+        chunk.clear();
+        while chunk.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            chunk.extend(state.to_le_bytes());
+        }
+        file.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
+/// Two commits of 500 hosts with 10 apps of 10 files, of which the second changes one file of each host; every host is
+/// known to run the first. As git-fast-import(1) takes it.
+fn five_hundred_hosts() -> String {
+    let who = "committer Ada Operator <ada@example.org> 1700000000 +0000";
+    let mut text = format!("commit refs/heads/{BRANCH}\nmark :1\n{who}\ndata 5\nBegin\n");
+    for (host, app, file) in (0..500).flat_map(|h| (0..100).map(move |n| (h, n / 10, n % 10))) {
+        let content = format!("{host} {app} {file}\n");
+        let _ = write!(text, "M 644 inline h{host}/app{app}/file{file}\ndata {}\n{content}\n", content.len());
+    }
+    let _ = write!(text, "\ncommit refs/heads/{BRANCH}\n{who}\ndata 6\nChange\nfrom :1\n");
+    for host in 0..500 {
+        let content = format!("changed {host}\n");
+        let _ = write!(text, "M 644 inline h{host}/app0/file0\ndata {}\n{content}\n", content.len());
+    }
+    for host in 0..500 {
+        let _ = write!(text, "\nreset refs/remotes/h{host}/{BRANCH}\nfrom :1\n");
+    }
+    text + "\n"
+}
