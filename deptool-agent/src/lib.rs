@@ -7,6 +7,7 @@ pub mod host;
 pub mod id;
 pub mod manifest;
 pub mod name;
+pub mod ordered;
 pub mod outcome;
 pub mod path;
 pub mod plan;

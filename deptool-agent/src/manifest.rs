@@ -11,6 +11,7 @@ use serde::{
 
 use crate::{
     name::UnitName,
+    ordered,
     path::{OutsidePath, TreePath},
 };
 
@@ -223,7 +224,7 @@ fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Resul
 
 fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<TreePath, FileAttributes>, D::Error> {
     let Pairs(pairs) = Pairs::<TreePath, Object<FileAttributes>>::deserialize(deserializer)?;
-    Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).collect())
+    Ok(ordered::map(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes))))
 }
 
 fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<OutsidePath, TreePath>, D::Error> {

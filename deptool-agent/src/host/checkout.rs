@@ -4,7 +4,7 @@
 //! if every file and directory still is what was recorded.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::{
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::home::{Context, Home, HostError, read_if_there, replace_file};
 use crate::{
     id::BlobId,
+    ordered,
     path::TreePath,
     tree::{App, Entry, FileKind, TreeError, read_blob},
 };
@@ -101,7 +102,9 @@ impl<'a> Earlier<'a> {
         if self.app.files.get(path)?.id != entry.id {
             return None;
         }
-        self.seen.iter().find(|seen| seen.path == *path).map(|seen| seen.modified)
+        // The record has them in the order of the paths.
+        let at = self.seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
+        Some(self.seen[at].modified)
     }
 
     fn tree_name(&self) -> Option<String> {
@@ -313,7 +316,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
         Err(_) => return all("can't be read, or has names in it that are no app's"),
     };
-    let by_path: BTreeMap<&TreePath, &Seen> = now.iter().map(|seen| (&seen.path, seen)).collect();
+    let by_path = ordered::map(now.iter().map(|seen| (&seen.path, seen)));
     let mut found = Vec::new();
     for was in &recorded {
         let what = match by_path.get(&was.path) {
@@ -322,7 +325,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
         };
         found.extend(what.map(|what| (format!("/{}", was.path), what)));
     }
-    let known: BTreeSet<&TreePath> = recorded.iter().map(|seen| &seen.path).collect();
+    let known = ordered::set(recorded.iter().map(|seen| &seen.path));
     let new = now.iter().filter(|seen| !known.contains(&seen.path));
     found.extend(new.map(|seen| (format!("/{}", seen.path), "was added")));
     found

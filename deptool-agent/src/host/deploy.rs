@@ -33,6 +33,7 @@ use crate::{
     id::CommitId,
     manifest::probe::Probe,
     name::{AppName, HostName, UnitName},
+    ordered,
     outcome::{AttemptResult, Failure, Outcome, Phase},
     plan::HostPlan,
     system::{
@@ -214,7 +215,7 @@ impl Expectations {
     fn of(sides: &Sides<'_>) -> Expectations {
         let Sides { new, wants, plan, .. } = sides;
         let units = wants.enabled.iter().chain(&wants.watched);
-        let windows = units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).collect();
+        let windows = ordered::map(units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))));
         let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
         let probes =
             changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));

@@ -1,6 +1,6 @@
 //! Drift: what on this host is not as it was deployed. Reads, changes nothing.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use super::{
     checkout,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     name::{AppName, UnitName},
+    ordered,
     path::{OutsidePath, STATE_DIR},
     system::{Active, Manager, System, UnitFile},
     text::printable,
@@ -147,8 +148,7 @@ impl Looking<'_> {
             ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit),
             _ => None,
         });
-        let all: BTreeSet<&UnitName> = made.chain(wants.enabled.keys()).chain(wants.watched.keys()).collect();
-        for unit in all {
+        for unit in ordered::set(made.chain(wants.enabled.keys()).chain(wants.watched.keys())) {
             self.overrides(unit);
         }
         Ok(())

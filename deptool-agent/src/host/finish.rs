@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     action::{Action, New, Old},
+    ordered,
     outcome::{Attempt, AttemptResult},
     path::OutsidePath,
     wire::Target,
@@ -165,7 +166,7 @@ pub fn prune(home: &Home) -> Result<(), HostError> {
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     // What is newer than the running one was never kept.
     let current = in_use[0].unwrap_or(0);
-    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied().collect();
+    let kept = ordered::set(numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied());
     let mut trees = BTreeSet::new();
     for number in numbers {
         let directory = home.generation(number);

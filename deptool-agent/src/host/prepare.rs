@@ -11,6 +11,7 @@ use super::{
 use crate::{
     action::Action,
     name::{AppName, UnitName},
+    ordered,
     path::{OutsidePath, TreePath},
     plan::{Change, Class, HostPlan},
     system::System,
@@ -153,7 +154,7 @@ fn in_order(
         actions.push(Action::DaemonReload);
     }
     actions.push(Action::UnlinkApps(apps(sides.old, sides.new)));
-    let running = units.running.iter().collect::<BTreeSet<_>>();
+    let running = ordered::set(&units.running);
     let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
     actions.push(Action::Jobs { jobs: units.jobs, running: ran });
     actions.retain(|action| !is_idle(action));

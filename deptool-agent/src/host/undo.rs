@@ -18,6 +18,7 @@ use crate::{
     action::{Action, New, Old, Placement},
     host::claims::Content,
     name::UnitName,
+    ordered,
     path::OutsidePath,
     system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
 };
@@ -88,7 +89,7 @@ impl Undoing<'_> {
             Action::Jobs { jobs, .. } => Some(jobs),
             _ => None,
         });
-        jobs.flatten().map(|(unit, _)| unit.clone()).collect()
+        ordered::set(jobs.flatten().map(|(unit, _)| unit.clone()))
     }
 
     /// The units whose state is another than before and that are so related to `ours`, directly or through each other.
@@ -100,7 +101,7 @@ impl Undoing<'_> {
         loaded: &BTreeMap<UnitName, UnitState>,
         relation: Relation,
     ) -> BTreeSet<UnitName> {
-        let ran: BTreeSet<&UnitName> = self.record.running.iter().collect();
+        let ran = ordered::set(&self.record.running);
         let changed: Vec<UnitName> = match relation {
             _ if ours.is_empty() => Vec::new(),
             Relation::StartedBy => {
@@ -220,11 +221,11 @@ impl Undoing<'_> {
         let reset = self.system.reset_failed(&units);
         self.note(reset);
         self.run(&jobs, "start");
-        self.start_propagated(&units.into_iter().collect());
+        self.start_propagated(&ordered::set(units));
     }
 
     fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
-        let mut others: BTreeSet<UnitName> = self.system.take_other_jobs().into_iter().collect();
+        let mut others = ordered::set(self.system.take_other_jobs());
         let snapshot = self.system.snapshot();
         let Some(now) = self.note(snapshot) else { return };
         others.extend(self.related(ours, &now, Relation::StoppedBy));

@@ -1,12 +1,13 @@
 //! Watching units after their jobs until each is known to be good, or the first has failed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{
     Active, JobKind, JobResult, System, SystemError, UnitDetail,
     verdict::{Started, Verdict, judge},
 };
 use crate::name::UnitName;
+use crate::ordered;
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);
@@ -125,7 +126,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
         looks.push((at, sub, verdict));
         if let (true, Ok(now)) = (first && one.triggered.is_none(), &now) {
             let services = triggered(system, one, now);
-            let known: BTreeSet<UnitName> = watched.iter().map(|one| one.unit.clone()).collect();
+            let known = ordered::set(watched.iter().map(|one| one.unit.clone()));
             watched.extend(services.into_iter().filter(|new| !known.contains(&new.unit)));
         }
         at += 1;

@@ -15,6 +15,7 @@ use crate::{
     host::home::{Context, Home, HostError},
     manifest::Mode,
     name::{AppName, UnitName},
+    ordered,
     path::{OutsidePath, TreePath, is_within},
     system::System,
     text::printable,
@@ -98,7 +99,7 @@ impl Scratch<'_> {
     /// The files that the deployment changes, as their paths below the directory of units.
     fn changed(&self) -> BTreeSet<&str> {
         let changes = self.staged.sides.plan.outside.iter();
-        changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).collect()
+        ordered::set(changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')))
     }
 
     /// The units that these files make or are about, if they are there after the deployment.
@@ -108,8 +109,7 @@ impl Scratch<'_> {
             Snippet::Unit(unit) => Some(unit),
             _ => None,
         });
-        let known: BTreeSet<&UnitName> =
-            made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()).collect();
+        let known = ordered::set(made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()));
         let mut units = BTreeSet::new();
         for (path, _, snippet) in Self::units_of(&sides.had.outside).chain(Self::units_of(&sides.wants.outside)) {
             if !changed.contains(path) {
