@@ -15,6 +15,7 @@ mod local_user;
 mod manual;
 mod outside;
 mod plan;
+mod platform;
 mod progress;
 mod push;
 mod remote_helper;

@@ -9,8 +9,14 @@ type Need = (&'static str, &'static str);
 
 /// A C compiler is not among them: this program could not have been linked without.
 const TO_BUILD: &[Need] = &[("git", "git")];
-const TO_TEST: &[Need] =
-    &[("ssh", "openssh-client"), ("busybox", "busybox"), ("dash", "dash"), ("man", "man-db"), ("script", "bsdutils")];
+const TO_TEST: &[Need] = &[
+    ("ssh", "openssh-client"),
+    ("busybox", "busybox"),
+    ("dash", "dash"),
+    ("man", "man-db"),
+    ("script", "bsdutils"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+];
 
 /// What it takes to build. An error names what is missing.
 pub fn to_build() -> Result<()> {
