@@ -10,7 +10,10 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The longest frame that either side sends or takes. Bulk data travels in many.
 pub const MAX_FRAME: usize = 1 << 20;
 /// How much bulk data one frame carries.
-pub const CHUNK: usize = 64 * 1024;
+///
+/// musl's allocator takes what is larger than some 24 KiB from the kernel, page by page, and gives it back at once: with
+/// 64 KiB that took an agent longer than all else it does with a large file.
+pub const CHUNK: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {

@@ -97,7 +97,7 @@ impl Remote {
     pub fn say(&self, text: &str) {
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A terminal that is gone is no reason to stop a deployment.
-        let _ = writeln!(sink, "{}", text.trim_end());
+        let _ = sink.write_all(format!("{}\n", text.trim_end()).as_bytes());
         let _ = sink.flush();
     }
 
