@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Write};
 use gix_hash::{Hasher, Kind as HashKind, ObjectId, hasher};
 use gix_object::Kind;
 use gix_zlib::{Decompress, FlushDecompress, Status};
+use zlib_rs::crc32::crc32;
 
 /// Blobs of this size and more, in bytes, travel outside of packs and are never in a host's store.
 pub const LARGE_BLOB: u64 = 4 << 20;
@@ -120,7 +121,7 @@ pub fn read(
     let mut budget = limits.inflated;
     for _ in 0..objects {
         let offset = tap.bytes;
-        tap.crc = crc32fast::Hasher::new();
+        tap.crc = 0;
         let (kind, size) = read_entry_header(&mut tap)?;
         if size > limits.object {
             return Err(PackError::ObjectTooLarge { size, limit: limits.object });
@@ -130,7 +131,7 @@ pub fn read(
             .ok_or(PackError::TooLarge { limit: limits.inflated, unit: "bytes when inflated" })?;
         inflate.entry(&mut tap, size)?;
         let id = gix_object::compute_hash(HashKind::Sha1, kind, &inflate.data).map_err(|_| PackError::Checksum)?;
-        each(Entry { id, kind, data: &inflate.data, offset, crc32: tap.crc.clone().finalize() })?;
+        each(Entry { id, kind, data: &inflate.data, offset, crc32: tap.crc })?;
     }
     tap.trailer(objects)
 }
@@ -214,14 +215,14 @@ struct Tap<'a> {
     input: &'a mut dyn BufRead,
     copy: &'a mut dyn Write,
     hash: Hasher,
-    crc: crc32fast::Hasher,
+    crc: u32,
     bytes: u64,
     limit: u64,
 }
 
 impl<'a> Tap<'a> {
     fn new(input: &'a mut dyn BufRead, copy: &'a mut dyn Write, limit: u64) -> Self {
-        Tap { input, copy, hash: hasher(HashKind::Sha1), crc: crc32fast::Hasher::new(), bytes: 0, limit }
+        Tap { input, copy, hash: hasher(HashKind::Sha1), crc: 0, bytes: 0, limit }
     }
 
     fn byte(&mut self) -> Result<u8, PackError> {
@@ -238,7 +239,7 @@ impl<'a> Tap<'a> {
         }
         let taken = self.input.fill_buf().map_err(PackError::Read)?.get(..n).ok_or(PackError::CutOff)?;
         self.hash.update(taken);
-        self.crc.update(taken);
+        self.crc = crc32(self.crc, taken);
         self.copy.write_all(taken).map_err(PackError::Write)?;
         self.input.consume(n);
         Ok(())
@@ -302,13 +303,13 @@ impl<W: Write> PackWriter<W> {
     fn entry(&mut self, kind: Kind, size: u64, parts: &[&[u8]]) -> io::Result<Written> {
         self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::other("more objects than announced"))?;
         let offset = self.bytes;
-        let mut crc = crc32fast::Hasher::new();
+        let mut crc = 0;
         let header = entry_header(kind, size);
         for part in std::iter::once(&header[..]).chain(parts.iter().copied()) {
-            crc.update(part);
+            crc = crc32(crc, part);
             self.put(part)?;
         }
-        Ok(Written { offset, crc32: crc.finalize() })
+        Ok(Written { offset, crc32: crc })
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
