@@ -78,13 +78,14 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     let mut hosts: BTreeMap<HostName, HostRemote> =
         settings.known_hosts()?.into_iter().map(|host| (host.host.clone(), host)).collect();
     let mut clusters: Vec<ClusterName> = settings.cluster.clone().into_iter().collect();
-    for (name, facts) in HostFacts::all(&remote.repo) {
-        // Facts of a host that has another remote by now are about the past.
-        let Some(host) = settings.host(&facts.host).ok().filter(|host| host.tracking == name) else { continue };
-        let running = tracking.clusters(&host)?;
-        if !running.is_empty() {
+    // Facts of a host that has another remote by now are about the past.
+    let of_facts = |(name, facts): (_, HostFacts)| settings.host(&facts.host).ok().filter(|host| host.tracking == name);
+    let talked_to: Vec<HostRemote> = HostFacts::all(&remote.repo).into_iter().filter_map(of_facts).collect();
+    let known = tracking.known(&talked_to.iter().collect::<Vec<_>>())?;
+    for (host, known) in talked_to.into_iter().zip(known) {
+        if !known.clusters.is_empty() {
             hosts.entry(host.host.clone()).or_insert(host);
-            clusters.extend(running.into_keys());
+            clusters.extend(known.clusters.into_keys());
         }
     }
     clusters.sort();

@@ -36,8 +36,8 @@ pub trait Lead {
     /// Make a pack for the host at `at` that assumes nothing.
     fn full_pack(&mut self, at: usize) -> Result<Parcel, String>;
 
-    /// The host at `at` is about to be allowed to activate: note that, durably.
-    fn permit(&mut self, at: usize) -> Result<(), String>;
+    /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
+    fn permit(&mut self, hosts: &[usize]) -> Result<(), String>;
 
     /// Hear how the host at `at` is doing.
     fn heard(&mut self, at: usize, report: &Report);
@@ -59,7 +59,7 @@ pub enum Conclusion {
 pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead: &mut dyn Lead) -> Vec<Conclusion> {
     let count = deliveries.len();
     let at_once = count == 1 && deliveries[0].request.go == Go::AtOnce;
-    if at_once && let Err(why) = lead.permit(0) {
+    if at_once && let Err(why) = lead.permit(&[0]) {
         return vec![Conclusion::Ended(End::NotReached(SessionError::Here(why)))];
     }
     let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
@@ -142,18 +142,11 @@ impl Fleet<'_> {
     }
 
     fn carry_out(&mut self, steps: Vec<(usize, Step)>) {
+        let to_note: Vec<usize> = steps.iter().filter(|(_, step)| *step == Step::Note).map(|(at, _)| *at).collect();
+        self.note(&to_note);
         for (at, step) in steps {
             let request = match step {
-                Step::Note => {
-                    match self.lead.permit(at) {
-                        Ok(()) => {
-                            let steps = self.decision.hear(at, Heard::Noted);
-                            self.carry_out(steps);
-                        }
-                        Err(why) => self.give_up(at, why),
-                    }
-                    continue;
-                }
+                Step::Note => continue,
                 Step::Activate => Request::Activate,
                 Step::Cancel => Request::Cancel,
                 Step::Keep => Request::Keep,
@@ -164,6 +157,20 @@ impl Fleet<'_> {
                 Step::Release => Request::Release,
             };
             self.orders[at].give(Order::Send(request));
+        }
+    }
+
+    /// All at once: what waits for the disk is the whole fleet.
+    fn note(&mut self, hosts: &[usize]) {
+        let Some(first) = hosts.first() else { return };
+        match self.lead.permit(hosts) {
+            Ok(()) => {
+                for at in hosts {
+                    let steps = self.decision.hear(*at, Heard::Noted);
+                    self.carry_out(steps);
+                }
+            }
+            Err(why) => self.give_up(*first, why),
         }
     }
 

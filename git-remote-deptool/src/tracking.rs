@@ -204,16 +204,18 @@ impl<'r> Tracking<'r> {
         self.refs.delete(&tracking_ref(&host.tracking, cluster))
     }
 
-    /// Note that `attempt` is about to be sent. From now on until [`Self::settle`] the host is *in doubt*.
-    pub fn unsettle(&self, host: &HostName, cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
-        let name = unsettled_ref(host, cluster);
+    /// Note that `attempt` is about to be sent to these hosts. From now on until [`Self::settle`] they are *in doubt*.
+    pub fn unsettle(&self, hosts: &[&HostName], cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
+        let names: Vec<String> = hosts.iter().map(|host| unsettled_ref(host, cluster)).collect();
         let id = match attempt {
-            Attempt::Deploy(id) if !self.repo.has_commit(id) => return Err(TrackingError::Missing { name, id }),
+            Attempt::Deploy(id) if !self.repo.has_commit(id) => {
+                return Err(TrackingError::Missing { name: names.join(" "), id });
+            }
             Attempt::Deploy(id) => id.0,
             // Something that is in every repository.
             Attempt::Remove => empty_tree(),
         };
-        self.refs.set(&name, id, "")
+        self.refs.set_all(&names, id)
     }
 
     /// Note that the host gave a definite answer.

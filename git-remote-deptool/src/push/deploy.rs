@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use deptool_agent::{
     host::{deploy::now, store::pack::PackWriter},
     id::DeploymentId,
+    name::HostName,
     wire::{Deploy, Go, Target as Goal, Verdict},
 };
 use gix::ObjectId;
@@ -167,13 +168,13 @@ impl Lead for Leading<'_> {
         parcel_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(|error| error.to_string())
     }
 
-    fn permit(&mut self, at: usize) -> Result<(), String> {
+    fn permit(&mut self, hosts: &[usize]) -> Result<(), String> {
         let attempt = match self.request.goal {
             Goal::Commit(id) => Attempt::Deploy(id),
             Goal::Nothing => Attempt::Remove,
         };
-        let host = &self.affected[at].remote.host;
-        self.remote.tracking().unsettle(host, &self.request.cluster, attempt).map_err(|error| error.to_string())
+        let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
+        self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| error.to_string())
     }
 
     fn heard(&mut self, at: usize, report: &Event) {

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use deptool_agent::id::CommitId;
@@ -18,6 +19,17 @@ use gix::{
 
 use super::TrackingError;
 use crate::git::Repo;
+
+/// So many threads wait for the disk at once.
+const SYNCING: usize = 16;
+
+/// Where a ref was written that is not durable yet.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    /// The deepest of its directories that was there before.
+    existing: PathBuf,
+}
 
 #[derive(Debug)]
 pub(super) struct Refs {
@@ -56,8 +68,39 @@ impl Refs {
     }
 
     pub fn set(&self, name: &str, id: ObjectId, message: &str) -> Result<(), TrackingError> {
+        match self.write(name, id, message)? {
+            Some(written) => self.check(name, id, written.sync()),
+            None => Ok(()),
+        }
+    }
+
+    /// Set many refs, without reflogs. The disk is waited for by several threads at once, so that it takes the time of
+    /// a few refs and not of all.
+    pub fn set_all(&self, names: &[String], id: ObjectId) -> Result<(), TrackingError> {
+        let mut written = Vec::with_capacity(names.len());
+        for name in names {
+            written.extend(self.write(name, id, "")?.map(|written| (name, written)));
+        }
+        let each = written.len().div_ceil(SYNCING).max(1);
+        let synced: Vec<_> = thread::scope(|scope| {
+            let sync = |part: &[(&String, Written)]| part.iter().map(|(_, one)| one.sync()).collect::<Vec<_>>();
+            let mut parts = written.chunks(each);
+            let mine = parts.next();
+            let others: Vec<_> =
+                parts.map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || sync(part)))).collect();
+            let mut synced = mine.map(sync).unwrap_or_default();
+            for (part, other) in others {
+                synced.extend(other.ok().and_then(|other| other.join().ok()).unwrap_or_else(|| sync(part)));
+            }
+            synced
+        });
+        written.iter().zip(synced).try_for_each(|((name, _), synced)| self.check(name, id, synced))
+    }
+
+    /// Set a ref, and say where it was written; `None` if it was so already.
+    fn write(&self, name: &str, id: ObjectId, message: &str) -> Result<Option<Written>, TrackingError> {
         if self.get(name)?.is_some_and(|known| known.0 == id) {
-            return Ok(());
+            return Ok(None);
         }
         let path = self.gix.common_dir().join(name);
         let existing = deepest_existing(&path);
@@ -68,7 +111,12 @@ impl Refs {
         };
         let edit = RefEdit::update_with_log(full(name)?, Target::Object(id), PreviousValue::Any, log);
         self.edit(name, edit)?;
-        match sync(&path, &existing) {
+        Ok(Some(Written { path, existing }))
+    }
+
+    /// What became of writing a ref to the disk.
+    fn check(&self, name: &str, id: ObjectId, synced: io::Result<()>) -> Result<(), TrackingError> {
+        match synced {
             // Packed in the meantime, which Git does durably.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.get(name)? == Some(CommitId(id)) => Ok(()),
             synced => synced.map_err(|source| TrackingError::Sync { name: name.to_owned(), source }),
@@ -110,14 +158,16 @@ fn deepest_existing(path: &Path) -> PathBuf {
     path.ancestors().skip(1).find(|dir| dir.is_dir()).unwrap_or(path).to_owned()
 }
 
-/// Write out a file, its directory, and the directories up to the one that was there before.
-fn sync(path: &Path, existing: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()?;
-    for dir in path.ancestors().skip(1) {
-        File::open(dir)?.sync_all()?;
-        if dir == existing {
-            break;
+impl Written {
+    /// Write out the file, its directory, and the directories up to the one that was there before.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()?;
+        for dir in self.path.ancestors().skip(1) {
+            File::open(dir)?.sync_all()?;
+            if dir == self.existing {
+                break;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

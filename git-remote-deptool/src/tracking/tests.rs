@@ -58,7 +58,7 @@ fn a_commit_that_is_not_here_is_never_tracked() {
     let tracking = Tracking::new(&repo);
     assert!(matches!(tracking.set(&web1("w"), &prod(), missing, "x"), Err(TrackingError::Missing { .. })));
     let attempt = Attempt::Deploy(missing);
-    assert!(matches!(tracking.unsettle(&host("web1"), &prod(), attempt), Err(TrackingError::Missing { .. })));
+    assert!(matches!(tracking.unsettle(&[&host("web1")], &prod(), attempt), Err(TrackingError::Missing { .. })));
     assert_eq!(scratch.git(&["for-each-ref", "refs/remotes", "refs/deptool"]), "");
 }
 
@@ -69,7 +69,7 @@ fn refs_that_git_packed_are_read_changed_and_removed() {
     let tracking = Tracking::new(&repo);
     let (old, new) = (scratch.id("HEAD~1"), scratch.id("HEAD"));
     tracking.set(&web1("w"), &prod(), old, "x").unwrap();
-    tracking.unsettle(&host("web1"), &prod(), Attempt::Remove).unwrap();
+    tracking.unsettle(&[&host("web1")], &prod(), Attempt::Remove).unwrap();
     scratch.git(&["pack-refs", "--all"]);
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap().unwrap().commit, old);
     tracking.set(&web1("w"), &prod(), new, "x").unwrap();
@@ -88,8 +88,8 @@ fn a_mark_survives_the_process_and_git_gc() {
     {
         let repo = scratch.open();
         let tracking = Tracking::new(&repo);
-        tracking.unsettle(&host("web1"), &prod(), Attempt::Deploy(new)).unwrap();
-        tracking.unsettle(&host("web1"), &staging, Attempt::Remove).unwrap();
+        tracking.unsettle(&[&host("web1")], &prod(), Attempt::Deploy(new)).unwrap();
+        tracking.unsettle(&[&host("web1")], &staging, Attempt::Remove).unwrap();
     }
     scratch.git(&["gc", "-q", "--prune=now"]);
     scratch.git(&["fsck", "--strict"]);
@@ -178,7 +178,7 @@ fn a_linked_worktree_sees_the_same_state() {
     let linked = Repo::open(crate::git::Environment::new(scratch.path().join("linked"), variables)).unwrap();
     let head = scratch.id("HEAD");
     Tracking::new(&linked).set(&web1("w"), &prod(), head, "deploy").unwrap();
-    Tracking::new(&linked).unsettle(&host("web1"), &prod(), Attempt::Deploy(head)).unwrap();
+    Tracking::new(&linked).unsettle(&[&host("web1")], &prod(), Attempt::Deploy(head)).unwrap();
     let repo = scratch.open();
     assert!(Tracking::new(&repo).get(&web1("w"), &prod()).unwrap().is_some());
     assert_eq!(Tracking::new(&repo).unsettled(&host("web1")).unwrap().len(), 1);
@@ -194,4 +194,18 @@ fn a_tag_that_something_else_has_put_there_is_its_commit() {
     let repo = scratch.open();
     let head = scratch.id("HEAD");
     assert_eq!(Tracking::new(&repo).get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit: head, real: head }));
+}
+
+#[test]
+fn many_hosts_are_marked_at_once() {
+    let scratch = Scratch::with_commits(1);
+    let repo = scratch.open();
+    let (tracking, id) = (Tracking::new(&repo), scratch.id("HEAD"));
+    let hosts: Vec<HostName> = (0..40).map(|at| host(&format!("web{at}"))).collect();
+    let all: Vec<&HostName> = hosts.iter().collect();
+    tracking.unsettle(&all[..3], &prod(), Attempt::Deploy(id)).unwrap();
+    tracking.unsettle(&all, &prod(), Attempt::Deploy(id)).unwrap();
+    for host in hosts {
+        assert_eq!(tracking.unsettled(&host).unwrap(), [(prod(), Attempt::Deploy(id))].into());
+    }
 }
