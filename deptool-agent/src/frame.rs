@@ -81,6 +81,12 @@ impl FrameBuffer {
         Ok(Some(message))
     }
 
+    /// What was received and not given out, for somebody else to take apart.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        let taken = std::mem::take(&mut self.taken);
+        std::mem::take(&mut self.bytes).split_off(taken)
+    }
+
     /// Whether the stream may end here.
     pub fn is_between_frames(&self) -> bool {
         self.taken == self.bytes.len()

@@ -1,13 +1,19 @@
 //! The host side: one connection, one deployment at a time.
 
+pub mod activate;
 pub mod apply;
+mod attach;
 pub mod attempts;
+pub mod boot;
 pub mod checkout;
 pub mod claims;
 pub mod deploy;
+pub mod door;
 pub mod drift;
+mod export;
 pub mod finish;
 pub mod health;
+mod hold;
 pub mod home;
 pub mod journal;
 pub mod lock;
@@ -16,7 +22,10 @@ pub mod owners;
 pub mod peer;
 pub mod prepare;
 mod receive;
+pub mod recover;
 pub mod session;
+pub mod stage;
+pub mod state;
 pub mod store;
 pub mod undo;
 pub mod why;

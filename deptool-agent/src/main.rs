@@ -1,22 +1,29 @@
-//! The agent: talks to a helper over standard input and output, and ends. It takes no arguments.
+//! The agent: talks to a helper over standard input and output, and ends.
 //!
 //! `DEPTOOL_ROOT` names a root directory to work on instead of `/`; it is how helpers run it for `deptool::/path`.
+//!
+//! It takes no arguments but one: `recover` is how a booting machine runs it, to mend what was interrupted.
 
-use std::{env, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
+use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use deptool_agent::{
-    host::{home::Home, peer::Peer, session},
+    host::{boot, home::Home, peer::Peer, recover, session},
     system::{System, offline::Offline, systemd::Systemd},
 };
 
 fn main() -> ExitCode {
-    if env::args_os().len() > 1 {
-        eprintln!("{}", deptool_agent::build::agent_file_name());
-        eprintln!("This is the part of git-deptool that runs on hosts. It is started by git-remote-deptool.");
-        return ExitCode::FAILURE;
-    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    match run() {
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    let result = match arguments.as_slice() {
+        [] => serve(),
+        [only] if only == boot::RECOVER => recover(),
+        _ => {
+            eprintln!("{}", deptool_agent::build::agent_file_name());
+            eprintln!("This is the part of git-deptool that runs on hosts. It is started by git-remote-deptool.");
+            return ExitCode::FAILURE;
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("deptool-agent: {error}");
@@ -25,8 +32,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> io::Result<()> {
-    let root = env::var_os("DEPTOOL_ROOT").map_or(PathBuf::from("/"), PathBuf::from);
+fn root() -> PathBuf {
+    env::var_os("DEPTOOL_ROOT").map_or(PathBuf::from("/"), PathBuf::from)
+}
+
+fn serve() -> Result<(), Box<dyn Error>> {
+    let root = root();
     let home = Home::new(&root);
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
@@ -35,6 +46,17 @@ fn run() -> io::Result<()> {
         if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
     };
     session::serve(&home, &mut peer, &system, &detach::detached);
+    Ok(())
+}
+
+fn recover() -> Result<(), Box<dyn Error>> {
+    let root = root();
+    let home = Home::new(&root);
+    let mut system: Box<dyn System> =
+        if home.is_live() { Box::new(Systemd::at_boot()) } else { Box::new(Offline::new(root)) };
+    if let Some(what) = recover::at_boot(&home, &mut *system)? {
+        eprintln!("deptool-agent: {what}");
+    }
     Ok(())
 }
 

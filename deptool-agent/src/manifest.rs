@@ -44,6 +44,8 @@ pub struct Manifest {
     /// What must answer before the deployment is kept.
     #[serde(deserialize_with = "objects")]
     pub health: Vec<Probe>,
+    /// A change of the app is undone unless the helper can reach the host over a new connection afterwards.
+    pub confirm: bool,
 }
 
 /// The manifest's `systemd` object.

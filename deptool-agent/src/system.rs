@@ -61,6 +61,8 @@ pub struct UnitState {
     pub active: Active,
     /// systemd's SubState: `running`, `exited`, `auto-restart`, `waiting` …
     pub sub: String,
+    /// A job of it is queued or running.
+    pub has_job: bool,
 }
 
 /// systemd's UnitFileState, as far as undoing needs it.

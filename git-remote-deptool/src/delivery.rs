@@ -141,6 +141,7 @@ impl Delivery {
         loop {
             match session.event()? {
                 Event::Order(order) => self.obey(&mut session, order, permission)?,
+                Event::Response(Response::Kept) => session.send(&Request::Release)?,
                 Event::Response(response) => {
                     if let Some(outcome) = due.heard(response, *permission, tell)? {
                         session.close();

@@ -14,7 +14,9 @@ use ask::{Answer, ask_all, why};
 pub use ask::{Heard, connect};
 use deptool_agent::{
     name::{ClusterName, HostName},
+    outcome::{Attempt, AttemptResult},
     text::printable,
+    wire::Target as Goal,
 };
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
@@ -26,7 +28,7 @@ use crate::{
     projection::Found,
     remote::{Remote, RemoteError},
     render::ago,
-    tracking::{HostFacts, HostLock, Projection, Tracked},
+    tracking::{self, HostFacts, HostLock, Projection, Tracked},
 };
 
 /// How many names of hosts an error has.
@@ -165,7 +167,7 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
         return;
     }
     let (cluster, short, by) = (&deployed.cluster, deployed.commit.short(), printable(deployed.by.as_bytes()));
-    let since = ago(deptool_agent::host::deploy::now() - deployed.when);
+    let since = ago(deptool_agent::host::state::now() - deployed.when);
     remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
@@ -203,17 +205,35 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
     }
     match &answer.busy {
         Some(holder) => {
-            let since = ago(deptool_agent::host::deploy::now() - holder.since);
+            let since = ago(deptool_agent::host::state::now() - holder.since);
             let by = printable(holder.by.as_bytes());
             remote.say(&format!("{}: {by} has been {} for {since}", host.host, holder.phase.word()));
         }
         None => {
-            for cluster in tracking.unsettled(&host.host)?.into_keys() {
+            for (cluster, doubted) in tracking.unsettled(&host.host)? {
+                if let Some(attempt) = &answer.last_attempt {
+                    say_end(remote, host, attempt, doubted);
+                }
                 tracking.settle(&host.host, &cluster)?;
             }
         }
     }
     Ok(())
+}
+
+/// Say how a deployment of ours has ended that was not kept, and of which that was not known here.
+fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: tracking::Attempt) {
+    let what = match attempt.to {
+        Goal::Commit(id) if doubted == tracking::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
+        Goal::Nothing if doubted == tracking::Attempt::Remove => "the removal".to_owned(),
+        Goal::Commit(_) | Goal::Nothing => return,
+    };
+    let how = match &attempt.result {
+        AttemptResult::Done => return,
+        AttemptResult::RolledBack { why, errors: _ } => format!("rolled back: {}", printable(why.as_bytes())),
+        AttemptResult::Interrupted => "interrupted, and undone".into(),
+    };
+    remote.say(&format!("{}: {what} was {how}", host.host));
 }
 
 /// Note which projections there are by now, and say where a commit came from.

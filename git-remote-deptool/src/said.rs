@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn any_time_can_be_calculated_with() {
         for seconds in [i64::MIN, -1, 0, 7, i64::MAX] {
-            assert!(deptool_agent::host::deploy::now().checked_sub(time(seconds)).is_some());
+            assert!(deptool_agent::host::state::now().checked_sub(time(seconds)).is_some());
         }
         assert_eq!(time(7), 7);
     }

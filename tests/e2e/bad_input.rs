@@ -254,7 +254,7 @@ const MANIFESTS: &str = r#"{
 {"files": {"file": ["0600"]}}
     web1: web/manifest.json: files.file: invalid type: sequence, expected an object
 {"units": []}
-    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`, `settle_timeout`, `checks`, `health`
+    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`, `settle_timeout`, `checks`, `health`, `confirm`
 {"systemd": {"enabled": []}}
     web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change`
 {"systemd": {"units_enabled": "x.service"}}

@@ -34,7 +34,11 @@ struct Stage {
 impl Stage {
     /// A host with the one deployment that came before. The login is one of the lab's users.
     fn deployed(user: &str) -> Option<Stage> {
-        let lab = start_or_skip(&[HostSpec::new("web1")])?;
+        Stage::deployed_to(&HostSpec::new("web1"), user)
+    }
+
+    fn deployed_to(spec: &HostSpec, user: &str) -> Option<Stage> {
+        let lab = start_or_skip(std::slice::from_ref(spec))?;
         let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
         let operator = stage.sandbox.repo("operator");
         operator.add_remote("web1", &format!("deptool::{user}@web1"));
@@ -219,28 +223,35 @@ fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
 }
 
 #[test]
-fn a_host_that_loses_power_while_it_activates_is_wholly_old_at_the_next_contact() {
-    let Some(stage) = Stage::deployed("root") else { return };
-    let (operator, host) = (stage.operator(), stage.host());
-    let good = operator.id("prod");
-    let before = State::of(host);
-    let (push, commit) = stage.under_way(0);
-    host.kill();
-    let push = push.wait().unwrap().fails().says("outcome unknown; run git fetch");
-    assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
-    host.boot().unwrap();
-    operator
-        .git(&["fetch", "web1"])
-        .ok()
-        .says("web1: an interrupted deployment by Ada Operator <ada@example.org> was undone");
-    stage.fetch_tells(&good);
-    host.sh("systemctl start nginx.service");
-    stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
-    before.assert_same(host, "after a power cut");
-    // The next push is not hindered by it.
-    let push = operator.git(&["push", "web1", "prod"]).ok();
-    assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{push}");
-    stage.assert_new();
+fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again() {
+    for var_is_mount in [false, true] {
+        let spec = HostSpec { var_is_mount, ..HostSpec::new("web1") };
+        let Some(stage) = Stage::deployed_to(&spec, "root") else { return };
+        let (operator, host) = (stage.operator(), stage.host());
+        let good = operator.id("prod");
+        let before = State::of(host);
+        let (push, commit) = stage.under_way(0);
+        let unit = "/etc/systemd/system/deptool-recover.service";
+        assert!(host.path(unit).exists(), "there is a unit that recovers at boot");
+        host.kill();
+        let push = push.wait().unwrap().fails().says("outcome unknown; run git fetch");
+        assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
+        // Nobody connects to it. What is seen is seen from outside.
+        host.boot().unwrap();
+        let said = host.sh("journalctl -b -u deptool-recover.service --no-pager -o cat");
+        assert!(said.contains("an interrupted deployment by Ada Operator <ada@example.org> was undone"), "{said}");
+        assert!(!host.sh("journalctl -b --no-pager").contains("ordering cycle"));
+        stage.wait_for("the slow unit", || host.unit_state("slow.service") == "active");
+        before.assert_same(host, "after a power cut");
+        assert_eq!(host.sh("readlink -e /etc/link"), host.sh("readlink -e /var/lib/deptool/apps/links/current/a"));
+        operator.git(&["fetch", "web1"]).ok().says("web1: the deployment of").says("was interrupted, and undone");
+        stage.fetch_tells(&good);
+        // The next push is not hindered by it.
+        let push = operator.git(&["push", "web1", "prod"]).ok();
+        assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{push}");
+        stage.assert_new();
+        assert!(!host.path(unit).exists(), "the unit goes with the verdict");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ const UNITS: &str = r"
     systemctl list-units --all --plain --no-legend --full |
         while read -r unit load active sub rest; do
             case $unit in
-                *.scope|*.slice|*.device|user@*|user-runtime-dir@*|run-user-*|systemd-*|var-lib-containers-*|netavark-*) continue ;;
+                *.scope|*.slice|*.device|user@*|user-runtime-dir@*|run-user-*|run-credentials-*|systemd-*|var-lib-containers-*|netavark-*) continue ;;
             esac
             case $active in inactive) ;; *) echo $unit $load $active $sub ;; esac
         done | LC_ALL=C sort

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::home::{Context, Home, HostError};
-use crate::outcome::{Attempt, AttemptResult};
+use crate::{
+    id::DeploymentId,
+    outcome::{Attempt, AttemptResult},
+};
 
 /// How much of the end of the log is looked at.
 const TAIL: u64 = 256 * 1024;
@@ -41,6 +44,11 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 /// The last `most` attempts, newest first. Lines that can't be understood are passed over.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
     Ok(newest_first(&tail(home)?).take(most).collect())
+}
+
+/// The attempt of that id.
+pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError> {
+    Ok(newest_first(&tail(home)?).find(|attempt| attempt.id == id))
 }
 
 /// The last attempt that was kept.
@@ -92,6 +100,9 @@ mod tests {
         record(&home, &attempt(2, AttemptResult::Interrupted)).unwrap();
         let whens: Vec<_> = latest(&home, 9).unwrap().iter().map(|a| a.when).collect();
         assert_eq!(whens, [2, 1]);
+        let first = attempt(1, AttemptResult::Done);
+        assert_eq!(find(&home, first.id).unwrap(), Some(first));
+        assert_eq!(find(&home, attempt(3, AttemptResult::Done).id).unwrap(), None);
         assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
     }
 }

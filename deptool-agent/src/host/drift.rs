@@ -5,9 +5,9 @@ use std::{fs, path::PathBuf};
 use super::{
     checkout,
     claims::{Claims, Content, PathClaim},
-    deploy::{deployed, load_tree},
     home::{Home, HostError},
     outside::{Found, Place},
+    state::{deployed, load_tree},
     store::Store,
 };
 use crate::{

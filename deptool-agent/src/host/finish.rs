@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use super::{
     attempts,
     claims::Claims,
+    door,
     home::{Context, Home, HostError, remove_if_there, replace_file, replace_link, sync_file_system},
     journal::{Journal, Record},
     outside::{Place, Sibling},
@@ -150,6 +151,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
             remove_if_there(&home.state().join(name))?;
         }
     }
+    door::clear(home)?;
     Store::sweep(&home.store())?;
     prune(home)
 }

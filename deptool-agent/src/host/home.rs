@@ -160,6 +160,11 @@ impl Home {
         self.state.join("incoming")
     }
 
+    /// What exists only while a deployment is under way. A root directory that is no running system is not for sockets.
+    pub fn run(&self) -> PathBuf {
+        if self.is_live() { PathBuf::from("/run/deptool") } else { self.state.join("run") }
+    }
+
     /// The generation that `link` (`current` or `previous`) names.
     pub fn linked_generation(&self, link: &Path) -> Result<Option<u32>, HostError> {
         match fs::read_link(link) {

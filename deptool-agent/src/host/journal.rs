@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    boot,
     claims::Claims,
     home::{Context, Home, HostError, read_if_there},
 };
@@ -87,6 +88,7 @@ impl Journal {
         let verdict_at = bytes.len() as u64;
         bytes.extend([0; GOOD.len()]);
 
+        boot::install(home)?;
         let path = home.journal();
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).during("open", &path)?;
@@ -97,7 +99,8 @@ impl Journal {
 
     /// Empty a journal that was not written completely: nothing has happened yet.
     pub fn discard(home: &Home) -> Result<(), HostError> {
-        std::fs::write(home.journal(), b"").during("empty", &home.journal())
+        std::fs::write(home.journal(), b"").during("empty", &home.journal())?;
+        boot::remove(home)
     }
 
     /// Look what the last deployment left behind.
@@ -125,9 +128,15 @@ impl Journal {
         let written = self.file.write_all_at(GOOD, self.verdict_at).and_then(|()| self.file.sync_data());
         if written.is_err() {
             // Half a verdict must not be found by the next agent while this one is going back.
-            let _ = self.file.write_all_at(&[0; GOOD.len()], self.verdict_at).and_then(|()| self.file.sync_data());
+            let _ = self.revoke();
         }
         written.during("write", &path)
+    }
+
+    /// The deployment is not good after all: from here on it is undone, whatever happens.
+    pub fn revoke(&mut self) -> Result<(), HostError> {
+        let written = self.file.write_all_at(&[0; GOOD.len()], self.verdict_at).and_then(|()| self.file.sync_data());
+        written.during("write", &self.home.journal())
     }
 
     /// The deployment is dealt with, and that is durable: at rest again.
@@ -135,7 +144,8 @@ impl Journal {
     /// If this gets lost with the machine, the next agent does once more what can be done twice.
     pub fn close(self) -> Result<(), HostError> {
         let path = self.home.journal();
-        self.file.set_len(0).during("empty", &path)
+        self.file.set_len(0).during("empty", &path)?;
+        boot::remove(&self.home)
     }
 }
 
@@ -192,6 +202,9 @@ mod tests {
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
         journal.keep().unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Good(_)));
+        journal.revoke().unwrap();
+        assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
+        journal.keep().unwrap();
         journal.close().unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
         assert_eq!(std::fs::metadata(home.journal()).unwrap().len(), 0);

@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     claims::Content,
-    home::{Context, Home, HostError},
+    home::{Context, Home, HostError, sync_file_system},
 };
 use crate::path::{OutsidePath, STATE_DIR, is_within};
 
@@ -266,6 +266,12 @@ impl Place {
             Err(error) => Err(error).during("remove", &self.path(&self.name)),
         }
     }
+}
+
+/// Make what was changed outside of our directory durable.
+pub fn sync(home: &Home) -> Result<(), HostError> {
+    let etc = home.root().join("etc");
+    if etc.exists() { sync_file_system(&etc) } else { Ok(()) }
 }
 
 /// What is at a path.

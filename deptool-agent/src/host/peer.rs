@@ -2,16 +2,20 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
+use super::{door::Door, home::HostError};
 use crate::{
     frame::{FrameBuffer, FrameError, encode},
     wire::{Request, Response},
@@ -36,39 +40,210 @@ pub enum Incoming {
 
 /// The helper at the other end.
 pub struct Peer {
+    /// `None` after it was dropped, until somebody comes in at the door.
+    link: Option<Link>,
+    last_sent: Instant,
+    door: Option<Door>,
+    /// How often the link was taken over by another one.
+    takeovers: usize,
+    /// What we wait for an answer to, to be said again to whoever takes over.
+    question: Option<Response>,
+}
+
+/// One connection.
+struct Link {
     input: OwnedFd,
     output: OwnedFd,
     buffer: FrameBuffer,
-    last_sent: Instant,
     lost: bool,
 }
 
 impl Peer {
     pub fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Peer> {
-        // A peer that does not read must not stop us in the middle of a deployment.
-        fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
-        Ok(Peer { input, output, buffer: FrameBuffer::default(), last_sent: Instant::now(), lost: false })
+        let link = Some(Link::new(input, output)?);
+        Ok(Peer { link, last_sent: Instant::now(), door: None, takeovers: 0, question: None })
+    }
+
+    /// From now on whoever comes in at `door` takes over.
+    pub fn open(&mut self, door: Door) {
+        self.door = Some(door);
+    }
+
+    /// Nobody takes over any more.
+    pub fn close_door(&mut self) -> Result<(), HostError> {
+        self.let_in();
+        self.door.take().map_or(Ok(()), Door::close)
+    }
+
+    /// How often another connection has taken over.
+    pub fn takeovers(&self) -> usize {
+        self.takeovers
     }
 
     /// Whether the connection is known to be gone.
     pub fn is_lost(&self) -> bool {
-        self.lost
+        self.link.as_ref().is_none_or(|link| link.lost)
+    }
+
+    /// Give the connection up, and wait for another one.
+    pub fn drop_link(&mut self) {
+        self.link = None;
     }
 
     /// Send `response`. If that is not possible the peer is lost, which the caller may or may not mind.
     pub fn send(&mut self, response: &Response) {
-        match encode(response) {
-            Ok(frame) => self.send_bytes(&frame),
-            Err(_) => self.lost = true,
+        match (encode(response), &mut self.link) {
+            (Ok(frame), _) => self.send_bytes(&frame),
+            (Err(_), Some(link)) => link.lost = true,
+            (Err(_), None) => {}
         }
     }
 
     /// Send bytes that are no frame: the agent's first line.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        if !self.lost && self.write_all(bytes).is_err() {
-            self.lost = true;
+        if let Some(link) = &mut self.link {
+            link.send(bytes);
         }
         self.last_sent = Instant::now();
+    }
+
+    /// Send `question`, now and to whoever takes over, until [`Peer::answered`].
+    pub fn ask(&mut self, question: Response) {
+        self.send(&question);
+        self.question = Some(question);
+    }
+
+    /// We do not wait for an answer any more.
+    pub fn answered(&mut self) {
+        self.question = None;
+    }
+
+    /// Let the peer know that we are alive, if it has not heard from us for a while; let in who waits at the door.
+    pub fn tick(&mut self) {
+        self.let_in();
+        if self.last_sent.elapsed() >= HEARTBEAT {
+            self.send(&Response::Heartbeat);
+        }
+    }
+
+    fn let_in(&mut self) {
+        let Some(newcomer) = self.door.as_ref().and_then(Door::newcomer) else { return };
+        let Ok(link) = newcomer.try_clone().and_then(|input| Link::new(input.into(), newcomer.into())) else { return };
+        self.link = Some(link);
+        self.takeovers += 1;
+        self.send(&Response::Attached);
+        if let Some(question) = self.question.clone() {
+            self.send(&question);
+        }
+    }
+
+    /// The next request other than a heartbeat; gives up after [`SILENCE`].
+    pub fn receive(&mut self) -> Incoming {
+        loop {
+            match self.receive_within(SILENCE) {
+                Incoming::Request(Request::Heartbeat) => {}
+                incoming => return incoming,
+            }
+        }
+    }
+
+    /// The next request if it is there within `wait`, from whoever it is that we talk to by then. We stay alive
+    /// meanwhile.
+    pub fn receive_within(&mut self, wait: Duration) -> Incoming {
+        let deadline = Instant::now() + wait;
+        loop {
+            // Also while the helper's heartbeats come, as often as ours are due.
+            self.tick();
+            if let Some(link) = &mut self.link {
+                match link.buffer.take() {
+                    Ok(Some(request)) => return Incoming::Request(request),
+                    Ok(None) => {}
+                    Err(error) => return Incoming::Broken(error),
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.wait(left.min(HEARTBEAT)) {
+                Ok(Ready::Nothing) if left > HEARTBEAT => {}
+                Ok(Ready::Nothing) => return Incoming::Silence,
+                Ok(Ready::Door) => {}
+                Ok(Ready::Link) => {
+                    if let Some(end) = self.link.as_mut().and_then(Link::fill) {
+                        return end;
+                    }
+                }
+                Err(error) => return Incoming::Broken(FrameError::Io(error.into())),
+            }
+        }
+    }
+
+    /// Wait for the link or the door, at most `limit`.
+    fn wait(&self, limit: Duration) -> Result<Ready, Errno> {
+        let link = self.link.as_ref().map(|link| PollFd::new(&link.input, PollFlags::IN));
+        let door = self.door.as_ref().map(|door| PollFd::new(door.listener(), PollFlags::IN));
+        let has_door = door.is_some();
+        let mut both: Vec<_> = door.into_iter().chain(link).collect();
+        match poll(&mut both, Some(&timespec(limit))) {
+            Ok(0) | Err(Errno::INTR) => Ok(Ready::Nothing),
+            Ok(_) if has_door && !both[0].revents().is_empty() => Ok(Ready::Door),
+            Ok(_) => Ok(Ready::Link),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Take the peer's first line, which ends in a line feed within `most` bytes. Leaves what follows it.
+    pub fn receive_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let Some(link) = &self.link else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut line = Vec::new();
+        while line.len() < most {
+            let mut byte = [0];
+            if !is_ready(link.input.as_fd(), PollFlags::IN, SILENCE)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match rustix::io::read(&link.input, &mut byte) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) if byte == *b"\n" => return Ok(line),
+                Ok(_) => line.push(byte[0]),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// Pass everything on between the peer and the agent that is at work, until one of them ends.
+    pub fn relay(&mut self, other: UnixStream) -> io::Result<Relayed> {
+        let other = Link::new(other.try_clone()?.into(), other.into())?;
+        match &mut self.link {
+            Some(link) => Ok(link.relay(other)?),
+            None => Ok(Relayed::Nothing),
+        }
+    }
+}
+
+/// What the agent at work has said to a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relayed {
+    /// It ended without letting us in.
+    Nothing,
+    Something,
+}
+
+/// What can be read from.
+enum Ready {
+    Nothing,
+    Link,
+    Door,
+}
+
+impl Link {
+    fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Link> {
+        // A peer that does not read must not stop us in the middle of a deployment.
+        fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
+        Ok(Link { input, output, buffer: FrameBuffer::default(), lost: false })
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.lost = self.lost || self.write_all(bytes).is_err();
     }
 
     fn write_all(&self, mut bytes: &[u8]) -> Result<(), Errno> {
@@ -87,49 +262,6 @@ impl Peer {
         Ok(())
     }
 
-    /// Let the peer know that we are alive, if it has not heard from us for a while.
-    pub fn tick(&mut self) {
-        if self.last_sent.elapsed() >= HEARTBEAT {
-            self.send(&Response::Heartbeat);
-        }
-    }
-
-    /// The next request other than a heartbeat; gives up after [`SILENCE`].
-    pub fn receive(&mut self) -> Incoming {
-        loop {
-            match self.receive_within(SILENCE) {
-                // Heartbeats that come as often as ours are due would keep us silent.
-                Incoming::Request(Request::Heartbeat) => self.tick(),
-                incoming => return incoming,
-            }
-        }
-    }
-
-    /// The next request if it is there within `wait`. We stay alive meanwhile.
-    pub fn receive_within(&mut self, wait: Duration) -> Incoming {
-        let deadline = Instant::now() + wait;
-        loop {
-            match self.buffer.take() {
-                Ok(Some(request)) => return Incoming::Request(request),
-                Ok(None) => {}
-                Err(error) => return Incoming::Broken(error),
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match is_ready(self.input.as_fd(), PollFlags::IN, left.min(HEARTBEAT)) {
-                Ok(true) => {}
-                Ok(false) if left > HEARTBEAT => {
-                    self.tick();
-                    continue;
-                }
-                Ok(false) => return Incoming::Silence,
-                Err(error) => return Incoming::Broken(FrameError::Io(error.into())),
-            }
-            if let Some(end) = self.fill() {
-                return end;
-            }
-        }
-    }
-
     /// Read what is there; says so if that was the end.
     fn fill(&mut self) -> Option<Incoming> {
         let mut chunk = [0; 64 * 1024];
@@ -145,32 +277,47 @@ impl Peer {
         }
     }
 
-    /// Take the peer's first line, which ends in a line feed within `most` bytes. Leaves what follows it.
-    pub fn receive_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
-        let mut line = Vec::new();
-        while line.len() < most {
-            let mut byte = [0];
-            if !is_ready(self.input.as_fd(), PollFlags::IN, SILENCE)? {
-                return Err(io::ErrorKind::TimedOut.into());
+    /// Pass on what comes, in both directions, until either end is gone.
+    fn relay(&mut self, mut other: Link) -> Result<Relayed, Errno> {
+        other.send(&self.buffer.take_rest());
+        let mut relayed = Relayed::Nothing;
+        loop {
+            let mut both = [PollFd::new(&other.input, PollFlags::IN), PollFd::new(&self.input, PollFlags::IN)];
+            match poll(&mut both, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
             }
-            match rustix::io::read(&self.input, &mut byte) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) if byte == *b"\n" => return Ok(line),
-                Ok(_) => line.push(byte[0]),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => return Err(error.into()),
+            let [from_other, from_us] = both.map(|fd| !fd.revents().is_empty());
+            if from_other {
+                match pass_on(&other.input, self)? {
+                    0 => return Ok(relayed),
+                    _ => relayed = Relayed::Something,
+                }
+            }
+            if from_us && pass_on(&self.input, &mut other)? == 0 {
+                return Ok(relayed);
             }
         }
-        Err(io::ErrorKind::InvalidData.into())
     }
+}
+
+/// Pass on what can be read. Returns how many bytes that were; at the end of either it is 0.
+fn pass_on(from: &OwnedFd, to: &mut Link) -> Result<usize, Errno> {
+    let mut chunk = [0; 64 * 1024];
+    let count = retry_on_intr(|| rustix::io::read(from, &mut chunk))?;
+    to.send(&chunk[..count]);
+    Ok(if to.lost { 0 } else { count })
 }
 
 /// Whether `fd` can be read from or written to without waiting, at most `limit` from now. A hang-up counts as ready.
 fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> Result<bool, Errno> {
-    let timeout = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
-    match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&timeout)) {
+    match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&timespec(limit))) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     checkout::{Contents, Earlier},
-    deploy::load_tree,
     home::{Context, Home, HostError},
     peer::{Incoming, Peer},
+    state::load_tree,
     store::{Store, pack::Limits},
 };
 use crate::{

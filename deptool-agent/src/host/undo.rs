@@ -23,15 +23,12 @@ use crate::{
     system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
 };
 
+/// Each batch of units may take so long.
+const LIMIT: Duration = Duration::from_secs(90);
+
 /// Undo the deployment of `record`. Returns what could not be undone, in sentences; nothing if the host is as it was.
-pub fn undo(
-    home: &Home,
-    record: &Record,
-    system: &mut dyn System,
-    limit: Duration,
-    tick: &mut dyn FnMut(),
-) -> Vec<String> {
-    let mut undoing = Undoing { home, record, system, limit, tick, errors: Vec::new() };
+pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dyn FnMut()) -> Vec<String> {
+    let mut undoing = Undoing { home, record, system, tick, errors: Vec::new() };
     undoing.stop_what_was_started();
     undoing.files_and_enablement();
     undoing.start_what_ran();
@@ -49,7 +46,6 @@ struct Undoing<'a> {
     home: &'a Home,
     record: &'a Record,
     system: &'a mut dyn System,
-    limit: Duration,
     tick: &'a mut dyn FnMut(),
     errors: Vec<String>,
 }
@@ -75,7 +71,7 @@ impl Undoing<'_> {
         }
         let stops: Vec<_> = new
             .iter()
-            .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive))
+            .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive || state.has_job))
             .map(|unit| (unit.clone(), JobKind::Stop))
             .collect();
         self.run(&stops, "stop");
@@ -241,7 +237,7 @@ impl Undoing<'_> {
         if jobs.is_empty() {
             return;
         }
-        let results = self.system.run_jobs(jobs, self.limit, self.tick);
+        let results = self.system.run_jobs(jobs, LIMIT, self.tick);
         let Some(results) = self.note(results) else { return };
         for ((unit, _), result) in jobs.iter().zip(results) {
             match result {

@@ -227,6 +227,7 @@ impl System for Fake {
             load: unit.detail.load,
             active: unit.detail.active,
             sub: unit.detail.sub.clone(),
+            has_job: unit.detail.has_job,
         };
         Ok(self.units.iter().map(|(name, unit)| (name.clone(), state(unit))).collect())
     }

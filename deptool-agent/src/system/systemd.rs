@@ -51,6 +51,7 @@ pub struct Systemd {
     connection: Option<Connection>,
     /// There was a connection, and it broke.
     is_lost: bool,
+    jobs: Jobs,
     /// A signal came since the last [`System::wait_for_change`].
     changed: bool,
     /// Units of jobs that we did not ask for.
@@ -59,6 +60,15 @@ pub struct Systemd {
     memory: Memory,
     /// The job that moves us out of the login session, once it was asked for.
     leaving: Option<Run>,
+}
+
+/// What is done about jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Jobs {
+    #[default]
+    Awaited,
+    /// Good as soon as they are queued.
+    Queued,
 }
 
 /// An error reply's name, for the few that are told apart.
@@ -96,6 +106,11 @@ fn failed(what: &str) -> impl Fn(DbusError) -> SystemError + '_ {
 impl Systemd {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For a unit that the boot waits for: a job that it waited for could wait for it.
+    pub fn at_boot() -> Self {
+        Systemd { jobs: Jobs::Queued, ..Self::default() }
     }
 
     fn connection(&mut self) -> Result<&mut Connection, DbusError> {
@@ -362,7 +377,16 @@ impl System for Systemd {
         let arguments: Vec<[Value; 2]> = jobs.iter().map(name_and_mode).collect();
         let pairs = jobs.iter().zip(&arguments);
         let calls: Vec<Call<'_>> = pairs.map(|((_, kind), arguments)| manager_call(member(kind), arguments)).collect();
-        self.jobs(&calls, limit, tick).map_err(failed("start or stop units"))
+        let what = "start or stop units";
+        if self.jobs == Jobs::Queued {
+            let replies = self.calls(&calls, ANSWER).map_err(failed(what))?;
+            let queued = |reply: Result<_, DbusError>| match reply {
+                Ok(_) => JobResult::Done,
+                Err(error) => JobResult::Failed(error.to_string()),
+            };
+            return Ok(replies.into_iter().map(queued).collect());
+        }
+        self.jobs(&calls, limit, tick).map_err(failed(what))
     }
 
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {

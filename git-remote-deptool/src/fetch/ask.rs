@@ -11,6 +11,7 @@ use std::{
 
 use deptool_agent::{
     id::CommitId,
+    outcome::Attempt,
     text::printable,
     wire::{Deployed, Hello, Holder},
 };
@@ -54,6 +55,7 @@ impl Heard {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub heard: Option<Heard>,
+    pub last_attempt: Option<Attempt>,
     pub busy: Option<Holder>,
 }
 
@@ -102,7 +104,7 @@ pub(super) fn ask(
         None => None,
     };
     session.close();
-    Ok(Answer { heard, busy: hello.busy })
+    Ok(Answer { heard, last_attempt: hello.last_attempt, busy: hello.busy })
 }
 
 fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {

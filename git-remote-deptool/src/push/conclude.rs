@@ -1,7 +1,7 @@
 //! After the hosts have answered: tracking refs say what they said, and Git is told.
 
 use deptool_agent::{
-    host::deploy::now,
+    host::state::now,
     name::HostName,
     outcome::{Failure, Outcome as HostOutcome},
     wire::{Deployed, Target as Goal},

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use deptool_agent::{
-    host::{deploy::now, store::pack::PackWriter},
+    host::{state::now, store::pack::PackWriter},
     id::DeploymentId,
     name::HostName,
     wire::{Deploy, Go, Target as Goal, Verdict},

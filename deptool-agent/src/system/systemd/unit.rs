@@ -31,7 +31,8 @@ pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
 fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
     let text = |at: usize| fields.get(at).and_then(Value::text);
     let name = UnitName::parse(text(0)?.as_bytes()).ok()?;
-    Some((name, UnitState { load: load(text(2)?), active: active(text(3)?), sub: text(4)?.to_owned() }))
+    let has_job = matches!(fields.get(7), Some(Value::U32(1..)));
+    Some((name, UnitState { load: load(text(2)?), active: active(text(3)?), sub: text(4)?.to_owned(), has_job }))
 }
 
 fn load(text: &str) -> Load {

@@ -1,0 +1,226 @@
+//! From the first visible change to the end: a deployment ends well or is undone, whatever becomes of the connection.
+
+use super::{
+    apply::Applying,
+    attempts,
+    door::Door,
+    finish, health,
+    hold::{self, Hold},
+    home::{Home, HostError, sync_file_system},
+    journal::{Journal, Record},
+    lock::HostLock,
+    outside::{self, Place},
+    peer::Peer,
+    stage::Expectations,
+    store::Store,
+    undo::undo,
+    why::Why,
+};
+use crate::{
+    action::Action,
+    name::UnitName,
+    outcome::{AttemptResult, Failure, Outcome, Phase},
+    system::{
+        Manager, System,
+        settle::{Deadline, Watch},
+    },
+    wire::{Response, Target, Verdict},
+};
+
+/// How a deployment ended.
+pub enum End {
+    Outcome(Outcome),
+    /// The helper knows already: what was left to do then was nothing that it should wait for.
+    Told,
+}
+
+/// Tell the helper how it ended.
+pub fn tell(peer: &mut Peer, outcome: Outcome) {
+    peer.send(&Response::Ended(Box::new(outcome)));
+}
+
+/// A deployment that has begun to be visible. It ends well or is undone, whatever becomes of the connection.
+pub struct Running<'a> {
+    pub home: &'a Home,
+    pub lock: HostLock,
+    pub peer: &'a mut Peer,
+    pub system: &'a mut dyn System,
+    pub record: Record,
+    pub expectations: Expectations,
+}
+
+impl Running<'_> {
+    /// Leave the login session and open the journal. If that fails nothing became visible.
+    pub fn begin(&mut self) -> Result<Journal, HostError> {
+        self.enter(Phase::Activating);
+        self.system.leave_session()?;
+        self.peer.open(Door::open(self.home, self.record.id)?);
+        let journal = Journal::open(self.home, &self.record);
+        if journal.is_err() {
+            // What stays of it goes with all else that was prepared.
+            let _ = self.peer.close_door();
+        }
+        journal
+    }
+
+    /// Make it visible. It ends well, or is undone.
+    pub fn see_to_its_end(mut self, mut journal: Journal, verdict: Verdict, store: &mut Store) -> End {
+        let result = self.note_target(store).map_err(Why::from).and_then(|()| self.apply_and_settle());
+        let result = result.and_then(|()| self.await_helper(verdict));
+        let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
+        let result = result.and_then(|()| self.hold(verdict, &mut journal));
+        match result {
+            Ok(()) => self.keep(journal, store),
+            Err(why) => End::Outcome(self.roll_back(why, journal)),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.lock.set_phase(phase);
+        self.peer.send(&Response::Progress(phase));
+    }
+
+    /// What was tried stays readable in the store, however it ends.
+    fn note_target(&self, store: &mut Store) -> Result<(), HostError> {
+        match self.record.to {
+            Target::Commit(id) => Ok(store.set_target(&id)?),
+            Target::Nothing => Ok(()),
+        }
+    }
+
+    fn apply_and_settle(&mut self) -> Result<(), Why> {
+        let deadline = Deadline::after(self.system, self.expectations.timeout);
+        let mut started = Vec::new();
+        for action in &self.record.actions {
+            let peer = &mut *self.peer;
+            let mut applying = Applying {
+                home: self.home,
+                generation: self.record.generation,
+                system: self.system,
+                deadline,
+                windows: &self.expectations.windows,
+                tick: &mut || peer.tick(),
+            };
+            started.extend(applying.apply(action)?);
+        }
+        let is_observable = self.system.manager() == Manager::Running;
+        let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
+        if !is_observable && !probes.is_empty() {
+            self.peer.send(&Response::Note("no systemd runs here: 'health' was not asked".into()));
+        }
+        if started.is_empty() && (probes.is_empty() || !is_observable) {
+            return Ok(());
+        }
+        self.lock.set_phase(Phase::Settling);
+        self.peer.send(&Response::Progress(Phase::Settling));
+        let (peer, mut watch) = (&mut *self.peer, Watch::new(started));
+        let tick = &mut || peer.tick();
+        watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+        if is_observable && !probes.is_empty() {
+            health::wait(&probes, &mut watch, self.system, deadline, tick)?;
+            watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+        }
+        Ok(())
+    }
+
+    /// Wait for whatever the helper has to say before the deployment is kept.
+    fn await_helper(&mut self, verdict: Verdict) -> Result<(), Why> {
+        if let Some(seconds) = self.expectations.confirm {
+            self.enter(Phase::AwaitingConfirmation);
+            hold::await_confirmation(seconds, self.peer)?;
+        }
+        if verdict == Verdict::Helper {
+            self.enter(Phase::AwaitingVerdict);
+            hold::await_verdict(self.peer)?;
+        }
+        Ok(())
+    }
+
+    /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
+    fn hold(&mut self, verdict: Verdict, journal: &mut Journal) -> Result<(), Why> {
+        if verdict == Verdict::Host {
+            return Ok(());
+        }
+        self.enter(Phase::AwaitingRelease);
+        if hold::await_release(self.peer) == Hold::Released {
+            return Ok(());
+        }
+        if let Err(error) = journal.revoke() {
+            // The next agent would go forward. So do we, and say so: the outcome is the truth.
+            self.peer.send(&Response::Note(format!("can't go back any more: {error}")));
+            return Ok(());
+        }
+        Err(Why::Text("not kept, because another host failed".into()))
+    }
+
+    /// Everything that was changed is on the disk, and then the verdict is.
+    fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
+        for action in &self.record.actions {
+            match action {
+                Action::Place(placement) => {
+                    if let Some(place) = Place::existing(self.home, &placement.path)? {
+                        place.sync()?;
+                    }
+                }
+                // systemd makes links in several directories: those of all units that are named in [Install].
+                Action::Enable(_) | Action::Disable(_) => {
+                    let etc = self.home.root().join("etc");
+                    if etc.exists() {
+                        sync_file_system(&etc)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        sync_file_system(self.home.state())?;
+        journal.keep()
+    }
+
+    /// From here on the deployment is good: what is left is done again by the next agent if it fails here.
+    ///
+    /// The helper is told as soon as everything agrees; it need not wait for what is only cleaned up.
+    fn keep(mut self, journal: Journal, store: &mut Store) -> End {
+        let also_restarted = self.also_restarted();
+        self.enter(Phase::Finishing);
+        let finished = finish::finish(self.home, &self.record, store);
+        if let Err(error) = &finished {
+            self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
+        }
+        // Whoever comes from now on finds how it ended in the log.
+        let closed = self.peer.close_door();
+        tell(self.peer, Outcome::Done { also_restarted });
+        // Nobody listens any more. If it fails, the journal is there still: the next agent does it, or says why it can't.
+        let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
+        if rested.and(closed).is_ok() {
+            self.lock.leave();
+        }
+        End::Told
+    }
+
+    fn also_restarted(&mut self) -> Vec<UnitName> {
+        let others = self.system.take_other_jobs();
+        others.into_iter().filter(|unit| self.record.running.contains(unit)).collect()
+    }
+
+    fn roll_back(mut self, why: Why, journal: Journal) -> Outcome {
+        self.enter(Phase::RollingBack);
+        let peer = &mut *self.peer;
+        let mut errors = undo(self.home, &self.record, self.system, &mut || peer.tick());
+        // What failed units have written takes time to collect: the outage ends first.
+        let (why, details) = why.explain(self.system);
+        let attempt =
+            finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() });
+        let ended = attempts::record(self.home, &attempt)
+            .and_then(|()| finish::tidy(self.home))
+            .and_then(|()| outside::sync(self.home))
+            .and_then(|()| sync_file_system(self.home.state()));
+        // With something left to undo, the journal stays for the next agent to try again.
+        let ended = ended.and_then(|()| if errors.is_empty() { journal.close() } else { Ok(()) });
+        match ended.and_then(|()| self.peer.close_door()) {
+            Ok(()) if errors.is_empty() => self.lock.leave(),
+            Ok(()) => {}
+            Err(error) => errors.push(error.to_string()),
+        }
+        Outcome::RolledBack(Failure { why, details, rollback_errors: errors })
+    }
+}

@@ -1,0 +1,75 @@
+//! Sending what is deployed to whoever lacks it.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use super::{
+    home::{Context, Home, HostError},
+    peer::Peer,
+    prepare::earlier,
+    state::{deployed, load_tree},
+    store::Store,
+};
+use crate::{
+    frame::CHUNK,
+    id::{BlobId, CommitId},
+    wire::{Bytes, Response},
+};
+
+/// Send what the helper lacks of `want` and its history.
+pub fn objects(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) -> Result<(), HostError> {
+    let store = Store::open_to_read(&home.store())?;
+    let store = store.ok_or_else(|| HostError::Unfit("nothing was ever deployed here".into()))?;
+    let Some(deployed) = deployed(home)? else {
+        return Err(HostError::Unfit("nothing is deployed here".into()));
+    };
+    let mut out = io::BufWriter::with_capacity(CHUNK, Chunks { peer });
+    store.export_pack(&want, have, &deployed.host, &mut out)?;
+    out.flush().during("send", &home.store())?;
+    drop(out);
+    peer.send(&Response::End);
+    Ok(())
+}
+
+/// Send a large blob from what is checked out.
+pub fn blob(home: &Home, peer: &mut Peer, id: BlobId) -> Result<(), HostError> {
+    let Some(path) = checked_out(home, id)? else {
+        peer.send(&Response::Blob { size: None });
+        return Ok(());
+    };
+    let file = fs::File::open(&path).during("open", &path)?;
+    let size = file.metadata().during("look at", &path)?.len();
+    peer.send(&Response::Blob { size: Some(size) });
+    let mut out = io::BufWriter::with_capacity(CHUNK, Chunks { peer });
+    io::copy(&mut io::Read::take(file, size), &mut out).and_then(|_| out.flush()).during("send", &path)
+}
+
+/// A file with the content `id` in the generation that runs.
+fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
+    let store = Store::open_to_read(&home.store())?;
+    let number = home.linked_generation(&home.current())?;
+    let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
+    let tree =
+        load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
+    Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
+}
+
+/// Sends what is written to it as data messages.
+struct Chunks<'a> {
+    peer: &'a mut Peer,
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(CHUNK);
+        self.peer.send(&Response::Data(Bytes(bytes[..count].to_vec())));
+        if self.peer.is_lost() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(count) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

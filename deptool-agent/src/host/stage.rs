@@ -1,0 +1,159 @@
+//! Everything of a deployment that is not visible yet: what it needs is received, checked and written, and all that it
+//! will do is decided.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    checkout::{self, Contents, Earlier},
+    claims::Claims,
+    drift, finish,
+    home::{Home, HostError},
+    journal::Record,
+    peer::Peer,
+    prepare::{self, Prepared, Sides},
+    receive::{self, Received},
+    state::{load_tree, now},
+    store::Store,
+};
+use crate::{
+    id::CommitId,
+    manifest::probe::Probe,
+    name::{AppName, UnitName},
+    ordered,
+    plan::HostPlan,
+    system::System,
+    text::printable,
+    tree::HostTree,
+    wanted::Wanted,
+    wire::{Deploy, Expected, Response, Target},
+};
+
+/// Where an app asks to be confirmed: seconds. To connect takes less, through any network.
+const CONFIRM: u16 = 30;
+
+/// A deployment that only has to be activated.
+pub struct Ready {
+    pub record: Record,
+    pub expectations: Expectations,
+}
+
+/// What a deployment must show after its activation.
+pub struct Expectations {
+    /// How long units must not fail after their start, where the manifest says so.
+    pub windows: BTreeMap<UnitName, Duration>,
+    /// How long all of it may take.
+    pub timeout: Duration,
+    /// What must answer, of the apps that change.
+    pub probes: Vec<(AppName, Probe)>,
+    /// Within how many seconds it must be confirmed, if it must be.
+    pub confirm: Option<u16>,
+}
+
+impl Expectations {
+    fn of(sides: &Sides<'_>, request: &Deploy) -> Expectations {
+        let Sides { old, new, wants, plan, .. } = sides;
+        let units = wants.enabled.iter().chain(&wants.watched);
+        let windows = ordered::map(units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))));
+        let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
+        let probes =
+            changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));
+        // Taking a firewall away is as bold as putting one up.
+        let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
+        let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
+        let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
+        Expectations { windows, timeout: wants.settle_timeout, probes: probes.collect(), confirm }
+    }
+}
+
+/// What came of it.
+pub enum Staged {
+    Ready(Box<Ready>),
+    /// The helper went away or has changed its mind.
+    Gone,
+}
+
+/// Receive everything and prepare it: nothing of it is visible.
+pub fn stage(
+    home: &Home,
+    request: &Deploy,
+    store: &mut Store,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Staged, HostError> {
+    let expected = match request.expected {
+        Expected::Absent => None,
+        Expected::At(id) => Some(id),
+    };
+    let claims = Claims::load(home)?;
+    let current = home.linked_generation(&home.current())?;
+    let old = host_tree(store, request, expected)?;
+    let earlier = prepare::earlier(home, current, &old);
+    note_drift(home, current, &old, &earlier, peer);
+    let new = match receive::objects(home, request, store, &earlier, peer)? {
+        Received::Everything(new) => new,
+        Received::Gone => return Ok(Staged::Gone),
+    };
+    let (had, wants) = (wanted(&old)?, wanted(&new)?);
+    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    if plan.digest() != request.plan {
+        return Err(HostError::Unfit("the host's plan is not the one that was shown".into()));
+    }
+    let generation = finish::next_generation(home)?.max(current.unwrap_or(0) + 1);
+    let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
+    let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
+    let commit = match request.target {
+        Target::Commit(id) => id.to_string(),
+        Target::Nothing => "none".into(),
+    };
+    checkout::write_generation(home, generation, &commit, &checkouts)?;
+    let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
+    let staged = prepare::Staged { home, sides: &sides, generations: (current, generation), checkouts: &checkouts };
+    let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
+    let mut said = prepare::verify::run(&staged, system)?;
+    said.extend(prepare::checks::run(&staged, system, &mut || peer.tick())?);
+    let Prepared { actions, claims, running, notes } = prepared;
+    for note in notes.into_iter().chain(said) {
+        peer.send(&Response::Note(note));
+    }
+    let record = Record {
+        agent: crate::build::agent_file_name(),
+        id: request.id,
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        from: expected,
+        to: request.target,
+        by: printable(request.operator.as_bytes()),
+        when: now(),
+        previous: current,
+        generation,
+        actions,
+        running,
+        claims,
+    };
+    Ok(Staged::Ready(Box::new(Ready { record, expectations: Expectations::of(&sides, request) })))
+}
+
+/// Tell of files of ours that somebody changed: they are written anew, and the generation that runs now keeps them.
+fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earlier<'_>], peer: &mut Peer) {
+    let Some(number) = current else { return };
+    for (name, app) in &old.apps {
+        if earlier.iter().any(|earlier| earlier.app.tree == app.tree) {
+            continue;
+        }
+        let kept = home.generation(number).join(name.as_str());
+        for drift in drift::of_checkout(home, number, name, app) {
+            let kept = printable(kept.as_os_str().as_encoded_bytes());
+            peer.send(&Response::Note(format!("{drift}: what was there is kept in '{kept}'")));
+        }
+    }
+}
+
+/// The host's directory in `commit`; empty if nothing is deployed.
+fn host_tree(store: &Store, request: &Deploy, commit: Option<CommitId>) -> Result<HostTree, HostError> {
+    let Some(commit) = commit else { return Ok(HostTree::default()) };
+    load_tree(store, &request.host, commit).map_err(|error| HostError::Unfit(format!("what is deployed: {error}")))
+}
+
+fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {
+    Wanted::of(tree).map_err(|error| HostError::Unfit(error.to_string()))
+}

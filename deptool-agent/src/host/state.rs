@@ -1,0 +1,68 @@
+//! What a host knows of itself: its own id, and what is deployed on it.
+
+use std::{
+    fs, io,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    attempts,
+    home::{Context, Home, HostError, read_if_there},
+    store::Store,
+};
+use crate::{
+    id::CommitId,
+    name::HostName,
+    text::printable,
+    tree::{HostTree, TreeError, host_directory, root_of},
+    wire::Deployed,
+};
+
+/// Seconds since 1970, by this host's clock.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// What is deployed here, for whoever asks.
+pub fn deployed(home: &Home) -> Result<Option<Deployed>, HostError> {
+    let Some((cluster, commit)) = Store::deployed_at(&home.store())? else { return Ok(None) };
+    let name = read_if_there(&home.host_name())?.unwrap_or_default();
+    let host = HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let done = attempts::last_done(home)?;
+    let (by, when) = done.map_or(("somebody".into(), 0), |attempt| (attempt.by, attempt.when));
+    Ok(Some(Deployed { host, cluster, commit, by, when }))
+}
+
+/// The directory of `host` in `commit`; empty if it has none.
+pub fn load_tree(store: &Store, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
+    let root = root_of(store, commit)?;
+    match host_directory(store, root, host)? {
+        Some(directory) => HostTree::load(store, directory),
+        None => Ok(HostTree::default()),
+    }
+}
+
+/// This host's own id. Empty in a root directory that nothing was ever deployed to.
+pub fn instance(home: &Home) -> Result<String, HostError> {
+    let bytes = read_if_there(&home.instance())?.unwrap_or_default();
+    Ok(printable(&bytes))
+}
+
+/// Make the id if there is none: the first to write it, of several agents, decides.
+pub fn make_instance(home: &Home) -> Result<(), HostError> {
+    if read_if_there(&home.instance())?.is_some() {
+        return Ok(());
+    }
+    let bytes: [u8; 16] = crate::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = home.instance();
+    let temporary = home.state().join(format!("instance.{}", std::process::id()));
+    fs::write(&temporary, hex).during("write", &temporary)?;
+    let made = match fs::hard_link(&temporary, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.during("write", &path),
+    };
+    fs::remove_file(&temporary).during("remove", &temporary)?;
+    made
+}
