@@ -5,6 +5,7 @@ pub mod apply;
 mod attach;
 pub mod attempts;
 pub mod boot;
+pub mod broken;
 pub mod checkout;
 pub mod claims;
 pub mod deploy;

@@ -44,6 +44,13 @@ pub enum Active {
     Maintenance,
 }
 
+impl Active {
+    /// Whether it runs, or is about to.
+    pub fn is_up(self) -> bool {
+        matches!(self, Active::Active | Active::Reloading | Active::Activating)
+    }
+}
+
 /// systemd's LoadState, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
@@ -210,6 +217,19 @@ pub trait System {
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
         tick: &mut dyn FnMut(),
+    ) -> Result<Vec<JobResult>, SystemError> {
+        self.run_jobs_while(jobs, limit, &mut || {
+            tick();
+            true
+        })
+    }
+
+    /// The same, and the wait is over when `go_on`, called as `tick` is, says no.
+    fn run_jobs_while(
+        &mut self,
+        jobs: &[(UnitName, JobKind)],
+        limit: Duration,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError>;
 
     /// What `systemd-analyze verify` says of these unit files; `None` where it is not installed or of no use.

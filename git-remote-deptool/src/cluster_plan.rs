@@ -192,7 +192,7 @@ impl<'r> Planner<'r> {
             };
         };
         let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
-        if tracked.is_some() && old == Some(new) && !is_forced {
+        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken {
             return Ok(Judged::Unaffected);
         }
         let update = match tracked {

@@ -158,6 +158,17 @@ impl Remote {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
         }
+        for what in &hello.broken {
+            self.say(&format!("{}: not whole since a deployment failed: {}", host.host, printable(what.as_bytes())));
+        }
+        if hello.busy.is_none() {
+            match &hello.deployed {
+                Some(deployed) if !hello.broken.is_empty() => {
+                    self.tracking().mark_broken(&host.host, &deployed.cluster)?;
+                }
+                Some(_) | None => self.tracking().mark_whole(&host.host)?,
+            }
+        }
         let known = HostFacts::load(&self.repo, &host.tracking);
         let instance = (!hello.instance.is_empty()).then(|| printable(hello.instance.as_bytes()));
         if let Some(before) = known.as_ref().and_then(|facts| facts.instance.as_ref())

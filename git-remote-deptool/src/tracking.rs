@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host last said it runs, or a projection of it |
 //! | `refs/deptool/unsettled/<host>/<cluster>` | a deployment was sent, and how it ended is not known |
+//! | `refs/deptool/broken/<host>/<cluster>` | the host said that a failed deployment left something that is not as before |
 //! | `refs/deptool/projection/<real id>/<host>` | a local stand-in for a commit of which only one host's part is here |
 //! | `deptool/hosts/<tracking name>` | facts that save a round trip, none of which may be relied on |
 //! | `deptool/hosts/<tracking name>.lock` | held by the process that talks to the host |
@@ -63,6 +64,8 @@ pub struct Known {
     pub clusters: BTreeMap<ClusterName, Tracked>,
     /// The deployments of which it is not known how they ended.
     pub unsettled: BTreeMap<ClusterName, Attempt>,
+    /// It does not run what its deployment says, and a push of what is there repairs it.
+    pub broken: bool,
 }
 
 /// A deployment of which it is not known how it ended.
@@ -127,13 +130,15 @@ impl<'r> Tracking<'r> {
 
     /// What is known of each of `hosts`, in their order. One look at the refs for all of them.
     pub fn known(&self, hosts: &[&HostRemote]) -> Result<Vec<Known>, TrackingError> {
-        let (tracking, unsettled) = match hosts {
-            [host] => (
-                self.grouped(&format!("refs/remotes/{}/", host.tracking), host.tracking.as_str())?,
-                self.grouped(&format!("refs/deptool/unsettled/{}/", host.host), host.host.as_str())?,
-            ),
-            _ => (self.grouped("refs/remotes/", "")?, self.grouped("refs/deptool/unsettled/", "")?),
+        let marks = |kind: &str| match hosts {
+            [host] => self.grouped(&format!("refs/deptool/{kind}/{}/", host.host), host.host.as_str()),
+            _ => self.grouped(&format!("refs/deptool/{kind}/"), ""),
         };
+        let tracking = match hosts {
+            [host] => self.grouped(&format!("refs/remotes/{}/", host.tracking), host.tracking.as_str())?,
+            _ => self.grouped("refs/remotes/", "")?,
+        };
+        let (unsettled, broken) = (marks("unsettled")?, marks("broken")?);
         let projections = self.projections()?;
         let mut peeled = HashMap::new();
         let mut of_host = |host: &&HostRemote| {
@@ -148,6 +153,7 @@ impl<'r> Tracking<'r> {
             for (cluster, id) in unsettled.get(host.host.as_str()).into_iter().flatten() {
                 known.unsettled.insert(cluster.clone(), attempt_of(*id));
             }
+            known.broken = broken.contains_key(host.host.as_str());
             known
         };
         Ok(hosts.iter().map(&mut of_host).collect())
@@ -223,6 +229,17 @@ impl<'r> Tracking<'r> {
         self.refs.delete(&unsettled_ref(host, cluster))
     }
 
+    /// Note that the host said it is not whole: what it was given as `cluster` is not what it runs.
+    pub fn mark_broken(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
+        self.refs.set(&broken_ref(host, cluster), empty_tree(), "")
+    }
+
+    /// Note that the host said it is whole.
+    pub fn mark_whole(&self, host: &HostName) -> Result<(), TrackingError> {
+        let marks = self.refs.below(&format!("refs/deptool/broken/{host}/"))?;
+        marks.iter().try_for_each(|(cluster, _)| self.refs.delete(&format!("refs/deptool/broken/{host}/{cluster}")))
+    }
+
     /// The deployments to a host of which it is not known how they ended.
     pub fn unsettled(&self, host: &HostName) -> Result<BTreeMap<ClusterName, Attempt>, TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/unsettled/{host}/"))?;
@@ -241,6 +258,10 @@ impl<'r> Tracking<'r> {
                 let clusters = self.clusters(host)?;
                 knowledge.tracked = clusters.into_iter().map(|(name, tracked)| (name, tracked.real)).collect();
                 knowledge.unsettled = self.unsettled(&host.host)?.into_keys().collect();
+                let broken = self.refs.below(&format!("refs/deptool/broken/{}/", host.host))?;
+                knowledge
+                    .unsettled
+                    .extend(broken.iter().filter_map(|(name, _)| ClusterName::parse(name.as_bytes()).ok()));
             }
             // Each host may have another commit: nothing can be said for all.
             Target::Group(..) | Target::All => (),
@@ -279,6 +300,10 @@ fn unsettled_ref(host: &HostName, cluster: &ClusterName) -> String {
 
 fn attempt_of(mark: CommitId) -> Attempt {
     if mark.0 == empty_tree() { Attempt::Remove } else { Attempt::Deploy(mark) }
+}
+
+fn broken_ref(host: &HostName, cluster: &ClusterName) -> String {
+    format!("refs/deptool/broken/{host}/{cluster}")
 }
 
 fn empty_tree() -> gix::ObjectId {

@@ -255,6 +255,30 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again(
 }
 
 #[test]
+fn a_check_is_not_waited_for_if_nobody_waits_for_the_deployment() {
+    let Some(stage) = Stage::deployed("root") else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    let before = State::of(host);
+    let check =
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'touch /run/check.begun; sleep 20; touch /run/check.ended'\n";
+    operator.write("web1/slow/systemd/slow-check.service", check);
+    let manifest = r#"{"systemd": {"units_enabled": ["slow.service"]}, "checks": ["slow-check.service"]}"#;
+    operator.write("web1/slow/manifest.json", manifest);
+    operator.commit("A check");
+    let push = operator.command(&["push", "web1", "prod"]).start().unwrap();
+    let begun = || host.run_in(&["test", "-e", "/run/check.begun"]).is_ok_and(|run| run.success());
+    stage.wait_for("the check", begun);
+    kill_helper(&push);
+    push.wait().unwrap().fails();
+    stage.wait_until_at_rest();
+    assert_eq!(
+        host.sh("ls /run/check.ended 2>/dev/null || true; systemctl list-units --no-legend 'deptool-check-*'"),
+        ""
+    );
+    before.assert_same(host, "after a push that was given up");
+}
+
+#[test]
 fn an_agent_that_is_killed_while_it_activates_is_cleaned_up_after() {
     let Some(stage) = Stage::deployed("root") else { return };
     let (operator, host) = (stage.operator(), stage.host());

@@ -1,5 +1,6 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
+mod broken;
 mod checks;
 mod detach;
 mod drift;

@@ -2,7 +2,7 @@
 
 use super::{
     apply::Applying,
-    attempts,
+    attempts, broken,
     door::Door,
     finish, health,
     hold::{self, Hold},
@@ -71,6 +71,11 @@ impl Running<'_> {
         let result = result.and_then(|()| self.hold(verdict, &mut journal));
         match result {
             Ok(()) => self.keep(journal, store),
+            Err(_) if self.system.is_stopping() => {
+                // No unit can be started any more. The journal says what is to be done at the next boot.
+                self.peer.send(&Response::Error("the host is shutting down; it goes back when it boots again".into()));
+                End::Told
+            }
             Err(why) => End::Outcome(self.roll_back(why, journal)),
         }
     }
@@ -205,19 +210,21 @@ impl Running<'_> {
     fn roll_back(mut self, why: Why, journal: Journal) -> Outcome {
         self.enter(Phase::RollingBack);
         let peer = &mut *self.peer;
-        let mut errors = undo(self.home, &self.record, self.system, &mut || peer.tick());
+        let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
         // What failed units have written takes time to collect: the outage ends first.
         let (why, details) = why.explain(self.system);
-        let attempt =
-            finish::attempt_of(&self.record, AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() });
-        let ended = attempts::record(self.home, &attempt)
+        let mut errors = left.sentences();
+        let result = AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() };
+        let ended = attempts::record(self.home, &finish::attempt_of(&self.record, result))
+            .and_then(|()| broken::add(self.home, &left.down))
             .and_then(|()| finish::tidy(self.home))
             .and_then(|()| outside::sync(self.home))
             .and_then(|()| sync_file_system(self.home.state()));
         // With something left to undo, the journal stays for the next agent to try again.
-        let ended = ended.and_then(|()| if errors.is_empty() { journal.close() } else { Ok(()) });
+        let is_undone = left.errors.is_empty();
+        let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });
         match ended.and_then(|()| self.peer.close_door()) {
-            Ok(()) if errors.is_empty() => self.lock.leave(),
+            Ok(()) if is_undone => self.lock.leave(),
             Ok(()) => {}
             Err(error) => errors.push(error.to_string()),
         }

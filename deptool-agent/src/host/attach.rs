@@ -30,7 +30,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
         match recover(home, &mut *system(), &mut || peer.tick())? {
             // It is being prepared, or undone. Whoever else is at work, is so because it has ended.
             Recovery::Busy(holder) if holder.id.is_none_or(|other| other == id) => {}
-            Recovery::Busy(_) | Recovery::Nothing | Recovery::Done(_) => {
+            Recovery::Busy(_) | Recovery::Nothing | Recovery::Done(_) | Recovery::Stuck(_) => {
                 let attempt = attempts::find(home, id)?;
                 if attempt.is_some() || is_barred {
                     peer.send(&Response::NotRunning(attempt.map(Box::new)));

@@ -5,8 +5,6 @@
 //!                                     │ until here nothing happened   │ any failure: undo
 //! ```
 
-use std::time::Duration;
-
 use super::{
     activate::{End, Running, tell},
     door, finish,
@@ -98,7 +96,7 @@ fn check_at_rest(home: &Home) -> Result<(), HostError> {
         return Ok(());
     }
     Err(HostError::Unfit(
-        "another deployment was interrupted just now; it is undone when you fetch or push again".into(),
+        "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way".into(),
     ))
 }
 
@@ -163,13 +161,7 @@ fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> 
 /// The last moment at which the deployment can be cancelled.
 fn may_go(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
     match request.go {
-        Go::AtOnce => loop {
-            match peer.receive_within(Duration::ZERO) {
-                Incoming::Request(Request::Heartbeat) => {}
-                Incoming::Silence => break !peer.is_lost(),
-                Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => break false,
-            }
-        },
+        Go::AtOnce => peer.still_waits(),
         Go::WhenTold => {
             lock.set_phase(Phase::Prepared);
             peer.send(&Response::Prepared);

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, io, path::Path};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
 use super::{
-    attempts,
+    attempts, broken,
     claims::Claims,
     door,
     home::{Context, Home, HostError, remove_if_there, replace_file, replace_link, sync_file_system},
@@ -60,6 +60,8 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     if record.to == Target::Nothing {
         remove_if_there(&home.host_name())?;
     }
+    // Whatever was down runs now, or is not asked for any more.
+    broken::clear(home)?;
     attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
     clear_siblings(home, record)?;
     release_directories(home, record)

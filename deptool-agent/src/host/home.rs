@@ -142,6 +142,11 @@ impl Home {
         self.state.join("attempts")
     }
 
+    /// Units that a failed deployment left down.
+    pub fn broken(&self) -> PathBuf {
+        self.state.join("broken")
+    }
+
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
     }

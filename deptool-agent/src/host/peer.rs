@@ -126,6 +126,18 @@ impl Peer {
         }
     }
 
+    /// Whether the helper is there and has not changed its mind, while it has nothing else to say.
+    pub fn still_waits(&mut self) -> bool {
+        self.tick();
+        loop {
+            match self.receive_within(Duration::ZERO) {
+                Incoming::Request(Request::Heartbeat) => {}
+                Incoming::Silence => return !self.is_lost(),
+                Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => return false,
+            }
+        }
+    }
+
     fn let_in(&mut self) {
         let Some(newcomer) = self.door.as_ref().and_then(Door::newcomer) else { return };
         let Ok(link) = newcomer.try_clone().and_then(|input| Link::new(input.into(), newcomer.into())) else { return };

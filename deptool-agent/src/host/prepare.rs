@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
+    broken::Down,
     checkout::{self, Contents, Earlier},
     claims::Claims,
     home::{Home, HostError},
@@ -45,6 +46,8 @@ pub struct Staged<'a> {
     pub generations: (Option<u32>, u32),
     /// Each app's checkout.
     pub checkouts: &'a [(AppName, String)],
+    /// Units that a failed deployment left down.
+    pub down: &'a [Down],
 }
 
 impl Staged<'_> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    attempts, boot, finish,
+    attempts, boot, broken, finish,
     home::{Context, Home, HostError, read_if_there, sync_file_system},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
@@ -26,7 +26,10 @@ pub enum Recovery {
     Nothing,
     /// Somebody is at work, so there is nothing to recover.
     Busy(Holder),
+    /// What was done, in a sentence.
     Done(String),
+    /// Why an interrupted deployment could not be undone, in sentences. The next agent tries again.
+    Stuck(Vec<String>),
 }
 
 /// Undo or finish what the journal holds, under the lock.
@@ -36,7 +39,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     }
     let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
     let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
-    if is_clean(&home.journal())? && is_clean(&home.lock())? {
+    if is_clean(&home.journal())? && is_clean(&home.lock())? && is_clean(&home.broken())? {
         // At rest. Without taking the lock, or who only asks would get in the way of somebody who deploys.
         return Ok(Recovery::Nothing);
     }
@@ -48,8 +51,10 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
         (Found::Nothing, _) | (_, None) => {
             Journal::discard(home)?;
             finish::tidy(home)?;
+            let mended = broken::mend(home, system, tick)?;
             lock.leave();
-            Ok(Recovery::Nothing)
+            let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
+            Ok(if mended.is_empty() { Recovery::Nothing } else { Recovery::Done(format!("started again: {names}")) })
         }
         (Found::Foreign { agent }, _) => {
             drop(lock);
@@ -67,12 +72,20 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
             if system.is_stopping() {
                 return Err(HostError::Unfit("the host is shutting down in the middle of a deployment".into()));
             }
-            let errors = undo(home, &record, system, tick);
-            if !errors.is_empty() {
-                let errors = errors.join("; ");
-                return Err(HostError::Unfit(format!("an interrupted deployment could not be undone: {errors}")));
+            let left = undo(home, &record, system, tick);
+            // One that was rolled back, but not completely, stays one.
+            let known = attempts::find(home, record.id)?.map(|attempt| attempt.result);
+            let result = match known {
+                Some(AttemptResult::RolledBack { why, errors: _ }) => {
+                    AttemptResult::RolledBack { why, errors: left.sentences() }
+                }
+                Some(AttemptResult::Done | AttemptResult::Interrupted) | None => AttemptResult::Interrupted,
+            };
+            attempts::record(home, &finish::attempt_of(&record, result))?;
+            broken::add(home, &left.down)?;
+            if !left.errors.is_empty() {
+                return Ok(Recovery::Stuck(left.errors));
             }
-            attempts::record(home, &finish::attempt_of(&record, AttemptResult::Interrupted))?;
             finish::tidy(home)?;
             outside::sync(home)?;
             sync_file_system(home.state())?;
@@ -89,6 +102,7 @@ pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, H
     home.check_ownership()?;
     match recover(home, system, &mut || ())? {
         Recovery::Done(what) => Ok(Some(what)),
+        Recovery::Stuck(errors) => Err(HostError::Unfit(errors.join("; "))),
         Recovery::Busy(_) => Ok(None),
         Recovery::Nothing => boot::remove(home).map(|()| None),
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{
     attach::attach,
-    attempts,
+    attempts, broken,
     deploy::deploy,
     drift, export,
     home::{Home, HostError},
@@ -77,11 +77,14 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
 /// Mend what an earlier agent left, then say what is here.
 fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
     home.check_ownership()?;
-    let (recovered, busy) = match recover(home, system, tick)? {
-        Recovery::Nothing => (None, None),
-        Recovery::Busy(holder) => (None, Some(holder)),
-        Recovery::Done(what) => (Some(what), None),
-    };
+    let (mut recovered, mut busy, mut broken) = (None, None, Vec::new());
+    match recover(home, system, tick)? {
+        Recovery::Nothing => {}
+        Recovery::Busy(holder) => busy = Some(holder),
+        Recovery::Done(what) => recovered = Some(what),
+        Recovery::Stuck(errors) => broken = errors,
+    }
+    broken.extend(broken::load(home)?.into_iter().map(|down| down.why));
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
     // At first contact over ssh our directory is there, with the agent in it.
@@ -89,5 +92,5 @@ fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result
         make_instance(home)?;
     }
     let instance = instance(home)?;
-    Ok(Hello { instance, deployed, last_attempt, recovered, broken: Vec::new(), busy })
+    Ok(Hello { instance, deployed, last_attempt, recovered, broken, busy })
 }

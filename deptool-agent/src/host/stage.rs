@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    broken,
     checkout::{self, Contents, Earlier},
     claims::Claims,
     drift, finish,
@@ -107,10 +108,15 @@ pub fn stage(
     };
     checkout::write_generation(home, generation, &commit, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
-    let staged = prepare::Staged { home, sides: &sides, generations: (current, generation), checkouts: &checkouts };
+    let down = broken::load(home)?;
+    let generations = (current, generation);
+    let staged = prepare::Staged { home, sides: &sides, generations, checkouts: &checkouts, down: &down };
     let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
     let mut said = prepare::verify::run(&staged, system)?;
-    said.extend(prepare::checks::run(&staged, system, &mut || peer.tick())?);
+    match prepare::checks::run(&staged, system, &mut || peer.still_waits())? {
+        Some(notes) => said.extend(notes),
+        None => return Ok(Staged::Gone),
+    }
     let Prepared { actions, claims, running, notes } = prepared;
     for note in notes.into_iter().chain(said) {
         peer.send(&Response::Note(note));

@@ -10,13 +10,21 @@ use std::{
 
 use gix_object::Kind;
 
-use super::{deploy::deploy, home::Home, peer::Peer, store::pack::PackWriter};
+use super::{
+    attempts, broken,
+    deploy::deploy,
+    home::Home,
+    journal::{Found, Journal},
+    peer::Peer,
+    recover::{Recovery, recover},
+    store::pack::PackWriter,
+};
 use crate::{
     frame::{FrameReader, encode},
     id::{CommitId, DeploymentId},
     manifest::SETTLE_TIMEOUT,
     name::{ClusterName, HostName},
-    outcome::Outcome,
+    outcome::{AttemptResult, Outcome},
     plan::HostPlan,
     system::{
         Active, Manager, System, UnitFile,
@@ -278,6 +286,52 @@ fn whatever_unit_fails_the_host_is_as_it_was() {
             assert_eq!(world.visible(), expected, "{name}");
         }
     }
+}
+
+#[test]
+fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment() {
+    let mut world = before();
+    let home = Home::new(world.root.path());
+    world.fake.behave("web.service", Behaviour::FailsAtStart);
+    let (outcome, _) = world.deploy(AFTER);
+    let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.rollback_errors, ["cannot start 'web.service' again: failed"]);
+    // Everything else is as it was: another deployment is possible.
+    assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
+    let last = attempts::latest(&home, 1).unwrap().remove(0);
+    assert!(matches!(last.result, AttemptResult::RolledBack { errors, .. } if errors == failure.rollback_errors));
+    let down =
+        |home: &Home| broken::load(home).unwrap().into_iter().map(|down| down.unit.to_string()).collect::<Vec<_>>();
+    assert_eq!(down(&home), ["web.service"]);
+
+    // What is deployed already is no reason to be content.
+    let (outcome, _) = world.deploy(BEFORE);
+    assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
+    assert_eq!(down(&home), ["web.service"]);
+    let recovery = recover(&home, &mut world.fake, &mut || ()).unwrap();
+    assert!(matches!(recovery, Recovery::Nothing));
+    assert_eq!(down(&home), ["web.service"]);
+
+    world.fake.behave("web.service", Behaviour::Works);
+    world.fake.calls.clear();
+    let (outcome, notes) = world.deploy(BEFORE);
+    assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+    assert_eq!(notes, ["'web.service' is started: it has been down since a deployment that failed"]);
+    assert!(world.fake.calls.contains(&"jobs start web.service".to_owned()), "{:?}", world.fake.calls);
+    assert_eq!(down(&home), [""; 0]);
+}
+
+#[test]
+fn what_does_not_start_again_after_a_rollback_is_started_at_the_next_contact() {
+    let mut world = before();
+    let home = Home::new(world.root.path());
+    world.fake.behave("web.service", Behaviour::FailsAtStart);
+    assert!(matches!(world.deploy(AFTER).0, Outcome::RolledBack(_)));
+    world.fake.behave("web.service", Behaviour::Works);
+    let Recovery::Done(what) = recover(&home, &mut world.fake, &mut || ()).unwrap() else { panic!() };
+    assert_eq!(what, "started again: 'web.service'");
+    assert!(broken::load(&home).unwrap().is_empty());
+    assert!(matches!(recover(&home, &mut world.fake, &mut || ()).unwrap(), Recovery::Nothing));
 }
 
 #[test]

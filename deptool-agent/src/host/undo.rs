@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     apply::{link_apps, unlink_apps},
+    broken::{self, Down},
     home::{Home, HostError, remove_if_there, replace_link},
     journal::Record,
     outside::{Found, Place, Sibling},
@@ -24,15 +25,31 @@ use crate::{
 };
 
 /// Each batch of units may take so long.
-const LIMIT: Duration = Duration::from_secs(90);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// Undo the deployment of `record`. Returns what could not be undone, in sentences; nothing if the host is as it was.
-pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dyn FnMut()) -> Vec<String> {
-    let mut undoing = Undoing { home, record, system, tick, errors: Vec::new() };
+/// What could not be undone; nothing if the host is as it was.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Of files, or of what systemd knows, in sentences. It has to be tried again: the journal stays.
+    pub errors: Vec<String>,
+    /// Units that did not start again. Everything that they read is as it was.
+    pub down: Vec<Down>,
+}
+
+impl Left {
+    /// All of it, for the operator.
+    pub fn sentences(&self) -> Vec<String> {
+        self.errors.iter().chain(self.down.iter().map(|down| &down.why)).cloned().collect()
+    }
+}
+
+/// Undo the deployment of `record`.
+pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dyn FnMut()) -> Left {
+    let mut undoing = Undoing { home, record, system, tick, left: Left::default() };
     undoing.stop_what_was_started();
     undoing.files_and_enablement();
     undoing.start_what_ran();
-    undoing.errors
+    undoing.left
 }
 
 /// How systemd comes to start or stop units that nobody asked for.
@@ -47,12 +64,12 @@ struct Undoing<'a> {
     record: &'a Record,
     system: &'a mut dyn System,
     tick: &'a mut dyn FnMut(),
-    errors: Vec<String>,
+    left: Left,
 }
 
 impl Undoing<'_> {
     fn note<T>(&mut self, result: Result<T, impl Into<HostError>>) -> Option<T> {
-        result.map_err(|error| self.errors.push(error.into().to_string())).ok()
+        result.map_err(|error| self.left.errors.push(error.into().to_string())).ok()
     }
 
     /// Units that did not run before stop while their files are still there.
@@ -74,7 +91,7 @@ impl Undoing<'_> {
             .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive || state.has_job))
             .map(|unit| (unit.clone(), JobKind::Stop))
             .collect();
-        self.run(&stops, "stop");
+        self.stop(&stops);
         let reset = self.system.reset_failed(&new);
         self.note(reset);
     }
@@ -216,8 +233,22 @@ impl Undoing<'_> {
         let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
         let reset = self.system.reset_failed(&units);
         self.note(reset);
-        self.run(&jobs, "start");
+        self.start(&jobs);
         self.start_propagated(&ordered::set(units));
+        self.look_again(&jobs);
+    }
+
+    /// Not every unit's job waits until it is seen to work.
+    fn look_again(&mut self, jobs: &[(UnitName, JobKind)]) {
+        let snapshot = self.system.snapshot();
+        let Some(now) = self.note(snapshot) else { return };
+        let has_failed = |unit: &UnitName| now.get(unit).is_some_and(|state| state.active == Active::Failed);
+        for (unit, _) in jobs.iter().filter(|(unit, _)| has_failed(unit)) {
+            if self.left.down.iter().all(|down| down.unit != *unit) {
+                let why = format!("'{unit}' was started again, and failed");
+                self.left.down.push(Down { unit: unit.clone(), why });
+            }
+        }
     }
 
     fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
@@ -230,22 +261,31 @@ impl Undoing<'_> {
             .filter(|unit| !ours.contains(unit) && self.record.running.contains(unit) && is_down(unit, &now))
             .map(|unit| (unit, JobKind::Start))
             .collect();
-        self.run(&jobs, "start");
+        self.start(&jobs);
     }
 
-    fn run(&mut self, jobs: &[(UnitName, JobKind)], verb: &str) {
-        if jobs.is_empty() {
-            return;
-        }
-        let results = self.system.run_jobs(jobs, LIMIT, self.tick);
-        let Some(results) = self.note(results) else { return };
-        for ((unit, _), result) in jobs.iter().zip(results) {
+    fn stop(&mut self, jobs: &[(UnitName, JobKind)]) {
+        for (unit, result) in self.run(jobs) {
             match result {
                 JobResult::Done => {}
-                JobResult::Failed(why) => self.errors.push(format!("cannot {verb} '{unit}' again: {why}")),
-                JobResult::TimedOut => self.errors.push(format!("'{unit}' takes too long to {verb}")),
+                JobResult::Failed(why) => self.left.errors.push(format!("cannot stop '{unit}': {why}")),
+                JobResult::TimedOut => self.left.errors.push(format!("'{unit}' takes too long to stop")),
             }
         }
+    }
+
+    fn start(&mut self, jobs: &[(UnitName, JobKind)]) {
+        let down = self.run(jobs).into_iter().filter_map(|(unit, result)| broken::down(unit, result));
+        self.left.down.extend(down);
+    }
+
+    fn run(&mut self, jobs: &[(UnitName, JobKind)]) -> Vec<(UnitName, JobResult)> {
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let results = self.system.run_jobs(jobs, LIMIT, self.tick);
+        let results = self.note(results).unwrap_or_default();
+        jobs.iter().map(|(unit, _)| unit.clone()).zip(results).collect()
     }
 }
 

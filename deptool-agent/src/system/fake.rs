@@ -296,15 +296,15 @@ impl System for Fake {
         Ok(())
     }
 
-    fn run_jobs(
+    fn run_jobs_while(
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        tick: &mut dyn FnMut(),
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         let words = jobs.iter().map(|(name, kind)| format!("{} {name}", format!("{kind:?}").to_lowercase()));
         self.record(format!("jobs {}", words.collect::<Vec<_>>().join(", ")))?;
-        tick();
+        go_on();
         let results: Vec<JobResult> = jobs.iter().map(|(name, kind)| self.job(name, *kind)).collect();
         if results.contains(&JobResult::TimedOut) {
             self.now += limit;

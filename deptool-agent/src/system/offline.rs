@@ -123,11 +123,11 @@ impl System for Offline {
         Ok(())
     }
 
-    fn run_jobs(
+    fn run_jobs_while(
         &mut self,
         jobs: &[(UnitName, JobKind)],
         _limit: Duration,
-        _tick: &mut dyn FnMut(),
+        _go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         Ok(vec![JobResult::Done; jobs.len()])
     }

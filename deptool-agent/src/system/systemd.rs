@@ -190,7 +190,7 @@ impl Systemd {
         &mut self,
         calls: &[Call<'_>],
         limit: Duration,
-        tick: &mut dyn FnMut(),
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, DbusError> {
         self.with(|this| {
             let until = Instant::now() + limit;
@@ -207,7 +207,9 @@ impl Systemd {
                 }
                 if ticked.elapsed() >= TICK {
                     ticked = Instant::now();
-                    tick();
+                    if !go_on() {
+                        break;
+                    }
                 }
             }
             let (results, others) = run.end();
@@ -366,11 +368,11 @@ impl System for Systemd {
         self.for_each("reset the failure of", "ResetFailedUnit", units, &arguments)
     }
 
-    fn run_jobs(
+    fn run_jobs_while(
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        tick: &mut dyn FnMut(),
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         self.memory.clear();
         let name_and_mode = |(unit, _): &(UnitName, JobKind)| [Value::str(unit.as_str()), Value::str("replace")];
@@ -386,7 +388,7 @@ impl System for Systemd {
             };
             return Ok(replies.into_iter().map(queued).collect());
         }
-        self.jobs(&calls, limit, tick).map_err(failed(what))
+        self.jobs(&calls, limit, go_on).map_err(failed(what))
     }
 
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {

@@ -42,7 +42,8 @@ pub struct Knowledge {
     /// The real commit of each cluster that the remote's one host was last heard to run. Empty for a group: one id
     /// can't speak for many hosts.
     pub tracked: BTreeMap<ClusterName, CommitId>,
-    /// Clusters that a deployment to one of the remote's hosts may have changed without our learning of it.
+    /// Clusters that a deployment to one of the remote's hosts may have changed without our learning of it, or has left
+    /// a host of which broken.
     pub unsettled: BTreeSet<ClusterName>,
     /// `deptool.cluster`, and the short names of local branches and of `refs/remotes/*/*`: Git takes `HEAD:prod`
     /// from a detached checkout only for a ref that is listed.

@@ -126,6 +126,7 @@ fn note(
             }
             report.outcome = Fate::Done;
             move_tracking_ref(remote, request, one)?;
+            remote.tracking().mark_whole(host)?;
             (Fate::Done, String::new())
         }
         HostOutcome::Stale { actual } => {
@@ -147,6 +148,9 @@ fn note(
             say_details(remote, host, &details);
             for error in &rollback_errors {
                 remote.say(&format!("{host}: while rolling back: {error}"));
+            }
+            if !rollback_errors.is_empty() && one.tracked.is_some() {
+                remote.tracking().mark_broken(host, &request.cluster)?;
             }
             (report.details, report.rollback_errors) = (details, rollback_errors);
             (rolled_back, why)

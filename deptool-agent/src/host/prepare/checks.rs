@@ -37,17 +37,22 @@ struct Check<'a> {
     text: String,
 }
 
-/// Run the checks of all apps that change, and refuse if one fails. Returns notes for the operator.
-pub fn run(staged: &Staged<'_>, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Vec<String>, HostError> {
+/// Run the checks of all apps that change, and refuse if one fails. Returns notes for the operator, or nothing if
+/// `go_on` has said no meanwhile.
+pub fn run(
+    staged: &Staged<'_>,
+    system: &mut dyn System,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<Vec<String>>, HostError> {
     let new = &staged.sides.new.apps;
     let changed = staged.sides.plan.apps.iter().filter_map(|change| new.get_key_value(&change.app));
     let wanted: Vec<_> =
         changed.flat_map(|(name, app)| app.manifest.checks.iter().map(move |unit| (name, unit))).collect();
     if wanted.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     if system.manager() != Manager::Running {
-        return Ok(vec!["no systemd runs here: 'checks' were not run".into()]);
+        return Ok(Some(vec!["no systemd runs here: 'checks' were not run".into()]));
     }
     let (mut checks, mut notes) = (Vec::new(), Vec::new());
     for (app, unit) in wanted {
@@ -62,18 +67,25 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System, tick: &mut dyn FnMut())
         }
     }
     let directory = stage_stable_paths(staged)?;
-    let result = run_all(&checks, system, tick);
+    let mut is_called_off = false;
+    let result = run_all(&checks, system, &mut || {
+        is_called_off = is_called_off || !go_on();
+        !is_called_off
+    });
     let removed = fs::remove_dir_all(&directory).during("remove", &directory);
-    result.and(removed).map(|()| notes)
+    if is_called_off {
+        return removed.map(|()| None);
+    }
+    result.and(removed).map(|()| Some(notes))
 }
 
-fn run_all(checks: &[Check<'_>], system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<(), HostError> {
+fn run_all(checks: &[Check<'_>], system: &mut dyn System, go_on: &mut dyn FnMut() -> bool) -> Result<(), HostError> {
     if checks.is_empty() {
         return Ok(());
     }
     let texts: Vec<&str> = checks.iter().map(|check| check.text.as_str()).collect();
     let units = system.add_transient(&texts)?;
-    let result = judge_all(checks, &units, system, tick);
+    let result = judge_all(checks, &units, system, go_on);
     let removed = system.remove_transient(&units);
     result.and_then(|()| removed.map_err(HostError::from))
 }
@@ -82,10 +94,10 @@ fn judge_all(
     checks: &[Check<'_>],
     units: &[UnitName],
     system: &mut dyn System,
-    tick: &mut dyn FnMut(),
+    go_on: &mut dyn FnMut() -> bool,
 ) -> Result<(), HostError> {
     let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Start)).collect();
-    let results = system.run_jobs(&jobs, LIMIT, tick)?;
+    let results = system.run_jobs_while(&jobs, LIMIT, go_on)?;
     let (mut whys, mut details) = (Vec::new(), Vec::new());
     for ((check, unit), job) in checks.iter().zip(units).zip(results) {
         let now = system.detail(unit)?;

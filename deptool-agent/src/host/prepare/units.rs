@@ -5,7 +5,7 @@ use crate::{
     host::{claims::UnitClaim, home::HostError},
     name::UnitName,
     plan::{Enablement, UnitChange, UnitJob},
-    system::{Active, JobKind, Load, Manager, System, UnitFile, UnitState},
+    system::{JobKind, Load, Manager, System, UnitFile, UnitState},
     wanted::{ClaimKind, Snippet},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct UnitWork {
 impl Deciding<'_> {
     pub(super) fn units(&mut self, system: &mut dyn System) -> Result<UnitWork, HostError> {
         let mut work = UnitWork { live: system.manager() == Manager::Running, ..UnitWork::default() };
-        if !self.sides.plan.has_units() {
+        if !self.sides.plan.has_units() && self.staged.down.is_empty() {
             return Ok(work);
         }
         match system.manager() {
@@ -39,16 +39,34 @@ impl Deciding<'_> {
             }
         }
         let loaded = system.snapshot()?;
-        let runs = |state: &UnitState| matches!(state.active, Active::Active | Active::Reloading | Active::Activating);
-        work.running = loaded.iter().filter(|(_, state)| runs(state)).map(|(unit, _)| unit.clone()).collect();
+        work.running = loaded.iter().filter(|(_, state)| state.active.is_up()).map(|(unit, _)| unit.clone()).collect();
         for change in &self.sides.plan.units {
             self.unit(change, loaded.get(&change.unit), system, &mut work)?;
         }
+        self.start_what_is_down(&mut work);
         if !work.live {
             work.stop.clear();
             work.jobs.clear();
         }
         Ok(work)
+    }
+
+    /// A failed deployment has left units down that should run: with the next good one they do.
+    fn start_what_is_down(&mut self, work: &mut UnitWork) {
+        let sides = self.sides;
+        for down in self.staged.down {
+            let unit = &down.unit;
+            let was_ours = sides.had.enabled.contains_key(unit) && !sides.wants.enabled.contains_key(unit);
+            if was_ours || work.running.contains(unit) || work.stop.contains(unit) {
+                continue;
+            }
+            self.notes.push(format!("'{unit}' is started: it has been down since a deployment that failed"));
+            if work.jobs.iter().all(|(other, _)| other != unit) {
+                work.jobs.push((unit.clone(), JobKind::Start));
+            }
+            // So that going back means to try again.
+            work.running.push(unit.clone());
+        }
     }
 
     fn unit(
