@@ -3,6 +3,10 @@
 //! A path is walked component by component from the root. Symlinks on the way are followed only if root (or whoever
 //! runs the agent on a root directory of their own) owns them and only root can write to the directory they are in;
 //! everything else could be a trap that a user of the host has set.
+//!
+//! openat2(2) would walk a whole path in one call, but follows all links or none: which ones may be followed depends on who
+//! owns them and what they are in. One component opened without following, and looked at as what was opened, leaves no more
+//! room for a race, and is the same on every kernel.
 
 use std::{
     collections::VecDeque,
