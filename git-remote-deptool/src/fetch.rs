@@ -216,6 +216,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
                 }
                 tracking.settle(&host.host, &cluster)?;
             }
+            tracking.clear_locks(host);
         }
     }
     Ok(())

@@ -218,8 +218,7 @@ impl<'r> Tracking<'r> {
                 return Err(TrackingError::Missing { name: names.join(" "), id });
             }
             Attempt::Deploy(id) => id.0,
-            // Something that is in every repository.
-            Attempt::Remove => empty_tree(),
+            Attempt::Remove => self.refs.need_empty_tree(&names.join(" "))?,
         };
         self.refs.set_all(&names, id)
     }
@@ -231,13 +230,22 @@ impl<'r> Tracking<'r> {
 
     /// Note that the host said it is not whole: what it was given as `cluster` is not what it runs.
     pub fn mark_broken(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
-        self.refs.set(&broken_ref(host, cluster), empty_tree(), "")
+        let name = broken_ref(host, cluster);
+        let mark = self.refs.need_empty_tree(&name)?;
+        self.refs.set(&name, mark, "")
     }
 
     /// Note that the host said it is whole.
     pub fn mark_whole(&self, host: &HostName) -> Result<(), TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/broken/{host}/"))?;
         marks.iter().try_for_each(|(cluster, _)| self.refs.delete(&format!("refs/deptool/broken/{host}/{cluster}")))
+    }
+
+    /// Remove what processes of ours that were killed have left of a host's refs.
+    pub fn clear_locks(&self, host: &HostRemote) {
+        for prefix in [format!("refs/deptool/unsettled/{}", host.host), format!("refs/remotes/{}", host.tracking)] {
+            self.refs.clear_locks(&prefix);
+        }
     }
 
     /// The deployments to a host of which it is not known how they ended.

@@ -12,6 +12,7 @@ mod history;
 mod hold;
 mod hostile_host;
 mod lease;
+mod link;
 mod local_user;
 mod manual;
 mod outside;

@@ -1,8 +1,9 @@
 //! A spread of the faults that `cargo xtask sweep` tries all of.
 
 use deptool_tests::sweep::agent::{self, Interrupted};
+use deptool_tests::sweep::operator::{self, Act};
 use deptool_tests::sweep::world::{Scenario, World};
-use deptool_tests::sweep::{Choice, Tally};
+use deptool_tests::sweep::{Choice, Tally, many};
 use deptool_tests::trace;
 
 /// Prime, so that every kind of fault is among those tried.
@@ -10,7 +11,7 @@ const SPREAD: Choice = Choice::OneIn(127);
 
 fn world() -> Option<World> {
     if let Some(why) = trace::unable() {
-        assert!(std::env::var_os("CI").is_none(), "in CI nothing is skipped: {why}");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
         eprintln!("skipped: {why}");
         return None;
     }
@@ -53,4 +54,23 @@ fn a_fault_in_a_removal_leaves_the_old_or_nothing() {
     let Some(world) = world() else { return };
     let scenario = world.scenario("removal", &[&world.first], &world.removal).unwrap();
     sweep(&world, &scenario);
+}
+
+#[test]
+fn a_fault_in_the_helper_is_healed_by_a_fetch() {
+    let Some(world) = world() else { return };
+    let mut all = Tally::default();
+    for act in Act::ALL {
+        let tally = operator::sweep(&world, act, Choice::OneIn(43)).unwrap();
+        println!("operator, {act:?}: {tally}");
+        all.add(tally);
+    }
+    assert!(all.points > 10 && all.violations.is_empty(), "{all}");
+    assert_both(&all);
+}
+
+#[test]
+fn the_store_does_not_grow_with_the_number_of_deployments() {
+    // More than twice as many as make the store be packed anew.
+    println!("{}", many::deploy(120).unwrap());
 }

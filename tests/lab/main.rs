@@ -3,6 +3,7 @@
 mod broken;
 mod checks;
 mod detach;
+mod disk;
 mod drift;
 mod health;
 mod hosts;

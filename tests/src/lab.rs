@@ -116,16 +116,22 @@ fn may_administer() -> bool {
 /// failure. So is a lab that could be started but was not.
 #[track_caller]
 pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
-    if std::env::var_os(QUICK).is_some() {
-        skipped("only the quick tests were asked for");
-        return None;
-    }
-    if let Some(why) = unavailable() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-        skipped(&why);
+    if is_skipped(unavailable()) {
         return None;
     }
     Some(Lab::start(specs).unwrap_or_else(|error| panic!("{error:#}")))
+}
+
+/// Whether a test that can't be run here, and why, is to be skipped: says so. In CI that is a failure.
+pub fn is_skipped(unavailable: Option<String>) -> bool {
+    if std::env::var_os(QUICK).is_some() {
+        skipped("only the quick tests were asked for");
+        return true;
+    }
+    let Some(why) = unavailable else { return false };
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
+    skipped(&why);
+    true
 }
 
 /// Not with eprintln: what a test that passes prints is not shown.

@@ -12,6 +12,7 @@ pub mod build;
 pub mod deb;
 pub mod dist;
 pub mod lab;
+pub mod link;
 pub mod process;
 pub mod relay;
 pub mod sandbox;

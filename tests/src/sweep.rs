@@ -6,9 +6,13 @@
 //! Git looks at the store.
 
 pub mod agent;
+pub mod disk;
+pub mod many;
+pub mod operator;
 pub mod state;
 pub mod world;
 
+use anyhow::{Context as _, Result, ensure};
 use world::Runs;
 
 /// How many points of a sweep are tried.
@@ -20,6 +24,13 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// From a number in text.
+    pub fn one_in(step: &str) -> Result<Choice> {
+        let step = step.parse().context("not a number")?;
+        ensure!(step > 0, "one in 0 is none");
+        Ok(Choice::OneIn(step))
+    }
+
     fn takes(self, point: usize) -> bool {
         match self {
             Choice::All => true,
@@ -41,7 +52,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a point and what came of it.
-    fn note(&mut self, point: &str, result: Result<Runs, String>) {
+    fn note(&mut self, point: &str, result: std::result::Result<Runs, String>) {
         self.points += 1;
         match result {
             Ok(Runs::Old) => self.old += 1,

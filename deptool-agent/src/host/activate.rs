@@ -24,7 +24,7 @@ use crate::{
         Manager, System,
         settle::{Deadline, Watch},
     },
-    wire::{Response, Target, Verdict},
+    wire::{Response, Verdict},
 };
 
 /// How a deployment ended.
@@ -65,7 +65,7 @@ impl Running<'_> {
 
     /// Make it visible. It ends well, or is undone.
     pub fn see_to_its_end(mut self, mut journal: Journal, verdict: Verdict, store: &mut Store) -> End {
-        let result = self.note_target(store).map_err(Why::from).and_then(|()| self.apply_and_settle());
+        let result = finish::note_target(&self.record, store).map_err(Why::from).and_then(|()| self.apply_and_settle());
         let result = result.and_then(|()| self.await_helper(verdict));
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
         let result = result.and_then(|()| self.hold(verdict, &mut journal));
@@ -83,14 +83,6 @@ impl Running<'_> {
     fn enter(&mut self, phase: Phase) {
         self.lock.set_phase(phase);
         self.peer.send(&Response::Progress(phase));
-    }
-
-    /// What was tried stays readable in the store, however it ends.
-    fn note_target(&self, store: &mut Store) -> Result<(), HostError> {
-        match self.record.to {
-            Target::Commit(id) => Ok(store.set_target(&id)?),
-            Target::Nothing => Ok(()),
-        }
     }
 
     fn apply_and_settle(&mut self) -> Result<(), Why> {

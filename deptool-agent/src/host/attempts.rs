@@ -1,18 +1,19 @@
 //! Every deployment that got as far as activation, and how it ended: one JSON object per line.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
 };
 
-use super::home::{Context, Home, HostError};
+use super::home::{Context, Home, HostError, read_if_there, replace_file};
 use crate::{
     id::DeploymentId,
     outcome::{Attempt, AttemptResult},
 };
 
-/// How much of the end of the log is looked at.
-const TAIL: u64 = 256 * 1024;
+/// A log longer than this is shortened, to its end of the other length: in bytes.
+const MOST: u64 = 256 * 1024;
+const KEPT: usize = 128 * 1024;
 
 /// Add `attempt` to the log. One that is the last already is not added twice. Durable after the next sync of the file
 /// system.
@@ -21,6 +22,7 @@ pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
         return Ok(());
     }
     let path = home.attempts();
+    shorten(home)?;
     let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::Unfit(error.to_string()))?;
     line.push(b'\n');
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).during("open", &path)?;
@@ -29,6 +31,27 @@ pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
         line.insert(0, b'\n');
     }
     file.write_all(&line).during("write", &path)
+}
+
+/// Keep the end of a log that has got long, and what was deployed last.
+fn shorten(home: &Home) -> Result<(), HostError> {
+    let path = home.attempts();
+    if fs::metadata(&path).map_or(0, |meta| meta.len()) <= MOST {
+        return Ok(());
+    }
+    let log = fs::read(&path).during("read", &path)?;
+    let (before, kept) = log.split_at(log.len() - KEPT);
+    let is_done = |log: &[u8]| newest_first(log).find(|attempt| attempt.result == AttemptResult::Done);
+    let mut short = Vec::new();
+    if is_done(kept).is_none()
+        && let Some(done) = is_done(before)
+    {
+        short = serde_json::to_vec(&done).map_err(|error| HostError::Unfit(error.to_string()))?;
+    }
+    // What is left of a line that was cut through can't be understood, and is passed over.
+    short.push(b'\n');
+    short.extend(kept);
+    replace_file(&path, &short)
 }
 
 fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
@@ -43,35 +66,25 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 
 /// The last `most` attempts, newest first. Lines that can't be understood are passed over.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
-    Ok(newest_first(&tail(home)?).take(most).collect())
+    Ok(newest_first(&log(home)?).take(most).collect())
 }
 
 /// The attempt of that id.
 pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError> {
-    Ok(newest_first(&tail(home)?).find(|attempt| attempt.id == id))
+    Ok(newest_first(&log(home)?).find(|attempt| attempt.id == id))
 }
 
 /// The last attempt that was kept.
 pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
-    Ok(newest_first(&tail(home)?).find(|attempt| attempt.result == AttemptResult::Done))
+    Ok(newest_first(&log(home)?).find(|attempt| attempt.result == AttemptResult::Done))
 }
 
-/// The end of the log; nothing if there is none yet.
-fn tail(home: &Home) -> Result<Vec<u8>, HostError> {
-    let path = home.attempts();
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).during("open", &path),
-    };
-    let length = file.metadata().during("look at", &path)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).during("read", &path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).during("read", &path)?;
-    Ok(bytes)
+/// The log; nothing if there is none yet.
+fn log(home: &Home) -> Result<Vec<u8>, HostError> {
+    Ok(read_if_there(&home.attempts())?.unwrap_or_default())
 }
 
-/// The attempts in the log's end, parsed only as far as somebody asks: every hello wants the last few of many.
+/// The attempts in the log, parsed only as far as somebody asks: every hello wants the last few of many.
 fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
     log.split(|b| *b == b'\n').rev().filter_map(|line| serde_json::from_slice(line).ok())
 }
@@ -103,6 +116,26 @@ mod tests {
         let first = attempt(1, AttemptResult::Done);
         assert_eq!(find(&home, first.id).unwrap(), Some(first));
         assert_eq!(find(&home, attempt(3, AttemptResult::Done).id).unwrap(), None);
+        assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
+    }
+
+    #[test]
+    fn the_log_does_not_grow_for_ever_and_knows_what_was_deployed_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        let line = |when| serde_json::to_string(&attempt(when, AttemptResult::Interrupted)).unwrap() + "\n";
+        let mut log = fs::read_to_string(home.attempts()).unwrap();
+        log.extend((2..2999).map(line));
+        fs::write(home.attempts(), log).unwrap();
+        record(&home, &attempt(2999, AttemptResult::Interrupted)).unwrap();
+        assert!(fs::metadata(home.attempts()).unwrap().len() < 2 * KEPT as u64);
+        let latest = latest(&home, 100).unwrap();
+        assert_eq!(
+            latest.iter().map(|attempt| attempt.when).collect::<Vec<_>>(),
+            (2900..3000).rev().collect::<Vec<_>>()
+        );
         assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
     }
 }

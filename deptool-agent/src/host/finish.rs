@@ -11,7 +11,7 @@ use super::{
     claims::Claims,
     door,
     home::{Context, Home, HostError, remove_if_there, replace_file, replace_link, sync_file_system},
-    journal::{Journal, Record},
+    journal::{Journal, Record, release_reserve},
     outside::{Place, Sibling},
     store::{Expected, LogEntry, Store, StoreError},
 };
@@ -45,8 +45,17 @@ impl From<StoreError> for HostError {
     }
 }
 
+/// Let what was tried stay readable in the store, however it ends.
+pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> {
+    match record.to {
+        Target::Commit(id) => Ok(store.set_target(&id)?),
+        Target::Nothing => Ok(()),
+    }
+}
+
 /// Make everything agree with the deployment of `record`, which has its verdict.
 pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
+    release_reserve(home)?;
     // What is deployed is never there without the directory that it is deployed from.
     if let Target::Commit(_) = record.to {
         replace_file(&home.host_name(), record.host.as_str().as_bytes())?;
@@ -148,14 +157,21 @@ fn below(path: &OutsidePath, directory: &OutsidePath) -> bool {
 
 /// Remove whatever a deployment that did not happen may have left. Only who holds the host lock may do this.
 pub fn tidy(home: &Home) -> Result<(), HostError> {
-    for name in names(home.state())? {
-        if name.ends_with(".new") || is_of_dead_agent(&name) {
-            remove_if_there(&home.state().join(name))?;
-        }
+    for name in names(home.state())?.iter().filter(|name| name.ends_with(".new")) {
+        remove_if_there(&home.state().join(name))?;
     }
     door::clear(home)?;
+    clear_instances(home)?;
     Store::sweep(&home.store())?;
     prune(home)
+}
+
+/// Remove what agents that are gone have left half written of this host's id.
+pub fn clear_instances(home: &Home) -> Result<(), HostError> {
+    for name in names(home.state())?.iter().filter(|name| is_of_dead_agent(name)) {
+        remove_if_there(&home.state().join(name))?;
+    }
+    Ok(())
 }
 
 /// Whether a file was to become this host's id, and the agent that made it is gone.

@@ -13,15 +13,17 @@ use std::{
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::FileExt,
+    path::PathBuf,
 };
 
+use rustix::{fs::FallocateFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     boot,
     claims::Claims,
-    home::{Context, Home, HostError, read_if_there},
+    home::{Context, Home, HostError, read_if_there, remove_if_there},
 };
 use crate::{
     action::Action,
@@ -31,6 +33,8 @@ use crate::{
 };
 
 const MAGIC: &[u8] = b"deptool journal 1\n";
+/// Bytes for refs, links and lines in logs.
+const RESERVED: u64 = 64 << 10;
 const GOOD: &[u8; 16] = b"verdict: good  \n";
 
 /// All that is needed to undo a deployment, or to finish it.
@@ -93,6 +97,8 @@ impl Journal {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).during("open", &path)?;
         file.write_all(&bytes).during("write", &path)?;
+        // The record has the ledger, which is what takes most space afterwards.
+        reserve(home, RESERVED + 2 * body.len() as u64)?;
         super::home::sync_file_system(home.state())?;
         Ok(Journal { file, home: home.clone(), verdict_at })
     }
@@ -147,6 +153,26 @@ impl Journal {
         self.file.set_len(0).during("empty", &path)?;
         boot::remove(&self.home)
     }
+}
+
+fn reserve_path(home: &Home) -> PathBuf {
+    home.state().join("reserve.new")
+}
+
+/// Take space that undoing or finishing needs, so that a disk that gets full meanwhile is in the way of neither.
+fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
+    let path = reserve_path(home);
+    let file = File::create(&path).during("create", &path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
+        // Some file systems can't promise any.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error).during("reserve", &path),
+    }
+}
+
+/// Give the reserved space back: now it is needed.
+pub fn release_reserve(home: &Home) -> Result<(), HostError> {
+    remove_if_there(&reserve_path(home))
 }
 
 /// The part of a record that every build can read.

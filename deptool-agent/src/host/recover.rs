@@ -63,6 +63,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
         (Found::Good(record), Some(journal)) => {
             let mut store = Store::open_or_init(&home.store())?;
             finish::finish(home, &record, &mut store)?;
+            finish::note_target(&record, &mut store)?;
             finish::tidy(home)?;
             finish::rest(home, &record, &mut store, journal)?;
             lock.leave();
@@ -86,6 +87,8 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
             if !left.errors.is_empty() {
                 return Ok(Recovery::Stuck(left.errors));
             }
+            // The agent that was interrupted may not have got it onto the disk.
+            finish::note_target(&record, &mut Store::open_or_init(&home.store())?)?;
             finish::tidy(home)?;
             outside::sync(home)?;
             sync_file_system(home.state())?;

@@ -1,13 +1,18 @@
 //! What a host knows of itself: its own id, and what is deployed on it.
 
 use std::{
-    fs, io,
+    fs,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
 use super::{
-    attempts,
+    attempts, finish,
     home::{Context, Home, HostError, read_if_there},
     store::Store,
 };
@@ -57,12 +62,24 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
     let bytes: [u8; 16] = crate::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = home.instance();
+    finish::clear_instances(home)?;
     let temporary = home.state().join(format!("instance.{}", std::process::id()));
-    fs::write(&temporary, hex).during("write", &temporary)?;
-    let made = match fs::hard_link(&temporary, &path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result.during("write", &path),
-    };
-    fs::remove_file(&temporary).during("remove", &temporary)?;
-    made
+    let written = fs::write(&temporary, hex).during("write", &temporary);
+    let named = written.and_then(|()| name_instance(&temporary, &path));
+    if named.is_err() {
+        // Nobody can be told if this fails, too: the next agent clears it away.
+        let _ = fs::remove_file(&temporary);
+    }
+    named
+}
+
+/// Give the id its name, unless somebody else was first.
+fn name_instance(temporary: &Path, path: &Path) -> Result<(), HostError> {
+    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => fs::remove_file(temporary).during("remove", temporary),
+        // Some file systems can't promise not to replace.
+        Err(Errno::INVAL) if !path.exists() => fs::rename(temporary, path).during("write", path),
+        Err(error) => Err(error).during("write", path),
+    }
 }

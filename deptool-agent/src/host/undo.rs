@@ -12,7 +12,7 @@ use super::{
     apply::{link_apps, unlink_apps},
     broken::{self, Down},
     home::{Home, HostError, remove_if_there, replace_link},
-    journal::Record,
+    journal::{Record, release_reserve},
     outside::{Found, Place, Sibling},
 };
 use crate::{
@@ -46,6 +46,8 @@ impl Left {
 /// Undo the deployment of `record`.
 pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dyn FnMut()) -> Left {
     let mut undoing = Undoing { home, record, system, tick, left: Left::default() };
+    let released = release_reserve(home);
+    undoing.note(released);
     undoing.stop_what_was_started();
     undoing.files_and_enablement();
     undoing.start_what_ran();

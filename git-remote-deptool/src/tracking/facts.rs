@@ -7,9 +7,16 @@ use std::{
 };
 
 use deptool_agent::name::HostName;
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{cluster::TrackingName, git::Repo};
+
+/// How the names of files end that are being written. No tracking name ends in `.lock`.
+const TEMPORARY: &str = ".new.lock";
 
 /// What a host told when it was last talked to. That there are facts makes its tracking refs a host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +77,33 @@ fn read(path: &Path) -> Option<HostFacts> {
 fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(directory)?;
-    let mut file = File::create(temporary)?;
-    serde_json::to_writer_pretty(&mut file, facts)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
+    let mut text = serde_json::to_vec_pretty(facts)?;
+    text.push(b'\n');
+    let put = || {
+        let mut file = File::create(temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(temporary, path)
+    };
+    if let Err(error) = put() {
+        // Nobody can be told if this fails, too: whoever takes the host's lock next clears it away.
+        let _ = fs::remove_file(temporary);
+        return Err(error);
+    }
     File::open(directory)?.sync_all()
+}
+
+/// Remove what processes that are gone have left half written of a host's facts.
+pub(super) fn clear(repo: &Repo, tracking: &TrackingName) {
+    let prefix = format!("{}.", escaped(tracking));
+    let process =
+        |name: &str| name.strip_prefix(&prefix)?.strip_suffix(TEMPORARY)?.parse().ok().and_then(Pid::from_raw);
+    for file in fs::read_dir(directory(repo)).into_iter().flatten().flatten() {
+        let writer = file.file_name().to_str().and_then(process);
+        if writer.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
 }
 
 fn directory(repo: &Repo) -> PathBuf {
@@ -93,7 +121,7 @@ pub(super) fn lock_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
 
 /// A name that no other host's facts, and no other process's, are written under.
 fn temporary_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
-    directory(repo).join(format!("{}.{}.new.lock", escaped(tracking), std::process::id()))
+    directory(repo).join(format!("{}.{}{TEMPORARY}", escaped(tracking), std::process::id()))
 }
 
 /// The name of a remote may contain slashes; here it is one file's.

@@ -57,7 +57,10 @@ fn lock(repo: &Repo, tracking: &TrackingName, how: FlockOperation) -> Result<Hos
         Err(source) => return Err(LockError::Io { path, source }),
     };
     match flock(&file, how) {
-        Ok(()) => Ok(HostLock { _file: file }),
+        Ok(()) => {
+            facts::clear(repo, tracking);
+            Ok(HostLock { _file: file })
+        }
         Err(Errno::WOULDBLOCK) => Err(LockError::Held(tracking.clone())),
         Err(errno) => Err(LockError::Io { path, source: errno.into() }),
     }

@@ -1,10 +1,12 @@
 //! Refs that are on the disk when they are said to be.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
 use deptool_agent::id::CommitId;
@@ -30,6 +32,10 @@ struct Written {
     /// The deepest of its directories that was there before.
     existing: PathBuf,
 }
+/// Refs that nobody else writes.
+const OURS: &str = "refs/deptool/";
+/// Nobody who lives holds the lock of a ref for so long.
+const STALE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Refs {
@@ -123,6 +129,24 @@ impl Refs {
         }
     }
 
+    /// Make sure that the empty tree is here: Git knows it anyway, but misses it when it checks what refs name.
+    ///
+    /// Returns its id.
+    pub fn need_empty_tree(&self, name: &str) -> Result<ObjectId, TrackingError> {
+        let written = self.gix.write_object(gix::objs::Tree::empty());
+        written.map(|id| id.detach()).map_err(|source| TrackingError::Write { name: name.to_owned(), source })
+    }
+
+    /// Remove the locks that processes which were killed have left of refs below `prefix`.
+    pub fn clear_locks(&self, prefix: &str) {
+        let patience = patience(prefix);
+        for file in fs::read_dir(self.gix.common_dir().join(prefix)).into_iter().flatten().flatten() {
+            if file.path().extension().is_some_and(|end| end == "lock") {
+                clear_stale_lock(&file.path(), patience);
+            }
+        }
+    }
+
     /// The deletion may be lost with the power: what comes back is asked about once more.
     pub fn delete(&self, name: &str) -> Result<(), TrackingError> {
         if self.get(name)?.is_none() {
@@ -133,6 +157,7 @@ impl Refs {
 
     fn edit(&self, name: &str, edit: RefEdit) -> Result<(), TrackingError> {
         let failed = |source| TrackingError::Write { name: name.to_owned(), source };
+        clear_stale_lock(&self.gix.common_dir().join(format!("{name}.lock")), patience(name));
         let now = gix::date::Time::now_local_or_utc().to_string();
         // Git makes up a name where none is configured; a reflog is no reason to fail.
         let nobody = gix::actor::SignatureRef { name: "unknown".into(), email: "unknown".into(), time: &now };
@@ -147,6 +172,27 @@ fn full(name: &str) -> Result<FullName, TrackingError> {
         name: deptool_agent::text::printable(name.as_bytes()),
         source: gix::Error::from_error(error),
     })
+}
+
+/// Remove the lock of a ref that a process has left which was killed. Whoever talks to the host now is alone in that
+/// ([`super::HostLock`]); but Git itself may hold the lock of a tracking ref, for some milliseconds.
+fn clear_stale_lock(lock: &Path, patience: Duration) {
+    let held = || fs::symlink_metadata(lock).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec())).ok();
+    let Some(first) = held() else { return };
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        thread::sleep(STALE / 40);
+        if held() != Some(first) {
+            return;
+        }
+    }
+    // What can't be removed is told by whoever wants the lock.
+    let _ = fs::remove_file(lock);
+}
+
+/// How long a lock may be somebody's who lives.
+fn patience(name: &str) -> Duration {
+    if name.starts_with(OURS) { Duration::ZERO } else { STALE }
 }
 
 /// A reflog's entry is one line.

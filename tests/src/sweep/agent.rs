@@ -169,13 +169,22 @@ pub fn twice(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Ta
 
 /// What has become of the root, after the next contact.
 fn examine(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, String> {
+    next_contact(world)?;
+    let runs = agree(world, scenario, said)?;
+    again(world, scenario, runs)?;
+    Ok(runs)
+}
+
+/// Runs an agent that is asked for nothing: it mends what there is to mend.
+pub fn next_contact(world: &World) -> Result<(), String> {
+    let hello = world.recover(&mut |_| Deed::Go).map_err(|error| format!("{error:#}"))?;
+    hello.error().map_or(Ok(()), |why| Err(format!("the next agent says: {why}")))
+}
+
+/// Which state it is, if it is what the agent that was asked has `said`, if it came to that.
+pub fn agree(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, String> {
     if said.stderr.contains("panicked") {
         return Err(format!("the agent panicked: {}", said.stderr));
-    }
-    let text = |error: anyhow::Error| format!("{error:#}");
-    let hello = world.recover(&mut |_| Deed::Go).map_err(text)?;
-    if let Some(why) = hello.error() {
-        return Err(format!("the next agent says: {why}"));
     }
     let outcome = said.outcome();
     let runs = world.judge(scenario).map_err(|wrong| format!("{wrong}; it said: {outcome:?}"))?;
@@ -184,17 +193,20 @@ fn examine(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, Stri
         Some(Outcome::Done { .. }) => Runs::New,
         Some(_) => Runs::Old,
     };
-    if runs != expected {
-        return Err(format!("it is {runs:?}, and was said to be {expected:?}"));
+    if runs == expected { Ok(runs) } else { Err(format!("it is {runs:?}, and was said to be {expected:?}")) }
+}
+
+/// What failed can be done, once nothing is in the way any more.
+pub fn again(world: &World, scenario: &Scenario, runs: Runs) -> Result<(), String> {
+    if runs == Runs::New || world.is_untouched(scenario) {
+        return Ok(());
     }
-    if runs == Runs::Old && !world.is_untouched(scenario) {
-        let again = world.deploy(&scenario.request, &mut |_| Deed::Go).map_err(text)?;
-        if !again.is_done() {
-            return Err(format!("it can't be deployed any more: {again:?}"));
-        }
-        if world.judge(scenario)? != Runs::New {
-            return Err("deployed again, it is not new".into());
-        }
+    let again = world.deploy(&scenario.request, &mut |_| Deed::Go).map_err(|error| format!("{error:#}"))?;
+    if !again.is_done() {
+        return Err(format!("it can't be deployed any more: {again:?}"));
     }
-    Ok(runs)
+    match world.judge(scenario)? {
+        Runs::New => Ok(()),
+        Runs::Old => Err("deployed again, it is not new".into()),
+    }
 }

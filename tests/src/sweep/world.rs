@@ -20,6 +20,8 @@ use crate::trace::{self, Call, Deed, Watched};
 
 /// The longest request that fits into a pipe at once.
 const PIPE: usize = 60_000;
+/// A host's own id, below its root.
+const INSTANCE: &str = "var/lib/deptool/instance";
 
 /// What a helper once asked, to be asked again.
 #[derive(Debug, Clone)]
@@ -39,6 +41,22 @@ pub enum Runs {
     New,
 }
 
+/// What a repository has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knows {
+    TheFirstCommit,
+    BothCommits,
+}
+
+impl Knows {
+    fn dir(self) -> &'static str {
+        match self {
+            Knows::TheFirstCommit => "knows-one",
+            Knows::BothCommits => "knows-both",
+        }
+    }
+}
+
 /// A root that goes from nothing to one commit, to another, to nothing: every kind of change that it knows is in it.
 pub struct World {
     pub sandbox: Sandbox,
@@ -48,6 +66,7 @@ pub struct World {
     pub first: Request,
     pub update: Request,
     pub removal: Request,
+    instance: String,
 }
 
 /// A deployment, and what is there before and after it.
@@ -64,17 +83,15 @@ pub struct Scenario {
 impl World {
     /// Makes the commits and records what a helper asks to deploy them.
     pub fn new() -> Result<World> {
-        // Nothing here depends on what a disk does, and thousands of syncs would take their time.
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let temporary = tempfile::Builder::new().prefix("deptool-").tempdir_in(parent)?;
+        let temporary = in_memory()?;
         let sandbox = Sandbox::at(temporary.path(), &default_git(), build::local());
         let root = sandbox.root("web1");
         let [first, update, removal] = record(&sandbox)?;
+        let instance = fs::read_to_string(root.join(INSTANCE))?;
         // A copy, so that a long sweep does not mind what is built meanwhile.
         let its_agent = sandbox.dir().join("deptool-agent");
         fs::copy(agent(), &its_agent)?;
-        Ok(World { root, agent: its_agent, first, update, removal, sandbox, _temporary: temporary })
+        Ok(World { root, agent: its_agent, first, update, removal, instance, sandbox, _temporary: temporary })
     }
 
     pub fn root(&self) -> &Path {
@@ -112,9 +129,27 @@ impl World {
         Ok(())
     }
 
+    /// Makes the root the one that the operators of [`World::operator`] know.
+    pub fn give_instance(&self) -> Result<()> {
+        Ok(fs::write(self.root.join(INSTANCE), &self.instance)?)
+    }
+
+    /// A new repository that has deployed the first commit, and that has the second one, or has it not.
+    pub fn operator(&self, name: &str, knows: Knows) -> Result<Repo<'_>> {
+        let dir = self.sandbox.dir().join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        self.sandbox.command("cp").arg("-a").arg(knows.dir()).arg(&dir).check()?;
+        Ok(self.sandbox.repo_at(dir))
+    }
+
     fn set_up(&self, before: &[Request]) -> Result<()> {
-        fs::remove_dir_all(&self.root).context("cannot empty the root")?;
-        fs::create_dir(&self.root)?;
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
         own_files(&self.root)?;
         for request in before {
             let said = self.deploy(request, &mut |_| Deed::Go)?;
@@ -213,6 +248,14 @@ impl Said {
     }
 }
 
+/// A temporary directory, in memory if possible: nothing here depends on what a disk does, and thousands of syncs take
+/// their time.
+pub(super) fn in_memory() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    Ok(tempfile::Builder::new().prefix("deptool-").tempdir_in(parent)?)
+}
+
 /// A host that was never deployed to may have our empty directories, and its own id.
 fn settled(files: &Lines) -> Lines {
     let mut files = files.clone();
@@ -248,7 +291,10 @@ fn record(sandbox: &Sandbox) -> Result<[Request; 3]> {
     own_files(&sandbox.root("web1"))?;
     first_commit(&repo);
     let first = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
+    let keep = |knows: Knows| sandbox.command("cp").arg("-a").arg(&repo.dir).arg(knows.dir()).check();
+    keep(Knows::TheFirstCommit)?;
     second_commit(&repo);
+    keep(Knows::BothCommits)?;
     let update = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
     repo.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
     let removal = recorded(sandbox, &repo, &["push", "web1", ":prod"])?;

@@ -15,8 +15,11 @@ use gix_hash::{Kind as HashKind, ObjectId};
 
 use super::{
     error::{At, Result, StoreError},
-    layout::remove_if_there,
+    layout::{remove_if_there, replace},
 };
+
+/// A reflog longer than this, in bytes, loses its older half. It has some 150 for each deployment.
+const LONG_LOG: u64 = 256 * 1024;
 
 /// What a ref says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +97,17 @@ impl RefFiles {
         lock.commit(&kept)
     }
 
+    /// The names of all refs in the directory `prefix`.
+    pub fn names_in(&self, prefix: &str) -> Result<Vec<String>> {
+        let dir = self.dir.join(prefix);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            result => result.at("read", &dir)?,
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<io::Result<_>>().at("read", dir)
+    }
+
     fn log_path(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(name)
     }
@@ -138,6 +152,7 @@ impl RefLock<'_> {
             let path = self.refs.log_path(&self.name);
             let parent = path.parent().unwrap_or(&self.refs.dir);
             fs::create_dir_all(parent).at("make", parent)?;
+            shorten_log(&path)?;
             let entry = format!("{old} {id} {line}\n");
             let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
             log.and_then(|mut log| log.write_all(entry.as_bytes())).at("write", &path)?;
@@ -155,6 +170,17 @@ impl RefLock<'_> {
         self.refs.remove_packed(&self.name)?;
         remove_if_there(&self.refs.dir.join(&self.name))
     }
+}
+
+/// Keep the last lines of a log that has got long.
+fn shorten_log(path: &Path) -> Result<()> {
+    if fs::metadata(path).map_or(0, |meta| meta.len()) <= LONG_LOG {
+        return Ok(());
+    }
+    let log = fs::read(path).at("read", path)?;
+    let half = log.len() / 2;
+    let from = log[half..].iter().position(|byte| *byte == b'\n').map_or(log.len(), |at| half + at + 1);
+    replace(path, &log[from..])
 }
 
 /// `<path>.lock`, gone when dropped, or become `path`.

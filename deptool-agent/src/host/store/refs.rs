@@ -7,6 +7,8 @@ use super::{
 };
 use crate::{id::CommitId, name::ClusterName};
 
+/// How many tips of removed branches are kept.
+const KEPT_REMOVED: usize = 10;
 const TARGET: &str = "refs/deptool/target";
 
 /// What has to be deployed for a change to happen.
@@ -87,7 +89,21 @@ impl Store {
         self.refs.copy_log(&branch, &kept)?;
         self.refs.lock(&kept)?.set(&Target::Object(tip.0), Some(&log.line()))?;
         lock.remove()?;
+        self.forget_removed(cluster)?;
         Ok(Some(kept))
+    }
+
+    /// Of what was removed only the last few are kept.
+    fn forget_removed(&mut self, cluster: &ClusterName) -> Result<()> {
+        let prefix = format!("refs/deptool/removed/{cluster}");
+        // `<seconds>` and `<seconds>-<n>`.
+        let age = |name: &String| name.split('-').map(|n| n.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
+        let mut names: Vec<_> = self.refs.names_in(&prefix)?.into_iter().filter_map(|n| Some((age(&n)?, n))).collect();
+        names.sort();
+        for (_, name) in names.iter().rev().skip(KEPT_REMOVED) {
+            self.refs.lock(&format!("{prefix}/{name}"))?.remove()?;
+        }
+        Ok(())
     }
 
     /// The commit of the last attempt, however it ended.

@@ -29,7 +29,8 @@ usage: cargo xtask <task>
     fuzz [--seconds N] [TARGET…]   feed what takes bytes of unknown origin, guided by coverage (60 s in all)
     bench [--quick]         measure deployments against `ssh host true` and other tools (--no-peers: without those);
                             --save writes it to README.md and tests/bench
-    sweep [--one-in N]      a fault at every point of a deployment, or at one in N of them
+    sweep [--one-in N] [NAME]
+                            a fault at every point of a deployment, or at one in N of them
     scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
 ";
 
@@ -60,13 +61,19 @@ fn run(args: &[&str]) -> Result<()> {
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
-        ["sweep"] => sweep::run(Choice::All),
-        ["sweep", "--one-in", step] => sweep::run(Choice::OneIn(step.parse().context("not a number")?)),
+        ["sweep"] => sweep::run(Choice::All, ""),
+        ["sweep", word] => sweep::run(Choice::All, word),
+        ["sweep", "--one-in", step] => sweep::run(Choice::one_in(step)?, ""),
+        ["sweep", "--one-in", step, word] => sweep::run(Choice::one_in(step)?, word),
         ["scale"] => scale::run(),
         // For ssh's ProxyCommand, not for people.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);
             deptool_tests::relay::run(delay, host, port.parse().context("not a port")?)
+        }
+        // As an agent's stand-in.
+        ["link", way, at, fate, agent, hit] => {
+            deptool_tests::link::run(deptool_tests::link::Fault::parse(&[way, at, fate])?, agent, hit)
         }
         _ => bail!("no such task: '{}'; see 'cargo xtask help'", args.join(" ")),
     }

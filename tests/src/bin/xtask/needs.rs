@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use deptool_tests::lab;
 use deptool_tests::process::{Cmd, find_program};
+use deptool_tests::sweep::disk;
 
 /// A program and the Debian package that has it.
 type Need = (&'static str, &'static str);
@@ -34,7 +35,15 @@ pub fn to_test() -> Result<()> {
     if !missing.is_empty() {
         bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
     }
+    provide(disk::NEEDS)?;
     provide(lab::NEEDS).map(drop)
+}
+
+/// What it takes to sweep, file systems to make and mount included.
+pub fn to_sweep() -> Result<()> {
+    to_build()?;
+    provide(disk::NEEDS)?;
+    disk::unable().map_or(Ok(()), |why| bail!(why))
 }
 
 /// Installs what is missing, as root on Debian. Returns the packages that still are.

@@ -1,34 +1,60 @@
 //! `cargo xtask sweep`: every fault at every point.
 
 use anyhow::{Result, bail};
-use deptool_tests::sweep::{
-    Choice, Tally,
-    agent::{self, Interrupted},
-    world::World,
-};
+use deptool_tests::sweep::agent::{self, Interrupted};
+use deptool_tests::sweep::operator::{self, Act};
+use deptool_tests::sweep::world::{Scenario, World};
+use deptool_tests::sweep::{Choice, Tally, disk, many};
 
 use crate::needs;
 
-pub fn run(choice: Choice) -> Result<()> {
-    needs::to_build()?;
-    let mut all = Tally::default();
-    let mut note = |what: &str, tally: Tally| {
-        println!("{what}: {tally}");
-        all.add(tally);
-    };
+/// Sweeps those parts whose names have `word` in them.
+pub fn run(choice: Choice, word: &str) -> Result<()> {
+    needs::to_sweep()?;
     let world = World::new()?;
-    for scenario in world.scenarios()? {
-        let name = scenario.name;
-        note(name, agent::deployment(&world, scenario.clone(), choice)?);
-        for interrupted in [Interrupted::BeforeVerdict, Interrupted::AfterVerdict] {
-            let tally = agent::recovery(&world, scenario.clone(), interrupted, choice)?;
-            note(&format!("{name}, recovery from {interrupted:?}"), tally);
+    let mut all = Tally::default();
+    for (name, part) in parts(&world)? {
+        if name.contains(word) {
+            let tally = part(choice)?;
+            println!("{name}: {tally}");
+            all.add(tally);
         }
-        note(&format!("{name}, two faults"), agent::twice(&world, scenario, choice)?);
+    }
+    if "many deployments".contains(word) {
+        println!("{}", many::deploy(if matches!(choice, Choice::All) { 1000 } else { 120 })?);
     }
     println!("in all: {} points, {} violations", all.points, all.violations.len());
     if !all.violations.is_empty() {
         bail!("a promise is broken");
     }
     Ok(())
+}
+
+type Part<'a> = Box<dyn Fn(Choice) -> Result<Tally> + 'a>;
+
+fn parts(world: &World) -> Result<Vec<(String, Part<'_>)>> {
+    let mut parts: Vec<(String, Part<'_>)> = Vec::new();
+    for scenario in world.scenarios()? {
+        let name = scenario.name;
+        let mut add = |what: &str, sweep: fn(&World, Scenario, Choice) -> Result<Tally>| {
+            let scenario = scenario.clone();
+            parts.push((format!("{name}, {what}"), Box::new(move |choice| sweep(world, scenario.clone(), choice))));
+        };
+        add("agent", agent::deployment);
+        add("agent that undoes", |world, scenario, choice| {
+            agent::recovery(world, scenario, Interrupted::BeforeVerdict, choice)
+        });
+        add("agent that finishes", |world, scenario, choice| {
+            agent::recovery(world, scenario, Interrupted::AfterVerdict, choice)
+        });
+        add("agent, twice", agent::twice);
+        add("disk that gets full", |world, scenario, choice| {
+            disk::in_own_namespace(|| disk::full(world, scenario, choice))
+        });
+        add("power", |world, scenario, choice| disk::in_own_namespace(|| disk::power(world, scenario, choice)));
+    }
+    for act in Act::ALL {
+        parts.push((format!("operator, {act:?}"), Box::new(move |choice| operator::sweep(world, act, choice))));
+    }
+    Ok(parts)
 }

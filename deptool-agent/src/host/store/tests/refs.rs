@@ -89,3 +89,35 @@ fn a_ref_that_git_has_locked_is_left_alone() {
     assert!(lock.exists());
     assert_eq!(host.store.deployed().unwrap(), Some((prod(), first)));
 }
+
+#[test]
+fn only_the_last_removals_are_kept() {
+    let mut host = Host::new();
+    let commit = host.send("one\n", &[], 1);
+    for second in 1..=30 {
+        host.store.set_deployed(&prod(), Expected::Absent, &commit, log(second)).unwrap();
+        host.store.remove(&prod(), Expected::At(commit), log(second)).unwrap();
+    }
+    let kept = host.git(&["for-each-ref", "--format=%(refname:lstrip=4)", "refs/deptool/removed"]);
+    let mut kept: Vec<i64> = kept.lines().map(|second| second.parse().unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept, (21..=30).collect::<Vec<_>>());
+    host.fsck();
+}
+
+#[test]
+fn a_reflog_does_not_grow_for_ever() {
+    let mut host = Host::new();
+    let commits = [host.send("one\n", &[], 1), host.send("two\n", &[], 2)];
+    let path = host.store.path().join("logs/refs/heads/prod");
+    host.store.set_deployed(&prod(), Expected::Absent, &commits[0], log(0)).unwrap();
+    host.store.set_deployed(&prod(), Expected::Any, &commits[1], log(1)).unwrap();
+    let line = std::fs::read_to_string(&path).unwrap().lines().last().unwrap().to_owned() + "\n";
+    std::fs::write(&path, line.repeat(300_000 / line.len())).unwrap();
+    host.store.set_deployed(&prod(), Expected::Any, &commits[0], log(2)).unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() < 160_000);
+    let entries = host.git(&["reflog", "show", "--format=%H", "prod"]);
+    assert!(entries.lines().count() > 500);
+    assert_eq!(entries.lines().next(), Some(commits[0].to_string().as_str()));
+    host.fsck();
+}

@@ -1,0 +1,151 @@
+//! A link between helper and agent that is cut, or stalls, at a message. Takes the agent's place: see `stand_in`.
+
+use std::io::{ErrorKind, Read, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use deptool_agent::frame::MAX_FRAME;
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the helper to the agent.
+    Up,
+    Down,
+}
+
+/// What becomes of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is cut before the message.
+    Cut,
+    /// It is cut in the middle of the message.
+    CutInside,
+    /// Nothing goes that way any more, and nobody is told.
+    Stall,
+}
+
+/// The message with this number, counted from 0, and what becomes of the link there. The first line of each side is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    pub way: Way,
+    pub at: usize,
+    pub fate: Fate,
+}
+
+impl Fault {
+    /// From the words that [`Fault::words`] makes.
+    pub fn parse(words: &[&str]) -> Result<Fault> {
+        let [way, at, fate] = words else { bail!("usage: link up|down N cut|cut-inside|stall AGENT") };
+        let way = match *way {
+            "up" => Way::Up,
+            "down" => Way::Down,
+            _ => bail!("no such way: '{way}'"),
+        };
+        let fate = match *fate {
+            "cut" => Fate::Cut,
+            "cut-inside" => Fate::CutInside,
+            "stall" => Fate::Stall,
+            _ => bail!("no such fate: '{fate}'"),
+        };
+        Ok(Fault { way, at: at.parse().context("not a number")?, fate })
+    }
+
+    pub fn words(self) -> String {
+        let way = match self.way {
+            Way::Up => "up",
+            Way::Down => "down",
+        };
+        let fate = match self.fate {
+            Fate::Cut => "cut",
+            Fate::CutInside => "cut-inside",
+            Fate::Stall => "stall",
+        };
+        format!("{way} {} {fate}", self.at)
+    }
+}
+
+/// Runs `agent` behind a link with that fault. The agent lives on when the link is cut, as on a host. The file `hit` is made
+/// when it comes to the fault.
+pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
+    let mut child = Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (stdin, stdout) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
+    let of = |way: Way| (fault.way == way).then(|| (fault, hit.to_owned()));
+    let (up, down) = (of(Way::Up), of(Way::Down));
+    std::thread::spawn(move || {
+        let end = carry(std::io::stdin(), stdin, up);
+        if end == End::Cut || fault.fate == Fate::Stall {
+            std::process::exit(0);
+        }
+    });
+    match carry(stdout, std::io::stdout(), down) {
+        End::Cut | End::Closed if fault.fate != Fate::Stall => std::process::exit(0),
+        _ => {}
+    }
+    child.wait()?;
+    // A link that stalls does not tell of the agent's end, either.
+    if fault.way == Way::Down && fault.fate == Fate::Stall {
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(())
+}
+
+/// How one direction has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Cut,
+}
+
+fn carry(mut from: impl Read, mut to: impl Write, fault: Option<(Fault, String)>) -> End {
+    for number in 0.. {
+        let Ok(message) = message(&mut from, number == 0) else { return End::Closed };
+        let fate = fault.as_ref().filter(|(fault, _)| fault.at == number).map(|(fault, hit)| {
+            let _ = std::fs::write(hit, "");
+            fault.fate
+        });
+        let passed = match fate {
+            Some(Fate::Cut) => return End::Cut,
+            Some(Fate::CutInside) => {
+                let _ = to.write_all(&message[..message.len() / 2]).and_then(|()| to.flush());
+                return End::Cut;
+            }
+            // Swallow the rest until the sender gives up.
+            Some(Fate::Stall) => {
+                let _ = std::io::copy(&mut from, &mut std::io::sink());
+                std::mem::forget(to);
+                return End::Closed;
+            }
+            None => to.write_all(&message).and_then(|()| to.flush()),
+        };
+        if passed.is_err() {
+            return End::Closed;
+        }
+    }
+    End::Closed
+}
+
+/// The next message, with what says where it ends.
+fn message(from: &mut impl Read, is_line: bool) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if is_line {
+        while bytes.last() != Some(&b'\n') {
+            let mut byte = [0];
+            from.read_exact(&mut byte)?;
+            bytes.extend(byte);
+        }
+        return Ok(bytes);
+    }
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let size = u32::from_be_bytes(length) as usize;
+    if size > MAX_FRAME {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    bytes.extend(length);
+    bytes.resize(4 + size, 0);
+    from.read_exact(&mut bytes[4..])?;
+    Ok(bytes)
+}
