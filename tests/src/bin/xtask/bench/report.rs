@@ -11,6 +11,7 @@ use deptool_tests::build;
 /// A ratio that is so many times that of the baseline is told of.
 const WORSE: f64 = 1.25;
 const BEGIN: &str = "<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n";
+const PLOT: &str = "![The medians on one scale](tests/bench/plot.svg)";
 const END: &str = "<!-- END BENCH -->\n";
 
 /// Whose work it is.
@@ -211,7 +212,8 @@ pub fn save(table: &Table) -> Result<()> {
     let text = std::fs::read_to_string(&readme)?;
     let (before, rest) = text.split_once(BEGIN).context("README.md has no place for the table")?;
     let (_, after) = rest.split_once(END).context("README.md has no end of the table")?;
-    std::fs::write(&readme, format!("{before}{BEGIN}{}{END}{after}", table.markdown()))?;
+    let table = table.markdown();
+    std::fs::write(&readme, format!("{before}{BEGIN}{table}\n{PLOT}\n{END}{after}"))?;
     println!("written: README.md, tests/bench/baseline.json, tests/bench/plot.svg");
     Ok(())
 }
