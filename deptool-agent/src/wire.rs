@@ -75,6 +75,8 @@ pub enum Request {
     },
     /// Compare the host with what was deployed.
     Verify,
+    /// Answer at once, so that the way there and back can be timed.
+    Ping,
     /// The helper is alive.
     Heartbeat,
 }
@@ -171,6 +173,8 @@ pub enum Response {
     Drift(Vec<Drift>),
     /// The request can't be served. The connection ends.
     Error(String),
+    /// [`Request::Ping`].
+    Pong,
     /// The agent is alive.
     Heartbeat,
 }

@@ -11,7 +11,7 @@ use crate::{
         list::{Offer, offers},
     },
     push,
-    remote::{Remote, RemoteError},
+    remote::{Remote, RemoteError, Results},
 };
 
 /// One dialogue with Git about one remote.
@@ -66,7 +66,8 @@ impl Backend for Dialogue {
 
     fn finish(&mut self, options: &Options) -> Result<(), RemoteError> {
         fetch::note_postponed(&self.remote, std::mem::take(&mut self.postponed), options.verbosity)?;
-        if let Some(summary) = self.summary.take().filter(|_| options.verbosity > 0) {
+        let is_told = options.verbosity > 0 && self.remote.results == Results::Shown;
+        if let Some(summary) = self.summary.take().filter(|_| is_told) {
             self.remote.say(&summary);
         }
         Ok(())

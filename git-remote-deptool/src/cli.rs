@@ -8,16 +8,28 @@
 //! manual say: a test compares the last.
 
 mod add_host;
+mod aim;
 mod candidates;
 mod complete;
 mod completion;
+mod deploy;
+mod diff;
 pub mod exit;
 mod init;
+mod log;
 pub mod output;
+mod ping;
+mod plan;
+mod prompt;
+mod rollback;
 mod snapshot;
+mod status;
+mod table;
+mod verify;
+mod view;
 mod wiring;
 
-use std::{ffi::OsString, io::Write};
+use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use deptool_agent::{
@@ -28,10 +40,13 @@ use exit::ExitStatus;
 use output::{Colour, Output};
 
 use crate::{
+    cluster::{ClusterError, Target},
     context::{Context, ContextError},
-    git::ConfigError,
+    git::{ConfigError, ReadError, RevisionError},
     helper::serve::chain,
+    remote::{Remote, RemoteError},
     snapshot::SnapshotError,
+    tracking::{LockError, TrackingError},
     url::UrlError,
 };
 
@@ -84,6 +99,13 @@ enum Command {
     Init(init::Args),
     AddHost(add_host::Args),
     Snapshot(snapshot::Args),
+    Plan(plan::Args),
+    Deploy(deploy::Args),
+    Status(status::Args),
+    Verify(verify::Args),
+    Log(log::Args),
+    Ping(ping::Args),
+    Rollback(rollback::Args),
     Completion(completion::Args),
     Complete(complete::Args),
 }
@@ -109,10 +131,26 @@ pub enum CliError {
     /// A directory could not be committed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A host, or a repository that can't be read.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A sentence that says it all.
     #[error("{0}")]
     Text(String),
 }
+
+/// What is wrong with hosts, wherever that was found.
+macro_rules! through_remote {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                CliError::Remote(error.into())
+            }
+        }
+    )*};
+}
+
+through_remote!(ClusterError, RevisionError, ReadError, TrackingError, LockError);
 
 /// All that clap knows: subcommands, options, their words.
 pub fn definition() -> clap::Command {
@@ -139,10 +177,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
         Ok(status) => status,
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Done,
         Err(error) => {
-            // What was to be shown before the error comes before it; if that fails there is the error still.
-            let _ = output.flush();
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
-            ExitStatus::Failed
+            // Where stdout can't be written to there is the error still.
+            let _ = output.complain(format_args!("error: {}", chain(&error)));
+            match &error {
+                CliError::Remote(error) => view::status_of_error(error),
+                _ => ExitStatus::Failed,
+            }
         }
     }
 }
@@ -150,6 +190,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
 fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     match command {
         Command::Init(args) => init::run(&Context::from_process()?, output, args),
+        Command::Plan(args) => plan::run(&everything()?, output, args),
+        Command::Deploy(args) => deploy::run(&everything()?, output, args),
+        Command::Status(args) => status::run(&everything()?, output, args),
+        Command::Verify(args) => verify::run(&everything()?, output, args),
+        Command::Log(args) => log::run(&everything()?, output, args),
+        Command::Ping(args) => ping::run(&everything()?, output, args),
+        Command::Rollback(args) => rollback::run(&everything()?, output, args),
         Command::AddHost(args) => add_host::run(&Context::from_process()?, output, args),
         Command::Snapshot(args) => snapshot::run(&Context::from_process()?, output, args),
         Command::Completion(args) => completion::run(output, args),
@@ -161,6 +208,11 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
 fn cluster_of(context: &Context) -> Result<&ClusterName, CliError> {
     let cluster = context.settings.cluster.as_ref();
     cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))
+}
+
+/// All hosts of the repository around us.
+fn everything() -> Result<Remote, CliError> {
+    Ok(Context::from_process()?.remote(Target::All))
 }
 
 /// Git turns `git deptool --help` into `git help deptool`, but not `git deptool plan --help`.

@@ -198,6 +198,11 @@ impl Settings {
         }
     }
 
+    /// Whether there is a remote of that name.
+    pub fn has_remote(&self, name: &TrackingName) -> bool {
+        self.remotes.iter().any(|remote| remote.name == *name)
+    }
+
     /// All hosts that have a remote, by the remotes' names.
     pub fn known_hosts(&self) -> Result<Vec<HostRemote>, ClusterError> {
         self.hosts_with_remotes().map(|(_, host, _)| self.host(host)).collect()

@@ -22,6 +22,7 @@ use deptool_agent::{
 };
 
 use gix::objs::Find;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     cluster::HostRemote,
@@ -117,6 +118,99 @@ type Trees = (Option<TreeId>, Option<TreeId>);
 
 /// What is read of two trees: the plan, and what is not deployed.
 type Drawn = Result<(Arc<HostPlan>, Arc<[String]>), String>;
+
+/// The plan for all hosts of a cluster, or for some of them.
+#[derive(Debug, Clone)]
+pub struct ClusterPlan {
+    pub cluster: ClusterName,
+    pub goal: Goal,
+    pub hosts: Vec<HostForecast>,
+}
+
+/// One host of a [`ClusterPlan`].
+#[derive(Debug, Clone)]
+pub struct HostForecast {
+    pub remote: HostRemote,
+    pub known: Known,
+    pub fate: Fate,
+}
+
+impl ClusterPlan {
+    /// Plan for `hosts` from what is known of them now.
+    pub fn make(repo: &Repo, intent: Intent, hosts: Vec<HostRemote>) -> Result<Self, RemoteError> {
+        let known = Tracking::new(repo).known(&hosts.iter().collect::<Vec<_>>())?;
+        let (cluster, goal) = (intent.cluster.clone(), intent.goal);
+        let pairs: Vec<_> = hosts.iter().zip(&known).collect();
+        let fates = Planner::new(repo, intent)?.fates(&pairs);
+        let joined = hosts.into_iter().zip(known).zip(fates);
+        let hosts = joined.map(|((remote, known), fate)| HostForecast { remote, known, fate }).collect();
+        Ok(ClusterPlan { cluster, goal, hosts })
+    }
+
+    /// The hosts that change, and how.
+    pub fn affected(&self) -> impl Iterator<Item = (&HostRemote, &Change)> {
+        self.hosts.iter().filter_map(|host| match &host.fate {
+            Fate::Affected(change) => Some((&host.remote, change.as_ref())),
+            Fate::Unaffected | Fate::Refused(_) => None,
+        })
+    }
+
+    /// The hosts that the push would fail at, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&HostRemote, &Refusal)> {
+        self.hosts.iter().filter_map(|host| match &host.fate {
+            Fate::Refused(refusal) => Some((&host.remote, refusal)),
+            Fate::Unaffected | Fate::Affected(_) => None,
+        })
+    }
+
+    /// See [`digest`].
+    pub fn digest(&self) -> String {
+        digest(&self.cluster, self.goal, self.affected().map(|(host, c)| (&host.host, c.expected, &*c.plan)))
+    }
+}
+
+/// What a push with `-o plan=<digest>` must do and nothing else: which hosts are affected, what each of them has to run
+/// now, and what changes there.
+pub fn digest<'a>(
+    cluster: &ClusterName,
+    goal: Goal,
+    affected: impl Iterator<Item = (&'a HostName, Expected, &'a HostPlan)>,
+) -> String {
+    let goal = match goal {
+        Goal::Commit(commit) => commit.to_string(),
+        Goal::Nothing => "nothing".into(),
+    };
+    let mut lines: Vec<String> = affected
+        .map(|(host, expected, plan)| {
+            let expected = match expected {
+                Expected::At(commit) => commit.to_string(),
+                Expected::Absent => "absent".into(),
+            };
+            format!("{host} {expected} {}\n", hex(&plan.digest().0))
+        })
+        .collect();
+    lines.sort();
+    hex(&Sha256::digest(format!("deptool cluster plan 1\n{cluster} {goal}\n{}", lines.concat())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Refusal {
+    /// What Git, or this, says of it.
+    pub fn words(&self) -> String {
+        match self {
+            Refusal::Stale => "stale info".into(),
+            Refusal::NonFastForward { missing: None } => "the commit does not descend from what runs there".into(),
+            Refusal::NonFastForward { missing: Some(commit) } => format!(
+                "runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                commit.short()
+            ),
+            Refusal::Unfit(why) | Refusal::Other(why) => why.clone(),
+        }
+    }
+}
 
 impl<'r> Planner<'r> {
     pub fn new(repo: &'r Repo, intent: Intent) -> Result<Self, RemoteError> {

@@ -12,8 +12,9 @@ use std::{
 use crate::{
     cluster::{Settings, SettingsError, Target},
     git::{Environment, OpenError, Repo},
+    locale::{Charset, Shown},
     progress::Screen,
-    remote::Remote,
+    remote::{Remote, Results},
     transport::{
         self, Connector,
         messages::{Display, Kind, Sink},
@@ -30,6 +31,8 @@ pub struct Context {
     pub sink: Sink,
     /// The same, if it is a terminal that lines can be drawn on in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
+    /// `GIT_DEPTOOL_SHOW`: who shows how pushes end.
+    pub results: Results,
     /// `GIT_DEPTOOL_REPORT`: where pushes write what became of each host.
     pub report: Option<PathBuf>,
 }
@@ -65,23 +68,27 @@ impl Context {
         let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
         let kind = if io::stderr().is_terminal() { Kind::Terminal } else { Kind::Pipe };
         let is_dumb = variables.get("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        let screen = (kind == Kind::Terminal && !is_dumb).then(|| Arc::new(Mutex::new(Screen::new(io::stderr()))));
-        let sink: Sink = match &screen {
-            Some(screen) => screen.clone(),
-            None => Arc::new(Mutex::new(io::stderr())),
+        let stderr = Shown::new(io::stderr(), Charset::of_process());
+        let (screen, sink): (_, Sink) = if kind == Kind::Terminal && !is_dumb {
+            let screen = Arc::new(Mutex::new(Screen::new(stderr)));
+            (Some(screen.clone()), screen)
+        } else {
+            (None, Arc::new(Mutex::new(stderr)))
         };
         let display = Display { sink: sink.clone(), kind };
         let mut connector = Connector::new(variables, ssh, env::current_exe().ok().as_deref(), display);
         connector.interrupted = interrupted().map_err(ContextError::Signals)?;
         let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
         let report = report.map(|path| repo.top().join(path));
-        Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, report })
+        let is_left = env::var_os("GIT_DEPTOOL_SHOW").is_some_and(|what| what == "progress");
+        let results = if is_left { Results::LeftToReader } else { Results::Shown };
+        Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, results, report })
     }
 
     /// The hosts of `target`, with all that it takes to talk to them.
     pub fn remote(self, target: Target) -> Remote {
-        let Context { repo, settings, connector, sink, screen, report } = self;
-        Remote { repo, settings, target, connector, sink, screen, report }
+        let Context { repo, settings, connector, sink, screen, results, report } = self;
+        Remote { repo, settings, target, connector, sink, screen, results, report }
     }
 
     /// The top of the work tree, or the directory of a bare repository.

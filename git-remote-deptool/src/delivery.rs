@@ -243,6 +243,7 @@ impl Due {
             | Response::Blob { .. }
             | Response::Attempts(_)
             | Response::Drift(_)
+            | Response::Pong
             | Response::Attached
             | Response::NotRunning(_)
             | Response::AwaitsConfirmation { .. }

@@ -11,7 +11,7 @@ mod from_host;
 use std::collections::BTreeMap;
 
 use ask::{Answer, ask_all, why};
-pub use ask::{Heard, connect};
+pub use ask::{Heard, place_to_ask};
 use deptool_agent::{
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult},

@@ -13,6 +13,7 @@
 //!
 //! [`cli`] is `git deptool`; [`snapshot`] commits what was rendered. A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
+pub mod ask;
 pub mod backend;
 pub mod cli;
 pub mod cluster;
@@ -27,6 +28,7 @@ pub mod helper;
 pub mod history;
 pub mod install;
 pub mod lease;
+pub mod locale;
 pub mod open_files;
 pub mod pack;
 pub mod parcel;

@@ -28,6 +28,7 @@ pub use hosts::of_tree as hosts_of_tree;
 
 use crate::{
     cluster::{HostRemote, Target},
+    cluster_plan,
     helper::{
         Options, Outcome, PushBatch, PushCommand, Report, Source,
         batch::{Ancestry, Destination, Tags},
@@ -154,8 +155,18 @@ fn push_branch(
     let considered = consider::consider(remote, &request, hosts)?;
     let is_refused = considered.is_refused();
     let Considered { affected, mut reports } = considered;
+    let is_other_plan = !is_refused && is_other_plan(&request, &affected);
     if is_refused {
         reports.extend(affected.iter().map(|one| request.report(&one.remote.host, one.tracked)));
+    } else if is_other_plan {
+        let why = "what is known of the hosts has changed since the plan was made; nothing was changed";
+        let stale = |one: &Affected| HostReport {
+            outcome: Fate::Stale,
+            why: why.into(),
+            ..request.report(&one.remote.host, one.tracked)
+        };
+        reports.extend(affected.iter().map(stale));
+        remote.say(why);
     } else {
         show_plans(remote, options, &affected);
         if options.run == Run::Real && !affected.is_empty() {
@@ -164,7 +175,15 @@ fn push_branch(
     }
     let deployed = reports.iter().filter(|report| report.outcome == Fate::Done).map(|report| report.host.clone());
     let deployed = deployed.collect();
-    Ok((conclude::tell(remote, &request, &affected, &reports), deployed))
+    let outcome = conclude::tell(remote, &request, &affected, &reports);
+    Ok((if is_other_plan { Outcome::StaleInfo } else { outcome }, deployed))
+}
+
+/// Whether somebody has agreed to another plan: `-o plan`.
+fn is_other_plan(request: &Request<'_>, affected: &[Affected]) -> bool {
+    let Some(agreed) = &request.options.push_options.plan else { return false };
+    let affected = affected.iter().map(|one| (&one.remote.host, one.expected, &*one.plan));
+    *agreed != cluster_plan::digest(&request.cluster, request.goal, affected)
 }
 
 fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {

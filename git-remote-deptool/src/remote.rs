@@ -15,7 +15,7 @@ use crate::{
     pack::{SelectError, WriteError},
     progress::{Manner, Screen},
     session::SessionError,
-    tracking::{FactsError, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
+    tracking::{FactsError, Failed, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
     transport::{self, Connector, messages::Sink, ssh::SshTarget},
     url::SshHost,
 };
@@ -30,6 +30,8 @@ pub struct Remote {
     pub sink: Sink,
     /// The same, if it is a terminal on which a block of lines can be drawn in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
+    /// Who shows how a push ends.
+    pub results: Results,
     /// Where what becomes of each host is written for programs: see [`crate::push::account`].
     pub report: Option<PathBuf>,
 }
@@ -42,6 +44,7 @@ pub struct Seed {
     connector: Arc<Connector>,
     sink: Sink,
     screen: Option<Arc<Mutex<Screen>>>,
+    results: Results,
     report: Option<PathBuf>,
 }
 
@@ -55,9 +58,19 @@ impl Seed {
             connector: self.connector.clone(),
             sink: self.sink.clone(),
             screen: self.screen.clone(),
+            results: self.results,
             report: self.report.clone(),
         })
     }
+}
+
+/// Who shows how a push ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// We do.
+    Shown,
+    /// Whoever reads the report does.
+    LeftToReader,
 }
 
 /// Why a request of Git's can't be served.
@@ -110,6 +123,7 @@ impl Remote {
             connector: self.connector.clone(),
             sink: self.sink.clone(),
             screen: self.screen.clone(),
+            results: self.results,
             report: self.report.clone(),
         }
     }
@@ -176,7 +190,13 @@ impl Remote {
         {
             self.say(&format!("{}: the host was set up anew since we last talked to it", host.host));
         }
-        let facts = HostFacts { host: host.host.clone(), instance, agent: Some(BUILD_ID.into()) };
+        let facts = HostFacts {
+            host: host.host.clone(),
+            instance,
+            agent: Some(BUILD_ID.into()),
+            deployed: hello.deployed.clone(),
+            failed: hello.last_attempt.as_ref().and_then(Failed::of),
+        };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;
         }

@@ -5,6 +5,10 @@ use deptool_agent::{
     plan::{Change, Class, Enablement, HostPlan, OutsideChange, UnitChange, UnitJob},
 };
 
+pub mod cluster;
+
+use cluster::Detail;
+
 /// With more changed files than this in one app, the rest is counted.
 const FILES: usize = 40;
 
@@ -17,20 +21,21 @@ const FILES: usize = 40;
 ///         reload unit nsd.service
 /// ```
 pub fn plan(host: &HostName, plan: &HostPlan) -> String {
-    let mut out = format!("{host}\n");
+    format!("{host}\n{}", plan_body(plan, Detail::Readable))
+}
+
+/// The lines below the host's name.
+fn plan_body(plan: &HostPlan, detail: Detail) -> String {
+    let mut out = String::new();
     let mut shown_units: Vec<&UnitChange> = Vec::new();
+    let most = if detail == Detail::Full { usize::MAX } else { FILES };
     for change in &plan.apps {
-        let word = match change.change {
-            Change::Add => "add",
-            Change::Update => "update",
-            Change::Remove => "remove",
-        };
-        out.push_str(&format!("    {word} {}\n", change.app));
-        for (path, change) in change.files.iter().take(FILES) {
+        out.push_str(&format!("    {} {}\n", change_word(change.change), change.app));
+        for (path, change) in change.files.iter().take(most) {
             out.push_str(&format!("        {} {path}\n", sign(*change)));
         }
-        if change.files.len() > FILES {
-            out.push_str(&format!("        … and {} more files\n", change.files.len() - FILES));
+        if change.files.len() > most {
+            out.push_str(&format!("        ... and {} more files\n", change.files.len() - most));
         }
         for outside in plan.outside.iter().filter(|outside| outside.app == change.app) {
             out.push_str(&format!("        {}\n", outside_line(outside)));
@@ -54,6 +59,20 @@ pub fn plan(host: &HostName, plan: &HostPlan) -> String {
         out.push_str("    nothing changes but the commit\n");
     }
     out
+}
+
+/// `1 file`, `2 files`
+pub fn plural(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
+}
+
+fn change_word(change: Change) -> &'static str {
+    match change {
+        Change::Add => "add",
+        Change::Update => "update",
+        Change::Remove => "remove",
+    }
 }
 
 /// What else there is to say of a plan: what a rollback can't undo, and what can't be observed.

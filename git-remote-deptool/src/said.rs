@@ -36,6 +36,7 @@ pub fn safe(response: Response) -> Response {
         | Response::Data(_)
         | Response::End
         | Response::Blob { size: _ }
+        | Response::Pong
         | Response::Heartbeat => response,
     }
 }

@@ -1,6 +1,8 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
 mod bad_input;
+mod cli_deploy;
+mod cli_look;
 mod completion;
 mod cut;
 mod dependencies;

@@ -27,7 +27,7 @@ fn without_times(line: &str) -> String {
     for (at, word) in words.iter().enumerate() {
         let is_number = word.parse::<f64>().is_ok();
         let is_time =
-            words.get(at + 1).is_some_and(|unit| ["s", "min", "h"].contains(&unit.trim_end_matches([',', ';'])));
+            words.get(at + 1).is_some_and(|unit| ["s", "min", "h"].contains(&unit.trim_end_matches([',', ';', '.'])));
         out.push(if is_number && is_time { "N" } else { word });
     }
     out.join(" ")

@@ -64,6 +64,10 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             Incoming::Request(Request::Verify) => {
                 drift::look(home, &mut *system()).map(|found| peer.send(&Response::Drift(found)))
             }
+            Incoming::Request(Request::Ping) => {
+                peer.send(&Response::Pong);
+                Ok(())
+            }
             Incoming::Request(_) => Err(HostError::Unfit("a message came out of order".into())),
             Incoming::Broken(error) => Err(HostError::Unfit(error.to_string())),
             Incoming::Silence | Incoming::End => return,

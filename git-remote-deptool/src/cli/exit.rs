@@ -56,7 +56,7 @@ impl ExitStatus {
         match self {
             ExitStatus::Done => "done, or nothing to do",
             ExitStatus::Failed => "an error that has no number of its own",
-            ExitStatus::Changes => "there are differences (only with --exit-code)",
+            ExitStatus::Changes => "there are differences (plan and status: only with --exit-code)",
             ExitStatus::RolledBack => "a host failed and was rolled back",
             ExitStatus::Unreachable => "a host can't be reached",
             ExitStatus::Busy => "a host is locked by another deployment",

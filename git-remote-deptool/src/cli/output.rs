@@ -1,6 +1,7 @@
 //! What is printed: results on stdout, all else on stderr.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     env, fmt,
     io::{self, BufWriter, IsTerminal, Write},
@@ -10,12 +11,14 @@ use gix::config::File;
 use serde::Serialize;
 
 use super::Common;
+use crate::locale::Charset;
 
 /// Stdout, buffered, with what was asked for about colour and quiet.
 pub struct Output {
     out: RefCell<Box<dyn Write>>,
     quiet: bool,
     colour: Colour,
+    charset: Charset,
 }
 
 /// When to use colour.
@@ -57,12 +60,28 @@ impl Style {
 impl Output {
     pub(super) fn to_stdout(common: &Common) -> Self {
         let out = BufWriter::new(io::stdout());
-        Output { out: RefCell::new(Box::new(out)), quiet: common.quiet, colour: common.color }
+        Output {
+            out: RefCell::new(Box::new(out)),
+            quiet: common.quiet,
+            colour: common.color,
+            charset: Charset::of_process(),
+        }
     }
 
     /// Print one line, or several, without the last line feed. They are a result: also with `-q`.
     pub fn line(&self, text: impl fmt::Display) -> io::Result<()> {
-        writeln!(self.out.borrow_mut(), "{text}")
+        let text = text.to_string();
+        writeln!(self.out.borrow_mut(), "{}", self.charset.shown(&text))
+    }
+
+    /// Print text of several lines, each with its line feed.
+    pub fn text(&self, text: &str) -> io::Result<()> {
+        self.raw(self.charset.shown(text).as_bytes())
+    }
+
+    /// `text` as it can be shown.
+    pub fn shown<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.charset.shown(text)
     }
 
     /// Print bytes as they are.
@@ -77,7 +96,15 @@ impl Output {
 
     /// Say on stderr what the operator should know. Where nobody listens that is no error.
     pub fn warn(&self, text: impl fmt::Display) {
-        let _ = writeln!(io::stderr(), "warning: {text}");
+        let _ = self.complain(format_args!("warning: {text}"));
+    }
+
+    /// Say on stderr what is wrong, also with `-q`. What was printed before comes before it.
+    pub fn complain(&self, text: impl fmt::Display) -> io::Result<()> {
+        self.flush()?;
+        // Where stderr is gone there is nobody to complain to.
+        let _ = writeln!(io::stderr(), "{}", self.charset.shown(&text.to_string()));
+        Ok(())
     }
 
     /// Print one JSON document on a line of its own.

@@ -64,12 +64,8 @@ pub(super) fn elsewhere() -> Elsewhere {
     Elsewhere::new(PATIENCE)
 }
 
-/// A connection for asking only.
-pub fn connect(remote: &Remote, host: &HostRemote) -> Result<(Session, Hello), RemoteError> {
-    open(remote, host, &mut |_| {})
-}
-
-fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
+/// Where `host` is, for asking only.
+pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Target, RemoteError> {
     let place = remote.place(host)?;
     if let transport::Target::Local(path) = &place
         && !path.exists()
@@ -78,6 +74,11 @@ fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Res
         let path = printable(path.as_os_str().as_encoded_bytes());
         return Err(RemoteError::Text(format!("'{path}' does not exist")));
     }
+    Ok(place)
+}
+
+fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
+    let place = place_to_ask(remote, host)?;
     let opened = Session::open(&remote.connector, &place, None, Mailbox::new(), stage);
     opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
 }

@@ -22,6 +22,8 @@ pub struct PushOptions {
     pub lock_wait: Duration,
     /// `skip-unreachable`: what a host that can't be reached means for the others.
     pub unreachable: Unreachable,
+    /// `plan=<digest>`: nothing is done if it would be anything else than this. See [`crate::cluster_plan::digest`].
+    pub plan: Option<String>,
     /// `confirm=30s`: what was said about it here stands above the configuration.
     pub confirm: Option<Confirm>,
 }
@@ -82,6 +84,10 @@ impl PushOptions {
             (b"lock-wait", value) => {
                 let error = PushOptionError::Value { name: "lock-wait", example: "30s" };
                 self.lock_wait = value.and_then(length).ok_or(error)?;
+            }
+            (b"plan", value) => {
+                let error = PushOptionError::Value { name: "plan", example: "<digest>" };
+                self.plan = Some(value.filter(|value| !value.is_empty()).ok_or(error)?.to_owned());
             }
             (b"confirm", None) => self.confirm = Some(CONFIRM),
             (b"confirm", Some(value)) => {

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use rustix::termios::{LocalModes, tcgetattr, tcgetwinsize};
 
+use crate::locale::Shown;
+
 /// How large a terminal is, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -30,6 +32,16 @@ impl Terminal for io::Stderr {
 
     fn hides_what_is_typed(&self) -> bool {
         tcgetattr(self).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ECHO))
+    }
+}
+
+impl<T: Terminal> Terminal for Shown<T> {
+    fn size(&self) -> Size {
+        self.get_ref().size()
+    }
+
+    fn hides_what_is_typed(&self) -> bool {
+        self.get_ref().hides_what_is_typed()
     }
 }
 

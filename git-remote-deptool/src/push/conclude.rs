@@ -4,13 +4,14 @@ use deptool_agent::{
     host::state::now,
     name::HostName,
     outcome::{Failure, Outcome as HostOutcome},
+    text::printable,
     wire::{Deployed, Target as Goal},
 };
 
 use super::{
     Affected, Request,
     account::{self, Fate, HostReport},
-    done, goal_text,
+    deploy, done, goal_text,
 };
 use crate::{
     delivery::End,
@@ -18,10 +19,10 @@ use crate::{
     fleet::Conclusion,
     helper::{Outcome, options::Run, serve::chain},
     progress::MANY,
-    remote::{Remote, RemoteError},
+    remote::{Remote, RemoteError, Results},
     render::ago,
     session::SessionError,
-    tracking::TrackingError,
+    tracking::{Failed, HostFacts, TrackingError},
     transport::ConnectError,
 };
 
@@ -56,7 +57,7 @@ pub(super) fn tell(remote: &Remote, request: &Request<'_>, affected: &[Affected]
         remote.say(&format!("warning: could not write '{}': {error}", path.display()));
     }
     let concerned = || reports.iter().filter(|report| report.outcome != Fate::Unaffected);
-    if !request.is_single {
+    if !request.is_single && remote.results == Results::Shown {
         let done = || concerned().filter(|report| report.outcome == Fate::Done);
         // Programs and logs get all lines; nobody reads hundreds of them on a terminal.
         let is_counted = done().count() > MANY && remote.manner(request.options).is_live();
@@ -127,6 +128,7 @@ fn note(
             report.outcome = Fate::Done;
             move_tracking_ref(remote, request, one)?;
             remote.tracking().mark_whole(host)?;
+            remember(remote, request, one, None);
             (Fate::Done, String::new())
         }
         HostOutcome::Stale { actual } => {
@@ -153,6 +155,7 @@ fn note(
                 remote.tracking().mark_broken(host, &request.cluster)?;
             }
             (report.details, report.rollback_errors) = (details, rollback_errors);
+            remember(remote, request, one, Some(format!("rolled back: {why}")));
             (rolled_back, why)
         }
     };
@@ -169,6 +172,26 @@ fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> 
             &format!("deptool: deployed {}", goal_text(request.goal)),
         ),
         Goal::Nothing => tracking.remove(&one.remote, &request.cluster),
+    }
+}
+
+/// What `git deptool status` shows beside the tracking ref: who it was, and whether the last attempt failed. To fail here is
+/// no reason to call a deployment failed.
+fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, failed: Option<String>) {
+    let tracking = &one.remote.tracking;
+    let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };
+    let (by, when) = (printable(deploy::operator(&remote.repo).as_bytes()), now());
+    let to = match request.goal {
+        Goal::Commit(commit) => Some(commit),
+        Goal::Nothing => None,
+    };
+    facts.failed = failed.map(|why| Failed { when, by: by.clone(), to, why });
+    if facts.failed.is_none() {
+        let (host, cluster) = (one.remote.host.clone(), request.cluster.clone());
+        facts.deployed = to.map(|commit| Deployed { host, cluster, commit, by, when });
+    }
+    if let Err(error) = facts.store(&remote.repo, tracking) {
+        remote.say(&format!("{}: {error}", one.remote.host));
     }
 }
 

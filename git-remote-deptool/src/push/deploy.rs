@@ -142,7 +142,7 @@ fn empty_pack() -> Result<Vec<u8>, RemoteError> {
 }
 
 /// Who deploys: the committer that Git would use, or else the login.
-fn operator(repo: &crate::git::Repo) -> String {
+pub(super) fn operator(repo: &crate::git::Repo) -> String {
     if let Some(Ok(committer)) = repo.gix().committer() {
         return format!("{} <{}>", committer.name, committer.email);
     }

@@ -1,12 +1,16 @@
 //! What is remembered of a host to save a round trip. All of it may be wrong, and nothing breaks if it is lost.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use deptool_agent::name::HostName;
+use deptool_agent::{
+    id::CommitId,
+    name::HostName,
+    outcome::{Attempt, AttemptResult},
+    wire::{Deployed, Target as Goal},
+};
 use rustix::{
     io::Errno,
     process::{Pid, test_kill_process},
@@ -27,6 +31,40 @@ pub struct HostFacts {
     pub instance: Option<String>,
     /// The build of the agent that was started there: worth a request without waiting for its hello.
     pub agent: Option<String>,
+    /// What ran there, and since when. Worth to be shown beside a tracking ref that names the same commit.
+    #[serde(default)]
+    pub deployed: Option<Deployed>,
+    /// The last deployment that was tried, if it failed.
+    #[serde(default)]
+    pub failed: Option<Failed>,
+}
+
+/// A deployment that got as far as activation, and is not what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// In seconds since 1970.
+    pub when: i64,
+    pub by: String,
+    /// `None` if everything was to be removed.
+    pub to: Option<CommitId>,
+    /// One line, safe to show: `rolled back: nginx.service failed`.
+    pub why: String,
+}
+
+impl Failed {
+    /// What there is to remember of an attempt; nothing if it was kept.
+    pub fn of(attempt: &Attempt) -> Option<Failed> {
+        let why = match &attempt.result {
+            AttemptResult::Done => return None,
+            AttemptResult::RolledBack { why, .. } => format!("rolled back: {why}"),
+            AttemptResult::Interrupted => "interrupted, and undone".to_owned(),
+        };
+        let to = match attempt.to {
+            Goal::Commit(commit) => Some(commit),
+            Goal::Nothing => None,
+        };
+        Some(Failed { when: attempt.when, by: attempt.by.clone(), to, why })
+    }
 }
 
 /// Why facts can't be kept.
@@ -73,24 +111,19 @@ fn read(path: &Path) -> Option<HostFacts> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// All or nothing, and durable.
+/// All or nothing. What the power takes with it is learned anew.
 fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(directory)?;
     let mut text = serde_json::to_vec_pretty(facts)?;
     text.push(b'\n');
-    let put = || {
-        let mut file = File::create(temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(temporary, path)
-    };
-    if let Err(error) = put() {
+    let written = fs::write(temporary, &text).and_then(|()| fs::rename(temporary, path));
+    if let Err(error) = written {
         // Nobody can be told if this fails, too: whoever takes the host's lock next clears it away.
         let _ = fs::remove_file(temporary);
         return Err(error);
     }
-    File::open(directory)?.sync_all()
+    Ok(())
 }
 
 /// Remove what processes that are gone have left half written of a host's facts.

@@ -1,0 +1,157 @@
+//! The changes behind a plan, as `git diff` shows them: with the user's pager, colours and diff drivers.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, IsTerminal, Write},
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, Stdio},
+};
+
+use deptool_agent::{id::CommitId, name::HostName, wire::Target as Goal};
+use gix::bstr::ByteSlice;
+
+use super::{CliError, output::Output};
+use crate::{cluster_plan::ClusterPlan, remote::Remote};
+
+/// What is shown of the changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Patch,
+    Stat,
+    Both,
+}
+
+impl Format {
+    fn argument(self) -> &'static str {
+        match self {
+            Format::Patch => "--patch",
+            Format::Stat => "--stat",
+            Format::Both => "--patch-with-stat",
+        }
+    }
+}
+
+/// Show `text` and the changes of all hosts that `plan` affects; in a pager on a terminal.
+pub(super) fn show(
+    remote: &Remote,
+    output: &Output,
+    text: &str,
+    plan: &ClusterPlan,
+    format: Format,
+) -> Result<(), CliError> {
+    output.flush()?;
+    let pager = Pager::start(remote)?;
+    let shown = print(remote, output, text, plan, format, pager.as_ref());
+    let ended = pager.map_or(Ok(()), Pager::wait);
+    match shown {
+        // Whoever reads has seen enough.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ended,
+        shown => shown.and(ended),
+    }
+}
+
+fn print(
+    remote: &Remote,
+    output: &Output,
+    text: &str,
+    plan: &ClusterPlan,
+    format: Format,
+    pager: Option<&Pager>,
+) -> Result<(), CliError> {
+    match pager {
+        Some(pager) => pager.write(output.shown(text).as_bytes())?,
+        None => {
+            output.text(text)?;
+            output.flush()?;
+        }
+    }
+    let Goal::Commit(new) = plan.goal else { return Ok(()) };
+    let mut by_old: BTreeMap<Option<CommitId>, Vec<&HostName>> = BTreeMap::new();
+    for (host, change) in plan.affected() {
+        by_old.entry(change.tracked.map(|tracked| tracked.commit)).or_default().push(&host.host);
+    }
+    for (old, hosts) in by_old {
+        let old = old.map_or(gix::ObjectId::empty_tree(gix::hash::Kind::Sha1), |old| old.0);
+        let mut git = remote.repo.git();
+        // Where attributes are looked for, and what paths are relative to.
+        git.current_dir(remote.repo.top())
+            .args(["--no-pager", "-c", "advice.graftFileDeprecated=false"])
+            .arg("diff")
+            .arg(format.argument());
+        match (output.has_colour(remote.repo.gix().config_snapshot().plumbing()), pager) {
+            (false, _) => drop(git.arg("--color=never")),
+            (true, Some(_)) => drop(git.env("GIT_PAGER_IN_USE", "1")),
+            (true, None) => drop(git.arg("--color=always")),
+        }
+        git.arg(old.to_string()).arg(new.to_string()).arg("--").args(hosts.iter().map(|host| host.as_str()));
+        if let Some(pager) = pager {
+            git.stdout(pager.input()?);
+        }
+        let status = git.stdin(Stdio::null()).status()?;
+        match status.signal() {
+            Some(signal) if signal == rustix::process::Signal::PIPE.as_raw() => return Ok(()),
+            _ if status.success() => {}
+            _ => return Err(CliError::Text(format!("git diff failed: {status}"))),
+        }
+    }
+    Ok(())
+}
+
+/// The user's pager, if stdout is a terminal.
+struct Pager(Child);
+
+impl Pager {
+    fn start(remote: &Remote) -> io::Result<Option<Self>> {
+        if !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        let Some(command) = command(remote)? else { return Ok(None) };
+        // As Git: a command line for the shell, with these defaults.
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(command).stdin(Stdio::piped());
+        for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
+            if env::var_os(name).is_none() {
+                shell.env(name, value);
+            }
+        }
+        Ok(Some(Pager(shell.spawn()?)))
+    }
+
+    fn write(&self, text: &[u8]) -> io::Result<()> {
+        self.0.stdin.as_ref().map_or(Ok(()), |mut input| input.write_all(text))
+    }
+
+    fn input(&self) -> io::Result<Stdio> {
+        let input = self.0.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(std::os::fd::AsFd::as_fd(input).try_clone_to_owned()?.into())
+    }
+
+    fn wait(mut self) -> Result<(), CliError> {
+        drop(self.0.stdin.take());
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+/// GIT_PAGER, pager.deptool, core.pager, PAGER, in this order. None: no pager is wanted.
+fn command(remote: &Remote) -> io::Result<Option<std::ffi::OsString>> {
+    let config = remote.repo.gix().config_snapshot();
+    let own = config.string("pager.deptool").filter(|_| env::var_os("GIT_PAGER").is_none());
+    if let Some(own) = own {
+        match config.boolean("pager.deptool") {
+            Some(false) => return Ok(None),
+            Some(true) => {}
+            None => return Ok(Some(own.to_os_str_lossy().into_owned())),
+        }
+    }
+    let said = remote.repo.git().args(["var", "GIT_PAGER"]).env_remove("GIT_PAGER").envs(pager()).output()?;
+    let command = said.stdout.trim_end();
+    let is_none = command.is_empty() || command == b"cat" || !said.status.success();
+    Ok((!is_none).then(|| command.to_os_str_lossy().into_owned()))
+}
+
+/// What `git` of ours is not told of otherwise.
+fn pager() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
+    env::var_os("GIT_PAGER").map(|value| ("GIT_PAGER", value)).into_iter()
+}

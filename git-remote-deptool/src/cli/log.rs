@@ -1,0 +1,191 @@
+//! `git deptool log`: what was deployed, by whom, and how it ended, as the hosts remember it.
+
+use deptool_agent::{
+    id::CommitId,
+    name::{ClusterName, HostName},
+    outcome::{Attempt, AttemptResult},
+    text::printable,
+    wire::{Request, Response, Target as Goal},
+};
+use gix::{bstr::ByteSlice, date::time::format};
+use serde::Serialize;
+
+use super::{
+    CliError,
+    aim::{Aim, AimArgs},
+    exit::ExitStatus,
+    output::{Output, Style, painted},
+    table, view,
+};
+use crate::{
+    ask,
+    helper::serve::chain,
+    remote::Remote,
+    session::{Session, SessionError},
+};
+
+/// Ask hosts for their deployments: newest first, those that were rolled back included
+///
+/// It is the hosts that remember them. 'git log -g <host>/<cluster>' shows, without asking, what this repository has
+/// heard of.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    aim: AimArgs,
+    /// So many of them
+    #[arg(short = 'n', long, value_name = "number", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    number: u32,
+    /// One line for each
+    #[arg(long)]
+    oneline: bool,
+    /// Print them as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Log {
+    version: u32,
+    deployments: Vec<Entry>,
+    errors: Vec<HostError>,
+}
+
+/// One deployment to one host.
+#[derive(Serialize)]
+struct Entry {
+    id: String,
+    host: HostName,
+    cluster: ClusterName,
+    /// In seconds since 1970.
+    when: i64,
+    by: String,
+    from: Option<CommitId>,
+    /// Null if everything was to be removed.
+    to: Option<CommitId>,
+    /// `done`, `rolled-back` or `interrupted`.
+    result: &'static str,
+    why: Option<String>,
+}
+
+#[derive(Serialize)]
+struct HostError {
+    host: HostName,
+    error: String,
+}
+
+pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let aim = Aim::of(remote, &args.aim)?;
+    let answers = ask::ask(remote, &aim.hosts, |session, _| attempts(session, args.number));
+    let (mut exit, mut deployments, mut errors) = (ExitStatus::Done, Vec::new(), Vec::new());
+    for (host, answer) in aim.hosts.iter().zip(answers) {
+        match answer {
+            Ok((_, attempts)) => {
+                let ours = attempts.into_iter().filter(|attempt| attempt.cluster == aim.cluster);
+                deployments.extend(ours.map(|attempt| Entry::of(&host.host, attempt)));
+            }
+            Err(error) => {
+                exit = view::status_of_error(&error);
+                output.complain(chain(&error))?;
+                errors.push(HostError { host: host.host.clone(), error: chain(&error) });
+            }
+        }
+    }
+    // Of one second, as the hosts were listed.
+    deployments.sort_by_key(|entry| std::cmp::Reverse(entry.when));
+    deployments.truncate(args.number as usize);
+    if args.json {
+        output.json(&Log { version: view::VERSION, deployments, errors })?;
+    } else if args.oneline {
+        let rows: Vec<_> = deployments.iter().map(Entry::row).collect();
+        for line in table::lines(&rows, table::terminal_width()) {
+            output.line(line)?;
+        }
+    } else {
+        let colour = output.has_colour(remote.repo.gix().config_snapshot().plumbing());
+        let texts: Vec<String> = deployments.iter().map(|entry| entry.text(remote, colour)).collect();
+        output.text(&texts.join("\n"))?;
+    }
+    Ok(exit)
+}
+
+/// The last attempts of a host, newest first.
+pub(super) fn attempts(session: &mut Session, most: u32) -> Result<Vec<Attempt>, SessionError> {
+    session.send(&Request::Attempts { most })?;
+    match session.receive()? {
+        Response::Attempts(attempts) => Ok(attempts),
+        _ => Err(SessionError::OutOfOrder),
+    }
+}
+
+impl Entry {
+    fn of(host: &HostName, attempt: Attempt) -> Self {
+        let (result, why) = match attempt.result {
+            AttemptResult::Done => ("done", None),
+            AttemptResult::RolledBack { why, .. } => ("rolled-back", Some(why)),
+            AttemptResult::Interrupted => ("interrupted", None),
+        };
+        let to = match attempt.to {
+            Goal::Commit(commit) => Some(commit),
+            Goal::Nothing => None,
+        };
+        Entry {
+            id: attempt.id.to_string(),
+            host: host.clone(),
+            cluster: attempt.cluster,
+            when: attempt.when,
+            by: attempt.by,
+            from: attempt.from,
+            to,
+            result,
+            why,
+        }
+    }
+
+    /// How it ended.
+    fn words(&self) -> String {
+        match (&self.why, self.result) {
+            (Some(why), _) => format!("rolled back: {why}"),
+            (None, "interrupted") => "interrupted, and undone".into(),
+            (None, result) => result.replace('-', " "),
+        }
+    }
+
+    fn row(&self) -> [String; 5] {
+        let to = self.to.map_or("removal".to_owned(), |commit| commit.short());
+        let by = table::name_of(&self.by).to_owned();
+        [local_time(self.when, format::ISO8601), to, self.host.to_string(), by, self.words()]
+    }
+
+    /// As `git log` shows a commit.
+    fn text(&self, remote: &Remote, colour: bool) -> String {
+        let what = match self.to {
+            Some(commit) => format!("deployment of {commit} to {}", self.host),
+            None => format!("removal of everything from {}", self.host),
+        };
+        let style = if self.result == "done" { Style::Changed } else { Style::Removed };
+        let subject = self.to.and_then(|commit| subject(remote, commit));
+        let subject = subject.map(|subject| format!("\n    {subject}\n")).unwrap_or_default();
+        let from = self.from.map_or("nothing".to_owned(), |from| from.to_string());
+        format!(
+            "{}\nBy:     {}\nDate:   {}\nBefore: {from}\nResult: {}\n{subject}",
+            painted(&what, style, colour),
+            self.by,
+            local_time(self.when, format::DEFAULT),
+            self.words(),
+        )
+    }
+}
+
+/// The first line of a commit's message, if the commit is here.
+fn subject(remote: &Remote, commit: CommitId) -> Option<String> {
+    let commit = remote.repo.gix().find_commit(commit.0).ok()?;
+    let message = commit.message_raw().ok()?;
+    message.lines().next().map(printable)
+}
+
+/// In this machine's time zone, as it is now.
+fn local_time(seconds: i64, format: impl Into<gix::date::time::Format>) -> String {
+    let offset = gix::date::Time::now_local_or_utc().offset;
+    let time = gix::date::Time::new(seconds, offset);
+    time.format(format).unwrap_or_else(|_| seconds.to_string())
+}

@@ -1,0 +1,50 @@
+//! Asking the person at the terminal.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// How often we look whether Ctrl-C was pressed, in nanoseconds.
+const INTERRUPT_CHECK: i64 = 100_000_000;
+
+/// The process's terminal, whatever stdin and stdout are.
+pub(super) struct Terminal(File);
+
+impl Terminal {
+    /// None if there is none.
+    pub fn open() -> Option<Self> {
+        File::options().read(true).write(true).open("/dev/tty").ok().map(Terminal)
+    }
+
+    /// What was typed, without the line feed. None for Ctrl-C, and at the end of input.
+    pub fn ask(&mut self, question: &str, interrupted: &AtomicBool) -> io::Result<Option<String>> {
+        self.0.write_all(question.as_bytes())?;
+        let mut line = Vec::new();
+        loop {
+            if interrupted.load(Ordering::Relaxed) {
+                self.0.write_all(b"\n")?;
+                return Ok(None);
+            }
+            let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+            let wait = Timespec { tv_sec: 0, tv_nsec: INTERRUPT_CHECK };
+            match poll(&mut ready, Some(&wait)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut byte = [0];
+            match rustix::io::read(self.0.as_fd(), &mut byte) {
+                Ok(0) => return Ok(None),
+                Ok(_) if byte == *b"\n" => return Ok(Some(String::from_utf8_lossy(&line).into_owned())),
+                Ok(_) => line.push(byte[0]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `git deptool verify`: what on the hosts is not as it was deployed.
+
+use deptool_agent::{
+    name::HostName,
+    wire::{Drift, Subject},
+};
+use serde::Serialize;
+
+use super::{
+    CliError,
+    aim::{Aim, AimArgs},
+    exit::ExitStatus,
+    output::Output,
+    view,
+};
+use crate::{ask, drift, helper::serve::chain, remote::Remote};
+
+/// Ask hosts what on them is not as it was deployed: files, links, units
+///
+/// Exits with 2 if there is anything.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    aim: AimArgs,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    version: u32,
+    hosts: Vec<HostDrift>,
+}
+
+#[derive(Serialize)]
+struct HostDrift {
+    host: HostName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    drift: Vec<One>,
+}
+
+/// A path or a unit, and what is the matter with it.
+#[derive(Serialize)]
+struct One {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
+    what: String,
+}
+
+pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let aim = Aim::of(remote, &args.aim)?;
+    let answers = ask::ask(remote, &aim.hosts, |session, _| drift::ask(session));
+    let (mut exit, mut hosts) = (ExitStatus::Done, Vec::new());
+    for (host, answer) in aim.hosts.iter().zip(answers) {
+        let host = host.host.clone();
+        match answer {
+            Ok((_, drift)) => {
+                if !drift.is_empty() && exit == ExitStatus::Done {
+                    exit = ExitStatus::Changes;
+                }
+                if !args.json && drift.is_empty() {
+                    output.note(format_args!("{host}: as deployed"))?;
+                }
+                for one in drift.iter().filter(|_| !args.json) {
+                    output.line(format_args!("{host}: {one}"))?;
+                }
+                hosts.push(HostDrift { host, error: None, drift: drift.into_iter().map(One::of).collect() });
+            }
+            Err(error) => {
+                exit = view::status_of_error(&error);
+                output.complain(chain(&error))?;
+                hosts.push(HostDrift { host, error: Some(chain(&error)), drift: Vec::new() });
+            }
+        }
+    }
+    if args.json {
+        output.json(&Verified { version: view::VERSION, hosts })?;
+    }
+    Ok(exit)
+}
+
+impl One {
+    fn of(drift: Drift) -> Self {
+        let (path, unit) = match drift.subject {
+            Subject::Path(path) => (Some(path), None),
+            Subject::Unit(unit) => (None, Some(unit.to_string())),
+        };
+        One { path, unit, what: drift.what }
+    }
+}

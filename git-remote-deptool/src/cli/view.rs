@@ -1,0 +1,227 @@
+//! What `--json` prints. A format of its own, so that nothing that scripts read changes with our types: keys are added,
+//! never renamed or removed. `man/git-deptool.1` describes it.
+
+use deptool_agent::{
+    plan::{Change as Kind, Class, Enablement, HostPlan, UnitJob},
+    wire::Target as Goal,
+};
+use serde::Serialize;
+
+use super::exit::ExitStatus;
+use crate::{
+    cluster_plan::{ClusterPlan, Fate, HostForecast, Refusal},
+    helper::report::Update,
+    remote::RemoteError,
+    render,
+    tracking::{Attempt, Known},
+};
+
+/// The format's version, in every document.
+pub(super) const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Plan {
+    version: u32,
+    cluster: String,
+    /// Null if everything is to be removed.
+    commit: Option<String>,
+    hosts: Vec<HostView>,
+}
+
+#[derive(Debug, Serialize)]
+struct HostView {
+    host: String,
+    /// `affected`, `up-to-date` or `refused`.
+    state: &'static str,
+    /// The commit that the host was last heard to run.
+    from: Option<String>,
+    /// Whether a deployment was sent of which it is not known how it ended.
+    in_doubt: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update: Option<&'static str>,
+    #[serde(flatten)]
+    changes: Option<Changes>,
+}
+
+#[derive(Debug, Serialize)]
+struct Changes {
+    apps: Vec<App>,
+    paths: Vec<Path>,
+    units: Vec<Unit>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct App {
+    app: String,
+    change: &'static str,
+    files: Vec<File>,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    path: String,
+    change: &'static str,
+}
+
+/// A path outside of `/var/lib/deptool`.
+#[derive(Debug, Serialize)]
+struct Path {
+    path: String,
+    change: &'static str,
+    kind: &'static str,
+    app: String,
+    file: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Unit {
+    unit: String,
+    /// What happens to it: `enable`, `disable`, or null.
+    enablement: Option<&'static str>,
+    job: Option<&'static str>,
+    apps: Vec<String>,
+}
+
+impl Plan {
+    pub fn of(plan: &ClusterPlan) -> Self {
+        let commit = match plan.goal {
+            Goal::Commit(commit) => Some(commit.to_string()),
+            Goal::Nothing => None,
+        };
+        let hosts = plan.hosts.iter().map(|host| HostView::of(plan, host)).collect();
+        Plan { version: VERSION, cluster: plan.cluster.to_string(), commit, hosts }
+    }
+}
+
+impl HostView {
+    fn of(plan: &ClusterPlan, host: &HostForecast) -> Self {
+        let HostForecast { remote, known, fate } = host;
+        let (state, why, update, changes) = match fate {
+            Fate::Unaffected => ("up-to-date", None, None, None),
+            Fate::Refused(refusal) => ("refused", Some(refusal.words()), None, None),
+            Fate::Affected(change) => {
+                let update = match (change.tracked, change.update) {
+                    (None, _) => "first",
+                    (Some(_), Update::FastForward) => "fast-forward",
+                    (Some(_), Update::Forced) => "forced",
+                };
+                ("affected", None, Some(update), Some(Changes::of(&change.plan)))
+            }
+        };
+        HostView {
+            host: remote.host.to_string(),
+            state,
+            from: known.clusters.get(&plan.cluster).map(|tracked| tracked.real.to_string()),
+            in_doubt: !known.unsettled.is_empty(),
+            why,
+            update,
+            changes,
+        }
+    }
+}
+
+impl Changes {
+    fn of(plan: &HostPlan) -> Self {
+        let HostPlan { apps, outside, units, unobserved: _ } = plan;
+        Changes {
+            apps: apps
+                .iter()
+                .map(|change| App {
+                    app: change.app.to_string(),
+                    change: change_word(change.change),
+                    files: change
+                        .files
+                        .iter()
+                        .map(|(path, change)| File { path: path.to_string(), change: change_word(*change) })
+                        .collect(),
+                })
+                .collect(),
+            paths: outside
+                .iter()
+                .map(|change| Path {
+                    path: change.path.to_string(),
+                    change: change_word(change.change),
+                    kind: kind_word(change.class),
+                    app: change.app.to_string(),
+                    file: change.file.to_string(),
+                })
+                .collect(),
+            units: units
+                .iter()
+                .map(|change| Unit {
+                    unit: change.unit.to_string(),
+                    enablement: enablement_word(change.enablement),
+                    job: job_word(change.job),
+                    apps: change.apps.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            notes: render::notes(plan),
+        }
+    }
+}
+
+fn change_word(change: Kind) -> &'static str {
+    match change {
+        Kind::Add => "add",
+        Kind::Update => "update",
+        Kind::Remove => "remove",
+    }
+}
+
+fn kind_word(class: Class) -> &'static str {
+    match class {
+        Class::Link => "link",
+        Class::Unit => "unit",
+        Class::Sysusers => "sysusers",
+        Class::Tmpfiles => "tmpfiles",
+    }
+}
+
+fn enablement_word(enablement: Enablement) -> Option<&'static str> {
+    match enablement {
+        Enablement::Keep => None,
+        Enablement::Enable => Some("enable"),
+        Enablement::Release => Some("disable"),
+    }
+}
+
+fn job_word(job: UnitJob) -> Option<&'static str> {
+    match job {
+        UnitJob::None => None,
+        UnitJob::ReloadIfRunning => Some("reload-if-running"),
+        UnitJob::Reload => Some("reload"),
+        UnitJob::RestartIfRunning => Some("restart-if-running"),
+        UnitJob::Restart => Some("restart"),
+        UnitJob::Start => Some("start"),
+        UnitJob::Stop => Some("stop"),
+    }
+}
+
+/// What is in doubt about a host, in words; None if nothing is.
+pub(super) fn doubt(known: &Known) -> Option<String> {
+    let attempt = known.unsettled.values().next()?;
+    Some(match attempt {
+        Attempt::Deploy(commit) => format!("it is not known how the deployment of {} ended", commit.short()),
+        Attempt::Remove => "it is not known how the removal ended".into(),
+    })
+}
+
+/// How a subcommand ends because of a host that could not be asked.
+pub(super) fn status_of_error(error: &RemoteError) -> ExitStatus {
+    match error {
+        RemoteError::Session { source, .. } if source.is_unreachable() => ExitStatus::Unreachable,
+        _ => ExitStatus::Failed,
+    }
+}
+
+/// How a subcommand ends because of hosts that a push would fail at.
+pub(super) fn status_of(refusals: &[&Refusal]) -> ExitStatus {
+    let is_stale = |refusal: &&&Refusal| matches!(refusal, Refusal::Stale | Refusal::NonFastForward { .. });
+    match refusals.iter().find(is_stale) {
+        Some(_) => ExitStatus::Stale,
+        None => ExitStatus::Failed,
+    }
+}

@@ -1,0 +1,236 @@
+//! The plans of many hosts as text that a person can still read: hosts that change alike are shown once, and what is
+//! too long is counted.
+
+use std::{collections::HashMap, sync::Arc};
+
+use deptool_agent::{
+    name::HostName,
+    plan::{AppChange, HostPlan},
+};
+
+use super::{change_word, notes, plan_body, plural, unit_lines};
+
+/// So many hosts with the same plan are shown one by one all the same.
+const FEW: usize = 3;
+/// With more lines than this less is said of each host.
+const LINES: usize = 200;
+/// So many names, or ranges of names, head a plan.
+const NAMES: usize = 12;
+
+/// How much is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// As much as can be read.
+    Readable,
+    /// Everything.
+    Full,
+}
+
+/// Hosts that change alike.
+struct Group<'a> {
+    hosts: Vec<&'a HostName>,
+    plan: &'a HostPlan,
+}
+
+/// The plans of `hosts`, each as [`super::plan`] shows it with its notes.
+pub fn plans(hosts: &[(&HostName, &Arc<HostPlan>)], detail: Detail) -> String {
+    let groups = grouped(hosts, detail);
+    let full = |group: &Group<'_>| {
+        let notes = notes(group.plan).into_iter().map(|note| format!("    ({note})\n")).collect::<String>();
+        format!("{}\n{}{notes}", heading(&group.hosts, detail), plan_body(group.plan, detail))
+    };
+    let whole: String = groups.iter().map(full).collect();
+    if detail == Detail::Full || whole.lines().nth(LINES).is_none() {
+        return whole;
+    }
+    let by_app = |group: &Group<'_>| {
+        let apps = group.plan.apps.iter().map(|app| format!("    {}\n", app_in_brief(app, group.plan)));
+        format!("{}\n{}", heading(&group.hosts, detail), apps.collect::<String>())
+    };
+    let mut brief: String = groups.iter().map(by_app).collect();
+    if brief.lines().nth(LINES).is_some() {
+        brief =
+            groups.iter().map(|group| format!("{}: {}\n", heading(&group.hosts, detail), tally(group.plan))).collect();
+    }
+    brief + "(shortened; --full shows all of it)\n"
+}
+
+fn grouped<'a>(hosts: &[(&'a HostName, &'a Arc<HostPlan>)], detail: Detail) -> Vec<Group<'a>> {
+    let mut alike: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
+    let mut digests: HashMap<*const HostPlan, [u8; 32]> = HashMap::new();
+    let digests: Vec<[u8; 32]> =
+        hosts.iter().map(|(_, plan)| *digests.entry(Arc::as_ptr(plan)).or_insert_with(|| plan.digest().0)).collect();
+    for (at, digest) in digests.iter().enumerate() {
+        alike.entry(*digest).or_default().push(at);
+    }
+    let mut groups = Vec::new();
+    for (at, &(host, plan)) in hosts.iter().enumerate() {
+        let members = &alike[&digests[at]];
+        if detail == Detail::Full || members.len() <= FEW {
+            groups.push(Group { hosts: vec![host], plan });
+        } else if members.first() == Some(&at) {
+            groups.push(Group { hosts: members.iter().map(|at| hosts[*at].0).collect(), plan });
+        }
+    }
+    groups
+}
+
+fn heading(hosts: &[&HostName], detail: Detail) -> String {
+    match hosts {
+        [only] => only.to_string(),
+        _ => format!("{} ({} hosts)", names(hosts, detail), hosts.len()),
+    }
+}
+
+/// Names in natural order, consecutive numbers as `web1 ... web40`.
+pub fn names(hosts: &[&HostName], detail: Detail) -> String {
+    let mut parts: Vec<Numbered<'_>> = hosts.iter().map(|host| Numbered::of(host.as_str())).collect();
+    parts.sort();
+    let mut runs: Vec<(&Numbered<'_>, &Numbered<'_>, usize)> = Vec::new();
+    for part in &parts {
+        match runs.last_mut() {
+            Some((_, last, count)) if part.follows(last) => (*last, *count) = (part, *count + 1),
+            _ => runs.push((part, part, 1)),
+        }
+    }
+    let mut shown = Vec::new();
+    for (first, last, count) in &runs {
+        match count {
+            1 => shown.push(first.name.to_owned()),
+            2 => shown.extend([first.name.to_owned(), last.name.to_owned()]),
+            _ => shown.push(format!("{} ... {}", first.name, last.name)),
+        }
+    }
+    if detail == Detail::Readable && shown.len() > NAMES {
+        let more = shown.len() - NAMES;
+        shown.truncate(NAMES);
+        return format!("{}, ... ({more} more)", shown.join(", "));
+    }
+    shown.join(", ")
+}
+
+/// A name around the last number of its first label. In the order in which people count.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Numbered<'a> {
+    before: &'a str,
+    after: &'a str,
+    number: u64,
+    width: usize,
+    name: &'a str,
+}
+
+impl<'a> Numbered<'a> {
+    fn of(name: &'a str) -> Self {
+        let label = name.split('.').next().unwrap_or(name);
+        let end = label.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
+        let begin = label[..end].trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        match label[begin..end].parse() {
+            Ok(number) => {
+                // Only numbers with leading zeros have a width.
+                let width = if label[begin..end].starts_with('0') { end - begin } else { 0 };
+                Numbered { before: &name[..begin], after: &name[end..], width, number, name }
+            }
+            Err(_) => Numbered { before: name, after: "", width: 0, number: 0, name },
+        }
+    }
+
+    fn follows(&self, other: &Numbered<'_>) -> bool {
+        let is_numbered = self.before != self.name;
+        let is_of_kind = |a: &Numbered<'_>, b: &Numbered<'_>| {
+            a.before == b.before && a.after == b.after && (a.width == b.width || a.name.len() == b.name.len())
+        };
+        is_numbered && is_of_kind(self, other) && other.number.checked_add(1) == Some(self.number)
+    }
+}
+
+/// `update nsd: 12 files, reload unit nsd.service`
+fn app_in_brief(change: &AppChange, plan: &HostPlan) -> String {
+    let mut parts = vec![plural(change.files.len(), "file")];
+    let outside = plan.outside.iter().filter(|outside| outside.app == change.app).count();
+    if outside > 0 {
+        parts.push(format!("{} outside", plural(outside, "path")));
+    }
+    for unit in plan.units.iter().filter(|unit| unit.apps.first() == Some(&change.app)) {
+        parts.extend(unit_lines(unit));
+    }
+    format!("{} {}: {}", change_word(change.change), change.app, parts.join(", "))
+}
+
+/// `2 apps, 14 files, 1 unit`
+pub fn tally(plan: &HostPlan) -> String {
+    let files = plan.apps.iter().map(|app| app.files.len()).sum();
+    let mut parts = vec![plural(plan.apps.len(), "app"), plural(files, "file")];
+    if !plan.outside.is_empty() {
+        parts.push(format!("{} outside", plural(plan.outside.len(), "path")));
+    }
+    if !plan.units.is_empty() {
+        parts.push(plural(plan.units.len(), "unit"));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use deptool_agent::{name::AppName, path::TreePath, plan::Change};
+
+    use super::*;
+
+    fn hosts(names: &[&str]) -> Vec<HostName> {
+        names.iter().map(|name| HostName::parse(name.as_bytes()).unwrap()).collect()
+    }
+
+    fn shown(all: &[&str]) -> String {
+        let hosts = hosts(all);
+        names(&hosts.iter().collect::<Vec<_>>(), Detail::Readable)
+    }
+
+    fn plan_of(files: usize) -> Arc<HostPlan> {
+        let files = (0..files).map(|n| (TreePath::parse(format!("f{n}").as_bytes()).unwrap(), Change::Update));
+        let app = AppName::parse(b"web").unwrap();
+        let apps = vec![AppChange { app, change: Change::Update, files: files.collect() }];
+        Arc::new(HostPlan { apps, ..HostPlan::default() })
+    }
+
+    #[test]
+    fn consecutive_numbers_are_a_range_and_nothing_else_is() {
+        assert_eq!(shown(&["web10", "web9", "web8", "web11"]), "web8 ... web11");
+        assert_eq!(shown(&["web1", "web2", "web4"]), "web1, web2, web4");
+        assert_eq!(shown(&["web08.a", "web09.a", "web10.a"]), "web08.a ... web10.a");
+        assert_eq!(shown(&["web1", "db2", "web3"]), "db2, web1, web3");
+        assert_eq!(shown(&["web1.a", "web2.b", "web3.a"]), "web1.a, web3.a, web2.b");
+        assert_eq!(shown(&["a", "b", "c"]), "a, b, c");
+        let many: Vec<String> = (0..40).map(|n| format!("web{}", n * 2)).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(shown(&many).ends_with("web22, ... (28 more)"), "{}", shown(&many));
+    }
+
+    #[test]
+    fn hosts_that_change_alike_are_shown_once_when_there_are_many() {
+        let names: Vec<String> = (1..=40).map(|n| format!("web{n}")).collect();
+        let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let (one, other) = (plan_of(1), plan_of(2));
+        let all: Vec<_> =
+            names.iter().enumerate().map(|(at, name)| (name, if at == 6 { &other } else { &one })).collect();
+        let text = plans(&all, Detail::Readable);
+        let heads: Vec<&str> = text.lines().filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(heads, ["web1 ... web6, web8 ... web40 (39 hosts)", "web7"]);
+        assert_eq!(plans(&all, Detail::Full).lines().filter(|line| !line.starts_with(' ')).count(), 40);
+        assert_eq!(
+            plans(&all[5..7], Detail::Readable),
+            "web6\n    update web\n        ~ f0\nweb7\n    update web\n        ~ f0\n        ~ f1\n"
+        );
+    }
+
+    #[test]
+    fn a_plan_that_is_too_long_is_shortened_and_says_so() {
+        let names: Vec<String> = (1..=300).map(|n| format!("web{n}")).collect();
+        let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let plans_: Vec<Arc<HostPlan>> = (1..=300).map(plan_of).collect();
+        let all: Vec<_> = names.iter().zip(&plans_).collect();
+        let brief = plans(&all[..90], Detail::Readable);
+        assert!(brief.starts_with("web1\n    update web: 1 file\nweb2\n    update web: 2 files\n"), "{brief}");
+        assert!(brief.ends_with("(shortened; --full shows all of it)\n"));
+        let tallied = plans(&all, Detail::Readable);
+        assert!(tallied.starts_with("web1: 1 app, 1 file\n") && tallied.lines().count() == 301, "{tallied}");
+    }
+}

@@ -1,0 +1,228 @@
+//! `git deptool plan`, `deploy` and `rollback`, and what scripts can tell from them.
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+use serde_json::Value;
+
+/// Three hosts with an app each; nothing is deployed.
+fn cluster(sandbox: &Sandbox) -> Repo<'_> {
+    let repo = sandbox.repo("operator");
+    for host in ["db1", "web1", "web2"] {
+        repo.write(format!("{host}/app/conf"), "one");
+        repo.add_root(host);
+    }
+    repo.git(&["config", "deptool.cluster", "prod"]).ok();
+    repo.commit("One");
+    repo
+}
+
+/// A new commit that changes `hosts`.
+fn change(repo: &Repo<'_>, hosts: &[&str], text: &str) -> String {
+    for host in hosts {
+        repo.write(format!("{host}/app/conf"), text);
+    }
+    repo.commit(text)
+}
+
+/// A commit that every host refuses.
+fn break_manifest(repo: &Repo<'_>, host: &str) {
+    repo.write(format!("{host}/app/manifest.json"), "{");
+    repo.commit("Broken");
+}
+
+fn deptool(repo: &Repo<'_>, args: &[&str]) -> Run {
+    repo.git(&[&["deptool"], args].concat())
+}
+
+fn json(run: Run) -> Value {
+    serde_json::from_str(&run.stdout()).unwrap_or_else(|error| panic!("{error}: {}", run.stdout()))
+}
+
+#[test]
+fn a_plan_is_made_anywhere_in_the_repository_and_connects_to_nothing() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    repo.write("web1/app/sub/x", "");
+    repo.commit("Two");
+    let deep = sandbox.repo_at(repo.dir.join("web1/app/sub"));
+    let plan = deptool(&deep, &["plan", "--hosts", "web1"]).ok().stdout();
+    assert_eq!(plan, "web1\n    add app\n        + conf\n        + sub/x\n");
+    assert!(!sandbox.exists("web1", "/var"), "nothing was connected to");
+    deptool(&deep, &["plan", "--exit-code"]).code(2);
+    deptool(&deep, &["deploy", "--yes"]).ok();
+    assert_eq!(deptool(&deep, &["plan", "--exit-code"]).ok().stdout(), "everything is up to date, as last heard\n");
+}
+
+#[test]
+fn the_diff_of_a_plan_is_that_of_git_for_the_hosts_that_change() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes", "--hosts", "web1,db1"]).ok();
+    change(&repo, &["web1", "web2"], "two");
+    let deep = sandbox.repo_at(repo.dir.join("db1/app"));
+    let run = deptool(&deep, &["plan", "-p"]).ok();
+    assert_eq!(run.stderr(), "");
+    let patch = run.stdout();
+    assert!(patch.contains("a/web1/app/conf b/web1/app/conf") && patch.contains("-one"), "{patch}");
+    assert!(patch.contains("b/web2/app/conf\nnew file mode"), "{patch}");
+    assert!(!patch.contains("a/db1"), "{patch}");
+    let stat = deptool(&deep, &["plan", "--stat", "--hosts", "web1"]).ok().stdout();
+    assert!(stat.contains(" web1/app/conf | 2 +-"), "{stat}");
+}
+
+#[test]
+fn a_deployment_is_shown_and_told_for_each_host() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    let run = deptool(&repo, &["deploy", "--yes", "--hosts", "web1,web2"]).ok();
+    let shown = crate::seen::shown(&sandbox, &run, &[]);
+    crate::seen::same(&shown, DEPLOYED);
+    assert_eq!(sandbox.read("web2", "/var/lib/deptool/apps/app/current/conf"), b"one");
+    assert!(!sandbox.exists("db1", "/var"), "it was not asked for");
+    let again = deptool(&repo, &["deploy", "--yes", "--hosts", "web1,web2"]).ok();
+    assert_eq!(again.stdout(), "Everything is up to date.\n");
+    let left = std::fs::read_dir(repo.dir.join(".git/deptool")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["hosts"], "no report is left");
+}
+
+const DEPLOYED: &str = "\
+web1
+    add app
+        + conf
+web2
+    add app
+        + conf
+
+Rolls back automatically if a host fails.
+
+  web1: done
+  web2: done
+
+Deployed to 2 hosts in N s.";
+
+#[test]
+fn without_a_terminal_and_without_yes_nothing_is_deployed() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    // A session of its own has no terminal.
+    let run = sandbox.command("setsid").dir(&repo.dir).args(["--wait", "git", "deptool", "deploy"]).run().unwrap();
+    run.code(8).says("there is no terminal to ask at; use --yes");
+    assert!(!sandbox.exists("web1", "/var"));
+}
+
+/// What is typed at the terminal that `git deptool deploy` asks at, and what is seen there.
+fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
+    let command = sandbox.command("script").dir(&repo.dir).env("GIT_PAGER", "cat").env("TERM", "dumb");
+    let command = command.args(["--quiet", "--return", "--command", "git deptool deploy", "/dev/null"]);
+    command.input(keys).run().unwrap()
+}
+
+#[test]
+fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    let run = typed(&sandbox, &repo, "d\nn\n").code(8);
+    let seen = run.stdout();
+    assert_eq!(seen.matches("Apply to 3 hosts in cluster 'prod'? [y/N/d]").count(), 2, "{seen}");
+    assert!(seen.contains("+one") && seen.contains("Nothing was deployed."), "{seen}");
+    assert!(!sandbox.exists("web1", "/var"));
+    typed(&sandbox, &repo, "\n").code(8);
+    let seen = typed(&sandbox, &repo, "y\n").ok().stdout();
+    assert!(seen.contains("Deployed to 3 hosts in"), "{seen}");
+    assert!(sandbox.exists("web1", "/var/lib/deptool/apps/app/current/conf"));
+}
+
+#[test]
+fn what_was_agreed_to_is_deployed_or_nothing() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    // A hook of Git's runs after the question: somebody else deploys, and this repository hears of it.
+    let other = sandbox.clone_of(&repo, "other");
+    other.git(&["remote", "add", "web1", &format!("deptool::{}", sandbox.root("web1").display())]).ok();
+    repo.git(&["config", "alias.other", &format!("!git -C '{}' push -q web1 prod", other.dir.display())]).ok();
+    let hook = repo.dir.join(".git/hooks/pre-push");
+    std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    std::fs::write(&hook, "#!/bin/sh\nunset GIT_DIR\nrm \"$0\"\ngit other && git fetch -q web1\n").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    deptool(&repo, &["deploy", "--yes"]).code(6).says("has changed since the plan was made; nothing was changed");
+    assert!(!sandbox.exists("web2", "/var"), "nor on hosts of which nothing new is known");
+    deptool(&repo, &["deploy", "--yes"]).ok().prints("Deployed to 2 hosts");
+}
+
+#[test]
+fn scripts_learn_how_it_ended_from_json_and_the_exit_status() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    let commit = repo.id("prod");
+    let done = json(deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1"]).ok());
+    assert_eq!((&done["version"], &done["cluster"]), (&1.into(), &"prod".into()));
+    assert_eq!((&done["hosts"][0]["outcome"], &done["hosts"][0]["to"]), (&"done".into(), &commit.into()));
+    let nothing = json(deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1"]).ok());
+    assert_eq!(nothing["hosts"], serde_json::json!([]));
+    // A host that can't be there.
+    repo.git(&["remote", "set-url", "web2", "deptool::/proc/nowhere/web2"]).ok();
+    let run = deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1,web2"]);
+    assert!(!run.success());
+    break_manifest(&repo, "db1");
+    deptool(&repo, &["deploy", "--yes", "--hosts", "db1"]).code(1).says("db1: app/manifest.json");
+    deptool(&repo, &["deploy", "--nonsense"]).code(129);
+    repo.git(&["deptool", "deploy", "--json"]).code(129);
+}
+
+#[test]
+fn a_plan_as_json_has_all_that_would_happen() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes", "--hosts", "db1,web1"]).ok();
+    let before = repo.id("prod");
+    repo.write("web1/app/manifest.json", r#"{"symlinks": {"/etc/web.conf": "conf"}}"#);
+    repo.write("web2/app/manifest.json", "{");
+    let commit = repo.commit("Two");
+    let plan = json(deptool(&repo, &["plan", "--json"]).code(1));
+    assert_eq!(plan["commit"], commit);
+    let hosts = plan["hosts"].as_array().unwrap();
+    let states: Vec<_> = hosts.iter().map(|host| host["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["up-to-date", "affected", "refused"]);
+    let expected = serde_json::json!({
+        "host": "web1", "state": "affected", "from": before, "in_doubt": false, "update": "fast-forward",
+        "apps": [{"app": "app", "change": "update", "files": [{"path": "manifest.json", "change": "add"}]}],
+        "paths": [{"path": "/etc/web.conf", "change": "add", "kind": "link", "app": "app", "file": "conf"}],
+        "units": [], "notes": [],
+    });
+    assert_eq!(hosts[1], expected);
+    assert!(hosts[2]["why"].as_str().unwrap().starts_with("app/manifest.json"), "{}", hosts[2]);
+}
+
+#[test]
+fn a_rollback_puts_back_what_ran_before_and_a_second_one_goes_forward_again() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    let one = repo.id("prod");
+    change(&repo, &["web1", "web2"], "two");
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    deptool(&repo, &["rollback", "--yes", "web1", "web2"]).ok().prints("Deployed to 2 hosts");
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"one");
+    assert_eq!(repo.id("refs/remotes/web2/prod"), one);
+    deptool(&repo, &["rollback", "--yes", "web1"]).ok();
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"two");
+    deptool(&repo, &["rollback", "--yes", "db1"]).code(1).says("nothing ran on 'db1' before");
+    deptool(&repo, &["deploy", "--yes"]).ok().prints("  web2: done");
+}
+
+#[test]
+fn what_is_published_first_is_where_others_find_it_or_nothing_is_deployed() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    sandbox.command("git").args(["init", "--quiet", "--bare", "shared"]).run().unwrap().ok();
+    repo.add_remote("origin", &sandbox.dir().join("shared").display().to_string());
+    repo.git(&["config", "deptool.publish", "origin"]).ok();
+    deptool(&repo, &["deploy", "--yes", "--hosts", "web1"]).ok();
+    let shared = sandbox.repo_at(sandbox.dir().join("shared"));
+    assert_eq!(shared.id("refs/heads/prod"), repo.id("prod"));
+    change(&repo, &["web1"], "two");
+    repo.git(&["remote", "set-url", "origin", "/nowhere"]).ok();
+    deptool(&repo, &["deploy", "--yes"]).code(1).says("could not push 'prod' to 'origin'; nothing was deployed");
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"one");
+}
