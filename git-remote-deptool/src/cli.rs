@@ -15,6 +15,7 @@ mod completion;
 mod deploy;
 mod diff;
 pub mod exit;
+mod hear;
 mod init;
 mod log;
 pub mod output;

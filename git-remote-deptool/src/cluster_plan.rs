@@ -347,11 +347,13 @@ fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
             done.push((at, draw_one(objects, *trees, &mut apps)));
         }
     };
+    // A handle can't go to another thread. That of the repository also keeps what was read, which nobody reads again.
+    let fresh = || gix::odb::at(directory, gix::hash::Kind::Sha1);
     let mut drawn: Vec<(usize, Drawn)> = thread::scope(|scope| {
-        // A handle can't go to another thread. Without one of its own, a thread leaves the work to the others.
-        let other = || gix::odb::at(directory, gix::hash::Kind::Sha1).map_or(Vec::new(), |objects| run(&objects));
+        // Without a handle of its own, a thread leaves the work to the others.
+        let other = || fresh().map_or(Vec::new(), |objects| run(&objects));
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(other)).collect();
-        let mine = run(&repo.gix().objects);
+        let mine = fresh().map_or_else(|_| run(&repo.gix().objects), |objects| run(&objects));
         let theirs = others.into_iter().flat_map(|thread| match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -1,6 +1,7 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
 mod bad_input;
+mod cli_ci;
 mod cli_deploy;
 mod cli_look;
 mod completion;

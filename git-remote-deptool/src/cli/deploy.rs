@@ -19,6 +19,7 @@ use super::{
     aim::{self, Aim, AimArgs, Selection},
     diff::{self, Format},
     exit::ExitStatus,
+    hear::{self, Heard, Whom},
     output::Output,
     plan,
     prompt::Terminal,
@@ -27,7 +28,6 @@ use super::{
 };
 use crate::{
     cluster_plan::ClusterPlan,
-    fetch,
     helper::batch::Ancestry,
     push::account::{Fate, HostReport},
     remote::Remote,
@@ -35,9 +35,6 @@ use crate::{
     tracking::HostLock,
     url::Address,
 };
-
-/// Names the hosts of one push, where there is no group of them in the configuration.
-const SELECTED: &str = "deptool-selected";
 
 /// Show what would change, ask, and deploy
 ///
@@ -57,6 +54,9 @@ pub(super) struct How {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+    /// First fetch what the hosts run
+    #[arg(long)]
+    fetch: bool,
     /// If a host fails, have all of them go back
     #[arg(long)]
     atomic: bool,
@@ -75,6 +75,12 @@ pub(super) struct How {
     /// Print what became of each host as JSON; needs --yes
     #[arg(long, requires = "yes")]
     json: bool,
+}
+
+impl How {
+    fn whom(&self) -> Whom {
+        if self.fetch { Whom::All } else { Whom::InDoubt }
+    }
 }
 
 /// One commit for some hosts.
@@ -107,7 +113,10 @@ pub(super) fn carry_out(
 ) -> Result<ExitStatus, CliError> {
     let mut plans = Vec::new();
     for Deployment { aim, ancestry } in &deployments {
-        settle(remote, aim)?;
+        if hear::hear(remote, &aim.hosts, how.whom())? == Heard::Some && !how.skip_unreachable {
+            output.complain("error: nothing was deployed")?;
+            return Ok(ExitStatus::Unreachable);
+        }
         plans.push(aim.plan(&remote.repo, *ancestry)?);
     }
     let refused: Vec<_> = plans.iter().flat_map(|plan| plan.refused()).map(|(_, refusal)| refusal).collect();
@@ -167,19 +176,6 @@ fn nothing_to_do(output: &Output, deployments: &[Deployment], how: &How) -> Resu
         _ => output.note("Everything is up to date.")?,
     }
     Ok(ExitStatus::Done)
-}
-
-/// Ask hosts that are in doubt what they run: the plan could not be kept otherwise.
-fn settle(remote: &Remote, aim: &Aim) -> Result<(), CliError> {
-    let known = remote.tracking().known(&aim.hosts.iter().collect::<Vec<_>>())?;
-    for (host, known) in aim.hosts.iter().zip(known) {
-        if let Some(doubt) = view::doubt(&known) {
-            remote.say(&format!("{}: {doubt}: asking", host.host));
-            let _lock = remote.lock(host)?;
-            fetch::hear(remote, host, 1)?;
-        }
-    }
-    Ok(())
 }
 
 /// Ask the person at the terminal. `d` shows the changes and asks again.
@@ -270,11 +266,7 @@ fn push(remote: &Remote, deployment: &Deployment, plan: &ClusterPlan, how: &How)
 fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, CliError> {
     match (&aim.selection, aim.hosts.as_slice()) {
         (Selection::Some(_), [only]) => Ok(aim::remote_of(remote, only)),
-        (Selection::Some(names), _) => {
-            let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-            git.arg("-c").arg(format!("deptool.group.{SELECTED}={}", names.join(" ")));
-            Ok(format!("deptool::@{SELECTED}"))
-        }
+        (Selection::Some(_), hosts) => Ok(hear::address(git, hosts.iter())),
         (Selection::All, _) => {
             let config = remote.repo.gix().config_snapshot();
             let remotes = Draft::new(config.plumbing()).remotes();
@@ -285,7 +277,7 @@ fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, 
 }
 
 fn push_options(plan: &ClusterPlan, how: &How) -> Vec<String> {
-    let How { yes: _, atomic: _, waves, confirm, lock_wait, skip_unreachable, json: _ } = how;
+    let How { yes: _, fetch: _, atomic: _, waves, confirm, lock_wait, skip_unreachable, json: _ } = how;
     let mut options = vec![format!("plan={}", plan.digest())];
     options.extend(waves.as_ref().map(|waves| format!("waves={waves}")));
     options.extend(confirm.as_ref().map(|time| format!("confirm={time}")));

@@ -5,6 +5,7 @@ use super::{
     aim::{Aim, AimArgs},
     diff::{self, Format},
     exit::ExitStatus,
+    hear::{self, Heard, Whom},
     output::{Output, Style, painted},
     view,
 };
@@ -23,6 +24,9 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
+    /// First fetch what the hosts run
+    #[arg(long)]
+    fetch: bool,
     /// Show the changed lines, too, in the pager
     #[arg(short, long)]
     patch: bool,
@@ -42,6 +46,9 @@ pub(super) struct Args {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
+    if args.fetch && hear::hear(remote, &aim.hosts, Whom::All)? == Heard::Some {
+        return Ok(ExitStatus::Unreachable);
+    }
     let plan = aim.plan(&remote.repo, Ancestry::Required)?;
     if args.json {
         output.json(&view::Plan::of(&plan))?;
