@@ -150,12 +150,18 @@ pub(super) fn carry_out(
     }
     let mut reports = Vec::new();
     let mut status = ExitStatus::Done;
-    for (deployment, plan) in deployments.iter().zip(&plans).filter(|(_, plan)| plan.affected().next().is_some()) {
-        let pushed = push(remote, deployment, plan, how)?;
-        status = worse(status, pushed.status);
-        reports.extend(pushed.reports);
+    for (deployment, plan) in deployments.iter().zip(&plans) {
         if status != ExitStatus::Done {
-            break;
+            for (host, _) in plan.affected() {
+                output.complain(format_args!("{}: not attempted", host.host))?;
+            }
+        } else if plan.affected().next().is_some() {
+            let pushed = push(remote, deployment, plan, how)?;
+            status = pushed.status;
+            reports.extend(pushed.reports);
+            for why in pushed.rejections {
+                output.complain(format_args!("error: {why}"))?;
+            }
         }
     }
     if how.json {
@@ -223,6 +229,8 @@ fn publish(remote: &Remote, aim: &Aim) -> Result<(), CliError> {
 struct Pushed {
     status: ExitStatus,
     reports: Vec<HostReport>,
+    /// Why it failed, where no host has anything to do with it.
+    rejections: Vec<String>,
 }
 
 /// Carry out what was agreed to, and nothing else.
@@ -250,16 +258,19 @@ fn push(remote: &Remote, deployment: &Deployment, plan: &ClusterPlan, how: &How)
     }
     let reports = report.read()?;
     let reported = reports.iter().map(|report| status_of(report.outcome)).fold(ExitStatus::Done, worse);
-    let status = match reported {
-        // What failed was no host.
-        ExitStatus::Done if !output.status.success() => {
-            let why = String::from_utf8_lossy(&output.stdout).into_owned();
-            let is_stale = why.contains("(stale info)");
-            if is_stale { ExitStatus::Stale } else { ExitStatus::Failed }
-        }
-        status => status,
-    };
-    Ok(Pushed { status, reports })
+    if reported != ExitStatus::Done || output.status.success() {
+        return Ok(Pushed { status: reported, reports, rejections: Vec::new() });
+    }
+    let rejections = rejections(&String::from_utf8_lossy(&output.stdout));
+    let is_stale = rejections.iter().any(|why| why.contains("(stale info)"));
+    let status = if is_stale { ExitStatus::Stale } else { ExitStatus::Failed };
+    Ok(Pushed { status, reports, rejections })
+}
+
+/// What `git push --porcelain` says of refs that were rejected: `[remote rejected] (why)`.
+fn rejections(table: &str) -> Vec<String> {
+    let rejected = table.lines().filter_map(|line| line.strip_prefix("!\t"));
+    rejected.filter_map(|line| Some(printable(line.split_once('\t')?.1.as_bytes()))).collect()
 }
 
 /// The remote to push to. Tells `git` whatever it has to know of it.
@@ -372,6 +383,13 @@ fn result_text(reports: &[HostReport], took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_git_has_rejected_is_told() {
+        let table =
+            "To deptool::@all\n!\tprod:refs/heads/prod\t[remote rejected] (bad waves)\n=\ta:b\t[up to date]\nDone\n";
+        assert_eq!(rejections(table), ["[remote rejected] (bad waves)"]);
+    }
 
     #[test]
     fn the_exit_status_is_that_of_the_host_that_matters_most() {
