@@ -98,6 +98,12 @@ pub enum ClusterError {
     /// `all` means every host.
     #[error("a host can't be named 'all'")]
     Reserved,
+    /// No length of time.
+    #[error("remote.{remote}.deptoolConfirm is a length of time in seconds or minutes, such as '30s'")]
+    Confirm {
+        /// The remote.
+        remote: TrackingName,
+    },
     /// A group without hosts.
     #[error("there is no group '{group}'; set deptool.group.{group} to the names of its hosts")]
     NoGroup {

@@ -88,7 +88,7 @@ impl Context {
     /// The hosts of `target`, with all that it takes to talk to them.
     pub fn remote(self, target: Target) -> Remote {
         let Context { repo, settings, connector, sink, screen, results, report } = self;
-        Remote { repo, settings, target, connector, sink, screen, results, report }
+        Remote { repo, settings, target, name: String::new(), connector, sink, screen, results, report }
     }
 
     /// The top of the work tree, or the directory of a bare repository.

@@ -130,6 +130,7 @@ impl Fleet<'_> {
             }
             Report::Prepared => Heard::Prepared,
             Report::Healthy => Heard::Healthy,
+            Report::Kept => Heard::Kept,
             Report::Lost => {
                 self.went_well[at] = false;
                 Heard::Lost

@@ -131,6 +131,7 @@ impl State {
             Report::Phase(phase) => State::At(*phase),
             Report::Prepared => State::At(Phase::Prepared),
             Report::Healthy => State::At(Phase::AwaitingVerdict),
+            Report::Kept => State::At(Phase::AwaitingRelease),
             Report::Ended(end) => State::of_end(end),
             Report::Busy(_) => State::Waiting,
             Report::NeedFull | Report::Note(_) | Report::Lost => return None,

@@ -16,7 +16,11 @@ use crate::{
     progress::{Manner, Screen},
     session::SessionError,
     tracking::{FactsError, Failed, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
-    transport::{self, Connector, messages::Sink, ssh::SshTarget},
+    transport::{
+        self, Connector,
+        messages::Sink,
+        ssh::{Sharing, SshTarget},
+    },
     url::SshHost,
 };
 
@@ -25,6 +29,8 @@ pub struct Remote {
     pub repo: Repo,
     pub settings: Settings,
     pub target: Target,
+    /// What it is called in Git's configuration; a url where it was pushed to without a remote, empty if nobody named it.
+    pub name: String,
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
@@ -41,6 +47,7 @@ pub struct Seed {
     environment: Environment,
     settings: Settings,
     target: Target,
+    name: String,
     connector: Arc<Connector>,
     sink: Sink,
     screen: Option<Arc<Mutex<Screen>>>,
@@ -57,6 +64,7 @@ impl Seed {
             target: self.target.clone(),
             connector: self.connector.clone(),
             sink: self.sink.clone(),
+            name: self.name.clone(),
             screen: self.screen.clone(),
             results: self.results,
             report: self.report.clone(),
@@ -122,6 +130,7 @@ impl Remote {
             target: self.target.clone(),
             connector: self.connector.clone(),
             sink: self.sink.clone(),
+            name: self.name.clone(),
             screen: self.screen.clone(),
             results: self.results,
             report: self.report.clone(),
@@ -162,7 +171,8 @@ impl Remote {
                     return Err(RemoteError::Text(text));
                 };
                 let name = name.clone();
-                Ok(transport::Target::Ssh(SshTarget { user, host: name, port: address.port, name: host.host.clone() }))
+                let (port, sharing) = (address.port, Sharing::AsConfigured);
+                Ok(transport::Target::Ssh(SshTarget { user, host: name, port, name: host.host.clone(), sharing }))
             }
         }
     }

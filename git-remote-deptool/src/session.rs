@@ -173,17 +173,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connect to `target`; requests in `ahead` are sent without waiting for an answer. Returns what the host says of
+    /// Connect to `target`; a request in `ahead` is sent without waiting for an answer. Returns what the host says of
     /// itself, too.
     pub fn open(
         connector: &Connector,
         target: &Target,
-        ahead: Option<Vec<Arc<[u8]>>>,
+        ahead: &Ahead,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
-        let ahead = ahead.map_or(Ahead::No, Ahead::Yes);
-        let Link { connection, outgoing, incoming } = connector.connect(target, &ahead, stage)?;
+        let Link { connection, outgoing, incoming } = connector.connect(target, ahead, stage)?;
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);

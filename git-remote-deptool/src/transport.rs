@@ -35,7 +35,7 @@ pub mod ssh;
 use gate::Gate;
 use messages::{Display, Kind};
 use process::{Connection, Incoming, Outgoing};
-use ssh::{SshSettings, SshTarget};
+use ssh::{Sharing, SshSettings, SshTarget};
 
 /// How often a connection that is being made looks at whether it is still wanted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
@@ -53,6 +53,14 @@ pub enum Target {
 }
 
 impl Target {
+    /// The same, over a connection of its own.
+    pub fn afresh(&self) -> Target {
+        match self {
+            Target::Ssh(ssh) => Target::Ssh(SshTarget { sharing: Sharing::Never, ..ssh.clone() }),
+            Target::Local(path) => Target::Local(path.clone()),
+        }
+    }
+
     /// What the target is called in messages.
     fn shown(&self) -> String {
         match self {
@@ -63,12 +71,34 @@ impl Target {
 }
 
 /// A request that is sent without waiting for the agent's first line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Ahead {
     /// There is none: the caller writes when it has the link.
     No,
-    /// These bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
-    Yes(Vec<Arc<[u8]>>),
+    /// Its bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
+    Yes(Early),
+}
+
+/// What is sent ahead.
+#[derive(Debug, Clone)]
+pub struct Early {
+    parts: Vec<Arc<[u8]>>,
+    is_taken: Arc<AtomicBool>,
+}
+
+impl Early {
+    pub fn new(parts: Vec<Arc<[u8]>>) -> Early {
+        Early { parts, is_taken: Arc::default() }
+    }
+
+    /// Whether an agent may have got some of it. If not, a connection that failed had no consequence.
+    pub fn is_taken(&self) -> bool {
+        self.is_taken.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) {
+        self.is_taken.store(true, Ordering::Relaxed);
+    }
 }
 
 /// How far a connection has come.
@@ -190,18 +220,19 @@ impl Connector {
     pub fn connect(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
         let mut contact = self.dial(target, ahead, stage)?;
         let mut unsent = None;
-        if let (Ahead::Yes(request), Opening::Absent { .. }) = (ahead, &contact.opening) {
+        if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
             contact = self.dial(target, &Ahead::No, &mut |_| {})?;
-            unsent = Some(request.clone());
+            unsent = Some(early.clone());
         }
         match &contact.opening {
             Opening::Agent { .. } => {
                 let mut link = contact.into_link(target)?;
-                if let Some(request) = unsent {
+                if let Some(early) = unsent {
+                    early.take();
                     // An error shows when the answer is read.
-                    let _ = link.outgoing.send_ahead(request);
+                    let _ = link.outgoing.send_ahead(early.parts);
                 }
                 Ok(link)
             }
@@ -226,10 +257,21 @@ impl Connector {
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());
-        if let Ahead::Yes(request) = ahead {
-            let _ = outgoing.send_ahead(request.clone());
+        if let Ahead::Yes(early) = ahead {
+            let _ = outgoing.send_ahead(early.parts.clone());
         }
-        let opening = self.first_line(target, &connection, &mut incoming)?;
+        let opening = self.first_line(target, &connection, &mut incoming);
+        if let Ahead::Yes(early) = ahead {
+            match &opening {
+                Ok(Opening::Agent { .. }) => early.take(),
+                // That is the install line: no agent was started.
+                Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
+                Err(_) if outgoing.is_unread() => {}
+                Err(_) => early.take(),
+            }
+        }
+        outgoing.answered();
+        let opening = opening?;
         pass.through();
         Ok(Contact { link: Link { connection, outgoing, incoming }, opening })
     }
@@ -260,14 +302,17 @@ impl Connector {
         &self,
         target: &Target,
         mut contact: Contact,
-        request: Option<Vec<Arc<[u8]>>>,
+        early: Option<Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Link, ConnectError> {
         let upload = self.upload_for(target, &contact.opening)?;
         stage(Stage::Installing { bytes: upload.bytes.len() });
         let hello = install::hello();
         let mut parts = vec![upload.header.as_bytes().into(), upload.bytes.clone(), hello.as_bytes().into()];
-        parts.extend(request.into_iter().flatten());
+        if let Some(early) = early {
+            early.take();
+            parts.extend(early.parts);
+        }
         // A host that gives up before it has everything says why: that is what counts, not that we could not write.
         let _ = contact.link.outgoing.send_ahead(parts);
         contact.opening = self.first_line(target, &contact.link.connection, &mut contact.link.incoming)?;

@@ -8,7 +8,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 use crate::seen::{at_rest, shows, state_of, unchanged, visible};
 use crate::stand_in::with_stand_in;
 
-const HOSTS: [&str; 3] = ["web1", "web2", "web3"];
+pub const HOSTS: [&str; 3] = ["web1", "web2", "web3"];
 
 /// Three hosts, each with a remote, and `cluster` for all of them. Nothing is deployed yet.
 fn operator(sandbox: &Sandbox) -> Repo<'_> {
@@ -23,7 +23,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
 }
 
 /// The same, with the first commit deployed everywhere and a second one that changes all hosts.
-fn second_commit<'a>(sandbox: &'a Sandbox) -> (Repo<'a>, String, String) {
+pub fn second_commit<'a>(sandbox: &'a Sandbox) -> (Repo<'a>, String, String) {
     let operator = operator(sandbox);
     let one = operator.commit("One");
     operator.git(&["push", "cluster", "prod"]).ok();
@@ -34,7 +34,7 @@ fn second_commit<'a>(sandbox: &'a Sandbox) -> (Repo<'a>, String, String) {
 
 /// Asserts that each host runs that commit, and that the tracking refs say so and nothing is in doubt.
 #[track_caller]
-fn runs(sandbox: &Sandbox, operator: &Repo<'_>, commits: [&str; 3]) {
+pub fn runs(sandbox: &Sandbox, operator: &Repo<'_>, commits: [&str; 3]) {
     for (host, commit) in HOSTS.iter().zip(commits) {
         at_rest(sandbox, host, Some(commit));
         let ours = operator.id_if_any(&format!("refs/remotes/{host}/prod"));
@@ -45,13 +45,13 @@ fn runs(sandbox: &Sandbox, operator: &Repo<'_>, commits: [&str; 3]) {
 }
 
 /// `git` with these arguments; `fails` is a script in which the agent of `host` is replaced by something that fails.
-fn with_one_failing(sandbox: &Sandbox, operator: &Repo<'_>, host: &str, fails: &str, args: &[&str]) -> Run {
+pub fn with_one_failing(sandbox: &Sandbox, operator: &Repo<'_>, host: &str, fails: &str, args: &[&str]) -> Run {
     let script = format!(r#"case "$DEPTOOL_ROOT" in */{host}) {fails} ;; *) exec "$DEPTOOL_AGENT" ;; esac"#);
     with_stand_in(sandbox, operator, args, &script).run().unwrap()
 }
 
 /// The lines of the report: host, outcome, why.
-fn report(sandbox: &Sandbox) -> Vec<[String; 3]> {
+pub fn report(sandbox: &Sandbox) -> Vec<[String; 3]> {
     let text = std::fs::read_to_string(sandbox.dir().join("report")).unwrap_or_default();
     let _ = std::fs::remove_file(sandbox.dir().join("report"));
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -59,7 +59,7 @@ fn report(sandbox: &Sandbox) -> Vec<[String; 3]> {
 }
 
 /// Everything before a host's `why`.
-fn outcomes(report: &[[String; 3]]) -> String {
+pub fn outcomes(report: &[[String; 3]]) -> String {
     report.iter().map(|[host, outcome, _]| format!("{host} {outcome}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -279,8 +279,143 @@ fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() 
 }
 
 /// Makes the next deployment to `host` fail after its activation has begun.
-fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
+pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
     operator
         .write(format!("{host}/web/systemd/bad.service"), "[Service]\nExecStart=/bin/true\n[Install]\nAlias=x.timer\n");
     operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["bad.service"]}}"#);
+}
+
+/// In ssh's place: notes whom it was asked to connect to, and runs the agent on the root of that name.
+const SSH: &str = r#"
+for word; do host=$last; last=$word; done
+while [ "$#" -gt 1 ]; do
+    case $1 in -p) port=:$2 ;; esac
+    shift
+done
+echo "$host$port" >>"$ROOTS/../asked"
+[ ! -e "$ROOTS/${host#*@}.away" ] || { echo "ssh: connect to host: No route to host" >&2; exit 255; }
+DEPTOOL_ROOT=$ROOTS/${host#*@} exec "$DEPTOOL_AGENT"
+"#;
+
+#[test]
+fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_have_begun() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set_env("ROOTS", sandbox.dir().join("roots").to_str().unwrap());
+    sandbox.set_env("DEPTOOL_AGENT", crate::stand_in::agent().to_str().unwrap());
+    sandbox.set_env("FAKE_SSH", SSH);
+    sandbox.set_env("GIT_SSH_COMMAND", r#"sh -c 'eval "$FAKE_SSH"' ssh"#);
+    sandbox.set_env("GIT_SSH_VARIANT", "ssh");
+    let operator = sandbox.repo("operator");
+    for host in HOSTS {
+        sandbox.root(host);
+        operator.write(format!("{host}/web/file"), "1\n");
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator.add_remote("front", "deptool::core@web2:2222");
+    let one = operator.commit("One");
+    operator.git(&["push", "cluster", "prod"]).ok();
+    let asked = || {
+        let text = std::fs::read_to_string(sandbox.dir().join("asked")).unwrap_or_default();
+        let _ = std::fs::remove_file(sandbox.dir().join("asked"));
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines.join(" ")
+    };
+    assert_eq!(asked(), "core@web2:2222 web1 web3");
+    for (tracking, host) in [("web1", "web1"), ("front", "web2"), ("web3", "web3")] {
+        assert_eq!(operator.id(&format!("refs/remotes/{tracking}/prod")), one);
+        at_rest(&sandbox, host, Some(&one));
+    }
+
+    // The request is sent ahead to a host that is known; ssh has read nothing of it when it can't connect.
+    operator.write("web3/web/file", "2\n");
+    let two = operator.commit("Two");
+    let away = sandbox.dir().join("roots/web3.away");
+    std::fs::write(&away, "").unwrap();
+    operator.git(&["push", "deptool::web3", "prod"]).code(1).says("(unreachable: connect to host: No route to host)");
+    assert_eq!(operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "", "it can't have begun");
+    assert_eq!(asked(), "web3");
+    std::fs::remove_file(away).unwrap();
+    operator.git(&["push", "deptool::web3", "prod"]).ok();
+    at_rest(&sandbox, "web3", Some(&two));
+
+    // Had ssh read it before it failed, in whatever words, the host would have been asked.
+    operator.write("web3/web/file", "3\n");
+    operator.commit("Three");
+    sandbox_ssh_reads_and_fails(&operator).code(1).says("(outcome unknown; run git fetch)");
+    assert_ne!(operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "");
+    operator.git(&["fetch", "deptool::web3"]).ok();
+    assert_eq!(operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "");
+    at_rest(&sandbox, "web3", Some(&two));
+}
+
+fn sandbox_ssh_reads_and_fails(operator: &Repo<'_>) -> Run {
+    let ssh = "head -c 20 >/dev/null; echo 'ssh: connect to host: No route to host' >&2; exit 255";
+    operator.command(&["push", "deptool::web3", "prod"]).env("FAKE_SSH", ssh).run().unwrap()
+}
+
+#[test]
+fn of_operators_who_race_for_several_hosts_each_builds_on_what_runs() {
+    let sandbox = Sandbox::new();
+    let (ada, ..) = second_commit(&sandbox);
+    ada.git(&["push", "--quiet", "cluster", "prod"]).ok();
+    ada.git(&["clone", "--quiet", "--bare", ".", "../shared.git"]).ok();
+    let racers: Vec<_> = ["racer0", "racer1", "racer2"].map(|name| (name, racer(&sandbox, name))).into();
+    std::thread::scope(|scope| {
+        for (name, repo) in &racers {
+            scope.spawn(move || race(name, repo));
+        }
+    });
+    ada.git(&["fetch", "--quiet", "../shared.git", "prod:shared"]).ok();
+    ada.git(&["fetch", "--quiet", "cluster"]).ok();
+    for host in HOSTS {
+        let deployed = ada.id(&format!("refs/remotes/{host}/prod"));
+        at_rest(&sandbox, host, Some(&deployed));
+        for (name, _) in &racers {
+            assert!(sandbox.exists(host, &format!("/var/lib/deptool/apps/{name}/current/file")), "{name} is on {host}");
+        }
+        let store = sandbox.root(host).join("var/lib/deptool/store");
+        let log = ada.command(&["reflog", "show", "--format=%H", "prod"]).env("GIT_DIR", store).run().unwrap().ok();
+        let log = log.stdout();
+        for pair in log.lines().collect::<Vec<_>>().windows(2) {
+            ada.git(&["merge-base", "--is-ancestor", pair[1], pair[0]]).ok();
+        }
+    }
+}
+
+fn racer<'a>(sandbox: &'a Sandbox, name: &str) -> Repo<'a> {
+    sandbox.command("git").args(["clone", "--quiet", "shared.git", name]).run().unwrap().ok();
+    let repo = sandbox.repo_at(sandbox.dir().join(name));
+    HOSTS.iter().for_each(|host| repo.add_root(host));
+    repo.add_remote("cluster", "deptool::@all");
+    repo.git(&["config", "user.name", name]).ok();
+    repo
+}
+
+/// Adds an app to every host, once: a push that was rejected is made anew on top of what is published and what runs.
+fn race(name: &str, repo: &Repo<'_>) {
+    for _ in 0..100 {
+        repo.git(&["fetch", "--quiet", "origin"]).ok();
+        repo.git(&["fetch", "--quiet", "cluster"]);
+        repo.git(&["reset", "--quiet", "--hard", "origin/prod"]).ok();
+        HOSTS.iter().for_each(|host| repo.write(format!("{host}/{name}/file"), "x"));
+        repo.commit(name);
+        // Whoever may publish may deploy: so nobody waits for a commit that only the hosts have.
+        if !repo.git(&["push", "--quiet", "origin", "prod"]).success() {
+            continue;
+        }
+        for _ in 0..100 {
+            if repo.git(&["push", "-o", "lock-wait=10s", "cluster", "prod"]).success() {
+                return;
+            }
+            repo.git(&["fetch", "--quiet", "cluster"]);
+            let runs_on = |host: &&str| {
+                repo.git(&["merge-base", "--is-ancestor", "prod", &format!("refs/remotes/{host}/prod")]).success()
+            };
+            if HOSTS.iter().all(runs_on) {
+                return;
+            }
+        }
+    }
+    panic!("{name} never got its turn");
 }

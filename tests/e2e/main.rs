@@ -1,5 +1,6 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
+mod atomic;
 mod bad_input;
 mod cli_ci;
 mod cli_deploy;

@@ -5,6 +5,7 @@ mod checks;
 mod detach;
 mod disk;
 mod drift;
+mod group;
 mod health;
 mod hosts;
 mod install;

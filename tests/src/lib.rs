@@ -11,6 +11,7 @@
 pub mod build;
 pub mod deb;
 pub mod dist;
+pub mod intercept;
 pub mod lab;
 pub mod link;
 pub mod process;

@@ -11,9 +11,9 @@ use gix::{
     config::File,
 };
 
-use super::{TrackingName, Via};
+use super::{ClusterError, TrackingName, Via};
 use crate::{
-    helper::{batch::FollowTags, list::Hearsay},
+    helper::{batch::FollowTags, list::Hearsay, push_option::Confirm},
     url::{Address, GroupName},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Remote {
     pub name: TrackingName,
     /// `remote.<name>.deptoolHost`. A bad one is an error for whoever pushes to this remote.
     pub directory: Option<Result<HostName, NameError>>,
+    /// `remote.<name>.deptoolConfirm`, as it is written.
+    pub confirm: Option<BString>,
     pub urls: RemoteUrls,
 }
 
@@ -90,6 +92,7 @@ impl Settings {
             if let Some(host) = section.values("deptoolHost").pop() {
                 remote.directory = Some(HostName::parse(&host));
             }
+            remote.confirm = section.values("deptoolConfirm").pop().or(remote.confirm.take());
         }
         let cluster = config.string("deptool.cluster").map(|name| ClusterName::parse(&name)).transpose();
         Ok(Settings {
@@ -100,6 +103,18 @@ impl Settings {
             follow_tags: follow_tags(config),
             hearsay: hearsay(config),
         })
+    }
+}
+
+impl Settings {
+    /// `remote.<name>.deptoolConfirm`.
+    pub fn confirm(&self, name: &str) -> Result<Option<Confirm>, ClusterError> {
+        let remote = self.remotes.iter().find(|remote| remote.name.as_str() == name);
+        let Some((remote, text)) = remote.and_then(|remote| Some((remote, remote.confirm.as_ref()?))) else {
+            return Ok(None);
+        };
+        let confirm = text.to_str().ok().and_then(Confirm::parse);
+        confirm.map(Some).ok_or_else(|| ClusterError::Confirm { remote: remote.name.clone() })
     }
 }
 
@@ -124,6 +139,7 @@ struct RawRemote {
     urls: Vec<BString>,
     push_urls: Vec<BString>,
     directory: Option<Result<HostName, NameError>>,
+    confirm: Option<BString>,
 }
 
 impl RawRemote {
@@ -135,6 +151,7 @@ impl RawRemote {
         Some(Remote {
             name: TrackingName::parse(name)?,
             directory: self.directory.clone(),
+            confirm: self.confirm.clone(),
             urls: self.one_host(directory).map_or(RemoteUrls::Other, |(host, via)| RemoteUrls::OneHost { host, via }),
         })
     }

@@ -95,7 +95,9 @@ enum Course {
     Waves(Order),
     /// All were told to keep it.
     Keeping(Order),
-    /// Nobody is given leave any more: all were released, or something failed.
+    /// All have kept it, and were told that they need not be able to go back.
+    Released,
+    /// Nobody is given leave any more: something failed, or there is nothing more to tell.
     Over,
 }
 
@@ -158,6 +160,14 @@ impl Decision {
     pub fn hear(&mut self, at: usize, heard: Heard) -> Steps {
         let is_keeping = matches!(self.course, Course::Keeping(_));
         let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
+        if self.states[at] == State::Lost && matches!(heard, Heard::Healthy | Heard::Kept) {
+            // What it was told last may have been lost with its connection.
+            match self.course {
+                Course::Released => return vec![(at, Step::Release)],
+                Course::Over => return vec![(at, Step::Revert)],
+                Course::Preparing | Course::Waves(_) | Course::Keeping(_) => {}
+            }
+        }
         let skips = is_before_barrier && self.rules.unreachable == Unreachable::IsSkipped;
         self.states[at] = match (self.states[at], heard) {
             (State::Skipped | State::Ended(_), _) => return Vec::new(),
@@ -167,7 +177,7 @@ impl Decision {
             (State::Noting, Heard::Noted) => State::Noted,
             (State::Active, Heard::Healthy) => State::Healthy,
             (State::Active | State::Healthy | State::Lost, Heard::Kept) if is_keeping => State::Kept,
-            (State::Active | State::Healthy, Heard::Lost) => State::Lost,
+            (State::Active | State::Healthy | State::Kept, Heard::Lost) => State::Lost,
             (_, Heard::Prepared | Heard::Noted | Heard::Healthy | Heard::Kept | Heard::Lost) => return Vec::new(),
         };
         self.advance()
@@ -177,7 +187,7 @@ impl Decision {
     pub fn interrupt(&mut self) -> Steps {
         match (&self.course, self.rules.atomicity) {
             // All are healthy: it is a matter of milliseconds, and going back could leave a mix.
-            (Course::Keeping(_) | Course::Over, _) => Vec::new(),
+            (Course::Keeping(_) | Course::Released | Course::Over, _) => Vec::new(),
             (Course::Preparing, _) | (Course::Waves(_), Atomicity::AllOrNothing) => self.stop(),
             (Course::Waves(_), Atomicity::PerHost) => {
                 let mut steps = self.stop();
@@ -197,7 +207,7 @@ impl Decision {
             return self.stop();
         }
         match &mut self.course {
-            Course::Over => Vec::new(),
+            Course::Over | Course::Released => Vec::new(),
             Course::Preparing if self.states.contains(&State::Preparing) => Vec::new(),
             Course::Preparing => {
                 let hosts: Vec<usize> = self.those(|state| state == State::Prepared).collect();
@@ -240,7 +250,7 @@ impl Decision {
                 if !order.hosts.iter().all(|at| has_kept(self.states[*at])) {
                     return Vec::new();
                 }
-                self.course = Course::Over;
+                self.course = Course::Released;
                 self.those(|state| state == State::Kept).map(|at| (at, Step::Release)).collect()
             }
         }
@@ -260,9 +270,10 @@ impl Decision {
     }
 
     fn stop(&mut self) -> Steps {
-        if matches!(std::mem::replace(&mut self.course, Course::Over), Course::Over) {
+        if matches!(self.course, Course::Over | Course::Released) {
             return Vec::new();
         }
+        self.course = Course::Over;
         let step = |state: &State| match (state, self.rules.atomicity) {
             (State::Preparing | State::Prepared | State::Noting | State::Noted, _) => Some(Step::Cancel),
             (State::Active | State::Healthy | State::Kept | State::Lost, Atomicity::AllOrNothing) => Some(Step::Revert),

@@ -15,9 +15,9 @@ use tempfile::TempDir;
 use crate::{
     install::{agents::Platform, hello, script, script::Places},
     transport::{
-        Ahead, ConnectError, Connector, Environment, Link, Stage, Target,
+        Ahead, ConnectError, Connector, Early, Environment, Link, Stage, Target,
         messages::{Display, Kind},
-        ssh::{SshSettings, SshTarget},
+        ssh::{Sharing, SshSettings, SshTarget},
     },
 };
 
@@ -122,7 +122,13 @@ impl Host {
 
     fn connect_with(&self, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
         let host = HostName::parse(b"web1").unwrap();
-        let target = Target::Ssh(SshTarget { user: None, host: host.clone(), port: None, name: host });
+        let target = Target::Ssh(SshTarget {
+            user: None,
+            host: host.clone(),
+            port: None,
+            name: host,
+            sharing: Sharing::AsConfigured,
+        });
         let mut stages = Vec::new();
         (self.connector.connect(&target, ahead, &mut |stage| stages.push(stage)), stages)
     }

@@ -14,7 +14,7 @@ use super::{Affected, Request, account::HostReport, conclude};
 use crate::{
     delivery::{Delivery, Report as Event},
     fleet::{self, Lead, Rules},
-    helper::options::Atomicity,
+    helper::{options::Atomicity, push_option::Confirm},
     open_files::{self, Use},
     pack::{self, Base},
     parcel::Parcel,
@@ -75,7 +75,7 @@ fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> 
             operator: operator.clone(),
             go,
             verdict,
-            confirm: None,
+            confirm: confirm(remote, request, one)?,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();
         deliveries.push(Delivery {
@@ -100,6 +100,18 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
         },
     };
     deliveries.iter().map(shown).collect()
+}
+
+/// How soon the host has to be reached anew: what was asked for with this push, else for the host, else for the group.
+fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
+    let confirm = match request.options.push_options.confirm {
+        Some(confirm) => Some(confirm),
+        None => match remote.settings.confirm(one.remote.tracking.as_str())? {
+            Some(confirm) => Some(confirm),
+            None => remote.settings.confirm(&remote.name)?,
+        },
+    };
+    Ok(confirm.and_then(Confirm::seconds))
 }
 
 /// Whether a pack may assume what the host should have.

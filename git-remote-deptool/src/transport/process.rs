@@ -2,11 +2,14 @@
 
 use std::{
     io::{self, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -49,7 +52,7 @@ pub fn start(mut command: Command, kind: Kind, sink: Sink) -> io::Result<(Connec
     let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink) };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
     rustix::io::ioctl_fionbio(&stdin, true)?;
-    Ok((connection, Outgoing(Some(Writer::Ready(Stdin { pipe: stdin, patience: PATIENCE }))), incoming))
+    Ok((connection, Outgoing::new(stdin), incoming))
 }
 
 impl Connection {
@@ -139,7 +142,12 @@ pub fn describe(status: ExitStatus) -> String {
 /// What is sent ahead of an answer is written by a thread of its own, so that no amount of it can block us while the
 /// other side waits for us to read. The first write after it waits for that thread.
 #[derive(Debug)]
-pub struct Outgoing(Option<Writer>);
+pub struct Outgoing {
+    writer: Option<Writer>,
+    written: Arc<AtomicUsize>,
+    /// The same pipe once more: it tells what was not read, also after the program has ended.
+    pipe: Option<OwnedFd>,
+}
 
 #[derive(Debug)]
 enum Writer {
@@ -152,6 +160,8 @@ enum Writer {
 struct Stdin {
     pipe: ChildStdin,
     patience: Duration,
+    /// How many bytes were.
+    written: Arc<AtomicUsize>,
 }
 
 impl Write for Stdin {
@@ -160,7 +170,11 @@ impl Write for Stdin {
         loop {
             match self.pipe.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
+                Ok(count) => {
+                    self.written.fetch_add(count, Ordering::Relaxed);
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
             }
             match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&patience)) {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more")),
@@ -176,6 +190,14 @@ impl Write for Stdin {
 }
 
 impl Outgoing {
+    fn new(pipe: ChildStdin) -> Outgoing {
+        // Without it everything counts as read.
+        let again = pipe.as_fd().try_clone_to_owned().ok();
+        let written = Arc::<AtomicUsize>::default();
+        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone() };
+        Outgoing { writer: Some(Writer::Ready(stdin)), written, pipe: again }
+    }
+
     /// Write `parts` in order, in the background. An error shows at the next write.
     pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
         let mut stdin = self.take_ready()?;
@@ -190,17 +212,37 @@ impl Outgoing {
             }
             Ok(stdin)
         });
-        self.0 = Some(Writer::Ahead { unwanted, thread });
+        self.writer = Some(Writer::Ahead { unwanted, thread });
         Ok(())
     }
 
     /// Whether what was sent ahead is still being written: another write would wait for that.
     pub fn is_busy(&self) -> bool {
-        matches!(&self.0, Some(Writer::Ahead { thread, .. }) if !thread.is_finished())
+        matches!(&self.writer, Some(Writer::Ahead { thread, .. }) if !thread.is_finished())
+    }
+
+    /// Whether it is certain that the program, which has ended, has read nothing of what was written to it. Not by what
+    /// it says, which may be in any language and of any ssh.
+    pub fn is_unread(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        // Its writes end when the program has.
+        while self.is_busy() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
+        unread == Some(self.written.load(Ordering::Relaxed) as u64)
+    }
+
+    /// The program has answered: what it has read is not asked any more.
+    pub fn answered(&mut self) {
+        self.pipe = None;
     }
 
     fn take_ready(&mut self) -> io::Result<Stdin> {
-        match self.0.take() {
+        match self.writer.take() {
             Some(Writer::Ready(stdin)) => Ok(stdin),
             Some(Writer::Ahead { thread, .. }) => match thread.join() {
                 Ok(result) => result,
@@ -212,7 +254,7 @@ impl Outgoing {
 
     fn ready(&mut self) -> io::Result<&mut Stdin> {
         let stdin = self.take_ready()?;
-        match self.0.insert(Writer::Ready(stdin)) {
+        match self.writer.insert(Writer::Ready(stdin)) {
             Writer::Ready(stdin) => Ok(stdin),
             Writer::Ahead { .. } => unreachable!("it was just put there"),
         }
@@ -232,7 +274,7 @@ impl Write for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         // Whoever drops it half-way has no use for the rest.
-        if let Some(Writer::Ahead { unwanted, .. }) = &self.0 {
+        if let Some(Writer::Ahead { unwanted, .. }) = &self.writer {
             unwanted.store(true, Ordering::Relaxed);
         }
     }
@@ -298,7 +340,7 @@ mod tests {
     #[test]
     fn a_program_that_reads_nothing_is_not_waited_for_without_end() {
         let (connection, mut outgoing, _incoming) = shell("exec sleep 600");
-        let Some(Writer::Ready(stdin)) = &mut outgoing.0 else { panic!() };
+        let Some(Writer::Ready(stdin)) = &mut outgoing.writer else { panic!() };
         stdin.patience = Duration::from_millis(20);
         let error = outgoing.write_all(&vec![0; 1 << 20]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -320,6 +362,22 @@ mod tests {
         stopper.stop();
         assert_eq!(waiting.join().unwrap().unwrap().signal(), Some(15));
         stopper.stop();
+    }
+
+    #[test]
+    fn what_a_program_has_not_read_is_known_after_its_end() {
+        let unread = |script: &str, size: usize| {
+            let (connection, mut outgoing, _incoming) = shell(script);
+            // It may have ended before it was written to.
+            let _ = outgoing.write_all(b"hello\n");
+            let _ = outgoing.send_ahead(vec![Arc::from(vec![b'x'; size])]);
+            connection.wait().unwrap();
+            outgoing.is_unread()
+        };
+        assert!(unread("exit 255", 10));
+        assert!(unread("exit 255", 1 << 20), "more than a pipe holds");
+        assert!(!unread("read line", 10));
+        assert!(!unread("head -c 100 >/dev/null", 1 << 20));
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub struct SshTarget {
     pub port: Option<u16>,
     /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
     pub name: HostName,
+    pub sharing: Sharing,
+}
+
+/// Whether a connection that is there already may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// If the user has set it up (`ControlMaster`).
+    AsConfigured,
+    /// Never: that the host can be reached anew is to be found out, or a shared connection may be what was lost.
+    Never,
 }
 
 /// Which ssh to use: Git's settings, as they are.
@@ -190,6 +200,10 @@ fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Resu
     }
     let mut arguments: Vec<OsString> = Vec::new();
     let mut push = |parts: &[&str]| arguments.extend(parts.iter().map(Into::into));
+    if (variant, target.sharing) == (Variant::OpenSsh, Sharing::Never) {
+        // Unlike `-o ControlPath` it counts also where the user's own command line has set one.
+        push(&["-S", "none"]);
+    }
     let port = target.port.map(|port| port.to_string());
     match (variant, port.as_deref()) {
         (Variant::OpenSsh, _) => {
@@ -226,7 +240,7 @@ mod tests {
 
     fn target() -> SshTarget {
         let host = HostName::parse(b"web1").unwrap();
-        SshTarget { user: None, host: host.clone(), port: None, name: host }
+        SshTarget { user: None, host: host.clone(), port: None, name: host, sharing: Sharing::AsConfigured }
     }
 
     fn chosen(settings: SshSettings) -> Variant {
@@ -253,6 +267,10 @@ mod tests {
         let with_port = SshTarget { port: Some(2222), user: Some("core".into()), ..target() };
         let shown = |variant| arguments(variant, &with_port, "cmd").map(|a| a.join(OsStr::new(" ")));
         assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
+        assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
+        let afresh = SshTarget { sharing: Sharing::Never, ..with_port.clone() };
+        let line = arguments(Variant::OpenSsh, &afresh, "cmd").unwrap().join(OsStr::new(" "));
+        assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");
         assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
         assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1 cmd");
         assert!(matches!(shown(Variant::Simple), Err(ConnectError::PortNotSupported)));

@@ -11,7 +11,7 @@ fn a_host_that_calls_itself_something_else_is_left_untouched() {
     fs::write(host.at("hostname"), "# set at installation\n\ndb1\n").unwrap();
     let told = "'web1' calls itself 'db1' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost";
     assert_eq!(host.refusal(), told);
-    assert_eq!(host.connect_with(&Ahead::Yes(vec![Arc::from(*b"x")])).0.unwrap_err().to_string(), told);
+    assert_eq!(host.connect_with(&Ahead::Yes(Early::new(vec![Arc::from(*b"x")]))).0.unwrap_err().to_string(), told);
     assert_eq!(host.calls(), 2, "no second connection for nothing");
     assert!(host.nothing_was_written());
     for right in ["web1", "web1.example.org\n", "localhost\n", "", "\n", "# only a comment"] {

@@ -10,7 +10,7 @@ fn installs_once(host: &Host, what: &str) {
     assert_eq!(echo(link, b"\x00\xffone\n"), b"\x00\xffone\n", "{what}");
     assert_eq!(host.installed(), [build::agent_file_name()], "{what}");
     assert_eq!(fs::metadata(host.agent()).unwrap().permissions().mode() & 0o7777, 0o755, "{what}");
-    let (link, stages) = host.connect_with(&Ahead::Yes(vec![Arc::from(*b"two, ")]));
+    let (link, stages) = host.connect_with(&Ahead::Yes(Early::new(vec![Arc::from(*b"two, ")])));
     assert_eq!(stages, [Stage::Connecting], "{what}");
     assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{what}");
     assert_eq!(host.calls(), 2, "{what}");

@@ -75,6 +75,10 @@ fn run(args: &[&str]) -> Result<()> {
         ["link", way, at, fate, agent, hit] => {
             deptool_tests::link::run(deptool_tests::link::Fault::parse(&[way, at, fate])?, agent, hit)
         }
+        // In an agent's place, for tests.
+        ["intercept", rule, agent] => {
+            deptool_tests::intercept::run(&deptool_tests::intercept::Rule::parse(rule)?, agent)
+        }
         _ => bail!("no such task: '{}'; see 'cargo xtask help'", args.join(" ")),
     }
 }

@@ -1,0 +1,86 @@
+//! Between a helper and an agent: something happens at the moment when one of them says a certain message.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Signal, getppid, kill_process};
+
+/// What is waited for, and what happens then.
+pub struct Rule {
+    from: From,
+    /// Part of a message: the name of a request or response.
+    word: Vec<u8>,
+    act: Act,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Helper,
+    Agent,
+}
+
+#[derive(Clone, Copy)]
+enum Act {
+    /// The helper, which is our parent, is killed (-9). The message does not arrive.
+    KillHelper,
+    /// Both connections end. The message does not arrive.
+    Cut,
+}
+
+impl Rule {
+    /// `kill-helper:agent:Prepared`, `cut:helper:Keep`.
+    pub fn parse(text: &str) -> Result<Rule> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [act, from, word] = parts[..] else { bail!("'{text}' is no rule") };
+        let act = match act {
+            "kill-helper" => Act::KillHelper,
+            "cut" => Act::Cut,
+            _ => bail!("'{act}' is no act"),
+        };
+        let from = match from {
+            "helper" => From::Helper,
+            "agent" => From::Agent,
+            _ => bail!("'{from}' says nothing"),
+        };
+        Ok(Rule { from, word: word.as_bytes().to_vec(), act })
+    }
+}
+
+/// Runs an agent with our own stdin and stdout, until the rule's message comes.
+///
+/// A message is looked for in each piece of the stream as it is read: they are short, and are written in one go.
+pub fn run(rule: &Rule, agent: &str) -> Result<()> {
+    let mut child =
+        Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run it")?;
+    let (to_agent, from_agent) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
+    std::thread::scope(|scope| {
+        scope.spawn(|| copy(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
+        copy(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
+        // The helper may have more to say, but nobody listens.
+        std::process::exit(0);
+    })
+}
+
+fn copy(mut from: impl Read, mut to: impl Write, rule: Option<&Rule>) {
+    let mut buffer = [0; 65536];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let piece = &buffer[..count];
+        if let Some(rule) = rule.filter(|rule| piece.windows(rule.word.len()).any(|part| part == rule.word)) {
+            act(rule.act);
+        }
+        if to.write_all(piece).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn act(act: Act) -> ! {
+    match (act, getppid()) {
+        (Act::KillHelper, Some(helper)) => {
+            let _ = kill_process(helper, Signal::KILL);
+        }
+        (Act::KillHelper, None) | (Act::Cut, _) => {}
+    }
+    std::process::exit(0)
+}
