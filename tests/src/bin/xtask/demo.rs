@@ -81,10 +81,10 @@ impl Demo {
 
     fn first_deployment(&self, ada: &Repo<'_>) -> Result<()> {
         self.say("What would be done? This connects to nothing and changes nothing.");
-        self.ok(ada, "git push --dry-run cluster")?;
+        self.ok(ada, "git deptool plan")?;
         ensure!(self.sandbox.tree("web1").is_empty(), "the plan made something");
 
-        self.say("The first deployment.");
+        self.say("The first deployment. `git deptool deploy` would show the plan again, and ask.");
         self.ok(ada, "git push cluster")?;
         self.runs(SITE)?;
         ensure!(self.sandbox.read("web1", "/etc/web.conf") == CONF.as_bytes(), "the link does not lead to web.conf");
@@ -101,9 +101,9 @@ impl Demo {
         self.write(ada, "web1/web/site/index.html", SITE_2)?;
         self.ok(ada, "git commit --quiet -am 'Greet the world' && git push --quiet origin prod")?;
         self.ok(ada, "git diff --stat web1/prod prod -- web1")?;
-        self.ok(ada, "git push cluster")?;
+        self.ok(ada, "git deptool deploy --yes")?;
         self.runs(SITE_2)?;
-        self.ok(ada, "git log --oneline --decorate -2")?;
+        self.ok(ada, "git deptool status")?;
         self.say("Pushed again, there is nothing to do. That takes no connection.");
         self.ok(ada, "git push cluster")
     }
@@ -143,11 +143,13 @@ impl Demo {
     }
 
     fn going_back(&self, ada: &Repo<'_>) -> Result<()> {
-        self.say("Compressing was a mistake: go back to the commit before.");
-        self.ok(ada, "git push -f web1 prod~1:prod")?;
+        self.say(
+            "Compressing was a mistake: go back to what ran before. `git push -f web1 prod~1:prod` does the same.",
+        );
+        self.ok(ada, "git deptool rollback --yes web1")?;
         self.runs(SITE_BEN)?;
         ensure!(self.sandbox.read("web1", "/etc/web.conf") == CONF.as_bytes(), "web.conf is not the old one");
-        self.ok(ada, "git log -g --oneline web1/prod")
+        self.ok(ada, "git deptool log --oneline")
     }
 
     fn removal(&self, ada: &Repo<'_>) -> Result<()> {
