@@ -2,6 +2,7 @@
 
 mod broken;
 mod checks;
+mod confirm;
 mod detach;
 mod disk;
 mod drift;
