@@ -221,18 +221,20 @@ impl Outgoing {
         matches!(&self.writer, Some(Writer::Ahead { thread, .. }) if !thread.is_finished())
     }
 
-    /// Whether it is certain that the program, which has ended, has read nothing of what was written to it. Not by what
-    /// it says, which may be in any language and of any ssh.
+    /// Whether it is certain that nobody has read anything of what was written here, and nobody will: all ends to read
+    /// from are closed. Not by what the program says, which may be in any language and of any ssh.
     pub fn is_unread(&self) -> bool {
-        let deadline = Instant::now() + Duration::from_millis(100);
-        // Its writes end when the program has.
+        let Some(pipe) = &self.pipe else { return false };
+        let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+        let mut closed = [PollFd::new(pipe, PollFlags::empty())];
+        if !matches!(poll(&mut closed, Some(&patience)), Ok(1..)) {
+            return false;
+        }
+        // Writes end when nobody can read any more.
         while self.is_busy() {
-            if Instant::now() >= deadline {
-                return false;
-            }
             thread::sleep(Duration::from_millis(1));
         }
-        let unread = self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
+        let unread = rustix::io::ioctl_fionread(pipe).ok();
         unread == Some(self.written.load(Ordering::Relaxed) as u64)
     }
 
