@@ -10,7 +10,7 @@ use deptool_tests::stand_in::with_stand_in;
 const EMULATOR: &str = "qemu-aarch64-static";
 /// In bytes: what it has now, and some room. The aim is 1.4 MB; that deployments can be held and confirmed took it beyond.
 /// What an agent consists of: deptool-agent(8).
-const LARGEST: u64 = 1_440_000;
+const LARGEST: u64 = 1_455_000;
 
 /// Whether to say nothing of what takes minutes to build.
 fn is_quick() -> bool {

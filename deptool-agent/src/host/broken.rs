@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::home::{Home, HostError, read_if_there, remove_if_there, replace_file};
+use super::home::{Home, HostError, not_understood, read_if_there, remove_if_there, replace_file};
 use crate::{
     name::UnitName,
     system::{JobKind, JobResult, Manager, System, SystemError},
@@ -20,8 +20,7 @@ pub struct Down {
 /// What is on record. Nothing if the host is whole.
 pub fn load(home: &Home) -> Result<Vec<Down>, HostError> {
     let Some(bytes) = read_if_there(&home.broken())? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&bytes)
-        .map_err(|error| HostError::Unfit(format!("'{}' can't be understood: {error}", home.broken().display())))
+    serde_json::from_slice(&bytes).map_err(|error| not_understood(&home.broken(), &error))
 }
 
 /// Note these, too. Durable with the next sync of the file system.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::home::{Home, HostError, read_if_there, replace_file};
+use super::home::{Home, HostError, not_understood, read_if_there, replace_file};
 use crate::{
     name::{AppName, UnitName},
     path::OutsidePath,
@@ -63,8 +63,7 @@ impl Claims {
     pub fn load(home: &Home) -> Result<Claims, HostError> {
         let path = home.claims();
         let Some(bytes) = read_if_there(&path)? else { return Ok(Claims::default()) };
-        serde_json::from_slice(&bytes)
-            .map_err(|error| HostError::Unfit(format!("'{}' can't be understood: {error}", path.display())))
+        serde_json::from_slice(&bytes).map_err(|error| not_understood(&path, &error))
     }
 
     /// Replace the ledger durably.

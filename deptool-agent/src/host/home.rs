@@ -233,6 +233,11 @@ fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), Hos
     result
 }
 
+/// A file of ours has something in it that we did not write. What exactly it is may not reach a terminal.
+pub fn not_understood(path: &Path, error: &dyn std::fmt::Display) -> HostError {
+    HostError::Unfit(printable(format!("'{}' can't be understood: {error}", path.display()).as_bytes()))
+}
+
 /// Remove a file or link; one that is not there is fine.
 pub fn remove_if_there(path: &Path) -> Result<(), HostError> {
     match fs::remove_file(path) {

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     boot,
     claims::Claims,
-    home::{Context, Home, HostError, read_if_there, remove_if_there},
+    home::{Context, Home, HostError, not_understood, read_if_there, remove_if_there},
 };
 use crate::{
     action::Action,
@@ -120,8 +120,7 @@ impl Journal {
         if agent.agent != crate::build::agent_file_name() {
             return Ok((Found::Foreign { agent: agent.agent }, None));
         }
-        let record: Box<Record> = rmp_serde::from_slice(body)
-            .map_err(|error| HostError::Unfit(format!("'{}' can't be understood: {error}", path.display())))?;
+        let record: Box<Record> = rmp_serde::from_slice(body).map_err(|error| not_understood(&path, &error))?;
         let file = OpenOptions::new().read(true).write(true).open(&path).during("open", &path)?;
         let journal = Journal { file, home: home.clone(), verdict_at };
         let good = bytes.get(verdict_at as usize..) == Some(GOOD);

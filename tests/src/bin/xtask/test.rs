@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use deptool_tests::process::Cmd;
 use deptool_tests::{build, lab, sandbox};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::needs;
 
@@ -18,12 +19,21 @@ pub fn run(args: &[&str]) -> Result<()> {
         needs::to_test()?
     }
 
+    take_interrupts()?;
     let mut all = cargo_test(&["--workspace"], &names);
     if quick {
         all = all.env(lab::QUICK, "1");
     }
     all.inherit()?;
     if quick { Ok(()) } else { with_other_gits(&names) }
+}
+
+/// Ctrl-C is among what is tested. A script's background has it ignored, and so would all that is started there.
+#[allow(unsafe_code)]
+fn take_interrupts() -> Result<()> {
+    // SAFETY: the default is no handler: no code of ours runs in signal context.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+    Ok(())
 }
 
 /// What Git does with a helper differs between its versions: once more with each that is here.
