@@ -51,6 +51,9 @@ fn hosts_clusters_and_directories_are_offered() {
     repo.git(&["deptool", "add-host", "ns1.example.org"]).ok();
     let hosts = bash(&sandbox, "git -C operator deptool add-host w").unwrap();
     assert_eq!(hosts, ["web1 "], "those that have no remote yet");
+    assert_eq!(bash(&sandbox, "git -C operator deptool rollback n").unwrap(), ["ns1.example.org "]);
+    assert_eq!(bash(&sandbox, "git -C operator deptool plan --hosts w").unwrap(), ["web1 "]);
+    assert_eq!(bash(&sandbox, "git -C operator deptool deploy stag").unwrap(), ["staging "]);
     assert_eq!(bash(&sandbox, "git deptool snapshot oper").unwrap(), ["operator/"]);
 }
 

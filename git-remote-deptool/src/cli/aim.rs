@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use clap_complete::ArgValueCandidates;
 use deptool_agent::{
     id::CommitId,
     name::{ClusterName, HostName},
     wire::Target as Goal,
 };
 
-use super::CliError;
+use super::{CliError, candidates};
 use crate::{
     cluster::HostRemote,
     cluster_plan::{ClusterPlan, Intent, Scope},
@@ -41,10 +42,10 @@ pub(super) struct Aim {
 #[derive(Debug, clap::Args)]
 pub(super) struct AimArgs {
     /// The cluster, and which commit if not its branch's; by default deptool.cluster, else the current branch
-    #[arg(value_name = "[source:]cluster")]
+    #[arg(value_name = "[source:]cluster", add = ArgValueCandidates::new(candidates::clusters))]
     cluster: Option<String>,
     /// Only these hosts, separated by commas
-    #[arg(long, value_name = "host", value_delimiter = ',')]
+    #[arg(long, value_name = "host", value_delimiter = ',', add = ArgValueCandidates::new(candidates::hosts))]
     hosts: Vec<String>,
 }
 

@@ -9,6 +9,14 @@ use crate::{
     git::{Environment, Repo},
 };
 
+/// Hosts of the cluster's branch, and those that have a remote.
+pub(super) fn hosts() -> Vec<CompletionCandidate> {
+    let Some((repo, settings)) = open() else { return Vec::new() };
+    let mut names = in_tree(&repo, &settings);
+    names.extend(settings.known_hosts().unwrap_or_default().iter().map(|known| known.host.to_string()));
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
 /// Hosts of the cluster's branch that have no remote yet.
 pub(super) fn hosts_without_remote() -> Vec<CompletionCandidate> {
     let Some((repo, settings)) = open() else { return Vec::new() };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap_complete::ArgValueCandidates;
 use deptool_agent::{
     id::CommitId,
     name::HostName,
@@ -12,6 +13,7 @@ use deptool_agent::{
 use super::{
     CliError,
     aim::{self, Aim, Selection},
+    candidates,
     deploy::{self, Deployment, How},
     exit::ExitStatus,
     log,
@@ -35,7 +37,7 @@ const ATTEMPTS: u32 = 100;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The hosts
-    #[arg(value_name = "host", required = true)]
+    #[arg(value_name = "host", required = true, add = ArgValueCandidates::new(candidates::hosts))]
     hosts: Vec<String>,
     #[command(flatten)]
     how: How,
