@@ -13,6 +13,8 @@ use crate::process::Run;
 const OURS: &str = "var/lib/deptool";
 /// What programs of the host make of users and temporary files: it stays after a rollback.
 const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "run"];
+/// Where a root has, for a day, the ids of deployments that must not begin any more: the helper was told that they have not.
+const RUN: &str = "var/lib/deptool/run";
 /// Hidden siblings that no deployment may leave.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 
@@ -29,11 +31,19 @@ pub struct Exact {
 
 impl Exact {
     pub fn of(root: &Path) -> Exact {
+        let has_bars = has_only_bars(root);
         let (store, files) = walk(root, &|meta| format!("{:?}", (meta.mtime(), meta.mtime_nsec())))
             .into_iter()
+            .filter(|(path, _)| !(has_bars && path.starts_with(RUN)))
             .partition(|(path, _)| path.starts_with("var/lib/deptool/store/"));
         Exact { files, store }
     }
+}
+
+/// Whether there are such ids, and nothing else beside them.
+fn has_only_bars(root: &Path) -> bool {
+    let names = names(&root.join(RUN));
+    !names.is_empty() && names.iter().all(|name| name.ends_with(".barred"))
 }
 
 /// What a root runs, whatever the numbers of its generations and the times of its files.
@@ -67,7 +77,8 @@ pub fn left_over(root: &Path) -> Vec<String> {
     let of_store = files.keys().filter(|path| path.starts_with("var/lib/deptool/store/"));
     found.extend(of_store.filter(|path| is_passing_in_store(path)).cloned());
     found.extend(packs_left(&ours.join("store/objects/pack")));
-    found.extend(states_left(&ours));
+    let states = states_left(&ours).into_iter();
+    found.extend(states.filter(|state| !(state == "deptool/run" && has_only_bars(root))));
     found.extend(generations_left(&ours));
     found
 }
