@@ -147,10 +147,9 @@ fn refs_of(host: &HostRemote, heard: &Heard, is_group: bool) -> Vec<Ref> {
 
 /// Note an answer, and say what is news.
 fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
-    let before = remote.tracking().clusters(host)?;
     settle(remote, host, answer, verbosity)?;
     if verbosity > 0 {
-        say_news(remote, host, &before, answer.heard.as_ref());
+        say_news(remote, host, &answer.before, answer.heard.as_ref());
     }
     Ok(())
 }

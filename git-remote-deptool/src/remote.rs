@@ -5,7 +5,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use deptool_agent::{build::BUILD_ID, name::HostName, text::printable, wire::Hello};
+use deptool_agent::{
+    build::BUILD_ID,
+    name::HostName,
+    text::printable,
+    wire::{Deployed, Hello},
+};
 
 use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},
@@ -79,6 +84,14 @@ pub enum Results {
     Shown,
     /// Whoever reads the report does.
     LeftToReader,
+}
+
+/// Whether a host is the machine that was talked to before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    AsKnown,
+    /// Its state was made anew: what was known of it was known of another one.
+    SetUpAnew,
 }
 
 /// Why a request of Git's can't be served.
@@ -177,13 +190,32 @@ impl Remote {
         }
     }
 
-    /// Remember what `hello` told, and say what the operator should know of it.
-    pub fn heed(&self, host: &HostRemote, hello: &Hello) -> Result<(), RemoteError> {
+    /// Say what the operator should know of what a host said of itself.
+    pub fn repeat(&self, host: &HostRemote, hello: &Hello) {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
         }
         for what in &hello.broken {
             self.say(&format!("{}: not whole since a deployment failed: {}", host.host, printable(what.as_bytes())));
+        }
+    }
+
+    /// The same, and remember what `hello` told. The caller holds the host's lock on this side.
+    ///
+    /// A tracking ref of what does not run there any more goes: offline, nobody would find out otherwise.
+    pub fn heed(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
+        self.repeat(host, hello);
+        let known = HostFacts::load(&self.repo, &host.tracking);
+        let instance = (!hello.instance.is_empty()).then(|| printable(hello.instance.as_bytes()));
+        let before = known.as_ref().map(|facts| (facts.instance.as_ref(), facts.deployed.is_some()));
+        let machine = match before {
+            Some((Some(before), _)) if instance.as_ref() != Some(before) => Machine::SetUpAnew,
+            // A root directory gets its id with its first deployment, after it was asked for it.
+            Some((None, true)) if instance.is_none() => Machine::SetUpAnew,
+            Some(_) | None => Machine::AsKnown,
+        };
+        if machine == Machine::SetUpAnew {
+            self.say(&format!("{}: the host was set up anew since we last talked to it", host.host));
         }
         if hello.busy.is_none() {
             match &hello.deployed {
@@ -192,13 +224,9 @@ impl Remote {
                 }
                 Some(_) | None => self.tracking().mark_whole(&host.host)?,
             }
-        }
-        let known = HostFacts::load(&self.repo, &host.tracking);
-        let instance = (!hello.instance.is_empty()).then(|| printable(hello.instance.as_bytes()));
-        if let Some(before) = known.as_ref().and_then(|facts| facts.instance.as_ref())
-            && instance.as_ref() != Some(before)
-        {
-            self.say(&format!("{}: the host was set up anew since we last talked to it", host.host));
+            if machine == Machine::SetUpAnew || hello.deployed.is_none() {
+                self.forget_all_but(host, hello.deployed.as_ref())?;
+            }
         }
         let facts = HostFacts {
             host: host.host.clone(),
@@ -209,6 +237,17 @@ impl Remote {
         };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;
+        }
+        Ok(machine)
+    }
+
+    /// Remove the tracking refs of a host that do not name what it says it runs.
+    fn forget_all_but(&self, host: &HostRemote, deployed: Option<&Deployed>) -> Result<(), RemoteError> {
+        let tracking = self.tracking();
+        for (cluster, tracked) in tracking.clusters(host)? {
+            if deployed.is_none_or(|deployed| deployed.cluster != cluster || deployed.commit != tracked.real) {
+                tracking.remove(host, &cluster)?;
+            }
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ mod plan;
 mod platform;
 mod progress;
 mod push;
+mod reinstalled;
 mod remote_helper;
 mod scale;
 mod scope;

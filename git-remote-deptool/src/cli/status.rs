@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
-    /// Ask the hosts. What is known of them here stays; git fetch brings it up to date
+    /// Ask the hosts. What others have deployed there is brought home by git fetch
     #[arg(long)]
     live: bool,
     /// Print the status as JSON
@@ -261,7 +261,7 @@ impl HostStatus {
         lines.extend(error.clone());
         match deployed {
             _ if *is_as_known => {}
-            None => lines.push("nothing is deployed there; git fetch notes that".into()),
+            None => lines.push("nothing is deployed there any more".into()),
             Some(Deployed { commit, by, when, .. }) => lines.push(format!(
                 "runs {}, deployed by {} {} ago; git fetch brings that home",
                 commit.short(),

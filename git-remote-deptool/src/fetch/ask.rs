@@ -1,6 +1,7 @@
 //! Asking hosts: one, or many at a time.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::channel,
@@ -11,6 +12,7 @@ use std::{
 
 use deptool_agent::{
     id::CommitId,
+    name::ClusterName,
     outcome::Attempt,
     text::printable,
     wire::{Deployed, Hello, Holder},
@@ -25,7 +27,7 @@ use crate::{
     projection::{self, Elsewhere, Found},
     remote::{Remote, RemoteError},
     session::{Mailbox, Session},
-    tracking::HostLock,
+    tracking::{HostLock, Tracked},
     transport::{self, Stage},
 };
 
@@ -54,6 +56,8 @@ impl Heard {
 /// What a host has said of itself. Its commit is here; no ref says so yet.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// What was known of it before.
+    pub before: BTreeMap<ClusterName, Tracked>,
     pub heard: Option<Heard>,
     pub last_attempt: Option<Attempt>,
     pub busy: Option<Holder>,
@@ -90,6 +94,7 @@ pub(super) fn ask(
     elsewhere: &Elsewhere,
     note: &dyn Fn(State),
 ) -> Result<Answer, RemoteError> {
+    let before = remote.tracking().clusters(host)?;
     let (mut session, hello) = open(remote, host, &mut |stage| match stage {
         Stage::Connecting => note(State::Connecting),
         Stage::Installing { .. } => note(State::Installing),
@@ -105,7 +110,7 @@ pub(super) fn ask(
         None => None,
     };
     session.close();
-    Ok(Answer { heard, last_attempt: hello.last_attempt, busy: hello.busy })
+    Ok(Answer { before, heard, last_attempt: hello.last_attempt, busy: hello.busy })
 }
 
 fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {

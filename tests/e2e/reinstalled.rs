@@ -1,0 +1,144 @@
+//! A host that was set up anew is recognised at the next contact of any kind, and plans are then made for what it is.
+
+use std::path::PathBuf;
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::at_rest;
+
+const ANEW: &str = "web1: the host was set up anew since we last talked to it";
+
+/// All that asks a host something without deploying to it.
+const CONTACTS: [&[&str]; 6] = [
+    &["fetch", "web1"],
+    &["ls-remote", "web1"],
+    &["deptool", "status", "--live"],
+    &["deptool", "verify"],
+    &["deptool", "log"],
+    &["deptool", "ping", "-n", "1"],
+];
+
+struct World {
+    sandbox: Sandbox,
+}
+
+impl World {
+    fn new() -> World {
+        let world = World { sandbox: Sandbox::new() };
+        let ada = world.sandbox.repo("ada");
+        ada.write("web1/web/file", "1\n");
+        ada.commit("One");
+        ada.add_root("web1");
+        ada.git(&["config", "deptool.cluster", "prod"]).ok();
+        ada.git(&["push", "web1", "prod"]).ok();
+        world
+    }
+
+    fn ada(&self) -> Repo<'_> {
+        self.sandbox.repo_at(self.sandbox.dir().join("ada"))
+    }
+
+    /// Somebody else, whose branch has one commit more.
+    fn ben(&self) -> (Repo<'_>, String) {
+        let ben = self.sandbox.clone_of(&self.ada(), "ben");
+        ben.add_root("web1");
+        ben.write("web1/web/file", "Ben's\n");
+        let commit = ben.commit("Of somebody else");
+        (ben, commit)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.sandbox.root("web1").join("var/lib/deptool")
+    }
+
+    fn wipe(&self) {
+        std::fs::remove_dir_all(self.state()).unwrap();
+    }
+
+    /// The same host, by another machine that Ben has deployed to. What is there now is another deployment.
+    fn replace(&self, ben: &Repo<'_>) {
+        self.wipe();
+        ben.git(&["fetch", "web1"]).ok();
+        ben.git(&["push", "web1", "prod"]).ok();
+    }
+
+    #[track_caller]
+    fn tracked(&self, commit: Option<&str>, run: &Run) {
+        assert_eq!(self.ada().id_if_any("refs/remotes/web1/prod").as_deref(), commit, "{run}");
+    }
+}
+
+#[test]
+fn a_wiped_host_is_recognised_by_whatever_asks_it_and_planned_for_from_nothing() {
+    let world = World::new();
+    let ada = world.ada();
+    let one = ada.id("prod");
+    for contact in CONTACTS {
+        ada.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
+        world.wipe();
+        let run = ada.git(contact).ok().says(ANEW);
+        world.tracked(None, &run);
+        ada.git(contact).ok().does_not_say(ANEW);
+        ada.git(&["deptool", "plan"]).ok().prints("add web").prints("+ file");
+        ada.git(&["deptool", "status"]).ok().prints("nothing deployed");
+        ada.git(&["push", "web1", "prod"]).ok();
+        at_rest(&world.sandbox, "web1", Some(&one));
+    }
+}
+
+#[test]
+fn a_push_to_a_wiped_host_is_stale_once_and_one_that_asks_first_works_at_once() {
+    let world = World::new();
+    let ada = world.ada();
+    world.wipe();
+    ada.write("web1/web/file", "2\n");
+    let two = ada.commit("Two");
+    let run = ada.git(&["push", "web1", "prod"]).code(1).says(ANEW).says("(stale info)");
+    world.tracked(None, &run);
+    ada.git(&["push", "web1", "prod"]).ok().does_not_say(ANEW);
+    at_rest(&world.sandbox, "web1", Some(&two));
+    // What is up to date as last heard is not, if that is asked.
+    world.wipe();
+    ada.git(&["push", "-o", "check", "web1", "prod"]).ok().says("Everything up-to-date");
+    ada.git(&["config", "push.pushOption", "check"]).ok();
+    ada.git(&["push", "web1", "prod"]).ok().says(ANEW).says("[new branch]");
+    at_rest(&world.sandbox, "web1", Some(&two));
+    // There is nothing left to remove, and that was not done by this push.
+    ada.git(&["config", "--unset", "push.pushOption"]).ok();
+    world.wipe();
+    let run = ada.git(&["push", "web1", ":prod"]).code(1).says(ANEW).says("(stale info)");
+    world.tracked(None, &run);
+}
+
+#[test]
+fn a_host_that_was_replaced_by_one_with_another_deployment_is_recognised_and_that_is_brought_home() {
+    let world = World::new();
+    let ada = world.ada();
+    let one = ada.id("prod");
+    let (ben, theirs) = world.ben();
+    ada.git(&["fetch", "web1"]).ok();
+    for contact in CONTACTS.iter().chain(&[&["-c", "push.pushOption=check", "push", "web1", "prod"][..]]) {
+        world.replace(&ben);
+        let run = ada.git(contact).says(ANEW);
+        world.tracked(Some(&theirs), &run);
+        // As with any host that somebody else has deployed to: what is older does not go over it by accident.
+        ada.git(&["push", "web1", "prod"]).code(1).says("[rejected]");
+        ada.git(&["push", "-f", "web1", "prod"]).ok();
+        at_rest(&world.sandbox, "web1", Some(&one));
+    }
+}
+
+#[test]
+fn who_asks_while_another_process_talks_to_the_host_remembers_nothing_that_is_older() {
+    let world = World::new();
+    let ada = world.ada();
+    let one = ada.id("prod");
+    world.wipe();
+    let lock = ada.dir.join(".git/deptool/hosts/web1.lock");
+    let held = world.sandbox.command("flock").arg(&lock).args(["git", "-C"]).arg(&ada.dir).args(["deptool", "verify"]);
+    let run = held.run().unwrap();
+    world.tracked(Some(&one), &run);
+    let run = ada.git(&["deptool", "verify"]).ok().says(ANEW);
+    world.tracked(None, &run);
+}
