@@ -33,12 +33,18 @@ impl Stage {
     /// Pushes what is in the work tree. The host goes back, and can be reached as before.
     #[track_caller]
     fn is_taken_back(&self, case: &str) {
+        self.is_taken_back_after(case, &["-o", "confirm=4s"], 4);
+    }
+
+    /// The same, with so many seconds to confirm, that are asked for by these options or by the tree.
+    #[track_caller]
+    fn is_taken_back_after(&self, case: &str, options: &[&str], seconds: u16) {
         let (operator, host) = (self.operator(), self.host());
         let good = operator.id("refs/remotes/web1/prod");
         let before = State::of(host);
         operator.commit(case);
-        let push = operator.git(&["push", "-o", "confirm=4s", "web1", "prod"]).fails();
-        let push = push.says("rolled back: not confirmed over a new connection within 4 s");
+        let push = operator.git(&[&["push"], options, &["web1", "prod"]].concat()).fails();
+        let push = push.says(&format!("rolled back: not confirmed over a new connection within {seconds} s"));
         assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
         host.ssh(&["true"]).unwrap().ok();
         before.assert_same(host, case);
@@ -78,4 +84,53 @@ WantedBy=multi-user.target
     operator.write("web1/net/systemd/net.service", unit);
     operator.write("web1/net/manifest.json", r#"{"systemd": {"units_enabled": ["net.service"]}}"#);
     stage.is_taken_back("No way back");
+}
+
+/// What may come in: `RULES`, and nothing else that is new.
+const FIREWALL: &str = "\
+#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop;
+        iifname lo accept
+        ct state established,related accept
+        RULES
+    }
+}
+";
+
+/// A firewall that drops new connections leaves the one that deploys it alone: only a fresh one tells.
+#[test]
+fn a_firewall_that_lets_only_established_connections_in_is_taken_back() {
+    let Some(stage) = Stage::deployed() else { return };
+    let (operator, host) = (stage.operator(), stage.host());
+    // As an operator would who puts the distribution's file under version control.
+    host.sh("rm /etc/nftables.conf");
+    let manifest = |on_change: &str, confirm: bool| {
+        format!(
+            r#"{{"systemd": {{"units_enabled": ["nftables.service"], "on_change": {{"nftables.service": "{on_change}"}}}},
+            "symlinks": {{"/etc/nftables.conf": "nftables.conf"}}, "confirm": {confirm}}}"#
+        )
+    };
+    let open = FIREWALL.replace("RULES", "tcp dport 22 accept");
+    operator.write("web1/firewall/nftables.conf", &open);
+    operator.write("web1/firewall/manifest.json", manifest("restart", false));
+    operator.commit("A firewall");
+    operator.git(&["push", "-o", "confirm=30s", "web1", "prod"]).ok();
+    let rules = host.sh("nft list ruleset");
+    assert!(rules.contains("dport 22 accept"), "{rules}");
+    // Restarted (it is down in between) or reloaded; asked for by the operator or by the tree.
+    let cases: [(_, _, &[&str], _); 2] = [("restart", false, &["-o", "confirm=4s"], 4), ("reload", true, &[], 30)];
+    for (on_change, in_tree, options, seconds) in cases {
+        operator.write("web1/firewall/nftables.conf", FIREWALL.replace("RULES", "tcp dport 80 accept"));
+        operator.write("web1/firewall/manifest.json", manifest(on_change, in_tree));
+        stage.is_taken_back_after(on_change, options, seconds);
+        assert_eq!(host.sh("nft list ruleset"), rules, "{on_change}");
+        operator.git(&["fetch", "web1"]).ok();
+        operator.write("web1/firewall/nftables.conf", &open);
+        operator.write("web1/web/file", on_change);
+        operator.commit("As it was, and one that works");
+        operator.git(&["push", "web1", "prod"]).ok();
+    }
 }

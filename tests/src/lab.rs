@@ -8,8 +8,8 @@
 //! web1.reboot().unwrap();
 //! ```
 //!
-//! - A host has systemd as process 1, sshd, sudo, nginx and nsd (installed, not enabled), and neither Git nor Python.
-//!   Users: `root`, `core` (sudo without a password), `asks` (sudo wants a password), `plain` (no sudo). One key opens
+//! - A host has systemd as process 1, sshd, sudo, nft, nginx and nsd (installed, not enabled), and neither Git nor
+//!   Python. Users: `root`, `core` (sudo without a password), `asks` (sudo wants a password), `plain` (no sudo). One key opens
 //!   them all. A login's processes are killed when it ends (KillUserProcesses=yes).
 //! - ssh reaches a host by its name through [`Lab::ssh_command`]: put it into `GIT_SSH_COMMAND`.
 //! - [`start_or_skip`] is what a test calls: it returns None, and says why, where the computer can't do it.

@@ -14,7 +14,7 @@ const RECIPE: &str = include_str!("base.sh");
 /// Makes the second directory of the first, with Python in it.
 const ADD_PYTHON: &str = "set -e; cp -a \"$1\" \"$2\"; chroot \"$2\" apt-get -q update; \
     chroot \"$2\" apt-get -q -y --no-install-recommends install python3; rm -rf \"$2\"/var/lib/apt/lists/*";
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nginx-light,nsd";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nftables,nginx-light,nsd";
 
 /// Which system a host runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
