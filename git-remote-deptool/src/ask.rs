@@ -39,7 +39,7 @@ pub fn ask<T: Send>(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(place) = places.get(at) else { return };
             let Ok(place) = place else { continue };
-            let opened = Session::open(connector, place, &crate::transport::Ahead::No, Mailbox::new(), &mut |_| {});
+            let opened = Session::to(connector, place, Mailbox::new(), &mut |_| {});
             let answer = opened.and_then(|(mut session, hello)| {
                 let answer = ask(&mut session, &hello)?;
                 session.close();

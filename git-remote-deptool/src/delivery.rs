@@ -19,7 +19,7 @@ use talk::Talk;
 use crate::{
     parcel::Parcel,
     session::{Mailbox, SessionError},
-    transport::{Connector, Stage, Target},
+    transport::{Connector, Stage, Started, Target},
 };
 
 /// Between two tries of a host that is busy: at first, and at most.
@@ -32,6 +32,8 @@ pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sy
 /// All that one host is to be told.
 pub struct Delivery {
     pub target: Target,
+    /// A connection that is being made already, for the first try.
+    pub started: Option<Started>,
     pub request: Deploy,
     pub parcel: Parcel,
     pub open_blob: Arc<OpenBlob>,
@@ -79,11 +81,12 @@ enum Permission {
 
 impl Delivery {
     /// Carry it out. Never panics, never gives up without an [`End`].
-    pub fn run(self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
+    pub fn run(mut self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
         let deadline = Instant::now() + self.lock_wait;
+        let mut started = self.started.take();
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.try_once(connector, &mailbox, tell) {
+            match self.try_once(started.take(), connector, &mailbox, tell) {
                 End::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => tell(Report::Busy(holder)),
                 end => return tell(Report::Ended(end)),
             }
@@ -96,9 +99,15 @@ impl Delivery {
         }
     }
 
-    fn try_once(&self, connector: &Connector, mailbox: &Mailbox, tell: &dyn Fn(Report)) -> End {
+    fn try_once(
+        &self,
+        started: Option<Started>,
+        connector: &Connector,
+        mailbox: &Mailbox,
+        tell: &dyn Fn(Report),
+    ) -> End {
         let mut talk = Talk::new(self, connector, mailbox, tell);
-        match (talk.begin(), talk.permission) {
+        match (talk.begin(started), talk.permission) {
             (Ok(Outcome::Done { .. } | Outcome::RolledBack(_)), Permission::NotGiven) => {
                 End::NotReached(SessionError::OutOfOrder)
             }

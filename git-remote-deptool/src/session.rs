@@ -25,7 +25,7 @@ use crate::{
     parcel::Parcel,
     said::safe,
     transport::{
-        Ahead, ConnectError, Connector, Link, Stage, Target,
+        Ahead, ConnectError, Connector, Link, Stage, Started, Target,
         process::{Connection, Outgoing, describe},
     },
 };
@@ -173,16 +173,27 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connect to `target`; a request in `ahead` is sent without waiting for an answer. Returns what the host says of
-    /// itself, too.
-    pub fn open(
+    /// Connect to `target`. Returns what the host says of itself, too.
+    pub fn to(
         connector: &Connector,
         target: &Target,
+        mailbox: Mailbox,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<(Session, Hello), SessionError> {
+        let started = connector.start(target, stage)?;
+        Session::open(connector, started, &Ahead::No, mailbox, stage)
+    }
+
+    /// Go on with a connection that was started; a request in `ahead` is sent without waiting for an answer.
+    pub fn open(
+        connector: &Connector,
+        started: Started,
         ahead: &Ahead,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
-        let Link { connection, outgoing, incoming } = connector.connect(target, ahead, stage)?;
+        let is_local = started.is_local();
+        let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);
@@ -192,7 +203,6 @@ impl Session {
             .map_err(|error| SessionError::Here(error.to_string()))?;
         let now = Instant::now();
         let (vigil, orders) = (Vigil::begin(now), VecDeque::new());
-        let is_local = matches!(target, Target::Local(_));
         let outgoing = Some(outgoing);
         let mut session =
             Session { connection, outgoing, mailbox, number, unread, orders, vigil, spoke: now, is_local };

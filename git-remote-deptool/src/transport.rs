@@ -1,8 +1,9 @@
 //! Connections to agents: over ssh, or to one on this machine.
 //!
-//! [`Connector::connect`] starts ssh or the agent, says hello, installs the agent where it is absent, and returns a
-//! [`Link`] once the agent has answered. What a request that was sent ahead does to an absent agent: nothing; one
-//! more connection is made, and the request is sent again on that.
+//! [`Connector::start`] starts ssh or the agent and says hello, which permits nothing yet: what is to be sent can be
+//! made meanwhile. [`Connector::connect`] sends it, installs the agent where it is absent, and returns a [`Link`] once
+//! the agent has answered. What a request that was sent ahead does to an absent agent: nothing; one more connection is
+//! made, and the request is sent again on that.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -32,7 +33,7 @@ pub mod messages;
 pub mod process;
 pub mod ssh;
 
-use gate::Gate;
+use gate::{Gate, Pass};
 use messages::{Display, Kind};
 use process::{Connection, Incoming, Outgoing};
 use ssh::{Sharing, SshSettings, SshTarget};
@@ -189,7 +190,23 @@ pub struct Connector {
     /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
     pub interrupted: Arc<AtomicBool>,
     pub(crate) places: Places,
-    gate: Gate,
+    gate: Arc<Gate>,
+}
+
+/// A program that was started for a target and has been told hello. Whoever drops it calls it off.
+#[derive(Debug)]
+#[must_use]
+pub struct Started {
+    target: Target,
+    link: Link,
+    pass: Pass,
+}
+
+impl Started {
+    /// Whether it leads to a root directory on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.target, Target::Local(_))
+    }
 }
 
 /// One started program and what it said first.
@@ -210,20 +227,45 @@ impl Connector {
             display,
             interrupted: Arc::default(),
             places: Places::default(),
-            gate: Gate::default(),
+            gate: Arc::default(),
         }
     }
 
-    /// Connect to `target`, installing the agent if need be. `stage` hears how it goes.
+    /// When it is its turn, start the program for `target` and say hello.
+    pub fn start(&self, target: &Target, stage: &mut dyn FnMut(Stage)) -> Result<Started, ConnectError> {
+        let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
+        stage(Stage::Connecting);
+        let (command, kind) = match target {
+            Target::Ssh(ssh) => {
+                let remote = script::remote_command(&self.places, &build::agent_file_name());
+                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
+            }
+            Target::Local(path) => (self.local(path)?, Kind::Pipe),
+        };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone())
+            .map_err(|source| ConnectError::Start { program, source })?;
+        // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
+        let _ = outgoing.write_all(install::hello().as_bytes());
+        Ok(Started { target: target.clone(), link: Link { connection, outgoing, incoming }, pass })
+    }
+
+    /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
     ///
     /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
-    pub fn connect(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
-        let mut contact = self.dial(target, ahead, stage)?;
+    pub fn connect(
+        &self,
+        started: Started,
+        ahead: &Ahead,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Link, ConnectError> {
+        let target = &started.target.clone();
+        let mut contact = self.first_contact(started, ahead)?;
         let mut unsent = None;
         if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
-            contact = self.dial(target, &Ahead::No, &mut |_| {})?;
+            contact = self.first_contact(self.start(target, &mut |_| {})?, &Ahead::No)?;
             unsent = Some(early.clone());
         }
         match &contact.opening {
@@ -241,39 +283,26 @@ impl Connector {
         }
     }
 
-    /// When it is its turn, start the program for `target`, say hello, send `ahead`, and wait for the first line.
-    fn dial(&self, target: &Target, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Contact, ConnectError> {
-        let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
-        stage(Stage::Connecting);
-        let (command, kind) = match target {
-            Target::Ssh(ssh) => {
-                let remote = script::remote_command(&self.places, &build::agent_file_name());
-                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
-            }
-            Target::Local(path) => (self.local(path)?, Kind::Pipe),
-        };
-        let program = command.get_program().to_string_lossy().into_owned();
-        let (connection, mut outgoing, mut incoming) = process::start(command, kind, self.display.sink.clone())
-            .map_err(|source| ConnectError::Start { program, source })?;
-        // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
-        let _ = outgoing.write_all(install::hello().as_bytes());
+    /// Send `ahead`, and wait for the first line.
+    fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
+        let Started { target, mut link, pass } = started;
         if let Ahead::Yes(early) = ahead {
-            let _ = outgoing.send_ahead(early.parts.clone());
+            let _ = link.outgoing.send_ahead(early.parts.clone());
         }
-        let opening = self.first_line(target, &connection, &mut incoming);
+        let opening = self.first_line(&target, &link.connection, &mut link.incoming);
         if let Ahead::Yes(early) = ahead {
             match &opening {
                 Ok(Opening::Agent { .. }) => early.take(),
                 // That is the install line: no agent was started.
                 Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
-                Err(_) if outgoing.is_unread() => {}
+                Err(_) if link.outgoing.is_unread() => {}
                 Err(_) => early.take(),
             }
         }
-        outgoing.answered();
+        link.outgoing.answered();
         let opening = opening?;
         pass.through();
-        Ok(Contact { link: Link { connection, outgoing, incoming }, opening })
+        Ok(Contact { link, opening })
     }
 
     fn local(&self, path: &Path) -> Result<Command, ConnectError> {

@@ -16,7 +16,7 @@ use deptool_agent::{
 use super::{Delivery, End, Permission, Report, due::Due};
 use crate::{
     session::{Event, Mailbox, Order, Session, SessionError},
-    transport::{Ahead, Connector, Early},
+    transport::{Ahead, Connector, Early, Stage, Started},
 };
 
 /// How often we ask a host after the connection was lost. With `--atomic` others wait for the answer.
@@ -55,8 +55,8 @@ impl<'a> Talk<'a> {
         Talk { delivery, connector, mailbox, tell, permission: Permission::NotGiven, due, is_attached: false }
     }
 
-    /// Connect, send everything, and follow it to its end.
-    pub fn begin(&mut self) -> Result<Outcome, SessionError> {
+    /// Connect if nobody has, send everything, and follow it to its end.
+    pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
@@ -65,8 +65,16 @@ impl<'a> Talk<'a> {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.parcel.messages.clone()])),
             false => Ahead::No,
         };
-        let stage = &mut |stage| (self.tell)(Report::Stage(stage));
-        let opened = Session::open(self.connector, &delivery.target, &ahead, self.mailbox.clone(), stage);
+        let tell = self.tell;
+        let stage = &mut |stage| tell(Report::Stage(stage));
+        let started = match started {
+            Some(started) => {
+                stage(Stage::Connecting);
+                started
+            }
+            None => self.connector.start(&delivery.target, stage)?,
+        };
+        let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead
             && at_once
             && early.is_taken()
@@ -179,8 +187,7 @@ impl<'a> Talk<'a> {
     /// Ask for our deployment on a connection of its own, by its id.
     fn attach(&mut self) -> Result<Found, SessionError> {
         let target = self.delivery.target.afresh();
-        let (mut session, hello) =
-            Session::open(self.connector, &target, &Ahead::No, self.mailbox.clone(), &mut |_| {})?;
+        let (mut session, hello) = Session::to(self.connector, &target, self.mailbox.clone(), &mut |_| {})?;
         (self.tell)(Report::Hello(Box::new(hello)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {

@@ -83,7 +83,7 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Tar
 
 fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
     let place = place_to_ask(remote, host)?;
-    let opened = Session::open(&remote.connector, &place, &transport::Ahead::No, Mailbox::new(), stage);
+    let opened = Session::to(&remote.connector, &place, Mailbox::new(), stage);
     opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
 }
 

@@ -130,7 +130,9 @@ impl Host {
             sharing: Sharing::AsConfigured,
         });
         let mut stages = Vec::new();
-        (self.connector.connect(&target, ahead, &mut |stage| stages.push(stage)), stages)
+        let stage = &mut |stage| stages.push(stage);
+        let started = self.connector.start(&target, stage);
+        (started.and_then(|started| self.connector.connect(started, ahead, stage)), stages)
     }
 
     fn connect(&self) -> Result<Link, ConnectError> {

@@ -33,8 +33,15 @@ pub(super) fn deploy(
 ) -> Result<Vec<HostReport>, RemoteError> {
     open_files::make_room(affected.len(), Use::Session)?;
     let options = request.options;
-    let deliveries = deliveries(remote, request, affected)?;
     let connector = remote.connector.clone();
+    let started = match affected {
+        [one] => start(remote, one),
+        _ => None,
+    };
+    let mut deliveries = deliveries(remote, request, affected)?;
+    if let [delivery] = &mut deliveries[..] {
+        delivery.started = started;
+    }
     let rules = Rules {
         atomicity: options.atomicity,
         unreachable: options.push_options.unreachable,
@@ -45,6 +52,13 @@ pub(super) fn deploy(
     let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
     progress.finish();
     Ok(conclude::conclude(remote, request, affected, conclusions))
+}
+
+/// Begin to connect, so that what the host is to be told is made meanwhile. It permits nothing.
+fn start(remote: &Remote, one: &Affected) -> Option<transport::Started> {
+    let target = remote.place(&one.remote).ok()?;
+    // What went wrong goes wrong again, and is told then.
+    remote.connector.start(&target, &mut |_| {}).ok()
 }
 
 /// All that each host is to be told.
@@ -80,6 +94,7 @@ fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> 
         let git_dir = remote.repo.gix().git_dir().to_owned();
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
+            started: None,
             request: deploy,
             parcel,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -41,15 +41,15 @@ struct State {
 /// The right to be within, until dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Pass<'a> {
-    gate: &'a Gate,
+pub(super) struct Pass {
+    gate: Arc<Gate>,
     number: u64,
     since: Instant,
 }
 
 impl Gate {
     /// Wait for a pass; `None` if `interrupted` becomes true before.
-    pub fn enter(&self, interrupted: &AtomicBool) -> Option<Pass<'_>> {
+    pub fn enter(self: &Arc<Self>, interrupted: &AtomicBool) -> Option<Pass> {
         let mut state = self.lock();
         loop {
             if interrupted.load(Ordering::Relaxed) {
@@ -60,7 +60,7 @@ impl Gate {
                 let number = state.passes;
                 state.passes += 1;
                 state.within.push((number, now));
-                return Some(Pass { gate: self, number, since: now });
+                return Some(Pass { gate: self.clone(), number, since: now });
             }
             (state, _) = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
         }
@@ -79,7 +79,7 @@ impl State {
     }
 }
 
-impl Pass<'_> {
+impl Pass {
     /// The other end has answered.
     pub fn through(self) {
         let took = self.since.elapsed();
@@ -91,7 +91,7 @@ impl Pass<'_> {
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.lock().within.retain(|(number, _)| *number != self.number);
         self.gate.changed.notify_one();
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn only_so_many_are_within_at_once_and_all_come_through() {
         let (gate, within, most, through) =
-            (Gate::default(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+            (Arc::<Gate>::default(), AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..60 {
                 scope.spawn(|| {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_can_be_interrupted() {
-        let gate = Gate::default();
+        let gate = Arc::<Gate>::default();
         let passes: Vec<_> = (0..AT_ONCE).map(|_| gate.enter(&GO).unwrap()).collect();
         assert!(gate.enter(&AtomicBool::new(true)).is_none());
         drop(passes);

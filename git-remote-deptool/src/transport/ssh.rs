@@ -118,9 +118,10 @@ pub fn command(
     Ok(command)
 }
 
-/// `sh` in the user's environment but for everything that speaks of the repository.
+/// A shell in the user's environment but for everything that speaks of the repository.
 fn shell(environment: &Environment) -> Command {
-    let mut command = Command::new("sh");
+    // By its path: to look for a program in another environment's PATH takes a copy of this whole process.
+    let mut command = Command::new("/bin/sh");
     command.env_clear().envs(environment.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"GIT_")));
     command
 }
