@@ -7,6 +7,8 @@ use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::messagepack;
+
 /// The longest frame that either side sends or takes. Bulk data travels in many.
 pub const MAX_FRAME: usize = 1 << 20;
 /// How much bulk data one frame carries.
@@ -30,7 +32,7 @@ pub enum FrameError {
 /// `message` as one frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; 4];
-    rmp_serde::encode::write(&mut frame, message).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    messagepack::write(&mut frame, message).map_err(|error| FrameError::Malformed(error.to_string()))?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
         return Err(FrameError::TooLong(length));
@@ -70,13 +72,8 @@ impl FrameBuffer {
             return Err(FrameError::TooLong(length));
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
-        let mut decoder = rmp_serde::Deserializer::new(body);
-        decoder.set_max_depth(64);
-        let message = T::deserialize(&mut decoder)
+        let message = messagepack::from_slice(body)
             .map_err(|error| FrameError::Malformed(crate::text::printable(error.to_string().as_bytes())))?;
-        if !decoder.get_ref().is_empty() {
-            return Err(FrameError::Malformed("there is more in its frame than a message".into()));
-        }
         self.taken += 4 + length;
         Ok(Some(message))
     }

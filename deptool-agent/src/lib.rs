@@ -6,6 +6,7 @@ pub mod frame;
 pub mod host;
 pub mod id;
 pub mod manifest;
+pub mod messagepack;
 pub mod name;
 pub mod ordered;
 pub mod outcome;

@@ -131,7 +131,8 @@ impl HostPlan {
 
     /// SHA-256 over the plan's canonical form: its fields in order, as MessagePack, after the format's version.
     pub fn digest(&self) -> PlanDigest {
-        let bytes = rmp_serde::to_vec(&("deptool plan 1", self)).expect("a plan has only types that MessagePack has");
+        let bytes =
+            crate::messagepack::to_vec(&("deptool plan 1", self)).expect("a plan has only types that MessagePack has");
         PlanDigest(Sha256::digest(bytes).into())
     }
 }

@@ -8,9 +8,8 @@ use deptool_tests::stand_in::with_stand_in;
 
 /// Runs programs for Linux on aarch64, a process of its own for each of theirs.
 const EMULATOR: &str = "qemu-aarch64-static";
-/// In bytes: what it has now, and some room. The aim is 1.4 MB; that deployments can be held and confirmed took it beyond.
-/// What an agent consists of: deptool-agent(8).
-const LARGEST: u64 = 1_455_000;
+/// In bytes: what it has now, and some room. What an agent consists of: deptool-agent(8).
+const LARGEST: u64 = 1_200_000;
 
 /// Whether to say nothing of what takes minutes to build.
 fn is_quick() -> bool {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::home::{Context, Home, HostError, read_if_there, replace_file};
 use crate::{
     id::BlobId,
-    ordered,
+    messagepack, ordered,
     path::TreePath,
     tree::{App, Entry, FileKind, TreeError, read_blob},
 };
@@ -264,7 +264,7 @@ fn record_path(home: &Home, name: &str) -> PathBuf {
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
     let seen = look(&directory).during("look at", &directory)?;
-    let bytes = rmp_serde::to_vec(&seen).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let bytes = messagepack::to_vec(&seen).map_err(|error| HostError::Unfit(error.to_string()))?;
     replace_file(&record_path(home, name), &bytes)
 }
 
@@ -297,7 +297,7 @@ fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io
 /// The record of the checkout `name`, if it has one and everything still is as recorded.
 fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let bytes = read_if_there(&record_path(home, name)).ok()??;
-    let seen: Vec<Seen> = rmp_serde::from_slice(&bytes).ok()?;
+    let seen: Vec<Seen> = messagepack::from_slice(&bytes).ok()?;
     let now = look(&home.trees().join(name)).ok()?;
     (now == seen).then_some(seen)
 }
@@ -308,7 +308,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
     let directory = home.trees().join(name);
     let all = |what| vec![(String::new(), what)];
     let record = read_if_there(&record_path(home, name)).ok().flatten();
-    let Some(recorded) = record.and_then(|bytes| rmp_serde::from_slice::<Vec<Seen>>(&bytes).ok()) else {
+    let Some(recorded) = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok()) else {
         return all("has no record of what was written");
     };
     let now = match look(&directory) {

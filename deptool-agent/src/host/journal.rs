@@ -28,6 +28,7 @@ use super::{
 use crate::{
     action::Action,
     id::{CommitId, DeploymentId},
+    messagepack,
     name::{ClusterName, HostName, UnitName},
     wire::Target,
 };
@@ -40,7 +41,7 @@ const GOOD: &[u8; 16] = b"verdict: good  \n";
 /// All that is needed to undo a deployment, or to finish it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The file name of the agent that wrote this; only that one undoes it.
+    /// The file name of the agent that wrote this; only that one undoes it. The first field, which every build can read.
     pub agent: String,
     pub id: DeploymentId,
     pub host: HostName,
@@ -84,7 +85,7 @@ impl Journal {
     ///
     /// Whatever was written before on the same file system is durable too.
     pub fn open(home: &Home, record: &Record) -> Result<Journal, HostError> {
-        let body = rmp_serde::to_vec_named(record).map_err(|error| HostError::Unfit(error.to_string()))?;
+        let body = messagepack::to_vec(record).map_err(|error| HostError::Unfit(error.to_string()))?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend((body.len() as u32).to_be_bytes());
         bytes.extend(Sha256::digest(&body));
@@ -114,13 +115,11 @@ impl Journal {
         let path = home.journal();
         let Some(bytes) = read_if_there(&path)? else { return Ok((Found::Nothing, None)) };
         let Some((body, verdict_at)) = record_of(&bytes) else { return Ok((Found::Nothing, None)) };
-        let Ok(agent) = rmp_serde::from_slice::<AgentOnly>(body) else {
-            return Err(HostError::Unfit(format!("'{}' can't be understood", path.display())));
-        };
-        if agent.agent != crate::build::agent_file_name() {
-            return Ok((Found::Foreign { agent: agent.agent }, None));
+        let agent: String = messagepack::first_field(body).map_err(|error| not_understood(&path, &error))?;
+        if agent != crate::build::agent_file_name() {
+            return Ok((Found::Foreign { agent }, None));
         }
-        let record: Box<Record> = rmp_serde::from_slice(body).map_err(|error| not_understood(&path, &error))?;
+        let record: Box<Record> = messagepack::from_slice(body).map_err(|error| not_understood(&path, &error))?;
         let file = OpenOptions::new().read(true).write(true).open(&path).during("open", &path)?;
         let journal = Journal { file, home: home.clone(), verdict_at };
         let good = bytes.get(verdict_at as usize..) == Some(GOOD);
@@ -172,12 +171,6 @@ fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
 /// Give the reserved space back: now it is needed.
 pub fn release_reserve(home: &Home) -> Result<(), HostError> {
     remove_if_there(&reserve_path(home))
-}
-
-/// The part of a record that every build can read.
-#[derive(Deserialize)]
-struct AgentOnly {
-    agent: String,
 }
 
 /// The record in the journal's `bytes` and where its verdict is, if it was written completely.
