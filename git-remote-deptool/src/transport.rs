@@ -253,12 +253,7 @@ impl Connector {
     /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
     ///
     /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
-    pub fn connect(
-        &self,
-        started: Started,
-        ahead: &Ahead,
-        stage: &mut dyn FnMut(Stage),
-    ) -> Result<Link, ConnectError> {
+    pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
         let target = &started.target.clone();
         let mut contact = self.first_contact(started, ahead)?;
         let mut unsent = None;
