@@ -78,6 +78,19 @@ impl FrameBuffer {
         Ok(Some(message))
     }
 
+    /// What comes before the next line feed, if that is there: streams begin with a line.
+    pub fn take_line(&mut self) -> Option<Vec<u8>> {
+        let rest = &self.bytes[self.taken..];
+        let line = rest[..rest.iter().position(|byte| *byte == b'\n')?].to_vec();
+        self.taken += line.len() + 1;
+        Some(line)
+    }
+
+    /// How many bytes were received and not given out.
+    pub fn waiting(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     /// What was received and not given out, for somebody else to take apart.
     pub fn take_rest(&mut self) -> Vec<u8> {
         let taken = std::mem::take(&mut self.taken);
@@ -86,7 +99,7 @@ impl FrameBuffer {
 
     /// Whether the stream may end here.
     pub fn is_between_frames(&self) -> bool {
-        self.taken == self.bytes.len()
+        self.waiting() == 0
     }
 }
 

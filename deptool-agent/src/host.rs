@@ -11,6 +11,7 @@ pub mod claims;
 pub mod deploy;
 pub mod door;
 pub mod drift;
+mod durable;
 mod export;
 pub mod finish;
 pub mod health;

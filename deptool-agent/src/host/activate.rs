@@ -1,12 +1,14 @@
 //! From the first visible change to the end: a deployment ends well or is undone, whatever becomes of the connection.
 
+use std::path::PathBuf;
+
 use super::{
     apply::Applying,
     attempts, broken,
     door::Door,
     finish, health,
     hold::{self, Hold},
-    home::{Home, HostError, sync_file_system},
+    home::{Home, HostError, sync_directory, sync_file_system},
     journal::{Journal, Record},
     lock::HostLock,
     outside::{self, Place},
@@ -46,6 +48,8 @@ pub struct Running<'a> {
     pub peer: &'a mut Peer,
     pub system: &'a mut dyn System,
     pub record: Record,
+    /// What was prepared, and is not durable yet.
+    pub written: Vec<PathBuf>,
     pub expectations: Expectations,
 }
 
@@ -55,7 +59,7 @@ impl Running<'_> {
         self.enter(Phase::Activating);
         self.system.leave_session()?;
         self.peer.open(Door::open(self.home, self.record.id)?);
-        let journal = Journal::open(self.home, &self.record);
+        let journal = Journal::open(self.home, &self.record, std::mem::take(&mut self.written));
         if journal.is_err() {
             // What stays of it goes with all else that was prepared.
             let _ = self.peer.close_door();
@@ -152,6 +156,7 @@ impl Running<'_> {
 
     /// Everything that was changed is on the disk, and then the verdict is.
     fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
+        let mut is_only_switched = true;
         for action in &self.record.actions {
             match action {
                 Action::Place(placement) => {
@@ -160,16 +165,20 @@ impl Running<'_> {
                     }
                 }
                 // systemd makes links in several directories: those of all units that are named in [Install].
-                Action::Enable(_) | Action::Disable(_) => {
-                    let etc = self.home.root().join("etc");
-                    if etc.exists() {
-                        sync_file_system(&etc)?;
-                    }
-                }
-                _ => {}
+                Action::Enable(_) | Action::Disable(_) => outside::sync(self.home)?,
+                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs { .. } => {}
+                Action::MakeDirectories(_)
+                | Action::CreateUsers(_)
+                | Action::Own { .. }
+                | Action::LinkApps(_)
+                | Action::UnlinkApps(_)
+                | Action::CreateTmpfiles(_) => is_only_switched = false,
             }
         }
-        sync_file_system(self.home.state())?;
+        match is_only_switched {
+            true => sync_directory(self.home.state())?,
+            false => sync_file_system(self.home.state())?,
+        }
         journal.keep()
     }
 

@@ -6,40 +6,27 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, symlink},
-    },
+    os::unix::{ffi::OsStrExt, fs::symlink},
     path::{Path, PathBuf},
 };
 
-use super::home::{Context, Home, HostError, remove_if_there, sync_directory};
+use super::home::{Context, Home, HostError, remove_if_there};
 use crate::path::STATE_DIR;
 
 const UNIT: &str = "deptool-recover.service";
 /// The agent's argument.
 pub const RECOVER: &str = "recover";
 
-/// Put the unit in place. It is durable with the next sync of the state directory's file system.
-pub fn install(home: &Home) -> Result<(), HostError> {
-    let Some(places) = Places::of(home) else { return Ok(()) };
+/// Put the unit in place. Returns what has to be made durable of it.
+pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
+    let Some(places) = Places::of(home) else { return Ok(Vec::new()) };
     let agent = fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))?;
-    let is_new = !places.wants.exists();
     fs::create_dir_all(&places.wants).during("create", &places.wants)?;
     remove_if_there(&places.link)?;
     let mut file = File::create(&places.unit).during("create", &places.unit)?;
     file.write_all(text(&agent).as_bytes()).during("write", &places.unit)?;
     symlink(format!("../{UNIT}"), &places.link).during("make", &places.link)?;
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).during("look at", path);
-    if device(&places.directory)? != device(home.state())? {
-        file.sync_all().during("sync", &places.unit)?;
-        sync_directory(&places.wants)?;
-        sync_directory(&places.directory)?;
-        if is_new && let Some(above) = places.directory.parent() {
-            sync_directory(above)?;
-        }
-    }
-    Ok(())
+    Ok(vec![places.unit, places.link])
 }
 
 /// Remove it. If that gets lost with the machine, it finds nothing to do at boot and removes itself.
@@ -53,7 +40,6 @@ pub fn remove(home: &Home) -> Result<(), HostError> {
 }
 
 struct Places {
-    directory: PathBuf,
     unit: PathBuf,
     wants: PathBuf,
     link: PathBuf,
@@ -67,7 +53,7 @@ impl Places {
         }
         let directory = PathBuf::from("/etc/systemd/system");
         let wants = directory.join("sysinit.target.wants");
-        Some(Places { unit: directory.join(UNIT), link: wants.join(UNIT), wants, directory })
+        Some(Places { unit: directory.join(UNIT), link: wants.join(UNIT), wants })
     }
 }
 

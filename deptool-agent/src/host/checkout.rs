@@ -260,6 +260,11 @@ fn record_path(home: &Home, name: &str) -> PathBuf {
     home.trees().join(format!("{name}.files"))
 }
 
+/// What there is of the checkout `name`: its directory, and its record if it has one.
+pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
+    [home.trees().join(name), record_path(home, name)].into_iter().filter(|path| path.exists())
+}
+
 /// Record what the checkout `name` is now, so that it can be used again.
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);

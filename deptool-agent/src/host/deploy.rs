@@ -12,7 +12,7 @@ use super::{
     journal::Journal,
     lock::{HostLock, Taken},
     peer::{Incoming, Peer},
-    stage::{Staged, stage},
+    stage::{Ready, Staged, stage},
     state::{deployed, make_instance, now},
     store::Store,
 };
@@ -75,7 +75,8 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     if system.is_stopping() {
         return Ok(discard(home, lock, &mut store, Outcome::refused("the host is shutting down")));
     }
-    let mut running = Running { home, lock, peer, system, record: staged.record, expectations: staged.expectations };
+    let Ready { record, written, expectations } = *staged;
+    let mut running = Running { home, lock, peer, system, record, written, expectations };
     Ok(match running.begin() {
         Ok(journal) => running.see_to_its_end(journal, request.verdict, &mut store),
         Err(error) => {

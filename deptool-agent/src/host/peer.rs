@@ -204,22 +204,25 @@ impl Peer {
 
     /// Take the peer's first line, which ends in a line feed within `most` bytes. Leaves what follows it.
     pub fn receive_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
-        let Some(link) = &self.link else { return Err(io::ErrorKind::NotConnected.into()) };
-        let mut line = Vec::new();
-        while line.len() < most {
-            let mut byte = [0];
+        let Some(link) = &mut self.link else { return Err(io::ErrorKind::NotConnected.into()) };
+        loop {
+            match link.buffer.take_line() {
+                Some(line) if line.len() < most => return Ok(line),
+                Some(_) => return Err(io::ErrorKind::InvalidData.into()),
+                None => {}
+            }
+            if link.buffer.waiting() >= most {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             if !is_ready(link.input.as_fd(), PollFlags::IN, SILENCE)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            match rustix::io::read(&link.input, &mut byte) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) if byte == *b"\n" => return Ok(line),
-                Ok(_) => line.push(byte[0]),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(error) => return Err(error.into()),
+            match link.fill() {
+                None => {}
+                Some(Incoming::Broken(FrameError::Io(error))) => return Err(error),
+                Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        Err(io::ErrorKind::InvalidData.into())
     }
 
     /// Pass everything on between the peer and the agent that is at work, until one of them ends.

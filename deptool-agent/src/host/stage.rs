@@ -1,7 +1,7 @@
 //! Everything of a deployment that is not visible yet: what it needs is received, checked and written, and all that it
 //! will do is decided.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     broken,
@@ -35,6 +35,8 @@ const CONFIRM: u16 = 30;
 /// A deployment that only has to be activated.
 pub struct Ready {
     pub record: Record,
+    /// What was written, and is not durable yet.
+    pub written: Vec<PathBuf>,
     pub expectations: Expectations,
 }
 
@@ -136,7 +138,11 @@ pub fn stage(
         running,
         claims,
     };
-    Ok(Staged::Ready(Box::new(Ready { record, expectations: Expectations::of(&sides, request) })))
+    let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
+    let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
+    written.push(home.generation(generation));
+    written.extend(store.written());
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations: Expectations::of(&sides, request) })))
 }
 
 /// Tell of files of ours that somebody changed: they are written anew, and the generation that runs now keeps them.

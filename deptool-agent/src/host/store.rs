@@ -139,6 +139,12 @@ impl Store {
         pack_dir(&self.dir)
     }
 
+    /// The files that were written since the store was opened.
+    pub fn written(&self) -> impl Iterator<Item = PathBuf> {
+        let packs = self.added.iter().flat_map(|index| layout::PACK_FILES.map(|end| index.with_extension(end)));
+        packs.chain([self.dir.join("shallow")]).filter(|path| path.exists())
+    }
+
     /// Make everything durable that was added so far, and all else on the same file system.
     pub fn sync(&self) -> Result<()> {
         let dir = File::open(&self.dir).at("open", &self.dir)?;

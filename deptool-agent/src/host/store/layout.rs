@@ -35,6 +35,9 @@ const UNBORN: &str = "ref: refs/heads/main\n";
 
 const DIRECTORIES: [&str; 7] = ["", "objects", "objects/pack", "objects/info", "refs", "refs/heads", "refs/deptool"];
 
+/// The files of a pack of ours, by their suffixes.
+pub(super) const PACK_FILES: [&str; 3] = ["pack", "promisor", "idx"];
+
 /// Make what is missing of a store at `dir`. HEAD comes last: without it Git sees no repository.
 pub(super) fn complete(dir: &Path) -> Result<()> {
     for name in DIRECTORIES {
@@ -120,8 +123,7 @@ pub(super) fn remove_pack(file: &Path) -> Result<()> {
 
 /// Whether a pack has its index, and the end that its index says it has.
 ///
-/// A pack is not synced before it gets its name (the caller's one sync of the file system does that, before anything
-/// depends on it): after a power cut it may be there shorter than it was.
+/// A pack is not synced before it gets its name (the caller does that with all else, before anything depends on it): after a power cut it may be there shorter than it was.
 fn is_whole(pack: &Path) -> Result<bool> {
     let index = pack.with_extension("idx");
     match (last(pack, 20)?, last(&index, 40)?) {

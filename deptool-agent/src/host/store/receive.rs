@@ -32,7 +32,7 @@ impl Store {
     /// Take one pack from `input`, not a byte further, and make its objects part of the store.
     ///
     /// Every object is hashed on the way. A pack that is cut off, corrupt, above `limits` or has deltas leaves nothing
-    /// behind. What is added is durable only after [`Store::sync`].
+    /// behind. What is added is durable only when [`Store::written`] is.
     pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Added> {
         let dir = self.pack_dir();
         let mut temporary = Temporary::create(&dir, "pack")?;

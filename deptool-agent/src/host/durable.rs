@@ -1,0 +1,70 @@
+//! Making durable what a deployment has written.
+//!
+//! `syncfs` writes out the whole file system: on a host with a busy database that is much more than what was deployed,
+//! and takes seconds. So where little was written, it is synced file by file. The kernel is asked to begin with all of
+//! them first; otherwise each would wait for a transaction of its own.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::home::{Context, Home, HostError, sync_file_system};
+
+/// With more files and directories than this, the whole file system is less work.
+const FEW: usize = 64;
+
+/// Make `written` durable: files, directories with all that is below them, and their names.
+pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
+    let mut all = parents(written);
+    for path in written {
+        add(path, &mut all)?;
+        if all.len() > FEW {
+            return sync_all(home, written);
+        }
+    }
+    sync_each(&all)
+}
+
+/// The same where much else was written, too: all of our file system, and what of `written` may be on another one.
+pub fn sync_all(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
+    sync_file_system(home.state())?;
+    let mut all = parents(written);
+    all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
+    sync_each(&all)
+}
+
+fn parents(written: &[PathBuf]) -> BTreeSet<PathBuf> {
+    written.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect()
+}
+
+/// Add `path` and what is below it to `all`, which need not get longer than [`FEW`]. A symlink is durable with its
+/// directory.
+fn add(path: &Path, all: &mut BTreeSet<PathBuf>) -> Result<(), HostError> {
+    let kind = fs::symlink_metadata(path).during("look at", path)?.file_type();
+    if kind.is_symlink() || all.len() > FEW {
+        return Ok(());
+    }
+    all.insert(path.to_owned());
+    if kind.is_dir() {
+        for entry in fs::read_dir(path).during("read", path)? {
+            add(&entry.during("read", path)?.path(), all)?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_each(paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
+    let mut open = Vec::with_capacity(paths.len());
+    for path in paths {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
+        // Whatever it answers: this only begins what fsync does.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        open.push((file, path));
+    }
+    open.iter().try_for_each(|(file, path)| rustix::fs::fsync(file).during("sync", path))
+}
