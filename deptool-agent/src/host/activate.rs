@@ -1,7 +1,5 @@
 //! From the first visible change to the end: a deployment ends well or is undone, whatever becomes of the connection.
 
-use std::path::PathBuf;
-
 use super::{
     apply::Applying,
     attempts, broken,
@@ -48,18 +46,24 @@ pub struct Running<'a> {
     pub peer: &'a mut Peer,
     pub system: &'a mut dyn System,
     pub record: Record,
-    /// What was prepared, and is not durable yet.
-    pub written: Vec<PathBuf>,
     pub expectations: Expectations,
 }
 
 impl Running<'_> {
-    /// Leave the login session and open the journal. If that fails nothing became visible.
+    /// Open the journal and leave the login session. If that fails nothing became visible.
+    ///
+    /// In this order: systemd takes some milliseconds to let us leave, and the disk to take the journal. Whoever ends
+    /// the session in between ends a deployment that has changed nothing.
     pub fn begin(&mut self) -> Result<Journal, HostError> {
         self.enter(Phase::Activating);
-        self.system.leave_session()?;
         self.peer.open(Door::open(self.home, self.record.id)?);
-        let journal = Journal::open(self.home, &self.record, std::mem::take(&mut self.written));
+        let journal = Journal::open(self.home, &self.record).and_then(|journal| {
+            self.system.leave_session()?;
+            match self.system.is_stopping() {
+                true => Err(HostError::Unfit("the host is shutting down".into())),
+                false => Ok(journal),
+            }
+        });
         if journal.is_err() {
             // What stays of it goes with all else that was prepared.
             let _ = self.peer.close_door();

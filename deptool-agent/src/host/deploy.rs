@@ -7,7 +7,7 @@
 
 use super::{
     activate::{End, Running, tell},
-    door, finish,
+    door, durable, finish,
     home::{Home, HostError, read_if_there},
     journal::Journal,
     lock::{HostLock, Taken},
@@ -50,6 +50,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Taken::Busy(holder) => return Ok(End::Outcome(Outcome::Busy(holder))),
     };
     lock.is_written(home)?;
+    system.begin_leaving();
     if door::is_barred(home, request.id)? {
         lock.leave();
         return Ok(End::Outcome(Outcome::Cancelled));
@@ -62,21 +63,21 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         lock.leave();
         return Ok(End::Outcome(outcome));
     }
-    system.begin_leaving();
     peer.send(&Response::Progress(Phase::Preparing));
     let staged = match stage(home, request, &mut store, peer, system) {
         Ok(Staged::Ready(staged)) => staged,
         Ok(Staged::Gone) => return Ok(discard(home, lock, &mut store, Outcome::Cancelled)),
         Err(error) => return Ok(discard(home, lock, &mut store, refusal(error))),
     };
+    // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
+    if let Err(error) = durable::sync(home, &staged.written, durable::Extent::of(request)) {
+        return Ok(discard(home, lock, &mut store, refusal(error)));
+    }
     if !may_go(request, &mut lock, peer) {
         return Ok(discard(home, lock, &mut store, Outcome::Cancelled));
     }
-    if system.is_stopping() {
-        return Ok(discard(home, lock, &mut store, Outcome::refused("the host is shutting down")));
-    }
-    let Ready { record, written, expectations } = *staged;
-    let mut running = Running { home, lock, peer, system, record, written, expectations };
+    let Ready { record, expectations, .. } = *staged;
+    let mut running = Running { home, lock, peer, system, record, expectations };
     Ok(match running.begin() {
         Ok(journal) => running.see_to_its_end(journal, request.verdict, &mut store),
         Err(error) => {

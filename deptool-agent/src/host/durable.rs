@@ -13,27 +13,46 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::home::{Context, Home, HostError, sync_file_system};
+use crate::wire::{Deploy, Expected};
 
 /// With more files and directories than this, the whole file system is less work.
 const FEW: usize = 64;
 
+/// What is to be made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What is named, and nothing else.
+    Files,
+    /// All of our file system, and what is named.
+    FileSystem,
+}
+
+impl Extent {
+    /// With the first deployment our own directories and the store are new, too.
+    pub fn of(request: &Deploy) -> Extent {
+        match request.expected {
+            Expected::Absent => Extent::FileSystem,
+            Expected::At(_) => Extent::Files,
+        }
+    }
+}
+
 /// Make `written` durable: files, directories with all that is below them, and their names.
-pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
+pub fn sync(home: &Home, written: &[PathBuf], extent: Extent) -> Result<(), HostError> {
     let mut all = parents(written);
+    let mut extent = extent;
     for path in written {
         add(path, &mut all)?;
         if all.len() > FEW {
-            return sync_all(home, written);
+            extent = Extent::FileSystem;
         }
     }
-    sync_each(&all)
-}
-
-/// The same where much else was written, too: all of our file system, and what of `written` may be on another one.
-pub fn sync_all(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
-    sync_file_system(home.state())?;
-    let mut all = parents(written);
-    all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
+    if extent == Extent::FileSystem {
+        sync_file_system(home.state())?;
+        // Some of what was written may be on another one.
+        all = parents(written);
+        all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
+    }
     sync_each(&all)
 }
 

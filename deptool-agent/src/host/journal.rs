@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     boot,
     claims::Claims,
-    durable,
+    durable::{self, Extent},
     home::{Context, Home, HostError, not_understood, read_if_there, remove_if_there},
 };
 use crate::{
@@ -82,10 +82,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Make `written`, and then `record`, durable. From here on the host may be changed.
+    /// Write `record` durably. From here on the host may be changed.
     ///
-    /// At the first deployment whatever was written before on the same file system is made durable, too.
-    pub fn open(home: &Home, record: &Record, mut written: Vec<PathBuf>) -> Result<Journal, HostError> {
+    /// What was prepared is durable already.
+    pub fn open(home: &Home, record: &Record) -> Result<Journal, HostError> {
         let body = messagepack::to_vec(record).map_err(|error| HostError::Unfit(error.to_string()))?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend((body.len() as u32).to_be_bytes());
@@ -94,7 +94,7 @@ impl Journal {
         let verdict_at = bytes.len() as u64;
         bytes.extend([0; GOOD.len()]);
 
-        written.extend(boot::install(home)?);
+        let mut written = boot::install(home)?;
         let path = home.journal();
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).during("open", &path)?;
@@ -102,10 +102,7 @@ impl Journal {
         // The record has the ledger, which is what takes most space afterwards.
         reserve(home, RESERVED + 2 * body.len() as u64)?;
         written.extend([path, reserve_path(home)]);
-        match record.previous {
-            Some(_) => durable::sync(home, &written)?,
-            None => durable::sync_all(home, &written)?,
-        }
+        durable::sync(home, &written, Extent::Files)?;
         Ok(Journal { file, home: home.clone(), verdict_at })
     }
 
@@ -221,7 +218,7 @@ mod tests {
     fn a_record_is_open_until_its_verdict_is_there() {
         let (_directory, home) = home();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
-        let mut journal = Journal::open(&home, &record(), Vec::new()).unwrap();
+        let mut journal = Journal::open(&home, &record()).unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
         journal.keep().unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Good(_)));
@@ -236,7 +233,7 @@ mod tests {
     #[test]
     fn a_record_cut_off_at_any_byte_is_none() {
         let (_directory, home) = home();
-        let _journal = Journal::open(&home, &record(), Vec::new()).unwrap();
+        let _journal = Journal::open(&home, &record()).unwrap();
         let whole = std::fs::read(home.journal()).unwrap();
         for cut in 0..whole.len() - GOOD.len() {
             std::fs::write(home.journal(), &whole[..cut]).unwrap();
@@ -248,7 +245,7 @@ mod tests {
     fn the_journal_of_another_build_is_left_to_it() {
         let (_directory, home) = home();
         let other = Record { agent: "deptool-agent-0.0.1-x".into(), ..record() };
-        let _journal = Journal::open(&home, &other, Vec::new()).unwrap();
+        let _journal = Journal::open(&home, &other).unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Foreign { agent } if agent == other.agent));
     }
 }
