@@ -168,6 +168,16 @@ pub enum JobKind {
     Stop,
 }
 
+/// How far a process has got out of its login session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It is about to be moved: the kernel takes some milliseconds. Who ends the session sends signals that are ignored
+    /// here, and SIGKILL to those that are left after seconds.
+    Agreed,
+    /// It was moved.
+    Done,
+}
+
 /// How a queued job ended: systemd's JobRemoved result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobResult {
@@ -263,6 +273,7 @@ pub trait System {
     /// Ask for what [`System::leave_session`] waits for: systemd does it while we do something else.
     fn begin_leaving(&mut self) {}
 
-    /// Move this process into a transient scope of its own, out of the login session's control group.
-    fn leave_session(&mut self) -> Result<(), SystemError>;
+    /// Move this process into a transient scope of its own, out of the login session's control group. A system that is
+    /// shutting down refuses.
+    fn leave_session(&mut self, how_far: Leave) -> Result<(), SystemError>;
 }

@@ -21,7 +21,7 @@ use crate::{
     name::UnitName,
     outcome::{AttemptResult, Failure, Outcome, Phase},
     system::{
-        Manager, System,
+        Leave, Manager, System,
         settle::{Deadline, Watch},
     },
     wire::{Response, Verdict},
@@ -47,6 +47,8 @@ pub struct Running<'a> {
     pub system: &'a mut dyn System,
     pub record: Record,
     pub expectations: Expectations,
+    /// Whose decision it is that it is kept.
+    pub verdict: Verdict,
 }
 
 impl Running<'_> {
@@ -58,10 +60,10 @@ impl Running<'_> {
         self.enter(Phase::Activating);
         self.peer.open(Door::open(self.home, self.record.id)?);
         let journal = Journal::open(self.home, &self.record).and_then(|journal| {
-            self.system.leave_session()?;
-            match self.system.is_stopping() {
-                true => Err(HostError::Unfit("the host is shutting down".into())),
-                false => Ok(journal),
+            match self.system.leave_session(self.must_have_left()) {
+                Ok(()) => Ok(journal),
+                Err(_) if self.system.is_stopping() => Err(HostError::Unfit("the host is shutting down".into())),
+                Err(error) => Err(HostError::Unfit(error.to_string())),
             }
         });
         if journal.is_err() {
@@ -71,12 +73,35 @@ impl Running<'_> {
         journal
     }
 
+    /// What only moves links and files is over before anybody's patience is.
+    fn must_have_left(&self) -> Leave {
+        let is_quick = |action: &Action| match action {
+            Action::MakeDirectories(_)
+            | Action::Place(_)
+            | Action::Own { .. }
+            | Action::LinkApps(_)
+            | Action::Switch { .. }
+            | Action::UnlinkApps(_) => true,
+            Action::Stop(_)
+            | Action::Disable(_)
+            | Action::CreateUsers(_)
+            | Action::CreateTmpfiles(_)
+            | Action::Enable(_)
+            | Action::DaemonReload
+            | Action::Jobs { .. } => false,
+        };
+        let waits = self.verdict == Verdict::Helper
+            || self.expectations.confirm.is_some()
+            || !self.expectations.probes.is_empty();
+        if !waits && self.record.actions.iter().all(is_quick) { Leave::Agreed } else { Leave::Done }
+    }
+
     /// Make it visible. It ends well, or is undone.
-    pub fn see_to_its_end(mut self, mut journal: Journal, verdict: Verdict, store: &mut Store) -> End {
+    pub fn see_to_its_end(mut self, mut journal: Journal, store: &mut Store) -> End {
         let result = finish::note_target(&self.record, store).map_err(Why::from).and_then(|()| self.apply_and_settle());
-        let result = result.and_then(|()| self.await_helper(verdict));
+        let result = result.and_then(|()| self.await_helper());
         let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
-        let result = result.and_then(|()| self.hold(verdict, &mut journal));
+        let result = result.and_then(|()| self.hold(&mut journal));
         match result {
             Ok(()) => self.keep(journal, store),
             Err(_) if self.system.is_stopping() => {
@@ -129,12 +154,12 @@ impl Running<'_> {
     }
 
     /// Wait for whatever the helper has to say before the deployment is kept.
-    fn await_helper(&mut self, verdict: Verdict) -> Result<(), Why> {
+    fn await_helper(&mut self) -> Result<(), Why> {
         if let Some(seconds) = self.expectations.confirm {
             self.enter(Phase::AwaitingConfirmation);
             hold::await_confirmation(seconds, self.peer)?;
         }
-        if verdict == Verdict::Helper {
+        if self.verdict == Verdict::Helper {
             self.enter(Phase::AwaitingVerdict);
             hold::await_verdict(self.peer)?;
         }
@@ -142,8 +167,8 @@ impl Running<'_> {
     }
 
     /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
-    fn hold(&mut self, verdict: Verdict, journal: &mut Journal) -> Result<(), Why> {
-        if verdict == Verdict::Host {
+    fn hold(&mut self, journal: &mut Journal) -> Result<(), Why> {
+        if self.verdict == Verdict::Host {
             return Ok(());
         }
         self.enter(Phase::AwaitingRelease);

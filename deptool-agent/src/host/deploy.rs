@@ -77,9 +77,9 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(discard(home, lock, &mut store, Outcome::Cancelled));
     }
     let Ready { record, expectations, .. } = *staged;
-    let mut running = Running { home, lock, peer, system, record, expectations };
+    let mut running = Running { home, lock, peer, system, record, expectations, verdict: request.verdict };
     Ok(match running.begin() {
-        Ok(journal) => running.see_to_its_end(journal, request.verdict, &mut store),
+        Ok(journal) => running.see_to_its_end(journal, &mut store),
         Err(error) => {
             let outcome = refusal(error);
             // What is left of the journal is undone by the next agent, which finds nothing that was done.

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
-    Active, JobKind, JobResult, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, verdict::WINDOW,
+    Active, JobKind, JobResult, Leave, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    verdict::WINDOW,
 };
 use crate::name::UnitName;
 
@@ -360,7 +361,7 @@ impl System for Fake {
         self.journal.clone()
     }
 
-    fn leave_session(&mut self) -> Result<(), SystemError> {
+    fn leave_session(&mut self, _: Leave) -> Result<(), SystemError> {
         self.record("leave-session".into())
     }
 }

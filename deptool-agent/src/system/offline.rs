@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use super::{JobKind, JobResult, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program, systemd};
+use super::{
+    JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program, systemd,
+};
 use crate::name::UnitName;
 
 /// Each of the programs takes a few ms.
@@ -165,7 +167,7 @@ impl System for Offline {
         String::new()
     }
 
-    fn leave_session(&mut self) -> Result<(), SystemError> {
+    fn leave_session(&mut self, _: Leave) -> Result<(), SystemError> {
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Active, JobKind, JobResult, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    Active, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     program,
 };
@@ -477,16 +477,23 @@ impl System for Systemd {
         let _ = self.with(Systemd::ask_to_leave);
     }
 
-    fn leave_session(&mut self) -> Result<(), SystemError> {
+    fn leave_session(&mut self, how_far: Leave) -> Result<(), SystemError> {
         const WHAT: &str = "leave the login session";
         let wait = |this: &mut Self| {
             let until = Instant::now() + ANSWER;
             if this.leaving.is_none() {
                 this.ask_to_leave()?;
             }
-            while this.leaving.as_ref().is_some_and(|run| !run.is_over()) && Instant::now() < until {
+            let is_enough = |run: &Run| match how_far {
+                Leave::Agreed => run.is_queued(),
+                Leave::Done => run.is_over(),
+            };
+            while this.leaving.as_ref().is_some_and(|run| !is_enough(run)) && Instant::now() < until {
                 let job = this.receive(until)?.and_then(|(_, job)| job);
                 this.note_other(job);
+            }
+            if how_far == Leave::Agreed && this.leaving.as_ref().is_some_and(|run| run.is_queued() && !run.is_over()) {
+                return Ok(Some(JobResult::Done));
             }
             Ok(this.leaving.take().and_then(|run| run.end().0.pop()))
         };

@@ -6,7 +6,7 @@
 use std::{fs, time::Instant};
 
 use super::*;
-use crate::system::{Active, Load};
+use crate::system::{Active, Leave, Load};
 
 const UNITS: &str = "/run/systemd/system";
 
@@ -95,7 +95,7 @@ fn live_enabling_and_undoing_it() {
 fn live_the_session_is_left() {
     let mut systemd = Systemd::new();
     println!("before: {}", fs::read_to_string("/proc/self/cgroup").unwrap());
-    timed("leave_session", || systemd.leave_session()).unwrap();
+    timed("leave_session", || systemd.leave_session(Leave::Done)).unwrap();
     let after = fs::read_to_string("/proc/self/cgroup").unwrap();
     assert!(after.contains(&format!("deptool-agent-{}.scope", std::process::id())), "{after}");
 }

@@ -88,6 +88,11 @@ impl Run {
         self.jobs.insert(signal.job.clone(), signal);
     }
 
+    /// Whether every call was answered.
+    pub fn is_queued(&self) -> bool {
+        self.awaited().next().is_none()
+    }
+
     pub fn is_over(&self) -> bool {
         self.calls.iter().all(|call| matches!(call, Progress::Ended(_)))
     }
