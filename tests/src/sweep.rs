@@ -9,6 +9,7 @@ pub mod agent;
 pub mod disk;
 pub mod many;
 pub mod operator;
+pub mod request;
 pub mod state;
 pub mod world;
 

@@ -24,6 +24,20 @@ pub struct Call {
     pub data: Vec<u8>,
 }
 
+impl Call {
+    /// Whether it concerns what is said to another process, and no file.
+    pub fn is_to_peer(&self) -> bool {
+        let path = self.path.to_string_lossy();
+        path.starts_with("pipe:") || path.starts_with("socket:")
+    }
+
+    /// Whether a message is about to be sent that has all of these words near its beginning.
+    pub fn says(&self, words: &[&str]) -> bool {
+        let has = |word: &&str| self.data.windows(word.len()).any(|part| part == word.as_bytes());
+        self.is_to_peer() && words.iter().all(has)
+    }
+}
+
 impl std::fmt::Display for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.name, self.path.display())

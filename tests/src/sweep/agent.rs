@@ -60,9 +60,8 @@ impl Leader {
 
 /// Whether a call needs space on a disk. What is said to the helper does not.
 fn takes_space(call: &Call) -> bool {
-    let is_link = call.path.to_string_lossy().starts_with("pipe:");
     let takes = ["write", "pwrite64", "openat", "open", "mkdir", "mkdirat", "symlink", "symlinkat", "link", "linkat"];
-    !is_link && (takes.contains(&call.name) || ["copy_file_range", "sendfile", "splice"].contains(&call.name))
+    !call.is_to_peer() && (takes.contains(&call.name) || ["copy_file_range", "sendfile", "splice"].contains(&call.name))
 }
 
 /// Every fault at every call of a deployment.
@@ -189,6 +188,7 @@ pub fn agree(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, St
     let outcome = said.outcome();
     let runs = world.judge(scenario).map_err(|wrong| format!("{wrong}; it said: {outcome:?}"))?;
     let expected = match outcome {
+        None if scenario.kept_is_new && said.has_kept() => Runs::New,
         None => runs,
         Some(Outcome::Done { .. }) => Runs::New,
         Some(_) => Runs::Old,
@@ -201,7 +201,7 @@ pub fn again(world: &World, scenario: &Scenario, runs: Runs) -> Result<(), Strin
     if runs == Runs::New || world.is_untouched(scenario) {
         return Ok(());
     }
-    let again = world.deploy(&scenario.request, &mut |_| Deed::Go).map_err(|error| format!("{error:#}"))?;
+    let again = world.deploy(&scenario.again, &mut |_| Deed::Go).map_err(|error| format!("{error:#}"))?;
     if !again.is_done() {
         return Err(format!("it can't be deployed any more: {again:?}"));
     }

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::world::{Runs, Said, Scenario, World};
 use super::{Choice, Tally, agent};
 use crate::process::{Cmd, find_program};
-use crate::trace::{Call, Deed};
+use crate::trace::Deed;
 
 /// Programs that are needed here, and the Debian package that has each.
 pub const NEEDS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mount", "mount")];
@@ -133,7 +133,7 @@ fn deploy_and_copy(world: &World, scenario: &Scenario, image: &Image, choice: Ch
             let name = format!("call {count}, {call}");
             failed = image.copy(count).map(|image| snapshots.push(Snapshot { image, name, is_acknowledged }));
         }
-        is_acknowledged |= says_done(call);
+        is_acknowledged |= call.says(&["Ended", "Done"]) || (scenario.kept_is_new && call.says(&["Kept"]));
         Deed::Go
     })?;
     failed?;
@@ -141,12 +141,6 @@ fn deploy_and_copy(world: &World, scenario: &Scenario, image: &Image, choice: Ch
     let image = image.copy(count + 1)?;
     snapshots.push(Snapshot { image, name: "the agent's end".into(), is_acknowledged: true });
     Ok(snapshots)
-}
-
-/// Whether the agent is about to tell the helper that the deployment is done.
-fn says_done(call: &Call) -> bool {
-    let has = |text: &[u8]| call.data.windows(text.len()).any(|part| part == text);
-    call.path.to_string_lossy().starts_with("pipe:") && has(b"Ended") && has(b"Done")
 }
 
 fn look(world: &World, scenario: &Scenario, snapshot: &Snapshot) -> Result<Runs, String> {

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::state;
-use crate::build;
-use crate::sandbox::{Sandbox, default_git};
 
 /// The host may have so many files of its store: packs are made one before they are many more than fifty.
 const MOST_FILES: usize = 220;
@@ -37,7 +35,7 @@ impl std::fmt::Display for Many {
 /// Makes so many deployments, each of another commit, to a new root. An error if anything has been left lying about.
 pub fn deploy(deployments: usize) -> Result<Many> {
     let temporary = super::world::in_memory()?;
-    let sandbox = Sandbox::at(temporary.path(), &default_git(), build::local());
+    let sandbox = super::world::sandbox_at(temporary.path())?;
     let root = sandbox.root("web1");
     let repo = sandbox.repo("operator");
     repo.add_root("web1");

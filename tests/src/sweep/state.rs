@@ -88,6 +88,11 @@ fn is_passing_in_store(path: &str) -> bool {
     name.ends_with(".lock") || name.starts_with("tmp_")
 }
 
+/// How many packs the store has.
+pub fn packs(root: &Path) -> usize {
+    names(&root.join(OURS).join("store/objects/pack")).iter().filter(|name| name.ends_with(".pack")).count()
+}
+
 /// Files of a pack that has lost the others.
 fn packs_left(dir: &Path) -> Vec<String> {
     let all: BTreeSet<String> = names(dir).into_iter().collect();

@@ -4,28 +4,28 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 
 use anyhow::{Context as _, Result, ensure};
 use deptool_agent::frame::FrameBuffer;
 use deptool_agent::outcome::Outcome;
-use deptool_agent::wire::Response;
-
+use deptool_agent::wire::{self, Response};
 use tempfile::TempDir;
 
+use super::request::{self, Request};
 use super::state::{self, Exact, Lines};
 use crate::build;
+use crate::process::Cmd;
 use crate::sandbox::{Repo, Sandbox, default_git};
-use crate::stand_in::{agent, with_stand_in};
+use crate::stand_in::agent;
 use crate::trace::{self, Call, Deed, Watched};
 
 /// The longest request that fits into a pipe at once.
 const PIPE: usize = 60_000;
+/// How long a deployment waits to be confirmed, in seconds: a fault may be that nobody can do it.
+const CONFIRM: u16 = 3;
 /// A host's own id, below its root.
 const INSTANCE: &str = "var/lib/deptool/instance";
-
-/// What a helper once asked, to be asked again.
-#[derive(Debug, Clone)]
-pub struct Request(Vec<u8>);
 
 /// One run of an agent.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub enum Knows {
 }
 
 impl Knows {
-    fn dir(self) -> &'static str {
+    pub(super) fn dir(self) -> &'static str {
         match self {
             Knows::TheFirstCommit => "knows-one",
             Knows::BothCommits => "knows-both",
@@ -74,24 +74,33 @@ pub struct World {
 pub struct Scenario {
     pub name: &'static str,
     pub request: Request,
-    /// What was deployed before.
-    before: Vec<Request>,
+    /// What gets it done if it was not.
+    pub again: Request,
+    /// What the agent says once it has acknowledged that it keeps the deployment is true.
+    pub kept_is_new: bool,
+    before: Before,
     pub old: Exact,
     pub new: Lines,
+}
+
+/// What was deployed before.
+#[derive(Debug, Clone)]
+enum Before {
+    Requests(Vec<Request>),
+    /// So much that it is copied.
+    Copy(PathBuf),
 }
 
 impl World {
     /// Makes the commits and records what a helper asks to deploy them.
     pub fn new() -> Result<World> {
         let temporary = in_memory()?;
-        let sandbox = Sandbox::at(temporary.path(), &default_git(), build::local());
+        let sandbox = sandbox_at(temporary.path())?;
         let root = sandbox.root("web1");
-        let [first, update, removal] = record(&sandbox)?;
+        let [first, update, removal] = request::record(&sandbox)?;
         let instance = fs::read_to_string(root.join(INSTANCE))?;
-        // A copy, so that a long sweep does not mind what is built meanwhile.
-        let its_agent = sandbox.dir().join("deptool-agent");
-        fs::copy(agent(), &its_agent)?;
-        Ok(World { root, agent: its_agent, first, update, removal, instance, sandbox, _temporary: temporary })
+        let agent = sandbox.dir().join("prefix/lib/deptool/agents").join(agent().file_name().context("no name")?);
+        Ok(World { root, agent, first, update, removal, instance, sandbox, _temporary: temporary })
     }
 
     pub fn root(&self) -> &Path {
@@ -101,6 +110,10 @@ impl World {
     /// A deployment of `request` after those `before`.
     pub fn scenario(&self, name: &'static str, before: &[&Request], request: &Request) -> Result<Scenario> {
         let before: Vec<Request> = before.iter().map(|request| (*request).clone()).collect();
+        self.scenario_after(name, Before::Requests(before), request)
+    }
+
+    fn scenario_after(&self, name: &'static str, before: Before, request: &Request) -> Result<Scenario> {
         self.set_up(&before)?;
         let old = Exact::of(&self.root);
         let said = self.deploy(request, &mut |_| Deed::Go)?;
@@ -108,16 +121,52 @@ impl World {
         let new = state::view(&self.root);
         let left = state::left_over(&self.root);
         ensure!(left.is_empty(), "without a fault there is left: {}", left.join("; "));
-        Ok(Scenario { name, request: request.clone(), before, old, new })
+        Ok(Scenario { name, request: request.clone(), again: request.clone(), kept_is_new: false, before, old, new })
     }
 
-    /// The three deployments that there are.
+    pub fn an_update(&self) -> Result<Scenario> {
+        self.scenario("update", &[&self.first], &self.update)
+    }
+
+    /// The three deployments that need nothing but a host.
     pub fn scenarios(&self) -> Result<[Scenario; 3]> {
         Ok([
-            self.scenario("update", &[&self.first], &self.update)?,
+            self.an_update()?,
             self.scenario("first deployment", &[], &self.first)?,
             self.scenario("removal", &[&self.first], &self.removal)?,
         ])
+    }
+
+    /// An update that waits for the verdict of the helper, which has it kept and released.
+    pub fn held(&self) -> Result<Scenario> {
+        let held = self.update.held(&[wire::Request::Keep, wire::Request::Release])?;
+        Ok(Scenario { kept_is_new: true, ..self.scenario("held update", &[&self.first], &held)? })
+    }
+
+    /// The same; but after it was kept, the helper wants it undone.
+    pub fn revoked(&self) -> Result<Scenario> {
+        let request = self.update.held(&[wire::Request::Keep, wire::Request::Revert])?;
+        Ok(Scenario { name: "revoked update", request, ..self.an_update()? })
+    }
+
+    /// An update that is confirmed over a second connection.
+    pub fn confirmed(&self) -> Result<Scenario> {
+        self.scenario("confirmed update", &[&self.first], &self.update.confirmed(CONFIRM))
+    }
+
+    /// An update of a host that has as many packs and generations as it may have: some are to go.
+    pub fn crowded(&self) -> Result<Scenario> {
+        let dir = self.sandbox.dir().join("crowd");
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir(&dir)?;
+        let crowd = sandbox_at(&dir)?;
+        let request = request::record_crowd(&crowd)?;
+        let scenario = self.scenario_after("update that tidies up", Before::Copy(crowd.root("web1")), &request)?;
+        let packs = state::packs(&self.root);
+        ensure!(packs == 1, "the store has not been packed anew: {packs} packs");
+        Ok(scenario)
     }
 
     /// Makes the root anew as it is before the deployment: the same, but for its times.
@@ -144,46 +193,93 @@ impl World {
         Ok(self.sandbox.repo_at(dir))
     }
 
-    fn set_up(&self, before: &[Request]) -> Result<()> {
+    fn set_up(&self, before: &Before) -> Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let path = entry?.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
-        own_files(&self.root)?;
-        for request in before {
-            let said = self.deploy(request, &mut |_| Deed::Go)?;
-            ensure!(said.is_done(), "{said:?}");
+        match before {
+            Before::Requests(requests) => {
+                own_files(&self.root)?;
+                for request in requests {
+                    let said = self.deploy(request, &mut |_| Deed::Go)?;
+                    ensure!(said.is_done(), "{said:?}");
+                }
+            }
+            Before::Copy(of) => {
+                self.sandbox.command("cp").arg("-a").arg(of.join(".")).arg(&self.root).check().map(drop)?
+            }
         }
         Ok(())
     }
 
     /// Runs the agent and asks it for `request`. Its input stays open: the end of it would be a helper that is gone.
     pub fn deploy(&self, request: &Request, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
-        ensure!(request.0.len() < PIPE, "{} bytes do not fit into a pipe", request.0.len());
+        let bytes = request.bytes()?;
+        ensure!(bytes.len() < PIPE, "{} bytes do not fit into a pipe", bytes.len());
         let (stdin, mut writer) = std::io::pipe()?;
-        writer.write_all(&request.0)?;
-        let said = self.follow(stdin.into(), lead);
+        writer.write_all(&bytes)?;
+        let said = match request.over_another()? {
+            None => self.follow(stdin.into(), lead),
+            Some(then) => self.follow_and_attach(stdin.into(), &then, lead),
+        };
         drop(writer);
         said
+    }
+
+    /// Runs the agent, and another one when it asks to be reached. That one is started by a thread of its own: it is not
+    /// followed.
+    fn follow_and_attach(&self, stdin: Stdio, then: &[u8], lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
+        std::thread::scope(|scope| {
+            let (ask, asked) = channel();
+            let other = scope.spawn(move || asked.recv().map_or_else(|_| Ok(Vec::new()), |()| self.attach(then)));
+            let said = self.follow(stdin, &mut |call| {
+                if call.says(&["AwaitsConfirmation"]) {
+                    let _ = ask.send(());
+                }
+                lead(call)
+            });
+            drop(ask);
+            let others = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let mut said = said?;
+            said.responses.extend(responses(&others?));
+            Ok(said)
+        })
+    }
+
+    /// What an agent answers to these bytes, until it ends.
+    fn attach(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut command = self.agent_command();
+        let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut input = agent.stdin.take().context("no input")?;
+        input.write_all(bytes)?;
+        let answers = agent.stdout.take().as_mut().map(read_all).unwrap_or_default();
+        drop(input);
+        agent.wait()?;
+        Ok(answers)
     }
 
     /// Runs the agent and asks it for nothing: it looks whether there is anything to mend, and ends.
     pub fn recover(&self, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
         let (stdin, mut writer) = std::io::pipe()?;
-        let line = self.first.0.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        writer.write_all(&self.first.0[..line])?;
+        writer.write_all(self.first.line())?;
         drop(writer);
         self.follow(stdin.into(), lead)
+    }
+
+    fn agent_command(&self) -> Command {
+        let mut command = Command::new(&self.agent);
+        command.env_clear().env("DEPTOOL_ROOT", &self.root).env("LC_ALL", "C").current_dir("/");
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("TMPDIR", self.sandbox.dir().join("tmp"));
+        command
     }
 
     fn follow(&self, stdin: Stdio, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
         let (mut stdout, its_stdout) = std::io::pipe()?;
         let (mut stderr, its_stderr) = std::io::pipe()?;
-        let mut command = Command::new(&self.agent);
-        command.env_clear().env("DEPTOOL_ROOT", &self.root).env("LC_ALL", "C").current_dir("/");
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("TMPDIR", self.sandbox.dir().join("tmp"));
+        let mut command = self.agent_command();
         command.stdin(stdin).stdout(its_stdout).stderr(its_stderr);
         let (out, err, traced) = std::thread::scope(|scope| {
             let out = scope.spawn(move || read_all(&mut stdout));
@@ -197,27 +293,7 @@ impl World {
 
     /// Which state the root is in, after a fault and the next contact; what is wrong with it if it is in neither.
     pub fn judge(&self, scenario: &Scenario) -> Result<Runs, String> {
-        let exact = Exact::of(&self.root);
-        let runs = match state::difference(&state::view(&self.root), &scenario.new) {
-            None => Runs::New,
-            Some(from_new) => match state::difference(&settled(&exact.files), &settled(&scenario.old.files)) {
-                None => Runs::Old,
-                Some(from_old) => {
-                    return Err(format!(
-                        "neither old nor new; old would be without: {from_old}; new without: {from_new}"
-                    ));
-                }
-            },
-        };
-        let left = state::left_over(&self.root);
-        if !left.is_empty() {
-            return Err(format!("left over: {}", left.join("; ")));
-        }
-        let store = self.root.join("var/lib/deptool/store");
-        match state::fsck(self.sandbox.command("git"), &store) {
-            Some(wrong) if store.join("HEAD").exists() => Err(wrong),
-            Some(_) | None => Ok(runs),
-        }
+        judge(&self.sandbox, &self.root, &scenario.old, &scenario.new)
     }
 
     /// Whether nothing at all has changed, so that the next fault can be tried on the same root.
@@ -239,6 +315,11 @@ impl Said {
         matches!(self.outcome(), Some(Outcome::Done { .. }))
     }
 
+    /// Whether the agent has acknowledged that it keeps the deployment.
+    pub fn has_kept(&self) -> bool {
+        self.responses.contains(&Response::Kept)
+    }
+
     /// What the agent could not do, if it said that.
     pub fn error(&self) -> Option<&str> {
         self.responses.iter().find_map(|response| match response {
@@ -246,6 +327,36 @@ impl Said {
             _ => None,
         })
     }
+}
+
+/// Which of two states a root is in, after a fault and the next contact; what is wrong with it if it is in neither.
+pub(super) fn judge(sandbox: &Sandbox, root: &Path, old: &Exact, new: &Lines) -> Result<Runs, String> {
+    let exact = Exact::of(root);
+    let runs = match state::difference(&state::view(root), new) {
+        None => Runs::New,
+        Some(from_new) => match state::difference(&settled(&exact.files), &settled(&old.files)) {
+            None => Runs::Old,
+            Some(from_old) => {
+                return Err(format!("neither old nor new; old would be without: {from_old}; new without: {from_new}"));
+            }
+        },
+    };
+    let left = state::left_over(root);
+    if !left.is_empty() {
+        return Err(format!("left over: {}", left.join("; ")));
+    }
+    let store = root.join("var/lib/deptool/store");
+    match state::fsck(sandbox.command("git"), &store) {
+        Some(wrong) if store.join("HEAD").exists() => Err(wrong),
+        Some(_) | None => Ok(runs),
+    }
+}
+
+/// A sandbox with copies of what is tested, so that a long sweep does not mind what is built meanwhile.
+pub(super) fn sandbox_at(dir: &Path) -> Result<Sandbox> {
+    let prefix = dir.join("prefix");
+    Cmd::new("cp").arg("-a").arg(build::local()).arg(&prefix).check()?;
+    Ok(Sandbox::at(dir, &default_git(), &prefix))
 }
 
 /// A temporary directory, in memory if possible: nothing here depends on what a disk does, and thousands of syncs take
@@ -275,88 +386,13 @@ fn without_times(files: &Lines) -> Lines {
 }
 
 /// What the host has of its own.
-fn own_files(root: &Path) -> Result<()> {
+pub(super) fn own_files(root: &Path) -> Result<()> {
     let etc = root.join("etc");
     fs::create_dir_all(etc.join("systemd/system/own.service.d"))?;
     for name in ["taken", "taken too", "own", "systemd/system/own.service.d/own.conf"] {
         fs::write(etc.join(name), "same\n")?;
     }
     Ok(())
-}
-
-/// The requests of three pushes: of a commit, of another one, of nothing.
-fn record(sandbox: &Sandbox) -> Result<[Request; 3]> {
-    let repo = sandbox.repo("operator");
-    repo.add_root("web1");
-    own_files(&sandbox.root("web1"))?;
-    first_commit(&repo);
-    let first = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
-    let keep = |knows: Knows| sandbox.command("cp").arg("-a").arg(&repo.dir).arg(knows.dir()).check();
-    keep(Knows::TheFirstCommit)?;
-    second_commit(&repo);
-    keep(Knows::BothCommits)?;
-    let update = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
-    repo.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
-    let removal = recorded(sandbox, &repo, &["push", "web1", ":prod"])?;
-    Ok([first, update, removal])
-}
-
-fn recorded(sandbox: &Sandbox, repo: &Repo<'_>, push: &[&str]) -> Result<Request> {
-    let file = sandbox.dir().join("tmp/recorded");
-    let script = format!("tee '{}' | \"$DEPTOOL_AGENT\"", file.display());
-    with_stand_in(sandbox, repo, push, &script).run()?.ok();
-    Ok(Request(fs::read(&file)?))
-}
-
-const UNIT: &str =
-    "[Unit]\nDescription=A unit\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n";
-
-fn first_commit(repo: &Repo<'_>) {
-    repo.write("web1/web/same", "same\n");
-    repo.write("web1/web/file", "1\n");
-    repo.write("web1/web/key", "secret\n");
-    repo.write("web1/same/file", "stays\n");
-    repo.write("web1/gone/file", "x");
-    repo.write("web1/gone/dir/file", "x");
-    repo.write("web1/web/tmpfiles/a.conf", "d /run/sweep 0755\n");
-    repo.write("web1/web/sysusers/gone.conf", "u sweep-one -\n");
-    repo.write("web1/web/quadlets/gone.network", "[Network]\n");
-    repo.write("web1/web/systemd/gone.service", UNIT);
-    repo.write("web1/web/systemd/stays.service", UNIT);
-    repo.write("web1/web/systemd/own.service.d/ours.conf", "[Service]\nNice=1\n");
-    repo.write(
-        "web1/web/manifest.json",
-        r#"{"symlinks": {"/etc/stays": "file", "/etc/goes/x": "file", "/etc/moves": "file", "/etc/taken": "same"},
-            "files": {"key": {"mode": "0600"}},
-            "systemd": {"units_enabled": ["gone.service", "stays.service"]}}"#,
-    );
-    repo.commit("One");
-}
-
-fn second_commit(repo: &Repo<'_>) {
-    repo.write("web1/web/file", "2\n");
-    repo.remove("web1/gone");
-    repo.write("web1/new/file", "y");
-    repo.write("web1/new/dir/dir/file", "y");
-    repo.write("web1/web/tmpfiles/a.conf", "d /run/sweep 0750\n");
-    repo.remove("web1/web/sysusers");
-    repo.write("web1/web/sysusers/new.conf", "u sweep-two -\n");
-    repo.remove("web1/web/quadlets");
-    repo.remove("web1/web/systemd/gone.service");
-    repo.write(
-        "web1/web/systemd/new.timer",
-        UNIT.replace("Service", "Timer").replace("ExecStart=/bin/true", "OnBootSec=9"),
-    );
-    repo.write("web1/web/systemd/new.service", UNIT);
-    repo.write("web1/web/systemd/stays.service", UNIT.replace("A unit", "Another unit"));
-    repo.write("web1/web/systemd/own.service.d/ours.conf", "[Service]\nNice=2\n");
-    repo.write(
-        "web1/web/manifest.json",
-        r#"{"symlinks": {"/etc/stays": "file", "/etc/comes/y/z": "file", "/etc/moves": "same", "/etc/taken too": "same"},
-            "files": {"key": {"mode": "0640"}},
-            "systemd": {"units_enabled": ["new.service", "stays.service"]}}"#,
-    );
-    repo.commit("Two");
 }
 
 fn read_all(from: &mut impl std::io::Read) -> Vec<u8> {

@@ -32,11 +32,21 @@ pub fn run(choice: Choice, word: &str) -> Result<()> {
 
 type Part<'a> = Box<dyn Fn(Choice) -> Result<Tally> + 'a>;
 
+type Sweep = fn(&World, Scenario, Choice) -> Result<Tally>;
+
+fn full(world: &World, scenario: Scenario, choice: Choice) -> Result<Tally> {
+    disk::in_own_namespace(|| disk::full(world, scenario, choice))
+}
+
+fn power(world: &World, scenario: Scenario, choice: Choice) -> Result<Tally> {
+    disk::in_own_namespace(|| disk::power(world, scenario, choice))
+}
+
 fn parts(world: &World) -> Result<Vec<(String, Part<'_>)>> {
     let mut parts: Vec<(String, Part<'_>)> = Vec::new();
     for scenario in world.scenarios()? {
         let name = scenario.name;
-        let mut add = |what: &str, sweep: fn(&World, Scenario, Choice) -> Result<Tally>| {
+        let mut add = |what: &str, sweep: Sweep| {
             let scenario = scenario.clone();
             parts.push((format!("{name}, {what}"), Box::new(move |choice| sweep(world, scenario.clone(), choice))));
         };
@@ -48,11 +58,20 @@ fn parts(world: &World) -> Result<Vec<(String, Part<'_>)>> {
             agent::recovery(world, scenario, Interrupted::AfterVerdict, choice)
         });
         add("agent, twice", agent::twice);
-        add("disk that gets full", |world, scenario, choice| {
-            disk::in_own_namespace(|| disk::full(world, scenario, choice))
-        });
-        add("power", |world, scenario, choice| disk::in_own_namespace(|| disk::power(world, scenario, choice)));
+        add("disk that gets full", full);
+        add("power", power);
     }
+    let mut add = |scenario: fn(&World) -> Result<Scenario>, what: &str, sweep: Sweep| {
+        let sweep = move |choice| sweep(world, scenario(world)?, choice);
+        parts.push((what.to_owned(), Box::new(sweep)));
+    };
+    add(World::held, "held update, agent", agent::deployment);
+    add(World::held, "held update, power", power);
+    add(World::revoked, "revoked update, agent", agent::deployment);
+    add(World::confirmed, "confirmed update, agent", agent::deployment);
+    add(World::crowded, "update that tidies up, agent", agent::deployment);
+    add(World::crowded, "update that tidies up, disk that gets full", full);
+    add(World::crowded, "update that tidies up, power", power);
     for act in Act::ALL {
         parts.push((format!("operator, {act:?}"), Box::new(move |choice| operator::sweep(world, act, choice))));
     }
