@@ -68,6 +68,8 @@ fn a_link_that_breaks_leaves_all_with_it_or_none() {
         ("cut:helper:Activate", "web1 reverted, web2 unreachable, web3 reverted", false),
         ("cut:agent:Healthy", "web1 reverted, web2 rolled-back, web3 reverted", false),
         ("cut:helper:Keep", "web1 reverted, web2 rolled-back, web3 reverted", false),
+        // The host has not heard of it when it is asked again, so it has not gone back.
+        ("cut-unheard:helper:Keep", "web1 done, web2 done, web3 done", true),
         ("cut:agent:Kept", "web1 done, web2 done, web3 done", true),
         ("cut:helper:Release", "web1 done, web2 done, web3 done", true),
         ("cut:agent:Ended", "web1 done, web2 done, web3 done", true),

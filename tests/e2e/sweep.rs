@@ -1,6 +1,7 @@
 //! A spread of the faults that `cargo xtask sweep` tries all of.
 
 use deptool_tests::sweep::agent::{self, Interrupted};
+use deptool_tests::sweep::group::{self, Manner, Place};
 use deptool_tests::sweep::operator::{self, Act};
 use deptool_tests::sweep::world::{Scenario, World};
 use deptool_tests::sweep::{Choice, Tally, many};
@@ -9,13 +10,15 @@ use deptool_tests::trace;
 /// Prime, so that every kind of fault is among those tried.
 const SPREAD: Choice = Choice::OneIn(127);
 
+fn is_skipped() -> bool {
+    let Some(why) = trace::unable() else { return false };
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
+    eprintln!("skipped: {why}");
+    true
+}
+
 fn world() -> Option<World> {
-    if let Some(why) = trace::unable() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-        eprintln!("skipped: {why}");
-        return None;
-    }
-    Some(World::new().unwrap())
+    (!is_skipped()).then(|| World::new().unwrap())
 }
 
 /// Sweeps the deployment itself, the recovery from it, and both at once.
@@ -38,7 +41,7 @@ fn assert_both(tally: &Tally) {
 #[test]
 fn a_fault_in_an_update_leaves_the_old_or_the_new() {
     let Some(world) = world() else { return };
-    let scenario = world.scenario("update", &[&world.first], &world.update).unwrap();
+    let scenario = world.an_update().unwrap();
     sweep(&world, &scenario);
 }
 
@@ -54,6 +57,48 @@ fn a_fault_in_a_removal_leaves_the_old_or_nothing() {
     let Some(world) = world() else { return };
     let scenario = world.scenario("removal", &[&world.first], &world.removal).unwrap();
     sweep(&world, &scenario);
+}
+
+#[test]
+fn a_fault_in_a_deployment_that_waits_for_its_helper_leaves_the_old_or_the_new() {
+    let Some(world) = world() else { return };
+    let mut all = Tally::default();
+    for scenario in [world.held(), world.revoked(), world.confirmed()] {
+        let scenario = scenario.unwrap();
+        let name = scenario.name;
+        let tally = agent::deployment(&world, scenario, SPREAD).unwrap();
+        println!("{name}: {tally}");
+        all.add(tally);
+    }
+    assert!(all.points > 10 && all.violations.is_empty(), "{all}");
+    assert_both(&all);
+}
+
+#[test]
+fn a_fault_while_generations_and_packs_are_cleared_away_leaves_the_old_or_the_new() {
+    let Some(world) = world() else { return };
+    let tally = agent::deployment(&world, world.crowded().unwrap(), Choice::OneIn(257)).unwrap();
+    println!("{tally}");
+    assert!(tally.points > 5 && tally.violations.is_empty(), "{tally}");
+    assert_both(&tally);
+}
+
+#[test]
+fn a_fault_in_a_push_to_two_hosts_leaves_both_with_it_or_none() {
+    if is_skipped() {
+        return;
+    }
+    let mut all = Tally::default();
+    for (place, spread) in [(Place::Agent, 127), (Place::Helper, 53), (Place::Link, 5)] {
+        let tally = group::sweep(Manner::Atomic, place, Choice::OneIn(spread), 2).unwrap();
+        println!("{place:?}: {tally}");
+        all.add(tally);
+    }
+    let tally = group::sweep(Manner::Confirmed, Place::Helper, Choice::OneIn(61), 2).unwrap();
+    println!("to be confirmed: {tally}");
+    all.add(tally);
+    assert!(all.points > 10 && all.violations.is_empty(), "{all}");
+    assert_both(&all);
 }
 
 #[test]

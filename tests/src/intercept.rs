@@ -1,7 +1,8 @@
 //! Between a helper and an agent: something happens at the moment when one of them says a certain message.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::os::fd::AsFd as _;
+use std::process::{ChildStdin, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, getppid, kill_process};
@@ -20,12 +21,14 @@ enum From {
     Agent,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Act {
     /// The helper, which is our parent, is killed (-9). The message does not arrive.
     KillHelper,
     /// Both connections end. The message does not arrive.
     Cut,
+    /// The same, but the agent does not hear of it.
+    CutUnheard,
 }
 
 impl Rule {
@@ -36,6 +39,7 @@ impl Rule {
         let act = match act {
             "kill-helper" => Act::KillHelper,
             "cut" => Act::Cut,
+            "cut-unheard" => Act::CutUnheard,
             _ => bail!("'{act}' is no act"),
         };
         let from = match from {
@@ -54,12 +58,25 @@ pub fn run(rule: &Rule, agent: &str) -> Result<()> {
     let mut child =
         Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run it")?;
     let (to_agent, from_agent) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
+    if rule.act == Act::CutUnheard {
+        hold_open(&to_agent, child.id())?;
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| copy(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
         copy(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
         // The helper may have more to say, but nobody listens.
         std::process::exit(0);
     })
+}
+
+/// Keeps the agent's input open for as long as it lives.
+fn hold_open(input: &ChildStdin, agent: u32) -> Result<()> {
+    let script = r#"while kill -0 "$1" 2>/dev/null; do sleep 0.1; done"#;
+    let input = input.as_fd().try_clone_to_owned()?;
+    let mut holder = Command::new("sh");
+    holder.args(["-c", script, "sh", &agent.to_string()]).stdin(Stdio::null()).stdout(input).stderr(Stdio::null());
+    holder.spawn().context("cannot run sh")?;
+    Ok(())
 }
 
 fn copy(mut from: impl Read, mut to: impl Write, rule: Option<&Rule>) {
@@ -80,7 +97,7 @@ fn act(act: Act) -> ! {
         (Act::KillHelper, Some(helper)) => {
             let _ = kill_process(helper, Signal::KILL);
         }
-        (Act::KillHelper, None) | (Act::Cut, _) => {}
+        (Act::KillHelper, None) | (Act::Cut | Act::CutUnheard, _) => {}
     }
     std::process::exit(0)
 }

@@ -6,6 +6,9 @@ use crate::build;
 use crate::process::Cmd;
 use crate::sandbox::{Repo, Sandbox};
 
+/// What takes an agent's place, in the workspace: it runs the script in `$DEPTOOL_STAND_IN`.
+pub const STAND_IN: &str = "tests/e2e/stand-in";
+
 /// The agent itself.
 pub fn agent() -> PathBuf {
     let agents = std::fs::read_dir(build::local().join("lib/deptool/agents")).unwrap();
@@ -24,7 +27,7 @@ pub fn with_stand_in(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: 
     let link = dir.join(agent.file_name().unwrap());
     if !link.exists() {
         std::fs::create_dir_all(&dir).unwrap();
-        std::os::unix::fs::symlink(build::workspace().join("tests/e2e/stand-in"), link).unwrap();
+        std::os::unix::fs::symlink(build::workspace().join(STAND_IN), link).unwrap();
     }
     let git = repo.command(args).env("DEPTOOL_AGENTS", dir);
     git.env("DEPTOOL_AGENT", agent).env("DEPTOOL_STAND_IN", script)

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod disk;
+pub mod group;
 pub mod many;
 pub mod operator;
 pub mod request;

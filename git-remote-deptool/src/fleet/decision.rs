@@ -165,6 +165,10 @@ impl Decision {
             match self.course {
                 Course::Released => return vec![(at, Step::Release)],
                 Course::Over => return vec![(at, Step::Revert)],
+                Course::Keeping(_) if heard == Heard::Healthy => {
+                    self.states[at] = State::Healthy;
+                    return vec![(at, Step::Keep)];
+                }
                 Course::Preparing | Course::Waves(_) | Course::Keeping(_) => {}
             }
         }

@@ -17,7 +17,7 @@ pub enum Fault {
     FailOn(Errno),
 }
 
-const FAULTS: [Fault; 8] = [
+pub const FAULTS: [Fault; 8] = [
     Fault::KillBefore,
     Fault::Fail(Errno::ENOSPC),
     Fault::KillAfter,
@@ -29,19 +29,19 @@ const FAULTS: [Fault; 8] = [
 ];
 
 /// Decides about calls: the fault happens at the one with this number, counted from 0.
-struct Leader {
+pub(super) struct Leader {
     at: usize,
     fault: Fault,
     count: usize,
-    hit: Option<Call>,
+    pub hit: Option<Call>,
 }
 
 impl Leader {
-    fn new(at: usize, fault: Fault) -> Leader {
+    pub fn new(at: usize, fault: Fault) -> Leader {
         Leader { at, fault, count: 0, hit: None }
     }
 
-    fn decide(&mut self, call: &Call) -> Deed {
+    pub fn decide(&mut self, call: &Call) -> Deed {
         let number = self.count;
         self.count += 1;
         if number == self.at {

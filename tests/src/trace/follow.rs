@@ -102,6 +102,8 @@ impl Following<'_> {
             WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
                 self.is_watched.remove(&pid);
                 self.watchdog.remove(pid);
+                self.held.remove(&pid);
+                self.kill_orphans();
                 Ok(())
             }
             WaitStatus::PtraceEvent(pid, _, event) => self.event(pid, event),
@@ -110,6 +112,7 @@ impl Following<'_> {
             WaitStatus::Stopped(pid, Signal::SIGSTOP) if !self.is_watched.contains_key(&pid) => {
                 self.watchdog.add(pid);
                 self.held.insert(pid);
+                self.kill_orphans();
                 Ok(())
             }
             WaitStatus::Stopped(pid, Signal::SIGSTOP) if self.due.remove(&pid) => ptrace::cont(pid, None),
@@ -187,6 +190,24 @@ impl Following<'_> {
         }
         Ok(())
     }
+
+    /// Ends new processes whose parents were killed before they have told of them: nobody would let them go on.
+    fn kill_orphans(&mut self) {
+        let is_orphan = |pid: &Pid| parent(*pid).is_none_or(|parent| !self.is_watched.contains_key(&parent));
+        for pid in self.held.iter().filter(|pid| is_orphan(pid)) {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The process that made a new process or thread.
+fn parent(pid: Pid) -> Option<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok().map(Pid::from_raw)
+    };
+    field("Tgid:").filter(|group| *group != pid).or_else(|| field("PPid:"))
 }
 
 fn look(pid: Pid, registers: &user_regs_struct, name: &'static str, about: About) -> Call {

@@ -107,6 +107,15 @@ fn all_or_nothing_keeps_when_all_waves_are_healthy_and_releases_when_all_have_ke
 }
 
 #[test]
+fn a_host_that_the_order_to_keep_it_did_not_reach_is_told_again() {
+    let mut decision = begun(2, atomic(&[]));
+    let steps = all(&mut decision, &[(0, Heard::Healthy), (1, Heard::Healthy), (0, Heard::Kept), (1, Heard::Lost)]);
+    assert_eq!(steps, [(0, Step::Keep), (1, Step::Keep)]);
+    assert_eq!(decision.hear(1, Heard::Healthy), [(1, Step::Keep)]);
+    assert_eq!(decision.hear(1, Heard::Kept), [(0, Step::Release), (1, Step::Release)]);
+}
+
+#[test]
 fn one_failure_after_activation_takes_all_back() {
     for failure in [FAILED, Heard::Lost] {
         let mut decision = begun(4, atomic(&["waves=3"]));
@@ -233,6 +242,13 @@ impl Simulation {
             (Host::Keeping, Turn::GoOn) => {
                 self.hosts[at] = Host::Kept;
                 self.decision.hear(at, Heard::Kept)
+            }
+            // The order did not arrive, and whoever asks is told that it is waited for.
+            (Host::Keeping, Turn::LoseLink) => {
+                self.hosts[at] = Host::Healthy;
+                let steps = self.decision.hear(at, Heard::Lost);
+                self.carry_out(steps);
+                self.decision.hear(at, Heard::Healthy)
             }
             // The verdict is durable: it is kept without a release in the end.
             (Host::Kept, Turn::LoseLink) => self.end(at, true),

@@ -2,11 +2,15 @@
 
 use anyhow::{Result, bail};
 use deptool_tests::sweep::agent::{self, Interrupted};
+use deptool_tests::sweep::group::{self, Manner, Place};
 use deptool_tests::sweep::operator::{self, Act};
 use deptool_tests::sweep::world::{Scenario, World};
 use deptool_tests::sweep::{Choice, Tally, disk, many};
 
 use crate::needs;
+
+/// So many pushes to two hosts at a time.
+const WORKERS: usize = 6;
 
 /// Sweeps those parts whose names have `word` in them.
 pub fn run(choice: Choice, word: &str) -> Result<()> {
@@ -72,6 +76,10 @@ fn parts(world: &World) -> Result<Vec<(String, Part<'_>)>> {
     add(World::crowded, "update that tidies up, agent", agent::deployment);
     add(World::crowded, "update that tidies up, disk that gets full", full);
     add(World::crowded, "update that tidies up, power", power);
+    for (manner, place) in Manner::ALL.into_iter().flat_map(|manner| Place::ALL.map(|place| (manner, place))) {
+        let name = format!("two hosts, {manner:?}, {place:?}");
+        parts.push((name, Box::new(move |choice| group::sweep(manner, place, choice, WORKERS))));
+    }
     for act in Act::ALL {
         parts.push((format!("operator, {act:?}"), Box::new(move |choice| operator::sweep(world, act, choice))));
     }
