@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod build;
+pub mod early;
 pub mod frame;
 pub mod host;
 pub mod id;

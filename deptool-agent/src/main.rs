@@ -7,6 +7,7 @@
 use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use deptool_agent::{
+    early,
     host::{boot, home::Home, peer::Peer, recover, session},
     system::{System, offline::Offline, systemd::Systemd},
 };
@@ -41,7 +42,8 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let home = Home::new(&root);
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
-    let mut peer = Peer::new(input, output)?;
+    let early = env::var_os(early::VARIABLE).and_then(|value| early::decode(value.as_encoded_bytes()));
+    let mut peer = Peer::new(input, output, early.unwrap_or_default())?;
     let system = || -> Box<dyn System> {
         if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
     };

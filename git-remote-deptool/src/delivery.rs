@@ -34,6 +34,7 @@ pub struct Delivery {
     pub target: Target,
     /// A connection that is being made already, for the first try.
     pub started: Option<Started>,
+    pub flight: Flight,
     pub request: Deploy,
     pub parcel: Parcel,
     pub open_blob: Arc<OpenBlob>,
@@ -43,11 +44,21 @@ pub struct Delivery {
     pub lock_wait: Duration,
 }
 
+/// How a request that is sent ahead travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flight {
+    Pipe,
+    /// In the environment, too: see [`deptool_agent::early`].
+    Variable,
+}
+
 /// What happens on the way, for whoever leads.
 #[derive(Debug)]
 pub enum Report {
     Stage(Stage),
     Hello(Box<Hello>),
+    /// The first connection was answered; how long that took.
+    Answered(Duration),
     Phase(Phase),
     Note(String),
     NeedFull,

@@ -136,7 +136,12 @@ impl Fleet<'_> {
                 Heard::Lost
             }
             Report::Ended(end) => Heard::Ended(self.ended(at, end)),
-            Report::Stage(_) | Report::Hello(_) | Report::Phase(_) | Report::Note(_) | Report::Busy(_) => return,
+            Report::Stage(_)
+            | Report::Hello(_)
+            | Report::Answered(_)
+            | Report::Phase(_)
+            | Report::Note(_)
+            | Report::Busy(_) => return,
         };
         let steps = self.decision.hear(at, heard);
         self.carry_out(steps);

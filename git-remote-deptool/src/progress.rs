@@ -134,7 +134,7 @@ impl State {
             Report::Kept => State::At(Phase::AwaitingRelease),
             Report::Ended(end) => State::of_end(end),
             Report::Busy(_) => State::Waiting,
-            Report::NeedFull | Report::Note(_) | Report::Lost => return None,
+            Report::Answered(_) | Report::NeedFull | Report::Note(_) | Report::Lost => return None,
         })
     }
 

@@ -8,6 +8,7 @@
 //! A ref is *ok* only when every host that the change affects has said that it is durable there.
 
 pub mod account;
+mod approach;
 mod conclude;
 mod consider;
 mod deploy;

@@ -170,6 +170,7 @@ pub struct Session {
     vigil: Vigil,
     spoke: Instant,
     is_local: bool,
+    answered_in: Duration,
 }
 
 impl Session {
@@ -193,7 +194,7 @@ impl Session {
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
         let is_local = started.is_local();
-        let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
+        let Link { connection, outgoing, incoming, answered_in } = connector.connect(started, ahead, stage)?;
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);
@@ -205,11 +206,16 @@ impl Session {
         let (vigil, orders) = (Vigil::begin(now), VecDeque::new());
         let outgoing = Some(outgoing);
         let mut session =
-            Session { connection, outgoing, mailbox, number, unread, orders, vigil, spoke: now, is_local };
+            Session { connection, outgoing, mailbox, number, unread, orders, vigil, spoke: now, is_local, answered_in };
         match session.receive()? {
             Response::Hello(hello) => Ok((session, *hello)),
             _ => Err(SessionError::OutOfOrder),
         }
+    }
+
+    /// How long it took until the other end had said its first line.
+    pub fn answered_in(&self) -> Duration {
+        self.answered_in
     }
 
     /// Send a request. An agent that has ended already says why in what can still be received.

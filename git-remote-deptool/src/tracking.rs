@@ -27,7 +27,7 @@ use deptool_agent::{
     id::CommitId,
     name::{ClusterName, HostName},
 };
-pub use facts::{FactsError, Failed, HostFacts};
+pub use facts::{FactsError, Failed, HostFacts, Route};
 pub use lock::{HostLock, LockError};
 pub use projection::{Projection, ProjectionError};
 use refs::Refs;

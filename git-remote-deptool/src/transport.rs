@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::build;
+use deptool_agent::{build, early};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::install::{
@@ -95,6 +95,17 @@ impl Early {
     /// Whether an agent may have got some of it. If not, a connection that failed had no consequence.
     pub fn is_taken(&self) -> bool {
         self.is_taken.load(Ordering::Relaxed)
+    }
+
+    /// As a variable's value, after our hello; `None` if it is too much for that.
+    fn in_a_variable(&self) -> Option<String> {
+        let hello = install::hello();
+        let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut bytes = hello.into_bytes();
+        (size <= early::MOST).then(|| {
+            self.parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            early::encode(&bytes)
+        })
     }
 
     fn take(&self) {
@@ -177,6 +188,8 @@ pub struct Link {
     pub outgoing: Outgoing,
     /// After the agent's first line.
     pub incoming: Incoming,
+    /// How long it took until the other end had said its first line.
+    pub answered_in: Duration,
 }
 
 /// Makes connections, a few at a time. One serves a whole fleet, from many threads.
@@ -200,6 +213,9 @@ pub struct Started {
     target: Target,
     link: Link,
     pass: Pass,
+    /// The request may be on its way although nobody has read it from the pipe.
+    is_told: bool,
+    since: Instant,
 }
 
 impl Started {
@@ -233,21 +249,44 @@ impl Connector {
 
     /// When it is its turn, start the program for `target` and say hello.
     pub fn start(&self, target: &Target, stage: &mut dyn FnMut(Stage)) -> Result<Started, ConnectError> {
+        self.start_with(target, None, stage)
+    }
+
+    /// The same, and what is to be sent ahead travels in the environment, too, if it is little: it may then arrive
+    /// before anything on stdin does.
+    pub fn start_at_once(
+        &self,
+        target: &Target,
+        early: &Early,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Started, ConnectError> {
+        self.start_with(target, early.in_a_variable(), stage)
+    }
+
+    fn start_with(
+        &self,
+        target: &Target,
+        variable: Option<String>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
         stage(Stage::Connecting);
-        let (command, kind) = match target {
+        let (mut command, kind) = match target {
             Target::Ssh(ssh) => {
                 let remote = script::remote_command(&self.places, &build::agent_file_name());
                 (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
             }
             Target::Local(path) => (self.local(path)?, Kind::Pipe),
         };
+        let is_told = variable.is_some();
+        command.envs(variable.map(|value| (early::VARIABLE, value)));
         let program = command.get_program().to_string_lossy().into_owned();
         let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone())
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());
-        Ok(Started { target: target.clone(), link: Link { connection, outgoing, incoming }, pass })
+        let link = Link { connection, outgoing, incoming, answered_in: Duration::ZERO };
+        Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now() })
     }
 
     /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
@@ -280,7 +319,7 @@ impl Connector {
 
     /// Send `ahead`, and wait for the first line.
     fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass } = started;
+        let Started { target, mut link, pass, is_told, since } = started;
         if let Ahead::Yes(early) = ahead {
             let _ = link.outgoing.send_ahead(early.parts.clone());
         }
@@ -290,13 +329,14 @@ impl Connector {
                 Ok(Opening::Agent { .. }) => early.take(),
                 // That is the install line: no agent was started.
                 Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
-                Err(_) if link.outgoing.is_unread() => {}
+                Err(_) if !is_told && link.outgoing.is_unread() => {}
                 Err(_) => early.take(),
             }
         }
         link.outgoing.answered();
         let opening = opening?;
         pass.through();
+        link.answered_in = since.elapsed();
         Ok(Contact { link, opening })
     }
 
@@ -410,7 +450,7 @@ enum Readiness {
 impl Contact {
     /// Let the other side come to its end, so that a connection which others share is not disturbed.
     fn end(self) {
-        let Link { connection, outgoing, incoming } = self.link;
+        let Link { connection, outgoing, incoming, .. } = self.link;
         drop((outgoing, incoming));
         // If it takes longer, it ends beside the next one.
         let _ = connection.wait_for(PATIENCE_WITH_ENDING);

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
 use deptool_agent::build::{BUILD_ID, VERSION};
+use deptool_agent::early;
 use deptool_agent::frame::{FrameReader, encode};
 use deptool_agent::outcome::Outcome;
 use deptool_agent::wire::{Bytes, Request, Response};
@@ -62,6 +63,29 @@ fn an_agent_that_is_not_asked_for_anything_writes_nothing() {
         assert!(run.stdout().starts_with(&format!("deptool-agent {VERSION} {BUILD_ID}\n")), "{run}");
         assert_eq!(state_of(&root).len(), 1);
     }
+}
+
+#[test]
+fn what_comes_in_a_variable_is_not_done_again_when_stdin_brings_it() {
+    let sandbox = Sandbox::new();
+    let ping = encode(&Request::Ping).unwrap();
+    let pongs = |variable: &[u8], stdin: &[u8]| {
+        let agent = Cmd::new(agent()).env_clear().env("DEPTOOL_ROOT", sandbox.root("web1"));
+        let run = agent.env(early::VARIABLE, early::encode(variable)).input(stdin).run().unwrap().ok();
+        let answers = answers(&run);
+        let pongs = answers.iter().filter(|answer| matches!(answer, Response::Pong)).count();
+        (pongs, answers.into_iter().find_map(|answer| if let Response::Error(why) = answer { Some(why) } else { None }))
+    };
+    let early = after_hello(&ping);
+    let (one, two) = ((1, None), (2, None));
+    assert_eq!(pongs(&early, &early), one);
+    assert_eq!(pongs(&early, &[&early[..], &ping].concat()), two);
+    assert_eq!(pongs(&early, &early[..early.len() - 1]), one, "cut off after it has arrived in the variable");
+    assert_eq!(pongs(&hello(), &early), one, "only the beginning came early");
+    assert_eq!(pongs(b"", &early), one);
+    let (_, why) = pongs(&early, &after_hello(encode(&Request::Verify).unwrap()));
+    assert!(why.is_some_and(|why| why.contains("not what was said before")));
+    assert_eq!(state_of(&sandbox.root("web1")).len(), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod confirm;
 mod detach;
 mod disk;
 mod drift;
+mod far;
 mod group;
 mod health;
 mod hosts;

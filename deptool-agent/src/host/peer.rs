@@ -55,12 +55,18 @@ struct Link {
     input: OwnedFd,
     output: OwnedFd,
     buffer: FrameBuffer,
+    /// What `input` will bring once more before anything else: see [`crate::early`].
+    known: Vec<u8>,
     lost: bool,
 }
 
 impl Peer {
-    pub fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Peer> {
-        let link = Some(Link::new(input, output)?);
+    /// A peer on these two. `early` is the beginning of what it says, known already.
+    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>) -> io::Result<Peer> {
+        let mut link = Link::new(input, output)?;
+        link.buffer.push(&early);
+        link.known = early;
+        let link = Some(link);
         Ok(Peer { link, last_sent: Instant::now(), door: None, takeovers: 0, question: None })
     }
 
@@ -254,7 +260,7 @@ impl Link {
     fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Link> {
         // A peer that does not read must not stop us in the middle of a deployment.
         fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
-        Ok(Link { input, output, buffer: FrameBuffer::default(), lost: false })
+        Ok(Link { input, output, buffer: FrameBuffer::default(), known: Vec::new(), lost: false })
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -284,7 +290,12 @@ impl Link {
             Ok(0) if self.buffer.is_between_frames() => Some(Incoming::End),
             Ok(0) => Some(Incoming::Broken(FrameError::CutOff)),
             Ok(n) => {
-                self.buffer.push(&chunk[..n]);
+                let (again, new) = chunk[..n].split_at(n.min(self.known.len()));
+                if !self.known.starts_with(again) {
+                    return Some(Incoming::Broken(FrameError::Malformed("it is not what was said before".into())));
+                }
+                self.known.drain(..again.len());
+                self.buffer.push(new);
                 None
             }
             Err(Errno::INTR | Errno::AGAIN) => None,

@@ -122,6 +122,8 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
         )));
     }
     let mut command = Command::new(&path);
+    // That is for us.
+    command.env_remove(crate::early::VARIABLE);
     if !home.is_live() {
         command.env("DEPTOOL_ROOT", home.root());
     }

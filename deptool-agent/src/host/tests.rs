@@ -85,7 +85,7 @@ impl World {
         for request in [Request::Data(Bytes(self.pack())), Request::PackEnd, Request::ObjectsEnd] {
             to_agent.write_all(&encode(&request).unwrap()).unwrap();
         }
-        let mut peer = Peer::new(OwnedFd::from(input), OwnedFd::from(output)).unwrap();
+        let mut peer = Peer::new(OwnedFd::from(input), OwnedFd::from(output), Vec::new()).unwrap();
         deploy(&Home::new(self.root.path()), &request, &mut peer, &mut self.fake);
         drop(peer);
         let (outcome, notes) = said(from_agent);

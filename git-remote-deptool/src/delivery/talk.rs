@@ -13,7 +13,7 @@ use deptool_agent::{
     wire::{Go, Request, Response},
 };
 
-use super::{Delivery, End, Permission, Report, due::Due};
+use super::{Delivery, End, Flight, Permission, Report, due::Due};
 use crate::{
     session::{Event, Mailbox, Order, Session, SessionError},
     transport::{Ahead, Connector, Early, Stage, Started},
@@ -72,7 +72,12 @@ impl<'a> Talk<'a> {
                 stage(Stage::Connecting);
                 started
             }
-            None => self.connector.start(&delivery.target, stage)?,
+            None => match (&ahead, delivery.flight) {
+                (Ahead::Yes(early), Flight::Variable) => {
+                    self.connector.start_at_once(&delivery.target, early, stage)?
+                }
+                (Ahead::Yes(_), Flight::Pipe) | (Ahead::No, _) => self.connector.start(&delivery.target, stage)?,
+            },
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead
@@ -83,6 +88,7 @@ impl<'a> Talk<'a> {
         }
         let (mut session, hello) = opened?;
         (self.tell)(Report::Hello(Box::new(hello)));
+        (self.tell)(Report::Answered(session.answered_in()));
         if at_once {
             self.permission = Permission::Given;
         }

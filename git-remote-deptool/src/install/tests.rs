@@ -173,7 +173,7 @@ const AGENT: &str = "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $
 
 /// Say something to the agent that only echoes, and end the session.
 fn echo(link: Link, text: &[u8]) -> Vec<u8> {
-    let Link { connection, mut outgoing, mut incoming } = link;
+    let Link { connection, mut outgoing, mut incoming, .. } = link;
     outgoing.write_all(text).unwrap();
     drop(outgoing);
     let mut answer = Vec::new();

@@ -10,9 +10,14 @@ use deptool_agent::{
 };
 use gix::ObjectId;
 
-use super::{Affected, Request, account::HostReport, conclude};
+use super::{
+    Affected, Request,
+    account::HostReport,
+    approach::{Approach, Company},
+    conclude,
+};
 use crate::{
-    delivery::{Delivery, Report as Event},
+    delivery::{Delivery, Flight, Report as Event},
     fleet::{self, Lead, Rules},
     helper::{options::Atomicity, push_option::Confirm},
     open_files::{self, Use},
@@ -34,31 +39,19 @@ pub(super) fn deploy(
     open_files::make_room(affected.len(), Use::Session)?;
     let options = request.options;
     let connector = remote.connector.clone();
-    let started = match affected {
-        [one] => start(remote, one),
-        _ => None,
-    };
+    let approach = Approach::begin(remote, affected);
     let mut deliveries = deliveries(remote, request, affected)?;
-    if let [delivery] = &mut deliveries[..] {
-        delivery.started = started;
-    }
+    let company = approach.end(&mut deliveries);
     let rules = Rules {
         atomicity: options.atomicity,
         unreachable: options.push_options.unreachable,
         waves: options.push_options.waves.clone(),
     };
     let progress = Progress::new(shown(&deliveries), remote.manner(options));
-    let mut leading = Leading { remote, request, affected, progress: &progress };
+    let mut leading = Leading { remote, request, affected, company, progress: &progress };
     let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
     progress.finish();
     Ok(conclude::conclude(remote, request, affected, conclusions))
-}
-
-/// Begin to connect, so that what the host is to be told is made meanwhile. It permits nothing.
-fn start(remote: &Remote, one: &Affected) -> Option<transport::Started> {
-    let target = remote.place(&one.remote).ok()?;
-    // What went wrong goes wrong again, and is told then.
-    remote.connector.start(&target, &mut |_| {}).ok()
 }
 
 /// All that each host is to be told.
@@ -95,6 +88,7 @@ fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> 
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
             started: None,
+            flight: Flight::Pipe,
             request: deploy,
             parcel,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
@@ -186,6 +180,7 @@ struct Leading<'a> {
     remote: &'a Remote,
     request: &'a Request<'a>,
     affected: &'a [Affected],
+    company: Company,
     progress: &'a Progress,
 }
 
@@ -226,6 +221,15 @@ impl Lead for Leading<'_> {
             Event::Hello(hello) => {
                 // What can't be remembered costs a round trip next time, no more.
                 if let Err(error) = self.remote.heed(host, hello) {
+                    self.remote.say(&format!("{}: {error}", host.host));
+                }
+            }
+            Event::Answered(took) => {
+                // As above.
+                let facts = HostFacts::load(&self.remote.repo, &host.tracking);
+                if let Some(facts) = facts.and_then(|facts| facts.after(*took, self.company == Company::Alone))
+                    && let Err(error) = facts.store(&self.remote.repo, &host.tracking)
+                {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use deptool_agent::{
@@ -37,6 +38,27 @@ pub struct HostFacts {
     /// The last deployment that was tried, if it failed.
     #[serde(default)]
     pub failed: Option<Failed>,
+    #[serde(default)]
+    pub route: Route,
+}
+
+/// How long the last connections to a host took until they were answered, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    last: u32,
+    /// The last one that is known to have been made for itself.
+    alone: Option<u32>,
+}
+
+/// Where less than this can be saved, nothing is to be asked first.
+const FAR: u32 = 100;
+
+impl Route {
+    /// Whether it is worth to ask if there is a connection that can be shared: the host is far, and the last connection
+    /// may have been one on it.
+    pub fn may_be_shared(self) -> bool {
+        self.last >= FAR && self.alone.is_none_or(|alone| self.last < alone / 2)
+    }
 }
 
 /// A deployment that got as far as activation, and is not what runs.
@@ -86,6 +108,17 @@ impl HostFacts {
     pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
+    }
+
+    /// The facts after a connection that was answered in `took`; `None` if there is nothing new to be learned from it.
+    pub fn after(mut self, took: Duration, is_alone: bool) -> Option<Self> {
+        let took = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        let before = self.route;
+        let alone = if is_alone { Some(took) } else { before.alone };
+        self.route = Route { last: took, alone };
+        let is_like_before =
+            (before.last < FAR) == (took < FAR) && before.may_be_shared() == self.route.may_be_shared();
+        (before.alone != alone || !is_like_before).then_some(self)
     }
 
     /// Forget them.
@@ -164,4 +197,39 @@ fn escaped(tracking: &TrackingName) -> String {
 
 fn unescaped(name: &str) -> Option<TrackingName> {
     TrackingName::parse(name.replace("%2f", "/").replace("%25", "%").as_str().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The facts after connections that took so many milliseconds; `true` for those that were found to be alone.
+    fn after(connections: &[(u64, bool)]) -> HostFacts {
+        let host = HostName::parse(b"web1").unwrap();
+        let begin =
+            HostFacts { host, instance: None, agent: None, deployed: None, failed: None, route: Route::default() };
+        let next = |facts: HostFacts, (took, is_alone): &(u64, bool)| {
+            facts.clone().after(Duration::from_millis(*took), *is_alone).unwrap_or(facts)
+        };
+        connections.iter().fold(begin, next)
+    }
+
+    #[test]
+    fn a_shared_connection_is_looked_for_only_where_that_can_pay() {
+        let may_be_shared = |connections: &[(u64, bool)]| after(connections).route.may_be_shared();
+        assert!(!may_be_shared(&[]), "nothing is known");
+        assert!(!may_be_shared(&[(15, false)]), "the host is near");
+        assert!(may_be_shared(&[(900, false)]));
+        assert!(!may_be_shared(&[(900, false), (900, true)]), "it was looked for, and was not there");
+        assert!(may_be_shared(&[(900, false), (900, true), (200, false)]), "somebody has made one");
+        assert!(!may_be_shared(&[(200, false), (900, true), (910, false)]), "it is gone again");
+        assert!(!may_be_shared(&[(200, true), (15, false)]), "near, and shared");
+    }
+
+    #[test]
+    fn what_is_no_news_is_not_written_again() {
+        let known = after(&[(900, true)]);
+        assert_eq!(known.clone().after(Duration::from_millis(910), false), None);
+        assert!(known.after(Duration::from_millis(200), false).is_some());
+    }
 }

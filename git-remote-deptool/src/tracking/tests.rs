@@ -142,8 +142,14 @@ fn what_can_be_pushed_to_has_the_names_of_all_branches() {
 fn facts_are_kept_by_tracking_name_and_damage_is_no_error() {
     let scratch = Scratch::with_commits(1);
     let repo = scratch.open();
-    let facts =
-        HostFacts { host: host("web1"), instance: Some("1f".into()), agent: None, deployed: None, failed: None };
+    let facts = HostFacts {
+        host: host("web1"),
+        instance: Some("1f".into()),
+        agent: None,
+        deployed: None,
+        failed: None,
+        route: Route::default(),
+    };
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();
     assert_eq!(HostFacts::load(&repo, &name("a/b")), None);
     facts.store(&repo, &name("a/b")).unwrap();

@@ -5,11 +5,16 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use deptool_agent::name::HostName;
+use deptool_agent::{early, name::HostName};
 
 use super::{ConnectError, Environment};
+
+/// How long a shared connection is asked for whether it is there.
+const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
 /// A host that is reached over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,11 +123,35 @@ pub fn command(
     Ok(command)
 }
 
+/// Whether there is a connection to `target` that the next session would share (`ssh -O check`). Nothing is sent.
+pub fn is_shared(target: &SshTarget, settings: &SshSettings, environment: &Environment) -> bool {
+    let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
+    let Ok(arguments) = arguments(Variant::OpenSsh, target, "") else { return false };
+    let mut command = shell(environment);
+    command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = child else { return false };
+    let deadline = Instant::now() + PATIENCE_WITH_MASTER;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Ok(None) | Err(_) => {
+                // One that has just ended needs no killing.
+                let _ = child.kill();
+                let _ = child.wait();
+                return false;
+            }
+        }
+    }
+}
+
 /// A shell in the user's environment but for everything that speaks of the repository.
 fn shell(environment: &Environment) -> Command {
     // By its path: to look for a program in another environment's PATH takes a copy of this whole process.
     let mut command = Command::new("/bin/sh");
-    command.env_clear().envs(environment.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"GIT_")));
+    let is_ours = |name: &[u8]| name.starts_with(b"GIT_") || name == early::VARIABLE.as_bytes();
+    command.env_clear().envs(environment.iter().filter(|(name, _)| !is_ours(name.as_bytes())));
     command
 }
 
@@ -208,7 +237,9 @@ fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Resu
     let port = target.port.map(|port| port.to_string());
     match (variant, port.as_deref()) {
         (Variant::OpenSsh, _) => {
-            push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6", "-T"]);
+            push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]);
+            // Always: what may be sent over a shared connection is settled when that is made.
+            push(&["-o", &format!("SendEnv={}", early::VARIABLE), "-T"]);
         }
         (Variant::Simple, Some(_)) => return Err(ConnectError::PortNotSupported),
         (Variant::Simple, None) => {}

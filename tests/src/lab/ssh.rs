@@ -105,7 +105,8 @@ impl Ssh {
         writeln!(text, "Host *\n    IdentityFile {}\n    IdentitiesOnly yes", self.key().display())?;
         writeln!(text, "    UserKnownHostsFile {}", self.dir.join("known_hosts").display())?;
         text.push_str("    GlobalKnownHostsFile none\n    StrictHostKeyChecking yes\n    BatchMode yes\n");
-        text.push_str("    ConnectTimeout 10\n    LogLevel ERROR\n");
+        // The last line is in the ssh_config of most systems.
+        text.push_str("    ConnectTimeout 10\n    LogLevel ERROR\n    SendEnv LANG LC_*\n");
         // Connections over different links are not to be mistaken for each other.
         let (socket, delay) = match link {
             Link::Plain => (None, None),
