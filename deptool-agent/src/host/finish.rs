@@ -176,7 +176,16 @@ pub fn clear_instances(home: &Home) -> Result<(), HostError> {
 
 /// Whether a file was to become this host's id, and the agent that made it is gone.
 fn is_of_dead_agent(name: &str) -> bool {
-    name.strip_prefix("instance.").is_some_and(|process| !Path::new("/proc").join(process).exists())
+    name.strip_prefix("instance.").is_some_and(|process| !is_alive(process))
+}
+
+/// Whether there is a process of that number that has not ended. One that was killed stays known until somebody has asked
+/// how it ended.
+fn is_alive(process: &str) -> bool {
+    let stat = fs::read(Path::new("/proc").join(process).join("stat")).unwrap_or_default();
+    // The name, in brackets, may hold anything.
+    let state = stat.rsplit(|byte| *byte == b')').next().and_then(|fields| fields.get(1));
+    state.is_some_and(|state| !b"ZX".contains(state))
 }
 
 /// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
@@ -264,4 +273,30 @@ fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
         remove_if_there(&path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+    use super::*;
+
+    #[test]
+    fn what_an_agent_that_was_killed_has_left_goes_also_while_nobody_has_taken_note_of_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        let mut killed = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        killed.kill().unwrap();
+        // It has ended, and is not waited for.
+        let pid = Pid::from_child(&killed);
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        for process in [killed.id(), std::process::id()] {
+            fs::write(home.state().join(format!("instance.{process}")), "").unwrap();
+        }
+        clear_instances(&home).unwrap();
+        let left: Vec<_> = names(home.state()).unwrap().into_iter().filter(|name| name.contains("instance.")).collect();
+        assert_eq!(left, [format!("instance.{}", std::process::id())]);
+        killed.wait().unwrap();
+    }
 }
