@@ -18,3 +18,4 @@ mod reload;
 mod rollback;
 mod services;
 mod state;
+mod sweep;

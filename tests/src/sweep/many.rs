@@ -10,13 +10,17 @@ use super::state;
 /// The host may have so many files of its store: packs are made one before they are many more than fifty.
 const MOST_FILES: usize = 220;
 /// How many deployments the median is taken of.
-const SOME: usize = 50;
+const SOME: usize = 20;
+/// Where agents are, below a root.
+const AGENTS: &str = "var/lib/deptool/bin";
+/// A host keeps so many agents.
+const MOST_AGENTS: usize = 3;
 
 /// What many deployments came to.
 #[derive(Debug)]
 pub struct Many {
     pub deployments: usize,
-    /// The median of the first fifty, and of the last.
+    /// The median of the first twenty, and of the last.
     pub first: Duration,
     pub last: Duration,
     /// The most files that the store ever had.
@@ -43,6 +47,7 @@ pub fn deploy(deployments: usize) -> Result<Many> {
         repo.write(format!("web1/same/{file}"), "the same in all deployments\n");
     }
     repo.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/web": "file"}}"#);
+    leave_old_agents(&root)?;
     let (mut times, mut most) = (Vec::new(), 0);
     for n in 0..deployments {
         repo.write("web1/web/file", format!("{n}\n"));
@@ -57,6 +62,8 @@ pub fn deploy(deployments: usize) -> Result<Many> {
     }
     let left = state::left_over(&root);
     ensure!(left.is_empty(), "left over: {}", left.join("; "));
+    let agents = count(&root.join(AGENTS));
+    ensure!(agents <= MOST_AGENTS, "there are {agents} agents");
     let runs = String::from_utf8(sandbox.read("web1", "/etc/web"))?;
     ensure!(runs == format!("{}\n", deployments - 1), "another one runs: {runs}");
     let store = root.join("var/lib/deptool/store");
@@ -70,6 +77,16 @@ pub fn deploy(deployments: usize) -> Result<Many> {
     };
     let (first, last) = (median(&times[..SOME]), median(&times[deployments - SOME..]));
     Ok(Many { deployments, first, last, files: most })
+}
+
+/// Agents of other builds, as updates leave them on hosts.
+fn leave_old_agents(root: &Path) -> Result<()> {
+    let dir = root.join(AGENTS);
+    std::fs::create_dir_all(&dir)?;
+    for build in 0..2 * MOST_AGENTS {
+        std::fs::write(dir.join(format!("deptool-agent-0.0.{build}-x")), "")?;
+    }
+    Ok(())
 }
 
 fn count(dir: &Path) -> usize {
