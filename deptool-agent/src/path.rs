@@ -40,10 +40,9 @@ impl TreePath {
         Ok(TreePath(bytes.to_vec()))
     }
 
-    /// Parse the name of a file or directory: a path of one component.
-    pub fn parse_name(bytes: &[u8]) -> Result<Self, PathError> {
-        check_component(bytes).map_err(|why| bad(bytes, why))?;
-        Self::parse(bytes)
+    /// Whether `bytes` can be the name of a file or directory: one component of a path.
+    pub fn check_name(bytes: &[u8]) -> Result<(), PathError> {
+        check_component(bytes).map_err(|why| bad(bytes, why))
     }
 
     /// The path's bytes.

@@ -2,7 +2,10 @@
 //!
 //! Whatever gets past here can be written below an app's directory without leaving it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use gix_hash::ObjectId;
 use gix_object::{Find, Kind, TreeRef, tree::EntryKind};
@@ -197,7 +200,7 @@ impl Budget {
 
 fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budget) -> Result<App, TreeError> {
     let mut walk = Walk { objects, app: name, budget, files: BTreeMap::new() };
-    walk.directory(tree.0, &mut Vec::new())?;
+    walk.directory(tree.0, 0, &mut Vec::new())?;
     let files = walk.files;
     check_no_file_is_a_directory(name, &files)?;
     let (mut manifest, mut units) = (Manifest::default(), BTreeMap::new());
@@ -247,22 +250,26 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Add everything below the directory `tree`. `above` is its path in components.
-    fn directory(&mut self, tree: ObjectId, above: &mut Vec<Vec<u8>>) -> Result<(), TreeError> {
+    /// Add everything below the directory `tree`, which is at `above`, `depth` levels below the app's.
+    fn directory(&mut self, tree: ObjectId, depth: usize, above: &mut Vec<u8>) -> Result<(), TreeError> {
         let app = self.app;
+        let length = above.len();
         for (name, kind, id) in entries(self.objects, tree)? {
             let in_app = |source| TreeError::Path { app: app.clone(), source };
             // On its own first: a hand-made name with a slash in it would look like a path below.
-            TreePath::parse_name(&name).map_err(in_app)?;
-            above.push(name);
-            let path = TreePath::parse(&above.join(&b'/')).map_err(in_app)?;
+            TreePath::check_name(&name).map_err(in_app)?;
+            above.truncate(length);
+            if depth > 0 {
+                above.push(b'/');
+            }
+            above.extend(name);
+            let path = TreePath::parse(above).map_err(in_app)?;
             self.budget.spend(app, &path)?;
             let refuse = |why| TreeError::Entry { app: app.clone(), path: path.clone(), why };
             let kind = match kind {
-                EntryKind::Tree if above.len() >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
+                EntryKind::Tree if depth + 1 >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
                 EntryKind::Tree => {
-                    self.directory(id, above)?;
-                    above.pop();
+                    self.directory(id, depth + 1, above)?;
                     continue;
                 }
                 EntryKind::Commit => return Err(refuse("is a submodule; commit its files instead")),
@@ -277,10 +284,13 @@ impl Walk<'_> {
                     FileKind::Symlink
                 }
             };
-            if self.files.insert(path.clone(), Entry { kind, id: BlobId(id) }).is_some() {
-                return Err(refuse("is there twice"));
-            }
-            above.pop();
+            match self.files.entry(path) {
+                btree_map::Entry::Vacant(place) => place.insert(Entry { kind, id: BlobId(id) }),
+                btree_map::Entry::Occupied(first) => {
+                    let path = first.key().clone();
+                    return Err(TreeError::Entry { app: app.clone(), path, why: "is there twice" });
+                }
+            };
         }
         Ok(())
     }

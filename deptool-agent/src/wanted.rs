@@ -278,16 +278,21 @@ pub fn check_file(unit: &UnitName) -> TreePath {
 
 /// Where a file of an app is copied to: directory, meaning, name below the directory. `None` for an ordinary file.
 fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>, String> {
-    let components: Vec<&[u8]> = file.components().collect();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "its name is not UTF-8".to_owned());
-    let (directory, rest) = match components.as_slice() {
-        [b"systemd", rest @ ..] if !rest.is_empty() => ("/etc/systemd/system", rest),
-        [b"quadlets", rest @ ..] if !rest.is_empty() => ("/etc/containers/systemd", rest),
-        [b"sysusers", rest @ ..] if !rest.is_empty() => ("/etc/sysusers.d", rest),
-        [b"tmpfiles", rest @ ..] if !rest.is_empty() => ("/etc/tmpfiles.d", rest),
+    let mut components = file.components();
+    let special = components.next().unwrap_or_default();
+    let directory = match special {
+        b"systemd" => "/etc/systemd/system",
+        b"quadlets" => "/etc/containers/systemd",
+        b"sysusers" => "/etc/sysusers.d",
+        b"tmpfiles" => "/etc/tmpfiles.d",
         _ => return Ok(None),
     };
-    let snippet = match (components[0], rest) {
+    let rest: Vec<&[u8]> = components.collect();
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "its name is not UTF-8".to_owned());
+    let snippet = match (special, rest.as_slice()) {
         (b"systemd", [name]) => Snippet::Unit(UnitName::parse(name).map_err(|e| e.to_string())?),
         (b"systemd", [drop_ins, name]) => Snippet::DropIn(drop_in_stem(&text(drop_ins)?, &text(name)?)?),
         (b"quadlets", [name]) => quadlet(&text(name)?)?,
