@@ -82,8 +82,8 @@ pub(crate) struct Affected {
     pub expected: Expected,
     pub plan: Arc<HostPlan>,
     pub update: Update,
-    /// Held from before the mark is set until the host's answer was noted.
-    pub _lock: HostLock,
+    /// Held from before the mark is set until the host's answer was noted. A dry run has none.
+    pub _lock: Option<HostLock>,
 }
 
 /// Carry out `batch`, and say in `report` what became of each ref. Returns the hosts that were deployed to.
@@ -191,11 +191,13 @@ fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
     if options.run == Run::Real && options.verbosity < 2 {
         return;
     }
+    let mut text = String::new();
     for one in affected {
-        remote.say(&render::plan(&one.remote.host, &one.plan));
-        for note in render::notes(&one.plan) {
-            remote.say(&format!("    ({note})"));
-        }
+        text += &render::plan(&one.remote.host, &one.plan);
+        text.extend(render::notes(&one.plan).iter().map(|note| format!("    ({note})\n")));
+    }
+    if !text.is_empty() {
+        remote.say(&text);
     }
 }
 

@@ -29,6 +29,7 @@ fn the_plan_of_a_first_deployment_says_all_that_it_will_do() {
         shows(&sandbox, &run, &[], FIRST);
         assert_eq!(state_of(&sandbox.root("web1")).len(), 1);
         assert_eq!(operator.id_if_any("refs/remotes/web1/prod"), None);
+        assert!(!operator.dir.join(".git/deptool").exists(), "it takes no lock");
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Affected, Request,
     account::{Fate, HostReport},
     conclude::not_reached,
-    hosts,
+    hosts::{self, Locked},
 };
 use crate::{
     cluster::HostRemote,
@@ -46,7 +46,10 @@ pub(super) fn consider(
     request: &Request<'_>,
     hosts: Vec<HostRemote>,
 ) -> Result<Considered, RemoteError> {
-    let mut locked = hosts::lock(remote, hosts)?;
+    let mut locked = match request.options.run {
+        Run::Real => hosts::lock(remote, hosts)?,
+        Run::Dry => hosts.into_iter().map(|host| (host, None)).collect(),
+    };
     let mut considered = Considered::default();
     let mut known = remote.tracking().known(&of(&locked))?;
     if request.options.run == Run::Real {
@@ -88,7 +91,7 @@ pub(super) fn consider(
     Ok(considered)
 }
 
-fn of(locked: &[(HostRemote, HostLock)]) -> Vec<&HostRemote> {
+fn of(locked: &[Locked]) -> Vec<&HostRemote> {
     locked.iter().map(|(host, _)| host).collect()
 }
 
@@ -96,7 +99,7 @@ fn of(locked: &[(HostRemote, HostLock)]) -> Vec<&HostRemote> {
 fn ask(
     remote: &Remote,
     request: &Request<'_>,
-    locked: &[(HostRemote, HostLock)],
+    locked: &[Locked],
     known: &[Known],
 ) -> Result<Vec<(usize, Option<Reason>)>, RemoteError> {
     let mut asked = Vec::new();
@@ -126,7 +129,7 @@ fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
     remote.settings.hearsay == Hearsay::Doubted || request.options.push_options.hearsay == Hearsay::Doubted
 }
 
-fn affected(remote: &Remote, host: HostRemote, change: Change, lock: HostLock) -> Affected {
+fn affected(remote: &Remote, host: HostRemote, change: Change, lock: Option<HostLock>) -> Affected {
     for ignored in change.ignored.iter() {
         remote.say(&format!("note: '{}/{ignored}' is beside the apps: it is not deployed", host.host));
     }

@@ -14,6 +14,9 @@ use crate::{
     tracking::{HostFacts, HostLock},
 };
 
+/// A host, and the right to talk to it; none in a dry run, which talks to no host.
+pub(super) type Locked = (HostRemote, Option<HostLock>);
+
 /// The hosts that the push is for, in order: all of the remote's, or that which was named as in
 /// `prod:refs/heads/web1/prod`.
 pub(super) fn of(remote: &Remote, request: &Request<'_>, only: Option<&BStr>) -> Result<Vec<HostRemote>, RemoteError> {
@@ -42,14 +45,14 @@ pub fn of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec
 
 /// Each with the right to talk to it. They are locked always in the same order, so that two pushes do not wait for each
 /// other.
-pub(super) fn lock(remote: &Remote, hosts: Vec<HostRemote>) -> Result<Vec<(HostRemote, HostLock)>, RemoteError> {
+pub(super) fn lock(remote: &Remote, hosts: Vec<HostRemote>) -> Result<Vec<Locked>, RemoteError> {
     open_files::make_room(hosts.len(), Use::Lock)?;
     let sorted: BTreeMap<&TrackingName, &HostRemote> = hosts.iter().map(|host| (&host.tracking, host)).collect();
     let mut locks = BTreeMap::new();
     for (name, host) in sorted {
         locks.insert(name.clone(), remote.lock(host)?);
     }
-    let lock = |host: HostRemote| locks.remove(&host.tracking).map(|lock| (host, lock));
+    let lock = |host: HostRemote| locks.remove(&host.tracking).map(|lock| (host, Some(lock)));
     Ok(hosts.into_iter().filter_map(lock).collect())
 }
 

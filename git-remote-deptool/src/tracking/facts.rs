@@ -12,16 +12,12 @@ use deptool_agent::{
     outcome::{Attempt, AttemptResult},
     wire::{Deployed, Target as Goal},
 };
-use rustix::{
-    io::Errno,
-    process::{Pid, test_kill_process},
-};
 use serde::{Deserialize, Serialize};
 
 use crate::{cluster::TrackingName, git::Repo};
 
-/// How the names of files end that are being written. No tracking name ends in `.lock`.
-const TEMPORARY: &str = ".new.lock";
+/// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
+const TEMPORARY: &str = "%.lock";
 
 /// What a host told when it was last talked to. That there are facts makes its tracking refs a host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +100,7 @@ impl HostFacts {
         read(&path(repo, tracking))
     }
 
-    /// Keep them.
+    /// Keep them. The caller holds the host's lock.
     pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
@@ -159,17 +155,9 @@ fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     Ok(())
 }
 
-/// Remove what processes that are gone have left half written of a host's facts.
+/// Remove what a process that was killed has left half written of a host's facts. The caller holds the host's lock.
 pub(super) fn clear(repo: &Repo, tracking: &TrackingName) {
-    let prefix = format!("{}.", escaped(tracking));
-    let process =
-        |name: &str| name.strip_prefix(&prefix)?.strip_suffix(TEMPORARY)?.parse().ok().and_then(Pid::from_raw);
-    for file in fs::read_dir(directory(repo)).into_iter().flatten().flatten() {
-        let writer = file.file_name().to_str().and_then(process);
-        if writer.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
-            let _ = fs::remove_file(file.path());
-        }
-    }
+    let _ = fs::remove_file(temporary_path(repo, tracking));
 }
 
 fn directory(repo: &Repo) -> PathBuf {
@@ -185,9 +173,9 @@ pub(super) fn lock_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
     directory(repo).join(format!("{}.lock", escaped(tracking)))
 }
 
-/// A name that no other host's facts, and no other process's, are written under.
+/// A name that no other host's facts are written under. Those of one host are written by one process at a time.
 fn temporary_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
-    directory(repo).join(format!("{}.{}{TEMPORARY}", escaped(tracking), std::process::id()))
+    directory(repo).join(format!("{}{TEMPORARY}", escaped(tracking)))
 }
 
 /// The name of a remote may contain slashes; here it is one file's.
