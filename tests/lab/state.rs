@@ -41,8 +41,10 @@ const DEPTOOL: &str = r"
 ";
 
 impl State {
+    /// Once the agent is done: it answers before it tidies up.
     #[track_caller]
     pub fn of(host: &Host) -> State {
+        host.sh("[ ! -e /var/lib/deptool/lock ] || flock -w 60 /var/lib/deptool/lock true");
         State { etc: host.sh(ETC), units: host.sh(UNITS), deptool: host.sh(DEPTOOL) }
     }
 
