@@ -19,6 +19,7 @@ mod hold;
 pub mod home;
 pub mod journal;
 pub mod lock;
+mod lost;
 pub mod outside;
 pub mod owners;
 pub mod peer;

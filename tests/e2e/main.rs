@@ -7,6 +7,7 @@ mod cli_deploy;
 mod cli_look;
 mod completion;
 mod cut;
+mod damaged;
 mod dependencies;
 mod dist;
 mod files;

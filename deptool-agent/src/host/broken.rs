@@ -9,6 +9,9 @@ use crate::{
     system::{JobKind, JobResult, Manager, System, SystemError},
 };
 
+/// What to do about a record that was damaged.
+const ADVICE: &str = "see to it that all units run that should, then remove it";
+
 /// A unit that should run, and does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Down {
@@ -20,7 +23,7 @@ pub struct Down {
 /// What is on record. Nothing if the host is whole.
 pub fn load(home: &Home) -> Result<Vec<Down>, HostError> {
     let Some(bytes) = read_if_there(&home.broken())? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&bytes).map_err(|error| not_understood(&home.broken(), &error))
+    serde_json::from_slice(&bytes).map_err(|error| not_understood(&home.broken(), &error, ADVICE))
 }
 
 /// Note these, too. Durable with the next sync of the file system.

@@ -19,7 +19,10 @@ use gix_object::Find;
 use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, utimensat};
 use serde::{Deserialize, Serialize};
 
-use super::home::{Context, Home, HostError, read_if_there, replace_file};
+use super::{
+    home::{Context, Home, HostError, read_if_there, replace_file},
+    store::pack::LARGE_BLOB,
+};
 use crate::{
     id::BlobId,
     messagepack, ordered,
@@ -122,9 +125,10 @@ pub struct Contents<'a> {
 }
 
 impl Contents<'_> {
-    /// Whether the content can be had at all.
+    /// Whether the content is where it belongs: in the store, or outside of it if it is too large.
     pub fn has(&self, id: BlobId, buffer: &mut Vec<u8>) -> bool {
-        matches!(self.objects.try_find(&id.0, buffer), Ok(Some(_))) || self.large(id).is_some()
+        let is_large = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| meta.len() >= LARGE_BLOB);
+        matches!(self.objects.try_find(&id.0, buffer), Ok(Some(_))) || self.large(id).is_some_and(is_large)
     }
 
     fn large(&self, id: BlobId) -> Option<PathBuf> {

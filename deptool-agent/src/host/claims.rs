@@ -11,6 +11,9 @@ use crate::{
     system::UnitFile,
 };
 
+/// What to do about a ledger that was damaged.
+const ADVICE: &str = "mend it, or move it away: what it had counts as not ours then, and stays when it is given up";
+
 /// What we hold. Kept as JSON, so that people can read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -63,7 +66,7 @@ impl Claims {
     pub fn load(home: &Home) -> Result<Claims, HostError> {
         let path = home.claims();
         let Some(bytes) = read_if_there(&path)? else { return Ok(Claims::default()) };
-        serde_json::from_slice(&bytes).map_err(|error| not_understood(&path, &error))
+        serde_json::from_slice(&bytes).map_err(|error| not_understood(&path, &error, ADVICE))
     }
 
     /// Replace the ledger durably.

@@ -70,7 +70,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Err(error) => return Ok(discard(home, lock, &mut store, refusal(error))),
     };
     // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
-    if let Err(error) = durable::sync(home, &staged.written, durable::Extent::of(request)) {
+    if let Err(error) = durable::sync(home, &staged.written, durable::Extent::of(request, &store)) {
         return Ok(discard(home, lock, &mut store, refusal(error)));
     }
     if !may_go(request, &mut lock, peer) {

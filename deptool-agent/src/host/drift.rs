@@ -1,6 +1,6 @@
 //! Drift: what on this host is not as it was deployed. Reads, changes nothing.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use super::{
     checkout,
@@ -89,8 +89,7 @@ impl Looking<'_> {
             }
         }
         for name in self.tree.apps.keys() {
-            let link = self.home.apps().join(name.as_str()).join("current");
-            if fs::read_link(link).ok() != Some(PathBuf::from(format!("../../current/{name}"))) {
+            if !self.home.has_stable_path(name) {
                 self.path(Home::stable_path(name), "is not the link that was made");
             }
         }

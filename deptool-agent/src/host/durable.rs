@@ -12,7 +12,10 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::home::{Context, Home, HostError, sync_file_system};
+use super::{
+    home::{Context, Home, HostError, sync_file_system},
+    store::Store,
+};
 use crate::wire::{Deploy, Expected};
 
 /// With more files and directories than this, the whole file system is less work.
@@ -28,11 +31,12 @@ pub enum Extent {
 }
 
 impl Extent {
-    /// With the first deployment our own directories and the store are new, too.
-    pub fn of(request: &Deploy) -> Extent {
+    /// With the first deployment our own directories and the store are new, too; of a store that was damaged nobody knows
+    /// what is.
+    pub fn of(request: &Deploy, store: &Store) -> Extent {
         match request.expected {
-            Expected::Absent => Extent::FileSystem,
-            Expected::At(_) => Extent::Files,
+            Expected::At(_) if !store.is_doubted() => Extent::Files,
+            Expected::At(_) | Expected::Absent => Extent::FileSystem,
         }
     }
 }

@@ -81,7 +81,16 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -
     prune(home)?;
     prune_agents(home, &record.agent)?;
     // Attempts of the last generations stay readable; nothing else needs objects that no reflog names.
-    store.repack_if_many(MANY_PACKS, &[])?;
+    if store.is_doubted() {
+        store.drop_damaged()?;
+    }
+    match store.repack_if_many(MANY_PACKS, &[]) {
+        Err(StoreError::Corrupt { .. } | StoreError::Kind { .. } | StoreError::BadPack { .. }) => {
+            store.drop_damaged()?;
+            store.repack_if_many(MANY_PACKS, &[])?;
+        }
+        result => drop(result?),
+    }
     sync_file_system(home.state())?;
     journal.close()
 }

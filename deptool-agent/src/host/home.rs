@@ -122,6 +122,12 @@ impl Home {
         format!("{STATE_DIR}/apps/{app}/current")
     }
 
+    /// Whether that is there, as it was made.
+    pub fn has_stable_path(&self, app: &AppName) -> bool {
+        let link = self.apps().join(app.as_str()).join("current");
+        fs::read_link(link).is_ok_and(|target| target == Path::new(&format!("../../current/{app}")))
+    }
+
     pub fn current(&self) -> PathBuf {
         self.state.join("current")
     }
@@ -175,7 +181,12 @@ impl Home {
         match fs::read_link(link) {
             Ok(target) => {
                 let number = target.strip_prefix("generations").ok().and_then(|n| n.to_str()?.parse().ok());
-                let strange = || HostError::Unfit(format!("'{}' is not a link of ours", link.display()));
+                let strange = || {
+                    HostError::Unfit(format!(
+                        "'{}' is not a link of ours: move it away, and the next push makes it anew",
+                        link.display()
+                    ))
+                };
                 number.map(Some).ok_or_else(strange)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -233,9 +244,10 @@ fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), Hos
     result
 }
 
-/// A file of ours has something in it that we did not write. What exactly it is may not reach a terminal.
-pub fn not_understood(path: &Path, error: &dyn std::fmt::Display) -> HostError {
-    HostError::Unfit(printable(format!("'{}' can't be understood: {error}", path.display()).as_bytes()))
+/// A file of ours has something in it that we did not write: `advice` is what to do about it. What exactly it is may not
+/// reach a terminal.
+pub fn not_understood(path: &Path, error: &dyn std::fmt::Display, advice: &str) -> HostError {
+    HostError::Unfit(printable(format!("'{}' can't be understood: {error}; {advice}", path.display()).as_bytes()))
 }
 
 /// Remove a file or link; one that is not there is fine.

@@ -37,6 +37,8 @@ use crate::{
 const MAGIC: &[u8] = b"deptool journal 1\n";
 /// Bytes for refs, links and lines in logs.
 const RESERVED: u64 = 64 << 10;
+/// What to do about a record that nobody can read.
+const ADVICE: &str = "what it has begun has to be undone by hand; then empty it";
 const GOOD: &[u8; 16] = b"verdict: good  \n";
 
 /// All that is needed to undo a deployment, or to finish it.
@@ -117,11 +119,12 @@ impl Journal {
         let path = home.journal();
         let Some(bytes) = read_if_there(&path)? else { return Ok((Found::Nothing, None)) };
         let Some((body, verdict_at)) = record_of(&bytes) else { return Ok((Found::Nothing, None)) };
-        let agent: String = messagepack::first_field(body).map_err(|error| not_understood(&path, &error))?;
+        let agent: String = messagepack::first_field(body).map_err(|error| not_understood(&path, &error, ADVICE))?;
         if agent != crate::build::agent_file_name() {
             return Ok((Found::Foreign { agent }, None));
         }
-        let record: Box<Record> = messagepack::from_slice(body).map_err(|error| not_understood(&path, &error))?;
+        let record: Box<Record> =
+            messagepack::from_slice(body).map_err(|error| not_understood(&path, &error, ADVICE))?;
         let file = OpenOptions::new().read(true).write(true).open(&path).during("open", &path)?;
         let journal = Journal { file, home: home.clone(), verdict_at };
         let good = bytes.get(verdict_at as usize..) == Some(GOOD);

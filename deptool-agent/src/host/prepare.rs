@@ -55,6 +55,11 @@ impl Staged<'_> {
     fn file(&self, app: &AppName, file: &TreePath) -> PathBuf {
         self.home.generation(self.generations.1).join(app.as_str()).join(file.as_path())
     }
+
+    /// The apps that have no stable path: new ones, and those of which somebody took it away.
+    fn unlinked(&self) -> Vec<AppName> {
+        self.sides.new.apps.keys().filter(|app| !self.home.has_stable_path(app)).cloned().collect()
+    }
 }
 
 /// What *prepare* has found out.
@@ -123,7 +128,8 @@ pub fn decide(
     }
     let Deciding { claims, notes, .. } = deciding;
     let running = units.running.clone();
-    let actions = in_order(sides, generations, units, outside, own);
+    let unlinked = staged.unlinked();
+    let actions = in_order(sides, generations, units, outside, (unlinked, own));
     Ok(Prepared { actions, claims, running, notes })
 }
 
@@ -133,21 +139,18 @@ fn in_order(
     (from, to): (Option<u32>, u32),
     units: UnitWork,
     outside: OutsideWork,
-    own: Vec<Action>,
+    (unlinked, own): (Vec<AppName>, Vec<Action>),
 ) -> Vec<Action> {
     let changed = |class: Class| {
         let snippets = sides.plan.outside.iter().filter(|c| c.class == class && c.change != Change::Remove);
         snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
-    };
-    let apps = |side: &HostTree, other: &HostTree| {
-        side.apps.keys().filter(|app| !other.apps.contains_key(*app)).cloned().collect::<Vec<_>>()
     };
     let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
     actions.push(Action::MakeDirectories(outside.directories));
     actions.extend(outside.users.into_iter().map(Action::Place));
     actions.push(Action::CreateUsers(changed(Class::Sysusers)));
     actions.extend(own);
-    actions.push(Action::LinkApps(apps(sides.new, sides.old)));
+    actions.push(Action::LinkApps(unlinked));
     actions.push(Action::Switch { from, to });
     actions.extend(outside.removed.into_iter().map(Action::Place));
     actions.extend(outside.placed.into_iter().map(Action::Place));
@@ -156,7 +159,8 @@ fn in_order(
     if units.live && sides.plan.needs_daemon_reload() {
         actions.push(Action::DaemonReload);
     }
-    actions.push(Action::UnlinkApps(apps(sides.old, sides.new)));
+    let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
+    actions.push(Action::UnlinkApps(gone.cloned().collect()));
     let running = ordered::set(&units.running);
     let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
     actions.push(Action::Jobs { jobs: units.jobs, running: ran });

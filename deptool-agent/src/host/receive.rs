@@ -15,45 +15,89 @@ use super::{
 use crate::{
     id::BlobId,
     tree::{HostTree, TreeError},
-    wire::{Deploy, Request, Response, Target},
+    wire::{Deploy, Expected, Request, Response, Target},
 };
 
-/// What came of it.
-pub enum Received {
-    /// The tree that is to be deployed; all of its contents can be had.
-    Everything(HostTree),
-    /// The helper went away, or has changed its mind.
-    Gone,
+/// Takes in what one deployment needs. `None` is what comes of it when the helper goes away or changes its mind.
+pub struct Receiving<'a> {
+    pub home: &'a Home,
+    pub request: &'a Deploy,
+    pub store: &'a mut Store,
+    pub peer: &'a mut Peer,
+    /// The last pack that may be asked for was taken in.
+    is_complete: bool,
 }
 
-/// Receive everything that `request` needs. If the pack assumes what is not here, a full one is asked for, once.
-pub fn objects(
-    home: &Home,
-    request: &Deploy,
-    store: &mut Store,
-    earlier: &[Earlier<'_>],
-    peer: &mut Peer,
-) -> Result<Received, HostError> {
-    for attempt in ["first", "full"] {
-        if !transfer(home, store, peer)? {
-            return Ok(Received::Gone);
+impl<'a> Receiving<'a> {
+    pub fn new(home: &'a Home, request: &'a Deploy, store: &'a mut Store, peer: &'a mut Peer) -> Self {
+        Receiving { home, request, store, peer, is_complete: false }
+    }
+
+    /// What is deployed: a deployment needs to know what it takes away. If the store has lost it, it is asked for again,
+    /// with everything else.
+    pub fn deployed(&mut self) -> Result<Option<HostTree>, HostError> {
+        let Expected::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
+        let unfit = |error: TreeError| HostError::Unfit(format!("what is deployed: {error}"));
+        match load_tree(self.store, &self.request.host, commit) {
+            Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
+            tree => return tree.map(Some).map_err(unfit),
         }
-        let Target::Commit(target) = request.target else { return Ok(Received::Everything(HostTree::default())) };
-        match load_tree(store, &request.host, target) {
-            Ok(tree) => {
-                let contents = Contents { objects: store, incoming: home.incoming(), earlier };
-                if has_all(&tree, &contents) {
-                    return Ok(Received::Everything(tree));
-                }
+        // What is on its way may assume what is lost; and it has to be taken in before anything else can be.
+        if !self.transfer()? {
+            return Ok(None);
+        }
+        if !self.ask_for_all()? {
+            return Ok(None);
+        }
+        match load_tree(self.store, &self.request.host, commit) {
+            Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => Err(HostError::Unfit(format!(
+                "the host's store has lost what is deployed; push from a repository that has {commit}"
+            ))),
+            tree => {
+                let said = "the host's store had lost part of what is deployed: it was sent again";
+                self.peer.send(&Response::Note(said.into()));
+                tree.map(Some).map_err(unfit)
             }
-            Err(TreeError::Missing { .. }) => {}
-            Err(error) => return Err(HostError::Unfit(error.to_string())),
-        }
-        if attempt == "first" {
-            peer.send(&Response::NeedFull);
         }
     }
-    Err(HostError::Unfit("objects are missing from the pack".into()))
+
+    /// What is to be deployed, all of which can be had then.
+    pub fn target(&mut self, earlier: &[Earlier<'_>]) -> Result<Option<HostTree>, HostError> {
+        if !self.is_complete && !self.transfer()? {
+            return Ok(None);
+        }
+        let Target::Commit(target) = self.request.target else { return Ok(Some(HostTree::default())) };
+        loop {
+            match load_tree(self.store, &self.request.host, target) {
+                Ok(tree) => {
+                    let contents = Contents { objects: self.store, incoming: self.home.incoming(), earlier };
+                    if has_all(&tree, &contents) {
+                        return Ok(Some(tree));
+                    }
+                }
+                Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
+                Err(error) => return Err(HostError::Unfit(error.to_string())),
+            }
+            if self.is_complete {
+                return Err(HostError::Unfit("objects are missing from the pack".into()));
+            }
+            if !self.ask_for_all()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The pack assumes what is not here, or can't be read any more: take in one that assumes nothing.
+    fn ask_for_all(&mut self) -> Result<bool, HostError> {
+        self.peer.send(&Response::NeedFull);
+        self.store.doubt();
+        self.is_complete = true;
+        self.transfer()
+    }
+
+    fn transfer(&mut self) -> Result<bool, HostError> {
+        transfer(self.home, self.store, self.peer)
+    }
 }
 
 fn has_all(tree: &HostTree, contents: &Contents<'_>) -> bool {

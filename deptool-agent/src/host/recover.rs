@@ -10,7 +10,7 @@ use super::{
     home::{Context, Home, HostError, read_if_there, sync_file_system},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
-    outside,
+    lost, outside,
     state::now,
     store::Store,
     undo::undo,
@@ -39,8 +39,9 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     }
     let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
     let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
-    if is_clean(&home.journal())? && is_clean(&home.lock())? && is_clean(&home.broken())? {
-        // At rest. Without taking the lock, or who only asks would get in the way of somebody who deploys.
+    let is_at_rest = is_clean(&home.journal())? && is_clean(&home.lock())?;
+    if is_at_rest && is_clean(&home.broken())? && !lost::is_suspected(home) {
+        // Without taking the lock, or who only asks would get in the way of somebody who deploys.
         return Ok(Recovery::Nothing);
     }
     let lock = match HostLock::take(home, holder)? {
@@ -51,10 +52,15 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
         (Found::Nothing, _) | (_, None) => {
             Journal::discard(home)?;
             finish::tidy(home)?;
+            let mut said: Vec<String> =
+                lost::find(home)?.map(|lost| lost.restore(home)).transpose()?.into_iter().collect();
             let mended = broken::mend(home, system, tick)?;
             lock.leave();
-            let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
-            Ok(if mended.is_empty() { Recovery::Nothing } else { Recovery::Done(format!("started again: {names}")) })
+            if !mended.is_empty() {
+                let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
+                said.push(format!("started again: {names}"));
+            }
+            Ok(if said.is_empty() { Recovery::Nothing } else { Recovery::Done(said.join("; ")) })
         }
         (Found::Foreign { agent }, _) => {
             drop(lock);

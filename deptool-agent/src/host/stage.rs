@@ -12,12 +12,11 @@ use super::{
     journal::Record,
     peer::Peer,
     prepare::{self, Prepared, Sides},
-    receive::{self, Received},
-    state::{load_tree, now},
+    receive::Receiving,
+    state::now,
     store::Store,
 };
 use crate::{
-    id::CommitId,
     manifest::probe::Probe,
     name::{AppName, UnitName},
     ordered,
@@ -89,13 +88,11 @@ pub fn stage(
     };
     let claims = Claims::load(home)?;
     let current = home.linked_generation(&home.current())?;
-    let old = host_tree(store, request, expected)?;
+    let mut receiving = Receiving::new(home, request, store, peer);
+    let Some(old) = receiving.deployed()? else { return Ok(Staged::Gone) };
     let earlier = prepare::earlier(home, current, &old);
-    note_drift(home, current, &old, &earlier, peer);
-    let new = match receive::objects(home, request, store, &earlier, peer)? {
-        Received::Everything(new) => new,
-        Received::Gone => return Ok(Staged::Gone),
-    };
+    note_drift(home, current, &old, &earlier, receiving.peer);
+    let Some(new) = receiving.target(&earlier)? else { return Ok(Staged::Gone) };
     let (had, wants) = (wanted(&old)?, wanted(&new)?);
     let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
@@ -154,16 +151,16 @@ fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earl
         }
         let kept = home.generation(number).join(name.as_str());
         for drift in drift::of_checkout(home, number, name, app) {
-            let kept = printable(kept.as_os_str().as_encoded_bytes());
-            peer.send(&Response::Note(format!("{drift}: what was there is kept in '{kept}'")));
+            let said = match kept.exists() {
+                true => {
+                    let kept = printable(kept.as_os_str().as_encoded_bytes());
+                    format!("{drift}: what was there is kept in '{kept}'")
+                }
+                false => drift.to_string(),
+            };
+            peer.send(&Response::Note(said));
         }
     }
-}
-
-/// The host's directory in `commit`; empty if nothing is deployed.
-fn host_tree(store: &Store, request: &Deploy, commit: Option<CommitId>) -> Result<HostTree, HostError> {
-    let Some(commit) = commit else { return Ok(HostTree::default()) };
-    load_tree(store, &request.host, commit).map_err(|error| HostError::Unfit(format!("what is deployed: {error}")))
 }
 
 fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {

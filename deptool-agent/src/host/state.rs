@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     attempts, finish,
-    home::{Context, Home, HostError, read_if_there},
+    home::{Context, Home, HostError, not_understood, read_if_there},
     store::Store,
 };
 use crate::{
@@ -33,7 +33,8 @@ pub fn now() -> i64 {
 pub fn deployed(home: &Home) -> Result<Option<Deployed>, HostError> {
     let Some((cluster, commit)) = Store::deployed_at(&home.store())? else { return Ok(None) };
     let name = read_if_there(&home.host_name())?.unwrap_or_default();
-    let host = HostName::parse(&name).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let advice = "write the name of this host's directory in the tree into it";
+    let host = HostName::parse(&name).map_err(|error| not_understood(&home.host_name(), &error, advice))?;
     let done = attempts::last_done(home)?;
     let (by, when) = done.map_or(("somebody".into(), 0), |attempt| (attempt.by, attempt.when));
     Ok(Some(Deployed { host, cluster, commit, by, when }))

@@ -16,9 +16,10 @@
 //! pack              the stream format, shared with the helper     receive, index   taking a pack in
 //! packs             looking objects up                             walk, shallow    what of a commit is here
 //! refs, ref_files   what is deployed, since when, by whom          export, repack   giving packs out, tidying up
-//! layout            the files, and what a crash leaves of them
+//! layout, damage    the files, and what a crash or a disk leaves of them
 //! ```
 
+mod damage;
 mod error;
 mod export;
 mod index;
@@ -62,6 +63,8 @@ pub struct Store {
     refs: RefFiles,
     /// The indices of packs that were added since.
     added: Vec<PathBuf>,
+    /// Something that was here could not be read.
+    is_doubted: bool,
 }
 
 /// A store that can only be read: somebody else may hold the host lock.
@@ -95,7 +98,9 @@ impl Store {
     pub fn open_or_init(dir: &Path) -> Result<Self> {
         layout::complete(dir)?;
         layout::sweep(dir)?;
-        Ok(Self::with(dir, Packs::list(&pack_dir(dir))?))
+        let store = Self::with(dir, Packs::list(&pack_dir(dir))?);
+        store.mend_shallow()?;
+        Ok(store)
     }
 
     /// Remove what a crash has left in the store at `dir`, if there is one. The caller holds the host lock.
@@ -122,7 +127,7 @@ impl Store {
     }
 
     fn with(dir: &Path, packs: Packs) -> Self {
-        Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new() }
+        Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new(), is_doubted: false }
     }
 
     /// What is deployed by the store at `dir`, if there is one: [`Store::deployed`] without looking at any object.

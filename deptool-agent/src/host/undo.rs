@@ -18,7 +18,7 @@ use super::{
 use crate::{
     action::{Action, New, Old, Placement},
     host::claims::Content,
-    name::UnitName,
+    name::{AppName, UnitName},
     ordered,
     path::OutsidePath,
     system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
@@ -70,6 +70,13 @@ struct Undoing<'a> {
 }
 
 impl Undoing<'_> {
+    /// Those that did not run before. One that did keeps the path that it should have had.
+    fn new_of(&self, apps: &[AppName]) -> Vec<AppName> {
+        let before = self.record.previous.map(|number| self.home.generation(number));
+        let ran = |app: &AppName| before.as_ref().is_some_and(|before| before.join(app.as_str()).is_symlink());
+        apps.iter().filter(|app| !ran(app)).cloned().collect()
+    }
+
     fn note<T>(&mut self, result: Result<T, impl Into<HostError>>) -> Option<T> {
         result.map_err(|error| self.left.errors.push(error.into().to_string())).ok()
     }
@@ -160,7 +167,7 @@ impl Undoing<'_> {
                 Action::Place(placement) => self.put_back(placement),
                 Action::MakeDirectories(paths) => self.remove_directories(paths),
                 Action::Switch { from, to: _ } => self.switch_back(*from),
-                Action::LinkApps(apps) => unlink_apps(self.home, apps),
+                Action::LinkApps(apps) => unlink_apps(self.home, &self.new_of(apps)),
                 Action::UnlinkApps(apps) => link_apps(self.home, apps),
                 // Users and temporary files stay, as the plan says; a checkout that nothing refers to is pruned.
                 Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),

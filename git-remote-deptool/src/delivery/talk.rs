@@ -86,7 +86,11 @@ impl<'a> Talk<'a> {
         {
             self.permission = Permission::Given;
         }
-        let (mut session, hello) = opened?;
+        let (mut session, hello) = match opened {
+            // Instead of its hello: an agent that can't say that reads no request.
+            Err(SessionError::Agent(why)) => return Ok(Outcome::refused(why)),
+            opened => opened?,
+        };
         (self.tell)(Report::Hello(Box::new(hello)));
         (self.tell)(Report::Answered(session.answered_in()));
         if at_once {

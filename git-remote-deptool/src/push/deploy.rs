@@ -1,9 +1,12 @@
 //! Deliveries are made and sent, and followed on their way.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use deptool_agent::{
-    host::{state::now, store::pack::PackWriter},
+    host::state::now,
     id::DeploymentId,
     name::HostName,
     wire::{Deploy, Go, Target as Goal, Verdict},
@@ -21,7 +24,7 @@ use crate::{
     fleet::{self, Lead, Rules},
     helper::{options::Atomicity, push_option::Confirm},
     open_files::{self, Use},
-    pack::{self, Base},
+    pack::{self, Base, Selection},
     parcel::Parcel,
     progress::{self, Novelty, Progress},
     remote::{Remote, RemoteError},
@@ -141,12 +144,20 @@ fn parcel_for(
     packed: &mut Packed,
 ) -> Result<Parcel, RemoteError> {
     let parcel = |bytes: &[u8], large| Parcel::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
-    let Goal::Commit(target) = request.goal else { return parcel(&empty_pack()?, Vec::new()) };
-    let (base, old) = match (completeness, &one.tracked) {
-        (Completeness::Incremental, Some(tracked)) => (Base::HostSubtreeOf(tracked.commit), Some(tracked.commit)),
-        (Completeness::Full, _) | (Completeness::Incremental, None) => (Base::Nothing, None),
+    let (repo, host) = (remote.repo.gix(), &one.remote.host);
+    let mut selection = match (request.goal, completeness, &one.tracked) {
+        (Goal::Nothing, _, _) => Selection::default(),
+        (Goal::Commit(target), Completeness::Incremental, Some(tracked)) => {
+            pack::select(repo, host, Base::HostSubtreeOf(tracked.commit), Some(tracked.commit), target)?
+        }
+        (Goal::Commit(target), _, _) => pack::select(repo, host, Base::Nothing, None, target)?,
     };
-    let selection = pack::select(remote.repo.gix(), &one.remote.host, base, old, target)?;
+    if let (Completeness::Full, Some(tracked)) = (completeness, &one.tracked) {
+        // The host may have lost what it runs. If that is not here either, it says so.
+        let running = pack::select(repo, host, Base::Nothing, None, tracked.commit).unwrap_or_default();
+        let known: HashSet<ObjectId> = selection.objects.iter().copied().collect();
+        selection.objects.extend(running.objects.into_iter().filter(|id| !known.contains(id)));
+    }
     if let Some(same) = packed.get(&selection.objects).filter(|same| same.large == selection.large) {
         return Ok(same.clone());
     }
@@ -155,11 +166,6 @@ fn parcel_for(
     let made = parcel(&bytes, selection.large)?;
     packed.insert(selection.objects, made.clone());
     Ok(made)
-}
-
-fn empty_pack() -> Result<Vec<u8>, RemoteError> {
-    let written = PackWriter::new(Vec::new(), 0).and_then(PackWriter::finish);
-    written.map(|(bytes, _)| bytes).map_err(|error| RemoteError::Text(error.to_string()))
 }
 
 /// Who deploys: the committer that Git would use, or else the login.

@@ -132,6 +132,36 @@ fn is_whole(pack: &Path) -> Result<bool> {
     }
 }
 
+/// Whether a pack, given by its index, and the index still are what was written: both end in a digest of what is before.
+pub(super) fn is_sound(index: &Path) -> Result<bool> {
+    let pack = index.with_extension("pack");
+    Ok(is_whole(&pack)? && is_as_hashed(&pack)? && is_as_hashed(index)?)
+}
+
+fn is_as_hashed(path: &Path) -> Result<bool> {
+    let mut file = File::open(path).at("open", path)?;
+    let Some(before) = file.metadata().at("look at", path)?.len().checked_sub(20) else { return Ok(false) };
+    let mut hash = Hashing(gix_hash::hasher(gix_hash::Kind::Sha1));
+    io::copy(&mut Read::by_ref(&mut file).take(before), &mut hash).at("read", path)?;
+    let mut end = [0; 20];
+    file.read_exact(&mut end).at("read", path)?;
+    Ok(hash.0.try_finalize().is_ok_and(|digest| digest.as_slice() == end))
+}
+
+/// A hash of what is written to it.
+struct Hashing(gix_hash::Hasher);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The last `n` bytes of a file, if it is there and has as many.
 fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
     let mut file = match File::open(path) {

@@ -14,7 +14,7 @@ use super::{
     Store,
     error::{At, Result, StoreError},
     index::{self, IndexEntry},
-    layout::{remove_if_there, remove_pack},
+    layout::{is_sound, remove_if_there, remove_pack},
     pack::{self, Limits, PackError, Summary},
 };
 use crate::id::CommitId;
@@ -68,7 +68,11 @@ impl Store {
         let path = pack.path.with_file_name(format!("pack-{checksum}.pack"));
         let index_path = path.with_extension("idx");
         if self.packs.has_pack(&index_path) {
-            return Ok(None);
+            if is_sound(&index_path)? {
+                return Ok(None);
+            }
+            self.packs.forget(&index_path);
+            remove_pack(&index_path)?;
         }
         let mut index = Temporary::create(&self.pack_dir(), "idx")?;
         let mut out = BufWriter::with_capacity(1 << 16, &mut index.file);

@@ -64,9 +64,8 @@ impl Store {
 
     /// Commits first, then trees and blobs, each in the order in which history is walked.
     fn everything_reachable(&self, roots: &[CommitId]) -> Result<Vec<ObjectId>> {
-        let mut starts: Vec<ObjectId> = roots.iter().map(|root| root.0).collect();
-        self.add_refs(&mut starts)?;
-        self.add_reflogs(&mut starts)?;
+        let mut starts = self.named()?;
+        starts.extend(roots.iter().map(|root| root.0));
         let mut objects = self.reachable(starts, &IdSet::new(), usize::MAX)?;
         let commits = objects.len();
         let mut seen = IdSet::new();
@@ -75,6 +74,14 @@ impl Store {
             self.collect_tree(root, &mut seen, &mut objects)?;
         }
         Ok(objects)
+    }
+
+    /// What refs and reflogs name.
+    pub(super) fn named(&self) -> Result<Vec<ObjectId>> {
+        let mut ids = Vec::new();
+        self.add_refs(&mut ids)?;
+        self.add_reflogs(&mut ids)?;
+        Ok(ids)
     }
 
     /// What is in the files of refs: an id, or in packed-refs one at the beginning of each line (`^` and an id for what

@@ -13,7 +13,7 @@ use super::{
 use crate::id::CommitId;
 
 impl Store {
-    fn shallow_path(&self) -> PathBuf {
+    pub(super) fn shallow_path(&self) -> PathBuf {
         self.dir.join("shallow")
     }
 

@@ -1,0 +1,266 @@
+//! A host whose own records are damaged, by a disk or by a person: the next push mends them, or says what to do. Nobody
+//! is told that something is deployed that is not, nor that nothing is.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use deptool_tests::process::Run;
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::at_rest;
+
+struct World {
+    sandbox: Sandbox,
+    two: String,
+}
+
+impl World {
+    /// A host with two deployments. The apps have a link outside each, and one file that never changes.
+    fn new() -> World {
+        let sandbox = Sandbox::new();
+        let ada = sandbox.repo("ada");
+        ada.add_root("web1");
+        ada.git(&["config", "deptool.cluster", "prod"]).ok();
+        for app in ["web", "old"] {
+            ada.write(format!("web1/{app}/file"), "1\n");
+            ada.write(format!("web1/{app}/unchanged"), "the same\n");
+            ada.write(format!("web1/{app}/manifest.json"), format!(r#"{{"symlinks": {{"/etc/{app}": "file"}}}}"#));
+        }
+        ada.commit("One");
+        ada.git(&["push", "web1", "prod"]).ok();
+        ada.write("web1/web/file", "2\n");
+        let two = ada.commit("Two");
+        ada.git(&["push", "web1", "prod"]).ok();
+        drop(ada);
+        World { sandbox, two }
+    }
+
+    fn ada(&self) -> Repo<'_> {
+        self.sandbox.repo_at(self.sandbox.dir().join("ada"))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.sandbox.root("web1").join("var/lib/deptool")
+    }
+
+    fn files(&self, directory: &str, extension: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.state().join(directory)).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|end| end == extension)).collect()
+    }
+
+    /// Commits a change that takes one of the apps away.
+    fn three(&self) -> String {
+        let ada = self.ada();
+        ada.write("web1/web/file", "3\n");
+        ada.remove("web1/old");
+        ada.commit("Three")
+    }
+
+    /// That is deployed, with all that this means.
+    #[track_caller]
+    fn has(&self, three: &str, run: &Run) {
+        assert_eq!(self.sandbox.read("web1", "/etc/web"), b"3\n", "{run}");
+        assert!(!self.sandbox.root("web1").join("etc/old").is_symlink(), "what was given up goes: {run}");
+        at_rest(&self.sandbox, "web1", Some(three));
+        self.ada().git(&["deptool", "verify", "--hosts", "web1"]).ok().prints("as deployed");
+        assert_eq!(self.ada().id("refs/remotes/web1/prod"), three);
+    }
+}
+
+fn change(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let mut content = fs::read(path).unwrap();
+    change(&mut content);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+fn cut(path: &Path) {
+    change(path, |content| content.truncate(content.len() / 2));
+}
+
+/// The length and both ends stay.
+fn rot(path: &Path) {
+    change(path, |content| {
+        let end = content.len() - 20;
+        content[20..end].iter_mut().for_each(|byte| *byte ^= 0x55);
+    });
+}
+
+fn garbage(path: &Path) {
+    fs::write(path, "garbage \u{1b}[31m\n").unwrap();
+}
+
+#[test]
+fn a_store_that_lost_objects_is_sent_them_again() {
+    type Damage = fn(&World);
+    let damages: [(&str, Damage); 6] = [
+        ("no packs", |world| {
+            world.files("store/objects/pack", "pack").iter().for_each(|path| fs::remove_file(path).unwrap())
+        }),
+        ("no objects at all", |world| fs::remove_dir_all(world.state().join("store/objects")).unwrap()),
+        ("packs cut short", |world| world.files("store/objects/pack", "pack").iter().for_each(|path| cut(path))),
+        ("packs that rot", |world| world.files("store/objects/pack", "pack").iter().for_each(|path| rot(path))),
+        ("indices cut short", |world| world.files("store/objects/pack", "idx").iter().for_each(|path| cut(path))),
+        ("indices that rot", |world| world.files("store/objects/pack", "idx").iter().for_each(|path| rot(path))),
+    ];
+    for (damage, inflict) in damages {
+        let world = World::new();
+        inflict(&world);
+        world.ada().git(&["deptool", "verify"]).code(1);
+        let three = world.three();
+        let run = world.ada().git(&["push", "web1", "prod"]).ok();
+        let run = run.says("web1: the host's store had lost part of what is deployed: it was sent again");
+        println!("{damage}");
+        world.has(&three, &run);
+        // All that is deployed can be had from the host again.
+        let clone = world.sandbox.command("git").args(["clone", "--quiet", "-o", "web1", "-b", "prod"]);
+        let url = format!("deptool::{}", world.sandbox.root("web1").display());
+        clone.arg(url).arg("copy").run().unwrap().ok();
+        assert_eq!(fs::read(world.sandbox.dir().join("copy/web1/web/unchanged")).unwrap(), b"the same\n");
+    }
+}
+
+#[test]
+fn a_removal_and_a_push_of_what_runs_mend_a_store_too() {
+    for is_removed in [true, false] {
+        let world = World::new();
+        let ada = world.ada();
+        fs::remove_dir_all(world.state().join("store/objects")).unwrap();
+        if is_removed {
+            ada.git(&["push", "web1", ":prod"]).ok();
+            at_rest(&world.sandbox, "web1", None);
+            assert_eq!(fs::read_dir(world.sandbox.root("web1").join("etc")).map_or(0, Iterator::count), 0);
+        } else {
+            ada.git(&["-c", "push.pushOption=check", "push", "-f", "web1", "prod"]).ok();
+            at_rest(&world.sandbox, "web1", Some(&world.two));
+            ada.git(&["deptool", "verify"]).ok();
+        }
+    }
+}
+
+#[test]
+fn a_store_is_mended_only_by_whoever_has_what_it_lost() {
+    let world = World::new();
+    let ada = world.ada();
+    ada.write("web1/web/file", "2, once more\n");
+    ada.write("web2/web/secret", "of another host\n");
+    let real = ada.commit("Of two hosts");
+    ada.git(&["push", "web1", "prod"]).ok();
+    // Ben knows only as much of that as the host may tell.
+    let ben = world.sandbox.repo("ben");
+    ben.add_root("web1");
+    ben.git(&["fetch", "web1"]).ok().says("is not in this repository");
+    ben.git(&["checkout", "--quiet", "-b", "prod", "web1/prod"]).ok();
+    ben.write("web1/web/file", "Ben's\n");
+    ben.commit("Of Ben");
+    fs::remove_dir_all(world.state().join("store/objects")).unwrap();
+    let run = ben.git(&["push", "web1", "prod"]).code(1);
+    run.says(&format!("the host's store has lost what is deployed; push from a repository that has {real}"));
+    let three = world.three();
+    let run = ada.git(&["push", "web1", "prod"]).ok();
+    world.has(&three, &run);
+}
+
+#[test]
+fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 8] = [
+        |state| fs::write(state.join("store/refs/heads/prod"), "").unwrap(),
+        |state| garbage(&state.join("store/refs/heads/prod")),
+        |state| fs::remove_file(state.join("store/refs/heads/prod")).unwrap(),
+        |state| fs::write(state.join("store/HEAD"), "").unwrap(),
+        |state| garbage(&state.join("store/HEAD")),
+        |state| fs::remove_file(state.join("store/HEAD")).unwrap(),
+        |state| fs::remove_dir_all(state.join("store")).unwrap(),
+        |state| fs::remove_dir_all(state.join("store/refs")).unwrap(),
+    ];
+    for (number, inflict) in damages.into_iter().enumerate() {
+        let world = World::new();
+        let ada = world.ada();
+        inflict(&world.state());
+        if number % 2 == 0 {
+            ada.git(&["fetch", "web1"]).ok().says("web1: the store had lost what runs");
+            assert_eq!(ada.id("refs/remotes/web1/prod"), world.two, "{number}");
+        }
+        let three = world.three();
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+    }
+}
+
+#[test]
+fn what_else_is_damaged_of_the_hosts_records_is_mended() {
+    type Damage = fn(&World);
+    let damages: [Damage; 10] = [
+        |world| garbage(&world.state().join("store/shallow")),
+        |world| garbage(&world.state().join("store/refs/deptool/target")),
+        |world| garbage(&world.state().join("journal")),
+        |world| garbage(&world.state().join("attempts")),
+        |world| garbage(&world.state().join("lock")),
+        |world| fs::remove_file(world.state().join("current")).unwrap(),
+        |world| fs::remove_dir_all(world.state().join("generations")).unwrap(),
+        |world| fs::remove_dir_all(world.state().join("trees")).unwrap(),
+        |world| world.files("trees", "files").iter().for_each(|path| garbage(path)),
+        |world| {
+            fs::remove_dir_all(world.state().join("apps")).unwrap();
+            world.ada().git(&["deptool", "verify"]).code(2).prints("'/var/lib/deptool/apps/web/current'");
+        },
+    ];
+    for inflict in damages {
+        let world = World::new();
+        inflict(&world);
+        let three = world.three();
+        let run = world.ada().git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+    }
+}
+
+#[test]
+fn what_can_not_be_mended_says_what_to_do() {
+    type Damage = fn(&Path);
+    let damages: [(Damage, &str, Damage); 4] = [
+        (
+            |state| garbage(&state.join("claims")),
+            "mend it, or move it away: what it had counts as not ours then",
+            |state| fs::rename(state.join("claims"), state.join("../claims.damaged")).unwrap(),
+        ),
+        (
+            |state| garbage(&state.join("broken")),
+            "see to it that all units run that should, then remove it",
+            |state| fs::remove_file(state.join("broken")).unwrap(),
+        ),
+        (
+            |state| garbage(&state.join("host")),
+            "write the name of this host's directory in the tree into it",
+            |state| fs::write(state.join("host"), "web1").unwrap(),
+        ),
+        (
+            |state| {
+                fs::remove_file(state.join("current")).unwrap();
+                symlink("/somewhere/else", state.join("current")).unwrap();
+            },
+            "is not a link of ours: move it away, and the next push makes it anew",
+            |state| fs::remove_file(state.join("current")).unwrap(),
+        ),
+    ];
+    for (inflict, advice, follow) in damages {
+        let world = World::new();
+        let ada = world.ada();
+        inflict(&world.state());
+        let three = world.three();
+        // Refused, not in doubt: it is known that nothing has happened.
+        for _ in 0..2 {
+            let run = ada.git(&["push", "web1", "prod"]).code(1).says(advice).does_not_say("unknown");
+            assert!(!run.stderr().contains('\u{1b}'), "{run}");
+            assert_eq!(ada.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().line(), "", "{run}");
+        }
+        follow(&world.state());
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        if advice.contains("not ours") {
+            // What was given up stays, as was said.
+            fs::remove_file(world.sandbox.root("web1").join("etc/old")).unwrap();
+        }
+        world.has(&three, &run);
+    }
+}
