@@ -21,11 +21,15 @@ mod lock;
 mod projection;
 mod refs;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use deptool_agent::{
     id::CommitId,
     name::{ClusterName, HostName},
+    text::printable,
 };
 pub use facts::{FactsError, Failed, HostFacts, Route};
 pub use lock::{HostLock, LockError};
@@ -97,6 +101,18 @@ pub enum TrackingError {
         /// Why not.
         #[source]
         source: gix::Error,
+    },
+    /// Writing, where somebody else is, or was.
+    #[error(
+        "could not update '{name}': '{}' is in the way; if no git is at work in this repository, one that was killed has \
+         left it: remove it",
+        printable(lock.as_os_str().as_encoded_bytes())
+    )]
+    Locked {
+        /// The ref.
+        name: String,
+        /// The file that has to go.
+        lock: PathBuf,
     },
     /// Making it durable.
     #[error("could not write '{name}' to disk")]

@@ -19,6 +19,7 @@ mod hostile_host;
 mod lease;
 mod link;
 mod local_user;
+mod locks;
 mod manual;
 mod outside;
 mod plan;

@@ -332,7 +332,7 @@ fn status_of(outcome: Fate) -> ExitStatus {
         Fate::Busy => ExitStatus::Busy,
         Fate::Unreachable | Fate::Skipped => ExitStatus::Unreachable,
         Fate::Refused | Fate::Cancelled | Fate::NotAttempted => ExitStatus::Failed,
-        Fate::Unknown => ExitStatus::Unknown,
+        Fate::Unknown | Fate::NotNoted => ExitStatus::Unknown,
     }
 }
 

@@ -38,6 +38,8 @@ pub struct HostReport {
 pub enum Fate {
     /// `to` runs, and that is durable.
     Done,
+    /// `to` runs, and that is durable there, but it could not be noted here.
+    NotNoted,
     /// Nothing of this host changes: it was not asked.
     Unaffected,
     /// It was activated, failed, and what ran before runs again.
@@ -70,6 +72,7 @@ impl HostReport {
         let Self { why, .. } = self;
         match self.outcome {
             Fate::Done => "done".into(),
+            Fate::NotNoted => "deployed, but that could not be noted here; run git fetch".into(),
             Fate::Unaffected => "not affected".into(),
             Fate::RolledBack | Fate::Reverted if !self.rollback_errors.is_empty() => {
                 format!("rolled back, not completely: {why}")
@@ -92,7 +95,8 @@ impl HostReport {
         match self.outcome {
             Fate::Done | Fate::Unaffected | Fate::NotAttempted | Fate::Skipped => false,
             Fate::Reverted => !self.rollback_errors.is_empty(),
-            Fate::RolledBack
+            Fate::NotNoted
+            | Fate::RolledBack
             | Fate::Stale
             | Fate::NonFastForward
             | Fate::Busy

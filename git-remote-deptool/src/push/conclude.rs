@@ -40,7 +40,7 @@ pub(super) fn conclude(
             remote.say(&format!("{}: {}", one.remote.host, chain(&error)));
             // The mark is still there, so the host is asked before anything else.
             if report.outcome == Fate::Done {
-                (report.outcome, report.why) = (Fate::Unknown, chain(&error));
+                (report.outcome, report.why) = (Fate::NotNoted, chain(&error));
             }
         }
         reports.push(report);

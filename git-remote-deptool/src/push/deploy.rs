@@ -22,7 +22,7 @@ use super::{
 use crate::{
     delivery::{Delivery, Flight, Report as Event},
     fleet::{self, Lead, Rules},
-    helper::{options::Atomicity, push_option::Confirm},
+    helper::{options::Atomicity, push_option::Confirm, serve::chain},
     open_files::{self, Use},
     pack::{self, Base, Selection},
     parcel::Parcel,
@@ -202,7 +202,7 @@ impl Lead for Leading<'_> {
             Goal::Nothing => Attempt::Remove,
         };
         let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
-        self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| error.to_string())
+        self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| chain(&error))
     }
 
     fn heard(&mut self, at: usize, report: &Event) {

@@ -162,8 +162,16 @@ impl Refs {
         // Git makes up a name where none is configured; a reflog is no reason to fail.
         let nobody = gix::actor::SignatureRef { name: "unknown".into(), email: "unknown".into(), time: &now };
         let who = self.gix.committer().transpose().map_err(failed)?.unwrap_or(nobody);
-        self.gix.edit_references_as([edit], Some(who)).map_err(failed)?;
-        Ok(())
+        self.gix.edit_references_as([edit], Some(who)).map(drop).map_err(|source| match self.lock_of(name) {
+            Some(lock) => TrackingError::Locked { name: name.to_owned(), lock },
+            None => failed(source),
+        })
+    }
+
+    /// The lock that keeps a ref from being changed, if there is one: its own, or that of all packed ones.
+    fn lock_of(&self, name: &str) -> Option<PathBuf> {
+        let locks = [format!("{name}.lock"), "packed-refs.lock".to_owned()];
+        locks.iter().map(|lock| self.gix.common_dir().join(lock)).find(|lock| lock.exists())
     }
 }
 

@@ -1,0 +1,83 @@
+//! Locks that a Git or a helper has left which was killed: those of refs that are ours to write go by themselves. Others
+//! are named, and what a host runs is said truthfully all the same.
+
+use std::fs;
+
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::at_rest;
+use crate::stand_in::with_stand_in;
+
+/// A host with one commit, and a second one to be pushed.
+fn second_commit(sandbox: &Sandbox) -> (Repo<'_>, String) {
+    let ada = sandbox.repo("ada");
+    ada.add_root("web1");
+    ada.write("web1/web/file", "1\n");
+    ada.commit("One");
+    ada.git(&["push", "web1", "prod"]).ok();
+    ada.write("web1/web/file", "2\n");
+    let two = ada.commit("Two");
+    (ada, two)
+}
+
+#[track_caller]
+fn is_settled(ada: &Repo<'_>, commit: &str) {
+    assert_eq!(ada.id("refs/remotes/web1/prod"), commit);
+    assert_eq!(ada.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "", "nothing is in doubt");
+}
+
+#[test]
+fn locks_of_our_own_refs_that_were_left_go_by_themselves() {
+    for lock in ["refs/remotes/web1/prod.lock", "refs/deptool/unsettled/web1/prod.lock"] {
+        let sandbox = Sandbox::new();
+        let (ada, two) = second_commit(&sandbox);
+        let lock = ada.dir.join(".git").join(lock);
+        fs::create_dir_all(lock.parent().unwrap()).unwrap();
+        fs::write(&lock, "").unwrap();
+        ada.git(&["push", "web1", "prod"]).ok();
+        assert!(!lock.exists());
+        is_settled(&ada, &two);
+    }
+}
+
+#[test]
+fn a_lock_of_all_refs_is_named_and_nothing_is_sent() {
+    let sandbox = Sandbox::new();
+    let (ada, two) = second_commit(&sandbox);
+    let lock = ada.dir.join(".git/packed-refs.lock");
+    fs::write(&lock, "").unwrap();
+    let advice = format!("'{}' is in the way; if no git is at work in this repository", lock.display());
+    ada.git(&["push", "web1", "prod"]).code(1).says(&advice).does_not_say("unknown");
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/web/current/file"), b"1\n");
+    assert!(lock.exists(), "it may be somebody's who lives");
+    // Heard, but not noted: no success either.
+    let ben = sandbox.clone_of(&ada, "ben");
+    ben.add_root("web1");
+    ben.git(&["fetch", "web1"]).ok();
+    ben.git(&["push", "web1", "prod"]).ok();
+    ada.git(&["fetch", "web1"]).code(128).says(&advice);
+    fs::remove_file(&lock).unwrap();
+    ada.git(&["fetch", "web1"]).ok();
+    is_settled(&ada, &two);
+}
+
+#[test]
+fn a_deployment_that_could_not_be_noted_is_said_to_be_one() {
+    let sandbox = Sandbox::new();
+    let (ada, two) = second_commit(&sandbox);
+    let lock = ada.dir.join(".git/packed-refs.lock");
+    // Somebody is killed while the host is at work.
+    let script = format!("touch '{}'; exec \"$DEPTOOL_AGENT\"", lock.display());
+    let push = with_stand_in(&sandbox, &ada, &["push", "web1", "prod"], &script);
+    let push = push.env("GIT_DEPTOOL_REPORT", sandbox.dir().join("report")).run().unwrap().code(1);
+    let push = push.says("(deployed, but that could not be noted here; run git fetch)").says("is in the way");
+    let report = fs::read_to_string(sandbox.dir().join("report")).unwrap();
+    assert!(report.contains("\"outcome\":\"not-noted\""), "{report}{push}");
+    at_rest(&sandbox, "web1", Some(&two));
+    fs::remove_file(&lock).unwrap();
+    // It counts as in doubt until it was asked.
+    assert_ne!(ada.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "", "{push}");
+    ada.git(&["fetch", "web1"]).ok();
+    is_settled(&ada, &two);
+    ada.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
+}
