@@ -213,7 +213,7 @@ fn cluster_of(context: &Context) -> Result<&ClusterName, CliError> {
 
 /// All hosts of the repository around us.
 fn everything() -> Result<Remote, CliError> {
-    Ok(Context::from_process()?.remote(Target::All))
+    Ok(Context::from_process()?.remote(Target::All, String::new()))
 }
 
 /// Git turns `git deptool --help` into `git help deptool`, but not `git deptool plan --help`.

@@ -14,7 +14,7 @@ use crate::{
     git::{Environment, OpenError, Repo},
     locale::{Charset, Shown},
     progress::Screen,
-    remote::{Remote, Results},
+    remote::{Reach, Remote, Results},
     transport::{
         self, Connector,
         messages::{Display, Kind, Sink},
@@ -85,10 +85,11 @@ impl Context {
         Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, results, report })
     }
 
-    /// The hosts of `target`, with all that it takes to talk to them.
-    pub fn remote(self, target: Target) -> Remote {
+    /// The hosts of `target`, with all that it takes to talk to them; `name` is what the remote is called, empty if
+    /// nobody named it.
+    pub fn remote(self, target: Target, name: String) -> Remote {
         let Context { repo, settings, connector, sink, screen, results, report } = self;
-        Remote { repo, settings, target, name: String::new(), connector, sink, screen, results, report }
+        Remote::new(repo, Reach { settings, target, name, connector, sink, screen, results, report })
     }
 
     /// The top of the work tree, or the directory of a bare repository.

@@ -28,7 +28,7 @@ use crate::{
     projection::Found,
     remote::{Remote, RemoteError},
     render::ago,
-    tracking::{self, HostFacts, HostLock, Projection, Tracked},
+    tracking::{self, HostFacts, HostLock, Tracked},
 };
 
 /// How many names of hosts an error has.
@@ -77,18 +77,11 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
         Target::All => {}
     }
     let (tracking, settings) = (remote.tracking(), &remote.settings);
-    let mut hosts: BTreeMap<HostName, HostRemote> =
-        settings.known_hosts()?.into_iter().map(|host| (host.host.clone(), host)).collect();
+    let mut hosts: BTreeMap<HostName, HostRemote> = BTreeMap::new();
     let mut clusters: Vec<ClusterName> = settings.cluster.clone().into_iter().collect();
-    // Facts of a host that has another remote by now are about the past.
-    let of_facts = |(name, facts): (_, HostFacts)| settings.host(&facts.host).ok().filter(|host| host.tracking == name);
-    let talked_to: Vec<HostRemote> = HostFacts::all(&remote.repo).into_iter().filter_map(of_facts).collect();
-    let known = tracking.known(&talked_to.iter().collect::<Vec<_>>())?;
-    for (host, known) in talked_to.into_iter().zip(known) {
-        if !known.clusters.is_empty() {
-            hosts.entry(host.host.clone()).or_insert(host);
-            clusters.extend(known.clusters.into_keys());
-        }
+    for (host, known) in remote.known_hosts()? {
+        hosts.insert(host.host.clone(), host);
+        clusters.extend(known.clusters.into_keys());
     }
     clusters.sort();
     clusters.dedup();
@@ -242,8 +235,7 @@ fn note_found(remote: &Remote, host: &HostRemote, heard: &Heard, verbosity: u32)
     match &heard.found {
         Found::Projection(projection) => {
             for pair in &projection.made {
-                let (real, host) = (pair.real, pair.host.clone());
-                tracking.add_projection(&Projection { real, host, commit: pair.projected })?;
+                tracking.add_projection(pair)?;
             }
             if verbosity > 0 {
                 remote.say(&format!(

@@ -42,7 +42,7 @@ use self::{complete::Completeness, import::Quarantine, make::Projector};
 pub use self::{
     elsewhere::Elsewhere,
     import::ImportError,
-    pairs::{Pair, Pairs, is_projection_related},
+    pairs::{Pair, Pairs, REFS, ref_name},
 };
 use crate::history::{HistoryError, Objects};
 

@@ -1,6 +1,8 @@
 //! One remote of one repository: its hosts, how they are reached, what is known of them.
 
 use std::{
+    collections::BTreeMap,
+    ops::Deref,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -20,7 +22,7 @@ use crate::{
     pack::{SelectError, WriteError},
     progress::{Manner, Screen},
     session::SessionError,
-    tracking::{FactsError, Failed, HostFacts, HostLock, LockError, ProjectionError, Tracking, TrackingError},
+    tracking::{FactsError, Failed, HostFacts, HostLock, Known, LockError, ProjectionError, Tracking, TrackingError},
     transport::{
         self, Connector,
         messages::Sink,
@@ -29,9 +31,15 @@ use crate::{
     url::SshHost,
 };
 
-/// One remote of one repository, and how its hosts are reached.
+/// One remote of one repository.
 pub struct Remote {
     pub repo: Repo,
+    reach: Reach,
+}
+
+/// What is known of a remote beside the repository, and how its hosts are reached: what every thread has the same of.
+#[derive(Clone)]
+pub struct Reach {
     pub settings: Settings,
     pub target: Target,
     /// What it is called in Git's configuration; a url where it was pushed to without a remote, empty if nobody named it.
@@ -50,30 +58,21 @@ pub struct Remote {
 /// What a thread needs to have the remote for itself: a repository's handle can't go from one to another.
 pub struct Seed {
     environment: Environment,
-    settings: Settings,
-    target: Target,
-    name: String,
-    connector: Arc<Connector>,
-    sink: Sink,
-    screen: Option<Arc<Mutex<Screen>>>,
-    results: Results,
-    report: Option<PathBuf>,
+    reach: Reach,
 }
 
 impl Seed {
     /// The remote, with the repository opened once more.
     pub fn remote(&self) -> Result<Remote, OpenError> {
-        Ok(Remote {
-            repo: Repo::open(self.environment.clone())?,
-            settings: self.settings.clone(),
-            target: self.target.clone(),
-            connector: self.connector.clone(),
-            sink: self.sink.clone(),
-            name: self.name.clone(),
-            screen: self.screen.clone(),
-            results: self.results,
-            report: self.report.clone(),
-        })
+        Ok(Remote::new(Repo::open(self.environment.clone())?, self.reach.clone()))
+    }
+}
+
+impl Deref for Remote {
+    type Target = Reach;
+
+    fn deref(&self) -> &Reach {
+        &self.reach
     }
 }
 
@@ -127,6 +126,11 @@ pub enum RemoteError {
 }
 
 impl Remote {
+    /// A remote of `repo`.
+    pub fn new(repo: Repo, reach: Reach) -> Self {
+        Remote { repo, reach }
+    }
+
     /// Show a line, or several.
     pub fn say(&self, text: &str) {
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -135,19 +139,28 @@ impl Remote {
         let _ = sink.flush();
     }
 
+    /// All hosts that have a remote, or were last heard to run something, in order, and what is known of them.
+    pub fn known_hosts(&self) -> Result<Vec<(HostRemote, Known)>, RemoteError> {
+        let with_remotes = self.settings.known_hosts()?;
+        let mut hosts: BTreeMap<HostName, HostRemote> =
+            with_remotes.iter().map(|host| (host.host.clone(), host.clone())).collect();
+        for (name, facts) in HostFacts::all(&self.repo) {
+            // Those of a host that has another remote by now are about the past, as are those of one whose name is no
+            // host's any more.
+            if let Some(host) = self.settings.host(&facts.host).ok().filter(|host| host.tracking == name) {
+                hosts.entry(facts.host).or_insert(host);
+            }
+        }
+        let known = self.tracking().known(&hosts.values().collect::<Vec<_>>())?;
+        let mut known: Vec<_> = hosts.into_values().zip(known).collect();
+        known
+            .retain(|(host, known)| !known.clusters.is_empty() || with_remotes.iter().any(|one| one.host == host.host));
+        Ok(known)
+    }
+
     /// For other threads.
     pub fn seed(&self) -> Seed {
-        Seed {
-            environment: self.repo.environment().clone(),
-            settings: self.settings.clone(),
-            target: self.target.clone(),
-            connector: self.connector.clone(),
-            sink: self.sink.clone(),
-            name: self.name.clone(),
-            screen: self.screen.clone(),
-            results: self.results,
-            report: self.report.clone(),
-        }
+        Seed { environment: self.repo.environment().clone(), reach: self.reach.clone() }
     }
 
     /// How progress is to be shown.

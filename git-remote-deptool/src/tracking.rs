@@ -33,7 +33,7 @@ use deptool_agent::{
 };
 pub use facts::{FactsError, Failed, HostFacts, Route};
 pub use lock::{HostLock, LockError};
-pub use projection::{Projection, ProjectionError};
+pub use projection::ProjectionError;
 use refs::Refs;
 
 use crate::{
@@ -162,7 +162,7 @@ impl<'r> Tracking<'r> {
             for (cluster, id) in tracking.get(host.tracking.as_str()).into_iter().flatten() {
                 // Other programs may have written a tag there. What is not here at all is taken at its word.
                 let commit = *peeled.entry(*id).or_insert_with(|| self.repo.peeled(*id).unwrap_or(*id));
-                let projection = projections.iter().find(|p| p.commit == commit && p.host == host.host);
+                let projection = projections.iter().find(|p| p.projected == commit && p.host == host.host);
                 let real = projection.map_or(commit, |p| p.real);
                 known.clusters.insert(cluster.clone(), Tracked { commit, real });
             }

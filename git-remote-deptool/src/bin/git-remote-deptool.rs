@@ -16,7 +16,6 @@ use git_remote_deptool::{
         End,
         serve::{chain, serve},
     },
-    remote::Remote,
     url::Address,
 };
 use gix::bstr::BString;
@@ -47,7 +46,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     let address = Address::parse(address.as_encoded_bytes())?;
     let context = Context::from_process()?;
     let target = context.settings.target(name.as_ref(), &address)?;
-    let mut dialogue = Dialogue::new(Remote { name: name.to_string(), ..context.remote(target) });
+    let mut dialogue = Dialogue::new(context.remote(target, name.to_string()));
     let mut output = io::stdout().lock();
     Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut dialogue)?)
 }

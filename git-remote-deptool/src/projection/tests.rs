@@ -1,6 +1,6 @@
 //! What comes home is complete; what is not complete stays out.
 
-use std::{collections::BTreeSet, fs, io::Cursor, path::Path};
+use std::{fs, io::Cursor, path::Path};
 
 use deptool_agent::{
     host::store::pack::{LARGE_BLOB, PackWriter},
@@ -235,7 +235,7 @@ fn into_an_empty_repository_comes_all_that_the_host_has() {
     tidy(&new);
     assert_eq!(new.git(&["log", "--format=%s", "web1/prod"]), "fourth\nthird\nsecond\nfirst");
     let pairs = Pairs::of(&new.repo()).unwrap();
-    assert_eq!(pairs.real_of(&made.tip.projected), Some(last));
+    assert_eq!(pairs.projection_of(&last, &made.tip.host), Some(&made.tip));
     assert_eq!(pairs.iter().count(), 4);
 }
 
@@ -308,32 +308,6 @@ fn large_files_are_asked_for_one_by_one() {
     record(&bob, &projection(bring(&bob, target, &mut offer).unwrap()));
     tidy(&bob);
     assert_eq!(bob.git(&["cat-file", "-s", "web1/prod:web1/app/large"]), LARGE_BLOB.to_string());
-}
-
-#[test]
-fn what_is_built_upon_a_projection_is_known_to_be() {
-    let (alice, bob) = alice_and_bob();
-    alice.write("web2/app/file", "secret\n");
-    alice.commit("not deployed to web1");
-    alice.write("web1/app/file", "two\n");
-    let target = alice.commit("second");
-    let mut host = Host::new("web1");
-    host.deploy(&alice.repo(), bob.id("HEAD"));
-    host.deploy(&alice.repo(), target);
-    let made = projection(bring(&bob, target, &mut Offer::of(&host)).unwrap());
-    record(&bob, &made);
-    assert_eq!(made.made.len(), 2);
-    let pairs = Pairs::of(&bob.repo()).unwrap();
-    let related = |name: &str| is_projection_related(&bob.repo(), bob.id(name), &pairs).unwrap();
-    let web1 = BTreeSet::from([HostName::parse(b"web1").unwrap()]);
-    assert!(related("prod").is_empty());
-    assert_eq!(related("web1/prod"), web1);
-    assert_eq!(related("web1/prod~1"), web1);
-    assert!(related("web1/prod~2").is_empty(), "the real first commit");
-    bob.git(&["checkout", "-q", "-b", "mine", "web1/prod~1"]);
-    bob.write("web1/app/file", "mine\n");
-    bob.commit("upon a projection");
-    assert_eq!(related("mine"), web1);
 }
 
 #[test]

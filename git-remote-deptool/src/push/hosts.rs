@@ -1,8 +1,8 @@
 //! Which hosts a push is for.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet};
 
-use deptool_agent::{id::CommitId, text::printable, wire::Target as Goal};
+use deptool_agent::{id::CommitId, name::HostName, text::printable, wire::Target as Goal};
 use gix::bstr::BStr;
 
 use super::Request;
@@ -11,7 +11,7 @@ use crate::{
     git::Repo,
     open_files::{self, Use},
     remote::{Remote, RemoteError},
-    tracking::{HostFacts, HostLock},
+    tracking::HostLock,
 };
 
 /// A host, and the right to talk to it; none in a dry run, which talks to no host.
@@ -64,12 +64,15 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     }
     let candidates = match remote.target {
         Target::Host(_) => return Ok(()),
-        Target::Group(..) => hosts.to_vec(),
-        Target::All => known(remote)?,
+        Target::Group(..) => {
+            let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
+            hosts.iter().cloned().zip(known).collect()
+        }
+        Target::All => remote.known_hosts()?,
     };
-    let in_tree = remote.repo.hosts(commit)?;
-    for host in candidates.into_iter().filter(|host| !in_tree.contains(&host.host)) {
-        if remote.tracking().clusters(&host)?.contains_key(&request.cluster) {
+    let in_tree: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
+    for (host, known) in candidates.into_iter().filter(|(host, _)| !in_tree.contains(&host.host)) {
+        if known.clusters.contains_key(&request.cluster) {
             let (name, cluster) = (&host.host, &request.cluster);
             remote.say(&format!(
                 "note: '{name}' runs {cluster}, but is not in the tree: it is left alone; \
@@ -78,17 +81,4 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
         }
     }
     Ok(())
-}
-
-/// All hosts that have a remote, or were ever talked to.
-fn known(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
-    let mut known: BTreeMap<_, _> =
-        remote.settings.known_hosts()?.into_iter().map(|host| (host.host.clone(), host)).collect();
-    for (_, facts) in HostFacts::all(&remote.repo) {
-        // One that can't be pushed to is not left alone by us.
-        if let (Entry::Vacant(entry), Ok(host)) = (known.entry(facts.host.clone()), remote.settings.host(&facts.host)) {
-            entry.insert(host);
-        }
-    }
-    Ok(known.into_values().collect())
 }

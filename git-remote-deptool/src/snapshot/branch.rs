@@ -66,7 +66,7 @@ impl<'a> Branch<'a> {
         for remote in hosts.iter().filter_map(|host| settings.host(host).ok()) {
             names.insert(remote.tracking, remote.host);
         }
-        let projections: BTreeSet<CommitId> = tracking.projections()?.into_iter().map(|one| one.commit).collect();
+        let projections: BTreeSet<CommitId> = tracking.projections()?.into_iter().map(|pair| pair.projected).collect();
         let (mut run, mut warnings) = (BTreeSet::new(), Vec::new());
         for (name, commit) in tracking.of_cluster(self.cluster)? {
             let Some(host) = names.get(&name) else { continue };

@@ -3,55 +3,44 @@
 use deptool_agent::{id::CommitId, name::HostName};
 
 use super::{Tracking, TrackingError};
-use crate::git::AncestryError;
-
-/// A local commit in place of a real one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Projection {
-    /// The commit that the host runs.
-    pub real: CommitId,
-    /// The host whose directory the projection has. Two hosts of one commit have different projections.
-    pub host: HostName,
-    /// The local commit.
-    pub commit: CommitId,
-}
+use crate::{
+    git::AncestryError,
+    projection::{self, Pair},
+};
 
 impl Tracking<'_> {
     /// All projections that are in use.
-    pub fn projections(&self) -> Result<Vec<Projection>, TrackingError> {
-        let parse = |(name, commit): (String, CommitId)| {
-            let (real, host) = name.split_once('/')?;
-            Some(Projection { real: real.parse().ok()?, host: HostName::parse(host.as_bytes()).ok()?, commit })
-        };
-        Ok(self.refs.below("refs/deptool/projection/")?.into_iter().filter_map(parse).collect())
+    pub fn projections(&self) -> Result<Vec<Pair>, TrackingError> {
+        let refs = self.refs.below(projection::REFS)?;
+        Ok(refs.into_iter().filter_map(|(name, commit)| Pair::parse(&name, commit)).collect())
     }
 
     /// The projection of `real` for `host`, if there is one.
     pub fn projection(&self, real: CommitId, host: &HostName) -> Result<Option<CommitId>, TrackingError> {
-        self.refs.get(&projection_ref(real, host))
+        self.refs.get(&projection::ref_name(real, host))
     }
 
     /// Note that a local commit stands for a real one.
-    pub fn add_projection(&self, projection: &Projection) -> Result<(), TrackingError> {
-        let name = projection_ref(projection.real, &projection.host);
-        if !self.repo.has_commit(projection.commit) {
-            return Err(TrackingError::Missing { name, id: projection.commit });
+    pub fn add_projection(&self, pair: &Pair) -> Result<(), TrackingError> {
+        let name = pair.ref_name();
+        if !self.repo.has_commit(pair.projected) {
+            return Err(TrackingError::Missing { name, id: pair.projected });
         }
-        self.refs.set(&name, projection.commit.0, "")
+        self.refs.set(&name, pair.projected.0, "")
     }
 
     /// Note that the real commit is here now.
     pub fn remove_projection(&self, real: CommitId, host: &HostName) -> Result<(), TrackingError> {
-        self.refs.delete(&projection_ref(real, host))
+        self.refs.delete(&projection::ref_name(real, host))
     }
 
     /// The projections that are `commit`, or ancestors of it. What descends from a projection is fit for that
     /// projection's host only.
-    pub fn projections_in(&self, commit: CommitId) -> Result<Vec<Projection>, ProjectionError> {
+    pub fn projections_in(&self, commit: CommitId) -> Result<Vec<Pair>, ProjectionError> {
         let mut found = Vec::new();
-        for projection in self.projections()? {
-            if self.repo.is_ancestor(projection.commit, commit)? {
-                found.push(projection);
+        for pair in self.projections()? {
+            if self.repo.is_ancestor(pair.projected, commit)? {
+                found.push(pair);
             }
         }
         Ok(found)
@@ -67,8 +56,4 @@ pub enum ProjectionError {
     /// History.
     #[error(transparent)]
     Ancestry(#[from] AncestryError),
-}
-
-fn projection_ref(real: CommitId, host: &HostName) -> String {
-    format!("refs/deptool/projection/{real}/{host}")
 }

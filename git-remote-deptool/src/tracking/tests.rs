@@ -5,6 +5,7 @@ use crate::{
     cluster::Via,
     git::testing::Scratch,
     helper::list::{self, State},
+    projection::Pair,
     url::{SshAddress, SshHost},
 };
 
@@ -106,7 +107,7 @@ fn a_projection_is_listed_by_its_real_id() {
     let tracking = Tracking::new(&repo);
     let real: CommitId = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
     let (commit, child) = (scratch.id("HEAD~1"), scratch.id("HEAD"));
-    let projection = Projection { real, host: host("web1"), commit };
+    let projection = Pair { real, host: host("web1"), projected: commit };
     tracking.add_projection(&projection).unwrap();
     tracking.set(&web1("w"), &prod(), commit, "fetch").unwrap();
     assert_eq!(tracking.get(&web1("w"), &prod()).unwrap(), Some(Tracked { commit, real }));
