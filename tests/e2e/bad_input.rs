@@ -469,11 +469,17 @@ fn a_repository_of_sha_256_is_refused() {
             &["fetch", "web1"],
             &["fetch", &url],
             &["ls-remote", "web1"],
+            &["deptool", "plan"],
+            &["deptool", "deploy"],
+            &["deptool", "status"],
+            &["deptool", "snapshot", "web1"],
         ] {
             let run = repo.git(args).fails();
             let said = run.stderr();
             let ours: Vec<&str> = said.lines().filter(|line| line.contains("SHA-256")).collect();
-            assert_eq!(ours, ["fatal: repositories with SHA-256 object ids are not supported"], "{run}");
+            let manner = if args[0] == "deptool" { "error" } else { "fatal" };
+            assert_eq!(ours, [format!("{manner}: repositories with SHA-256 object ids are not supported")], "{run}");
+            assert!(args[0] != "deptool" || said.lines().count() == 1, "{run}");
         }
         assert_eq!(state_of(&root).len(), 1, "nothing was made");
     }

@@ -11,10 +11,13 @@ use deptool_agent::outcome::{Attempt, AttemptResult, Failure, Outcome, Phase};
 use deptool_agent::wire::{Bytes, Deployed, Hello, Holder, Response, Target};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::watch;
 
 use crate::seen::{at_rest, refs};
 use crate::stand_in::with_stand_in;
 
+/// However much a host says, in KiB.
+const MOST_MEMORY: u64 = 64 << 10;
 const EVIL: &str = "\x1b[2J\x1b]0;x\x07\r\nok refs/heads/prod\n\u{202e}\u{9b}31m";
 
 /// A repository with a commit on `web1`, and another one that is to be pushed.
@@ -38,7 +41,7 @@ impl Scene<'_> {
     }
 
     /// Git with these arguments, and a host that says `first` once and then `again` for ever. Asserts that what is shown
-    /// is harmless.
+    /// is harmless, and that the helper does not grow.
     #[track_caller]
     fn git(&self, args: &[&str], first: &[Response], again: &[Response]) -> Run {
         let roots = self.sandbox.dir().join("roots");
@@ -49,8 +52,9 @@ impl Scene<'_> {
                cat first && while [ -s again ] && cat again again again again 2>/dev/null; do :; done"#
         );
         let git = with_stand_in(self.sandbox, &self.repo, args, &script).timeout(Duration::from_secs(60));
-        let run = git.run().unwrap_or_else(|error| panic!("{first:?}: {error:#}"));
+        let (run, peak) = watch::run(git).unwrap_or_else(|error| panic!("{first:?}: {error:#}"));
         harmless(&run);
+        assert!(peak.helper < MOST_MEMORY, "the helper needs {} KiB: {run}", peak.helper);
         run
     }
 

@@ -21,3 +21,4 @@ pub mod simulation;
 pub mod stand_in;
 pub mod sweep;
 pub mod trace;
+pub mod watch;

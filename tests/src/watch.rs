@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::process::{Cmd, Run};
 use anyhow::Result;
-use deptool_tests::process::{Cmd, Run};
 
 /// A high-water mark does not go down: it is enough to look now and then, and the last look counts.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -14,6 +14,13 @@ const INTERVAL: Duration = Duration::from_millis(10);
 pub struct Peak {
     pub helper: u64,
     pub agent: u64,
+}
+
+/// Run a command that has to succeed, and look at the helpers and agents among its descendants.
+pub fn check(command: Cmd) -> Result<(Run, Peak)> {
+    let (run, peak) = run(command)?;
+    anyhow::ensure!(run.success(), "{run}");
+    Ok((run, peak))
 }
 
 /// Run a command and look at the helpers and agents among its descendants.
@@ -33,9 +40,7 @@ pub fn run(command: Cmd) -> Result<(Run, Peak)> {
         let run = going.wait();
         is_over.store(true, Ordering::Relaxed);
         let peak = watcher.join().unwrap_or_default();
-        let run = run?;
-        anyhow::ensure!(run.success(), "{run}");
-        Ok((run, peak))
+        Ok((run?, peak))
     })
 }
 

@@ -13,7 +13,6 @@ mod hosts;
 mod large;
 mod peers;
 mod report;
-mod watch;
 
 use anyhow::{Result, bail};
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use deptool_tests::build::{Platform, Version};
 use deptool_tests::process::Cmd;
+use deptool_tests::watch;
 
 use super::report::{Aim, Row, Table};
-use super::watch;
 
 const HELLOS: usize = 30;
 const TRUE: Row = Row::floor("`true`, started");

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::{BRANCH, Sandbox, default_git};
+use deptool_tests::watch::{self, Peak};
 
 use super::Effort;
 use super::report::{Aim, Row, Table};
-use super::watch::{self, Peak};
 
 const COPY: Row = Row::floor("`cp -r` of 10,000 files, and `sync`");
 const MANY: Row = Row::ours("10,000 files, all of them new", &COPY, Aim::None);
@@ -57,7 +57,7 @@ impl Bench<'_> {
         let mut most = Peak::default();
         for _ in 0..self.effort.choose(15, 5) {
             let diff = repo.command(&["diff", "--stat", "prod~1", "prod"]).check()?.took;
-            let (run, peak) = watch::run(repo.command(&["push", "--dry-run", "cluster", BRANCH]))?;
+            let (run, peak) = watch::check(repo.command(&["push", "--dry-run", "cluster", BRANCH]))?;
             anyhow::ensure!(run.stderr().contains("h499"), "that is no plan: {run}");
             table.add(DIFF, diff);
             table.add(PLAN, run.took);
@@ -79,7 +79,7 @@ impl Bench<'_> {
             }
             repo.commit("Many files");
             table.add(COPY, copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?);
-            let (run, peak) = watch::run(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
+            let (run, peak) = watch::check(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
             table.add(MANY, run.took);
             if round == 0 {
                 memory(table, "10,000 new files", peak, "");
@@ -103,7 +103,7 @@ impl Bench<'_> {
         repo.git(&["config", "core.bigFileThreshold", "4m"]).ok();
         repo.commit("A large file");
         table.add(COPY_LARGE, copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?);
-        let (run, peak) = watch::run(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
+        let (run, peak) = watch::check(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
         table.add(LARGE, run.took);
         memory(table, &format!("a file of {megabytes} MiB"), peak, "≤ 64 MB each");
         Ok(())
