@@ -22,6 +22,7 @@ mod local_user;
 mod locks;
 mod manual;
 mod outside;
+mod plain;
 mod plan;
 mod platform;
 mod progress;
