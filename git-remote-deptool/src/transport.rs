@@ -28,6 +28,7 @@ use crate::install::{
 };
 
 mod gate;
+pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
 pub mod process;

@@ -289,7 +289,7 @@ pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
 const SSH: &str = r#"
 for word; do host=$last; last=$word; done
 while [ "$#" -gt 1 ]; do
-    case $1 in -p) port=:$2 ;; esac
+    case $1 in -p) port=:$2 ;; -O) exit 255 ;; esac
     shift
 done
 echo "$host$port" >>"$ROOTS/../asked"
@@ -337,6 +337,8 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
     assert_eq!(asked(), "web3");
     std::fs::remove_file(away).unwrap();
     operator.git(&["push", "deptool::web3", "prod"]).ok();
+    // It answers before it tidies up, and whoever comes next waits for that.
+    operator.git(&["fetch", "deptool::web3"]).ok();
     at_rest(&sandbox, "web3", Some(&two));
 
     // Had ssh read it before it failed, in whatever words, the host would have been asked.

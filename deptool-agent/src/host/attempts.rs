@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
 };
 
 use super::home::{Context, Home, HostError, read_if_there, replace_file};
@@ -14,6 +14,8 @@ use crate::{
 /// A log longer than this is shortened, to its end of the other length: in bytes.
 const MOST: u64 = 256 * 1024;
 const KEPT: usize = 128 * 1024;
+/// So much of its end is looked at first.
+const RECENT: u64 = 4 * 1024;
 
 /// Add `attempt` to the log. One that is the last already is not added twice. Durable after the next sync of the file
 /// system.
@@ -66,6 +68,10 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 
 /// The last `most` attempts, newest first. Lines that can't be understood are passed over.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
+    let recent: Vec<Attempt> = newest_first(&end(home)?).take(most).collect();
+    if recent.len() == most {
+        return Ok(recent);
+    }
     Ok(newest_first(&log(home)?).take(most).collect())
 }
 
@@ -76,7 +82,28 @@ pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError>
 
 /// The last attempt that was kept.
 pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
-    Ok(newest_first(&log(home)?).find(|attempt| attempt.result == AttemptResult::Done))
+    let is_done = |attempt: &Attempt| attempt.result == AttemptResult::Done;
+    match newest_first(&end(home)?).find(is_done) {
+        Some(attempt) => Ok(Some(attempt)),
+        None => Ok(newest_first(&log(home)?).find(is_done)),
+    }
+}
+
+/// The end of the log, which has what is mostly asked for. It may begin within a line.
+fn end(home: &Home) -> Result<Vec<u8>, HostError> {
+    let path = home.attempts();
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(RECENT)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.during("read", &path),
+    }
 }
 
 /// The log; nothing if there is none yet.

@@ -1,8 +1,8 @@
-//! The way to a single host, prepared while what it is to be told is still being made.
+//! The way to a few hosts, prepared while what they are to be told is still being made.
 //!
-//! A connection of its own is begun at once: it takes longest. Where the host is far and a connection is shared, what
-//! takes longest is that a session on it takes nothing on stdin at first: then the request travels in a variable, and
-//! is waited for (see [`deptool_agent::early`]).
+//! A connection of its own is begun at once: it takes longest. Where a single host is far and a connection is shared,
+//! what takes longest is that a session on it takes nothing on stdin at first: then the request travels in a variable,
+//! and is waited for (see [`deptool_agent::early`]).
 
 use std::thread::{self, JoinHandle};
 
@@ -11,18 +11,18 @@ use crate::{
     delivery::{Delivery, Flight},
     remote::Remote,
     tracking::HostFacts,
-    transport::{Started, Target, ssh},
+    transport::{AT_ONCE, Started, Target, ssh},
 };
 
 /// What was begun.
 pub(super) enum Approach {
-    Nothing,
-    Started(Box<Started>),
+    /// For each host, unless it could not be: whatever goes wrong goes wrong again, and is told then.
+    Started(Vec<Option<Started>>),
     /// Is there a connection that can be shared?
     Asking(JoinHandle<bool>),
 }
 
-/// What was found out about the connection.
+/// What was found out about the connection to a single host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Company {
     Unknown,
@@ -31,39 +31,40 @@ pub(super) enum Company {
 }
 
 impl Approach {
-    /// Begin. Whatever goes wrong goes wrong again, and is told then.
+    /// Begin, with no more hosts than are connected to at once.
     pub fn begin(remote: &Remote, affected: &[Affected]) -> Approach {
-        let [one] = affected else { return Approach::Nothing };
-        let Ok(target) = remote.place(&one.remote) else { return Approach::Nothing };
-        let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
-        if let Target::Ssh(ssh) = &target
-            && facts.is_some_and(|facts| facts.route.may_be_shared())
+        if affected.len() > AT_ONCE {
+            return Approach::Started(Vec::new());
+        }
+        if let [one] = affected
+            && let Ok(Target::Ssh(ssh)) = remote.place(&one.remote)
+            && HostFacts::load(&remote.repo, &one.remote.tracking).is_some_and(|facts| facts.route.may_be_shared())
         {
-            let (ssh, connector) = (ssh.clone(), remote.connector.clone());
+            let connector = remote.connector.clone();
             return Approach::Asking(thread::spawn(move || {
                 ssh::is_shared(&ssh, &connector.ssh, &connector.environment)
             }));
         }
-        let started = remote.connector.start(&target, &mut |_| {});
-        started.map_or(Approach::Nothing, |started| Approach::Started(Box::new(started)))
+        let start = |one: &Affected| remote.connector.start(&remote.place(&one.remote).ok()?, &mut |_| {}).ok();
+        Approach::Started(affected.iter().map(start).collect())
     }
 
     /// All that is to be told is there.
     pub fn end(self, deliveries: &mut [Delivery]) -> Company {
-        let [delivery] = deliveries else { return Company::Unknown };
         match self {
-            Approach::Nothing => Company::Unknown,
-            Approach::Started(started) => {
-                delivery.started = Some(*started);
+            Approach::Started(all) => {
+                for (delivery, started) in deliveries.iter_mut().zip(all) {
+                    delivery.started = started;
+                }
                 Company::Unknown
             }
-            Approach::Asking(asking) => match asking.join() {
-                Ok(true) => {
-                    delivery.flight = Flight::Variable;
-                    Company::Unknown
+            Approach::Asking(asking) => {
+                let is_shared = asking.join().unwrap_or(false);
+                if is_shared {
+                    deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
                 }
-                Ok(false) | Err(_) => Company::Alone,
-            },
+                if is_shared { Company::Unknown } else { Company::Alone }
+            }
         }
     }
 }

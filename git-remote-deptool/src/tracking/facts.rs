@@ -51,9 +51,9 @@ const FAR: u32 = 100;
 
 impl Route {
     /// Whether it is worth to ask if there is a connection that can be shared: the host is far, and the last connection
-    /// may have been one on it.
+    /// did not take what one takes that is made for itself.
     pub fn may_be_shared(self) -> bool {
-        self.last >= FAR && self.alone.is_none_or(|alone| self.last < alone / 2)
+        self.last >= FAR && self.alone.is_none_or(|alone| self.last.abs_diff(alone) > alone / 4)
     }
 }
 
@@ -211,6 +211,7 @@ mod tests {
         assert!(!may_be_shared(&[(900, false), (900, true)]), "it was looked for, and was not there");
         assert!(may_be_shared(&[(900, false), (900, true), (200, false)]), "somebody has made one");
         assert!(!may_be_shared(&[(200, false), (900, true), (910, false)]), "it is gone again");
+        assert!(may_be_shared(&[(200, true), (1000, false)]), "the way has become another one");
         assert!(!may_be_shared(&[(200, true), (15, false)]), "near, and shared");
     }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// How many may be within. Two less than OpenSSH minds, for others who log in there.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 /// How long the first ones are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How much longer than those that came through before a connection may take, and the least that is allowed.

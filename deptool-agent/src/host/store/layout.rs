@@ -178,6 +178,9 @@ fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
 
 /// Cut an unfinished last line off.
 fn mend_reflog(path: &Path) -> Result<()> {
+    if last(path, 1)?.is_none_or(|end| end == b"\n") {
+        return Ok(());
+    }
     let content = fs::read(path).at("read", path)?;
     let whole = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     if whole < content.len() {

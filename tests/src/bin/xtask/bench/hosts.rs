@@ -91,10 +91,10 @@ fn first_contact(table: &mut Table, lab: &Lab, sandbox: &Sandbox) -> Result<()> 
 
 impl Bench<'_> {
     fn all(&mut self) -> Result<()> {
-        self.link(Link::Plain);
+        self.link(Link::Plain)?;
         self.ssh(OWN, Link::Plain)?;
         self.push(OWN_FILE, "web1", &["web1/files/file"])?;
-        self.link(Link::Shared);
+        self.link(Link::Shared)?;
         self.ssh(SHARED, Link::Shared)?;
         self.push(SHARED_FILE, "web1", &["web1/files/file"])?;
         let restart = self.lab.host("web2").run_in(&["systemctl", "restart", "bench.service"])?.took;
@@ -102,7 +102,7 @@ impl Bench<'_> {
         self.push(SHARED_UNIT, "web2", &["web2/unit/file"])?;
         self.push(THREE, "cluster", &["web1/files/file", "web2/files/file", "web3/files/file"])?;
         let far = Link::SharedDelayed(FAR_DELAY);
-        self.link(far);
+        self.link(far)?;
         self.ssh(FAR, far)?;
         self.push(FAR_FILE, "web1", &["web1/files/file"])?;
         self.up_to_date()?;
@@ -115,8 +115,17 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn link(&mut self, link: Link) {
+    /// From here on the hosts are reached that way. What the helper remembers of the way to one is of the other way: it
+    /// learns that anew.
+    fn link(&mut self, link: Link) -> Result<()> {
         self.sandbox.set_link(self.lab, link);
+        for round in ["once", "twice"] {
+            let repo = self.sandbox.repo_at(self.sandbox.dir().join("operator"));
+            repo.write("web1/files/file", format!("{} {link:?} {round}", self.round));
+            repo.commit("Another way");
+            repo.command(&["push", "-q", "web1", "prod"]).check()?;
+        }
+        Ok(())
     }
 
     fn add(&mut self, row: Row, took: Duration) {
