@@ -24,6 +24,7 @@ pub mod outside;
 pub mod owners;
 pub mod peer;
 pub mod prepare;
+pub mod pulse;
 mod receive;
 pub mod recover;
 pub mod session;

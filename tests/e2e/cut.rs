@@ -287,3 +287,20 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
     assert!(run.stderr().ends_with("fatal: git is gone; 'refs/heads/prod': done\n"), "{run}");
     world.is_right(1);
 }
+
+#[test]
+fn a_disk_that_is_slow_is_not_taken_for_an_agent_that_is_gone() {
+    let sandbox = Sandbox::new();
+    if !has_strace(&sandbox) {
+        return;
+    }
+    let world = World::new(&sandbox);
+    let said = sandbox.dir().join("roots/said");
+    // A little longer than is waited for before a sign of life is given.
+    let slow = "-e trace=fsync -e inject=fsync:delay_enter=5500000:when=1";
+    let script = format!("strace -f -qq -o /dev/null {slow} \"$DEPTOOL_AGENT\" | tee '{}'", said.display());
+    world.push_with(&script).ok();
+    world.is_right(1);
+    let said = std::fs::read(said).unwrap();
+    assert!(said.windows(9).any(|part| part == b"Heartbeat"), "{}", String::from_utf8_lossy(&said));
+}

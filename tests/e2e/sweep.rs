@@ -3,9 +3,9 @@
 use deptool_tests::sweep::agent::{self, Interrupted};
 use deptool_tests::sweep::group::{self, Manner, Place};
 use deptool_tests::sweep::operator::{self, Act};
-use deptool_tests::sweep::world::{Scenario, World};
+use deptool_tests::sweep::world::{Runs, Scenario, World};
 use deptool_tests::sweep::{Choice, Tally, many};
-use deptool_tests::trace;
+use deptool_tests::trace::{self, Deed, Errno};
 
 /// Prime, so that every kind of fault is among those tried.
 const SPREAD: Choice = Choice::OneIn(127);
@@ -72,6 +72,27 @@ fn a_fault_in_a_deployment_that_waits_for_its_helper_leaves_the_old_or_the_new()
     }
     assert!(all.points > 10 && all.violations.is_empty(), "{all}");
     assert_both(&all);
+}
+
+#[test]
+fn a_verdict_that_can_not_be_taken_back_is_kept_by_the_next_agent_too() {
+    let Some(world) = world() else { return };
+    let mut scenario = world.revoked().unwrap();
+    world.reset(&mut scenario).unwrap();
+    let mut syncs = 0;
+    let said = world.deploy(&scenario.request, &mut |call| {
+        let is_verdict = call.name == "fdatasync" && call.path.ends_with("var/lib/deptool/journal");
+        syncs += usize::from(is_verdict);
+        match call.says(&["Ended"]) {
+            true => Deed::KillAfter,
+            false if is_verdict && syncs == 2 => Deed::Fail(Errno::EIO),
+            false => Deed::Go,
+        }
+    });
+    let said = said.unwrap();
+    assert!(said.is_done(), "{said:?}");
+    agent::next_contact(&world).unwrap();
+    assert_eq!(agent::agree(&world, &scenario, &said), Ok(Runs::New));
 }
 
 #[test]

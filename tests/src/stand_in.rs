@@ -1,6 +1,6 @@
 //! A script in an agent's place, for tests that record, cut off or falsify what it says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::build;
 use crate::process::Cmd;
@@ -22,7 +22,11 @@ pub fn agent() -> PathBuf {
 /// The script's own file is not written by the tests: a program that is open for writing can't be run, and the processes
 /// that other tests start at that moment would have it open.
 pub fn with_stand_in(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: &str) -> Cmd {
-    let agent = agent();
+    with_agent_replaced(sandbox, repo, &agent(), args, script)
+}
+
+/// The same for another agent than that of the tests.
+pub fn with_agent_replaced(sandbox: &Sandbox, repo: &Repo<'_>, agent: &Path, args: &[&str], script: &str) -> Cmd {
     let dir = sandbox.dir().join("agents");
     let link = dir.join(agent.file_name().unwrap());
     if !link.exists() {

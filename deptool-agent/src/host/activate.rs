@@ -6,7 +6,7 @@ use super::{
     door::Door,
     finish, health,
     hold::{self, Hold},
-    home::{Home, HostError, sync_directory, sync_file_system},
+    home::{Home, HostError, sync_directory},
     journal::{Journal, Record},
     lock::HostLock,
     outside::{self, Place},
@@ -175,8 +175,10 @@ impl Running<'_> {
         if hold::await_release(self.peer) == Hold::Released {
             return Ok(());
         }
-        if let Err(error) = journal.revoke() {
-            // The next agent would go forward. So do we, and say so: the outcome is the truth.
+        if let Err(error) = journal.revoke()
+            // Who knows which of the two the disk has: it is written once more, or the next agent might go back.
+            && journal.keep().is_ok()
+        {
             self.peer.send(&Response::Note(format!("can't go back any more: {error}")));
             return Ok(());
         }
@@ -204,9 +206,10 @@ impl Running<'_> {
                 | Action::CreateTmpfiles(_) => is_only_switched = false,
             }
         }
+        let home = self.home;
         match is_only_switched {
-            true => sync_directory(self.home.state())?,
-            false => sync_file_system(self.home.state())?,
+            true => home.wait_for_disk(|| sync_directory(home.state()))?,
+            false => self.home.sync_state()?,
         }
         journal.keep()
     }
@@ -249,7 +252,7 @@ impl Running<'_> {
             .and_then(|()| broken::add(self.home, &left.down))
             .and_then(|()| finish::tidy(self.home))
             .and_then(|()| outside::sync(self.home))
-            .and_then(|()| sync_file_system(self.home.state()));
+            .and_then(|()| self.home.sync_state());
         // With something left to undo, the journal stays for the next agent to try again.
         let is_undone = left.errors.is_empty();
         let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    home::{Context, Home, HostError, sync_file_system},
+    home::{Context, Home, HostError},
     store::Store,
 };
 use crate::wire::{Deploy, Expected};
@@ -52,12 +52,12 @@ pub fn sync(home: &Home, written: &[PathBuf], extent: Extent) -> Result<(), Host
         }
     }
     if extent == Extent::FileSystem {
-        sync_file_system(home.state())?;
+        home.sync_state()?;
         // Some of what was written may be on another one.
         all = parents(written);
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
-    sync_each(&all)
+    home.wait_for_disk(|| sync_each(&all))
 }
 
 fn parents(written: &[PathBuf]) -> BTreeSet<PathBuf> {

@@ -10,7 +10,7 @@ use super::{
     attempts, broken,
     claims::Claims,
     door,
-    home::{Context, Home, HostError, remove_if_there, replace_file, replace_link, sync_file_system},
+    home::{Context, Home, HostError, remove_if_there, replace_file, replace_link},
     journal::{Journal, Record, release_reserve},
     outside::{Place, Sibling},
     store::{Expected, LogEntry, Store, StoreError},
@@ -91,7 +91,8 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -
         }
         result => drop(result?),
     }
-    sync_file_system(home.state())?;
+    Store::sweep_passing(&home.store())?;
+    home.sync_state()?;
     journal.close()
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::{peer::HEARTBEAT, pulse::Pulse};
 use crate::{name::AppName, path::STATE_DIR, text::printable};
 
 /// Something that the machine did not let us do, or that is not as it should be.
@@ -49,12 +50,13 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
 pub struct Home {
     root: PathBuf,
     state: PathBuf,
+    pulse: Pulse,
 }
 
 impl Home {
     /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
     pub fn new(root: &Path) -> Home {
-        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]) }
+        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]), pulse: Pulse::default() }
     }
 
     /// Refuse to work where another user of the host could put things in our place: what is below our directory is
@@ -78,6 +80,26 @@ impl Home {
             fs::create_dir_all(&directory).during("create", &directory)?;
         }
         Ok(())
+    }
+
+    /// Whom to tell that we are alive while the disk is waited for.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Do what may take long because of a disk, and let the peer know that we are alive meanwhile.
+    pub fn wait_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.pulse.during(HEARTBEAT, work)
+    }
+
+    /// Make everything on the file system of `path` durable.
+    pub fn sync_file_system(&self, path: &Path) -> Result<(), HostError> {
+        self.wait_for_disk(|| sync_file_system(path))
+    }
+
+    /// The same for the file system of our own directory.
+    pub fn sync_state(&self) -> Result<(), HostError> {
+        self.sync_file_system(&self.state)
     }
 
     pub fn root(&self) -> &Path {
@@ -205,8 +227,7 @@ pub fn sync_directory(path: &Path) -> Result<(), HostError> {
     rustix::fs::fsync(open_directory(path)?).during("sync", path)
 }
 
-/// Make everything on the file system of `path` durable.
-pub fn sync_file_system(path: &Path) -> Result<(), HostError> {
+fn sync_file_system(path: &Path) -> Result<(), HostError> {
     let directory = open_directory(path)?;
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(directory).during("sync", path)?;

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::{
     attempts,
-    home::{Context, Home, HostError, read_if_there, sync_file_system},
+    home::{Context, Home, HostError, read_if_there},
     state::now,
     store::{Expected, LogEntry, Store, StoreError},
 };
@@ -80,7 +80,7 @@ impl Lost {
         }
         let log = LogEntry { name: "deptool-agent", email: "", seconds: now(), message: "deptool: restored" };
         Store::open_or_init(&home.store())?.set_deployed(cluster, Expected::Any, commit, log)?;
-        sync_file_system(home.state())?;
+        home.sync_state()?;
         let short = commit.short();
         Ok(format!(
             "the store had lost what runs; by the generation that runs it is {short} of '{cluster}', as noted now"

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     claims::Content,
-    home::{Context, Home, HostError, sync_file_system},
+    home::{Context, Home, HostError},
 };
 use crate::path::{OutsidePath, STATE_DIR, is_within};
 
@@ -275,7 +275,7 @@ impl Place {
 /// Make what was changed outside of our directory durable.
 pub fn sync(home: &Home) -> Result<(), HostError> {
     let etc = home.root().join("etc");
-    if etc.exists() { sync_file_system(&etc) } else { Ok(()) }
+    if etc.exists() { home.sync_file_system(&etc) } else { Ok(()) }
 }
 
 /// What is at a path.

@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::{door::Door, home::HostError};
+use super::{door::Door, home::HostError, pulse::Pulse};
 use crate::{
     frame::{FrameBuffer, FrameError, encode},
     wire::{Request, Response},
@@ -24,7 +25,7 @@ use crate::{
 /// A peer that says nothing for this long is gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 /// We say something at least this often.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What came in.
 #[derive(Debug)]
@@ -48,12 +49,14 @@ pub struct Peer {
     takeovers: usize,
     /// What we wait for an answer to, to be said again to whoever takes over.
     question: Option<Response>,
+    /// Speaks for us while we wait for the disk.
+    pulse: Pulse,
 }
 
 /// One connection.
 struct Link {
     input: OwnedFd,
-    output: OwnedFd,
+    output: Arc<OwnedFd>,
     buffer: FrameBuffer,
     /// What `input` will bring once more before anything else: see [`crate::early`].
     known: Vec<u8>,
@@ -61,13 +64,15 @@ struct Link {
 }
 
 impl Peer {
-    /// A peer on these two. `early` is the beginning of what it says, known already.
-    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>) -> io::Result<Peer> {
+    /// A peer on these two. `early` is the beginning of what it says, known already; `pulse` speaks for us while we
+    /// wait for the disk.
+    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>, pulse: &Pulse) -> io::Result<Peer> {
         let mut link = Link::new(input, output)?;
         link.buffer.push(&early);
         link.known = early;
-        let link = Some(link);
-        Ok(Peer { link, last_sent: Instant::now(), door: None, takeovers: 0, question: None })
+        pulse.follow(&link.output);
+        let (link, pulse) = (Some(link), pulse.clone());
+        Ok(Peer { link, last_sent: Instant::now(), door: None, takeovers: 0, question: None, pulse })
     }
 
     /// From now on whoever comes in at `door` takes over.
@@ -147,6 +152,7 @@ impl Peer {
     fn let_in(&mut self) {
         let Some(newcomer) = self.door.as_ref().and_then(Door::newcomer) else { return };
         let Ok(link) = newcomer.try_clone().and_then(|input| Link::new(input.into(), newcomer.into())) else { return };
+        self.pulse.follow(&link.output);
         self.link = Some(link);
         self.takeovers += 1;
         self.send(&Response::Attached);
@@ -260,7 +266,7 @@ impl Link {
     fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Link> {
         // A peer that does not read must not stop us in the middle of a deployment.
         fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
-        Ok(Link { input, output, buffer: FrameBuffer::default(), known: Vec::new(), lost: false })
+        Ok(Link { input, output: Arc::new(output), buffer: FrameBuffer::default(), known: Vec::new(), lost: false })
     }
 
     fn send(&mut self, bytes: &[u8]) {

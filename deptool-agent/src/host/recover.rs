@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     attempts, boot, broken, finish,
-    home::{Context, Home, HostError, read_if_there, sync_file_system},
+    home::{Context, Home, HostError, read_if_there},
     journal::{Found, Journal},
     lock::{HostLock, Taken},
     lost, outside,
@@ -97,7 +97,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
             finish::note_target(&record, &mut Store::open_or_init(&home.store())?)?;
             finish::tidy(home)?;
             outside::sync(home)?;
-            sync_file_system(home.state())?;
+            home.sync_state()?;
             journal.close()?;
             lock.leave();
             Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))

@@ -93,7 +93,11 @@ fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
     // At first contact over ssh our directory is there, with the agent in it.
     if home.state().exists() {
-        make_instance(home)?;
+        let made = make_instance(home);
+        if deployed.is_some() {
+            made?;
+        }
+        // Else a full disk is no reason to say nothing: a deployment is refused, with that reason.
     }
     let instance = instance(home)?;
     Ok(Hello { instance, deployed, last_attempt, recovered, broken, busy })

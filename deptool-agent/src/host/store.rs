@@ -108,6 +108,11 @@ impl Store {
         layout::sweep(dir)
     }
 
+    /// Remove the locks and temporary files of the store at `dir` that could not be removed when they should have been.
+    pub fn sweep_passing(dir: &Path) -> Result<()> {
+        layout::sweep_passing(dir)
+    }
+
     /// Take the packs away that were added since the store was opened: nothing that is deployed needs them.
     pub fn forget_added(&mut self) -> Result<()> {
         for index in std::mem::take(&mut self.added) {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{Read, Write},
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -16,6 +16,7 @@ use super::{
     home::Home,
     journal::{Found, Journal},
     peer::Peer,
+    pulse::Pulse,
     recover::{Recovery, recover},
     store::pack::PackWriter,
 };
@@ -85,8 +86,10 @@ impl World {
         for request in [Request::Data(Bytes(self.pack())), Request::PackEnd, Request::ObjectsEnd] {
             to_agent.write_all(&encode(&request).unwrap()).unwrap();
         }
-        let mut peer = Peer::new(OwnedFd::from(input), OwnedFd::from(output), Vec::new()).unwrap();
-        deploy(&Home::new(self.root.path()), &request, &mut peer, &mut self.fake);
+        let home = Home::new(self.root.path());
+        // Thousands of deployments need no signs of life.
+        let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &Pulse::default()).unwrap();
+        deploy(&home, &request, &mut peer, &mut self.fake);
         drop(peer);
         let (outcome, notes) = said(from_agent);
         if matches!(outcome, Outcome::Done { .. }) {

@@ -20,8 +20,8 @@ pub const NEEDS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "x
 
 /// The size of a root's file system.
 const SIZE: u64 = 24 << 20;
-/// Smaller ones can't be made with XFS.
-const XFS_SIZE: u64 = 400 << 20;
+/// That of what holds a copy of it for each instant. They share most of it.
+const XFS_SIZE: u64 = 4 << 30;
 /// What a file takes at least.
 const BLOCK: u64 = 4096;
 /// What a host that has refused may have more than before: a line in its log, its own id, directories.

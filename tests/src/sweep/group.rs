@@ -161,8 +161,7 @@ impl Group {
             );
         }
         repo.commit("Two");
-        let agents = fs::read_dir(self.dir("prefix/lib/deptool/agents"))?;
-        let agent = agents.flatten().next().context("there is no agent")?.path();
+        let agent = world::agent_in(&self.sandbox)?;
         fs::create_dir(self.dir("agents"))?;
         symlink(build::workspace().join(STAND_IN), self.dir("agents").join(agent.file_name().context("no name")?))?;
         for host in HOSTS {

@@ -1,6 +1,7 @@
 //! What a helper asks, recorded to be asked again, and what it might ask beyond that.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use deptool_agent::frame::{FrameBuffer, encode};
@@ -9,7 +10,7 @@ use deptool_agent::wire::{self, Deploy, Go, Verdict};
 use super::state;
 use super::world::{Knows, own_files};
 use crate::sandbox::{Repo, Sandbox};
-use crate::stand_in::with_stand_in;
+use crate::stand_in::with_agent_replaced;
 
 /// So many packs a host may have: with one more the store is packed anew.
 const MOST_PACKS: usize = 50;
@@ -70,24 +71,24 @@ impl Request {
 }
 
 /// The requests of three pushes: of a commit, of another one, of nothing.
-pub fn record(sandbox: &Sandbox) -> Result<[Request; 3]> {
+pub fn record(sandbox: &Sandbox, agent: &Path) -> Result<[Request; 3]> {
     let repo = sandbox.repo("operator");
     repo.add_root("web1");
     own_files(&sandbox.root("web1"))?;
     first_commit(&repo);
-    let first = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
+    let first = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
     let keep = |knows: Knows| sandbox.command("cp").arg("-a").arg(&repo.dir).arg(knows.dir()).check();
     keep(Knows::TheFirstCommit)?;
     second_commit(&repo);
     keep(Knows::BothCommits)?;
-    let update = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
+    let update = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
     repo.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
-    let removal = recorded(sandbox, &repo, &["push", "web1", ":prod"])?;
+    let removal = recorded(sandbox, &repo, agent, &["push", "web1", ":prod"])?;
     Ok([first, update, removal])
 }
 
 /// Deploys until the host `web1` has as many packs as it may have. Returns the request that makes it one more.
-pub fn record_crowd(sandbox: &Sandbox) -> Result<Request> {
+pub fn record_crowd(sandbox: &Sandbox, agent: &Path) -> Result<Request> {
     let repo = sandbox.repo("operator");
     repo.add_root("web1");
     let root = sandbox.root("web1");
@@ -106,16 +107,16 @@ pub fn record_crowd(sandbox: &Sandbox) -> Result<Request> {
     // It is to be made again: the host that has it is a copy.
     let before = sandbox.dir().join("before");
     sandbox.command("cp").arg("-a").arg(&root).arg(&before).check()?;
-    let request = recorded(sandbox, &repo, &["push", "web1", "prod"])?;
+    let request = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
     fs::remove_dir_all(&root)?;
     fs::rename(&before, &root)?;
     Ok(request)
 }
 
-fn recorded(sandbox: &Sandbox, repo: &Repo<'_>, push: &[&str]) -> Result<Request> {
+fn recorded(sandbox: &Sandbox, repo: &Repo<'_>, agent: &Path, push: &[&str]) -> Result<Request> {
     let file = sandbox.dir().join("tmp/recorded");
     let script = format!("tee '{}' | \"$DEPTOOL_AGENT\"", file.display());
-    with_stand_in(sandbox, repo, push, &script).run()?.ok();
+    with_agent_replaced(sandbox, repo, agent, push, &script).run()?.ok();
     Request::parse(&fs::read(&file)?)
 }
 

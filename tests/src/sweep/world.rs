@@ -17,7 +17,6 @@ use super::state::{self, Exact, Lines};
 use crate::build;
 use crate::process::Cmd;
 use crate::sandbox::{Repo, Sandbox, default_git};
-use crate::stand_in::agent;
 use crate::trace::{self, Call, Deed, Watched};
 
 /// The longest request that fits into a pipe at once.
@@ -97,9 +96,9 @@ impl World {
         let temporary = in_memory()?;
         let sandbox = sandbox_at(temporary.path())?;
         let root = sandbox.root("web1");
-        let [first, update, removal] = request::record(&sandbox)?;
+        let agent = agent_in(&sandbox)?;
+        let [first, update, removal] = request::record(&sandbox, &agent)?;
         let instance = fs::read_to_string(root.join(INSTANCE))?;
-        let agent = sandbox.dir().join("prefix/lib/deptool/agents").join(agent().file_name().context("no name")?);
         Ok(World { root, agent, first, update, removal, instance, sandbox, _temporary: temporary })
     }
 
@@ -161,8 +160,8 @@ impl World {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir(&dir)?;
-        let crowd = sandbox_at(&dir)?;
-        let request = request::record_crowd(&crowd)?;
+        let crowd = Sandbox::at(&dir, &default_git(), &self.sandbox.dir().join("prefix"));
+        let request = request::record_crowd(&crowd, &self.agent)?;
         let scenario = self.scenario_after("update that tidies up", Before::Copy(crowd.root("web1")), &request)?;
         let packs = state::packs(&self.root);
         ensure!(packs == 1, "the store has not been packed anew: {packs} packs");
@@ -357,6 +356,12 @@ pub(super) fn sandbox_at(dir: &Path) -> Result<Sandbox> {
     let prefix = dir.join("prefix");
     Cmd::new("cp").arg("-a").arg(build::local()).arg(&prefix).check()?;
     Ok(Sandbox::at(dir, &default_git(), &prefix))
+}
+
+/// The agent of such a sandbox.
+pub(super) fn agent_in(sandbox: &Sandbox) -> Result<PathBuf> {
+    let mut agents = fs::read_dir(sandbox.dir().join("prefix/lib/deptool/agents"))?;
+    Ok(agents.next().context("there is no agent")??.path())
 }
 
 /// A temporary directory, in memory if possible: nothing here depends on what a disk does, and thousands of syncs take

@@ -81,6 +81,13 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
 /// Remove what a crash has left: temporary files, locks, packs that were cut off or are without their index, the torn
 /// last line of a reflog. Only who holds the host lock may do this.
 pub(super) fn sweep(dir: &Path) -> Result<()> {
+    sweep_passing(dir)?;
+    visit_files(&dir.join("logs"), &mut mend_reflog)?;
+    sweep_packs(&dir.join("objects/pack"))
+}
+
+/// Remove locks and temporary files, by their names alone. Only who holds the host lock may do this.
+pub(super) fn sweep_passing(dir: &Path) -> Result<()> {
     for name in ["config.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"] {
         remove_if_there(&dir.join(name))?;
     }
@@ -88,8 +95,11 @@ pub(super) fn sweep(dir: &Path) -> Result<()> {
         Some(suffix) if suffix == "lock" => remove_if_there(path),
         _ => Ok(()),
     })?;
-    visit_files(&dir.join("logs"), &mut mend_reflog)?;
-    sweep_packs(&dir.join("objects/pack"))
+    let packs = dir.join("objects/pack");
+    visit_files(&packs, &mut |path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(b"tmp_") { remove_if_there(path) } else { Ok(()) }
+    })
 }
 
 fn sweep_packs(dir: &Path) -> Result<()> {
@@ -99,9 +109,7 @@ fn sweep_packs(dir: &Path) -> Result<()> {
     };
     for entry in entries {
         let path = entry.at("read", dir)?.path();
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         let whole = match path.extension().and_then(|suffix| suffix.to_str()) {
-            _ if name.starts_with(b"tmp_") => false,
             Some("pack") => is_whole(&path)?,
             Some("idx" | "promisor" | "rev" | "mtimes") => path.with_extension("pack").exists(),
             _ => true,
