@@ -137,12 +137,12 @@ fn kill_helper(push: &Going) {
     rustix::process::kill_process(helper, Signal::KILL).unwrap();
 }
 
-fn name(pid: Pid) -> String {
+pub fn name(pid: Pid) -> String {
     std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default().trim().to_owned()
 }
 
 /// A process's children, and theirs.
-fn below(parent: Pid) -> Vec<Pid> {
+pub fn below(parent: Pid) -> Vec<Pid> {
     let mut found = vec![parent];
     let mut at = 0;
     while at < found.len() {

@@ -2,6 +2,7 @@
 
 mod broken;
 mod checks;
+mod cli;
 mod confirm;
 mod detach;
 mod disk;
@@ -11,6 +12,7 @@ mod group;
 mod health;
 mod hosts;
 mod install;
+mod link;
 mod modes;
 mod net;
 mod quadlets;

@@ -1,4 +1,5 @@
-//! A link with latency: every chunk is held for a while, in each direction. Used as ssh's ProxyCommand.
+//! A link with latency, or one that is cut or stalls: every chunk is held for a while, in each direction, and after so
+//! many bytes in one of them there may be no more. Used as ssh's ProxyCommand.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -7,16 +8,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// Connects stdin and stdout with `host:port`, holding every chunk for `delay` in each direction.
-pub fn run(delay: Duration, host: &str, port: u16) -> Result<()> {
+use crate::link::{Fate, Fault, Way};
+
+/// Connects stdin and stdout with `host:port`, holding every chunk for `delay` in each direction. `fault` counts bytes.
+pub fn run(delay: Duration, fault: Option<Fault>, host: &str, port: u16) -> Result<()> {
     let socket = TcpStream::connect((host, port)).with_context(|| format!("cannot connect to {host}:{port}"))?;
     socket.set_nodelay(true)?;
     let upwards = socket.try_clone()?;
+    let of = move |way: Way| fault.filter(|fault| fault.way == way);
     std::thread::spawn(move || {
-        hold(std::io::stdin(), &upwards, delay);
+        hold(std::io::stdin(), Faulty { to: &upwards, left: of(Way::Up).map(|fault| (fault.at, fault.fate)) }, delay);
         let _ = upwards.shutdown(Shutdown::Write);
     });
-    hold(&socket, std::io::stdout(), delay);
+    hold(&socket, Faulty { to: std::io::stdout(), left: of(Way::Down).map(|fault| (fault.at, fault.fate)) }, delay);
     Ok(())
 }
 
@@ -39,4 +43,29 @@ fn hold(mut from: impl Read + Send, mut to: impl Write, delay: Duration) {
             }
         }
     });
+}
+
+/// One direction, and what becomes of the link after so many more bytes.
+struct Faulty<W> {
+    to: W,
+    left: Option<(usize, Fate)>,
+}
+
+impl<W: Write> Write for Faulty<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.left {
+            Some((0, Fate::Stall)) => Ok(bytes.len()),
+            Some((0, Fate::Cut | Fate::CutInside)) => std::process::exit(0),
+            Some((left, _)) => {
+                let count = self.to.write(&bytes[..bytes.len().min(*left)])?;
+                *left -= count;
+                Ok(count)
+            }
+            None => self.to.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
 }

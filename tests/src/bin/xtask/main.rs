@@ -69,7 +69,11 @@ fn run(args: &[&str]) -> Result<()> {
         // For ssh's ProxyCommand, not for people.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);
-            deptool_tests::relay::run(delay, host, port.parse().context("not a port")?)
+            deptool_tests::relay::run(delay, None, host, port.parse().context("not a port")?)
+        }
+        ["relay", "--fault", way, bytes, fate, host, port] => {
+            let fault = deptool_tests::link::Fault::parse(&[way, bytes, fate])?;
+            deptool_tests::relay::run(Duration::ZERO, Some(fault), host, port.parse().context("not a port")?)
         }
         // As an agent's stand-in.
         ["link", way, at, fate, agent, hit] => {
