@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use deptool_tests::build;
 use deptool_tests::process::{Run, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::{build, lab};
 
 use crate::group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing};
 use crate::seen::at_rest;
@@ -152,4 +152,49 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
     let run = operator.git(&["push", "cluster", "prod"]).code(1);
     run.says("remote.web2.deptoolConfirm is a length of time in seconds or minutes, such as '30s'");
     runs(&sandbox, &operator, [&one, &one, &one]);
+}
+
+#[test]
+fn a_helper_that_is_killed_between_two_keeps_may_leave_a_mix_which_the_next_contact_reports() {
+    // What was kept waits half a minute for whoever leads.
+    if lab::is_skipped(None) {
+        return;
+    }
+    std::thread::scope(|scope| {
+        // One host has not been told to keep it, or its answer is not heard.
+        for point in ["helper:Keep", "agent:Kept"] {
+            scope.spawn(move || {
+                let sandbox = Sandbox::new();
+                let (operator, one, two) = second_commit(&sandbox);
+                let push = ["push", "--atomic", "cluster", "prod"];
+                let run = intercepted(&sandbox, &operator, &format!("kill-helper:{point}"), &push);
+                assert!(!run.success(), "{point}: {run}");
+                let mut said = String::new();
+                let ask = || {
+                    said += &operator.git(&["fetch", "cluster"]).ok().stderr();
+                    let marks = operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout();
+                    marks.is_empty().then_some(())
+                };
+                poll("the hosts are at rest", Duration::from_secs(90), ask).unwrap();
+                let known = HOSTS.map(|host| operator.id(&format!("refs/remotes/{host}/prod")));
+                runs(&sandbox, &operator, [&known[0], &known[1], &known[2]]);
+                let status = operator.git(&["deptool", "status"]).ok().stdout();
+                for (host, commit) in HOSTS.iter().zip(&known) {
+                    let line = status.lines().find(|line| line.starts_with(host)).unwrap();
+                    if *commit == two {
+                        assert!(line.contains("up to date"), "{point}: {status}");
+                    } else {
+                        assert_eq!(*commit, one, "{point}: {run}");
+                        assert!(line.contains("1 app, 1 file to deploy"), "{point}: {status}");
+                        let what = format!("{host}: the deployment of {} was rolled back", &two[..10]);
+                        assert!(said.contains(&what), "{point}: {said}");
+                    }
+                }
+                assert_eq!(known[1] == two, point == "agent:Kept", "{point}: {status}");
+                // What is pending is pushed, and only that.
+                operator.git(&["push", "--atomic", "cluster", "prod"]).ok();
+                runs(&sandbox, &operator, [&two, &two, &two]);
+            });
+        }
+    });
 }

@@ -1,6 +1,10 @@
 //! Root directories on file systems of their own: full ones, and ones whose power is cut. No host is needed, but root.
 
+use std::fs;
+
 use deptool_tests::lab;
+use deptool_tests::process::Cmd;
+use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::sweep::world::{Scenario, World};
 use deptool_tests::sweep::{Choice, Tally, disk};
 
@@ -34,4 +38,82 @@ fn a_power_cut_leaves_the_old_or_the_new_and_what_was_acknowledged_stays() {
     if let Some(all) = sweep(disk::power, Choice::OneIn(29)) {
         assert!(all.points > 12, "{all}");
     }
+}
+
+const HOSTS: [&str; 2] = ["web1", "web2"];
+
+/// Gives both hosts files of new content, which no file system can make small.
+fn change(operator: &Repo<'_>, message: &str) -> String {
+    let random = Cmd::new("head").args(["-c", "200000", "/dev/urandom"]).check().unwrap().stdout;
+    for host in HOSTS {
+        operator.write(format!("{host}/web/large"), &random);
+        operator.write(format!("{host}/web/word"), message);
+    }
+    operator.commit(message)
+}
+
+/// Asserts that each host is wholly what is known of it, and returns what that is.
+#[track_caller]
+fn known(sandbox: &Sandbox, operator: &Repo<'_>) -> [String; 2] {
+    HOSTS.map(|host| {
+        let commit = operator.id(&format!("refs/remotes/{host}/prod"));
+        let on_host = sandbox.read(host, "/var/lib/deptool/store/refs/heads/prod");
+        assert_eq!(String::from_utf8_lossy(&on_host).trim(), commit, "{host}");
+        for file in ["word", "large"] {
+            let wanted = operator.git(&["cat-file", "blob", &format!("{commit}:{host}/web/{file}")]).ok().stdout;
+            assert!(
+                sandbox.read(host, &format!("/var/lib/deptool/apps/web/current/{file}")) == wanted,
+                "{host} {file}"
+            );
+        }
+        assert_eq!(sandbox.read(host, "/var/lib/deptool/journal"), b"", "{host}");
+        commit
+    })
+}
+
+#[test]
+fn a_disk_that_is_full_on_one_host_of_a_group_is_told_of_and_with_atomic_keeps_all_as_they_were() {
+    if lab::is_skipped(disk::unable()) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let operator = sandbox.repo("operator");
+    HOSTS.iter().for_each(|host| operator.add_root(host));
+    operator.add_remote("cluster", "deptool::@all");
+    let full = sandbox.root("web2");
+    let test = || {
+        Cmd::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&full).check()?;
+        let mut before = change(&operator, "one");
+        operator.git(&["push", "cluster", "prod"]).ok();
+        let (mut refused, mut enough) = (0, 0);
+        for options in [&["push"][..], &["push", "--atomic"]] {
+            for kib in [0, 16, 64, 200, 300, 380, 420, 460, 520, 2000] {
+                let after = change(&operator, &format!("{options:?} {kib}"));
+                let stat = rustix::fs::statvfs(&full)?;
+                let filler = vec![1; (stat.f_bavail * stat.f_frsize) as usize - kib * 1024];
+                fs::write(full.join("filler"), filler)?;
+                let push = operator.git(&[options, &["cluster", "prod"]].concat());
+                let runs = known(&sandbox, &operator);
+                if push.success() {
+                    enough += 1;
+                    assert_eq!(runs, [after.clone(), after.clone()], "{push}");
+                } else {
+                    refused += 1;
+                    let push = push.says("No space left on device");
+                    assert_eq!(runs[1], before, "{push}");
+                    // Where each host goes by itself, the space for going back may be missed when others have begun.
+                    let is_alone = options.len() == 1 && push.stderr().contains("; deployed to web1)");
+                    assert_eq!(runs[0], if is_alone { after.clone() } else { before.clone() }, "{push}");
+                }
+                // With space again, nothing is in the way.
+                fs::remove_file(full.join("filler"))?;
+                operator.git(&[options, &["cluster", "prod"]].concat()).ok();
+                assert_eq!(known(&sandbox, &operator), [after.clone(), after.clone()]);
+                before = after;
+            }
+        }
+        assert!(refused > 4 && enough > 1, "{refused} refused, {enough} done");
+        Ok(())
+    };
+    disk::in_own_namespace(test).unwrap();
 }
