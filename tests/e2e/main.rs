@@ -2,6 +2,7 @@
 
 mod atomic;
 mod bad_input;
+mod bad_push;
 mod cli_ci;
 mod cli_deploy;
 mod cli_look;

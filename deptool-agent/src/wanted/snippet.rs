@@ -1,0 +1,154 @@
+//! Files that are copied to where the system looks for them, and what they mean there.
+
+use crate::{name::UnitName, path::TreePath};
+
+/// What a copied file means to the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Snippet {
+    /// A unit file, or a quadlet from which Podman's generator makes this unit.
+    Unit(UnitName),
+    /// A drop-in for units with this stem: `web.service`, `web@.service`, `web-.service` or `service`.
+    DropIn(String),
+    /// A file beside quadlets that makes no unit.
+    QuadletFile,
+    Sysusers,
+    Tmpfiles,
+}
+
+impl Snippet {
+    /// Whether systemd learns of a change only by a daemon-reload.
+    pub fn is_unit_configuration(&self) -> bool {
+        match self {
+            Snippet::Unit(_) | Snippet::DropIn(_) | Snippet::QuadletFile => true,
+            Snippet::Sysusers | Snippet::Tmpfiles => false,
+        }
+    }
+
+    /// Whether `unit` is made of this file.
+    pub fn affects(&self, unit: &UnitName) -> bool {
+        match self {
+            Snippet::Unit(file) => file == unit || template_of(unit).as_deref() == Some(file.as_str()),
+            Snippet::DropIn(stem) => drop_in_applies(stem, unit),
+            Snippet::QuadletFile | Snippet::Sysusers | Snippet::Tmpfiles => false,
+        }
+    }
+}
+
+/// Where a file of an app is copied to: directory, meaning, name below the directory. `None` for an ordinary file.
+pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>, String> {
+    let mut components = file.components();
+    let special = components.next().unwrap_or_default();
+    let directory = match special {
+        b"systemd" => "/etc/systemd/system",
+        b"quadlets" => "/etc/containers/systemd",
+        b"sysusers" => "/etc/sysusers.d",
+        b"tmpfiles" => "/etc/tmpfiles.d",
+        _ => return Ok(None),
+    };
+    let rest: Vec<&[u8]> = components.collect();
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "its name is not UTF-8".to_owned());
+    let snippet = match (special, rest.as_slice()) {
+        (b"systemd", [name]) => Snippet::Unit(UnitName::parse(name).map_err(|e| e.to_string())?),
+        (b"systemd", [drop_ins, name]) => Snippet::DropIn(drop_in_stem(&text(drop_ins)?, &text(name)?)?),
+        (b"quadlets", [name]) => quadlet(&text(name)?)?,
+        (b"quadlets", [drop_ins, name]) => quadlet_drop_in(&text(drop_ins)?, &text(name)?)?,
+        (b"sysusers", [name]) if name.ends_with(b".conf") => Snippet::Sysusers,
+        (b"tmpfiles", [name]) if name.ends_with(b".conf") => Snippet::Tmpfiles,
+        (b"sysusers" | b"tmpfiles", [_]) => return Err("its name must end with '.conf', or it would be ignored".into()),
+        _ => return Err("it lies too deep in a directory that is copied to the system".into()),
+    };
+    if let Snippet::Unit(_) | Snippet::DropIn(_) = &snippet {
+        let name = text(rest[0])?;
+        if OURS.iter().any(|ours| name.starts_with(ours)) {
+            return Err("units of this name are deptool's own".into());
+        }
+    }
+    let names: Result<Vec<String>, String> = rest.iter().map(|name| text(name)).collect();
+    let names = names?;
+    // Our own temporary files and backups beside it begin with a dot.
+    if names.iter().any(|name| name.starts_with('.')) {
+        return Err("its name may not begin with '.'".into());
+    }
+    Ok(Some((directory, snippet, names.join("/"))))
+}
+
+/// How the names of units begin that the agent makes, to run checks and to recover when the machine boots; and of drop-ins
+/// that would be for all of these.
+const OURS: [&str; 3] = ["deptool-check-", "deptool-recover.", "deptool-."];
+const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
+
+/// `x.service.d` + `y.conf` -> `x.service`: see "drop-in" in systemd.unit(5).
+fn drop_in_stem(directory: &str, file: &str) -> Result<String, String> {
+    let stem = directory.strip_suffix(".d").ok_or("only 'UNIT.d' directories may be in 'systemd/'")?;
+    if !UNIT_TYPES.contains(&stem) {
+        UnitName::parse(stem.as_bytes()).map_err(|error| error.to_string())?;
+    }
+    if !file.ends_with(".conf") {
+        return Err("a drop-in's name must end with '.conf', or systemd would ignore it".into());
+    }
+    Ok(stem.to_owned())
+}
+
+/// What Podman's generator makes of a file in `/etc/containers/systemd`: see podman-systemd.unit(5).
+fn quadlet(file: &str) -> Result<Snippet, String> {
+    match quadlet_unit(file) {
+        Some(unit) => UnitName::parse(unit.as_bytes()).map(Snippet::Unit).map_err(|error| error.to_string()),
+        None => Ok(Snippet::QuadletFile),
+    }
+}
+
+fn quadlet_unit(file: &str) -> Option<String> {
+    let (stem, kind) = file.rsplit_once('.')?;
+    match kind {
+        "container" | "kube" => Some(format!("{stem}.service")),
+        "pod" | "volume" | "network" | "image" | "build" => Some(format!("{stem}-{kind}.service")),
+        _ => None,
+    }
+}
+
+fn quadlet_drop_in(directory: &str, file: &str) -> Result<Snippet, String> {
+    let stem = directory.strip_suffix(".d").ok_or("only 'FILE.d' directories may be in 'quadlets/'")?;
+    if !file.ends_with(".conf") {
+        return Err("a drop-in's name must end with '.conf', or Podman would ignore it".into());
+    }
+    Ok(quadlet_unit(stem).map_or(Snippet::QuadletFile, Snippet::DropIn))
+}
+
+/// `web@a.service` -> `web@.service`.
+fn template_of(unit: &UnitName) -> Option<String> {
+    let (stem, suffix) = unit.as_str().rsplit_once('.')?;
+    let (prefix, instance) = stem.split_once('@')?;
+    (!instance.is_empty()).then(|| format!("{prefix}@.{suffix}"))
+}
+
+/// Whether drop-ins of `stem` are read for `unit`: its own, its template's, those of a dashed prefix, of its type.
+fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
+    let name = unit.as_str();
+    if stem == name || template_of(unit).as_deref() == Some(stem) {
+        return true;
+    }
+    let Some((unit_stem, unit_type)) = name.rsplit_once('.') else { return false };
+    match stem.rsplit_once('.') {
+        None => stem == unit_type,
+        Some((prefix, kind)) => prefix.ends_with('-') && kind == unit_type && unit_stem.starts_with(prefix),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_ins_apply_to_instances_prefixes_and_types() {
+        let unit = UnitName::parse(b"foo-bar@x.service").unwrap();
+        for stem in ["foo-bar@x.service", "foo-bar@.service", "foo-.service", "service"] {
+            assert!(drop_in_applies(stem, &unit), "{stem}");
+        }
+        for stem in ["foo.service", "foo-.socket", "socket", "bar-.service"] {
+            assert!(!drop_in_applies(stem, &unit), "{stem}");
+        }
+    }
+}
