@@ -165,7 +165,7 @@ fn a_store_is_mended_only_by_whoever_has_what_it_lost() {
 #[test]
 fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
     type Damage = fn(&Path);
-    let damages: [Damage; 8] = [
+    let damages: [Damage; 9] = [
         |state| fs::write(state.join("store/refs/heads/prod"), "").unwrap(),
         |state| garbage(&state.join("store/refs/heads/prod")),
         |state| fs::remove_file(state.join("store/refs/heads/prod")).unwrap(),
@@ -174,6 +174,10 @@ fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
         |state| fs::remove_file(state.join("store/HEAD")).unwrap(),
         |state| fs::remove_dir_all(state.join("store")).unwrap(),
         |state| fs::remove_dir_all(state.join("store/refs")).unwrap(),
+        |state| {
+            fs::remove_file(state.join("attempts")).unwrap();
+            garbage(&state.join("store/refs/heads/prod"));
+        },
     ];
     for (number, inflict) in damages.into_iter().enumerate() {
         let world = World::new();
@@ -219,11 +223,22 @@ fn what_else_is_damaged_of_the_hosts_records_is_mended() {
 #[test]
 fn what_can_not_be_mended_says_what_to_do() {
     type Damage = fn(&Path);
-    let damages: [(Damage, &str, Damage); 4] = [
+    let damages: [(Damage, &str, Damage); 5] = [
         (
             |state| garbage(&state.join("claims")),
             "mend it, or move it away: what it had counts as not ours then",
             |state| fs::rename(state.join("claims"), state.join("../claims.damaged")).unwrap(),
+        ),
+        (
+            |state| {
+                fs::remove_file(state.join("attempts")).unwrap();
+                fs::remove_dir_all(state.join("store")).unwrap();
+            },
+            "store/refs/heads/<cluster>'",
+            |state| {
+                fs::create_dir_all(state.join("store/refs/heads")).unwrap();
+                fs::copy(state.join("generations/2/.commit"), state.join("store/refs/heads/prod")).unwrap();
+            },
         ),
         (
             |state| garbage(&state.join("broken")),

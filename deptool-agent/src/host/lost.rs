@@ -55,16 +55,18 @@ fn running(home: &Home) -> Result<Option<CommitId>, HostError> {
     Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim_end().parse().ok()))
 }
 
-/// The cluster that a commit was deployed as.
+/// The cluster that a commit was deployed as: as the log has it, or else the name of the branch, whatever is in that.
 fn cluster_of(home: &Home, commit: CommitId) -> Result<Option<ClusterName>, HostError> {
-    let done = attempts::last_done(home)?.filter(|attempt| attempt.to == Target::Commit(commit));
-    Ok(done.map(|attempt| attempt.cluster))
+    match attempts::last_done(home)?.filter(|attempt| attempt.to == Target::Commit(commit)) {
+        Some(done) => Ok(Some(done.cluster)),
+        None => Ok(Store::only_branch_at(&home.store())?),
+    }
 }
 
 fn unknown(home: &Home, commit: CommitId) -> HostError {
     let branch = home.store().join("refs/heads/<cluster>");
     HostError::Unfit(format!(
-        "the store does not say what runs, which is {commit}, nor 'attempts' as which cluster: write the id into '{}'",
+        "neither the store nor 'attempts' says as which cluster {commit} runs: write that id into '{}'",
         branch.display()
     ))
 }

@@ -140,6 +140,13 @@ impl Store {
         RefFiles::at(dir).deployed()
     }
 
+    /// The one cluster that the store at `dir` has a branch for, readable or not.
+    pub fn only_branch_at(dir: &Path) -> Result<Option<ClusterName>> {
+        let names = RefFiles::at(dir).names_in("refs/heads")?;
+        let mut clusters = names.iter().filter_map(|name| ClusterName::parse(name.as_bytes()).ok());
+        Ok(clusters.next().filter(|_| clusters.next().is_none()))
+    }
+
     /// Where the store is.
     pub fn path(&self) -> &Path {
         &self.dir
