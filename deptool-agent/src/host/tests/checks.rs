@@ -1,0 +1,110 @@
+//! What is found out in *prepare*: by checks, and of unit files.
+
+use super::*;
+
+#[test]
+fn a_check_that_fails_refuses_and_is_shown() {
+    let mut world = before();
+    let expected = world.visible();
+    world.fake.journal = "line 3: no such option\n".into();
+    world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);
+    let (outcome, _) = world.deploy(AFTER);
+    let why = "check 'web-check.service' of 'web' failed: exited with status 1 after 0.1 s".to_owned();
+    assert_eq!(outcome, Outcome::Refused { why, details: "line 3: no such option".into() });
+    assert_eq!(world.visible(), expected);
+    let [text] = &world.fake.transient[..] else { panic!("{:?}", world.fake.transient) };
+    let state = world.path("/var/lib/deptool").display().to_string();
+    for line in [
+        "ExecStart=/bin/check".to_owned(),
+        format!("BindReadOnlyPaths={state}/generations/2/.apps:{state}/apps"),
+        format!("BindReadOnlyPaths={state}/generations/2:{state}/generations/1"),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("X=y") && text.contains(&format!("Environment=DEPTOOL_STAGED={state}/trees/")), "{text}");
+    world.fake.behave("deptool-check-1.service", Behaviour::NeverReady);
+    let (outcome, _) = world.deploy(AFTER);
+    let Outcome::Refused { why, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(why, "check 'web-check.service' of 'web' failed: it has not ended within 90 s");
+}
+
+#[test]
+fn unit_files_that_can_not_be_right_are_refused_and_the_rest_is_noted() {
+    let mut world = before();
+    let files: Files<'_> = &[
+        ("app/manifest.json", r#"{"symlinks": {"/opt/app": "bin"}, "files": {"bin/secret": {"mode": "0700"}}}"#),
+        ("app/systemd/app.service", "[Service]\nExecStart=/var/lib/deptool/apps/app/current/bin/run\n"),
+        ("app/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
+        ("app/bin/run*", ""),
+        ("app/bin/secret", ""),
+        ("app/bin/text", ""),
+    ];
+    let all = [BEFORE, files].concat();
+    let refused = |world: &mut World, verdict: &str| {
+        world.fake.verdicts = verdict.into();
+        match world.deploy(&all).0 {
+            Outcome::Refused { why, .. } => why,
+            other => panic!("{verdict}: {other:?}"),
+        }
+    };
+    fs::create_dir_all(world.path("/usr/lib/systemd/system")).unwrap();
+    fs::write(world.path("/usr/lib/systemd/system/host.service"), "[Service]\nExecStart=/x\n").unwrap();
+    let why = refused(&mut world, "DIR/app.service:2: Missing '=', ignoring line.\n");
+    assert_eq!(why, "'app/systemd/app.service': line 2: Missing '=', ignoring line.");
+    assert!(world.fake.calls.contains(&"verify app.service host.service".into()), "{:?}", world.fake.calls);
+    let why = refused(&mut world, "host.service: Command /nowhere is not executable: No such file or directory\n");
+    assert_eq!(why, "host.service: Command /nowhere is not executable: No such file or directory");
+    let command = |path: &str| format!("app.service: Command {path} is not executable: No\n");
+    let why = refused(&mut world, &command("/var/lib/deptool/apps/app/current/bin/text"));
+    assert!(why.contains("bin/text"), "{why}");
+    let why = refused(&mut world, &command("/opt/app/none"));
+    assert!(why.contains("/opt/app/none"), "{why}");
+    world.fake.verdicts = [
+        command("/opt/app/run"),
+        command("/opt/app/secret"),
+        command("/var/lib/deptool/apps/app/current/bin/run"),
+        "DIR/app.service:3: Unknown key 'X' in section [Service], ignoring.\n".into(),
+        "DIR/host.service:3: Failed to parse what is the host's, ignoring.\n".into(),
+        "DIR/web.service:3: Failed to parse what is not changed, ignoring.\n".into(),
+        "other.service: Command /nowhere is not executable: No\n".into(),
+    ]
+    .concat();
+    let expected = "'app/systemd/app.service': line 3: Unknown key 'X' in section [Service], ignoring.";
+    assert_eq!(world.deploys(&all), [expected]);
+    assert!(!world.path("/var/lib/deptool/generations/2/.verify").exists());
+    world.fake.verdicts = "app.service: Refusing.\n".into();
+    // Nothing about units changes.
+    world.deploys(&[&all[..], &[("app/x", "1")]].concat());
+}
+
+#[test]
+fn a_check_is_run_only_if_its_app_changes() {
+    let mut world = before();
+    world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);
+    world.deploys(&[BEFORE, &[("other/x", "1")]].concat());
+}
+
+#[test]
+fn a_check_whose_user_is_yet_to_come_is_skipped_and_that_is_said() {
+    let mut world = World::new();
+    let files = &[
+        ("app/manifest.json", r#"{"checks": ["c.service"]}"#),
+        ("app/systemd/c.service", "[Service]\nUser=root\nUser=app\nExecStart=/x\n"),
+        ("users/sysusers/app.conf", "u app\n"),
+    ];
+    let notes = world.deploys(files);
+    assert_eq!(notes, ["check 'c.service' of 'app' was not run: 'app' is only created by this deployment"]);
+    assert!(world.fake.transient.is_empty());
+}
+
+#[test]
+fn without_a_running_systemd_checks_and_health_are_left_out_and_that_is_said() {
+    let mut world = World::new();
+    world.fake.manager = Manager::Offline;
+    let files = &[
+        ("app/manifest.json", r#"{"checks": ["c.service"], "health": [{"tcp": "127.0.0.1:1"}]}"#),
+        ("app/systemd/c.service", "[Service]\nExecStart=/x\n"),
+    ];
+    let expected = ["no systemd runs here: 'checks' were not run", "no systemd runs here: 'health' was not asked"];
+    assert_eq!(world.deploys(files), expected);
+}
