@@ -322,6 +322,9 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
         lines.join(" ")
     };
     assert_eq!(asked(), "core@web2:2222 web1 web3");
+    // They answer before they tidy up, and whoever comes next waits for that.
+    operator.git(&["fetch", "cluster"]).ok();
+    asked();
     for (tracking, host) in [("web1", "web1"), ("front", "web2"), ("web3", "web3")] {
         assert_eq!(operator.id(&format!("refs/remotes/{tracking}/prod")), one);
         at_rest(&sandbox, host, Some(&one));
@@ -337,7 +340,6 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
     assert_eq!(asked(), "web3");
     std::fs::remove_file(away).unwrap();
     operator.git(&["push", "deptool::web3", "prod"]).ok();
-    // It answers before it tidies up, and whoever comes next waits for that.
     operator.git(&["fetch", "deptool::web3"]).ok();
     at_rest(&sandbox, "web3", Some(&two));
 
