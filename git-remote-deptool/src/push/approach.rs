@@ -10,7 +10,7 @@ use super::Affected;
 use crate::{
     delivery::{Delivery, Flight},
     remote::Remote,
-    tracking::HostFacts,
+    tracking::{Company, HostFacts},
     transport::{AT_ONCE, Started, Target, ssh},
 };
 
@@ -20,14 +20,6 @@ pub(super) enum Approach {
     Started(Vec<Option<Started>>),
     /// Is there a connection that can be shared?
     Asking(JoinHandle<bool>),
-}
-
-/// What was found out about the connection to a single host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Company {
-    Unknown,
-    /// There is no connection that could be shared.
-    Alone,
 }
 
 impl Approach {
@@ -49,7 +41,7 @@ impl Approach {
         Approach::Started(affected.iter().map(start).collect())
     }
 
-    /// All that is to be told is there.
+    /// All that is to be told is there. Returns what was found out.
     pub fn end(self, deliveries: &mut [Delivery]) -> Company {
         match self {
             Approach::Started(all) => {
@@ -59,11 +51,11 @@ impl Approach {
                 Company::Unknown
             }
             Approach::Asking(asking) => {
-                let is_shared = asking.join().unwrap_or(false);
-                if is_shared {
-                    deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
+                if !asking.join().unwrap_or(false) {
+                    return Company::Alone;
                 }
-                if is_shared { Company::Unknown } else { Company::Alone }
+                deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
+                Company::Shared
             }
         }
     }

@@ -13,12 +13,7 @@ use deptool_agent::{
 };
 use gix::ObjectId;
 
-use super::{
-    Affected, Request,
-    account::HostReport,
-    approach::{Approach, Company},
-    conclude,
-};
+use super::{Affected, Request, account::HostReport, approach::Approach, conclude};
 use crate::{
     delivery::{Delivery, Flight, Report as Event},
     fleet::{self, Lead, Rules},
@@ -29,7 +24,7 @@ use crate::{
     progress::{self, Novelty, Progress},
     remote::{Remote, RemoteError},
     render::ago,
-    tracking::{Attempt, HostFacts},
+    tracking::{Attempt, Company, HostFacts},
     transport::{self, Stage},
 };
 
@@ -233,7 +228,7 @@ impl Lead for Leading<'_> {
             Event::Answered(took) => {
                 // As above.
                 let facts = HostFacts::load(&self.remote.repo, &host.tracking);
-                if let Some(facts) = facts.and_then(|facts| facts.after(*took, self.company == Company::Alone))
+                if let Some(facts) = facts.and_then(|facts| facts.after(*took, self.company))
                     && let Err(error) = facts.store(&self.remote.repo, &host.tracking)
                 {
                     self.remote.say(&format!("{}: {error}", host.host));

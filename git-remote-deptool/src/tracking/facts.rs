@@ -46,6 +46,14 @@ pub struct Route {
     alone: Option<u32>,
 }
 
+/// Whether a connection was shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    Unknown,
+    Alone,
+    Shared,
+}
+
 /// Where less than this can be saved, nothing is to be asked first.
 const FAR: u32 = 100;
 
@@ -107,10 +115,15 @@ impl HostFacts {
     }
 
     /// The facts after a connection that was answered in `took`; `None` if there is nothing new to be learned from it.
-    pub fn after(mut self, took: Duration, is_alone: bool) -> Option<Self> {
+    pub fn after(mut self, took: Duration, company: Company) -> Option<Self> {
         let took = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         let before = self.route;
-        let alone = if is_alone { Some(took) } else { before.alone };
+        let alone = match company {
+            Company::Alone => Some(took),
+            // What it takes alone on this way is not known.
+            Company::Shared => None,
+            Company::Unknown => before.alone,
+        };
         self.route = Route { last: took, alone };
         let is_like_before =
             (before.last < FAR) == (took < FAR) && before.may_be_shared() == self.route.may_be_shared();
@@ -191,34 +204,37 @@ fn unescaped(name: &str) -> Option<TrackingName> {
 mod tests {
     use super::*;
 
-    /// The facts after connections that took so many milliseconds; `true` for those that were found to be alone.
-    fn after(connections: &[(u64, bool)]) -> HostFacts {
+    use Company::{Alone, Shared, Unknown};
+
+    /// The facts after connections that took so many milliseconds.
+    fn after(connections: &[(u64, Company)]) -> HostFacts {
         let host = HostName::parse(b"web1").unwrap();
         let begin =
             HostFacts { host, instance: None, agent: None, deployed: None, failed: None, route: Route::default() };
-        let next = |facts: HostFacts, (took, is_alone): &(u64, bool)| {
-            facts.clone().after(Duration::from_millis(*took), *is_alone).unwrap_or(facts)
+        let next = |facts: HostFacts, (took, company): &(u64, Company)| {
+            facts.clone().after(Duration::from_millis(*took), *company).unwrap_or(facts)
         };
         connections.iter().fold(begin, next)
     }
 
     #[test]
     fn a_shared_connection_is_looked_for_only_where_that_can_pay() {
-        let may_be_shared = |connections: &[(u64, bool)]| after(connections).route.may_be_shared();
+        let may_be_shared = |connections: &[(u64, Company)]| after(connections).route.may_be_shared();
         assert!(!may_be_shared(&[]), "nothing is known");
-        assert!(!may_be_shared(&[(15, false)]), "the host is near");
-        assert!(may_be_shared(&[(900, false)]));
-        assert!(!may_be_shared(&[(900, false), (900, true)]), "it was looked for, and was not there");
-        assert!(may_be_shared(&[(900, false), (900, true), (200, false)]), "somebody has made one");
-        assert!(!may_be_shared(&[(200, false), (900, true), (910, false)]), "it is gone again");
-        assert!(may_be_shared(&[(200, true), (1000, false)]), "the way has become another one");
-        assert!(!may_be_shared(&[(200, true), (15, false)]), "near, and shared");
+        assert!(!may_be_shared(&[(15, Unknown)]), "the host is near");
+        assert!(may_be_shared(&[(900, Unknown)]));
+        assert!(!may_be_shared(&[(900, Unknown), (900, Alone)]), "it was looked for, and was not there");
+        assert!(may_be_shared(&[(900, Unknown), (900, Alone), (200, Unknown)]), "somebody has made one");
+        assert!(!may_be_shared(&[(200, Unknown), (900, Alone), (910, Unknown)]), "it is gone again");
+        assert!(may_be_shared(&[(200, Alone), (1000, Unknown)]), "the way has become another one");
+        assert!(may_be_shared(&[(200, Alone), (310, Unknown), (210, Shared)]), "it is far now, and shared");
+        assert!(!may_be_shared(&[(200, Alone), (15, Unknown)]), "near, and shared");
     }
 
     #[test]
     fn what_is_no_news_is_not_written_again() {
-        let known = after(&[(900, true)]);
-        assert_eq!(known.clone().after(Duration::from_millis(910), false), None);
-        assert!(known.after(Duration::from_millis(200), false).is_some());
+        let known = after(&[(900, Alone)]);
+        assert_eq!(known.clone().after(Duration::from_millis(910), Unknown), None);
+        assert!(known.after(Duration::from_millis(200), Unknown).is_some());
     }
 }
