@@ -52,13 +52,23 @@ pub enum Flight {
     Variable,
 }
 
+/// How long a request took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub flight: Flight,
+    /// From the start of ssh to the agent's first line.
+    pub hello: Duration,
+    /// From there to the first answer.
+    pub after_hello: Duration,
+}
+
 /// What happens on the way, for whoever leads.
 #[derive(Debug)]
 pub enum Report {
     Stage(Stage),
     Hello(Box<Hello>),
-    /// The first connection was answered; how long that took.
-    Answered(Duration),
+    /// The host has begun to answer the request.
+    Answered(Timing),
     Phase(Phase),
     Note(String),
     NeedFull,

@@ -247,7 +247,7 @@ impl Remote {
             agent: Some(BUILD_ID.into()),
             deployed: hello.deployed.clone(),
             failed: hello.last_attempt.as_ref().and_then(Failed::of),
-            route: known.as_ref().map(|facts| facts.route).unwrap_or_default(),
+            late: known.as_ref().map_or(0, |facts| facts.late),
         };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;

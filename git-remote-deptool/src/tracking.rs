@@ -31,7 +31,7 @@ use deptool_agent::{
     name::{ClusterName, HostName},
     text::printable,
 };
-pub use facts::{Company, FactsError, Failed, HostFacts, Route};
+pub use facts::{FactsError, Failed, HostFacts};
 pub use lock::{HostLock, LockError};
 pub use projection::ProjectionError;
 use refs::Refs;

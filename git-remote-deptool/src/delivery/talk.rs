@@ -13,7 +13,7 @@ use deptool_agent::{
     wire::{Go, Request, Response},
 };
 
-use super::{Delivery, End, Flight, Permission, Report, due::Due};
+use super::{Delivery, End, Flight, Permission, Report, Timing, due::Due};
 use crate::{
     session::{Event, Mailbox, Order, Session, SessionError},
     transport::{Ahead, Connector, Early, Stage, Started},
@@ -34,6 +34,8 @@ pub(super) struct Talk<'a> {
     due: Due,
     /// We talk over another connection than the first.
     is_attached: bool,
+    /// The request was not answered yet: how long the hello took, and when it came.
+    unanswered: Option<(Duration, Instant)>,
 }
 
 /// What a deployment that is asked for on another connection is doing.
@@ -52,7 +54,8 @@ impl<'a> Talk<'a> {
         tell: &'a dyn Fn(Report),
     ) -> Self {
         let due = Due::of(&delivery.request);
-        Talk { delivery, connector, mailbox, tell, permission: Permission::NotGiven, due, is_attached: false }
+        let permission = Permission::NotGiven;
+        Talk { delivery, connector, mailbox, tell, permission, due, is_attached: false, unanswered: None }
     }
 
     /// Connect if nobody has, send everything, and follow it to its end.
@@ -92,7 +95,7 @@ impl<'a> Talk<'a> {
             opened => opened?,
         };
         (self.tell)(Report::Hello(Box::new(hello)));
-        (self.tell)(Report::Answered(session.answered_in()));
+        self.unanswered = Some((session.answered_in(), Instant::now()));
         if at_once {
             self.permission = Permission::Given;
         }
@@ -107,7 +110,14 @@ impl<'a> Talk<'a> {
     /// Pass on what the host says and what it is to be told, until it has ended.
     fn follow(&mut self, mut session: Session) -> Result<Outcome, SessionError> {
         loop {
-            match session.event()? {
+            let event = session.event()?;
+            if let Event::Response(_) = event
+                && let Some((hello, came)) = self.unanswered.take()
+            {
+                let flight = self.delivery.flight;
+                (self.tell)(Report::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
+            }
+            match event {
                 Event::Order(order) => self.obey(&mut session, order)?,
                 // It asks again whoever attaches; that this is possible is the answer.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {

@@ -10,7 +10,7 @@ use super::Affected;
 use crate::{
     delivery::{Delivery, Flight},
     remote::Remote,
-    tracking::{Company, HostFacts},
+    tracking::HostFacts,
     transport::{AT_ONCE, Started, Target, ssh},
 };
 
@@ -30,7 +30,7 @@ impl Approach {
         }
         if let [one] = affected
             && let Ok(Target::Ssh(ssh)) = remote.place(&one.remote)
-            && HostFacts::load(&remote.repo, &one.remote.tracking).is_some_and(|facts| facts.route.may_be_shared())
+            && HostFacts::load(&remote.repo, &one.remote.tracking).is_some_and(|facts| facts.is_far())
         {
             let connector = remote.connector.clone();
             return Approach::Asking(thread::spawn(move || {
@@ -41,21 +41,18 @@ impl Approach {
         Approach::Started(affected.iter().map(start).collect())
     }
 
-    /// All that is to be told is there. Returns what was found out.
-    pub fn end(self, deliveries: &mut [Delivery]) -> Company {
+    /// All that is to be told is there.
+    pub fn end(self, deliveries: &mut [Delivery]) {
         match self {
             Approach::Started(all) => {
                 for (delivery, started) in deliveries.iter_mut().zip(all) {
                     delivery.started = started;
                 }
-                Company::Unknown
             }
             Approach::Asking(asking) => {
-                if !asking.join().unwrap_or(false) {
-                    return Company::Alone;
+                if asking.join().unwrap_or(false) {
+                    deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
                 }
-                deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
-                Company::Shared
             }
         }
     }

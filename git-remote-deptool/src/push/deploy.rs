@@ -24,7 +24,7 @@ use crate::{
     progress::{self, Novelty, Progress},
     remote::{Remote, RemoteError},
     render::ago,
-    tracking::{Attempt, Company, HostFacts},
+    tracking::{Attempt, HostFacts},
     transport::{self, Stage},
 };
 
@@ -39,14 +39,14 @@ pub(super) fn deploy(
     let connector = remote.connector.clone();
     let approach = Approach::begin(remote, affected);
     let mut deliveries = deliveries(remote, request, affected)?;
-    let company = approach.end(&mut deliveries);
+    approach.end(&mut deliveries);
     let rules = Rules {
         atomicity: options.atomicity,
         unreachable: options.push_options.unreachable,
         waves: options.push_options.waves.clone(),
     };
     let progress = Progress::new(shown(&deliveries), remote.manner(options));
-    let mut leading = Leading { remote, request, affected, company, progress: &progress };
+    let mut leading = Leading { remote, request, affected, progress: &progress };
     let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
     progress.finish();
     Ok(conclude::conclude(remote, request, affected, conclusions))
@@ -181,7 +181,6 @@ struct Leading<'a> {
     remote: &'a Remote,
     request: &'a Request<'a>,
     affected: &'a [Affected],
-    company: Company,
     progress: &'a Progress,
 }
 
@@ -225,10 +224,10 @@ impl Lead for Leading<'_> {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
-            Event::Answered(took) => {
+            Event::Answered(timing) => {
                 // As above.
                 let facts = HostFacts::load(&self.remote.repo, &host.tracking);
-                if let Some(facts) = facts.and_then(|facts| facts.after(*took, self.company))
+                if let Some(facts) = facts.and_then(|facts| facts.after(timing))
                     && let Err(error) = facts.store(&self.remote.repo, &host.tracking)
                 {
                     self.remote.say(&format!("{}: {error}", host.host));

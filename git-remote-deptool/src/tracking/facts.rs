@@ -14,7 +14,11 @@ use deptool_agent::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cluster::TrackingName, git::Repo};
+use crate::{
+    cluster::TrackingName,
+    delivery::{Flight, Timing},
+    git::Repo,
+};
 
 /// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
@@ -34,36 +38,13 @@ pub struct HostFacts {
     /// The last deployment that was tried, if it failed.
     #[serde(default)]
     pub failed: Option<Failed>,
+    /// How long a request on stdin took to arrive after the agent was there, in milliseconds.
     #[serde(default)]
-    pub route: Route,
+    pub late: u32,
 }
 
-/// How long the last connections to a host took until they were answered, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    last: u32,
-    /// The last one that is known to have been made for itself.
-    alone: Option<u32>,
-}
-
-/// Whether a connection was shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
-    Unknown,
-    Alone,
-    Shared,
-}
-
-/// Where less than this can be saved, nothing is to be asked first.
-const FAR: u32 = 100;
-
-impl Route {
-    /// Whether it is worth to ask if there is a connection that can be shared: the host is far, and the last connection
-    /// did not take what one takes that is made for itself.
-    pub fn may_be_shared(self) -> bool {
-        self.last >= FAR && self.alone.is_none_or(|alone| self.last.abs_diff(alone) > alone / 4)
-    }
-}
+/// So many milliseconds are worth to be saved.
+const LATE: u32 = 40;
 
 /// A deployment that got as far as activation, and is not what runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,20 +95,21 @@ impl HostFacts {
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
     }
 
-    /// The facts after a connection that was answered in `took`; `None` if there is nothing new to be learned from it.
-    pub fn after(mut self, took: Duration, company: Company) -> Option<Self> {
-        let took = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-        let before = self.route;
-        let alone = match company {
-            Company::Alone => Some(took),
-            // What it takes alone on this way is not known.
-            Company::Shared => None,
-            Company::Unknown => before.alone,
+    /// Whether requests should travel otherwise than on stdin, if they can.
+    pub fn is_far(&self) -> bool {
+        self.late >= LATE
+    }
+
+    /// The facts after a request was answered; `None` if that makes no difference.
+    pub fn after(mut self, timing: &Timing) -> Option<Self> {
+        let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let was_far = self.is_far();
+        self.late = match timing.flight {
+            Flight::Pipe => milliseconds(timing.after_hello),
+            // It was not waited for stdin. A round trip takes less than all that came before the hello.
+            Flight::Variable => self.late.min(milliseconds(timing.hello)),
         };
-        self.route = Route { last: took, alone };
-        let is_like_before =
-            (before.last < FAR) == (took < FAR) && before.may_be_shared() == self.route.may_be_shared();
-        (before.alone != alone || !is_like_before).then_some(self)
+        (self.is_far() != was_far).then_some(self)
     }
 
     /// Forget them.
@@ -204,37 +186,23 @@ fn unescaped(name: &str) -> Option<TrackingName> {
 mod tests {
     use super::*;
 
-    use Company::{Alone, Shared, Unknown};
+    fn after(facts: HostFacts, flight: Flight, hello: u64, after_hello: u64) -> HostFacts {
+        let (hello, after_hello) = (Duration::from_millis(hello), Duration::from_millis(after_hello));
+        facts.clone().after(&Timing { flight, hello, after_hello }).unwrap_or(facts)
+    }
 
-    /// The facts after connections that took so many milliseconds.
-    fn after(connections: &[(u64, Company)]) -> HostFacts {
+    #[test]
+    fn a_host_is_far_if_its_agent_has_to_wait_for_the_request() {
         let host = HostName::parse(b"web1").unwrap();
-        let begin =
-            HostFacts { host, instance: None, agent: None, deployed: None, failed: None, route: Route::default() };
-        let next = |facts: HostFacts, (took, company): &(u64, Company)| {
-            facts.clone().after(Duration::from_millis(*took), *company).unwrap_or(facts)
-        };
-        connections.iter().fold(begin, next)
-    }
-
-    #[test]
-    fn a_shared_connection_is_looked_for_only_where_that_can_pay() {
-        let may_be_shared = |connections: &[(u64, Company)]| after(connections).route.may_be_shared();
-        assert!(!may_be_shared(&[]), "nothing is known");
-        assert!(!may_be_shared(&[(15, Unknown)]), "the host is near");
-        assert!(may_be_shared(&[(900, Unknown)]));
-        assert!(!may_be_shared(&[(900, Unknown), (900, Alone)]), "it was looked for, and was not there");
-        assert!(may_be_shared(&[(900, Unknown), (900, Alone), (200, Unknown)]), "somebody has made one");
-        assert!(!may_be_shared(&[(200, Unknown), (900, Alone), (910, Unknown)]), "it is gone again");
-        assert!(may_be_shared(&[(200, Alone), (1000, Unknown)]), "the way has become another one");
-        assert!(may_be_shared(&[(200, Alone), (310, Unknown), (210, Shared)]), "it is far now, and shared");
-        assert!(!may_be_shared(&[(200, Alone), (15, Unknown)]), "near, and shared");
-    }
-
-    #[test]
-    fn what_is_no_news_is_not_written_again() {
-        let known = after(&[(900, Alone)]);
-        assert_eq!(known.clone().after(Duration::from_millis(910), Unknown), None);
-        assert!(known.after(Duration::from_millis(200), Unknown).is_some());
+        let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, late: 0 };
+        assert!(!new.is_far());
+        let near = after(new, Flight::Pipe, 200, 4);
+        assert!(!near.is_far(), "to log in takes long, and nothing else");
+        let far = after(near, Flight::Pipe, 210, 103);
+        assert!(far.is_far());
+        let still = after(far.clone(), Flight::Variable, 205, 3);
+        assert!(still.is_far(), "it was not waited for, this time");
+        assert!(!after(still, Flight::Variable, 15, 3).is_far(), "a whole session takes less than a round trip did");
+        assert!(!after(far, Flight::Pipe, 200, 4).is_far());
     }
 }
