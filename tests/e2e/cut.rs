@@ -297,7 +297,7 @@ fn a_disk_that_is_slow_is_not_taken_for_an_agent_that_is_gone() {
     let world = World::new(&sandbox);
     let said = sandbox.dir().join("roots/said");
     // A little longer than is waited for before a sign of life is given.
-    let slow = "-e trace=fsync -e inject=fsync:delay_enter=5500000:when=1";
+    let slow = "-e trace=syncfs -e inject=syncfs:delay_enter=5500000:when=1";
     let script = format!("strace -f -qq -o /dev/null {slow} \"$DEPTOOL_AGENT\" | tee '{}'", said.display());
     world.push_with(&script).ok();
     world.is_right(1);

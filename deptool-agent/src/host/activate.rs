@@ -206,9 +206,8 @@ impl Running<'_> {
                 | Action::CreateTmpfiles(_) => is_only_switched = false,
             }
         }
-        let home = self.home;
         match is_only_switched {
-            true => home.wait_for_disk(|| sync_directory(home.state()))?,
+            true => sync_directory(self.home.state())?,
             false => self.home.sync_state()?,
         }
         journal.keep()

@@ -7,7 +7,9 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -20,6 +22,8 @@ use crate::wire::{Deploy, Expected};
 
 /// With more files and directories than this, the whole file system is less work.
 const FEW: usize = 64;
+/// A disk that takes so long for a few files is one to give signs of life for.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// What is to be made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +61,7 @@ pub fn sync(home: &Home, written: &[PathBuf], extent: Extent) -> Result<(), Host
         all = parents(written);
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
-    home.wait_for_disk(|| sync_each(&all))
+    sync_each(home, &all)
 }
 
 fn parents(written: &[PathBuf]) -> BTreeSet<PathBuf> {
@@ -80,7 +84,7 @@ fn add(path: &Path, all: &mut BTreeSet<PathBuf>) -> Result<(), HostError> {
     Ok(())
 }
 
-fn sync_each(paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
+fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
     let mut open = Vec::with_capacity(paths.len());
     for path in paths {
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
@@ -89,5 +93,14 @@ fn sync_each(paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         open.push((file, path));
     }
-    open.iter().try_for_each(|(file, path)| rustix::fs::fsync(file).during("sync", path))
+    let began = Instant::now();
+    let (mut left, sync) =
+        (open.iter(), |(file, path): &(OwnedFd, &PathBuf)| rustix::fs::fsync(file).during("sync", path));
+    while let Some(one) = left.next() {
+        sync(one)?;
+        if began.elapsed() > SLOW {
+            return home.wait_for_disk(|| left.try_for_each(sync));
+        }
+    }
+    Ok(())
 }

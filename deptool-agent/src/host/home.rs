@@ -87,7 +87,8 @@ impl Home {
         &self.pulse
     }
 
-    /// Do what may take long because of a disk, and let the peer know that we are alive meanwhile.
+    /// Do what may take long because of a disk, and let the peer know that we are alive meanwhile. Not for what is over
+    /// in a moment: it takes a fork, which has to wait while systemd moves us out of the login session.
     pub fn wait_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
         self.pulse.during(HEARTBEAT, work)
     }
