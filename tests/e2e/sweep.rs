@@ -93,6 +93,19 @@ fn a_verdict_that_can_not_be_taken_back_is_kept_by_the_next_agent_too() {
     assert!(said.is_done(), "{said:?}");
     agent::next_contact(&world).unwrap();
     assert_eq!(agent::agree(&world, &scenario, &said), Ok(Runs::New));
+
+    // From there on nothing at all can be written.
+    world.reset(&mut scenario).unwrap();
+    let mut writes = 0;
+    let said = world.deploy(&scenario.request, &mut |call| {
+        let is_verdict = call.name == "pwrite64" && call.path.ends_with("var/lib/deptool/journal");
+        writes += usize::from(is_verdict);
+        let makes = ["write", "pwrite64", "openat", "mkdirat", "mkdir", "symlinkat", "symlink", "linkat"];
+        let is_broken = writes >= 2 && !call.is_to_peer() && makes.contains(&call.name);
+        if is_broken { Deed::Fail(Errno::EIO) } else { Deed::Go }
+    });
+    agent::next_contact(&world).unwrap();
+    assert_eq!(agent::agree(&world, &scenario, &said.unwrap()), Ok(Runs::New));
 }
 
 #[test]

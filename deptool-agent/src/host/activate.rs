@@ -176,8 +176,9 @@ impl Running<'_> {
             return Ok(());
         }
         if let Err(error) = journal.revoke()
-            // Who knows which of the two the disk has: it is written once more, or the next agent might go back.
-            && journal.keep().is_ok()
+            // Who knows which of the two the disk has: it is written once more, or the next agent might go back. If nothing
+            // can be written any more, what it will find decides.
+            && (journal.keep().is_ok() || journal.is_kept())
         {
             self.peer.send(&Response::Note(format!("can't go back any more: {error}")));
             return Ok(());

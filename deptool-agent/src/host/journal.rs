@@ -142,6 +142,13 @@ impl Journal {
         written.during("write", &path)
     }
 
+    /// Whether the next agent would finish the deployment.
+    pub fn is_kept(&self) -> bool {
+        let mut verdict = [0; GOOD.len()];
+        // One that can't be read was written, when that was last asked for.
+        self.file.read_exact_at(&mut verdict, self.verdict_at).is_err() || verdict == *GOOD
+    }
+
     /// The deployment is not good after all: from here on it is undone, whatever happens.
     pub fn revoke(&mut self) -> Result<(), HostError> {
         let written = self.file.write_all_at(&[0; GOOD.len()], self.verdict_at).and_then(|()| self.file.sync_data());
@@ -225,7 +232,9 @@ mod tests {
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
         journal.keep().unwrap();
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Good(_)));
+        assert!(journal.is_kept());
         journal.revoke().unwrap();
+        assert!(!journal.is_kept());
         assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
         journal.keep().unwrap();
         journal.close().unwrap();
