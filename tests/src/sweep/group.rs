@@ -272,6 +272,8 @@ impl Group {
         }
         if runs != [Runs::New; 2] {
             let again = self.repo().git(self.manner.command());
+            // The agents tidy up when they have answered; who asks waits for them.
+            self.repo().git(&["fetch", "cluster"]);
             if !again.success() || self.judge()? != [Runs::New; 2] {
                 return Err(format!("it can't be done any more: {}", again.stderr()));
             }
