@@ -258,7 +258,7 @@ impl Group {
         for (host, runs) in HOSTS.iter().zip(&runs) {
             let expected = match pushed.report.get(*host).map(String::as_str) {
                 None | Some("unknown") if !pushed.is_ok => *runs,
-                None | Some("done") => Runs::New,
+                None | Some("done" | "not-noted") => Runs::New,
                 Some(_) => Runs::Old,
             };
             if *runs != expected {
