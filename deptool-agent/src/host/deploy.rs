@@ -70,7 +70,12 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Err(error) => return Ok(discard(home, lock, &mut store, refusal(error))),
     };
     // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
-    if let Err(error) = durable::sync(home, &staged.written, durable::Extent::of(request, &store)) {
+    let written = match request.expected {
+        Expected::At(_) if !store.is_doubted() => &staged.written,
+        // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
+        Expected::At(_) | Expected::Absent => &vec![home.state().to_owned()],
+    };
+    if let Err(error) = durable::sync(home, written) {
         return Ok(discard(home, lock, &mut store, refusal(error)));
     }
     if !may_go(request, &mut lock, peer) {

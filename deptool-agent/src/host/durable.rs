@@ -14,58 +14,37 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{
-    home::{Context, Home, HostError},
-    store::Store,
-};
-use crate::wire::{Deploy, Expected};
+use super::home::{Context, Home, HostError};
 
 /// With more files and directories than this, the whole file system is less work.
 const FEW: usize = 64;
 /// A disk that takes so long for a few files is one to give signs of life for.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// What is to be made durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// What is named, and nothing else.
-    Files,
-    /// All of our file system, and what is named.
-    FileSystem,
-}
-
-impl Extent {
-    /// With the first deployment our own directories and the store are new, too; of a store that was damaged nobody knows
-    /// what is.
-    pub fn of(request: &Deploy, store: &Store) -> Extent {
-        match request.expected {
-            Expected::At(_) if !store.is_doubted() => Extent::Files,
-            Expected::At(_) | Expected::Absent => Extent::FileSystem,
-        }
-    }
-}
-
 /// Make `written` durable: files, directories with all that is below them, and their names.
-pub fn sync(home: &Home, written: &[PathBuf], extent: Extent) -> Result<(), HostError> {
-    let mut all = parents(written);
-    let mut extent = extent;
+pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
+    let mut all = names_of(home, written);
     for path in written {
         add(path, &mut all)?;
-        if all.len() > FEW {
-            extent = Extent::FileSystem;
-        }
     }
-    if extent == Extent::FileSystem {
+    if all.len() > FEW {
         home.sync_state()?;
         // Some of what was written may be on another one.
-        all = parents(written);
+        all = names_of(home, written);
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
     sync_each(home, &all)
 }
 
-fn parents(written: &[PathBuf]) -> BTreeSet<PathBuf> {
-    written.iter().filter_map(|path| path.parent()).map(Path::to_owned).collect()
+/// The directories that have the names of `written`. Our own directory may have been made with those above it.
+fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let above = |path: &PathBuf| match path == home.state() {
+        true => {
+            path.ancestors().skip(1).take_while(|above| above.starts_with(home.root())).map(Path::to_owned).collect()
+        }
+        false => Vec::from_iter(path.parent().map(Path::to_owned)),
+    };
+    written.iter().flat_map(above).collect()
 }
 
 /// Add `path` and what is below it to `all`, which need not get longer than [`FEW`]. A symlink is durable with its

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     boot,
     claims::Claims,
-    durable::{self, Extent},
+    durable,
     home::{Context, Home, HostError, not_understood, read_if_there, remove_if_there},
 };
 use crate::{
@@ -104,7 +104,7 @@ impl Journal {
         // The record has the ledger, which is what takes most space afterwards.
         reserve(home, RESERVED + 2 * body.len() as u64)?;
         written.extend([path, reserve_path(home)]);
-        durable::sync(home, &written, Extent::Files)?;
+        durable::sync(home, &written)?;
         Ok(Journal { file, home: home.clone(), verdict_at })
     }
 
