@@ -66,8 +66,12 @@ fn a_deployment_that_could_not_be_noted_is_said_to_be_one() {
     let sandbox = Sandbox::new();
     let (ada, two) = second_commit(&sandbox);
     let lock = ada.dir.join(".git/packed-refs.lock");
-    // Somebody is killed while the host is at work.
-    let script = format!("touch '{}'; exec \"$DEPTOOL_AGENT\"", lock.display());
+    // Somebody is killed while the host is at work, which it is not before that was noted.
+    let script = format!(
+        "until [ -e '{}' ] && (set -C; : >'{}') 2>/dev/null; do sleep 0.01; done; exec \"$DEPTOOL_AGENT\"",
+        ada.dir.join(".git/refs/deptool/unsettled/web1/prod").display(),
+        lock.display()
+    );
     let push = with_stand_in(&sandbox, &ada, &["push", "web1", "prod"], &script);
     let push = push.env("GIT_DEPTOOL_REPORT", sandbox.dir().join("report")).run().unwrap().code(1);
     let push = push.says("(deployed, but that could not be noted here; run git fetch)").says("is in the way");
