@@ -138,6 +138,8 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
     let sandbox = Sandbox::new();
     let (operator, one, two) = second_commit(&sandbox);
     operator.git(&["push", "--atomic", "-o", "confirm=20s", "cluster", "prod"]).ok();
+    // They are talked to by way of other agents, and tidy up when they have answered; who asks waits for that.
+    operator.git(&["fetch", "cluster"]).ok();
     runs(&sandbox, &operator, [&two, &two, &two]);
     // The second connection can't be made.
     let once = sandbox.dir().join("first");
@@ -145,6 +147,7 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
     operator.git(&["config", "remote.web2.deptoolConfirm", "1s"]).ok();
     let run = with_one_failing(&sandbox, &operator, "web2", &script, &["push", "-f", "cluster", "prod~1:prod"]);
     run.code(1).says("failed on web2 (rolled back: ").says("; deployed to web1, web3)");
+    operator.git(&["fetch", "cluster"]).ok();
     at_rest(&sandbox, "web2", Some(&two));
     operator.git(&["push", "-o", "confirm=0s", "-f", "cluster", "prod~1:prod"]).ok();
     runs(&sandbox, &operator, [&one, &one, &one]);
