@@ -8,6 +8,8 @@
 //!
 //! Only processes of the login and of root can read the variable; it is no less secret than stdin.
 
+use crate::text::{hex, unhex};
+
 /// The name of the variable.
 pub const VARIABLE: &str = "LC_DEPTOOL";
 /// How many bytes travel this way at most. Everything that passes the variable on has room for some more.
@@ -15,17 +17,12 @@ pub const MOST: usize = 16 << 10;
 
 /// Bytes as the variable's value: hex digits, which neither sudo nor a shell minds.
 pub fn encode(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(bytes)
 }
 
 /// The bytes of the variable's `value`; `None` if it is none of ours.
 pub fn decode(value: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let (pairs, rest) = value.as_chunks::<2>();
-    if !rest.is_empty() || pairs.len() > MOST {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+    if value.len() > 2 * MOST { None } else { unhex(value) }
 }
 
 #[cfg(test)]

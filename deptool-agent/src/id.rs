@@ -108,7 +108,7 @@ impl DeploymentId {
 
 impl fmt::Display for DeploymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&crate::text::hex(&self.0))
     }
 }
 
@@ -122,19 +122,9 @@ impl FromStr for DeploymentId {
     type Err = DeploymentIdError;
 
     fn from_str(hex: &str) -> Result<Self, DeploymentIdError> {
-        let error = || DeploymentIdError(crate::text::printable(hex.as_bytes()));
-        let digits = hex.as_bytes();
         // Only as it is written, so that ids can be compared as text.
-        let is_digit = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-        if digits.len() != 2 * Self::LENGTH || !digits.iter().all(is_digit) {
-            return Err(error());
-        }
-        let mut bytes = [0; Self::LENGTH];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| error())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
-        }
-        Ok(DeploymentId(bytes))
+        let bytes = crate::text::unhex(hex.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(DeploymentId).ok_or_else(|| DeploymentIdError(crate::text::printable(hex.as_bytes())))
     }
 }
 

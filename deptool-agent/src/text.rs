@@ -20,6 +20,23 @@ pub fn printable(bytes: &[u8]) -> String {
     out
 }
 
+/// `bytes` as lower-case hex digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes that [`hex`] has written; `None` for what it writes never.
+pub fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(value(*high)? << 4 | value(*low)?));
+    if rest.is_empty() { bytes.collect() } else { None }
+}
+
 /// As [`printable`], for text of several lines: line feeds and tabs stay.
 pub fn printable_lines(bytes: &[u8]) -> String {
     let lines: Vec<String> = bytes

@@ -30,7 +30,10 @@ use super::{
     claims::Content,
     home::{Context, Home, HostError},
 };
-use crate::path::{OutsidePath, STATE_DIR, is_within};
+use crate::{
+    path::{OutsidePath, STATE_DIR, is_within},
+    text::hex,
+};
 
 /// Opens whatever is there without reading it. Elsewhere than on Linux, where agents run, this only has to compile.
 #[cfg(target_os = "linux")]
@@ -330,10 +333,6 @@ pub fn digest_of(path: &Path) -> Result<String, HostError> {
     })
     .during("read", path)?;
     Ok(hex(&digest.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     id::CommitId,
     name::HostName,
-    text::printable,
+    text::{hex, printable},
     tree::{HostTree, TreeError, host_directory, root_of},
     wire::Deployed,
 };
@@ -61,11 +61,10 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
         return Ok(());
     }
     let bytes: [u8; 16] = crate::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = home.instance();
     finish::clear_instances(home)?;
     let temporary = home.state().join(format!("instance.{}", std::process::id()));
-    let written = fs::write(&temporary, hex).during("write", &temporary);
+    let written = fs::write(&temporary, hex(&bytes)).during("write", &temporary);
     let named = written.and_then(|()| name_instance(&temporary, &path));
     if named.is_err() {
         // Nobody can be told if this fails, too: the next agent clears it away.

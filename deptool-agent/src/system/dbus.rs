@@ -110,7 +110,7 @@ impl Connection {
             .map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
         let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0, systemd: None };
         let uid = rustix::process::geteuid().as_raw().to_string();
-        let hex: String = uid.bytes().map(|digit| format!("{digit:02x}")).collect();
+        let hex = crate::text::hex(uid.as_bytes());
         // All at once, as systemd's own library does: BEGIN after a refusal does no harm.
         connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), until)?;
         let line = connection.line(until)?;

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use deptool_agent::build;
+use deptool_agent::{build, text::hex};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 
@@ -100,7 +100,7 @@ pub struct Upload {
 impl Upload {
     /// Pack the agent `content`.
     pub fn new(content: Vec<u8>, packing: Packing) -> Self {
-        let digest: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&Sha256::digest(&content));
         let bytes = match packing {
             Packing::Plain => content,
             Packing::Gzip => gzip(&content),

@@ -168,7 +168,7 @@ impl<'a> Properties<'a> {
             restarts_itself: !matches!(self.text("Restart"), "" | "no"),
             restarts: self.number("NRestarts") as u32,
             main_pid: self.number("MainPID") as u32,
-            invocation: invocation.iter().map(|byte| format!("{byte:02x}")).collect(),
+            invocation: crate::text::hex(invocation),
             active_since: is_up.then(|| Duration::from_micros(entered)),
             changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
             // `(uo)`, with id 0 for no job.
