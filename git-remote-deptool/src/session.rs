@@ -181,7 +181,7 @@ impl Session {
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
-        let started = connector.start(target, stage)?;
+        let started = connector.start(target, None, stage)?;
         Session::open(connector, started, &Ahead::No, mailbox, stage)
     }
 
@@ -193,8 +193,9 @@ impl Session {
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
-        let is_local = started.is_local();
-        let Link { connection, outgoing, incoming, answered_in } = connector.connect(started, ahead, stage)?;
+        let (is_local, since) = (started.is_local(), started.since());
+        let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
+        let answered_in = since.elapsed();
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);
@@ -213,7 +214,7 @@ impl Session {
         }
     }
 
-    /// How long it took until the other end had said its first line.
+    /// How long it took from the start of the program until the agent had said its first line.
     pub fn answered_in(&self) -> Duration {
         self.answered_in
     }

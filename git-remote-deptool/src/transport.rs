@@ -189,8 +189,6 @@ pub struct Link {
     pub outgoing: Outgoing,
     /// After the agent's first line.
     pub incoming: Incoming,
-    /// How long it took until the other end had said its first line.
-    pub answered_in: Duration,
 }
 
 /// Makes connections, a few at a time. One serves a whole fleet, from many threads.
@@ -220,6 +218,11 @@ pub struct Started {
 }
 
 impl Started {
+    /// When the program was started.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Whether it leads to a root directory on this machine.
     pub fn is_local(&self) -> bool {
         matches!(self.target, Target::Local(_))
@@ -249,25 +252,13 @@ impl Connector {
     }
 
     /// When it is its turn, start the program for `target` and say hello.
-    pub fn start(&self, target: &Target, stage: &mut dyn FnMut(Stage)) -> Result<Started, ConnectError> {
-        self.start_with(target, None, stage)
-    }
-
-    /// The same, and what is to be sent ahead travels in the environment, too, if it is little: it may then arrive
+    ///
+    /// What is to be sent ahead travels in the environment, too, if it is given here and little: it may then arrive
     /// before anything on stdin does.
-    pub fn start_at_once(
+    pub fn start(
         &self,
         target: &Target,
-        early: &Early,
-        stage: &mut dyn FnMut(Stage),
-    ) -> Result<Started, ConnectError> {
-        self.start_with(target, early.in_a_variable(), stage)
-    }
-
-    fn start_with(
-        &self,
-        target: &Target,
-        variable: Option<String>,
+        early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
@@ -279,6 +270,7 @@ impl Connector {
             }
             Target::Local(path) => (self.local(path)?, Kind::Pipe),
         };
+        let variable = early.and_then(Early::in_a_variable);
         let is_told = variable.is_some();
         command.envs(variable.map(|value| (early::VARIABLE, value)));
         let program = command.get_program().to_string_lossy().into_owned();
@@ -286,7 +278,7 @@ impl Connector {
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());
-        let link = Link { connection, outgoing, incoming, answered_in: Duration::ZERO };
+        let link = Link { connection, outgoing, incoming };
         Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now() })
     }
 
@@ -300,7 +292,7 @@ impl Connector {
         if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
-            contact = self.first_contact(self.start(target, &mut |_| {})?, &Ahead::No)?;
+            contact = self.first_contact(self.start(target, None, &mut |_| {})?, &Ahead::No)?;
             unsent = Some(early.clone());
         }
         match &contact.opening {
@@ -320,7 +312,7 @@ impl Connector {
 
     /// Send `ahead`, and wait for the first line.
     fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass, is_told, since } = started;
+        let Started { target, mut link, pass, is_told, since: _ } = started;
         if let Ahead::Yes(early) = ahead {
             let _ = link.outgoing.send_ahead(early.parts.clone());
         }
@@ -337,7 +329,6 @@ impl Connector {
         link.outgoing.answered();
         let opening = opening?;
         pass.through();
-        link.answered_in = since.elapsed();
         Ok(Contact { link, opening })
     }
 
@@ -451,7 +442,7 @@ enum Readiness {
 impl Contact {
     /// Let the other side come to its end, so that a connection which others share is not disturbed.
     fn end(self) {
-        let Link { connection, outgoing, incoming, .. } = self.link;
+        let Link { connection, outgoing, incoming } = self.link;
         drop((outgoing, incoming));
         // If it takes longer, it ends beside the next one.
         let _ = connection.wait_for(PATIENCE_WITH_ENDING);

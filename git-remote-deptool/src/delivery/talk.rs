@@ -75,12 +75,13 @@ impl<'a> Talk<'a> {
                 stage(Stage::Connecting);
                 started
             }
-            None => match (&ahead, delivery.flight) {
-                (Ahead::Yes(early), Flight::Variable) => {
-                    self.connector.start_at_once(&delivery.target, early, stage)?
-                }
-                (Ahead::Yes(_), Flight::Pipe) | (Ahead::No, _) => self.connector.start(&delivery.target, stage)?,
-            },
+            None => {
+                let early = match (&ahead, delivery.flight) {
+                    (Ahead::Yes(early), Flight::Variable) => Some(early),
+                    (Ahead::Yes(_), Flight::Pipe) | (Ahead::No, _) => None,
+                };
+                self.connector.start(&delivery.target, early, stage)?
+            }
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead

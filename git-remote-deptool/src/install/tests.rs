@@ -131,7 +131,7 @@ impl Host {
         });
         let mut stages = Vec::new();
         let stage = &mut |stage| stages.push(stage);
-        let started = self.connector.start(&target, stage);
+        let started = self.connector.start(&target, None, stage);
         (started.and_then(|started| self.connector.connect(started, ahead, stage)), stages)
     }
 
@@ -173,7 +173,7 @@ const AGENT: &str = "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $
 
 /// Say something to the agent that only echoes, and end the session.
 fn echo(link: Link, text: &[u8]) -> Vec<u8> {
-    let Link { connection, mut outgoing, mut incoming, .. } = link;
+    let Link { connection, mut outgoing, mut incoming } = link;
     outgoing.write_all(text).unwrap();
     drop(outgoing);
     let mut answer = Vec::new();

@@ -37,7 +37,7 @@ impl Approach {
                 ssh::is_shared(&ssh, &connector.ssh, &connector.environment)
             }));
         }
-        let start = |one: &Affected| remote.connector.start(&remote.place(&one.remote).ok()?, &mut |_| {}).ok();
+        let start = |one: &Affected| remote.connector.start(&remote.place(&one.remote).ok()?, None, &mut |_| {}).ok();
         Approach::Started(affected.iter().map(start).collect())
     }
 

@@ -2,16 +2,17 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io,
     os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use deptool_agent::{early, name::HostName};
 
-use super::{ConnectError, Environment};
+use super::{ConnectError, Environment, messages::Kind, process};
 
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
@@ -129,21 +130,13 @@ pub fn is_shared(target: &SshTarget, settings: &SshSettings, environment: &Envir
     let Ok(arguments) = arguments(Variant::OpenSsh, target, "") else { return false };
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let Ok(mut child) = child else { return false };
-    let deadline = Instant::now() + PATIENCE_WITH_MASTER;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-            Ok(None) | Err(_) => {
-                // One that has just ended needs no killing.
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-        }
+    // What it says is for nobody.
+    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink()))) else { return false };
+    let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
+    if status.is_none() {
+        asking.stopper().stop();
     }
+    status.is_some_and(|status| status.success())
 }
 
 /// A shell in the user's environment but for everything that speaks of the repository.

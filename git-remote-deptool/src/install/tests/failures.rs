@@ -205,8 +205,8 @@ fn a_local_root_runs_the_agent_here_and_tells_it_where() {
         "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\necho $DEPTOOL_ROOT $GIT_DIR .\n",
     );
     let target = Target::Local(host.at("root"));
-    let mut link =
-        host.connector.connect(host.connector.start(&target, &mut |_| {}).unwrap(), &Ahead::No, &mut |_| {}).unwrap();
+    let started = host.connector.start(&target, None, &mut |_| {}).unwrap();
+    let mut link = host.connector.connect(started, &Ahead::No, &mut |_| {}).unwrap();
     let mut answer = String::new();
     link.incoming.read_to_string(&mut answer).unwrap();
     let root = fs::canonicalize(host.at("root")).unwrap();

@@ -60,7 +60,7 @@ fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_instal
     let request: Arc<[u8]> = content(3 << 20).into();
     let (link, stages) = host.connect_with(&Ahead::Yes(Early::new(vec![request.clone()])));
     assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]));
-    let Link { connection, mut outgoing, mut incoming, .. } = link.unwrap();
+    let Link { connection, mut outgoing, mut incoming } = link.unwrap();
     let reader = std::thread::spawn(move || {
         let mut answer = Vec::new();
         incoming.read_to_end(&mut answer).map(|_| answer)
