@@ -24,13 +24,13 @@ pub(super) enum Approach {
 
 impl Approach {
     /// Begin, with no more hosts than are connected to at once.
-    pub fn begin(remote: &Remote, affected: &[Affected]) -> Approach {
+    pub fn begin(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> Approach {
         if affected.len() > AT_ONCE {
             return Approach::Started(Vec::new());
         }
-        if let [one] = affected
+        if let ([one], [Some(facts)]) = (affected, facts)
+            && facts.is_far()
             && let Ok(Target::Ssh(ssh)) = remote.place(&one.remote)
-            && HostFacts::load(&remote.repo, &one.remote.tracking).is_some_and(|facts| facts.is_far())
         {
             let connector = remote.connector.clone();
             return Approach::Asking(thread::spawn(move || {

@@ -37,8 +37,9 @@ pub(super) fn deploy(
     open_files::make_room(affected.len(), Use::Session)?;
     let options = request.options;
     let connector = remote.connector.clone();
-    let approach = Approach::begin(remote, affected);
-    let mut deliveries = deliveries(remote, request, affected)?;
+    let facts: Vec<_> = affected.iter().map(|one| HostFacts::load(&remote.repo, &one.remote.tracking)).collect();
+    let approach = Approach::begin(remote, affected, &facts);
+    let mut deliveries = deliveries(remote, request, affected, &facts)?;
     approach.end(&mut deliveries);
     let rules = Rules {
         atomicity: options.atomicity,
@@ -53,7 +54,12 @@ pub(super) fn deploy(
 }
 
 /// All that each host is to be told.
-fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> Result<Vec<Delivery>, RemoteError> {
+fn deliveries(
+    remote: &Remote,
+    request: &Request<'_>,
+    affected: &[Affected],
+    facts: &[Option<HostFacts>],
+) -> Result<Vec<Delivery>, RemoteError> {
     let options = request.options;
     let many = affected.len() > 1;
     let (go, verdict) = match (many, options.atomicity) {
@@ -64,9 +70,8 @@ fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> 
     let operator = operator(&remote.repo);
     let mut deliveries = Vec::with_capacity(affected.len());
     let mut packed = Packed::new();
-    for one in affected {
+    for (one, facts) in affected.iter().zip(facts) {
         let parcel = parcel_for(remote, request, one, Completeness::Incremental, &mut packed)?;
-        let facts = HostFacts::load(&remote.repo, &one.remote.tracking);
         let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
         let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
         let deploy = Deploy {
@@ -91,7 +96,9 @@ fn deliveries(remote: &Remote, request: &Request<'_>, affected: &[Affected]) -> 
             parcel,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
             lock_wait: options.push_options.lock_wait,
-            is_known: facts.is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
+            is_known: facts
+                .as_ref()
+                .is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
         });
     }
     Ok(deliveries)
