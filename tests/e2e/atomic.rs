@@ -8,6 +8,7 @@ use deptool_tests::{build, lab};
 
 use crate::group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing};
 use crate::seen::at_rest;
+use crate::units::has_systemctl;
 
 /// A push in which something happens between the helper and the agent of `web2`, on its first connection: see
 /// `deptool_tests::intercept`.
@@ -20,14 +21,6 @@ fn intercepted(sandbox: &Sandbox, operator: &Repo<'_>, rule: &str, args: &[&str]
         xtask.display()
     );
     with_one_failing(sandbox, operator, "web2", &script, args)
-}
-
-fn has_systemctl(sandbox: &Sandbox) -> bool {
-    let has = sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success());
-    if !has {
-        eprintln!("skipped: no systemctl here");
-    }
-    has
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     operator
 }
 
-fn has_systemctl(sandbox: &Sandbox) -> bool {
+pub fn has_systemctl(sandbox: &Sandbox) -> bool {
     let has = sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success());
     if !has {
         eprintln!("skipped: no systemctl here");

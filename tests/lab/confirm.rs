@@ -1,35 +1,21 @@
 //! A change that locks the operator out is taken back by the host itself.
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
-use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::lab::HostSpec;
 
+use crate::stage::Stage;
 use crate::state::State;
 
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
+fn deployed() -> Option<Stage> {
+    let stage = Stage::with(&[HostSpec::new("web1")])?;
+    let operator = stage.operator();
+    operator.add_remote("web1", "deptool::web1");
+    operator.write("web1/web/file", "1\n");
+    operator.commit("What came before");
+    operator.git(&["push", "web1", "prod"]).ok();
+    Some(stage)
 }
 
 impl Stage {
-    fn deployed() -> Option<Stage> {
-        let lab = start_or_skip(&[HostSpec::new("web1")])?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        operator.add_remote("web1", "deptool::web1");
-        operator.write("web1/web/file", "1\n");
-        operator.commit("What came before");
-        operator.git(&["push", "web1", "prod"]).ok();
-        Some(stage)
-    }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
-    }
-
-    fn host(&self) -> &Host {
-        self.lab.host("web1")
-    }
-
     /// Pushes what is in the work tree. The host goes back, and can be reached as before.
     #[track_caller]
     fn is_taken_back(&self, case: &str) {
@@ -53,7 +39,7 @@ impl Stage {
 
 #[test]
 fn an_sshd_that_lets_nobody_in_is_taken_back() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let operator = stage.operator();
     let manifest = r#"{"systemd": {"units_enabled": ["ssh.service"], "on_change": {"ssh.service": "reload"}},
         "symlinks": {"/etc/ssh/sshd_config.d/lock.conf": "lock.conf"}, "confirm": true}"#;
@@ -69,7 +55,7 @@ fn an_sshd_that_lets_nobody_in_is_taken_back() {
 
 #[test]
 fn a_network_without_a_way_back_to_the_operator_is_taken_back() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let operator = stage.operator();
     let unit = "\
 [Service]
@@ -103,7 +89,7 @@ table inet filter {
 /// A firewall that drops new connections leaves the one that deploys it alone: only a fresh one tells.
 #[test]
 fn a_firewall_that_lets_only_established_connections_in_is_taken_back() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
     // As an operator would who puts the distribution's file under version control.
     host.sh("rm /etc/nftables.conf");

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::lab::HostSpec;
 use deptool_tests::process::{Going, Pid, Signal, poll};
-use deptool_tests::sandbox::{Repo, Sandbox};
 
+use crate::stage::Stage;
 use crate::state::State;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -26,44 +26,30 @@ exec /bin/sh /var/lib/deptool/apps/slow/current/verdict'
 WantedBy=multi-user.target
 ";
 
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
+/// A host with the one deployment that came before. The login is one of the lab's users.
+fn deployed(user: &str) -> Option<Stage> {
+    deployed_to(&HostSpec::new("web1"), user)
+}
+
+fn deployed_to(spec: &HostSpec, user: &str) -> Option<Stage> {
+    let stage = Stage::with(std::slice::from_ref(spec))?;
+    let operator = stage.operator();
+    operator.add_remote("web1", &format!("deptool::{user}@web1"));
+    operator.write("web1/slow/verdict", "exit 0\n");
+    operator.write("web1/slow/systemd/slow.service", SLOW);
+    operator.write("web1/slow/manifest.json", r#"{"systemd": {"units_enabled": ["slow.service"]}}"#);
+    operator.write("web1/old/systemd/old.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    operator.write("web1/old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}}"#);
+    operator.write("web1/links/a", "a\n");
+    operator.write("web1/links/manifest.json", r#"{"symlinks": {"/etc/link": "a"}}"#);
+    operator.commit("What came before");
+    stage.host().sh("systemctl start nginx.service");
+    operator.git(&["push", "web1", "prod"]).ok();
+    stage.host().sh("rm /run/slow.begun; touch /run/slow.hold");
+    Some(stage)
 }
 
 impl Stage {
-    /// A host with the one deployment that came before. The login is one of the lab's users.
-    fn deployed(user: &str) -> Option<Stage> {
-        Stage::deployed_to(&HostSpec::new("web1"), user)
-    }
-
-    fn deployed_to(spec: &HostSpec, user: &str) -> Option<Stage> {
-        let lab = start_or_skip(std::slice::from_ref(spec))?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        operator.add_remote("web1", &format!("deptool::{user}@web1"));
-        operator.write("web1/slow/verdict", "exit 0\n");
-        operator.write("web1/slow/systemd/slow.service", SLOW);
-        operator.write("web1/slow/manifest.json", r#"{"systemd": {"units_enabled": ["slow.service"]}}"#);
-        operator.write("web1/old/systemd/old.service", "[Service]\nExecStart=/bin/sleep infinity\n");
-        operator.write("web1/old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}}"#);
-        operator.write("web1/links/a", "a\n");
-        operator.write("web1/links/manifest.json", r#"{"symlinks": {"/etc/link": "a"}}"#);
-        operator.commit("What came before");
-        stage.host().sh("systemctl start nginx.service");
-        operator.git(&["push", "web1", "prod"]).ok();
-        stage.host().sh("rm /run/slow.begun; touch /run/slow.hold");
-        Some(stage)
-    }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
-    }
-
-    fn host(&self) -> &Host {
-        self.lab.host("web1")
-    }
-
     /// Commits a change of everything, that will end with that status, and pushes it until activation waits for us.
     /// Returns the push, and the commit.
     fn under_way(&self, status: u8) -> (Going, String) {
@@ -158,7 +144,7 @@ pub fn below(parent: Pid) -> Vec<Pid> {
 
 #[test]
 fn a_deployment_whose_login_ends_goes_on() {
-    let Some(stage) = Stage::deployed("core") else { return };
+    let Some(stage) = deployed("core") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let (push, commit) = stage.under_way(0);
     // Somebody else sees who is at work.
@@ -188,7 +174,7 @@ fn a_deployment_whose_login_ends_goes_on() {
 #[test]
 fn a_deployment_that_fails_after_its_login_has_ended_is_undone() {
     for user in ["root", "core"] {
-        let Some(stage) = Stage::deployed(user) else { return };
+        let Some(stage) = deployed(user) else { return };
         let (operator, host) = (stage.operator(), stage.host());
         let good = operator.id("prod");
         let before = State::of(host);
@@ -206,7 +192,7 @@ fn a_deployment_that_fails_after_its_login_has_ended_is_undone() {
 
 #[test]
 fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
-    let Some(stage) = Stage::deployed("root") else { return };
+    let Some(stage) = deployed("root") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let (push, commit) = stage.under_way(0);
     kill_helper(&push);
@@ -226,7 +212,7 @@ fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
 fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again() {
     for var_is_mount in [false, true] {
         let spec = HostSpec { var_is_mount, ..HostSpec::new("web1") };
-        let Some(stage) = Stage::deployed_to(&spec, "root") else { return };
+        let Some(stage) = deployed_to(&spec, "root") else { return };
         let (operator, host) = (stage.operator(), stage.host());
         let good = operator.id("prod");
         let before = State::of(host);
@@ -256,7 +242,7 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again(
 
 #[test]
 fn a_check_is_not_waited_for_if_nobody_waits_for_the_deployment() {
-    let Some(stage) = Stage::deployed("root") else { return };
+    let Some(stage) = deployed("root") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let before = State::of(host);
     let check =
@@ -280,7 +266,7 @@ fn a_check_is_not_waited_for_if_nobody_waits_for_the_deployment() {
 
 #[test]
 fn an_agent_that_is_killed_while_it_activates_is_cleaned_up_after() {
-    let Some(stage) = Stage::deployed("root") else { return };
+    let Some(stage) = deployed("root") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let good = operator.id("prod");
     let before = State::of(host);
@@ -295,7 +281,7 @@ fn an_agent_that_is_killed_while_it_activates_is_cleaned_up_after() {
 
 #[test]
 fn a_host_that_shuts_down_while_it_activates_keeps_its_word() {
-    let Some(stage) = Stage::deployed("root") else { return };
+    let Some(stage) = deployed("root") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let good = operator.id("prod");
     let before = State::of(host);

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use deptool_tests::build;
-use deptool_tests::lab::{Host, HostSpec, Lab, Link, start_or_skip};
+use deptool_tests::lab::{Host, HostSpec, Link};
 use deptool_tests::link::{Fate, Fault, Way};
 use deptool_tests::process::{Cmd, Run, Signal, poll};
-use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::detach::{below, name};
+use crate::stage::Stage;
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -24,32 +24,22 @@ ExecStart=/bin/sh -c 'sleep 0.3; cat /var/lib/deptool/apps/web/current/word >/ru
 WantedBy=multi-user.target
 ";
 
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
+fn deployed(hosts: &[&str]) -> Option<Stage> {
+    let stage = Stage::with(&hosts.iter().map(|name| HostSpec::new(name)).collect::<Vec<_>>())?;
+    let operator = stage.operator();
+    for host in hosts {
+        operator.add_remote(host, &format!("deptool::{host}"));
+        operator.write(format!("{host}/web/systemd/web.service"), SERVICE);
+        operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["web.service"]}}"#);
+        operator.write(format!("{host}/web/word"), "one\n");
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator.commit("One");
+    operator.git(&["push", "cluster", "prod"]).ok();
+    Some(stage)
 }
 
 impl Stage {
-    fn deployed(hosts: &[&str]) -> Option<Stage> {
-        let lab = start_or_skip(&hosts.iter().map(|name| HostSpec::new(name)).collect::<Vec<_>>())?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        for host in hosts {
-            operator.add_remote(host, &format!("deptool::{host}"));
-            operator.write(format!("{host}/web/systemd/web.service"), SERVICE);
-            operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["web.service"]}}"#);
-            operator.write(format!("{host}/web/word"), "one\n");
-        }
-        operator.add_remote("cluster", "deptool::@all");
-        operator.commit("One");
-        operator.git(&["push", "cluster", "prod"]).ok();
-        Some(stage)
-    }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
-    }
-
     /// A push of one host's branch over a link with that fault. Later connections have a good link.
     fn push_over(&self, host: &str, fault: Fault) -> Cmd {
         let once = self.sandbox.dir().join(format!("once-{host}"));
@@ -93,7 +83,7 @@ impl Stage {
 
 #[test]
 fn a_connection_that_is_cut_after_any_number_of_bytes_leaves_the_old_or_the_new() {
-    let Some(stage) = Stage::deployed(&["web1"]) else { return };
+    let Some(stage) = deployed(&["web1"]) else { return };
     let operator = stage.operator();
     let mut ended = [0, 0];
     for way in [Way::Up, Way::Down] {
@@ -121,7 +111,7 @@ fn a_connection_that_stalls_is_given_up_and_the_truth_is_told() {
     // In the handshake, before the request, in it; before the answer, and in it. Half a minute each, all at once.
     let faults = [(Way::Up, 1500), (Way::Up, 3600), (Way::Down, 3900), (Way::Down, 4600)];
     let hosts = ["web1", "web2", "web3", "web4"];
-    let Some(stage) = Stage::deployed(&hosts) else { return };
+    let Some(stage) = deployed(&hosts) else { return };
     let operator = stage.operator();
     hosts.iter().for_each(|host| operator.write(format!("{host}/web/word"), "two\n"));
     operator.commit("Two");
@@ -163,7 +153,7 @@ fn push_asleep(stage: &Stage, names: &[&str], args: &[&str]) -> Run {
 
 #[test]
 fn an_operator_who_closes_the_laptop_holds_nobody_up_and_finds_the_truth_later() {
-    let Some(stage) = Stage::deployed(&["web1", "web2", "web3"]) else { return };
+    let Some(stage) = deployed(&["web1", "web2", "web3"]) else { return };
     let operator = stage.operator();
     let one = operator.id("prod");
     let slow = SERVICE.replace("sleep 0.3", "touch /run/begun; while [ -e /run/hold ]; do sleep 0.1; done");

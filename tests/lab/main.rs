@@ -19,5 +19,6 @@ mod quadlets;
 mod reload;
 mod rollback;
 mod services;
+mod stage;
 mod state;
 mod sweep;

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::lab::HostSpec;
 use deptool_tests::process::Cmd;
-use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::net::{Poll, http_get};
+use crate::stage::Stage;
 
 const NGINX_CONF: &str = "\
 user www-data;
@@ -25,34 +25,20 @@ ExecReload=
 ExecReload=/usr/sbin/nginx -c /var/lib/deptool/apps/nginx/current/nginx.conf -s reload
 ";
 
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
+/// nginx runs, and what happens to it when its files change is `on_change`.
+fn serving(on_change: &str) -> Option<Stage> {
+    let stage = Stage::with(&[HostSpec::new("web1")])?;
+    let operator = stage.operator();
+    operator.add_remote("web1", "deptool::web1");
+    let manifest = r#"{"systemd": {"units_enabled": ["nginx.service"], "on_change": {"nginx.service": "HOW"}}}"#;
+    operator.write("web1/nginx/manifest.json", manifest.replace("HOW", on_change));
+    operator.write("web1/nginx/systemd/nginx.service.d/deptool.conf", DROP_IN);
+    stage.page("first");
+    operator.git(&["push", "web1", "prod"]).ok();
+    Some(stage)
 }
 
 impl Stage {
-    /// nginx runs, and what happens to it when its files change is `on_change`.
-    fn with(on_change: &str) -> Option<Stage> {
-        let lab = start_or_skip(&[HostSpec::new("web1")])?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        operator.add_remote("web1", "deptool::web1");
-        let manifest = r#"{"systemd": {"units_enabled": ["nginx.service"], "on_change": {"nginx.service": "HOW"}}}"#;
-        operator.write("web1/nginx/manifest.json", manifest.replace("HOW", on_change));
-        operator.write("web1/nginx/systemd/nginx.service.d/deptool.conf", DROP_IN);
-        stage.page("first");
-        operator.git(&["push", "web1", "prod"]).ok();
-        Some(stage)
-    }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
-    }
-
-    fn host(&self) -> &Host {
-        self.lab.host("web1")
-    }
-
     fn page(&self, page: &str) {
         self.operator().write("web1/nginx/nginx.conf", NGINX_CONF.replace("PAGE", page));
         self.operator().commit(page);
@@ -65,7 +51,7 @@ impl Stage {
 
 #[test]
 fn a_reload_loses_no_request() {
-    let Some(stage) = Stage::with("reload") else { return };
+    let Some(stage) = serving("reload") else { return };
     let (host, operator) = (stage.host(), stage.operator());
     let invocation = host.unit_property("nginx.service", "InvocationID");
     let url = format!("http://{}/", host.ip);
@@ -100,7 +86,7 @@ fn a_reload_loses_no_request() {
 
 #[test]
 fn a_bad_configuration_costs_the_units_own_stop_and_start_and_little_of_ours() {
-    let Some(stage) = Stage::with("restart") else { return };
+    let Some(stage) = serving("restart") else { return };
     let (host, operator) = (stage.host(), stage.operator());
     let outage_of = |what: &str, act: &dyn Fn()| {
         let poll = Poll::start(&host.ip);

@@ -1,16 +1,11 @@
 //! A deployment that fails leaves the host as it was, byte for byte and unit for unit, and says what failed.
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
+use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
+use crate::stage::Stage;
 use crate::state::State;
-
-/// One host, and an operator who has deployed a service that works.
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
-}
 
 const KEEPER: &str = "\
 [Service]
@@ -20,27 +15,19 @@ ExecStart=/bin/sh -c 'read word </var/lib/deptool/apps/keeper/current/word; exec
 WantedBy=multi-user.target
 ";
 
+/// One host, and an operator who has deployed a service that works.
+fn deployed() -> Option<Stage> {
+    let stage = Stage::with(&[HostSpec::new("web1")])?;
+    let operator = stage.operator();
+    operator.add_remote("web1", "deptool::web1");
+    write_unit(&operator, "keeper", "keeper.service", KEEPER);
+    operator.write("web1/keeper/word", "one\n");
+    operator.commit("A service that works");
+    operator.git(&["push", "web1", "prod"]).ok();
+    Some(stage)
+}
+
 impl Stage {
-    fn deployed() -> Option<Stage> {
-        let lab = start_or_skip(&[HostSpec::new("web1")])?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        operator.add_remote("web1", "deptool::web1");
-        write_unit(&operator, "keeper", "keeper.service", KEEPER);
-        operator.write("web1/keeper/word", "one\n");
-        operator.commit("A service that works");
-        operator.git(&["push", "web1", "prod"]).ok();
-        Some(stage)
-    }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
-    }
-
-    fn host(&self) -> &Host {
-        self.lab.host("web1")
-    }
-
     /// Commits what is in the work tree and pushes it; that fails, and nothing is different on the host. The work tree
     /// is that of the good commit again afterwards.
     #[track_caller]
@@ -73,7 +60,7 @@ const INSTALL: &str = "\n[Install]\nWantedBy=multi-user.target\n";
 
 #[test]
 fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let operator = stage.operator();
     let died = "trial.service exited with status 3";
     let cases: &[(&str, &str, &[&str])] = &[
@@ -139,7 +126,7 @@ fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
 
 #[test]
 fn what_could_not_work_is_refused_before_anything_is_changed() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
     host.sh("systemctl mask --quiet nsd.service; printf '#!/bin/sh\\n' >/etc/mine.conf; mkdir /etc/mine.d");
     let wants = |unit: &str| format!(r#"{{"systemd": {{"units_enabled": ["{unit}"]}}}}"#);
@@ -250,7 +237,7 @@ fn units_that_are_well_are_kept_and_a_removed_deployment_leaves_nothing() {
 
 #[test]
 fn everything_that_a_deployment_can_do_is_undone() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
     // Of the host: nginx runs; `lead` is needed by `follow`, both run; `rest` is there and does not.
     host.sh(

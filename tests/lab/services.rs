@@ -1,10 +1,11 @@
 //! Real services on two hosts: nginx (Type=forking, Debian's unit with a drop-in), nsd (Type=notify, two zones), a small
 //! service (Type=simple) and a timer.
 
-use deptool_tests::lab::{Host, HostSpec, Lab, start_or_skip};
-use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::lab::{Host, HostSpec};
+use deptool_tests::sandbox::Repo;
 
 use crate::net::{dns_a, http_get};
+use crate::stage::Stage;
 
 const HOSTS: [&str; 2] = ["web1", "web2"];
 
@@ -53,35 +54,19 @@ WantedBy=timers.target
 ";
 
 /// Two hosts, and an operator who has deployed to both.
-struct Stage {
-    lab: Lab,
-    sandbox: Sandbox,
-}
-
-impl Stage {
-    /// None where there is no lab.
-    fn deployed() -> Option<Stage> {
-        let lab = start_or_skip(&HOSTS.map(HostSpec::new))?;
-        let stage = Stage { sandbox: Sandbox::for_lab(&lab), lab };
-        let operator = stage.sandbox.repo("operator");
-        for (index, host) in HOSTS.iter().enumerate() {
-            write_host(&operator, host, index + 1);
-            operator.add_remote(host, &format!("deptool::{host}"));
-        }
-        operator.commit("Services of every kind");
-        for host in HOSTS {
-            operator.git(&["push", host, "prod"]).ok();
-        }
-        Some(stage)
+/// None where there is no lab.
+fn deployed() -> Option<Stage> {
+    let stage = Stage::with(&HOSTS.map(HostSpec::new))?;
+    let operator = stage.operator();
+    for (index, host) in HOSTS.iter().enumerate() {
+        write_host(&operator, host, index + 1);
+        operator.add_remote(host, &format!("deptool::{host}"));
     }
-
-    fn operator(&self) -> Repo<'_> {
-        self.sandbox.repo_at(self.sandbox.dir().join("operator"))
+    operator.commit("Services of every kind");
+    for host in HOSTS {
+        operator.git(&["push", host, "prod"]).ok();
     }
-
-    fn web1(&self) -> &Host {
-        self.lab.host("web1")
-    }
+    Some(stage)
 }
 
 /// The configuration of the host with that number: pages and zones tell the hosts apart.
@@ -144,21 +129,21 @@ fn main_pid(host: &Host, unit: &str) -> String {
 
 #[test]
 fn services_of_every_kind_run_on_two_hosts_and_come_back_after_a_reboot() {
-    let Some(stage) = Stage::deployed() else { return };
+    let Some(stage) = deployed() else { return };
     for (index, name) in HOSTS.iter().enumerate() {
         assert_all_up(stage.lab.host(name), index + 1);
     }
-    stage.web1().reboot().unwrap();
-    assert_all_up(stage.web1(), 1);
-    stage.web1().kill();
-    stage.web1().boot().unwrap();
-    assert_all_up(stage.web1(), 1);
+    stage.host().reboot().unwrap();
+    assert_all_up(stage.host(), 1);
+    stage.host().kill();
+    stage.host().boot().unwrap();
+    assert_all_up(stage.host(), 1);
 }
 
 #[test]
 fn a_change_of_one_zone_restarts_nothing_but_nsd() {
-    let Some(stage) = Stage::deployed() else { return };
-    let (operator, host) = (stage.operator(), stage.web1());
+    let Some(stage) = deployed() else { return };
+    let (operator, host) = (stage.operator(), stage.host());
     let before = ["nginx.service", "hello.service"].map(|unit| main_pid(host, unit));
     let nsd = main_pid(host, "nsd.service");
     operator.write("web1/nsd/zones/example.org.zone", zone("example.org", 2, "192.0.2.77"));
@@ -173,8 +158,8 @@ fn a_change_of_one_zone_restarts_nothing_but_nsd() {
 
 #[test]
 fn nginx_with_a_broken_configuration_comes_back_with_the_old_one() {
-    let Some(stage) = Stage::deployed() else { return };
-    let (operator, host) = (stage.operator(), stage.web1());
+    let Some(stage) = deployed() else { return };
+    let (operator, host) = (stage.operator(), stage.host());
     let good = operator.id("prod");
     let nsd = main_pid(host, "nsd.service");
     operator.write("web1/nginx/nginx.conf", "this is no configuration\n");
@@ -197,8 +182,8 @@ fn nginx_with_a_broken_configuration_comes_back_with_the_old_one() {
 
 #[test]
 fn a_removed_app_takes_its_units_with_it_and_the_others_stay() {
-    let Some(stage) = Stage::deployed() else { return };
-    let (operator, host) = (stage.operator(), stage.web1());
+    let Some(stage) = deployed() else { return };
+    let (operator, host) = (stage.operator(), stage.host());
     let nsd = main_pid(host, "nsd.service");
     operator.remove("web1/hello");
     operator.remove("web1/nginx");
@@ -220,8 +205,8 @@ fn a_removed_app_takes_its_units_with_it_and_the_others_stay() {
 
 #[test]
 fn a_host_whose_deployment_is_removed_is_as_it_was_before() {
-    let Some(stage) = Stage::deployed() else { return };
-    let (operator, host) = (stage.operator(), stage.web1());
+    let Some(stage) = deployed() else { return };
+    let (operator, host) = (stage.operator(), stage.host());
     operator.git(&["push", "web1", ":prod"]).ok();
     assert_eq!(operator.id_if_any("refs/remotes/web1/prod"), None);
     for unit in ["nginx.service", "nsd.service"] {
