@@ -131,7 +131,8 @@ pub(super) fn remove_pack(file: &Path) -> Result<()> {
 
 /// Whether a pack has its index, and the end that its index says it has.
 ///
-/// A pack is not synced before it gets its name (the caller does that with all else, before anything depends on it): after a power cut it may be there shorter than it was.
+/// A pack is not synced before it gets its name (the caller does that with all else, before anything depends on it):
+/// after a power cut it may be there shorter than it was.
 fn is_whole(pack: &Path) -> Result<bool> {
     let index = pack.with_extension("idx");
     match (last(pack, 20)?, last(&index, 40)?) {
