@@ -236,6 +236,7 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again(
         let push = operator.git(&["push", "web1", "prod"]).ok();
         assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{push}");
         stage.assert_new();
+        stage.wait_until_at_rest();
         assert!(!host.path(unit).exists(), "the unit goes with the verdict");
     }
 }
