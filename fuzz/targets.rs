@@ -1,7 +1,6 @@
 use std::{cell::Cell, fmt::Debug, fs};
 
 use deptool_agent::{
-    frame::{FrameReader, MAX_FRAME, encode},
     host::{
         attempts,
         claims::Claims,
@@ -9,14 +8,17 @@ use deptool_agent::{
         journal::Journal,
         store::pack::{self, Limits},
     },
-    manifest::Manifest,
-    name::{AppName, ClusterName, HostName, UnitName, check_component},
-    path::{OutsidePath, TreePath, check_symlink},
-    plan::HostPlan,
-    text::{printable, printable_lines},
-    tree::HostTree,
-    unit_text::Facts,
-    wire::{Request, Response},
+    shared::{
+        frame::{FrameReader, MAX_FRAME, encode},
+        manifest::Manifest,
+        name::{AppName, ClusterName, HostName, UnitName, check_component},
+        path::{ExternalPath, TreePath, check_symlink},
+        plan::HostPlan,
+        text::{printable, printable_lines},
+        tree::HostTree,
+        unit_file::Facts,
+        wire::{Request, Response},
+    },
 };
 use git_remote_deptool::{
     helper::{command, options::Options},
@@ -69,7 +71,7 @@ pub fn manifests(data: &[u8]) {
     match Manifest::parse(data) {
         Ok(manifest) => {
             for path in manifest.symlinks.keys() {
-                assert!(OutsidePath::parse_link(path.as_str()).is_ok());
+                assert!(ExternalPath::parse_link(path.as_str()).is_ok());
             }
         }
         Err(error) => assert_harmless(&error.to_string()),
@@ -107,7 +109,7 @@ pub fn paths(data: &[u8]) {
         Err(error) => assert_harmless(&error.to_string()),
     }
     let text = String::from_utf8_lossy(first);
-    if let Ok(path) = OutsidePath::parse_link(&text) {
+    if let Ok(path) = ExternalPath::parse_link(&text) {
         let normal = path.normalized();
         assert!(!normal.split('/').any(|component| component == ".."));
         assert!(
@@ -159,7 +161,7 @@ impl Find for Anything<'_> {
 pub fn trees(data: &[u8]) {
     let objects = data.split(|byte| *byte == 0xff).collect();
     let objects = Anything { objects, left: Cell::new(300) };
-    let id = deptool_agent::id::TreeId(gix_hash::ObjectId::null(gix_hash::Kind::Sha1));
+    let id = deptool_agent::shared::id::TreeId(gix_hash::ObjectId::null(gix_hash::Kind::Sha1));
     match HostTree::load(&objects, id) {
         Ok(tree) => {
             for name in tree.ignored.iter() {

@@ -1,5 +1,6 @@
 //! The host side: one connection, one deployment at a time.
 
+pub mod action;
 pub mod activate;
 pub mod apply;
 mod attach;

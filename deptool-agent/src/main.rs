@@ -7,8 +7,8 @@
 use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use deptool_agent::{
-    early,
     host::{boot, home::Home, peer::Peer, recover, session},
+    shared::env_request,
     system::{System, offline::Offline, systemd::Systemd},
 };
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         [] => serve(),
         [only] if only == boot::RECOVER => recover(),
         _ => {
-            eprintln!("{}", deptool_agent::build::agent_file_name());
+            eprintln!("{}", deptool_agent::shared::build::agent_file_name());
             eprintln!("This is the part of git-deptool that runs on hosts. It is started by git-remote-deptool.");
             return ExitCode::FAILURE;
         }
@@ -42,7 +42,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let home = Home::new(&root);
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
-    let early = env::var_os(early::VARIABLE).and_then(|value| early::decode(value.as_encoded_bytes()));
+    let early = env::var_os(env_request::VARIABLE).and_then(|value| env_request::decode(value.as_encoded_bytes()));
     let mut peer = Peer::new(input, output, early.unwrap_or_default(), home.pulse())?;
     let system = || -> Box<dyn System> {
         if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }

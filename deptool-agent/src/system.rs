@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 pub mod dbus;
 #[cfg(any(test, feature = "fake"))]

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use deptool_agent::wire::Hello;
+use deptool_agent::shared::wire::Hello;
 
 use crate::{
     cluster::HostRemote,

@@ -33,7 +33,7 @@ mod wiring;
 use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
-use deptool_agent::{
+use deptool_agent::shared::{
     build::{BUILD_ID, VERSION},
     name::{ClusterName, NameError},
 };

@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::{HostName, NameError},
     text::printable,
 };

@@ -12,13 +12,13 @@ use std::{
     thread,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
+    desired::Wanted,
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     plan::HostPlan,
     tree::{Apps, HostTree},
-    wanted::Wanted,
-    wire::{Expected, Target as Goal},
+    wire::{Goal, Lease},
 };
 
 use gix::objs::Find;
@@ -43,7 +43,7 @@ pub struct Intent {
     pub goal: Goal,
     pub ancestry: Ancestry,
     /// `--force-with-lease`.
-    pub lease: Option<Expected>,
+    pub lease: Option<Lease>,
     pub scope: Scope,
 }
 
@@ -70,7 +70,7 @@ pub enum Fate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub tracked: Option<Tracked>,
-    pub expected: Expected,
+    pub expected: Lease,
     pub update: Update,
     /// Hosts whose directories change alike share one plan.
     pub plan: Arc<HostPlan>,
@@ -110,7 +110,7 @@ pub struct Planner<'r> {
 enum Judged {
     Refused(Refusal),
     Unaffected,
-    Affected { tracked: Option<Tracked>, expected: Expected, update: Update, trees: Trees },
+    Affected { tracked: Option<Tracked>, expected: Lease, update: Update, trees: Trees },
 }
 
 /// A host's directory before and after; none for nothing.
@@ -174,7 +174,7 @@ impl ClusterPlan {
 pub fn digest<'a>(
     cluster: &ClusterName,
     goal: Goal,
-    affected: impl Iterator<Item = (&'a HostName, Expected, &'a HostPlan)>,
+    affected: impl Iterator<Item = (&'a HostName, Lease, &'a HostPlan)>,
 ) -> String {
     let goal = match goal {
         Goal::Commit(commit) => commit.to_string(),
@@ -183,8 +183,8 @@ pub fn digest<'a>(
     let mut lines: Vec<String> = affected
         .map(|(host, expected, plan)| {
             let expected = match expected {
-                Expected::At(commit) => commit.to_string(),
-                Expected::Absent => "absent".into(),
+                Lease::At(commit) => commit.to_string(),
+                Lease::Absent => "absent".into(),
             };
             format!("{host} {expected} {}\n", hex(&plan.digest().0))
         })
@@ -302,9 +302,9 @@ impl<'r> Planner<'r> {
     }
 
     /// `--force-with-lease`: Git names the tracking ref's commit, which may be a projection of the real one.
-    fn named_lease(&self, tracked: Option<Tracked>) -> Option<Expected> {
+    fn named_lease(&self, tracked: Option<Tracked>) -> Option<Lease> {
         match (self.intent.lease, tracked) {
-            (Some(Expected::At(id)), Some(tracked)) if id == tracked.commit => Some(Expected::At(tracked.real)),
+            (Some(Lease::At(id)), Some(tracked)) if id == tracked.commit => Some(Lease::At(tracked.real)),
             (lease, _) => lease,
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::BlobId,
     outcome::{Outcome, Phase},
     wire::{Deploy, Hello, Holder},
@@ -48,7 +48,7 @@ pub struct Delivery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flight {
     Pipe,
-    /// In the environment, too: see [`deptool_agent::early`].
+    /// In the environment, too: see [`deptool_agent::shared::env_request`].
     Variable,
 }
 

@@ -1,6 +1,6 @@
 //! Asking a host what on it is not as it was deployed.
 
-use deptool_agent::wire::{Drift, Request, Response};
+use deptool_agent::shared::wire::{Drift, Request, Response};
 
 use crate::session::{Session, SessionError};
 

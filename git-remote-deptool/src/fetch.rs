@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use ask::{Answer, ask_all, why};
 pub use ask::{Heard, place_to_ask};
-use deptool_agent::{
+use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult},
     text::printable,
-    wire::Target as Goal,
+    wire::Goal,
 };
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;

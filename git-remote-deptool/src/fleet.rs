@@ -14,7 +14,7 @@ use std::{
 
 pub use decision::Rules;
 use decision::{Decision, Ending, Heard, Step};
-use deptool_agent::{
+use deptool_agent::shared::{
     outcome::Outcome,
     wire::{Go, Request},
 };

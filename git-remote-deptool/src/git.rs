@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use ancestry::AncestryError;
 pub use config_file::{ConfigError, Others, Setting};
-use deptool_agent::{
+use deptool_agent::shared::{
     id::{CommitId, TreeId},
     name::HostName,
 };

@@ -11,8 +11,10 @@ use std::{
 
 use deptool_agent::{
     host::store::Store,
-    id::{CommitId, TreeId},
-    name::HostName,
+    shared::{
+        id::{CommitId, TreeId},
+        name::HostName,
+    },
 };
 use gix_hash::{ObjectId, oid};
 use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeRefIter, tree::EntryKind};

@@ -18,7 +18,7 @@
 //! without agent does no harm: it does not begin with `deptool-upload`, so the script ends and nothing was written.
 //! The size is that of the bytes sent, the digest that of the file they unpack to.
 
-use deptool_agent::{build, name::HostName};
+use deptool_agent::shared::{build, name::HostName};
 
 pub mod agents;
 pub mod opening;

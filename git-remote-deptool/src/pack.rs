@@ -12,9 +12,11 @@ use std::{
 
 use deptool_agent::{
     host::store::pack::{LARGE_BLOB, PackWriter, Summary},
-    id::{BlobId, CommitId},
-    name::HostName,
-    text::printable,
+    shared::{
+        id::{BlobId, CommitId},
+        name::HostName,
+        text::printable,
+    },
 };
 use flate2::{Compress, Compression, FlushCompress, Status};
 use gix_hash::ObjectId;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use deptool_agent::{
+use deptool_agent::shared::{
     frame::{CHUNK, FrameError, encode},
     id::BlobId,
     wire::{Bytes, Request},

@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use board::{Board, Host, MANY, Novelty, State};
-use deptool_agent::{
+use deptool_agent::shared::{
     outcome::{Outcome, Phase},
     text::printable,
 };

@@ -33,7 +33,7 @@ use std::{
     rc::Rc,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::{BlobId, CommitId},
     name::HostName,
 };

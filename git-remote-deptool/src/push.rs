@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use account::{Fate, HostReport};
 use consider::Considered;
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     plan::HostPlan,
-    wire::{Expected, Target as Goal},
+    wire::{Goal, Lease},
 };
 use gix::bstr::{BStr, ByteSlice};
 pub use hosts::of_tree as hosts_of_tree;
@@ -48,7 +48,7 @@ pub(crate) struct Request<'a> {
     pub goal: Goal,
     pub ancestry: Ancestry,
     /// `--force-with-lease`.
-    pub lease: Option<Expected>,
+    pub lease: Option<Lease>,
     pub options: &'a Options,
     /// Whether the push is to one host by name, not to a group.
     pub is_single: bool,
@@ -79,7 +79,7 @@ impl Request<'_> {
 pub(crate) struct Affected {
     pub remote: HostRemote,
     pub tracked: Option<Tracked>,
-    pub expected: Expected,
+    pub expected: Lease,
     pub plan: Arc<HostPlan>,
     pub update: Update,
     /// Held from before the mark is set until the host's answer was noted. A dry run has none.

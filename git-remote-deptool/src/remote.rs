@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     build::BUILD_ID,
     name::HostName,
     text::printable,

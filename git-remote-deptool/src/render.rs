@@ -1,6 +1,6 @@
 //! Plans and outcomes as text for people. Pure; every line is safe for a terminal.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::{AppName, HostName},
     plan::{Change, Class, Enablement, HostPlan, OutsideChange, UnitChange, UnitJob},
 };
@@ -148,9 +148,9 @@ pub fn ago(seconds: i64) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use deptool_agent::{
+    use deptool_agent::shared::{
         name::UnitName,
-        path::{OutsidePath, TreePath},
+        path::{ExternalPath, TreePath},
         plan::AppChange,
     };
 
@@ -168,7 +168,7 @@ mod tests {
                 files: vec![(file("zones/example.org.zone"), Change::Update), (file("new\u{202e}"), Change::Add)],
             }],
             outside: vec![OutsideChange {
-                path: OutsidePath::parse("/etc/nsd/nsd.conf").unwrap(),
+                path: ExternalPath::parse("/etc/nsd/nsd.conf").unwrap(),
                 change: Change::Add,
                 class: Class::Link,
                 app: app.clone(),

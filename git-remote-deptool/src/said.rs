@@ -3,7 +3,7 @@
 //! A host may be in the wrong hands. Its texts can't drive the terminal that they are shown on, nor fill it; its times can
 //! be calculated with. Names and ids have been parsed already.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     outcome::{Attempt, AttemptResult, Failure, Outcome},
     text::{printable, printable_lines},
     wire::{Deployed, Drift, Hello, Holder, Response, Subject},
@@ -131,8 +131,12 @@ mod tests {
     fn no_text_of_a_host_drives_the_terminal_or_fills_it() {
         let evil = "\x1b[2J\r\u{202e}".repeat(100_000);
         let failure = Failure { why: evil.clone(), details: evil.clone(), rollback_errors: vec![evil.clone(); 1000] };
-        let holder =
-            Holder { by: evil.clone(), phase: deptool_agent::outcome::Phase::Settling, since: i64::MIN, id: None };
+        let holder = Holder {
+            by: evil.clone(),
+            phase: deptool_agent::shared::outcome::Phase::Settling,
+            since: i64::MIN,
+            id: None,
+        };
         let hello = Hello {
             instance: evil.clone(),
             deployed: None,

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     frame::{CHUNK, FrameError, FrameReader, encode},
     id::BlobId,
     wire::{Bytes, Hello, Request, Response},

@@ -21,7 +21,7 @@ use std::{
 
 use branch::Branch;
 use cache::Cache;
-use deptool_agent::{
+use deptool_agent::shared::{
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     text::printable,

@@ -26,7 +26,7 @@ use std::{
     path::PathBuf,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     text::printable,

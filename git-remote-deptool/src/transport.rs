@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{build, early};
+use deptool_agent::shared::{build, env_request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::install::{
@@ -67,7 +67,7 @@ impl Target {
     fn shown(&self) -> String {
         match self {
             Target::Ssh(target) => target.host.to_string(),
-            Target::Local(path) => deptool_agent::text::printable(path.as_os_str().as_encoded_bytes()),
+            Target::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
         }
     }
 }
@@ -103,9 +103,9 @@ impl Early {
         let hello = install::hello();
         let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();
         let mut bytes = hello.into_bytes();
-        (size <= early::MOST).then(|| {
+        (size <= env_request::MOST).then(|| {
             self.parts.iter().for_each(|part| bytes.extend_from_slice(part));
-            early::encode(&bytes)
+            env_request::encode(&bytes)
         })
     }
 
@@ -171,7 +171,7 @@ pub enum ConnectError {
     NoSsh,
     #[error("the program in GIT_SSH can't be told a port (ssh.variant is 'simple')")]
     PortNotSupported,
-    #[error("invalid address '{}'", deptool_agent::text::printable(.0.as_bytes()))]
+    #[error("invalid address '{}'", deptool_agent::shared::text::printable(.0.as_bytes()))]
     BadLogin(String),
     #[error("can't use the root directory '{}'", path.display())]
     LocalRoot { path: PathBuf, source: io::Error },
@@ -272,7 +272,7 @@ impl Connector {
         };
         let variable = early.and_then(Early::in_a_variable);
         let is_told = variable.is_some();
-        command.envs(variable.map(|value| (early::VARIABLE, value)));
+        command.envs(variable.map(|value| (env_request::VARIABLE, value)));
         let program = command.get_program().to_string_lossy().into_owned();
         let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone())
             .map_err(|source| ConnectError::Start { program, source })?;

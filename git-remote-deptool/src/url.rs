@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::{HostName, NameError},
     text::printable,
 };

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use deptool_agent::id::DeploymentId;
-use deptool_agent::outcome::{Attempt, AttemptResult, Outcome, Phase};
-use deptool_agent::wire::{Deploy, Request, Response, Verdict};
+use deptool_agent::shared::id::DeploymentId;
+use deptool_agent::shared::outcome::{Attempt, AttemptResult, Outcome, Phase};
+use deptool_agent::shared::wire::{DecidedBy, Deploy, Request, Response};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::at_rest;
@@ -36,7 +36,7 @@ impl World<'_> {
     }
 
     /// An agent that was asked to deploy the second commit, and the deployment's id.
-    fn deploy(&self, verdict: Verdict, confirm: Option<u16>) -> (Talk, DeploymentId) {
+    fn deploy(&self, verdict: DecidedBy, confirm: Option<u16>) -> (Talk, DeploymentId) {
         let id = DeploymentId::random().unwrap();
         let request = Deploy { id, verdict, confirm, ..self.request.clone() };
         let mut talk = Talk::with(self.sandbox, "web1");
@@ -118,7 +118,7 @@ fn rolled_back(talk: &mut Talk) -> String {
 fn a_kept_deployment_is_done_when_it_is_released_and_undone_when_it_is_revoked() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
-    let (mut talk, id) = world.deploy(Verdict::Helper, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy).send(&Request::Keep);
     talk.says(&Response::Kept);
     // Who asks is told whose deployment it is, and what it waits for.
@@ -130,7 +130,7 @@ fn a_kept_deployment_is_done_when_it_is_released_and_undone_when_it_is_revoked()
     assert_eq!(world.result(id), AttemptResult::Done);
     world.again();
 
-    let (mut talk, id) = world.deploy(Verdict::Helper, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy).send(&Request::Keep);
     talk.says(&Response::Kept).send(&Request::Revert);
     let why = rolled_back(&mut talk);
@@ -143,7 +143,7 @@ fn a_kept_deployment_is_done_when_it_is_released_and_undone_when_it_is_revoked()
 fn without_a_verdict_the_host_goes_back_at_once() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
-    let (mut talk, id) = world.deploy(Verdict::Helper, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy);
     talk.end();
     world.runs(0);
@@ -151,7 +151,7 @@ fn without_a_verdict_the_host_goes_back_at_once() {
     assert_eq!(world.result(id), AttemptResult::RolledBack { why, errors: vec![] });
 
     // Killed while it waits, it is undone by the next agent.
-    let (mut talk, id) = world.deploy(Verdict::Helper, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy);
     talk.kill();
     assert_eq!(world.result(id), AttemptResult::Interrupted);
@@ -163,7 +163,7 @@ fn a_connection_that_was_lost_is_taken_over_by_the_next() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     for order in [Request::Release, Request::Revert] {
-        let (mut first, id) = world.deploy(Verdict::Helper, None);
+        let (mut first, id) = world.deploy(DecidedBy::Helper, None);
         first.says(&Response::Healthy);
         let mut second = world.attach(id);
         second.says(&Response::Attached).says(&Response::Healthy).send(&Request::Keep);
@@ -190,7 +190,7 @@ fn a_connection_that_was_lost_is_taken_over_by_the_next() {
 fn an_agent_that_is_killed_after_the_verdict_goes_forward() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
-    let (mut talk, id) = world.deploy(Verdict::Helper, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy).send(&Request::Keep);
     talk.says(&Response::Kept);
     talk.kill();
@@ -207,7 +207,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     let world = World::new(&sandbox);
     let question = |seconds| Response::AwaitsConfirmation { seconds };
 
-    let (mut talk, id) = world.deploy(Verdict::Host, Some(600));
+    let (mut talk, id) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600));
     let holder = Talk::with(&sandbox, "web1").hello.busy.unwrap();
     assert_eq!((holder.id, holder.phase), (Some(id), Phase::AwaitingConfirmation));
@@ -216,12 +216,12 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     assert_eq!(rolled_back(&mut talk), "not confirmed: a message came out of order");
     world.runs(0);
 
-    let (mut talk, _) = world.deploy(Verdict::Host, Some(600));
+    let (mut talk, _) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600)).send(&Request::Revert);
     assert_eq!(rolled_back(&mut talk), "not confirmed");
     world.runs(0);
 
-    let (mut talk, id) = world.deploy(Verdict::Host, Some(1));
+    let (mut talk, id) = world.deploy(DecidedBy::Host, Some(1));
     talk.says(&question(1));
     let why = rolled_back(&mut talk);
     assert_eq!(why, "not confirmed over a new connection within 1 s");
@@ -229,7 +229,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     assert_eq!(world.result(id), AttemptResult::RolledBack { why, errors: vec![] });
 
     // The change may well have cut the connection.
-    let (mut talk, id) = world.deploy(Verdict::Host, Some(600));
+    let (mut talk, id) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600));
     talk.hang_up();
     let mut other = world.attach(id);
@@ -239,7 +239,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     world.again();
 
     // Killed while it waits: undone.
-    let (mut talk, id) = world.deploy(Verdict::Host, Some(600));
+    let (mut talk, id) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600));
     talk.kill();
     assert_eq!(world.result(id), AttemptResult::Interrupted);
@@ -250,7 +250,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
 fn a_confirmed_deployment_still_waits_for_the_common_verdict() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
-    let (mut talk, id) = world.deploy(Verdict::Helper, Some(600));
+    let (mut talk, id) = world.deploy(DecidedBy::Helper, Some(600));
     talk.says(&Response::AwaitsConfirmation { seconds: 600 });
     let mut other = world.attach(id);
     other.says(&Response::Attached).says(&Response::AwaitsConfirmation { seconds: 600 }).send(&Request::Confirm);
@@ -268,7 +268,7 @@ fn an_app_can_ask_to_be_confirmed() {
     let bold = world.repo.commit("Bold");
     let (request, objects) = request(&sandbox, &world.repo);
     (world.request, world.objects) = (request, objects);
-    let (mut talk, id) = world.deploy(Verdict::Host, None);
+    let (mut talk, id) = world.deploy(DecidedBy::Host, None);
     talk.says(&Response::AwaitsConfirmation { seconds: 30 });
     let mut other = world.attach(id);
     other.says(&Response::Attached).says(&Response::AwaitsConfirmation { seconds: 30 }).send(&Request::Confirm);
@@ -281,11 +281,11 @@ fn an_app_can_ask_to_be_confirmed() {
     world.repo.write("web1/other/file", "1\n");
     world.repo.commit("Gone");
     (world.request, world.objects) = self::request(&sandbox, &world.repo);
-    let (mut talk, _) = world.deploy(Verdict::Host, Some(1));
+    let (mut talk, _) = world.deploy(DecidedBy::Host, Some(1));
     talk.says(&Response::AwaitsConfirmation { seconds: 1 });
     rolled_back(&mut talk);
     world.runs(1);
-    let (mut talk, _) = world.deploy(Verdict::Host, None);
+    let (mut talk, _) = world.deploy(DecidedBy::Host, None);
     talk.says(&Response::AwaitsConfirmation { seconds: 30 }).send(&Request::Revert);
     rolled_back(&mut talk);
     world.runs(1);
@@ -302,7 +302,7 @@ fn a_deployment_that_is_declared_not_to_be_under_way_does_not_begin_afterwards()
     talk.says(&Response::Ended(Box::new(Outcome::Cancelled)));
     world.runs(0);
     // Others do.
-    let (mut talk, _) = world.deploy(Verdict::Host, None);
+    let (mut talk, _) = world.deploy(DecidedBy::Host, None);
     talk.says(&done());
     world.runs(1);
 }

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use deptool_agent::build::{BUILD_ID, VERSION};
-use deptool_agent::frame::encode;
-use deptool_agent::id::CommitId;
-use deptool_agent::outcome::{Attempt, AttemptResult, Failure, Outcome, Phase};
-use deptool_agent::wire::{Bytes, Deployed, Hello, Holder, Response, Target};
+use deptool_agent::shared::build::{BUILD_ID, VERSION};
+use deptool_agent::shared::frame::encode;
+use deptool_agent::shared::id::CommitId;
+use deptool_agent::shared::outcome::{Attempt, AttemptResult, Failure, Outcome, Phase};
+use deptool_agent::shared::wire::{Bytes, Deployed, Goal, Hello, Holder, Response};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::watch;
@@ -150,7 +150,7 @@ fn absurd_greetings_do_no_harm() {
         by: huge.clone(),
         cluster: "prod".to_owned().try_into().unwrap(),
         from: None,
-        to: Target::Nothing,
+        to: Goal::Nothing,
         result: AttemptResult::RolledBack { why: huge.clone(), errors: vec![EVIL.into(); 1000] },
         id: "0123456789abcdef".repeat(2).parse().unwrap(),
     };

@@ -3,11 +3,11 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
-use deptool_agent::build::{BUILD_ID, VERSION};
-use deptool_agent::early;
-use deptool_agent::frame::{FrameReader, encode};
-use deptool_agent::outcome::Outcome;
-use deptool_agent::wire::{Bytes, Request, Response};
+use deptool_agent::shared::build::{BUILD_ID, VERSION};
+use deptool_agent::shared::env_request;
+use deptool_agent::shared::frame::{FrameReader, encode};
+use deptool_agent::shared::outcome::Outcome;
+use deptool_agent::shared::wire::{Bytes, Request, Response};
 use deptool_tests::process::{Cmd, Run};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
@@ -71,7 +71,7 @@ fn what_comes_in_a_variable_is_not_done_again_when_stdin_brings_it() {
     let ping = encode(&Request::Ping).unwrap();
     let pongs = |variable: &[u8], stdin: &[u8]| {
         let agent = Cmd::new(agent()).env_clear().env("DEPTOOL_ROOT", sandbox.root("web1"));
-        let run = agent.env(early::VARIABLE, early::encode(variable)).input(stdin).run().unwrap().ok();
+        let run = agent.env(env_request::VARIABLE, env_request::encode(variable)).input(stdin).run().unwrap().ok();
         let answers = answers(&run);
         let pongs = answers.iter().filter(|answer| matches!(answer, Response::Pong)).count();
         (pongs, answers.into_iter().find_map(|answer| if let Response::Error(why) = answer { Some(why) } else { None }))

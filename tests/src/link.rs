@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use deptool_agent::frame::MAX_FRAME;
+use deptool_agent::shared::frame::MAX_FRAME;
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,14 +17,16 @@ use super::{
     why::Why,
 };
 use crate::{
-    action::Action,
-    name::UnitName,
-    outcome::{AttemptResult, Failure, Outcome, Phase},
+    host::action::Action,
+    shared::{
+        name::UnitName,
+        outcome::{AttemptResult, Failure, Outcome, Phase},
+        wire::{DecidedBy, Response},
+    },
     system::{
         Leave, Manager, System,
         settle::{Deadline, Watch},
     },
-    wire::{Response, Verdict},
 };
 
 /// How a deployment ended.
@@ -48,7 +50,7 @@ pub struct Running<'a> {
     pub record: Record,
     pub expectations: Expectations,
     /// Whose decision it is that it is kept.
-    pub verdict: Verdict,
+    pub verdict: DecidedBy,
 }
 
 impl Running<'_> {
@@ -90,7 +92,7 @@ impl Running<'_> {
             | Action::DaemonReload
             | Action::Jobs { .. } => false,
         };
-        let waits = self.verdict == Verdict::Helper
+        let waits = self.verdict == DecidedBy::Helper
             || self.expectations.confirm.is_some()
             || !self.expectations.probes.is_empty();
         if !waits && self.record.actions.iter().all(is_quick) { Leave::Agreed } else { Leave::Done }
@@ -159,7 +161,7 @@ impl Running<'_> {
             self.enter(Phase::AwaitingConfirmation);
             hold::await_confirmation(seconds, self.peer)?;
         }
-        if self.verdict == Verdict::Helper {
+        if self.verdict == DecidedBy::Helper {
             self.enter(Phase::AwaitingVerdict);
             hold::await_verdict(self.peer)?;
         }
@@ -168,7 +170,7 @@ impl Running<'_> {
 
     /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
     fn hold(&mut self, journal: &mut Journal) -> Result<(), Why> {
-        if self.verdict == Verdict::Host {
+        if self.verdict == DecidedBy::Host {
             return Ok(());
         }
         self.enter(Phase::AwaitingRelease);

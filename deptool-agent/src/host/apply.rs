@@ -9,10 +9,12 @@ use super::{
     owners::{Database, resolve},
 };
 use crate::{
-    action::{Action, New, Old, Placement},
-    manifest::{Account, FileAttributes},
-    name::{AppName, UnitName},
-    path::{OutsidePath, TreePath},
+    host::action::{Action, New, Old, Placement},
+    shared::{
+        manifest::{Account, FileAttributes},
+        name::{AppName, UnitName},
+        path::{ExternalPath, TreePath},
+    },
     system::{JobKind, JobResult, System, SystemError, settle::Deadline, verdict::Started},
 };
 
@@ -91,7 +93,7 @@ impl Applying<'_> {
         Ok(started.collect())
     }
 
-    fn make_directories(&mut self, paths: &[OutsidePath]) -> Result<(), HostError> {
+    fn make_directories(&mut self, paths: &[ExternalPath]) -> Result<(), HostError> {
         paths.iter().try_for_each(|path| existing(self.home, path)?.make_directory())
     }
 
@@ -130,13 +132,13 @@ impl Applying<'_> {
             .ok_or_else(|| HostError::Unfit(format!("there is no '{}' on the host", account.as_str())))
     }
 
-    fn real_paths(&self, snippets: &[OutsidePath]) -> Vec<PathBuf> {
+    fn real_paths(&self, snippets: &[ExternalPath]) -> Vec<PathBuf> {
         snippets.iter().map(|path| self.home.root().join(path.relative())).collect()
     }
 }
 
 /// The place of `path`, whose directory was there in *prepare*.
-fn existing(home: &Home, path: &OutsidePath) -> Result<Place, HostError> {
+fn existing(home: &Home, path: &ExternalPath) -> Result<Place, HostError> {
     Place::existing(home, path)?.ok_or_else(|| HostError::Unfit(format!("the directory of '{path}' is gone")))
 }
 

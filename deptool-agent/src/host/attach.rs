@@ -9,7 +9,7 @@ use super::{
     recover::{Recovery, recover},
     session::MakeSystem,
 };
-use crate::{
+use crate::shared::{
     id::DeploymentId,
     wire::{Request, Response},
 };

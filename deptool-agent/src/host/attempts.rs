@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::home::{Context, Home, HostError, read_if_there, replace_file};
-use crate::{
+use crate::shared::{
     id::DeploymentId,
     outcome::{Attempt, AttemptResult},
 };
@@ -119,13 +119,13 @@ fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{name::ClusterName, wire::Target};
+    use crate::shared::{name::ClusterName, wire::Goal};
 
     fn attempt(when: i64, result: AttemptResult) -> Attempt {
         let cluster = ClusterName::parse(b"prod").unwrap();
         // The same for the same moment.
         let id = format!("{when:032x}").parse().unwrap();
-        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Target::Nothing, result }
+        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Goal::Nothing, result }
     }
 
     #[test]

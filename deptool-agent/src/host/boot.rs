@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::home::{Context, Home, HostError, remove_if_there};
-use crate::path::STATE_DIR;
+use crate::shared::path::STATE_DIR;
 
 const UNIT: &str = "deptool-recover.service";
 /// The agent's argument.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{Home, HostError, not_understood, read_if_there, remove_if_there, replace_file};
 use crate::{
-    name::UnitName,
+    shared::name::UnitName,
     system::{JobKind, JobResult, Manager, System, SystemError},
 };
 

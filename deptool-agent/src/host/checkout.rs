@@ -23,7 +23,7 @@ use super::{
     home::{Context, Home, HostError, read_if_there, replace_file},
     store::pack::LARGE_BLOB,
 };
-use crate::{
+use crate::shared::{
     id::BlobId,
     messagepack, ordered,
     path::TreePath,
@@ -87,7 +87,12 @@ pub struct Earlier<'a> {
 
 impl<'a> Earlier<'a> {
     /// The checkout of `app` in a generation, if it still is what was recorded.
-    pub fn verified(home: &Home, generation: u32, name: &crate::name::AppName, app: &'a App) -> Option<Earlier<'a>> {
+    pub fn verified(
+        home: &Home,
+        generation: u32,
+        name: &crate::shared::name::AppName,
+        app: &'a App,
+    ) -> Option<Earlier<'a>> {
         let link = home.generation(generation).join(name.as_str());
         let tree = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
         let seen = verify(home, &tree)?;
@@ -369,7 +374,7 @@ pub fn write_generation(
     home: &Home,
     number: u32,
     commit: &str,
-    apps: &[(crate::name::AppName, String)],
+    apps: &[(crate::shared::name::AppName, String)],
 ) -> Result<(), HostError> {
     let directory = home.generation(number);
     if directory.exists() {

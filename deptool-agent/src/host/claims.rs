@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::home::{Home, HostError, not_understood, read_if_there, replace_file};
 use crate::{
-    name::{AppName, UnitName},
-    path::OutsidePath,
+    shared::{
+        name::{AppName, UnitName},
+        path::ExternalPath,
+    },
     system::UnitFile,
 };
 
@@ -18,10 +20,10 @@ const ADVICE: &str = "mend it, or move it away: what it had counts as not ours t
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Claims {
-    pub paths: BTreeMap<OutsidePath, PathClaim>,
+    pub paths: BTreeMap<ExternalPath, PathClaim>,
     pub units: BTreeMap<UnitName, UnitClaim>,
     /// Directories that we made; they go when they are empty.
-    pub directories: BTreeSet<OutsidePath>,
+    pub directories: BTreeSet<ExternalPath>,
 }
 
 /// A path that is ours.

@@ -17,10 +17,12 @@ use super::{
     store::Store,
 };
 use crate::{
-    outcome::{Outcome, Phase},
+    shared::{
+        outcome::{Outcome, Phase},
+        text::printable,
+        wire::{Deploy, Deployed, Go, Holder, Lease, Request, Response},
+    },
     system::System,
-    text::printable,
-    wire::{Deploy, Deployed, Expected, Go, Holder, Request, Response},
 };
 
 /// Carry out `request` and tell how it ended. Whatever goes wrong before something is visible is a refusal.
@@ -71,9 +73,9 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     };
     // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
     let written = match request.expected {
-        Expected::At(_) if !store.is_doubted() => &staged.written,
+        Lease::At(_) if !store.is_doubted() => &staged.written,
         // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
-        Expected::At(_) | Expected::Absent => &vec![home.state().to_owned()],
+        Lease::At(_) | Lease::Absent => &vec![home.state().to_owned()],
     };
     if let Err(error) = durable::sync(home, written) {
         return Ok(discard(home, lock, &mut store, refusal(error)));
@@ -139,9 +141,9 @@ fn check_selinux(home: &Home) -> Result<(), HostError> {
 /// The lease: what is deployed must be what the plan was made from.
 fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
     let holds = match (&request.expected, &actual) {
-        (Expected::Absent, None) => true,
-        (Expected::At(id), Some(deployed)) => deployed.commit == *id,
-        (Expected::Absent, Some(_)) | (Expected::At(_), None) => false,
+        (Lease::Absent, None) => true,
+        (Lease::At(id), Some(deployed)) => deployed.commit == *id,
+        (Lease::Absent, Some(_)) | (Lease::At(_), None) => false,
     };
     if let Some(deployed) = &actual {
         if deployed.cluster != request.cluster {

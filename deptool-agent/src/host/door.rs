@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::home::{Context, Home, HostError, open_directory, remove_if_there};
-use crate::id::DeploymentId;
+use crate::shared::id::DeploymentId;
 
 /// The end of the name of a file that says that a deployment must not begin any more.
 const BARRED: &str = ".barred";

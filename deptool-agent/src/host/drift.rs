@@ -11,14 +11,16 @@ use super::{
     store::Store,
 };
 use crate::{
-    name::{AppName, UnitName},
-    ordered,
-    path::{OutsidePath, STATE_DIR},
+    shared::{
+        desired::{ClaimKind, Snippet, Wanted, WantedUnit},
+        name::{AppName, UnitName},
+        ordered,
+        path::{ExternalPath, STATE_DIR},
+        text::printable,
+        tree::HostTree,
+        wire::{Deployed, Drift, Subject},
+    },
     system::{Active, Manager, System, UnitFile},
-    text::printable,
-    tree::HostTree,
-    wanted::{ClaimKind, Snippet, Wanted, WantedUnit},
-    wire::{Deployed, Drift, Subject},
 };
 
 /// Where systemd reads unit files before `/etc/systemd/system`: what `systemctl set-property` and its like leave.
@@ -43,7 +45,7 @@ pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostErro
 }
 
 /// What was changed by hand in an app's checkout of a generation, as paths on the host.
-pub fn of_checkout(home: &Home, generation: u32, name: &AppName, app: &crate::tree::App) -> Vec<Drift> {
+pub fn of_checkout(home: &Home, generation: u32, name: &AppName, app: &crate::shared::tree::App) -> Vec<Drift> {
     let stable = Home::stable_path(name);
     let link = home.generation(generation).join(name.as_str());
     let tree = fs::read_link(&link).ok().and_then(|target| Some(target.file_name()?.to_str()?.to_owned()));
@@ -97,7 +99,7 @@ impl Looking<'_> {
 
     /// What we hold outside of our own directory.
     fn outside(&mut self) -> Result<(), HostError> {
-        let held: Vec<(OutsidePath, PathClaim)> = self.claims.paths.clone().into_iter().collect();
+        let held: Vec<(ExternalPath, PathClaim)> = self.claims.paths.clone().into_iter().collect();
         for (path, claim) in held {
             let (found, attributes) = match Place::existing(self.home, &path) {
                 Ok(Some(place)) => (place.found()?, place.attributes()?),
@@ -213,6 +215,6 @@ impl Looking<'_> {
     }
 
     fn is_ours(&self, path: &str) -> bool {
-        OutsidePath::parse(path).is_ok_and(|path| self.claims.paths.contains_key(&path))
+        ExternalPath::parse(path).is_ok_and(|path| self.claims.paths.contains_key(&path))
     }
 }

@@ -13,7 +13,7 @@ use super::{
     state::{deployed, load_tree},
     store::Store,
 };
-use crate::{
+use crate::shared::{
     frame::CHUNK,
     id::{BlobId, CommitId},
     wire::{Bytes, Response},

@@ -16,11 +16,13 @@ use super::{
     store::{Expected, LogEntry, Store, StoreError},
 };
 use crate::{
-    action::{Action, New, Old},
-    ordered,
-    outcome::{Attempt, AttemptResult},
-    path::OutsidePath,
-    wire::Target,
+    host::action::{Action, New, Old},
+    shared::{
+        ordered,
+        outcome::{Attempt, AttemptResult},
+        path::ExternalPath,
+        wire::Goal,
+    },
 };
 
 /// How many generations stay, the running one included.
@@ -48,8 +50,8 @@ impl From<StoreError> for HostError {
 /// Let what was tried stay readable in the store, however it ends.
 pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> {
     match record.to {
-        Target::Commit(id) => Ok(store.set_target(&id)?),
-        Target::Nothing => Ok(()),
+        Goal::Commit(id) => Ok(store.set_target(&id)?),
+        Goal::Nothing => Ok(()),
     }
 }
 
@@ -57,7 +59,7 @@ pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> 
 pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
     release_reserve(home)?;
     // What is deployed is never there without the directory that it is deployed from.
-    if let Target::Commit(_) = record.to {
+    if let Goal::Commit(_) = record.to {
         replace_file(&home.host_name(), record.host.as_str().as_bytes())?;
     }
     set_refs(record, store)?;
@@ -66,7 +68,7 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
         Some(number) => replace_link(&home.previous(), &format!("generations/{number}"))?,
         None => remove_if_there(&home.previous())?,
     }
-    if record.to == Target::Nothing {
+    if record.to == Goal::Nothing {
         remove_if_there(&home.host_name())?;
     }
     // Whatever was down runs now, or is not asked for any more.
@@ -109,7 +111,7 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     };
     let log = LogEntry { name, email, seconds: record.when, message: "deptool: deployed" };
     match record.to {
-        Target::Commit(commit) => {
+        Goal::Commit(commit) => {
             // A ref that was damaged when the machine went down is written again, too.
             let is_set =
                 matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
@@ -117,7 +119,7 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
                 store.set_deployed(&record.cluster, Expected::Any, &commit, log)?;
             }
         }
-        Target::Nothing => {
+        Goal::Nothing => {
             let log = LogEntry { message: "deptool: removed", ..log };
             store.remove(&record.cluster, Expected::Any, log)?;
         }
@@ -161,8 +163,8 @@ fn release_directories(home: &Home, record: &Record) -> Result<(), HostError> {
     if claims.directories == record.claims.directories { Ok(()) } else { claims.save(home) }
 }
 
-fn below(path: &OutsidePath, directory: &OutsidePath) -> bool {
-    crate::path::is_within(path.as_str(), directory.as_str())
+fn below(path: &ExternalPath, directory: &ExternalPath) -> bool {
+    crate::shared::path::is_within(path.as_str(), directory.as_str())
 }
 
 /// Remove whatever a deployment that did not happen may have left. Only who holds the host lock may do this.

@@ -8,13 +8,15 @@ use std::{
 
 use super::why::Why;
 use crate::{
-    manifest::probe::{Probe, Target, Url},
-    name::AppName,
+    shared::{
+        manifest::probe::{Probe, Target, Url},
+        name::AppName,
+        text::{printable, seconds},
+    },
     system::{
         System,
         settle::{Deadline, Watch},
     },
-    text::{printable, seconds},
 };
 
 /// What does not answer is asked again after so long.
@@ -141,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        manifest::Manifest,
+        shared::manifest::Manifest,
         system::{
             Active, JobKind, JobResult, UnitDetail,
             fake::{Behaviour, Fake, unit},

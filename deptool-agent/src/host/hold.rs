@@ -6,7 +6,7 @@ use super::{
     peer::{Incoming, Peer, SILENCE},
     why::Why,
 };
-use crate::wire::{Request, Response};
+use crate::shared::wire::{Request, Response};
 
 /// What becomes of a deployment that was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

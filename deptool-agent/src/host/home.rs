@@ -9,7 +9,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{peer::HEARTBEAT, pulse::Pulse};
-use crate::{name::AppName, path::STATE_DIR, text::printable};
+use crate::shared::{name::AppName, path::STATE_DIR, text::printable};
 
 /// Something that the machine did not let us do, or that is not as it should be.
 #[derive(Debug, thiserror::Error)]

@@ -27,11 +27,13 @@ use super::{
     home::{Context, Home, HostError, not_understood, read_if_there, remove_if_there},
 };
 use crate::{
-    action::Action,
-    id::{CommitId, DeploymentId},
-    messagepack,
-    name::{ClusterName, HostName, UnitName},
-    wire::Target,
+    host::action::Action,
+    shared::{
+        id::{CommitId, DeploymentId},
+        messagepack,
+        name::{ClusterName, HostName, UnitName},
+        wire::Goal,
+    },
 };
 
 const MAGIC: &[u8] = b"deptool journal 1\n";
@@ -50,7 +52,7 @@ pub struct Record {
     pub host: HostName,
     pub cluster: ClusterName,
     pub from: Option<CommitId>,
-    pub to: Target,
+    pub to: Goal,
     pub by: String,
     /// Seconds since 1970.
     pub when: i64,
@@ -120,7 +122,7 @@ impl Journal {
         let Some(bytes) = read_if_there(&path)? else { return Ok((Found::Nothing, None)) };
         let Some((body, verdict_at)) = record_of(&bytes) else { return Ok((Found::Nothing, None)) };
         let agent: String = messagepack::first_field(body).map_err(|error| not_understood(&path, &error, ADVICE))?;
-        if agent != crate::build::agent_file_name() {
+        if agent != crate::shared::build::agent_file_name() {
             return Ok((Found::Foreign { agent }, None));
         }
         let record: Box<Record> =
@@ -201,12 +203,12 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            agent: crate::build::agent_file_name(),
+            agent: crate::shared::build::agent_file_name(),
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
             cluster: ClusterName::parse(b"prod").unwrap(),
             from: None,
-            to: Target::Nothing,
+            to: Goal::Nothing,
             by: "carol".into(),
             when: 7,
             previous: None,

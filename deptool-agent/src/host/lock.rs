@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::home::{Context, Home, HostError};
-use crate::{outcome::Phase, wire::Holder};
+use crate::shared::{outcome::Phase, wire::Holder};
 
 /// Nobody takes longer than this to say who it is.
 const A_MOMENT: Duration = Duration::from_secs(1);

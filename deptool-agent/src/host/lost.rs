@@ -9,7 +9,7 @@ use super::{
     state::now,
     store::{Expected, LogEntry, Store, StoreError},
 };
-use crate::{id::CommitId, name::ClusterName, wire::Target};
+use crate::shared::{id::CommitId, name::ClusterName, wire::Goal};
 
 /// A branch that has to be written anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ fn running(home: &Home) -> Result<Option<CommitId>, HostError> {
 
 /// The cluster that a commit was deployed as: as the log has it, or else the name of the branch, whatever is in that.
 fn cluster_of(home: &Home, commit: CommitId) -> Result<Option<ClusterName>, HostError> {
-    match attempts::last_done(home)?.filter(|attempt| attempt.to == Target::Commit(commit)) {
+    match attempts::last_done(home)?.filter(|attempt| attempt.to == Goal::Commit(commit)) {
         Some(done) => Ok(Some(done.cluster)),
         None => Ok(Store::only_branch_at(&home.store())?),
     }

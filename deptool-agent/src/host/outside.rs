@@ -30,8 +30,8 @@ use super::{
     claims::Content,
     home::{Context, Home, HostError},
 };
-use crate::{
-    path::{OutsidePath, STATE_DIR, is_within},
+use crate::shared::{
+    path::{ExternalPath, STATE_DIR, is_within},
     text::hex,
 };
 
@@ -55,12 +55,12 @@ pub struct Place {
 pub enum Resolved {
     Place(Place),
     /// These directories are missing, outermost first, given as paths on the host.
-    Missing(Vec<OutsidePath>),
+    Missing(Vec<ExternalPath>),
 }
 
 impl Resolved {
     /// Where `path`, which was resolved to this, really is. Two paths can be one place.
-    pub fn real(&self, path: &OutsidePath) -> PathBuf {
+    pub fn real(&self, path: &ExternalPath) -> PathBuf {
         let name = Path::new(path.as_str()).file_name().unwrap_or_default();
         match self {
             Resolved::Place(place) => place.real.join(name),
@@ -73,7 +73,7 @@ impl Resolved {
 
 impl Place {
     /// Resolve the directory that holds `path`.
-    pub fn resolve(home: &Home, path: &OutsidePath) -> Result<Resolved, HostError> {
+    pub fn resolve(home: &Home, path: &ExternalPath) -> Result<Resolved, HostError> {
         let full = Path::new(path.as_str());
         let mut walk = Walk::start(home)?;
         let parent = path.relative().parent().unwrap_or(Path::new(""));
@@ -96,7 +96,7 @@ impl Place {
     }
 
     /// As [`Place::resolve`], for a path whose directory must be there.
-    pub fn existing(home: &Home, path: &OutsidePath) -> Result<Option<Place>, HostError> {
+    pub fn existing(home: &Home, path: &ExternalPath) -> Result<Option<Place>, HostError> {
         match Self::resolve(home, path)? {
             Resolved::Place(place) => Ok(Some(place)),
             Resolved::Missing(_) => Ok(None),
@@ -347,7 +347,7 @@ fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
     }
 }
 
-fn check_outside(path: &OutsidePath, real: &Path) -> Result<(), HostError> {
+fn check_outside(path: &ExternalPath, real: &Path) -> Result<(), HostError> {
     if is_within(&real.to_string_lossy(), STATE_DIR) {
         return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
     }
@@ -361,7 +361,7 @@ fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostEr
     for name in pending {
         path.push(name);
         let text = path.to_str().ok_or_else(|| HostError::Unfit(format!("'{}' is not UTF-8", path.display())))?;
-        directories.push(OutsidePath::parse(text).map_err(|error| HostError::Unfit(error.to_string()))?);
+        directories.push(ExternalPath::parse(text).map_err(|error| HostError::Unfit(error.to_string()))?);
     }
     Ok(Resolved::Missing(directories))
 }

@@ -6,7 +6,7 @@
 use std::{fs, process::Command};
 
 use super::home::{Home, HostError};
-use crate::manifest::Account;
+use crate::shared::manifest::Account;
 
 /// Which of the two databases is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{door::Door, home::HostError, pulse::Pulse};
-use crate::{
+use crate::shared::{
     frame::{FrameBuffer, FrameError, encode},
     wire::{Request, Response},
 };
@@ -58,7 +58,7 @@ struct Link {
     input: OwnedFd,
     output: Arc<OwnedFd>,
     buffer: FrameBuffer,
-    /// What `input` will bring once more before anything else: see [`crate::early`].
+    /// What `input` will bring once more before anything else: see [`crate::shared::env_request`].
     known: Vec<u8>,
     lost: bool,
 }

@@ -10,14 +10,16 @@ use super::{
     home::{Home, HostError},
 };
 use crate::{
-    action::Action,
-    name::{AppName, UnitName},
-    ordered,
-    path::{OutsidePath, TreePath},
-    plan::{Change, Class, HostPlan},
+    host::action::Action,
+    shared::{
+        desired::Wanted,
+        name::{AppName, UnitName},
+        ordered,
+        path::{ExternalPath, TreePath},
+        plan::{Change, Class, HostPlan},
+        tree::HostTree,
+    },
     system::System,
-    tree::HostTree,
-    wanted::Wanted,
 };
 
 mod accounts;
@@ -187,5 +189,5 @@ struct Deciding<'a> {
     notes: Vec<String>,
     /// Everything that speaks against the deployment: the operator sees all of it at once.
     problems: Vec<String>,
-    made: BTreeSet<OutsidePath>,
+    made: BTreeSet<ExternalPath>,
 }

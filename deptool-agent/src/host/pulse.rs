@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, waitpid},
 };
 
-use crate::{frame::encode, wire::Response};
+use crate::shared::{frame::encode, wire::Response};
 
 /// Whoever is to hear that we are alive: the connection that was followed last, as long as it lasts.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +83,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::frame::FrameReader;
+    use crate::shared::frame::FrameReader;
 
     #[test]
     fn who_waits_is_told_that_we_are_alive_and_after_that_nothing_more() {

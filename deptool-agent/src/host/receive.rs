@@ -12,10 +12,10 @@ use super::{
     state::load_tree,
     store::{Store, pack::Limits},
 };
-use crate::{
+use crate::shared::{
     id::BlobId,
     tree::{HostTree, TreeError},
-    wire::{Deploy, Expected, Request, Response, Target},
+    wire::{Deploy, Goal, Lease, Request, Response},
 };
 
 /// Takes in what one deployment needs. `None` is what comes of it when the helper goes away or changes its mind.
@@ -36,7 +36,7 @@ impl<'a> Receiving<'a> {
     /// What is deployed: a deployment needs to know what it takes away. If the store has lost it, it is asked for again,
     /// with everything else.
     pub fn deployed(&mut self) -> Result<Option<HostTree>, HostError> {
-        let Expected::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
+        let Lease::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
         let unfit = |error: TreeError| HostError::Unfit(format!("what is deployed: {error}"));
         match load_tree(self.store, &self.request.host, commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
@@ -66,7 +66,7 @@ impl<'a> Receiving<'a> {
         if !self.is_complete && !self.transfer()? {
             return Ok(None);
         }
-        let Target::Commit(target) = self.request.target else { return Ok(Some(HostTree::default())) };
+        let Goal::Commit(target) = self.request.target else { return Ok(Some(HostTree::default())) };
         loop {
             match load_tree(self.store, &self.request.host, target) {
                 Ok(tree) => {

@@ -16,9 +16,11 @@ use super::{
     undo::undo,
 };
 use crate::{
-    outcome::{AttemptResult, Phase},
+    shared::{
+        outcome::{AttemptResult, Phase},
+        wire::Holder,
+    },
     system::System,
-    wire::Holder,
 };
 
 /// What was found.
@@ -122,14 +124,14 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
     let is_safe = name.starts_with("deptool-agent-") && !name.contains('/');
     let path = home.bin().join(name);
     if !is_safe || !path.exists() {
-        let name = crate::text::printable(name.as_bytes());
+        let name = crate::shared::text::printable(name.as_bytes());
         return Err(HostError::Unfit(format!(
             "an interrupted deployment can only be undone by '{name}', which is gone"
         )));
     }
     let mut command = Command::new(&path);
     // That is for us.
-    command.env_remove(crate::early::VARIABLE);
+    command.env_remove(crate::shared::env_request::VARIABLE);
     if !home.is_live() {
         command.env("DEPTOOL_ROOT", home.root());
     }

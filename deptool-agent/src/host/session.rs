@@ -13,9 +13,11 @@ use super::{
     state::{deployed, instance, make_instance},
 };
 use crate::{
-    build::{BUILD_ID, VERSION},
+    shared::{
+        build::{BUILD_ID, VERSION},
+        wire::{Hello, Request, Response},
+    },
     system::System,
-    wire::{Hello, Request, Response},
 };
 
 /// The longest first line that a helper sends.

@@ -17,15 +17,17 @@ use super::{
     store::Store,
 };
 use crate::{
-    manifest::probe::Probe,
-    name::{AppName, UnitName},
-    ordered,
-    plan::HostPlan,
+    shared::{
+        desired::Wanted,
+        manifest::probe::Probe,
+        name::{AppName, UnitName},
+        ordered,
+        plan::HostPlan,
+        text::printable,
+        tree::HostTree,
+        wire::{Deploy, Goal, Lease, Response},
+    },
     system::System,
-    text::printable,
-    tree::HostTree,
-    wanted::Wanted,
-    wire::{Deploy, Expected, Response, Target},
 };
 
 /// Where an app asks to be confirmed: seconds. To connect takes less, through any network.
@@ -83,8 +85,8 @@ pub fn stage(
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
     let expected = match request.expected {
-        Expected::Absent => None,
-        Expected::At(id) => Some(id),
+        Lease::Absent => None,
+        Lease::At(id) => Some(id),
     };
     let claims = Claims::load(home)?;
     let current = home.linked_generation(&home.current())?;
@@ -102,8 +104,8 @@ pub fn stage(
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
     let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
     let commit = match request.target {
-        Target::Commit(id) => id.to_string(),
-        Target::Nothing => "none".into(),
+        Goal::Commit(id) => id.to_string(),
+        Goal::Nothing => "none".into(),
     };
     checkout::write_generation(home, generation, &commit, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
@@ -121,7 +123,7 @@ pub fn stage(
         peer.send(&Response::Note(note));
     }
     let record = Record {
-        agent: crate::build::agent_file_name(),
+        agent: crate::shared::build::agent_file_name(),
         id: request.id,
         host: request.host.clone(),
         cluster: request.cluster.clone(),

@@ -16,7 +16,7 @@ use super::{
     home::{Context, Home, HostError, not_understood, read_if_there},
     store::Store,
 };
-use crate::{
+use crate::shared::{
     id::CommitId,
     name::HostName,
     text::{hex, printable},
@@ -60,7 +60,7 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
     if read_if_there(&home.instance())?.is_some() {
         return Ok(());
     }
-    let bytes: [u8; 16] = crate::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
+    let bytes: [u8; 16] = crate::shared::id::random_bytes().during("read", Path::new("/dev/urandom"))?;
     let path = home.instance();
     finish::clear_instances(home)?;
     let temporary = home.state().join(format!("instance.{}", std::process::id()));

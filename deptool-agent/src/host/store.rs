@@ -51,7 +51,7 @@ pub use self::{
     receive::Added,
     refs::{Expected, LogEntry},
 };
-use crate::{
+use crate::shared::{
     id::{BlobId, CommitId, TreeId},
     name::ClusterName,
 };

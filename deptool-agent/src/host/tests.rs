@@ -21,18 +21,20 @@ use super::{
     store::pack::PackWriter,
 };
 use crate::{
-    frame::{FrameReader, encode},
-    id::{CommitId, DeploymentId},
-    manifest::SETTLE_TIMEOUT,
-    name::{ClusterName, HostName},
-    outcome::{AttemptResult, Outcome},
-    plan::HostPlan,
+    shared::{
+        frame::{FrameReader, encode},
+        id::{CommitId, DeploymentId},
+        manifest::SETTLE_TIMEOUT,
+        name::{ClusterName, HostName},
+        outcome::{AttemptResult, Outcome},
+        plan::HostPlan,
+        tree::{HostTree, memory::Objects},
+        wire::{Bytes, DecidedBy, Deploy, Go, Goal, Lease, Request, Response},
+    },
     system::{
         Active, Manager, System, UnitFile,
         fake::{Behaviour, Fake},
     },
-    tree::{HostTree, memory::Objects},
-    wire::{Bytes, Deploy, Expected, Go, Request, Response, Target, Verdict},
 };
 
 mod checks;
@@ -74,12 +76,12 @@ impl World {
             host: HostName::parse(b"web1").unwrap(),
             hostname: None,
             cluster: ClusterName::parse(b"prod").unwrap(),
-            expected: self.deployed.as_ref().map_or(Expected::Absent, |(id, _)| Expected::At(*id)),
-            target: Target::Commit(commit),
+            expected: self.deployed.as_ref().map_or(Lease::Absent, |(id, _)| Lease::At(*id)),
+            target: Goal::Commit(commit),
             plan: HostPlan::between(old, &new).unwrap().digest(),
             operator: "Carol <c@d>".into(),
             go: Go::AtOnce,
-            verdict: Verdict::Host,
+            verdict: DecidedBy::Host,
             confirm: None,
         };
         let (input, mut to_agent) = pipe();

@@ -16,11 +16,13 @@ use super::{
     outside::{Found, Place, Sibling},
 };
 use crate::{
-    action::{Action, New, Old, Placement},
+    host::action::{Action, New, Old, Placement},
     host::claims::Content,
-    name::{AppName, UnitName},
-    ordered,
-    path::OutsidePath,
+    shared::{
+        name::{AppName, UnitName},
+        ordered,
+        path::ExternalPath,
+    },
     system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
 };
 
@@ -196,7 +198,7 @@ impl Undoing<'_> {
         if place.has(backup)? { place.put_back(backup) } else { Ok(()) }
     }
 
-    fn remove_directories(&mut self, paths: &[OutsidePath]) -> Result<(), HostError> {
+    fn remove_directories(&mut self, paths: &[ExternalPath]) -> Result<(), HostError> {
         for path in paths.iter().rev() {
             if let Some(place) = Place::existing(self.home, path)? {
                 place.remove_directory_if_empty()?;

@@ -2,9 +2,11 @@
 
 use super::home::HostError;
 use crate::{
-    name::UnitName,
+    shared::{
+        name::UnitName,
+        text::{printable, printable_lines},
+    },
     system::{System, settle},
-    text::{printable, printable_lines},
 };
 
 /// How much of a failed unit's journal is shown.

@@ -110,13 +110,13 @@ impl Connection {
             .map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
         let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0, systemd: None };
         let uid = rustix::process::geteuid().as_raw().to_string();
-        let hex = crate::text::hex(uid.as_bytes());
+        let hex = crate::shared::text::hex(uid.as_bytes());
         // All at once, as systemd's own library does: BEGIN after a refusal does no harm.
         connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), until)?;
         let line = connection.line(until)?;
         match line.starts_with(b"OK ") {
             true => Ok(connection),
-            false => Err(DbusError::Refused(crate::text::printable(&line))),
+            false => Err(DbusError::Refused(crate::shared::text::printable(&line))),
         }
     }
 
@@ -243,7 +243,7 @@ pub fn reply_to(message: &Message, serial: u32) -> Option<Result<Vec<Value>, Dbu
         Kind::Reply(to) if *to == serial => Some(message.arguments().map_err(DbusError::from)),
         Kind::Error(to, name) if *to == serial => {
             let text = message.arguments().ok().and_then(|values| Some(values.first()?.text()?.to_owned()));
-            let text = crate::text::printable(text.as_deref().unwrap_or(name).trim_end_matches('.').as_bytes());
+            let text = crate::shared::text::printable(text.as_deref().unwrap_or(name).trim_end_matches('.').as_bytes());
             Some(Err(DbusError::Reply { name: name.clone(), text }))
         }
         _ => None,

@@ -9,7 +9,7 @@ use super::{
     Active, JobKind, JobResult, Leave, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     verdict::WINDOW,
 };
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 /// What a unit does when it is told to start.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use std::{
 use super::{
     JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program, systemd,
 };
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 /// Each of the programs takes a few ms.
 const LIMIT: Duration = Duration::from_secs(60);

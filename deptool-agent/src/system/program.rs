@@ -42,7 +42,7 @@ pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<E
 
 /// What to say of a program that failed.
 pub fn failure(program: &str, ended: &Ended) -> SystemError {
-    let said = crate::text::printable_lines(ended.stderr.trim_ascii());
+    let said = crate::shared::text::printable_lines(ended.stderr.trim_ascii());
     let colon = if said.is_empty() { "" } else { ": " };
     SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status))
 }

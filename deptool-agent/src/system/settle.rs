@@ -6,8 +6,8 @@ use super::{
     Active, JobKind, JobResult, System, SystemError, UnitDetail,
     verdict::{Started, Verdict, judge},
 };
-use crate::name::UnitName;
-use crate::ordered;
+use crate::shared::name::UnitName;
+use crate::shared::ordered;
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);

@@ -14,7 +14,7 @@ use super::{
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     program,
 };
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 mod leave;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::bail;
-use deptool_agent::build::{BUILD_ID, VERSION};
+use deptool_agent::shared::build::{BUILD_ID, VERSION};
 use git_remote_deptool::{
     backend::Dialogue,
     context::Context,

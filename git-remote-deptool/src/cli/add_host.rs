@@ -1,7 +1,7 @@
 //! `git deptool add-host`: a remote for a host.
 
 use clap_complete::ArgValueCandidates;
-use deptool_agent::{
+use deptool_agent::shared::{
     name::{ClusterName, HostName},
     text::printable,
 };

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use clap_complete::ArgValueCandidates;
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    wire::Target as Goal,
+    wire::Goal,
 };
 
 use super::{CliError, candidates};

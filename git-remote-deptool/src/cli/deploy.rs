@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{name::ClusterName, text::printable};
+use deptool_agent::shared::{name::ClusterName, text::printable};
 use gix::bstr::ByteSlice;
 use serde::Serialize;
 

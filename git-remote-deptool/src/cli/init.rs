@@ -1,7 +1,7 @@
 //! `git deptool init`: the configuration that makes a branch a cluster.
 
 use clap_complete::ArgValueCandidates;
-use deptool_agent::name::ClusterName;
+use deptool_agent::shared::name::ClusterName;
 use gix::bstr::ByteSlice;
 
 use super::{
@@ -73,7 +73,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     }
     output.note(format_args!("\n'git push {remote}' deploys to every host that the change affects."))?;
     if let Some(Destination::Others(other)) = plain {
-        let other = deptool_agent::text::printable(other.as_bytes());
+        let other = deptool_agent::shared::text::printable(other.as_bytes());
         output.note(format_args!("A plain 'git push' on '{cluster}' goes to '{other}', as before."))?;
     }
     if !is_shared {
@@ -89,7 +89,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
 pub(super) fn show(output: &Output, written: &[Setting]) -> Result<(), CliError> {
     for Setting { key, value, .. } in written {
         let (key, value) = (key.as_bytes(), value.as_bytes());
-        let text = |bytes| deptool_agent::text::printable(bytes);
+        let text = |bytes| deptool_agent::shared::text::printable(bytes);
         output.note(format_args!("{} = {}", text(key), text(value)))?;
     }
     Ok(())

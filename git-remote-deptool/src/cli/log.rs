@@ -1,11 +1,11 @@
 //! `git deptool log`: what was deployed, by whom, and how it ended, as the hosts remember it.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult},
     text::printable,
-    wire::{Request, Response, Target as Goal},
+    wire::{Goal, Request, Response},
 };
 use gix::{bstr::ByteSlice, date::time::format};
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::HostName,
     wire::{Request, Response},
 };

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use clap_complete::ArgValueCandidates;
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
     outcome::{Attempt, AttemptResult},
-    wire::{Hello, Target as Goal},
+    wire::{Goal, Hello},
 };
 
 use super::{
@@ -89,7 +89,7 @@ fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Commit
 
 #[cfg(test)]
 mod tests {
-    use deptool_agent::{id::DeploymentId, name::ClusterName, wire::Deployed};
+    use deptool_agent::shared::{id::DeploymentId, name::ClusterName, wire::Deployed};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
-use deptool_agent::{name::HostName, text::printable};
+use deptool_agent::shared::{name::HostName, text::printable};
 
 use super::{
     CliError, cluster_of,

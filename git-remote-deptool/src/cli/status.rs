@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
     outcome::Phase,

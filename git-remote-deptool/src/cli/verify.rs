@@ -1,6 +1,6 @@
 //! `git deptool verify`: what on the hosts is not as it was deployed.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::HostName,
     wire::{Drift, Subject},
 };

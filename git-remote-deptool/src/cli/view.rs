@@ -1,9 +1,9 @@
 //! What `--json` prints. A format of its own, so that nothing that scripts read changes with our types: keys are added,
 //! never renamed or removed. `man/git-deptool.1` describes it.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     plan::{Change as Kind, Class, Enablement, HostPlan, UnitJob},
-    wire::Target as Goal,
+    wire::Goal,
 };
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! What `init` and `add-host` put into Git's configuration, so that plain `git push`, `git fetch`, `git log` and
 //! `@{push}` mean what one expects. What somebody has set to something else stays.
 
-use deptool_agent::name::{ClusterName, HostName};
+use deptool_agent::shared::name::{ClusterName, HostName};
 use gix::{bstr::ByteSlice, config::File};
 
 use crate::{

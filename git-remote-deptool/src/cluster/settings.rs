@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use deptool_agent::name::{ClusterName, HostName, NameError};
+use deptool_agent::shared::name::{ClusterName, HostName, NameError};
 use gix::{
     bstr::{BStr, BString, ByteSlice},
     config::File,

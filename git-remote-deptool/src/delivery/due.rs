@@ -1,8 +1,8 @@
 //! What may be heard of a host, and how often.
 
-use deptool_agent::{
+use deptool_agent::shared::{
     outcome::Outcome,
-    wire::{Deploy, Go, Response, Verdict},
+    wire::{DecidedBy, Deploy, Go, Response},
 };
 
 use super::{Permission, Report};
@@ -24,13 +24,13 @@ pub(super) struct Due {
 impl Due {
     pub fn of(request: &Deploy) -> Due {
         let prepared = request.go == Go::WhenTold;
-        let verdict = request.verdict == Verdict::Helper;
+        let verdict = request.verdict == DecidedBy::Helper;
         Due { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
     }
 
     /// On another connection it says again what it waits for.
     pub fn attached(&mut self, request: &Deploy) {
-        let verdict = request.verdict == Verdict::Helper;
+        let verdict = request.verdict == DecidedBy::Helper;
         *self = Due { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
     }
 

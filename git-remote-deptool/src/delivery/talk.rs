@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     frame::encode,
     id::BlobId,
     outcome::{Attempt, AttemptResult, Failure, Outcome},

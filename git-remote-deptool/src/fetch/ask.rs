@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::ClusterName,
     outcome::Attempt,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::{BlobId, CommitId},
     wire::{Request, Response},
 };

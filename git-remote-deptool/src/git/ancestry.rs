@@ -1,6 +1,6 @@
 //! Whether one commit is part of another's history.
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 
 use super::{ReadError, Repo};
 

@@ -1,6 +1,6 @@
 //! What the left side of a refspec names.
 
-use deptool_agent::{id::CommitId, text::printable};
+use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::{
     ObjectId,
     bstr::{BStr, ByteSlice},

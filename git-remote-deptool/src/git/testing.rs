@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path, process::Command};
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 use tempfile::TempDir;
 
 use super::{Environment, OpenError, Repo};

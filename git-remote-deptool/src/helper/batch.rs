@@ -68,7 +68,7 @@ pub struct PushBatch {
 
 /// Git asked for two things to be put in one place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{}' is pushed to twice", deptool_agent::text::printable(.0))]
+#[error("'{}' is pushed to twice", deptool_agent::shared::text::printable(.0))]
 pub struct Duplicate(pub BString);
 
 impl PushBatch {

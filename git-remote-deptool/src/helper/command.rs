@@ -1,6 +1,6 @@
 //! Git's lines, parsed. See gitremote-helpers(7), and the notes on each command.
 
-use deptool_agent::{id::CommitId, text::printable};
+use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::bstr::{BString, ByteSlice};
 
 use super::batch::{Ancestry, PushCommand, Source};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deptool_agent::{id::CommitId, name::ClusterName, text::printable};
+use deptool_agent::shared::{id::CommitId, name::ClusterName, text::printable};
 use gix::bstr::{BStr, BString};
 use gix_protocol::handshake::Ref;
 

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use deptool_agent::text::printable;
+use deptool_agent::shared::text::printable;
 use gix::bstr::{BStr, BString, ByteSlice};
 
 use super::push_option::{PushOptionError, PushOptions, Unreachable};
-use crate::lease::Expected;
+use crate::lease::Lease;
 
 /// All options of one dialogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Options {
     /// Whether one failure undoes the others.
     pub atomicity: Atomicity,
     /// `--force-with-lease`: what is expected at a destination.
-    pub leases: BTreeMap<BString, Expected>,
+    pub leases: BTreeMap<BString, Lease>,
     /// All `-o`.
     pub push_options: PushOptions,
     /// Whether this is a clone.
@@ -184,12 +184,12 @@ fn unquote(name: &BStr, value: &BStr) -> Result<BString, OptionError> {
 }
 
 /// `<ref>:<id>`; 40 zeros say that the ref should not be there.
-fn cas(name: &BStr, value: &BStr) -> Result<(BString, Expected), OptionError> {
+fn cas(name: &BStr, value: &BStr) -> Result<(BString, Lease), OptionError> {
     let value = unquote(name, value)?;
     let (dst, hex) = value.rsplit_once_str(":").ok_or_else(|| malformed(name))?;
-    let id: deptool_agent::id::CommitId =
+    let id: deptool_agent::shared::id::CommitId =
         hex.to_str().ok().and_then(|hex| hex.parse().ok()).ok_or_else(|| malformed(name))?;
-    let expected = if id.0.is_null() { Expected::Absent } else { Expected::At(id) };
+    let expected = if id.0.is_null() { Lease::Absent } else { Lease::At(id) };
     Ok((dst.into(), expected))
 }
 
@@ -234,8 +234,8 @@ mod tests {
         let hex = "0123456789abcdef0123456789abcdef01234567";
         let zeros = "0".repeat(40);
         let options = with(&[("cas", &format!("refs/heads/a:{hex}")), ("cas", &format!("refs/heads/b:{zeros}"))]);
-        assert_eq!(options.leases[BStr::new("refs/heads/a")], Expected::At(hex.parse().unwrap()));
-        assert_eq!(options.leases[BStr::new("refs/heads/b")], Expected::Absent);
+        assert_eq!(options.leases[BStr::new("refs/heads/a")], Lease::At(hex.parse().unwrap()));
+        assert_eq!(options.leases[BStr::new("refs/heads/b")], Lease::Absent);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use deptool_agent::{manifest::Window, text::printable};
+use deptool_agent::shared::{manifest::Window, text::printable};
 
 use super::list::Hearsay;
 

@@ -3,7 +3,7 @@
 //! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`Report`] knows
 //! all destinations from the start, each begins as *not attempted*, and no text from a host can spell a keyword.
 
-use deptool_agent::{id::CommitId, text::printable};
+use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::bstr::{BStr, BString};
 
 use super::batch::PushBatch;

@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead, Read, Write},
 };
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
 

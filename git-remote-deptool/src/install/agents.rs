@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use deptool_agent::{build, text::hex};
+use deptool_agent::shared::{build, text::hex};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 

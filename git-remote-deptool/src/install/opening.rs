@@ -1,6 +1,6 @@
 //! The first line that comes from a host: the agent's own, or what the install script has to say.
 
-use deptool_agent::text::printable;
+use deptool_agent::shared::text::printable;
 
 use super::agents::Packing;
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use deptool_agent::{build, name::HostName};
+use deptool_agent::shared::{build, name::HostName};
 use tempfile::TempDir;
 
 use crate::{

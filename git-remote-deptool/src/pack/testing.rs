@@ -8,8 +8,10 @@ use std::{
 
 use deptool_agent::{
     host::store::{Added, Expected, LogEntry, Store, StoreError, pack::Limits},
-    id::CommitId,
-    name::{ClusterName, HostName},
+    shared::{
+        id::CommitId,
+        name::{ClusterName, HostName},
+    },
 };
 
 use super::{Base, Selection, select, write};

@@ -2,7 +2,10 @@
 
 use std::{io::Read, time::Instant};
 
-use deptool_agent::{host::store::Store, id::CommitId, name::HostName};
+use deptool_agent::{
+    host::store::Store,
+    shared::{id::CommitId, name::HostName},
+};
 use proptest::prelude::*;
 
 use super::{

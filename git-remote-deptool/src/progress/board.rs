@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deptool_agent::{name::HostName, outcome::Phase, text::printable};
+use deptool_agent::shared::{name::HostName, outcome::Phase, text::printable};
 use unicode_width::UnicodeWidthChar as _;
 
 use super::Size;

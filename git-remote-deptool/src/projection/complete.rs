@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 use gix_hash::ObjectId;
 use gix_object::{Kind, tree::EntryKind};
 

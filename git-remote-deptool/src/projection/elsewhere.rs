@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 
 use super::{
     Found, ResolveError,

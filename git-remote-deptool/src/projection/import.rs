@@ -11,7 +11,7 @@ use std::{
 
 use deptool_agent::{
     host::store::{Store, StoreError, pack::Limits},
-    text::printable,
+    shared::text::printable,
 };
 use gix_hash::ObjectId;
 use gix_object::{Kind, Write as _};

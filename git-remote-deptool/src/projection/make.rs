@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use deptool_agent::{id::CommitId, name::HostName};
+use deptool_agent::shared::{id::CommitId, name::HostName};
 use gix_hash::{Kind as HashKind, ObjectId};
 use gix_object::{Kind, tree::EntryKind};
 

@@ -1,6 +1,6 @@
 //! Which commits stand for which.
 
-use deptool_agent::{id::CommitId, name::HostName};
+use deptool_agent::shared::{id::CommitId, name::HostName};
 
 use super::ResolveError;
 

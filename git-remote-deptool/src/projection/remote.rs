@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::history::git;

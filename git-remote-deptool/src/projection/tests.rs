@@ -4,7 +4,7 @@ use std::{fs, io::Cursor, path::Path};
 
 use deptool_agent::{
     host::store::pack::{LARGE_BLOB, PackWriter},
-    id::TreeId,
+    shared::id::TreeId,
 };
 use gix_object::Kind;
 

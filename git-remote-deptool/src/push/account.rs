@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, io::Write as _, path::Path};
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     wire::Deployed,

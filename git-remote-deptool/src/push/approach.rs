@@ -2,7 +2,7 @@
 //!
 //! A connection of its own is begun at once: it takes longest. Where a single host is far and a connection is shared,
 //! what takes longest is that a session on it takes nothing on stdin at first: then the request travels in a variable,
-//! and is waited for (see [`deptool_agent::early`]).
+//! and is waited for (see [`deptool_agent::shared::env_request`]).
 
 use std::thread::{self, JoinHandle};
 

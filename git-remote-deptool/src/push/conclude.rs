@@ -2,10 +2,12 @@
 
 use deptool_agent::{
     host::state::now,
-    name::HostName,
-    outcome::{Failure, Outcome as HostOutcome},
-    text::printable,
-    wire::{Deployed, Target as Goal},
+    shared::{
+        name::HostName,
+        outcome::{Failure, Outcome as HostOutcome},
+        text::printable,
+        wire::{Deployed, Goal},
+    },
 };
 
 use super::{

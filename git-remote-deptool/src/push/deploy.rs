@@ -7,9 +7,11 @@ use std::{
 
 use deptool_agent::{
     host::state::now,
-    id::DeploymentId,
-    name::HostName,
-    wire::{Deploy, Go, Target as Goal, Verdict},
+    shared::{
+        id::DeploymentId,
+        name::HostName,
+        wire::{DecidedBy, Deploy, Go, Goal},
+    },
 };
 use gix::ObjectId;
 
@@ -63,9 +65,9 @@ fn deliveries(
     let options = request.options;
     let many = affected.len() > 1;
     let (go, verdict) = match (many, options.atomicity) {
-        (false, _) => (Go::AtOnce, Verdict::Host),
-        (true, Atomicity::PerHost) => (Go::WhenTold, Verdict::Host),
-        (true, Atomicity::AllOrNothing) => (Go::WhenTold, Verdict::Helper),
+        (false, _) => (Go::AtOnce, DecidedBy::Host),
+        (true, Atomicity::PerHost) => (Go::WhenTold, DecidedBy::Host),
+        (true, Atomicity::AllOrNothing) => (Go::WhenTold, DecidedBy::Helper),
     };
     let operator = operator(&remote.repo);
     let mut deliveries = Vec::with_capacity(affected.len());
@@ -98,7 +100,7 @@ fn deliveries(
             lock_wait: options.push_options.lock_wait,
             is_known: facts
                 .as_ref()
-                .is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::build::BUILD_ID)),
+                .is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::shared::build::BUILD_ID)),
         });
     }
     Ok(deliveries)

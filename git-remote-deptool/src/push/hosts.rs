@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deptool_agent::{id::CommitId, name::HostName, text::printable, wire::Target as Goal};
+use deptool_agent::shared::{id::CommitId, name::HostName, text::printable, wire::Goal};
 use gix::bstr::BStr;
 
 use super::Request;

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use deptool_agent::{
+use deptool_agent::shared::{
     name::HostName,
     plan::{AppChange, HostPlan},
 };
@@ -171,7 +171,7 @@ pub fn tally(plan: &HostPlan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use deptool_agent::{name::AppName, path::TreePath, plan::Change};
+    use deptool_agent::shared::{name::AppName, path::TreePath, plan::Change};
 
     use super::*;
 

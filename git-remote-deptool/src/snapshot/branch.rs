@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     text::printable_lines,

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, fmt, path::Path, process::Stdio};
 
-use deptool_agent::{id::CommitId, name::ClusterName};
+use deptool_agent::shared::{id::CommitId, name::ClusterName};
 
 use crate::git::{Environment, Repo};
 

@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use deptool_agent::name::{AppName, HostName, check_component};
+use deptool_agent::shared::name::{AppName, HostName, check_component};
 use gix::{
     bstr::{BString, ByteSlice},
     index::entry::{Stat, stat::Time},

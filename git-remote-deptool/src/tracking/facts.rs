@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::{
+use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
     outcome::{Attempt, AttemptResult},
-    wire::{Deployed, Target as Goal},
+    wire::{Deployed, Goal},
 };
 use serde::{Deserialize, Serialize};
 

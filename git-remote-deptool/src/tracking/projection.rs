@@ -1,6 +1,6 @@
 //! Projections: local commits that stand for commits of which only one host's part could be had.
 
-use deptool_agent::{id::CommitId, name::HostName};
+use deptool_agent::shared::{id::CommitId, name::HostName};
 
 use super::{Tracking, TrackingError};
 use crate::{

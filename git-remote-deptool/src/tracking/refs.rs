@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deptool_agent::id::CommitId;
+use deptool_agent::shared::id::CommitId;
 use gix::{
     ObjectId,
     bstr::ByteSlice,
@@ -177,7 +177,7 @@ impl Refs {
 
 fn full(name: &str) -> Result<FullName, TrackingError> {
     FullName::try_from(name).map_err(|error| TrackingError::Read {
-        name: deptool_agent::text::printable(name.as_bytes()),
+        name: deptool_agent::shared::text::printable(name.as_bytes()),
         source: gix::Error::from_error(error),
     })
 }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::text::printable_lines;
+use deptool_agent::shared::text::printable_lines;
 use rustix::{
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},

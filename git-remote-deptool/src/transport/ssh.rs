@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::{early, name::HostName};
+use deptool_agent::shared::{env_request, name::HostName};
 
 use super::{ConnectError, Environment, messages::Kind, process};
 
@@ -143,7 +143,7 @@ pub fn is_shared(target: &SshTarget, settings: &SshSettings, environment: &Envir
 fn shell(environment: &Environment) -> Command {
     // By its path: to look for a program in another environment's PATH takes a copy of this whole process.
     let mut command = Command::new("/bin/sh");
-    let is_ours = |name: &[u8]| name.starts_with(b"GIT_") || name == early::VARIABLE.as_bytes();
+    let is_ours = |name: &[u8]| name.starts_with(b"GIT_") || name == env_request::VARIABLE.as_bytes();
     command.env_clear().envs(environment.iter().filter(|(name, _)| !is_ours(name.as_bytes())));
     command
 }
@@ -232,7 +232,7 @@ fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Resu
         (Variant::OpenSsh, _) => {
             push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]);
             // Always: what may be sent over a shared connection is settled when that is made.
-            push(&["-o", &format!("SendEnv={}", early::VARIABLE), "-T"]);
+            push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
         }
         (Variant::Simple, Some(_)) => return Err(ConnectError::PortNotSupported),
         (Variant::Simple, None) => {}

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use deptool_agent::name::ClusterName;
+use deptool_agent::shared::name::ClusterName;
 use git_remote_deptool::{
     cluster::{HostRemote, Settings, Target},
     git::{Environment, Repo},
@@ -19,7 +19,7 @@ use git_remote_deptool::{
         report::Update,
         serve::{End, chain},
     },
-    lease::Expected,
+    lease::Lease,
     tracking::Tracking,
     url::Address,
 };
@@ -221,8 +221,8 @@ fn described(command: &PushCommand, options: &Options) -> String {
     }
     for (dst, expected) in &options.leases {
         match expected {
-            Expected::Absent => line.push_str(&format!(" lease={dst}:absent")),
-            Expected::At(id) => line.push_str(&format!(" lease={dst}:{id}")),
+            Lease::Absent => line.push_str(&format!(" lease={dst}:absent")),
+            Lease::At(id) => line.push_str(&format!(" lease={dst}:{id}")),
         }
     }
     if options.push_options.hearsay == list::Hearsay::Doubted {

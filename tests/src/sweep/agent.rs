@@ -1,7 +1,7 @@
 //! Faults in an agent: killed, or told that a disk is full or broken, at each call that changes something.
 
 use anyhow::{Result, ensure};
-use deptool_agent::outcome::Outcome;
+use deptool_agent::shared::outcome::Outcome;
 
 use super::world::{Runs, Said, Scenario, World};
 use super::{Choice, Tally};

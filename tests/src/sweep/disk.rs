@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::outcome::Outcome;
+use deptool_agent::shared::outcome::Outcome;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 

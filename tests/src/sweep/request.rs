@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::frame::{FrameBuffer, encode};
-use deptool_agent::wire::{self, Deploy, Go, Verdict};
+use deptool_agent::shared::frame::{FrameBuffer, encode};
+use deptool_agent::shared::wire::{self, DecidedBy, Deploy, Go};
 
 use super::state;
 use super::world::{Knows, own_files};
@@ -57,7 +57,7 @@ impl Request {
     /// The same, to wait for its verdict; the orders are there before they are asked for.
     pub fn held(&self, orders: &[wire::Request]) -> Result<Request> {
         let mut held = self.clone();
-        (held.deploy.go, held.deploy.verdict) = (Go::WhenTold, Verdict::Helper);
+        (held.deploy.go, held.deploy.verdict) = (Go::WhenTold, DecidedBy::Helper);
         for order in std::iter::once(&wire::Request::Activate).chain(orders) {
             held.rest.extend(encode(order)?);
         }

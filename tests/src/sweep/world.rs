@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::frame::FrameBuffer;
-use deptool_agent::outcome::Outcome;
-use deptool_agent::wire::{self, Response};
+use deptool_agent::shared::frame::FrameBuffer;
+use deptool_agent::shared::outcome::Outcome;
+use deptool_agent::shared::wire::{self, Response};
 use tempfile::TempDir;
 
 use super::request::{self, Request};

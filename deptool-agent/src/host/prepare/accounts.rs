@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use super::{Deciding, Staged};
 use crate::{
-    action::Action,
+    host::action::Action,
     host::{
         home::HostError,
         owners::{self, Database, resolve},
     },
-    manifest::{Account, FileAttributes, Mode},
-    name::AppName,
-    path::TreePath,
-    tree::{App, FileKind},
-    wanted::{ClaimKind, Snippet},
+    shared::{
+        desired::{ClaimKind, Snippet},
+        manifest::{Account, FileAttributes, Mode},
+        name::AppName,
+        path::TreePath,
+        tree::{App, FileKind},
+    },
 };
 
 impl Deciding<'_> {

@@ -13,15 +13,17 @@ use crate::{
         owners::{Database, resolve},
         why::journal_of,
     },
-    manifest::Account,
-    name::{AppName, UnitName},
+    shared::{
+        desired::{ClaimKind, check_file},
+        manifest::Account,
+        name::{AppName, UnitName},
+        text::printable,
+        unit_file::assignments,
+    },
     system::{
         JobKind, JobResult, Manager, System, UnitDetail,
         verdict::{Started, Verdict, judge},
     },
-    text::printable,
-    unit_text::assignments,
-    wanted::{ClaimKind, check_file},
 };
 
 /// All checks run at once, and may take so long.

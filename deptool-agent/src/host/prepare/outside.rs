@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use super::Deciding;
 use crate::{
-    action::{New, Old, Placement},
+    host::action::{New, Old, Placement},
     host::{
         claims::{Before, Content, PathClaim},
         home::{Home, HostError},
         outside::{Found, Place, Resolved, Sibling, digest_of},
     },
-    path::{OutsidePath, TreePath},
-    plan::{Change, Class, OutsideChange},
-    wanted::ClaimKind,
+    shared::{
+        desired::ClaimKind,
+        path::{ExternalPath, TreePath},
+        plan::{Change, Class, OutsideChange},
+    },
 };
 
 /// What is to be done with paths outside.
@@ -22,7 +24,7 @@ pub(super) struct OutsideWork {
     pub(super) users: Vec<Placement>,
     pub(super) removed: Vec<Placement>,
     pub(super) placed: Vec<Placement>,
-    pub(super) directories: Vec<OutsidePath>,
+    pub(super) directories: Vec<ExternalPath>,
 }
 
 impl Deciding<'_> {
@@ -94,7 +96,12 @@ impl Deciding<'_> {
         }
     }
 
-    fn release(&mut self, path: &OutsidePath, found: &Found, has_backup: bool) -> Result<Option<Placement>, HostError> {
+    fn release(
+        &mut self,
+        path: &ExternalPath,
+        found: &Found,
+        has_backup: bool,
+    ) -> Result<Option<Placement>, HostError> {
         let Some(claim) = self.claims.paths.remove(path) else { return Ok(None) };
         let new = match claim.before {
             Before::Absent => New::Nothing,
@@ -135,7 +142,12 @@ impl Deciding<'_> {
     }
 
     /// What a path of ours holds now. `None` if it is gone.
-    fn old_of_claim(&mut self, path: &OutsidePath, claim: &PathClaim, found: &Found) -> Result<Option<Old>, HostError> {
+    fn old_of_claim(
+        &mut self,
+        path: &ExternalPath,
+        claim: &PathClaim,
+        found: &Found,
+    ) -> Result<Option<Old>, HostError> {
         match found {
             Found::Content(content) if *content == claim.ours => Ok(Some(Old::Ours)),
             Found::Content(_) => {
@@ -153,7 +165,7 @@ impl Deciding<'_> {
     }
 
     /// What the new tree wants at `path`.
-    fn wanted_at(&self, path: &OutsidePath) -> Result<(New, Content), HostError> {
+    fn wanted_at(&self, path: &ExternalPath) -> Result<(New, Content), HostError> {
         let claim = self.sides.wants.outside.get(path);
         let claim = claim.ok_or_else(|| HostError::Unfit(format!("the plan has '{path}', the tree has not")))?;
         match &claim.kind {

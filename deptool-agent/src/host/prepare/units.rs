@@ -3,10 +3,12 @@
 use super::Deciding;
 use crate::{
     host::{claims::UnitClaim, home::HostError},
-    name::UnitName,
-    plan::{Enablement, UnitChange, UnitJob},
+    shared::{
+        desired::{ClaimKind, Snippet},
+        name::UnitName,
+        plan::{Enablement, UnitChange, UnitJob},
+    },
     system::{JobKind, Load, Manager, System, UnitFile, UnitState},
-    wanted::{ClaimKind, Snippet},
 };
 
 /// What is to be done with units.

@@ -13,14 +13,16 @@ use std::{
 use super::Staged;
 use crate::{
     host::home::{Context, Home, HostError},
-    manifest::Mode,
-    name::{AppName, UnitName},
-    ordered,
-    path::{OutsidePath, TreePath, is_within},
+    shared::{
+        desired::{Claim, ClaimKind, Snippet},
+        manifest::Mode,
+        name::{AppName, UnitName},
+        ordered,
+        path::{ExternalPath, TreePath, is_within},
+        text::printable,
+        tree::FileKind,
+    },
     system::System,
-    text::printable,
-    tree::FileKind,
-    wanted::{Claim, ClaimKind, Snippet},
 };
 
 const OURS: &str = "/etc/systemd/system";
@@ -87,7 +89,7 @@ struct Scratch<'a> {
 
 impl Scratch<'_> {
     /// Unit files and drop-ins of the tree: path below the directory of units, and who claims it.
-    fn units_of(outside: &BTreeMap<OutsidePath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
+    fn units_of(outside: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
         outside.iter().filter_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ (Snippet::Unit(_) | Snippet::DropIn(_)), _) => {
                 Some((path.as_str().strip_prefix(OURS)?.strip_prefix('/')?, claim, snippet))

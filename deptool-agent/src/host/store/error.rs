@@ -6,7 +6,7 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use super::pack::PackError;
-use crate::{id::CommitId, name::ClusterName};
+use crate::shared::{id::CommitId, name::ClusterName};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use super::{
     pack::{PackWriter, Summary, Written},
     walk::Child,
 };
-use crate::{id::CommitId, name::HostName};
+use crate::shared::{id::CommitId, name::HostName};
 
 /// How many commits are given out at most.
 const COMMITS: usize = 10_000;

@@ -17,7 +17,7 @@ use super::{
     layout::{is_sound, remove_if_there, remove_pack},
     pack::{self, Limits, PackError, Summary},
 };
-use crate::id::CommitId;
+use crate::shared::id::CommitId;
 
 /// What a received pack had.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use super::{
     error::{Result, StoreError},
     ref_files::{RefFiles, Target},
 };
-use crate::{id::CommitId, name::ClusterName};
+use crate::shared::{id::CommitId, name::ClusterName};
 
 /// How many tips of removed branches are kept.
 const KEPT_REMOVED: usize = 10;

@@ -16,7 +16,7 @@ use super::{
     pack::PackError,
     receive::Temporary,
 };
-use crate::id::CommitId;
+use crate::shared::id::CommitId;
 
 impl Store {
     /// If there are more than `limit` packs: one pack of all that refs, reflogs and `roots` reach, in place of all.

@@ -10,7 +10,7 @@ use super::{
     layout::{remove_if_there, replace},
     receive::History,
 };
-use crate::id::CommitId;
+use crate::shared::id::CommitId;
 
 impl Store {
     pub(super) fn shallow_path(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use super::{
     pack::{Limits, PackError, PackWriter},
     *,
 };
-use crate::name::{ClusterName, HostName};
+use crate::shared::name::{ClusterName, HostName};
 
 /// An operator's repository in memory.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use super::{
     IdSet, Store,
     error::{Result, StoreError},
 };
-use crate::{
+use crate::shared::{
     id::{BlobId, CommitId, TreeId},
     name::HostName,
 };

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{JobResult, dbus::Value};
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 /// What the signals `JobNew(u id, o job, s unit)` and `JobRemoved(u id, o job, s unit, s result)` say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Run {
 fn job_result(text: &str) -> JobResult {
     match text {
         "done" => JobResult::Done,
-        other => JobResult::Failed(crate::text::printable(other.as_bytes())),
+        other => JobResult::Failed(crate::shared::text::printable(other.as_bytes())),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{fs, io, path::Path};
 
 use super::super::SystemError;
-use crate::name::UnitName;
+use crate::shared::name::UnitName;
 
 const UNITS: &str = "/run/systemd/system";
 const PREFIX: &str = "deptool-check-";

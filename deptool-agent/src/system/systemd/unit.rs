@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
-use crate::name::UnitName;
-use crate::ordered;
+use crate::shared::name::UnitName;
+use crate::shared::ordered;
 
 /// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
 pub fn object_path(unit: &str) -> String {
@@ -168,7 +168,7 @@ impl<'a> Properties<'a> {
             restarts_itself: !matches!(self.text("Restart"), "" | "no"),
             restarts: self.number("NRestarts") as u32,
             main_pid: self.number("MainPID") as u32,
-            invocation: crate::text::hex(invocation),
+            invocation: crate::shared::text::hex(invocation),
             active_since: is_up.then(|| Duration::from_micros(entered)),
             changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
             // `(uo)`, with id 0 for no job.
@@ -257,7 +257,7 @@ impl Command {
         match self.ended.checked_sub(self.began) {
             // Formatting a float would cost the agent 10 kB.
             Some(ran) if self.began > 0 => {
-                Some(format!("{how} after {}", crate::text::seconds(Duration::from_micros(ran))))
+                Some(format!("{how} after {}", crate::shared::text::seconds(Duration::from_micros(ran))))
             }
             _ => Some(how),
         }

@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    manifest::FileAttributes,
-    name::{AppName, UnitName},
-    path::{OutsidePath, TreePath},
+    shared::{
+        manifest::FileAttributes,
+        name::{AppName, UnitName},
+        path::{ExternalPath, TreePath},
+    },
     system::JobKind,
 };
 
@@ -22,11 +24,11 @@ pub enum Action {
     /// Disable units that were enabled.
     Disable(Vec<UnitName>),
     /// Make directories outside, outermost first. None of them was there.
-    MakeDirectories(Vec<OutsidePath>),
+    MakeDirectories(Vec<ExternalPath>),
     /// Change what is at one path outside.
     Place(Placement),
     /// Create the users of these snippets. They stay after a rollback.
-    CreateUsers(Vec<OutsidePath>),
+    CreateUsers(Vec<ExternalPath>),
     /// Set owners and modes in the checkout `tree`, which nothing refers to yet.
     Own {
         tree: String,
@@ -40,7 +42,7 @@ pub enum Action {
         to: u32,
     },
     /// Create the files of these snippets. They stay after a rollback.
-    CreateTmpfiles(Vec<OutsidePath>),
+    CreateTmpfiles(Vec<ExternalPath>),
     /// Enable units that were not enabled.
     Enable(Vec<UnitName>),
     DaemonReload,
@@ -56,7 +58,7 @@ pub enum Action {
 /// What happens at one path outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Placement {
-    pub path: OutsidePath,
+    pub path: ExternalPath,
     pub new: New,
     pub old: Old,
 }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::shared::{
     id::{CommitId, DeploymentId},
     name::{ClusterName, UnitName},
-    wire::{Deployed, Holder, Target},
+    wire::{Deployed, Goal, Holder},
 };
 
 /// What a host is doing.
@@ -99,7 +99,7 @@ pub struct Attempt {
     pub by: String,
     pub cluster: ClusterName,
     pub from: Option<CommitId>,
-    pub to: Target,
+    pub to: Goal,
     pub result: AttemptResult,
 }
 

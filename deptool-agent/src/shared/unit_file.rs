@@ -2,7 +2,7 @@
 //!
 //! Syntax: systemd.syntax(7).
 
-use crate::path::STATE_DIR;
+use crate::shared::path::STATE_DIR;
 
 /// One `Key=value` line, with the lines that continue it.
 #[derive(Debug, Clone, PartialEq, Eq)]

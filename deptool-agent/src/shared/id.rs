@@ -45,7 +45,7 @@ macro_rules! id_type {
             fn from_str(hex: &str) -> Result<Self, IdError> {
                 match ObjectId::from_hex(hex.as_bytes()) {
                     Ok(id) if id.kind() == gix_hash::Kind::Sha1 => Ok(Self(id)),
-                    _ => Err(IdError(crate::text::printable(hex.as_bytes()))),
+                    _ => Err(IdError(crate::shared::text::printable(hex.as_bytes()))),
                 }
             }
         }
@@ -108,7 +108,7 @@ impl DeploymentId {
 
 impl fmt::Display for DeploymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::text::hex(&self.0))
+        f.write_str(&crate::shared::text::hex(&self.0))
     }
 }
 
@@ -123,8 +123,8 @@ impl FromStr for DeploymentId {
 
     fn from_str(hex: &str) -> Result<Self, DeploymentIdError> {
         // Only as it is written, so that ids can be compared as text.
-        let bytes = crate::text::unhex(hex.as_bytes()).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(DeploymentId).ok_or_else(|| DeploymentIdError(crate::text::printable(hex.as_bytes())))
+        let bytes = crate::shared::text::unhex(hex.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(DeploymentId).ok_or_else(|| DeploymentIdError(crate::shared::text::printable(hex.as_bytes())))
     }
 }
 

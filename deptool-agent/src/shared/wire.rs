@@ -1,7 +1,7 @@
 //! The messages between helper and agent. Types only.
 //!
 //! After one line of text from each side (`deptool-hello BUILD`, `deptool-agent VERSION BUILD`) both send frames
-//! (see [`crate::frame`]). Both are built from the same sources or they refuse to talk, so messages have no versions.
+//! (see [`crate::shared::frame`]). Both are built from the same sources or they refuse to talk, so messages have no versions.
 //!
 //! A deployment, as the helper sends it:
 //!
@@ -16,7 +16,7 @@
 //! | --- | --- | --- |
 //! | [`Prepared`](Response::Prepared), with [`Go::WhenTold`] | `Activate` | lost link, 30 s of silence, anything else: forgets it |
 //! | [`AwaitsConfirmation`](Response::AwaitsConfirmation), if asked for | `Attach` and `Confirm` on a new connection | time is up, `Revert`: goes back. Losing the old connection is no reason |
-//! | [`Healthy`](Response::Healthy), with [`Verdict::Helper`] | `Keep` | lost link, 30 s of silence, anything else: goes back |
+//! | [`Healthy`](Response::Healthy), with [`DecidedBy::Helper`] | `Keep` | lost link, 30 s of silence, anything else: goes back |
 //! | [`Kept`](Response::Kept), durable | `Release` | `Revert`: goes back, as if it had not been kept. A lost link or silence: held for 30 s from what was heard last, then it is done |
 //!
 //! From activation on a deployment outlives its connection. [`Request::Attach`] on another connection, as its first
@@ -26,7 +26,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use crate::shared::{
     id::{BlobId, CommitId, DeploymentId},
     name::{ClusterName, HostName, UnitName},
     outcome::{Attempt, Outcome, Phase},
@@ -91,27 +91,27 @@ pub struct Deploy {
     pub hostname: Option<HostName>,
     pub cluster: ClusterName,
     /// What the plan was made from: the lease.
-    pub expected: Expected,
-    pub target: Target,
+    pub expected: Lease,
+    pub target: Goal,
     pub plan: PlanDigest,
     /// Who deploys, for the host's history: `Name <address>`.
     pub operator: String,
     pub go: Go,
-    pub verdict: Verdict,
+    pub verdict: DecidedBy,
     /// Go back unless [`Request::Confirm`] comes within so many seconds. Apps can ask for it, too.
     pub confirm: Option<u16>,
 }
 
 /// What must be deployed for the deployment to be taken. "Anything" can't be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Expected {
+pub enum Lease {
     Absent,
     At(CommitId),
 }
 
 /// What is to be deployed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Target {
+pub enum Goal {
     Commit(CommitId),
     /// Everything that was ever deployed is removed.
     Nothing,
@@ -127,7 +127,7 @@ pub enum Go {
 
 /// Who decides that a settled deployment is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum DecidedBy {
     /// The host, on its own.
     Host,
     /// The helper, with [`Request::Keep`]; silence means going back.
@@ -261,6 +261,6 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_byte_buf(crate::id::RawBytes).map(Bytes)
+        deserializer.deserialize_byte_buf(crate::shared::id::RawBytes).map(Bytes)
     }
 }

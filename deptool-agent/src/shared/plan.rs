@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::{
+use crate::shared::{
+    desired::{Claim, ClaimKind, Snippet, Wanted, WantedError, WantedUnit},
     manifest::OnChange,
     name::{AppName, UnitName},
     ordered,
-    path::{OutsidePath, TreePath},
+    path::{ExternalPath, TreePath},
     tree::HostTree,
-    wanted::{Claim, ClaimKind, Snippet, Wanted, WantedError, WantedUnit},
 };
 
 /// All that a deployment changes on one host.
@@ -45,7 +45,7 @@ pub enum Change {
 /// What happens to one path outside of `/var/lib/deptool`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutsideChange {
-    pub path: OutsidePath,
+    pub path: ExternalPath,
     pub change: Change,
     pub class: Class,
     /// The app that claims the path after the deployment, or did before if nobody does.
@@ -131,8 +131,8 @@ impl HostPlan {
 
     /// SHA-256 over the plan's canonical form: its fields in order, as MessagePack, after the format's version.
     pub fn digest(&self) -> PlanDigest {
-        let bytes =
-            crate::messagepack::to_vec(&("deptool plan 1", self)).expect("a plan has only types that MessagePack has");
+        let bytes = crate::shared::messagepack::to_vec(&("deptool plan 1", self))
+            .expect("a plan has only types that MessagePack has");
         PlanDigest(Sha256::digest(bytes).into())
     }
 }
@@ -165,7 +165,7 @@ fn app_changes(old: &HostTree, new: &HostTree) -> Vec<AppChange> {
     changes
 }
 
-fn outside_changes(had: &BTreeMap<OutsidePath, Claim>, wants: &BTreeMap<OutsidePath, Claim>) -> Vec<OutsideChange> {
+fn outside_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<ExternalPath, Claim>) -> Vec<OutsideChange> {
     let mut changes = Vec::new();
     for path in keys(had, wants) {
         let (was, is) = (had.get(path), wants.get(path));

@@ -18,7 +18,7 @@ pub struct NameError {
 
 impl NameError {
     fn new(kind: &'static str, bytes: &[u8], why: &'static str) -> Self {
-        NameError { kind, shown: crate::text::printable(bytes), why }
+        NameError { kind, shown: crate::shared::text::printable(bytes), why }
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::messagepack;
+use crate::shared::messagepack;
 
 /// The longest frame that either side sends or takes. Bulk data travels in many.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -73,7 +73,7 @@ impl FrameBuffer {
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let message = messagepack::from_slice(body)
-            .map_err(|error| FrameError::Malformed(crate::text::printable(error.to_string().as_bytes())))?;
+            .map_err(|error| FrameError::Malformed(crate::shared::text::printable(error.to_string().as_bytes())))?;
         self.taken += 4 + length;
         Ok(Some(message))
     }
@@ -185,9 +185,9 @@ mod tests {
             framed.extend(&bytes);
             let _ = messages(&framed);
             let mut reader = FrameReader::new(framed.as_slice());
-            let _ = reader.receive::<crate::wire::Request>();
+            let _ = reader.receive::<crate::shared::wire::Request>();
             let mut reader = FrameReader::new(framed.as_slice());
-            let _ = reader.receive::<crate::wire::Response>();
+            let _ = reader.receive::<crate::shared::wire::Response>();
         }
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tree::memory::Objects;
+use crate::shared::tree::memory::Objects;
 
 type Files<'a> = &'a [(&'a str, &'a str)];
 

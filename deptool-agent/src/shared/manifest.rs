@@ -9,10 +9,10 @@ use serde::{
     de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::{
+use crate::shared::{
     name::UnitName,
     ordered,
-    path::{OutsidePath, TreePath},
+    path::{ExternalPath, TreePath},
 };
 
 pub mod probe;
@@ -30,7 +30,7 @@ pub struct Manifest {
     pub systemd: Systemd,
     /// Absolute path on the host -> path in the app.
     #[serde(deserialize_with = "links")]
-    pub symlinks: BTreeMap<OutsidePath, TreePath>,
+    pub symlinks: BTreeMap<ExternalPath, TreePath>,
     /// Mode and owner of files that need others than root's 0644 or 0755.
     #[serde(deserialize_with = "map_of_objects")]
     pub files: BTreeMap<TreePath, FileAttributes>,
@@ -229,10 +229,10 @@ fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap
     Ok(ordered::map(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes))))
 }
 
-fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<OutsidePath, TreePath>, D::Error> {
-    let Pairs(pairs) = Pairs::<OutsidePath, TreePath>::deserialize(deserializer)?;
+fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ExternalPath, TreePath>, D::Error> {
+    let Pairs(pairs) = Pairs::<ExternalPath, TreePath>::deserialize(deserializer)?;
     for path in pairs.keys() {
-        OutsidePath::parse_link(path.as_str()).map_err(D::Error::custom)?;
+        ExternalPath::parse_link(path.as_str()).map_err(D::Error::custom)?;
     }
     Ok(pairs)
 }
@@ -254,9 +254,9 @@ impl Manifest {
             // What is broken before its first key is broken as a whole.
             key: match error.path().to_string().as_str() {
                 "?" => ".".into(),
-                key => crate::text::printable(key.as_bytes()),
+                key => crate::shared::text::printable(key.as_bytes()),
             },
-            why: crate::text::printable(error.inner().to_string().as_bytes()),
+            why: crate::shared::text::printable(error.inner().to_string().as_bytes()),
         })?;
         json.end().map_err(|error| ManifestError { key: ".".into(), why: error.to_string() })?;
         Ok(manifest)

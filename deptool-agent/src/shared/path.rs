@@ -4,7 +4,7 @@ use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{name::check_component, text::printable};
+use crate::shared::{name::check_component, text::printable};
 
 /// Where everything of ours is on a host.
 pub const STATE_DIR: &str = "/var/lib/deptool";
@@ -109,7 +109,7 @@ impl<'de> Deserialize<'de> for TreePath {
 /// An absolute path on the host, outside of [`STATE_DIR`], as the tree wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct OutsidePath(String);
+pub struct ExternalPath(String);
 
 /// Directories in which a manifest may put no link, and what to use instead.
 const OFF_LIMITS: [(&str, &str); 7] = [
@@ -122,7 +122,7 @@ const OFF_LIMITS: [(&str, &str); 7] = [
     ("/run", "it would not survive a reboot"),
 ];
 
-impl OutsidePath {
+impl ExternalPath {
     /// Parse an absolute path without `.`, `..`, empty components or control characters.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let bytes = text.as_bytes();
@@ -133,10 +133,10 @@ impl OutsidePath {
         for component in rest.split('/') {
             check_component(component.as_bytes()).map_err(|why| bad(bytes, why))?;
         }
-        Ok(OutsidePath(text.to_owned()))
+        Ok(ExternalPath(text.to_owned()))
     }
 
-    /// As [`OutsidePath::parse`], for a link that a manifest asks for.
+    /// As [`ExternalPath::parse`], for a link that a manifest asks for.
     pub fn parse_link(text: &str) -> Result<Self, PathError> {
         let path = Self::parse(text)?;
         // Such names are those of our own temporary files and backups beside what is deployed.
@@ -188,21 +188,21 @@ pub fn is_within(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl fmt::Display for OutsidePath {
+impl fmt::Display for ExternalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&printable(self.0.as_bytes()))
     }
 }
 
-impl TryFrom<String> for OutsidePath {
+impl TryFrom<String> for ExternalPath {
     type Error = PathError;
     fn try_from(text: String) -> Result<Self, PathError> {
         Self::parse(&text)
     }
 }
 
-impl From<OutsidePath> for String {
-    fn from(path: OutsidePath) -> String {
+impl From<ExternalPath> for String {
+    fn from(path: ExternalPath) -> String {
         path.0
     }
 }
@@ -259,17 +259,17 @@ mod tests {
             "/etc/a\nb",
             "/etc/.x.deptool-before",
         ] {
-            assert!(OutsidePath::parse_link(bad).is_err(), "{bad}");
+            assert!(ExternalPath::parse_link(bad).is_err(), "{bad}");
         }
         for good in ["/etc/web.conf", "/etc/systemd/journald.conf.d/x.conf", "/usr/lib/x", "/etc/tmpfiles.d/x.conf"] {
-            assert!(OutsidePath::parse_link(good).is_ok(), "{good}");
+            assert!(ExternalPath::parse_link(good).is_ok(), "{good}");
         }
     }
 
     #[test]
     fn the_same_place_is_recognised_under_its_other_name() {
-        assert_eq!(OutsidePath::parse("/lib/systemd/x").unwrap().normalized(), "/usr/lib/systemd/x");
-        assert_eq!(OutsidePath::parse("/library/x").unwrap().normalized(), "/library/x");
+        assert_eq!(ExternalPath::parse("/lib/systemd/x").unwrap().normalized(), "/usr/lib/systemd/x");
+        assert_eq!(ExternalPath::parse("/library/x").unwrap().normalized(), "/library/x");
     }
 
     #[test]

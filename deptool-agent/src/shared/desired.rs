@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{
+use crate::shared::{
     id::BlobId,
     manifest::{OnChange, SETTLE_TIMEOUT, Window},
     name::{AppName, UnitName},
-    path::{OutsidePath, TreePath, is_within},
+    path::{ExternalPath, TreePath, is_within},
     tree::{App, FileKind, HostTree},
-    unit_text::Facts,
+    unit_file::Facts,
 };
 
 mod snippet;
@@ -24,7 +24,7 @@ use snippet::placement;
 /// Everything that a host's tree asks for outside of its apps' directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    pub outside: BTreeMap<OutsidePath, Claim>,
+    pub outside: BTreeMap<ExternalPath, Claim>,
     /// Units in some app's `units_enabled`.
     pub enabled: BTreeMap<UnitName, WantedUnit>,
     /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
@@ -64,9 +64,9 @@ pub struct WantedUnit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WantedError {
     #[error("'{path}' is claimed by '{first}' and by '{second}'")]
-    ClaimedTwice { path: OutsidePath, first: String, second: String },
+    ClaimedTwice { path: ExternalPath, first: String, second: String },
     #[error("'{outer}' and '{inner}' are both claimed, and one lies below the other")]
-    Nested { outer: OutsidePath, inner: OutsidePath },
+    Nested { outer: ExternalPath, inner: ExternalPath },
     #[error("unit '{unit}' is made by '{first}' and by '{second}'")]
     UnitTwice { unit: UnitName, first: String, second: String },
     #[error("{app}/manifest.json: {key}: '{file}' is not in the app")]
@@ -126,7 +126,7 @@ impl Wanted {
             if entry.kind == FileKind::Symlink {
                 return Err(bad("it must be a regular file".into()));
             }
-            let path = OutsidePath::parse(&format!("{directory}/{below}")).map_err(|e| bad(e.to_string()))?;
+            let path = ExternalPath::parse(&format!("{directory}/{below}")).map_err(|e| bad(e.to_string()))?;
             let kind = ClaimKind::Copy(snippet, entry.id);
             self.claim(path, Claim { app: name.clone(), file: file.clone(), kind })?;
         }
@@ -175,7 +175,7 @@ impl Wanted {
         }
     }
 
-    fn claim(&mut self, path: OutsidePath, claim: Claim) -> Result<(), WantedError> {
+    fn claim(&mut self, path: ExternalPath, claim: Claim) -> Result<(), WantedError> {
         if let Some(other) = self.outside.get(&path) {
             return Err(WantedError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
         }
@@ -184,7 +184,7 @@ impl Wanted {
     }
 
     fn check_conflicts(&self) -> Result<(), WantedError> {
-        let mut by_place: Vec<(String, &OutsidePath, &Claim)> =
+        let mut by_place: Vec<(String, &ExternalPath, &Claim)> =
             self.outside.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
         // With '/' first, a directory sorts right before what is below it.
         by_place.sort_by_cached_key(|(place, _, _)| place.replace('/', "\0"));
@@ -252,7 +252,7 @@ pub fn check_file(unit: &UnitName) -> TreePath {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::memory::Objects;
+    use crate::shared::tree::memory::Objects;
 
     fn wanted(files: &[(&str, &str)]) -> Result<Wanted, String> {
         let host = Objects::default().host(files).map_err(|e| e.to_string())?;

@@ -10,13 +10,13 @@ use std::{
 use gix_hash::ObjectId;
 use gix_object::{Find, Kind, TreeRef, tree::EntryKind};
 
-use crate::{
+use crate::shared::{
     id::{BlobId, CommitId, TreeId},
     manifest::{Manifest, ManifestError},
     name::{AppName, HostName, NameError},
     path::{PathError, TreePath, check_symlink},
     text::printable,
-    unit_text::Facts,
+    unit_file::Facts,
 };
 
 /// Directories deeper than this are no configuration.

@@ -8,7 +8,7 @@
 //!
 //! Only processes of the login and of root can read the variable; it is no less secret than stdin.
 
-use crate::text::{hex, unhex};
+use crate::shared::text::{hex, unhex};
 
 /// The name of the variable.
 pub const VARIABLE: &str = "LC_DEPTOOL";

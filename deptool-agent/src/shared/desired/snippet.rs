@@ -1,6 +1,6 @@
 //! Files that are copied to where the system looks for them, and what they mean there.
 
-use crate::{name::UnitName, path::TreePath};
+use crate::shared::{name::UnitName, path::TreePath};
 
 /// What a copied file means to the system.
 #[derive(Debug, Clone, PartialEq, Eq)]

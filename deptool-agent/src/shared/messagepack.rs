@@ -380,7 +380,7 @@ mod tests {
     use proptest::{collection, prelude::*};
 
     use super::*;
-    use crate::{
+    use crate::shared::{
         path::TreePath,
         wire::{Request, Response},
     };
@@ -391,7 +391,7 @@ mod tests {
         flag: bool,
         numbers: (u8, u32, u64, i64),
         text: Option<String>,
-        bytes: crate::wire::Bytes,
+        bytes: crate::shared::wire::Bytes,
         digest: [u8; 3],
         variants: Vec<Kind>,
         by_name: BTreeMap<String, Box<Kind>>,
@@ -433,7 +433,7 @@ mod tests {
             by_name in collection::btree_map(".*", kind().prop_map(Box::new), 0..20),
             path in proptest::option::of(path()),
         ) -> All {
-            All { flag, numbers, text, bytes: crate::wire::Bytes(bytes), digest, variants, by_name, path }
+            All { flag, numbers, text, bytes: crate::shared::wire::Bytes(bytes), digest, variants, by_name, path }
         }
     }
 

@@ -1,0 +1,18 @@
+//! What both ends know: names, paths, the tree's format, the plan, and the messages. Pure; builds wherever the helper does.
+
+pub mod build;
+pub mod desired;
+pub mod env_request;
+pub mod frame;
+pub mod id;
+pub mod manifest;
+pub mod messagepack;
+pub mod name;
+pub mod ordered;
+pub mod outcome;
+pub mod path;
+pub mod plan;
+pub mod text;
+pub mod tree;
+pub mod unit_file;
+pub mod wire;
