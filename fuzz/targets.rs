@@ -1,19 +1,14 @@
 use std::{cell::Cell, fmt::Debug, fs};
 
 use deptool_agent::{
-    host::{
-        attempts,
-        claims::Claims,
-        home::Home,
-        journal::Journal,
-        store::pack::{self, Limits},
-    },
+    host::state::{attempts, journal::Journal, layout::Home, ledger::Claims},
     shared::{
         frame::{FrameReader, MAX_FRAME, encode},
         manifest::Manifest,
         name::{AppName, ClusterName, HostName, UnitName, check_component},
         path::{ExternalPath, TreePath, check_symlink},
         plan::HostPlan,
+        store::pack::{self, Limits},
         text::{printable, printable_lines},
         tree::HostTree,
         unit_file::Facts,

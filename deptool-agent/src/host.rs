@@ -1,39 +1,23 @@
-//! The host side: one connection, one deployment at a time.
+//! The host's side. Linux only.
+//!
+//! [`session`] serves one connection. A deployment is all in [`deploy`]'s hands, which owns the order; what was interrupted
+//! is in [`recover`]'s. Below them:
+//!
+//! ```text
+//! connection   the helper at the other end, heartbeats, another connection that takes over
+//! deploy       receive, prepare, apply, settle, gates, undo, finish
+//! external     paths outside of the state directory, and what somebody changed there
+//! store        the host's Git repository
+//! state        everything else below /var/lib/deptool
+//! ```
 
-pub mod action;
-pub mod activate;
-pub mod apply;
-mod attach;
-pub mod attempts;
-pub mod boot;
-pub mod broken;
-pub mod checkout;
-pub mod claims;
+pub mod connection;
 pub mod deploy;
-pub mod door;
-pub mod drift;
-mod durable;
 mod export;
-pub mod finish;
-pub mod health;
-mod hold;
-pub mod home;
-pub mod journal;
-pub mod lock;
-mod lost;
-pub mod outside;
-pub mod owners;
-pub mod peer;
-pub mod prepare;
-pub mod pulse;
-mod receive;
+pub mod external;
 pub mod recover;
 pub mod session;
-pub mod stage;
 pub mod state;
-pub mod store;
-pub mod undo;
-pub mod why;
 
 #[cfg(test)]
 mod tests;

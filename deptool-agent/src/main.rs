@@ -7,7 +7,11 @@
 use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use deptool_agent::{
-    host::{boot, home::Home, peer::Peer, recover, session},
+    host::{
+        connection::peer::Peer,
+        recover, session,
+        state::{boot, layout::Home},
+    },
     shared::env_request,
     system::{System, offline::Offline, systemd::Systemd},
 };

@@ -159,6 +159,9 @@ impl UnitDetail {
     }
 }
 
+/// Makes the machine's service manager. A function, because a connection to it does not survive a fork.
+pub type MakeSystem<'a> = dyn Fn() -> Box<dyn System> + 'a;
+
 /// What to ask systemd to do with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum JobKind {

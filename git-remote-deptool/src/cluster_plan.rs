@@ -16,9 +16,10 @@ use deptool_agent::shared::{
     desired::Wanted,
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
+    outcome::Goal,
     plan::HostPlan,
     tree::{Apps, HostTree},
-    wire::{Goal, Lease},
+    wire::Lease,
 };
 
 use gix::objs::Find;

@@ -11,8 +11,8 @@ use std::{
 
 use deptool_agent::shared::{
     id::BlobId,
-    outcome::{Outcome, Phase},
-    wire::{Deploy, Hello, Holder},
+    outcome::{Holder, Outcome, Phase},
+    wire::{Deploy, Hello},
 };
 use talk::Talk;
 

@@ -14,9 +14,8 @@ use ask::{Answer, ask_all, why};
 pub use ask::{Heard, place_to_ask};
 use deptool_agent::shared::{
     name::{ClusterName, HostName},
-    outcome::{Attempt, AttemptResult},
+    outcome::{Attempt, AttemptResult, Goal},
     text::printable,
-    wire::Goal,
 };
 use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
@@ -159,7 +158,7 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
         return;
     }
     let (cluster, short, by) = (&deployed.cluster, deployed.commit.short(), printable(deployed.by.as_bytes()));
-    let since = ago(deptool_agent::host::state::now() - deployed.when);
+    let since = ago(deptool_agent::shared::time::now() - deployed.when);
     remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
@@ -197,7 +196,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
     }
     match &answer.busy {
         Some(holder) => {
-            let since = ago(deptool_agent::host::state::now() - holder.since);
+            let since = ago(deptool_agent::shared::time::now() - holder.since);
             let by = printable(holder.by.as_bytes());
             remote.say(&format!("{}: {by} has been {} for {since}", host.host, holder.phase.word()));
         }

@@ -9,12 +9,10 @@ use std::{
     rc::Rc,
 };
 
-use deptool_agent::{
-    host::store::Store,
-    shared::{
-        id::{CommitId, TreeId},
-        name::HostName,
-    },
+use deptool_agent::shared::{
+    id::{CommitId, TreeId},
+    name::HostName,
+    store::Store,
 };
 use gix_hash::{ObjectId, oid};
 use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeRefIter, tree::EntryKind};

@@ -10,13 +10,11 @@ use std::{
     process::{Child, ChildStderr, ChildStdout, Stdio},
 };
 
-use deptool_agent::{
-    host::store::pack::{LARGE_BLOB, PackWriter, Summary},
-    shared::{
-        id::{BlobId, CommitId},
-        name::HostName,
-        text::printable,
-    },
+use deptool_agent::shared::{
+    id::{BlobId, CommitId},
+    name::HostName,
+    store::pack::{LARGE_BLOB, PackWriter, Summary},
+    text::printable,
 };
 use flate2::{Compress, Compression, FlushCompress, Status};
 use gix_hash::ObjectId;

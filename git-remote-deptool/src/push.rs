@@ -21,8 +21,9 @@ use consider::Considered;
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
+    outcome::Goal,
     plan::HostPlan,
-    wire::{Goal, Lease},
+    wire::Lease,
 };
 use gix::bstr::{BStr, ByteSlice};
 pub use hosts::of_tree as hosts_of_tree;

@@ -7,12 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use deptool_agent::shared::{
-    build::BUILD_ID,
-    name::HostName,
-    text::printable,
-    wire::{Deployed, Hello},
-};
+use deptool_agent::shared::{build::BUILD_ID, name::HostName, outcome::Deployed, text::printable, wire::Hello};
 
 use crate::{
     cluster::{ClusterError, HostRemote, Settings, Target, Via},

@@ -4,9 +4,9 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Failure, Outcome},
+    outcome::{Attempt, AttemptResult, Deployed, Failure, Holder, Outcome},
     text::{printable, printable_lines},
-    wire::{Deployed, Drift, Hello, Holder, Response, Subject},
+    wire::{Drift, Hello, Response, Subject},
 };
 
 /// The longest line that is shown, in bytes.
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn any_time_can_be_calculated_with() {
         for seconds in [i64::MIN, -1, 0, 7, i64::MAX] {
-            assert!(deptool_agent::host::state::now().checked_sub(time(seconds)).is_some());
+            assert!(deptool_agent::shared::time::now().checked_sub(time(seconds)).is_some());
         }
         assert_eq!(time(7), 7);
     }

@@ -6,9 +6,11 @@ use deptool_tests::process::{Run, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::{build, lab};
 
-use crate::group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing};
-use crate::seen::at_rest;
-use crate::units::has_systemctl;
+use crate::{
+    group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing},
+    seen::at_rest,
+    units::has_systemctl,
+};
 
 /// A push in which something happens between the helper and the agent of `web2`, on its first connection: see
 /// `deptool_tests::intercept`.

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use deptool_tests::sandbox::{Sandbox, gits};
 
-use crate::bad_input::{Deployed, why};
-use crate::seen::{at_rest, refs, shown, state_of, unchanged, visible};
+use crate::{
+    bad_input::{Deployed, why},
+    seen::{at_rest, refs, shown, state_of, unchanged, visible},
+};
 
 #[test]
 fn a_tree_without_the_hosts_directory_is_refused() {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use deptool_tests::process::{Run, Signal, poll};
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
-use crate::seen::at_rest;
-use crate::stand_in::with_stand_in;
+use crate::{seen::at_rest, stand_in::with_stand_in};
 
 /// Two commits that differ in every way that a root directory knows.
 pub struct World<'a> {

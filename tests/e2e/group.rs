@@ -5,8 +5,10 @@ use std::os::fd::AsFd as _;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::{at_rest, shows, state_of, unchanged, visible};
-use crate::stand_in::with_stand_in;
+use crate::{
+    seen::{at_rest, shows, state_of, unchanged, visible},
+    stand_in::with_stand_in,
+};
 
 pub const HOSTS: [&str; 3] = ["web1", "web2", "web3"];
 

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
-use deptool_agent::shared::id::DeploymentId;
-use deptool_agent::shared::outcome::{Attempt, AttemptResult, Outcome, Phase};
-use deptool_agent::shared::wire::{DecidedBy, Deploy, Request, Response};
+use deptool_agent::shared::{
+    id::DeploymentId,
+    outcome::{Attempt, AttemptResult, Outcome, Phase},
+    wire::{DecidedBy, Deploy, Request, Response},
+};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::at_rest;
-use crate::talk::{Talk, recorded};
+use crate::{
+    seen::at_rest,
+    talk::{Talk, recorded},
+};
 
 /// A host that runs the first of two commits, and the request for the second.
 struct World<'a> {

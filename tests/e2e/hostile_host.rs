@@ -4,17 +4,21 @@
 
 use std::time::Duration;
 
-use deptool_agent::shared::build::{BUILD_ID, VERSION};
-use deptool_agent::shared::frame::encode;
-use deptool_agent::shared::id::CommitId;
-use deptool_agent::shared::outcome::{Attempt, AttemptResult, Failure, Outcome, Phase};
-use deptool_agent::shared::wire::{Bytes, Deployed, Goal, Hello, Holder, Response};
+use deptool_agent::shared::{
+    build::{BUILD_ID, VERSION},
+    frame::encode,
+    id::CommitId,
+    outcome::{Attempt, AttemptResult, Deployed, Failure, Goal, Holder, Outcome, Phase},
+    wire::{Bytes, Hello, Response},
+};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::watch;
 
-use crate::seen::{at_rest, refs};
-use crate::stand_in::with_stand_in;
+use crate::{
+    seen::{at_rest, refs},
+    stand_in::with_stand_in,
+};
 
 /// However much a host says, in KiB.
 const MOST_MEMORY: u64 = 64 << 10;
@@ -285,6 +289,6 @@ fn floods_end() {
 }
 
 fn empty_pack() -> Response {
-    let writer = deptool_agent::host::store::pack::PackWriter::new(Vec::new(), 0).unwrap();
+    let writer = deptool_agent::shared::store::pack::PackWriter::new(Vec::new(), 0).unwrap();
     Response::Data(Bytes(writer.finish().unwrap().0))
 }

@@ -7,8 +7,7 @@ use deptool_tests::process::Run;
 use deptool_tests::sandbox::Sandbox;
 use deptool_tests::{build, lab};
 
-use crate::cut::World;
-use crate::stand_in::with_stand_in;
+use crate::{cut::World, stand_in::with_stand_in};
 
 /// A push over a link with that fault, and whether the fault came to pass. Whoever connects later has a good link.
 fn push_over(world: &World<'_>, fault: Fault) -> (Run, bool) {

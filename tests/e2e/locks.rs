@@ -5,8 +5,7 @@ use std::fs;
 
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::at_rest;
-use crate::stand_in::with_stand_in;
+use crate::{seen::at_rest, stand_in::with_stand_in};
 
 /// A host with one commit, and a second one to be pushed.
 fn second_commit(sandbox: &Sandbox) -> (Repo<'_>, String) {

@@ -2,8 +2,10 @@
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
-use crate::push::without_contact;
-use crate::seen::{refs, shows, state_of, unchanged};
+use crate::{
+    push::without_contact,
+    seen::{refs, shows, state_of, unchanged},
+};
 
 fn operator(sandbox: &Sandbox) -> Repo<'_> {
     let operator = sandbox.repo("operator");

@@ -3,8 +3,7 @@
 use deptool_tests::process::{Cmd, Run};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::shows;
-use crate::stand_in::with_stand_in;
+use crate::{seen::shows, stand_in::with_stand_in};
 
 /// A repository with one app for each of these hosts, and remotes for them and for all.
 fn operator<'a>(sandbox: &'a Sandbox, hosts: &[&str]) -> Repo<'a> {

@@ -3,8 +3,10 @@
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
-use crate::seen::{at_rest, refs, shows, state_of, unchanged};
-use crate::stand_in::with_stand_in;
+use crate::{
+    seen::{at_rest, refs, shows, state_of, unchanged},
+    stand_in::with_stand_in,
+};
 
 /// A repository with one app for `web1`, and a remote for it.
 fn operator(sandbox: &Sandbox) -> Repo<'_> {

@@ -3,9 +3,11 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use deptool_agent::shared::build::BUILD_ID;
-use deptool_agent::shared::frame::{FrameReader, encode};
-use deptool_agent::shared::wire::{Hello, Request, Response};
+use deptool_agent::shared::{
+    build::BUILD_ID,
+    frame::{FrameReader, encode},
+    wire::{Hello, Request, Response},
+};
 use deptool_tests::process::{Cmd, Pid, Signal};
 use deptool_tests::sandbox::{Repo, Sandbox};
 

@@ -3,16 +3,20 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
-use deptool_agent::shared::build::{BUILD_ID, VERSION};
-use deptool_agent::shared::env_request;
-use deptool_agent::shared::frame::{FrameReader, encode};
-use deptool_agent::shared::outcome::Outcome;
-use deptool_agent::shared::wire::{Bytes, Request, Response};
+use deptool_agent::shared::{
+    build::{BUILD_ID, VERSION},
+    env_request,
+    frame::{FrameReader, encode},
+    outcome::Outcome,
+    wire::{Bytes, Request, Response},
+};
 use deptool_tests::process::{Cmd, Run};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::{at_rest, refs, state_of, unchanged, visible};
-use crate::stand_in::{agent, with_stand_in};
+use crate::{
+    seen::{at_rest, refs, state_of, unchanged, visible},
+    stand_in::{agent, with_stand_in},
+};
 
 fn operator(sandbox: &Sandbox) -> Repo<'_> {
     let operator = sandbox.repo("operator");

@@ -2,8 +2,7 @@
 
 use deptool_tests::lab::HostSpec;
 
-use crate::stage::Stage;
-use crate::state::State;
+use crate::{stage::Stage, state::State};
 
 fn deployed() -> Option<Stage> {
     let stage = Stage::with(&[HostSpec::new("web1")])?;

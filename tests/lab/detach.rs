@@ -6,8 +6,7 @@ use std::time::Duration;
 use deptool_tests::lab::HostSpec;
 use deptool_tests::process::{Going, Pid, Signal, poll};
 
-use crate::stage::Stage;
-use crate::state::State;
+use crate::{stage::Stage, state::State};
 
 const LONG: Duration = Duration::from_secs(60);
 

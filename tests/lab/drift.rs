@@ -1,8 +1,10 @@
 //! Drift: what somebody changed on a host is told when asked for, and kept when a deployment takes its place.
 
-use deptool_agent::shared::build::BUILD_ID;
-use deptool_agent::shared::frame::{FrameReader, encode};
-use deptool_agent::shared::wire::{Request, Response};
+use deptool_agent::shared::{
+    build::BUILD_ID,
+    frame::{FrameReader, encode},
+    wire::{Request, Response},
+};
 use deptool_tests::lab::{Host, HostSpec, Link, start_or_skip};
 use deptool_tests::sandbox::Sandbox;
 

@@ -8,8 +8,10 @@ use deptool_tests::lab::{Host, HostSpec, Link};
 use deptool_tests::link::{Fate, Fault, Way};
 use deptool_tests::process::{Cmd, Run, Signal, poll};
 
-use crate::detach::{below, name};
-use crate::stage::Stage;
+use crate::{
+    detach::{below, name},
+    stage::Stage,
+};
 
 const LONG: Duration = Duration::from_secs(90);
 

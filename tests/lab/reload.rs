@@ -7,8 +7,10 @@ use std::time::Duration;
 use deptool_tests::lab::HostSpec;
 use deptool_tests::process::Cmd;
 
-use crate::net::{Poll, http_get};
-use crate::stage::Stage;
+use crate::{
+    net::{Poll, http_get},
+    stage::Stage,
+};
 
 const NGINX_CONF: &str = "\
 user www-data;

@@ -4,8 +4,7 @@ use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::stage::Stage;
-use crate::state::State;
+use crate::{stage::Stage, state::State};
 
 const KEEPER: &str = "\
 [Service]

@@ -4,8 +4,10 @@
 use deptool_tests::lab::{Host, HostSpec};
 use deptool_tests::sandbox::Repo;
 
-use crate::net::{dns_a, http_get};
-use crate::stage::Stage;
+use crate::{
+    net::{dns_a, http_get},
+    stage::Stage,
+};
 
 const HOSTS: [&str; 2] = ["web1", "web2"];
 

@@ -10,9 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::build::{self, Version};
-use crate::dist::{self, Built};
-use crate::process::Cmd;
+use crate::{
+    build::{self, Version},
+    dist::{self, Built},
+    process::Cmd,
+};
 
 /// Where all the documentation is that Debian wants of a package.
 const DOC: &str = "usr/share/doc/git-deptool";

@@ -18,9 +18,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::build;
-use crate::lab::{Lab, Link};
-use crate::process::{Cmd, Run, find_program};
+use crate::{
+    build,
+    lab::{Lab, Link},
+    process::{Cmd, Run, find_program},
+};
 
 /// The branch that the tests deploy.
 pub const BRANCH: &str = "prod";

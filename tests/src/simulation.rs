@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::build;
-use crate::sandbox::{Repo, Sandbox};
+use crate::{
+    build,
+    sandbox::{Repo, Sandbox},
+};
 
 /// Hosts behind a fake ssh.
 #[derive(Debug)]

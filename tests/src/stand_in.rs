@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::build;
-use crate::process::Cmd;
-use crate::sandbox::{Repo, Sandbox};
+use crate::{
+    build,
+    process::Cmd,
+    sandbox::{Repo, Sandbox},
+};
 
 /// What takes an agent's place, in the workspace: it runs the script in `$DEPTOOL_STAND_IN`.
 pub const STAND_IN: &str = "tests/e2e/stand-in";

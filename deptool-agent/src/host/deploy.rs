@@ -5,22 +5,44 @@
 //!                                     │ until here nothing happened   │ any failure: undo
 //! ```
 
-use super::{
-    activate::{End, Running, tell},
-    door, durable, finish,
-    home::{Home, HostError, read_if_there},
-    journal::Journal,
-    lock::{HostLock, Taken},
-    peer::{Incoming, Peer},
-    stage::{Ready, Staged, stage},
-    state::{deployed, make_instance, now},
-    store::Store,
-};
+pub mod action;
+pub mod activate;
+pub mod apply;
+pub mod failure;
+pub mod finish;
+pub mod gates;
+pub mod health;
+pub mod owners;
+pub mod prepare;
+mod receive;
+pub mod stage;
+pub mod undo;
+
 use crate::{
+    host::{
+        connection::{
+            peer::{Incoming, Peer},
+            takeover,
+        },
+        deploy::{
+            activate::{End, Running, tell},
+            stage::{Ready, Staged, stage},
+        },
+        state::{
+            durable,
+            error::HostError,
+            identity::{deployed, make_instance},
+            journal::Journal,
+            layout::{Home, read_if_there},
+            lock::{HostLock, Taken},
+        },
+    },
     shared::{
-        outcome::{Outcome, Phase},
+        outcome::{Deployed, Holder, Outcome, Phase},
+        store::Store,
         text::printable,
-        wire::{Deploy, Deployed, Go, Holder, Lease, Request, Response},
+        time::now,
+        wire::{Deploy, Go, Lease, Request, Response},
     },
     system::System,
 };
@@ -53,7 +75,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     };
     lock.is_written(home)?;
     system.begin_leaving();
-    if door::is_barred(home, request.id)? {
+    if takeover::is_barred(home, request.id)? {
         lock.leave();
         return Ok(End::Outcome(Outcome::Cancelled));
     }

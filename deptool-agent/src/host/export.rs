@@ -6,17 +6,22 @@ use std::{
     path::PathBuf,
 };
 
-use super::{
-    home::{Context, Home, HostError},
-    peer::Peer,
-    prepare::earlier,
-    state::{deployed, load_tree},
-    store::Store,
-};
-use crate::shared::{
-    frame::CHUNK,
-    id::{BlobId, CommitId},
-    wire::{Bytes, Response},
+use crate::{
+    host::{
+        connection::peer::Peer,
+        deploy::prepare::earlier,
+        state::{
+            error::{Context, HostError},
+            identity::{deployed, load_tree},
+            layout::Home,
+        },
+    },
+    shared::{
+        frame::CHUNK,
+        id::{BlobId, CommitId},
+        store::Store,
+        wire::{Bytes, Response},
+    },
 };
 
 /// Send what the helper lacks of `want` and its history.

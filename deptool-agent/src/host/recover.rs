@@ -5,20 +5,24 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{
-    attempts, boot, broken, finish,
-    home::{Context, Home, HostError, read_if_there},
-    journal::{Found, Journal},
-    lock::{HostLock, Taken},
-    lost, outside,
-    state::now,
-    store::Store,
-    undo::undo,
-};
 use crate::{
+    host::{
+        deploy::{finish, undo::undo},
+        external::place,
+        state::{
+            attempts, boot,
+            error::{Context, HostError},
+            failed_units,
+            journal::{Found, Journal},
+            layout::{Home, read_if_there},
+            lock::{HostLock, Taken},
+            missing_branch,
+        },
+    },
     shared::{
-        outcome::{AttemptResult, Phase},
-        wire::Holder,
+        outcome::{AttemptResult, Holder, Phase},
+        store::Store,
+        time::now,
     },
     system::System,
 };
@@ -42,7 +46,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
     let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
     let is_at_rest = is_clean(&home.journal())? && is_clean(&home.lock())?;
-    if is_at_rest && is_clean(&home.broken())? && !lost::is_suspected(home) {
+    if is_at_rest && is_clean(&home.broken())? && !missing_branch::is_suspected(home) {
         // Without taking the lock, or who only asks would get in the way of somebody who deploys.
         return Ok(Recovery::Nothing);
     }
@@ -55,8 +59,8 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
             Journal::discard(home)?;
             finish::tidy(home)?;
             let mut said: Vec<String> =
-                lost::find(home)?.map(|lost| lost.restore(home)).transpose()?.into_iter().collect();
-            let mended = broken::mend(home, system, tick)?;
+                missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?.into_iter().collect();
+            let mended = failed_units::mend(home, system, tick)?;
             lock.leave();
             if !mended.is_empty() {
                 let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
@@ -91,14 +95,14 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
                 Some(AttemptResult::Done | AttemptResult::Interrupted) | None => AttemptResult::Interrupted,
             };
             attempts::record(home, &finish::attempt_of(&record, result))?;
-            broken::add(home, &left.down)?;
+            failed_units::add(home, &left.down)?;
             if !left.errors.is_empty() {
                 return Ok(Recovery::Stuck(left.errors));
             }
             // The agent that was interrupted may not have got it onto the disk.
             finish::note_target(&record, &mut Store::open_or_init(&home.store())?)?;
             finish::tidy(home)?;
-            outside::sync(home)?;
+            place::sync(home)?;
             home.sync_state()?;
             journal.close()?;
             lock.leave();

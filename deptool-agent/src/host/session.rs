@@ -2,31 +2,35 @@
 
 use std::io;
 
-use super::{
-    attach::attach,
-    attempts, broken,
-    deploy::deploy,
-    drift, export,
-    home::{Home, HostError},
-    peer::{Incoming, Peer},
-    recover::{Recovery, recover},
-    state::{deployed, instance, make_instance},
-};
 use crate::{
+    host::{
+        connection::{
+            attach::attach,
+            peer::{Incoming, Peer},
+        },
+        deploy::deploy,
+        export,
+        external::drift,
+        recover::{Recovery, recover},
+        state::{
+            attempts,
+            error::HostError,
+            failed_units,
+            identity::{deployed, instance, make_instance},
+            layout::Home,
+        },
+    },
     shared::{
         build::{BUILD_ID, VERSION},
         wire::{Hello, Request, Response},
     },
-    system::System,
+    system::{MakeSystem, System},
 };
 
 /// The longest first line that a helper sends.
 const LINE: usize = 128;
 /// How many attempts are told at most.
 const ATTEMPTS: u32 = 1000;
-
-/// Makes the machine's service manager. A function, because a connection to it does not survive a fork.
-pub type MakeSystem<'a> = dyn Fn() -> Box<dyn System> + 'a;
 
 /// Runs a deployment out of the login session's reach, and returns when it has ended.
 pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
@@ -90,7 +94,7 @@ fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result
         Recovery::Done(what) => recovered = Some(what),
         Recovery::Stuck(errors) => broken = errors,
     }
-    broken.extend(broken::load(home)?.into_iter().map(|down| down.why));
+    broken.extend(failed_units::load(home)?.into_iter().map(|down| down.why));
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
     // At first contact over ssh our directory is there, with the agent in it.

@@ -10,26 +10,27 @@ use std::{
 
 use gix_object::Kind;
 
-use super::{
-    attempts, broken,
-    deploy::deploy,
-    home::Home,
-    journal::{Found, Journal},
-    peer::Peer,
-    pulse::Pulse,
-    recover::{Recovery, recover},
-    store::pack::PackWriter,
-};
 use crate::{
+    host::{
+        connection::{heartbeat::Pulse, peer::Peer},
+        deploy::deploy,
+        recover::{Recovery, recover},
+        state::{
+            attempts, failed_units,
+            journal::{Found, Journal},
+            layout::Home,
+        },
+    },
     shared::{
         frame::{FrameReader, encode},
         id::{CommitId, DeploymentId},
         manifest::SETTLE_TIMEOUT,
         name::{ClusterName, HostName},
-        outcome::{AttemptResult, Outcome},
+        outcome::{AttemptResult, Goal, Outcome},
         plan::HostPlan,
+        store::pack::PackWriter,
         tree::{HostTree, memory::Objects},
-        wire::{Bytes, DecidedBy, Deploy, Go, Goal, Lease, Request, Response},
+        wire::{Bytes, DecidedBy, Deploy, Go, Lease, Request, Response},
     },
     system::{
         Active, Manager, System, UnitFile,
@@ -306,8 +307,9 @@ fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment(
     assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
     let last = attempts::latest(&home, 1).unwrap().remove(0);
     assert!(matches!(last.result, AttemptResult::RolledBack { errors, .. } if errors == failure.rollback_errors));
-    let down =
-        |home: &Home| broken::load(home).unwrap().into_iter().map(|down| down.unit.to_string()).collect::<Vec<_>>();
+    let down = |home: &Home| {
+        failed_units::load(home).unwrap().into_iter().map(|down| down.unit.to_string()).collect::<Vec<_>>()
+    };
     assert_eq!(down(&home), ["web.service"]);
 
     // What is deployed already is no reason to be content.
@@ -336,7 +338,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_at_the_next_contact() {
     world.fake.behave("web.service", Behaviour::Works);
     let Recovery::Done(what) = recover(&home, &mut world.fake, &mut || ()).unwrap() else { panic!() };
     assert_eq!(what, "started again: 'web.service'");
-    assert!(broken::load(&home).unwrap().is_empty());
+    assert!(failed_units::load(&home).unwrap().is_empty());
     assert!(matches!(recover(&home, &mut world.fake, &mut || ()).unwrap(), Recovery::Nothing));
 }
 
@@ -375,7 +377,7 @@ fn starting_and_settling_have_one_deadline() {
 
 /// What has drifted, a line each.
 fn drift(world: &mut World) -> Vec<String> {
-    let found = super::drift::look(&Home::new(world.root.path()), &mut world.fake).unwrap();
+    let found = crate::host::external::drift::look(&Home::new(world.root.path()), &mut world.fake).unwrap();
     found.iter().map(ToString::to_string).collect()
 }
 

@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shared::{
     id::{CommitId, DeploymentId},
-    name::{ClusterName, UnitName},
-    wire::{Deployed, Goal, Holder},
+    name::{ClusterName, HostName, UnitName},
 };
 
 /// What a host is doing.
@@ -45,6 +44,37 @@ impl Phase {
             Phase::Finishing => "finishing",
         }
     }
+}
+
+/// What is to be deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goal {
+    Commit(CommitId),
+    /// Everything that was ever deployed is removed.
+    Nothing,
+}
+
+/// What runs on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub host: HostName,
+    pub cluster: ClusterName,
+    pub commit: CommitId,
+    /// Who deployed it.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub when: i64,
+}
+
+/// Who holds a host's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The deployment that is under way; `None` while an earlier one is undone or finished.
+    pub id: Option<DeploymentId>,
+    pub by: String,
+    pub phase: Phase,
+    /// In seconds since 1970.
+    pub since: i64,
 }
 
 /// How a deployment ended on one host.

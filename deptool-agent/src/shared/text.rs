@@ -46,12 +46,6 @@ pub fn printable_lines(bytes: &[u8]) -> String {
     lines.join("\n")
 }
 
-/// A length of time in tenths of a second, `0.2 s`. Formatting a float would cost the agent 10 kB.
-pub fn seconds(time: std::time::Duration) -> String {
-    let tenths = (time.as_millis() + 50) / 100;
-    format!("{}.{} s", tenths / 10, tenths % 10)
-}
-
 /// Characters that have no shape of their own but change how others are shown: bidirectional overrides, zero-width
 /// characters, line and paragraph separators.
 fn is_invisible_format(c: char) -> bool {

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::shared::{
     id::{BlobId, CommitId, DeploymentId},
     name::{ClusterName, HostName, UnitName},
-    outcome::{Attempt, Outcome, Phase},
+    outcome::{Attempt, Deployed, Goal, Holder, Outcome, Phase},
     plan::PlanDigest,
 };
 
@@ -107,14 +107,6 @@ pub struct Deploy {
 pub enum Lease {
     Absent,
     At(CommitId),
-}
-
-/// What is to be deployed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Goal {
-    Commit(CommitId),
-    /// Everything that was ever deployed is removed.
-    Nothing,
 }
 
 /// When a prepared host activates.
@@ -218,29 +210,6 @@ pub struct Hello {
     pub broken: Vec<String>,
     /// Another agent is at work.
     pub busy: Option<Holder>,
-}
-
-/// What runs on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployed {
-    pub host: HostName,
-    pub cluster: ClusterName,
-    pub commit: CommitId,
-    /// Who deployed it.
-    pub by: String,
-    /// When, in seconds since 1970.
-    pub when: i64,
-}
-
-/// Who holds a host's lock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The deployment that is under way; `None` while an earlier one is undone or finished.
-    pub id: Option<DeploymentId>,
-    pub by: String,
-    pub phase: Phase,
-    /// In seconds since 1970.
-    pub since: i64,
 }
 
 /// Bytes that MessagePack carries as such.

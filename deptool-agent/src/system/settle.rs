@@ -6,8 +6,7 @@ use super::{
     Active, JobKind, JobResult, System, SystemError, UnitDetail,
     verdict::{Started, Verdict, judge},
 };
-use crate::shared::name::UnitName;
-use crate::shared::ordered;
+use crate::shared::{name::UnitName, ordered};
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);

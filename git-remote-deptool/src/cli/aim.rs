@@ -6,7 +6,7 @@ use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    wire::Goal,
+    outcome::Goal,
 };
 
 use super::{CliError, candidates};

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use deptool_agent::shared::{id::CommitId, name::HostName, wire::Goal};
+use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
 use gix::bstr::ByteSlice;
 
 use super::{CliError, output::Output};

@@ -3,9 +3,9 @@
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    outcome::{Attempt, AttemptResult},
+    outcome::{Attempt, AttemptResult, Goal},
     text::printable,
-    wire::{Goal, Request, Response},
+    wire::{Request, Response},
 };
 use gix::{bstr::ByteSlice, date::time::format};
 use serde::Serialize;

@@ -6,8 +6,8 @@ use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
-    outcome::{Attempt, AttemptResult},
-    wire::{Goal, Hello},
+    outcome::{Attempt, AttemptResult, Goal},
+    wire::Hello,
 };
 
 use super::{
@@ -89,7 +89,7 @@ fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Commit
 
 #[cfg(test)]
 mod tests {
-    use deptool_agent::shared::{id::DeploymentId, name::ClusterName, wire::Deployed};
+    use deptool_agent::shared::{id::DeploymentId, name::ClusterName, outcome::Deployed};
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
-    outcome::Phase,
-    wire::{Deployed, Hello, Holder},
+    outcome::{Deployed, Holder, Phase},
+    wire::Hello,
 };
 use serde::Serialize;
 

@@ -2,8 +2,8 @@
 //! never renamed or removed. `man/git-deptool.1` describes it.
 
 use deptool_agent::shared::{
+    outcome::Goal,
     plan::{Change as Kind, Class, Enablement, HostPlan, UnitJob},
-    wire::Goal,
 };
 use serde::Serialize;
 

@@ -13,9 +13,9 @@ use std::{
 use deptool_agent::shared::{
     id::CommitId,
     name::ClusterName,
-    outcome::Attempt,
+    outcome::{Attempt, Deployed, Holder},
     text::printable,
-    wire::{Deployed, Hello, Holder},
+    wire::Hello,
 };
 
 use super::from_host::FromHost;

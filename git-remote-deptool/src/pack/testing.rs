@@ -6,12 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use deptool_agent::{
-    host::store::{Added, Expected, LogEntry, Store, StoreError, pack::Limits},
-    shared::{
-        id::CommitId,
-        name::{ClusterName, HostName},
-    },
+use deptool_agent::shared::{
+    id::CommitId,
+    name::{ClusterName, HostName},
+    store::{Added, Expected, LogEntry, Store, StoreError, pack::Limits},
 };
 
 use super::{Base, Selection, select, write};

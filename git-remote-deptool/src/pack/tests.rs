@@ -2,10 +2,7 @@
 
 use std::{io::Read, time::Instant};
 
-use deptool_agent::{
-    host::store::Store,
-    shared::{id::CommitId, name::HostName},
-};
+use deptool_agent::shared::{id::CommitId, name::HostName, store::Store};
 use proptest::prelude::*;
 
 use super::{

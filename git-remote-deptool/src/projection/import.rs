@@ -9,9 +9,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use deptool_agent::{
-    host::store::{Store, StoreError, pack::Limits},
-    shared::text::printable,
+use deptool_agent::shared::{
+    store::{Store, StoreError, pack::Limits},
+    text::printable,
 };
 use gix_hash::ObjectId;
 use gix_object::{Kind, Write as _};

@@ -2,9 +2,9 @@
 
 use std::{fs, io::Cursor, path::Path};
 
-use deptool_agent::{
-    host::store::pack::{LARGE_BLOB, PackWriter},
-    shared::id::TreeId,
+use deptool_agent::shared::{
+    id::TreeId,
+    store::pack::{LARGE_BLOB, PackWriter},
 };
 use gix_object::Kind;
 

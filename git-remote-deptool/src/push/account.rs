@@ -5,7 +5,7 @@ use std::{fs::File, io, io::Write as _, path::Path};
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    wire::Deployed,
+    outcome::Deployed,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,13 +1,10 @@
 //! After the hosts have answered: tracking refs say what they said, and Git is told.
 
-use deptool_agent::{
-    host::state::now,
-    shared::{
-        name::HostName,
-        outcome::{Failure, Outcome as HostOutcome},
-        text::printable,
-        wire::{Deployed, Goal},
-    },
+use deptool_agent::shared::{
+    name::HostName,
+    outcome::{Deployed, Failure, Goal, Outcome as HostOutcome},
+    text::printable,
+    time::now,
 };
 
 use super::{

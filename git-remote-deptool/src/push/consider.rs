@@ -1,6 +1,6 @@
 //! What a push means for each host, decided before anything is sent. Connects only to hosts that are in doubt.
 
-use deptool_agent::shared::{text::printable, tree::entries, wire::Goal};
+use deptool_agent::shared::{outcome::Goal, text::printable, tree::entries};
 use gix::objs::tree::EntryKind;
 
 use super::{

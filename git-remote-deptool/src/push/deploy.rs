@@ -5,13 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use deptool_agent::{
-    host::state::now,
-    shared::{
-        id::DeploymentId,
-        name::HostName,
-        wire::{DecidedBy, Deploy, Go, Goal},
-    },
+use deptool_agent::shared::{
+    id::DeploymentId,
+    name::HostName,
+    outcome::Goal,
+    time::now,
+    wire::{DecidedBy, Deploy, Go},
 };
 use gix::ObjectId;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deptool_agent::shared::{id::CommitId, name::HostName, text::printable, wire::Goal};
+use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal, text::printable};
 use gix::bstr::BStr;
 
 use super::Request;

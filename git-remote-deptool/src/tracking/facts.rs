@@ -9,8 +9,7 @@ use std::{
 use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
-    outcome::{Attempt, AttemptResult},
-    wire::{Deployed, Goal},
+    outcome::{Attempt, AttemptResult, Deployed, Goal},
 };
 use serde::{Deserialize, Serialize};
 

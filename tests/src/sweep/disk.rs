@@ -12,8 +12,10 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::world::{Runs, Said, Scenario, World};
 use super::{Choice, Tally, agent};
-use crate::process::{Cmd, find_program};
-use crate::trace::Deed;
+use crate::{
+    process::{Cmd, find_program},
+    trace::Deed,
+};
 
 /// Programs that are needed here, and the Debian package that has each.
 pub const NEEDS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mount", "mount")];

@@ -17,12 +17,14 @@ use super::agent;
 use super::state::{self, Exact, Lines};
 use super::world::{self, Runs};
 use super::{Choice, Tally};
-use crate::build;
-use crate::link::{self, Fate, Way};
-use crate::process::poll;
-use crate::sandbox::{Repo, Sandbox};
-use crate::stand_in::STAND_IN;
-use crate::trace::{self, Call, Deed, Errno, Watched};
+use crate::{
+    build,
+    link::{self, Fate, Way},
+    process::poll,
+    sandbox::{Repo, Sandbox},
+    stand_in::STAND_IN,
+    trace::{self, Call, Deed, Errno, Watched},
+};
 
 const HOSTS: [&str; 2] = ["web1", "web2"];
 const HELPER: Watched = Watched::From { from: "git-remote-deptool", but: "deptool-agent" };

@@ -9,8 +9,10 @@ use anyhow::{Result, ensure};
 
 use super::world::{Knows, Runs, Scenario, World};
 use super::{Choice, Tally};
-use crate::sandbox::Repo;
-use crate::trace::{self, Call, Deed, Errno, Watched};
+use crate::{
+    sandbox::Repo,
+    trace::{self, Call, Deed, Errno, Watched},
+};
 
 const FAULTS: [Deed; 4] = [Deed::KillBefore, Deed::Fail(Errno::ENOSPC), Deed::KillAfter, Deed::Fail(Errno::EIO)];
 /// The repository's directory.

@@ -4,13 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::shared::frame::{FrameBuffer, encode};
-use deptool_agent::shared::wire::{self, DecidedBy, Deploy, Go};
+use deptool_agent::shared::{
+    frame::{FrameBuffer, encode},
+    wire::{self, DecidedBy, Deploy, Go},
+};
 
 use super::state;
 use super::world::{Knows, own_files};
-use crate::sandbox::{Repo, Sandbox};
-use crate::stand_in::with_agent_replaced;
+use crate::{
+    sandbox::{Repo, Sandbox},
+    stand_in::with_agent_replaced,
+};
 
 /// So many packs a host may have: with one more the store is packed anew.
 const MOST_PACKS: usize = 50;

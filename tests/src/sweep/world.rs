@@ -7,17 +7,21 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::shared::frame::FrameBuffer;
-use deptool_agent::shared::outcome::Outcome;
-use deptool_agent::shared::wire::{self, Response};
+use deptool_agent::shared::{
+    frame::FrameBuffer,
+    outcome::Outcome,
+    wire::{self, Response},
+};
 use tempfile::TempDir;
 
 use super::request::{self, Request};
 use super::state::{self, Exact, Lines};
-use crate::build;
-use crate::process::Cmd;
-use crate::sandbox::{Repo, Sandbox, default_git};
-use crate::trace::{self, Call, Deed, Watched};
+use crate::{
+    build,
+    process::Cmd,
+    sandbox::{Repo, Sandbox, default_git},
+    trace::{self, Call, Deed, Watched},
+};
 
 /// The longest request that fits into a pipe at once.
 const PIPE: usize = 60_000;

@@ -1,6 +1,6 @@
 //! What is found out in *prepare*: by checks, and of unit files.
 
-use super::*;
+use crate::host::tests::*;
 
 #[test]
 fn a_check_that_fails_refuses_and_is_shown() {

@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*};
 
-use super::*;
+use crate::host::tests::*;
 
 type Tree = Vec<(String, String)>;
 

@@ -5,8 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
-use crate::shared::name::UnitName;
-use crate::shared::ordered;
+use crate::shared::{name::UnitName, ordered};
 
 /// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
 pub fn object_path(unit: &str) -> String {
@@ -257,7 +256,7 @@ impl Command {
         match self.ended.checked_sub(self.began) {
             // Formatting a float would cost the agent 10 kB.
             Some(ran) if self.began > 0 => {
-                Some(format!("{how} after {}", crate::shared::text::seconds(Duration::from_micros(ran))))
+                Some(format!("{how} after {}", crate::shared::time::seconds(Duration::from_micros(ran))))
             }
             _ => Some(how),
         }

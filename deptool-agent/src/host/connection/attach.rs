@@ -1,0 +1,55 @@
+//! Speaking for a deployment that began on another connection.
+
+use std::time::Duration;
+
+use crate::{
+    host::{
+        connection::{
+            peer::{Incoming, Peer, Relayed},
+            takeover,
+        },
+        recover::{Recovery, recover},
+        state::{attempts, error::HostError, layout::Home},
+    },
+    shared::{
+        id::DeploymentId,
+        wire::{Request, Response},
+    },
+    system::MakeSystem,
+};
+
+/// How often it is looked whether the deployment has got so far that it can be attached to.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Pass everything on between `peer` and the agent that carries out deployment `id`, or say how that has ended.
+pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSystem<'_>) -> Result<(), HostError> {
+    let mut is_barred = false;
+    loop {
+        if let Some(worker) = takeover::enter(home, id)?
+            && peer.relay(worker).map_err(|error| HostError::Unfit(format!("can't attach: {error}")))?
+                == Relayed::Something
+        {
+            return Ok(());
+        }
+        match recover(home, &mut *system(), &mut || peer.tick())? {
+            // It is being prepared, or undone. Whoever else is at work, is so because it has ended.
+            Recovery::Busy(holder) if holder.id.is_none_or(|other| other == id) => {}
+            Recovery::Busy(_) | Recovery::Nothing | Recovery::Done(_) | Recovery::Stuck(_) => {
+                let attempt = attempts::find(home, id)?;
+                if attempt.is_some() || is_barred {
+                    peer.send(&Response::NotRunning(attempt.map(Box::new)));
+                    return Ok(());
+                }
+                // It may be on its way still, in the buffers of the connection that was lost.
+                takeover::bar(home, id)?;
+                is_barred = true;
+                continue;
+            }
+        }
+        match peer.receive_within(PAUSE) {
+            Incoming::Silence | Incoming::Request(Request::Heartbeat) => peer.tick(),
+            Incoming::End | Incoming::Broken(_) => return Ok(()),
+            Incoming::Request(_) => return Err(HostError::Unfit("a message came out of order".into())),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Why a deployment is rolled back.
+
+use crate::{
+    host::state::error::HostError,
+    shared::{
+        name::UnitName,
+        text::{printable, printable_lines},
+    },
+    system::{System, settle},
+};
+
+/// How much of a failed unit's journal is shown.
+const JOURNAL_LINES: usize = 10;
+
+#[derive(Debug)]
+pub enum Why {
+    Units(Vec<settle::Failure>),
+    Text(String),
+}
+
+impl From<HostError> for Why {
+    fn from(error: HostError) -> Why {
+        Why::Text(error.to_string())
+    }
+}
+
+impl Why {
+    /// One line, and what else there is to know.
+    pub fn explain(self, system: &mut dyn System) -> (String, String) {
+        match self {
+            Why::Text(text) => (text, String::new()),
+            Why::Units(failures) => {
+                let line =
+                    |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
+                let why = failures.iter().map(line).collect::<Vec<_>>().join("; ");
+                let journals = failures
+                    .iter()
+                    .filter_map(|failure| journal_of(system, &failure.unit, &failure.invocations, JOURNAL_LINES));
+                (why, journals.collect::<Vec<_>>().join("\n"))
+            }
+        }
+    }
+}
+
+/// What a unit wrote to the journal at last, if anything.
+pub fn journal_of(system: &mut dyn System, unit: &UnitName, invocations: &[String], lines: usize) -> Option<String> {
+    let text = system.journal_tail(unit, invocations, lines);
+    let text = printable_lines(text.trim_end().as_bytes());
+    (!text.is_empty()).then_some(text)
+}

@@ -1,0 +1,240 @@
+//! Health: what an app says must answer is asked until it does, or its time is up.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    host::deploy::failure::Why,
+    shared::{
+        manifest::probe::{Probe, Target, Url},
+        name::AppName,
+        text::printable,
+        time::seconds,
+    },
+    system::{
+        System,
+        settle::{Deadline, Watch},
+    },
+};
+
+/// What does not answer is asked again after so long.
+const PAUSE: Duration = Duration::from_millis(50);
+/// An attempt gets as long as its probe has left, but at least this: the machine may be busy with what came before.
+const SHORTEST: Duration = Duration::from_millis(500);
+/// One wait for the network ends after this, to say that we are alive.
+const SLICE: Duration = Duration::from_millis(500);
+/// A status line is far shorter.
+const LONGEST_LINE: usize = 1024;
+
+/// Ask all of `probes`, each until it answers as it should. A unit that fails meanwhile ends it at once.
+pub fn wait(
+    probes: &[(&AppName, &Probe)],
+    watch: &mut Watch,
+    system: &mut dyn System,
+    deadline: Deadline,
+    tick: &mut dyn FnMut(),
+) -> Result<(), Why> {
+    let began = system.clock();
+    for (app, probe) in probes {
+        loop {
+            let left = (began + probe.within).saturating_sub(system.clock()).min(deadline.left(system));
+            let Err(why) = attempt(&probe.target, left.max(SHORTEST), tick) else { break };
+            watch.look(system, None).map_err(Why::Units)?;
+            if left.is_zero() {
+                let (target, waited) = (&probe.target, seconds(system.clock() - began));
+                return Err(Why::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
+            }
+            tick();
+            if system.wait_for_change(PAUSE.min(left)).is_err() {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ask once. The error says what came instead of what should.
+fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(), String> {
+    let until = Instant::now() + limit;
+    let result = match target {
+        Target::Tcp(address) => connect(&address.sockets, until, tick).map(drop),
+        Target::Http { url, status } => match ask(url, until, tick) {
+            Ok(answer) if answer == *status => Ok(()),
+            Ok(answer) => return Err(format!("status {answer}, not {status}")),
+            Err(error) => Err(error),
+        },
+    };
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer".into(),
+        io::ErrorKind::ConnectionRefused => "nothing listens".into(),
+        _ => printable(error.to_string().split(" (os error").next().unwrap_or_default().as_bytes()),
+    })
+}
+
+fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut()) -> io::Result<TcpStream> {
+    loop {
+        let mut last = io::ErrorKind::TimedOut.into();
+        for socket in sockets {
+            match TcpStream::connect_timeout(socket, slice(until)?) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        if last.kind() != io::ErrorKind::TimedOut {
+            return Err(last);
+        }
+        tick();
+    }
+}
+
+/// `GET`: the status of the answer.
+fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
+    let mut stream = connect(&url.sockets, until, tick)?;
+    let Url { path, authority, .. } = url;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: deptool\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.set_write_timeout(Some(slice(until)?))?;
+    stream.write_all(request.as_bytes())?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        stream.set_read_timeout(Some(slice(until)?))?;
+        match stream.read(&mut byte) {
+            Ok(0) => return Err(io::Error::other("the connection was closed without an answer")),
+            Ok(_) => line.extend(byte),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => tick(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if line.len() > LONGEST_LINE {
+            break;
+        }
+    }
+    status_of(&line).ok_or_else(|| io::Error::other("the answer is no HTTP"))
+}
+
+/// What is left until `until`, but not too much at once.
+fn slice(until: Instant) -> io::Result<Duration> {
+    match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+        left => Ok(left.min(SLICE)),
+    }
+}
+
+/// `HTTP/1.1 200 OK`: RFC 9112, 4.
+fn status_of(line: &[u8]) -> Option<u16> {
+    let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
+    match rest {
+        [status @ .., b'\n'] if status.len() >= 3 => {
+            let (digits, rest) = status.split_at(3);
+            let is_status = digits.iter().all(u8::is_ascii_digit) && matches!(rest.first(), None | Some(b' ' | b'\r'));
+            is_status.then(|| digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0')))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+    use crate::{
+        shared::manifest::Manifest,
+        system::{
+            Active, JobKind, JobResult, UnitDetail,
+            fake::{Behaviour, Fake, unit},
+            verdict::Started,
+        },
+    };
+
+    fn probes(json: &str) -> Vec<Probe> {
+        Manifest::parse(format!(r#"{{"health": {json}}}"#).as_bytes()).unwrap().health
+    }
+
+    /// Ask, with a unit under watch; returns why it failed.
+    fn run(fake: &mut Fake, json: &str) -> Option<String> {
+        let (app, probes) = (AppName::parse(b"web").unwrap(), probes(json));
+        let ended = fake.clock();
+        let before = UnitDetail::inactive();
+        let started = Started { kind: JobKind::Restart, job: JobResult::Done, ended, before, window: None };
+        let mut watch = Watch::new(vec![(unit("a.service"), started)]);
+        let deadline = Deadline::after(fake, Duration::from_secs(90));
+        let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
+        match wait(&probes, &mut watch, fake, deadline, &mut || ()) {
+            Ok(()) => None,
+            Err(Why::Text(text)) => Some(text),
+            Err(Why::Units(failures)) => Some(format!("{}: {}", failures[0].unit, failures[0].why)),
+        }
+    }
+
+    fn fake() -> Fake {
+        let mut fake = Fake::default();
+        fake.running("a.service");
+        fake
+    }
+
+    /// A server that answers each connection with the next of `answers`, and its address.
+    fn serve(answers: &'static [&'static str]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 1000];
+                let count = stream.read(&mut request).unwrap();
+                let expected = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n");
+                assert!(request[..count].starts_with(expected.as_bytes()));
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn what_listens_is_healthy_and_what_does_not_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(run(&mut fake(), &format!(r#"[{{"tcp": "{address}"}}]"#)), None);
+        assert_eq!(run(&mut fake(), &format!(r#"[{{"tcp": "localhost:{}"}}]"#, address.port())), None);
+        drop(listener);
+        let (mut fake, json) = (fake(), format!(r#"[{{"tcp": "{address}", "within": "2s"}}]"#));
+        let expected = format!("tcp {address} of 'web' is not healthy after 2.0 s: nothing listens");
+        assert_eq!(run(&mut fake, &json), Some(expected));
+        // Every 50 ms.
+        assert_eq!(fake.calls.iter().filter(|call| *call == "wait-for-change").count(), 40);
+    }
+
+    #[test]
+    fn a_page_is_asked_for_until_its_status_is_right() {
+        let probe = |address| format!(r#"[{{"http": "http://{address}/healthz", "status": 204, "within": "100ms"}}]"#);
+        let warming = serve(&["HTTP/1.1 503 Not yet\r\n\r\n", "", "HTTP/1.0 204\r\n\r\n"]);
+        assert_eq!(run(&mut fake(), &probe(warming)), None);
+        let wrong = serve(&["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"]);
+        let expected = format!("http://{wrong}/healthz of 'web' is not healthy after 0.1 s: status 200, not 204");
+        assert_eq!(run(&mut fake(), &probe(wrong)), Some(expected));
+    }
+
+    #[test]
+    fn a_unit_that_fails_meanwhile_ends_it() {
+        let mut fake = fake();
+        fake.behave("a.service", Behaviour::DiesAfterLooks(3));
+        let why = run(&mut fake, r#"[{"tcp": "127.0.0.1:1", "within": "60s"}]"#);
+        assert_eq!(why.as_deref(), Some("a.service: exited with status 1 after 0.1 s"));
+        assert_eq!(fake.units[&unit("a.service")].detail.active, Active::Failed);
+    }
+
+    #[test]
+    fn only_a_status_line_is_one() {
+        assert_eq!(status_of(b"HTTP/1.1 200 OK\r\n"), Some(200));
+        assert_eq!(status_of(b"HTTP/1.0 503\n"), Some(503));
+        for bad in [&b"HTTP/2 200\r\n"[..], b"HTTP/1.1 20\n", b"HTTP/1.1 2000\n", b"HTTP/1.1 200", b"SSH-2.0-x\n", b""]
+        {
+            assert_eq!(status_of(bad), None);
+        }
+    }
+}

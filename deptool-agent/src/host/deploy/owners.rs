@@ -1,0 +1,107 @@
+//! Users and groups by name, as the host resolves them.
+//!
+//! A static binary knows nothing of NSS, so a running host is asked with `getent`; a root directory has its own
+//! `etc/passwd` and `etc/group`.
+
+use std::{fs, process::Command};
+
+use crate::{
+    host::state::{error::HostError, layout::Home},
+    shared::manifest::Account,
+};
+
+/// Which of the two databases is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Passwd,
+    Group,
+}
+
+impl Database {
+    fn name(self) -> &'static str {
+        match self {
+            Database::Passwd => "passwd",
+            Database::Group => "group",
+        }
+    }
+}
+
+/// The numeric id of `account`, `None` if the host does not know it.
+pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Option<u32>, HostError> {
+    if home.is_live() { ask_host(database, account) } else { read_files(home, database, account) }
+}
+
+fn ask_host(database: Database, account: &Account) -> Result<Option<u32>, HostError> {
+    let output = Command::new("getent").args([database.name(), "--", account.as_str()]).output();
+    let output = output.map_err(|error| HostError::Unfit(format!("cannot run 'getent': {error}")))?;
+    match output.status.code() {
+        Some(0) => Ok(id_in(&String::from_utf8_lossy(&output.stdout), account)),
+        // "one or more supplied key could not be found in the database"
+        Some(2) => Ok(None),
+        _ => Err(HostError::Unfit(format!(
+            "'getent {} {}' failed: {}",
+            database.name(),
+            account.as_str(),
+            output.status
+        ))),
+    }
+}
+
+fn read_files(home: &Home, database: Database, account: &Account) -> Result<Option<u32>, HostError> {
+    let path = home.root().join("etc").join(database.name());
+    match fs::read(&path) {
+        Ok(bytes) => Ok(id_in(&String::from_utf8_lossy(&bytes), account)),
+        // An empty root still has a root.
+        Err(_) => Ok((account.as_str() == "root").then_some(0)),
+    }
+}
+
+/// The third field of the line of `account`: passwd(5), group(5).
+fn id_in(text: &str, account: &Account) -> Option<u32> {
+    let line = text.lines().find(|line| line.split(':').next() == Some(account.as_str()))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// Whether a sysusers.d(5) snippet makes `account`.
+pub fn is_declared(snippet: &str, database: Database, account: &Account) -> bool {
+    snippet.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        let kind = fields.next().unwrap_or_default().trim_end_matches('!');
+        let makes = match database {
+            Database::Passwd => kind == "u",
+            // Every user gets a group of the same name.
+            Database::Group => kind == "u" || kind == "g",
+        };
+        makes && fields.next().is_some_and(|name| name.trim_matches('"') == account.as_str())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(name: &str) -> Account {
+        Account::try_from(name.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_root_directory_has_its_own_users() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        assert_eq!(resolve(&home, Database::Passwd, &account("root")).unwrap(), Some(0));
+        fs::create_dir(directory.path().join("etc")).unwrap();
+        fs::write(directory.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:777:778::/:/bin/sh\n").unwrap();
+        assert_eq!(resolve(&home, Database::Passwd, &account("web")).unwrap(), Some(777));
+        assert_eq!(resolve(&home, Database::Passwd, &account("we")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_user_may_be_declared_by_a_snippet() {
+        let snippet = "# users\nu web - \"Web\" /srv\ng logs -\nu! locked -\n";
+        assert!(is_declared(snippet, Database::Passwd, &account("web")));
+        assert!(is_declared(snippet, Database::Group, &account("web")));
+        assert!(is_declared(snippet, Database::Group, &account("logs")));
+        assert!(is_declared(snippet, Database::Passwd, &account("locked")));
+        assert!(!is_declared(snippet, Database::Passwd, &account("logs")));
+    }
+}

@@ -1,0 +1,196 @@
+//! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
+//! every action is decided.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use crate::{
+    host::{
+        deploy::action::Action,
+        state::{
+            checkout::{self, Contents, Earlier},
+            error::HostError,
+            failed_units::Down,
+            layout::Home,
+            ledger::Claims,
+        },
+    },
+    shared::{
+        desired::Wanted,
+        name::{AppName, UnitName},
+        ordered,
+        path::{ExternalPath, TreePath},
+        plan::{Change, Class, HostPlan},
+        tree::HostTree,
+    },
+    system::System,
+};
+
+mod accounts;
+pub mod checks;
+mod outside;
+mod units;
+pub mod verify;
+
+use outside::OutsideWork;
+use units::UnitWork;
+
+/// Both sides of a deployment, as trees and as what they ask for.
+pub struct Sides<'a> {
+    pub old: &'a HostTree,
+    pub new: &'a HostTree,
+    pub had: &'a Wanted,
+    pub wants: &'a Wanted,
+    pub plan: &'a HostPlan,
+}
+
+/// A generation that was written and that nothing refers to yet.
+pub struct Staged<'a> {
+    pub home: &'a Home,
+    pub sides: &'a Sides<'a>,
+    /// The generation that runs, and the new one.
+    pub generations: (Option<u32>, u32),
+    /// Each app's checkout.
+    pub checkouts: &'a [(AppName, String)],
+    /// Units that a failed deployment left down.
+    pub down: &'a [Down],
+}
+
+impl Staged<'_> {
+    /// Where an app's file is.
+    fn file(&self, app: &AppName, file: &TreePath) -> PathBuf {
+        self.home.generation(self.generations.1).join(app.as_str()).join(file.as_path())
+    }
+
+    /// The apps that have no stable path: new ones, and those of which somebody took it away.
+    fn unlinked(&self) -> Vec<AppName> {
+        self.sides.new.apps.keys().filter(|app| !self.home.has_stable_path(app)).cloned().collect()
+    }
+}
+
+/// What *prepare* has found out.
+pub struct Prepared {
+    pub actions: Vec<Action>,
+    /// The ledger as it is after the deployment.
+    pub claims: Claims,
+    pub running: Vec<UnitName>,
+    /// For the operator.
+    pub notes: Vec<String>,
+}
+
+/// Each app's checkout by its name below `trees/`, and the apps whose checkouts were written now.
+pub type Checkouts = (Vec<(AppName, String)>, BTreeSet<AppName>);
+
+/// Check out all apps for `generation`.
+pub fn check_out(
+    home: &Home,
+    generation: u32,
+    new: &HostTree,
+    contents: &Contents<'_>,
+    tick: &mut dyn FnMut(),
+) -> Result<Checkouts, HostError> {
+    let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
+    for (name, app) in &new.apps {
+        let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
+        // Two apps with the same tree: the second finds what the first has written.
+        if written {
+            fresh.insert(name.clone());
+        }
+        checkouts.push((name.clone(), tree));
+    }
+    Ok((checkouts, fresh))
+}
+
+/// The checkouts of the generation that runs, from which unchanged files keep their times.
+pub fn earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<Earlier<'a>> {
+    let Some(number) = current else { return Vec::new() };
+    old.apps.iter().filter_map(|(name, app)| Earlier::verified(home, number, name, app)).collect()
+}
+
+/// Decide every action. Reads the machine, changes nothing.
+pub fn decide(
+    staged: &Staged<'_>,
+    claims: &Claims,
+    fresh: &BTreeSet<AppName>,
+    system: &mut dyn System,
+) -> Result<Prepared, HostError> {
+    let Staged { home, sides, generations, .. } = *staged;
+    let mut deciding = Deciding {
+        staged,
+        home,
+        sides,
+        before: claims,
+        claims: claims.clone(),
+        notes: Vec::new(),
+        problems: Vec::new(),
+        made: BTreeSet::new(),
+    };
+    let units = deciding.units(system)?;
+    let outside = deciding.outside()?;
+    let own = deciding.own(fresh)?;
+    deciding.claim_the_rest();
+    if !deciding.problems.is_empty() {
+        return Err(HostError::Unfit(deciding.problems.join("; ")));
+    }
+    let Deciding { claims, notes, .. } = deciding;
+    let running = units.running.clone();
+    let unlinked = staged.unlinked();
+    let actions = in_order(sides, generations, units, outside, (unlinked, own));
+    Ok(Prepared { actions, claims, running, notes })
+}
+
+/// The order in which a host changes. Every deployment follows it.
+fn in_order(
+    sides: &Sides<'_>,
+    (from, to): (Option<u32>, u32),
+    units: UnitWork,
+    outside: OutsideWork,
+    (unlinked, own): (Vec<AppName>, Vec<Action>),
+) -> Vec<Action> {
+    let changed = |class: Class| {
+        let snippets = sides.plan.outside.iter().filter(|c| c.class == class && c.change != Change::Remove);
+        snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
+    };
+    let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
+    actions.push(Action::MakeDirectories(outside.directories));
+    actions.extend(outside.users.into_iter().map(Action::Place));
+    actions.push(Action::CreateUsers(changed(Class::Sysusers)));
+    actions.extend(own);
+    actions.push(Action::LinkApps(unlinked));
+    actions.push(Action::Switch { from, to });
+    actions.extend(outside.removed.into_iter().map(Action::Place));
+    actions.extend(outside.placed.into_iter().map(Action::Place));
+    actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
+    actions.push(Action::Enable(units.enable));
+    if units.live && sides.plan.needs_daemon_reload() {
+        actions.push(Action::DaemonReload);
+    }
+    let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
+    actions.push(Action::UnlinkApps(gone.cloned().collect()));
+    let running = ordered::set(&units.running);
+    let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
+    actions.push(Action::Jobs { jobs: units.jobs, running: ran });
+    actions.retain(|action| !is_idle(action));
+    actions
+}
+
+fn is_idle(action: &Action) -> bool {
+    match action {
+        Action::Stop(units) | Action::Disable(units) | Action::Enable(units) => units.is_empty(),
+        Action::MakeDirectories(paths) | Action::CreateUsers(paths) | Action::CreateTmpfiles(paths) => paths.is_empty(),
+        Action::LinkApps(apps) | Action::UnlinkApps(apps) => apps.is_empty(),
+        Action::Jobs { jobs, .. } => jobs.is_empty(),
+        Action::Place(_) | Action::Own { .. } | Action::Switch { .. } | Action::DaemonReload => false,
+    }
+}
+
+struct Deciding<'a> {
+    staged: &'a Staged<'a>,
+    home: &'a Home,
+    sides: &'a Sides<'a>,
+    before: &'a Claims,
+    claims: Claims,
+    notes: Vec<String>,
+    /// Everything that speaks against the deployment: the operator sees all of it at once.
+    problems: Vec<String>,
+    made: BTreeSet<ExternalPath>,
+}

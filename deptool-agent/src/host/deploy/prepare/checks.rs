@@ -1,0 +1,205 @@
+//! Checks: oneshot units of apps that look at what is staged, before anything is changed.
+//!
+//! Each runs as a unit of its own, made of the check's `[Service]` section, that depends on nothing. In its view of the
+//! file system, and nowhere else, the staged generation is where the running one is, or an absolute path in the
+//! configuration would lead to what is deployed.
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
+
+use crate::{
+    host::{
+        deploy::{
+            failure::journal_of,
+            owners::{Database, resolve},
+            prepare::{Staged, accounts},
+        },
+        state::error::{Context, HostError},
+    },
+    shared::{
+        desired::{ClaimKind, check_file},
+        manifest::Account,
+        name::{AppName, UnitName},
+        text::printable,
+        unit_file::assignments,
+    },
+    system::{
+        JobKind, JobResult, Manager, System, UnitDetail,
+        verdict::{Started, Verdict, judge},
+    },
+};
+
+/// All checks run at once, and may take so long.
+const LIMIT: Duration = Duration::from_secs(90);
+/// How much of what a check said is shown.
+const LINES: usize = 20;
+
+/// A check that is to be run.
+struct Check<'a> {
+    app: &'a AppName,
+    unit: &'a UnitName,
+    /// The unit file that it is run from.
+    text: String,
+}
+
+/// Run the checks of all apps that change, and refuse if one fails. Returns notes for the operator, or nothing if
+/// `go_on` has said no meanwhile.
+pub fn run(
+    staged: &Staged<'_>,
+    system: &mut dyn System,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<Vec<String>>, HostError> {
+    let new = &staged.sides.new.apps;
+    let changed = staged.sides.plan.apps.iter().filter_map(|change| new.get_key_value(&change.app));
+    let wanted: Vec<_> =
+        changed.flat_map(|(name, app)| app.manifest.checks.iter().map(move |unit| (name, unit))).collect();
+    if wanted.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    if system.manager() != Manager::Running {
+        return Ok(Some(vec!["no systemd runs here: 'checks' were not run".into()]));
+    }
+    let (mut checks, mut notes) = (Vec::new(), Vec::new());
+    for (app, unit) in wanted {
+        let section = service_section(staged, app, unit)?;
+        match missing_account(staged, &section)? {
+            Some(account) => {
+                notes.push(format!(
+                    "check '{unit}' of '{app}' was not run: '{account}' is only created by this deployment"
+                ));
+            }
+            None => checks.push(Check { app, unit, text: unit_file(staged, app, unit, &section) }),
+        }
+    }
+    let directory = stage_stable_paths(staged)?;
+    let mut is_called_off = false;
+    let result = run_all(&checks, system, &mut || {
+        is_called_off = is_called_off || !go_on();
+        !is_called_off
+    });
+    let removed = fs::remove_dir_all(&directory).during("remove", &directory);
+    if is_called_off {
+        return removed.map(|()| None);
+    }
+    result.and(removed).map(|()| Some(notes))
+}
+
+fn run_all(checks: &[Check<'_>], system: &mut dyn System, go_on: &mut dyn FnMut() -> bool) -> Result<(), HostError> {
+    if checks.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<&str> = checks.iter().map(|check| check.text.as_str()).collect();
+    let units = system.add_transient(&texts)?;
+    let result = judge_all(checks, &units, system, go_on);
+    let removed = system.remove_transient(&units);
+    result.and_then(|()| removed.map_err(HostError::from))
+}
+
+fn judge_all(
+    checks: &[Check<'_>],
+    units: &[UnitName],
+    system: &mut dyn System,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<(), HostError> {
+    let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Start)).collect();
+    let results = system.run_jobs_while(&jobs, LIMIT, go_on)?;
+    let (mut whys, mut details) = (Vec::new(), Vec::new());
+    for ((check, unit), job) in checks.iter().zip(units).zip(results) {
+        let now = system.detail(unit)?;
+        let why = match job {
+            JobResult::TimedOut => format!("it has not ended within {} s", LIMIT.as_secs()),
+            job => {
+                let (ended, before) = (system.clock(), UnitDetail::inactive());
+                let started = Started { kind: JobKind::Start, job, ended, before, window: None };
+                match judge(&started, &now, ended) {
+                    Verdict::Failed(why) => why,
+                    Verdict::Good | Verdict::Settling(_) => continue,
+                }
+            }
+        };
+        whys.push(format!("check '{}' of '{}' failed: {}", check.unit, check.app, printable(why.as_bytes())));
+        // By name, which no other unit has: of one that has ended at once, journald may not find out the invocation.
+        details.extend(journal_of(system, unit, &[], LINES));
+    }
+    if whys.is_empty() {
+        return Ok(());
+    }
+    Err(HostError::Refused { why: whys.join("; "), details: details.join("\n") })
+}
+
+/// The assignments of the check's `[Service]` section and of the drop-ins for it in the tree, as lines.
+fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Result<Vec<(String, String)>, HostError> {
+    let mut files = vec![staged.file(app, &check_file(unit))];
+    let mut drop_ins: Vec<_> = staged.sides.wants.outside.iter().collect();
+    drop_ins.sort_by_key(|(path, _)| path.relative().file_name());
+    for (path, claim) in drop_ins {
+        if let ClaimKind::Copy(snippet, _) = &claim.kind
+            && snippet.affects(unit)
+            && path.relative().file_name() != Some(unit.as_str().as_ref())
+        {
+            files.push(staged.file(&claim.app, &claim.file));
+        }
+    }
+    let mut lines = Vec::new();
+    for file in files {
+        let text = fs::read(&file).during("read", &file)?;
+        let all = assignments(&String::from_utf8_lossy(&text)).into_iter();
+        lines.extend(all.filter(|one| one.section == "Service").map(|one| (one.key, one.value)));
+    }
+    Ok(lines)
+}
+
+/// A user or group of the check that the host does not have yet, and the deployment creates.
+fn missing_account(staged: &Staged<'_>, section: &[(String, String)]) -> Result<Option<String>, HostError> {
+    let last = |wanted: &str| section.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
+    if last("DynamicUser").is_some_and(|value| ["1", "yes", "y", "true", "t", "on"].contains(&value.as_str())) {
+        return Ok(None);
+    }
+    for (key, database) in [("User", Database::Passwd), ("Group", Database::Group)] {
+        // Numbers and specifiers are systemd's business.
+        let Some(Ok(account)) = last(key).map(Account::try_from) else { continue };
+        if resolve(staged.home, database, &account)?.is_none() && accounts::is_declared(staged, database, &account) {
+            return Ok(Some(account.as_str().to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn unit_file(staged: &Staged<'_>, app: &AppName, unit: &UnitName, section: &[(String, String)]) -> String {
+    let Staged { home, generations: (current, generation), .. } = staged;
+    let mut text = format!(
+        "[Unit]\nDescription=Check {unit}, before a deployment\nDefaultDependencies=no\n\
+         CollectMode=inactive-or-failed\n\n[Service]\nTimeoutStartSec=30s\n"
+    );
+    for (key, value) in section {
+        text.push_str(&format!("{key}={value}\n"));
+    }
+    let checkout = staged.checkouts.iter().find(|(name, _)| name == app).map(|(_, tree)| home.trees().join(tree));
+    let checkout = checkout.unwrap_or_default();
+    text.push_str("Type=oneshot\nRemainAfterExit=no\nRestart=no\nStandardOutput=journal\nStandardError=journal\n");
+    text.push_str(&format!("Environment=DEPTOOL_STAGED={}\n", checkout.display()));
+    let mut bind = |from: PathBuf, to: PathBuf| {
+        text.push_str(&format!("BindReadOnlyPaths={}:{}\n", from.display(), to.display()));
+    };
+    // Through `apps/<app>/current`, which a new app does not have yet, and through `current`.
+    bind(stable_paths(staged), home.apps());
+    if let Some(current) = current {
+        bind(home.generation(*generation), home.generation(*current));
+    }
+    text
+}
+
+fn stable_paths(staged: &Staged<'_>) -> PathBuf {
+    staged.home.generation(staged.generations.1).join(".apps")
+}
+
+/// What `apps/` will be after the deployment, in a directory to be bound over it. Returns that directory.
+fn stage_stable_paths(staged: &Staged<'_>) -> Result<PathBuf, HostError> {
+    let directory = stable_paths(staged);
+    for (app, tree) in staged.checkouts {
+        let of_app = directory.join(app.as_str());
+        fs::create_dir_all(&of_app).during("create", &of_app)?;
+        let link = of_app.join("current");
+        symlink(staged.home.trees().join(tree), &link).during("make", &link)?;
+    }
+    Ok(directory)
+}

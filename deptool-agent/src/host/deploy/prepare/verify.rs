@@ -1,0 +1,225 @@
+//! Unit files that change are shown to `systemd-analyze verify` before systemd has to live with them.
+//!
+//! It gets a copy of the tree's units in which the stable paths of apps are those of the staged files, so that programs
+//! that come with the deployment are found. What can't be parsed and programs that are missing refuse; the rest of what
+//! it says about our files is passed on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    host::{
+        deploy::prepare::Staged,
+        state::{
+            error::{Context, HostError},
+            layout::Home,
+        },
+    },
+    shared::{
+        desired::{Claim, ClaimKind, Snippet},
+        manifest::Mode,
+        name::{AppName, UnitName},
+        ordered,
+        path::{ExternalPath, TreePath, is_within},
+        text::printable,
+        tree::FileKind,
+    },
+    system::System,
+};
+
+const OURS: &str = "/etc/systemd/system";
+/// Where a unit of the host may be, in systemd's order.
+const HOSTS: [&str; 4] = [OURS, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+
+/// What is said of a unit file that is not usable as it was meant. systemd ignores some of these lines; a value that it
+/// ignores is one that somebody misspelt.
+const WRONG: [&str; 9] = [
+    "Failed to parse",
+    "Missing '='",
+    "Invalid section header",
+    "Assignment outside of section",
+    "Neither a valid executable name",
+    "fatal error",
+    "Refusing.",
+    "bad unit file setting",
+    "failed to load properly",
+];
+
+/// Verify what changes. Returns notes for the operator.
+pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, HostError> {
+    let scratch = Scratch { staged, directory: staged.home.generation(staged.generations.1).join(".verify") };
+    let changed = scratch.changed();
+    let units = scratch.affected(&changed);
+    if units.is_empty() {
+        return Ok(Vec::new());
+    }
+    let written = scratch.write(&units);
+    let said = written.and_then(|files| {
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        if files.is_empty() { Ok(None) } else { Ok(system.verify(&files)?) }
+    });
+    let removed = fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory);
+    let (mut wrong, mut notes) = (Vec::new(), Vec::new());
+    let said = said?;
+    removed?;
+    for line in said.unwrap_or_default().lines() {
+        let line = printable(line.trim().as_bytes());
+        let Some(line) = scratch.ours(&line, &changed, &units) else { continue };
+        let into = match missing_program(&line) {
+            Some(program) if scratch.comes_along(program) => continue,
+            Some(_) => &mut wrong,
+            None if WRONG.iter().any(|text| line.contains(text)) => &mut wrong,
+            None => &mut notes,
+        };
+        if !into.contains(&line) {
+            into.push(line);
+        }
+    }
+    if wrong.is_empty() { Ok(notes) } else { Err(HostError::Unfit(wrong.join("; "))) }
+}
+
+/// `x.service: Command /x is not executable: No such file or directory`
+fn missing_program(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(": Command ")?;
+    rest.split_once(" is not executable").map(|(program, _)| program)
+}
+
+struct Scratch<'a> {
+    staged: &'a Staged<'a>,
+    directory: PathBuf,
+}
+
+impl Scratch<'_> {
+    /// Unit files and drop-ins of the tree: path below the directory of units, and who claims it.
+    fn units_of(outside: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
+        outside.iter().filter_map(|(path, claim)| match &claim.kind {
+            ClaimKind::Copy(snippet @ (Snippet::Unit(_) | Snippet::DropIn(_)), _) => {
+                Some((path.as_str().strip_prefix(OURS)?.strip_prefix('/')?, claim, snippet))
+            }
+            _ => None,
+        })
+    }
+
+    /// The files that the deployment changes, as their paths below the directory of units.
+    fn changed(&self) -> BTreeSet<&str> {
+        let changes = self.staged.sides.plan.outside.iter();
+        ordered::set(changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')))
+    }
+
+    /// The units that these files make or are about, if they are there after the deployment.
+    fn affected(&self, changed: &BTreeSet<&str>) -> BTreeSet<UnitName> {
+        let sides = self.staged.sides;
+        let made = Self::units_of(&sides.wants.outside).filter_map(|(_, _, snippet)| match snippet {
+            Snippet::Unit(unit) => Some(unit),
+            _ => None,
+        });
+        let known = ordered::set(made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()));
+        let mut units = BTreeSet::new();
+        for (path, _, snippet) in Self::units_of(&sides.had.outside).chain(Self::units_of(&sides.wants.outside)) {
+            if !changed.contains(path) {
+                continue;
+            }
+            units.extend(known.iter().filter(|unit| snippet.affects(unit)).map(|unit| (*unit).clone()));
+            if let Snippet::DropIn(stem) = snippet {
+                units.extend(UnitName::parse(stem.as_bytes()));
+            }
+        }
+        units
+    }
+
+    /// Write the copies. Returns the files of `units`; those of which there is none, such as quadlets', are left out.
+    fn write(&self, units: &BTreeSet<UnitName>) -> Result<Vec<PathBuf>, HostError> {
+        let Staged { sides, .. } = self.staged;
+        fs::create_dir_all(&self.directory).during("create", &self.directory)?;
+        // What is removed is still where it was: an empty file hides it.
+        let gone = Self::units_of(&sides.had.outside).map(|(path, ..)| (path, None));
+        let there = Self::units_of(&sides.wants.outside).map(|(path, claim, _)| (path, Some(claim)));
+        for (path, claim) in gone.chain(there) {
+            let text = match claim {
+                Some(claim) => self.mapped(&claim.app, &claim.file)?,
+                None if path.contains('/') => Vec::new(),
+                None => continue,
+            };
+            self.put(path, &text)?;
+        }
+        let mut files = Vec::new();
+        for unit in units {
+            let file = self.directory.join(unit.as_str());
+            if !file.exists() {
+                let mut places = HOSTS.iter().map(|directory| self.staged.home.root().join(&directory[1..]));
+                let text = places.find_map(|place| fs::read(place.join(unit.as_str())).ok());
+                // One that is masked is empty.
+                let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
+                self.put(unit.as_str(), &text)?;
+            }
+            files.push(file);
+        }
+        Ok(files)
+    }
+
+    fn put(&self, path: &str, text: &[u8]) -> Result<(), HostError> {
+        let file = self.directory.join(path);
+        if let Some(above) = file.parent() {
+            fs::create_dir_all(above).during("create", above)?;
+        }
+        fs::write(&file, text).during("write", &file)
+    }
+
+    /// An app's file with the stable paths of apps replaced by where their files are now.
+    fn mapped(&self, app: &AppName, file: &TreePath) -> Result<Vec<u8>, HostError> {
+        let path = self.staged.file(app, file);
+        let bytes = fs::read(&path).during("read", &path)?;
+        // Bytes that are no text stay wrong in any case.
+        let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        for (app, tree) in self.staged.checkouts {
+            let staged = self.staged.home.trees().join(tree);
+            text = text.replace(&format!("{}/", Home::stable_path(app)), &format!("{}/", staged.display()));
+        }
+        Ok(text.into_bytes())
+    }
+
+    /// The line with paths as the operator knows them, if it is about a file that changes or a unit that is affected.
+    fn ours(&self, line: &str, changed: &BTreeSet<&str>, units: &BTreeSet<UnitName>) -> Option<String> {
+        let mut line = line.to_owned();
+        for (app, tree) in self.staged.checkouts {
+            let staged = self.staged.home.trees().join(tree);
+            line = line.replace(&staged.display().to_string(), &Home::stable_path(app));
+        }
+        if let Some(rest) = line.strip_prefix(&format!("{}/", self.directory.display())) {
+            let (path, said) = rest.split_once(':')?;
+            let (_, claim, _) = Self::units_of(&self.staged.sides.wants.outside).find(|(other, ..)| *other == path)?;
+            return changed.contains(path).then(|| format!("'{}/{}': line {said}", claim.app, claim.file));
+        }
+        let of_unit = line.strip_prefix("Unit ").unwrap_or(&line);
+        let name = of_unit.split([':', ' ']).next()?;
+        units.iter().any(|unit| unit.as_str() == name).then_some(line)
+    }
+
+    /// Whether the program at `path` comes with the deployment, perhaps behind a link that is not there yet, or with a
+    /// mode that it does not have yet.
+    fn comes_along(&self, path: &str) -> bool {
+        let sides = self.staged.sides;
+        let stable = self.staged.checkouts.iter().find_map(|(app, _)| {
+            Some((app, path.strip_prefix(&Home::stable_path(app))?.strip_prefix('/')?.to_owned()))
+        });
+        let linked = || {
+            let mut links = sides.wants.outside.iter().filter(|(_, claim)| claim.kind == ClaimKind::Link);
+            let (link, claim) = links.find(|(link, _)| is_within(path, link.as_str()))?;
+            Some((&claim.app, format!("{}{}", claim.file, &path[link.as_str().len()..])))
+        };
+        let Some((app, file)) = stable.or_else(linked) else { return false };
+        let Some(app) = sides.new.apps.get(app) else { return false };
+        let Ok(file) = TreePath::parse(file.as_bytes()) else { return false };
+        match app.files.get(&file).map(|entry| entry.kind) {
+            Some(FileKind::Executable | FileKind::Symlink) => true,
+            Some(FileKind::Regular) => {
+                let mode = app.manifest.files.get(&file).and_then(|attributes| attributes.mode);
+                mode.is_some_and(|Mode(bits)| bits & 0o111 != 0)
+            }
+            None => false,
+        }
+    }
+}

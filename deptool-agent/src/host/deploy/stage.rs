@@ -1,0 +1,177 @@
+//! Everything of a deployment that is not visible yet: what it needs is received, checked and written, and all that it
+//! will do is decided.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::{
+    host::{
+        connection::peer::Peer,
+        deploy::{
+            finish,
+            prepare::{self, Prepared, Sides},
+            receive::Receiving,
+        },
+        external::drift,
+        state::{
+            checkout::{self, Contents, Earlier},
+            error::HostError,
+            failed_units,
+            journal::Record,
+            layout::Home,
+            ledger::Claims,
+        },
+    },
+    shared::{
+        desired::Wanted,
+        manifest::probe::Probe,
+        name::{AppName, UnitName},
+        ordered,
+        outcome::Goal,
+        plan::HostPlan,
+        store::Store,
+        text::printable,
+        time::now,
+        tree::HostTree,
+        wire::{Deploy, Lease, Response},
+    },
+    system::System,
+};
+
+/// Where an app asks to be confirmed: seconds. To connect takes less, through any network.
+const CONFIRM: u16 = 30;
+
+/// A deployment that only has to be activated.
+pub struct Ready {
+    pub record: Record,
+    /// What was written, and is not durable yet.
+    pub written: Vec<PathBuf>,
+    pub expectations: Expectations,
+}
+
+/// What a deployment must show after its activation.
+pub struct Expectations {
+    /// How long units must not fail after their start, where the manifest says so.
+    pub windows: BTreeMap<UnitName, Duration>,
+    /// How long all of it may take.
+    pub timeout: Duration,
+    /// What must answer, of the apps that change.
+    pub probes: Vec<(AppName, Probe)>,
+    /// Within how many seconds it must be confirmed, if it must be.
+    pub confirm: Option<u16>,
+}
+
+impl Expectations {
+    fn of(sides: &Sides<'_>, request: &Deploy) -> Expectations {
+        let Sides { old, new, wants, plan, .. } = sides;
+        let units = wants.enabled.iter().chain(&wants.watched);
+        let windows = ordered::map(units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))));
+        let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
+        let probes =
+            changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));
+        // Taking a firewall away is as bold as putting one up.
+        let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
+        let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
+        let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
+        Expectations { windows, timeout: wants.settle_timeout, probes: probes.collect(), confirm }
+    }
+}
+
+/// What came of it.
+pub enum Staged {
+    Ready(Box<Ready>),
+    /// The helper went away or has changed its mind.
+    Gone,
+}
+
+/// Receive everything and prepare it: nothing of it is visible.
+pub fn stage(
+    home: &Home,
+    request: &Deploy,
+    store: &mut Store,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Staged, HostError> {
+    let expected = match request.expected {
+        Lease::Absent => None,
+        Lease::At(id) => Some(id),
+    };
+    let claims = Claims::load(home)?;
+    let current = home.linked_generation(&home.current())?;
+    let mut receiving = Receiving::new(home, request, store, peer);
+    let Some(old) = receiving.deployed()? else { return Ok(Staged::Gone) };
+    let earlier = prepare::earlier(home, current, &old);
+    note_drift(home, current, &old, &earlier, receiving.peer);
+    let Some(new) = receiving.target(&earlier)? else { return Ok(Staged::Gone) };
+    let (had, wants) = (wanted(&old)?, wanted(&new)?);
+    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    if plan.digest() != request.plan {
+        return Err(HostError::Unfit("the host's plan is not the one that was shown".into()));
+    }
+    let generation = finish::next_generation(home)?.max(current.unwrap_or(0) + 1);
+    let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
+    let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
+    let commit = match request.target {
+        Goal::Commit(id) => id.to_string(),
+        Goal::Nothing => "none".into(),
+    };
+    checkout::write_generation(home, generation, &commit, &checkouts)?;
+    let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
+    let down = failed_units::load(home)?;
+    let generations = (current, generation);
+    let staged = prepare::Staged { home, sides: &sides, generations, checkouts: &checkouts, down: &down };
+    let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
+    let mut said = prepare::verify::run(&staged, system)?;
+    match prepare::checks::run(&staged, system, &mut || peer.still_waits())? {
+        Some(notes) => said.extend(notes),
+        None => return Ok(Staged::Gone),
+    }
+    let Prepared { actions, claims, running, notes } = prepared;
+    for note in notes.into_iter().chain(said) {
+        peer.send(&Response::Note(note));
+    }
+    let record = Record {
+        agent: crate::shared::build::agent_file_name(),
+        id: request.id,
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        from: expected,
+        to: request.target,
+        by: printable(request.operator.as_bytes()),
+        when: now(),
+        previous: current,
+        generation,
+        actions,
+        running,
+        claims,
+    };
+    let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
+    let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
+    written.push(home.generation(generation));
+    written.extend(store.written());
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations: Expectations::of(&sides, request) })))
+}
+
+/// Tell of files of ours that somebody changed: they are written anew, and the generation that runs now keeps them.
+fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earlier<'_>], peer: &mut Peer) {
+    let Some(number) = current else { return };
+    for (name, app) in &old.apps {
+        if earlier.iter().any(|earlier| earlier.app.tree == app.tree) {
+            continue;
+        }
+        let kept = home.generation(number).join(name.as_str());
+        for drift in drift::of_checkout(home, number, name, app) {
+            let said = match kept.exists() {
+                true => {
+                    let kept = printable(kept.as_os_str().as_encoded_bytes());
+                    format!("{drift}: what was there is kept in '{kept}'")
+                }
+                false => drift.to_string(),
+            };
+            peer.send(&Response::Note(said));
+        }
+    }
+}
+
+fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {
+    Wanted::of(tree).map_err(|error| HostError::Unfit(error.to_string()))
+}

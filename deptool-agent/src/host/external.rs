@@ -1,0 +1,4 @@
+//! Paths outside of the state directory.
+
+pub mod drift;
+pub mod place;

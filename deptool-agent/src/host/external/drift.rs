@@ -1,0 +1,224 @@
+//! Drift: what on this host is not as it was deployed. Reads, changes nothing.
+
+use std::fs;
+
+use crate::{
+    host::{
+        external::place::{Found, Place},
+        state::{
+            checkout,
+            error::HostError,
+            identity::{deployed, load_tree},
+            layout::Home,
+            ledger::{Claims, Content, PathClaim},
+        },
+    },
+    shared::{
+        desired::{ClaimKind, Snippet, Wanted, WantedUnit},
+        name::{AppName, UnitName},
+        ordered,
+        outcome::Deployed,
+        path::{ExternalPath, STATE_DIR},
+        store::Store,
+        text::printable,
+        tree::HostTree,
+        wire::{Drift, Subject},
+    },
+    system::{Active, Manager, System, UnitFile},
+};
+
+/// Where systemd reads unit files before `/etc/systemd/system`: what `systemctl set-property` and its like leave.
+const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
+const ETC: &str = "/etc/systemd/system";
+const RUN: &str = "/run/systemd/system";
+/// Where packages have their units.
+const BELOW: [&str; 3] = ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+
+/// Compare the host with what was deployed. Empty if they agree, or if nothing is deployed.
+pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostError> {
+    let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
+    let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
+    let unfit = |error: String| HostError::Unfit(format!("what is deployed: {error}"));
+    let tree = load_tree(&store, &deployed.host, deployed.commit).map_err(|error| unfit(error.to_string()))?;
+    let wants = Wanted::of(&tree).map_err(|error| unfit(error.to_string()))?;
+    let mut looking = Looking { home, tree: &tree, wants: &wants, claims: Claims::load(home)?, found: Vec::new() };
+    looking.generation(&deployed);
+    looking.outside()?;
+    looking.units(system)?;
+    Ok(looking.found)
+}
+
+/// What was changed by hand in an app's checkout of a generation, as paths on the host.
+pub fn of_checkout(home: &Home, generation: u32, name: &AppName, app: &crate::shared::tree::App) -> Vec<Drift> {
+    let stable = Home::stable_path(name);
+    let link = home.generation(generation).join(name.as_str());
+    let tree = fs::read_link(&link).ok().and_then(|target| Some(target.file_name()?.to_str()?.to_owned()));
+    let Some(tree) = tree else { return vec![of_path(stable, "is missing")] };
+    let differences = checkout::differences(home, &tree, app);
+    differences.into_iter().map(|(file, what)| of_path(format!("{stable}{file}"), what)).collect()
+}
+
+fn of_path(path: impl Into<String>, what: impl Into<String>) -> Drift {
+    Drift { subject: Subject::Path(path.into()), what: what.into() }
+}
+
+struct Looking<'a> {
+    home: &'a Home,
+    tree: &'a HostTree,
+    wants: &'a Wanted,
+    claims: Claims,
+    found: Vec<Drift>,
+}
+
+impl Looking<'_> {
+    fn path(&mut self, path: impl Into<String>, what: impl Into<String>) {
+        self.found.push(of_path(path, what));
+    }
+
+    fn unit(&mut self, unit: &UnitName, what: impl Into<String>) {
+        self.found.push(Drift { subject: Subject::Unit(unit.clone()), what: what.into() });
+    }
+
+    /// The links to the generation, and the checkouts in it.
+    fn generation(&mut self, deployed: &Deployed) {
+        let current = self.home.linked_generation(&self.home.current()).ok().flatten();
+        let is_deployed = |number: &u32| {
+            let commit = fs::read_to_string(self.home.generation(*number).join(".commit"));
+            commit.is_ok_and(|commit| commit.trim_end() == deployed.commit.to_string())
+        };
+        match current.filter(is_deployed) {
+            None => self.path(format!("{STATE_DIR}/current"), "does not lead to what is deployed"),
+            Some(number) => {
+                for (name, app) in &self.tree.apps {
+                    self.found.extend(of_checkout(self.home, number, name, app));
+                }
+            }
+        }
+        for name in self.tree.apps.keys() {
+            if !self.home.has_stable_path(name) {
+                self.path(Home::stable_path(name), "is not the link that was made");
+            }
+        }
+    }
+
+    /// What we hold outside of our own directory.
+    fn outside(&mut self) -> Result<(), HostError> {
+        let held: Vec<(ExternalPath, PathClaim)> = self.claims.paths.clone().into_iter().collect();
+        for (path, claim) in held {
+            let (found, attributes) = match Place::existing(self.home, &path) {
+                Ok(Some(place)) => (place.found()?, place.attributes()?),
+                Ok(None) => (Found::Nothing, None),
+                Err(HostError::Unfit(why)) => {
+                    self.path(path.as_str(), why);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let is_root = self.home.is_live();
+            let is_as_made = |(mode, uid, gid): (u32, u32, u32)| mode == 0o644 && (!is_root || (uid, gid) == (0, 0));
+            match (&claim.ours, found) {
+                (_, Found::Nothing) => self.path(path.as_str(), "is missing"),
+                (ours, Found::Content(now)) if *ours == now => {
+                    if matches!(ours, Content::File(_)) && !attributes.is_some_and(is_as_made) {
+                        self.path(path.as_str(), "has another mode or owner");
+                    }
+                }
+                (Content::File(_), Found::Content(Content::File(_))) => self.path(path.as_str(), "was edited"),
+                (Content::Link(_), Found::Content(Content::Link(target))) => {
+                    self.path(path.as_str(), format!("leads to '{}'", printable(target.as_bytes())));
+                }
+                (Content::Link(_), Found::Content(Content::File(_))) => {
+                    self.path(path.as_str(), "was replaced by a file");
+                }
+                (Content::File(_), Found::Content(Content::Link(_))) => {
+                    self.path(path.as_str(), "was replaced by a symlink");
+                }
+                (_, Found::Other(what)) => self.path(path.as_str(), format!("was replaced by {what}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn units(&mut self, system: &mut dyn System) -> Result<(), HostError> {
+        let (wants, manager) = (self.wants, system.manager());
+        if manager != Manager::Absent {
+            for (unit, wanted) in &wants.enabled {
+                self.enablement(unit, system)?;
+                if manager == Manager::Running {
+                    self.activity(unit, wanted, system)?;
+                }
+            }
+        }
+        let made = wants.outside.values().filter_map(|claim| match &claim.kind {
+            ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit),
+            _ => None,
+        });
+        for unit in ordered::set(made.chain(wants.enabled.keys()).chain(wants.watched.keys())) {
+            self.overrides(unit);
+        }
+        Ok(())
+    }
+
+    fn enablement(&mut self, unit: &UnitName, system: &mut dyn System) -> Result<(), HostError> {
+        match system.unit_file(unit)? {
+            UnitFile::Enabled | UnitFile::Static => {}
+            UnitFile::EnabledRuntime => self.unit(unit, "is enabled until the next boot only"),
+            UnitFile::Disabled => self.unit(unit, "was disabled"),
+            UnitFile::Masked => self.unit(unit, "was masked"),
+            UnitFile::Absent => self.unit(unit, "is gone"),
+        }
+        Ok(())
+    }
+
+    /// Whether it runs, if it is of a kind that stays.
+    fn activity(&mut self, unit: &UnitName, wanted: &WantedUnit, system: &mut dyn System) -> Result<(), HostError> {
+        let now = system.detail(unit)?;
+        let may_end = now.service_type == "oneshot"
+            || now.condition_failed
+            || now.is_triggered
+            || wanted.settle.is_some_and(|window| window.0.is_zero());
+        match now.active {
+            Active::Failed => {
+                let why = now.exit.map_or_else(String::new, |exit| format!(" ({})", printable(exit.as_bytes())));
+                self.unit(unit, format!("has failed{why}"));
+            }
+            Active::Inactive | Active::Deactivating if !may_end => self.unit(unit, "was stopped"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Unit files and drop-ins that come before ours, or beside them, and are not ours.
+    fn overrides(&mut self, unit: &UnitName) {
+        let exists = |directory: &str| {
+            let path = self.home.root().join(&directory[1..]).join(unit.as_str());
+            // Another name for it is a link.
+            fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
+        };
+        let mut over: Vec<String> =
+            ABOVE.iter().filter(|directory| exists(directory)).map(|d| format!("{d}/{unit}")).collect();
+        let etc = format!("{ETC}/{unit}");
+        if !self.is_ours(&etc) && exists(ETC) && BELOW.iter().any(|directory| exists(directory)) {
+            over.push(etc);
+        }
+        let mut drop_ins = Vec::new();
+        for directory in [ETC, RUN].iter().chain(&ABOVE) {
+            let directory = format!("{directory}/{unit}.d");
+            let names = fs::read_dir(self.home.root().join(&directory[1..])).into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let ours = names.filter(|name| name.ends_with(".conf") && !name.starts_with('.'));
+            drop_ins.extend(ours.map(|name| format!("{directory}/{name}")).filter(|path| !self.is_ours(path)));
+        }
+        drop_ins.sort();
+        for path in over {
+            self.unit(unit, format!("is overridden by '{}'", printable(path.as_bytes())));
+        }
+        for path in drop_ins {
+            self.unit(unit, format!("has the drop-in '{}', which was not deployed", printable(path.as_bytes())));
+        }
+    }
+
+    fn is_ours(&self, path: &str) -> bool {
+        ExternalPath::parse(path).is_ok_and(|path| self.claims.paths.contains_key(&path))
+    }
+}

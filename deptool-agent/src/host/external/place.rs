@@ -1,0 +1,494 @@
+//! Paths outside of `/var/lib/deptool`, reached without being led astray.
+//!
+//! A path is walked component by component from the root. Symlinks on the way are followed only if root (or whoever
+//! runs the agent on a root directory of their own) owns them and only root can write to the directory they are in;
+//! everything else could be a trap that a user of the host has set.
+//!
+//! openat2(2) would walk a whole path in one call, but follows all links or none: which ones may be followed depends on who
+//! owns them and what they are in. One component opened without following, and looked at as what was opened, leaves no more
+//! room for a race, and is the same on every kernel.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    host::state::{
+        error::{Context, HostError},
+        layout::Home,
+        ledger::Content,
+    },
+    shared::{
+        path::{ExternalPath, STATE_DIR, is_within},
+        text::hex,
+    },
+};
+
+/// Opens whatever is there without reading it. Elsewhere than on Linux, where agents run, this only has to compile.
+#[cfg(target_os = "linux")]
+const LOOK: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const LOOK: OFlags = OFlags::RDONLY;
+/// More links than this on one path are a loop.
+const MAX_LINKS: usize = 40;
+
+/// A directory outside of ours, held open.
+pub struct Place {
+    directory: OwnedFd,
+    /// The directory's real path on the host, for messages.
+    real: PathBuf,
+    name: OsString,
+}
+
+/// Where a path leads.
+pub enum Resolved {
+    Place(Place),
+    /// These directories are missing, outermost first, given as paths on the host.
+    Missing(Vec<ExternalPath>),
+}
+
+impl Resolved {
+    /// Where `path`, which was resolved to this, really is. Two paths can be one place.
+    pub fn real(&self, path: &ExternalPath) -> PathBuf {
+        let name = Path::new(path.as_str()).file_name().unwrap_or_default();
+        match self {
+            Resolved::Place(place) => place.real.join(name),
+            Resolved::Missing(directories) => {
+                directories.last().map_or(PathBuf::new(), |directory| Path::new(directory.as_str()).join(name))
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Resolve the directory that holds `path`.
+    pub fn resolve(home: &Home, path: &ExternalPath) -> Result<Resolved, HostError> {
+        let full = Path::new(path.as_str());
+        let mut walk = Walk::start(home)?;
+        let parent = path.relative().parent().unwrap_or(Path::new(""));
+        let mut pending: VecDeque<OsString> = parent.iter().map(OsStr::to_owned).collect();
+        while let Some(name) = pending.pop_front() {
+            match walk.enter(&name).map_err(|error| error.at(full))? {
+                Step::Entered => {}
+                Step::Link(target) => walk.follow(&target, &mut pending).map_err(|error| error.at(full))?,
+                Step::Missing => {
+                    pending.push_front(name);
+                    check_outside(path, &walk.real())?;
+                    return missing(&walk.real(), &pending);
+                }
+            }
+        }
+        let real = walk.real();
+        check_outside(path, &real)?;
+        let name = full.file_name().unwrap_or_default().to_owned();
+        Ok(Resolved::Place(Place { directory: walk.into_directory(), real, name }))
+    }
+
+    /// As [`Place::resolve`], for a path whose directory must be there.
+    pub fn existing(home: &Home, path: &ExternalPath) -> Result<Option<Place>, HostError> {
+        match Self::resolve(home, path)? {
+            Resolved::Place(place) => Ok(Some(place)),
+            Resolved::Missing(_) => Ok(None),
+        }
+    }
+
+    fn path(&self, name: &OsStr) -> PathBuf {
+        self.real.join(name)
+    }
+
+    fn stat(&self, name: &OsStr) -> Result<Option<Stat>, HostError> {
+        match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error).during("look at", &self.path(name)),
+        }
+    }
+
+    /// What is there: nothing, a link, a file, or something that we can't take over.
+    pub fn found(&self) -> Result<Found, HostError> {
+        self.found_as(&self.name.clone())
+    }
+
+    fn found_as(&self, name: &OsStr) -> Result<Found, HostError> {
+        let Some(stat) = self.stat(name)? else { return Ok(Found::Nothing) };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&self.directory, name, Vec::new());
+                let target = target.during("read", &self.path(name))?.into_bytes();
+                Ok(Found::Content(Content::Link(String::from_utf8_lossy(&target).into_owned())))
+            }
+            FileType::RegularFile => {
+                let mut file = self.open(name)?;
+                let mut digest = Sha256::new();
+                copy(&mut file, &mut |bytes| {
+                    digest.update(bytes);
+                    Ok(())
+                })
+                .during("read", &self.path(name))?;
+                Ok(Found::Content(Content::File(hex(&digest.finalize()))))
+            }
+            FileType::Directory => Ok(Found::Other("a directory")),
+            _ => Ok(Found::Other("a special file")),
+        }
+    }
+
+    /// Mode and owner of what is there.
+    pub fn attributes(&self) -> Result<Option<(u32, u32, u32)>, HostError> {
+        let stat = self.stat(&self.name)?;
+        Ok(stat.map(|stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)))
+    }
+
+    fn open(&self, name: &OsStr) -> Result<File, HostError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty()).during("open", &self.path(name))?;
+        Ok(File::from(file))
+    }
+
+    /// Whether a sibling of this kind is there.
+    pub fn has(&self, sibling: Sibling) -> Result<bool, HostError> {
+        Ok(self.stat(&sibling.name(&self.name))?.is_some())
+    }
+
+    /// Keep what is there under a sibling's name as well. One that is there from before an interruption stays.
+    pub fn keep_as(&self, sibling: Sibling) -> Result<(), HostError> {
+        let name = sibling.name(&self.name);
+        match rustix::fs::linkat(&self.directory, &self.name, &self.directory, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error).during("back up", &self.path(&self.name)),
+        }
+    }
+
+    /// Give one sibling another name, replacing what has it.
+    pub fn rename_sibling(&self, from: Sibling, to: Sibling) -> Result<(), HostError> {
+        self.rename(&from.name(&self.name), &to.name(&self.name))
+    }
+
+    /// Put a sibling back in place. The rename of two names of one file does nothing, so the sibling is removed after it.
+    pub fn put_back(&self, sibling: Sibling) -> Result<(), HostError> {
+        self.rename(&sibling.name(&self.name), &self.name)?;
+        self.remove_name(&sibling.name(&self.name))
+    }
+
+    /// Put what a sibling has in place, and keep the sibling.
+    pub fn copy_back(&self, sibling: Sibling) -> Result<(), HostError> {
+        let (from, new) = (sibling.name(&self.name), Sibling::New.name(&self.name));
+        self.remove_name(&new)?;
+        rustix::fs::linkat(&self.directory, &from, &self.directory, &new, AtFlags::empty())
+            .during("restore", &self.path(&self.name))?;
+        self.rename(&new, &self.name)?;
+        self.remove_name(&new)
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), HostError> {
+        rustix::fs::renameat(&self.directory, from, &self.directory, to).during("replace", &self.path(to))
+    }
+
+    fn remove_name(&self, name: &OsStr) -> Result<(), HostError> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).during("remove", &self.path(name)),
+        }
+    }
+
+    pub fn remove(&self) -> Result<(), HostError> {
+        self.remove_name(&self.name)
+    }
+
+    pub fn remove_sibling(&self, sibling: Sibling) -> Result<(), HostError> {
+        self.remove_name(&sibling.name(&self.name))
+    }
+
+    /// Put a symlink in place by a rename.
+    pub fn write_link(&self, target: &str, over: Over) -> Result<(), HostError> {
+        let new = Sibling::New.name(&self.name);
+        self.remove_name(&new)?;
+        rustix::fs::symlinkat(target, &self.directory, &new).during("make", &self.path(&self.name))?;
+        self.put_in_place(over)
+    }
+
+    /// Give what is under the new name its place.
+    fn put_in_place(&self, over: Over) -> Result<(), HostError> {
+        let flags = match over {
+            Over::Anything => RenameFlags::empty(),
+            Over::Nothing => RenameFlags::NOREPLACE,
+        };
+        let new = Sibling::New.name(&self.name);
+        match rustix::fs::renameat_with(&self.directory, &new, &self.directory, &self.name, flags) {
+            // Some file systems can't promise not to replace: looking first is the best that can be had there.
+            Err(Errno::INVAL) if over == Over::Nothing && self.stat(&self.name)?.is_none() => {
+                self.rename(&new, &self.name)
+            }
+            result => result.during("put in place", &self.path(&self.name)),
+        }
+    }
+
+    /// Put a file of mode 0644 with the content of `source` in place by a rename; its content is durable before that.
+    pub fn write_copy(&self, source: &Path, over: Over) -> Result<(), HostError> {
+        let new = Sibling::New.name(&self.name);
+        self.remove_name(&new)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(&self.directory, &new, flags, Mode::from_raw_mode(0o644));
+        let mut target = File::from(target.during("create", &self.path(&self.name))?);
+        let mut from = File::open(source).during("open", source)?;
+        let mut write = || -> io::Result<()> {
+            copy(&mut from, &mut |bytes| target.write_all(bytes))?;
+            rustix::fs::fchmod(&target, Mode::from_raw_mode(0o644))?;
+            target.sync_data()
+        };
+        write().during("write", &self.path(&self.name))?;
+        self.put_in_place(over)
+    }
+
+    /// Make the directory's entries durable.
+    pub fn sync(&self) -> Result<(), HostError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()).during("open", &self.real)?;
+        rustix::fs::fsync(directory).during("sync", &self.real)
+    }
+
+    /// Make a directory of this name. One that is there is fine.
+    pub fn make_directory(&self) -> Result<(), HostError> {
+        match rustix::fs::mkdirat(&self.directory, &self.name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error).during("create", &self.path(&self.name)),
+        }
+    }
+
+    /// Remove the directory of this name if it is empty; whether it is gone.
+    pub fn remove_directory_if_empty(&self) -> Result<bool, HostError> {
+        match rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::BUSY) => Ok(false),
+            Err(error) => Err(error).during("remove", &self.path(&self.name)),
+        }
+    }
+}
+
+/// Make what was changed outside of our directory durable.
+pub fn sync(home: &Home) -> Result<(), HostError> {
+    let etc = home.root().join("etc");
+    if etc.exists() { home.sync_file_system(&etc) } else { Ok(()) }
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Content(Content),
+    Other(&'static str),
+}
+
+/// What a new file or link may replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Only what was looked at and kept.
+    Anything,
+    /// Nothing: what turned up since is somebody else's.
+    Nothing,
+}
+
+/// Hidden names beside a path. They begin with a dot and end in nothing that a `*.conf` or `*.service` glob takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sibling {
+    /// What is about to take the path's place.
+    New,
+    /// What the running deployment replaces.
+    Undo,
+    /// What was there before us.
+    Before,
+    /// What somebody put in place of ours.
+    Drift,
+}
+
+impl Sibling {
+    fn name(self, of: &OsStr) -> OsString {
+        let suffix: &[u8] = match self {
+            Sibling::New => b".deptool-new",
+            Sibling::Undo => b".deptool-undo",
+            Sibling::Before => b".deptool-before",
+            Sibling::Drift => b".deptool-drift",
+        };
+        OsString::from_vec([b".", of.as_bytes(), suffix].concat())
+    }
+}
+
+/// The SHA-256 of a file's content, in hex.
+pub fn digest_of(path: &Path) -> Result<String, HostError> {
+    let mut file = File::open(path).during("open", path)?;
+    let mut digest = Sha256::new();
+    copy(&mut file, &mut |bytes| {
+        digest.update(bytes);
+        Ok(())
+    })
+    .during("read", path)?;
+    Ok(hex(&digest.finalize()))
+}
+
+fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to(&buffer[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn check_outside(path: &ExternalPath, real: &Path) -> Result<(), HostError> {
+    if is_within(&real.to_string_lossy(), STATE_DIR) {
+        return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
+    }
+    Ok(())
+}
+
+/// The directories to make so that everything in `pending` below `real` is there.
+fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostError> {
+    let mut path = real.to_owned();
+    let mut directories = Vec::new();
+    for name in pending {
+        path.push(name);
+        let text = path.to_str().ok_or_else(|| HostError::Unfit(format!("'{}' is not UTF-8", path.display())))?;
+        directories.push(ExternalPath::parse(text).map_err(|error| HostError::Unfit(error.to_string()))?);
+    }
+    Ok(Resolved::Missing(directories))
+}
+
+/// A walk down from the root: the directories entered so far, so that `..` in a link needs no trust in the kernel's idea.
+struct Walk {
+    root: OwnedFd,
+    below: Vec<(OsString, OwnedFd)>,
+    links: usize,
+}
+
+enum Step {
+    Entered,
+    Link(Vec<u8>),
+    Missing,
+}
+
+enum WalkError {
+    Io(Errno),
+    Untrusted(PathBuf),
+    TooManyLinks,
+    NotADirectory(PathBuf),
+}
+
+impl WalkError {
+    fn at(self, path: &Path) -> HostError {
+        let shown = path.display();
+        match self {
+            WalkError::Io(error) => Err::<(), _>(error).during("reach", path).unwrap_err(),
+            WalkError::Untrusted(link) => HostError::Unfit(format!(
+                "'{shown}' can't be reached safely: '{}' is a symlink that another user than root could change",
+                link.display()
+            )),
+            WalkError::TooManyLinks => HostError::Unfit(format!("'{shown}' can't be reached: too many symlinks")),
+            WalkError::NotADirectory(what) => {
+                HostError::Unfit(format!("'{shown}' can't be reached: '{}' is not a directory", what.display()))
+            }
+        }
+    }
+}
+
+impl Walk {
+    fn start(home: &Home) -> Result<Walk, HostError> {
+        let flags = LOOK | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, home.root(), flags, Mode::empty()).during("open", home.root())?;
+        Ok(Walk { root, below: Vec::new(), links: 0 })
+    }
+
+    fn directory(&self) -> &OwnedFd {
+        self.below.last().map_or(&self.root, |(_, fd)| fd)
+    }
+
+    fn into_directory(mut self) -> OwnedFd {
+        self.below.pop().map_or(self.root, |(_, fd)| fd)
+    }
+
+    fn real(&self) -> PathBuf {
+        let mut path = PathBuf::from("/");
+        path.extend(self.below.iter().map(|(name, _)| name));
+        path
+    }
+
+    fn enter(&mut self, name: &OsStr) -> Result<Step, WalkError> {
+        let flags = LOOK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(self.directory(), name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(Step::Missing),
+            Err(error) => return Err(WalkError::Io(error)),
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(WalkError::Io)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                self.below.push((name.to_owned(), fd));
+                Ok(Step::Entered)
+            }
+            FileType::Symlink => {
+                let above = rustix::fs::fstat(self.directory()).map_err(WalkError::Io)?;
+                if !is_trusted(&stat) || !is_trusted(&above) || above.st_mode & 0o022 != 0 {
+                    return Err(WalkError::Untrusted(self.real().join(name)));
+                }
+                let target = rustix::fs::readlinkat(fd.as_fd(), "", Vec::new()).map_err(WalkError::Io)?;
+                Ok(Step::Link(target.into_bytes()))
+            }
+            _ => Err(WalkError::NotADirectory(self.real().join(name))),
+        }
+    }
+
+    /// Go on where a link leads: its components come before what was still to be walked.
+    fn follow(&mut self, target: &[u8], pending: &mut VecDeque<OsString>) -> Result<(), WalkError> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(WalkError::TooManyLinks);
+        }
+        let mut ahead = Vec::new();
+        for component in Path::new(OsStr::from_bytes(target)).components() {
+            match component {
+                Component::RootDir => self.below.clear(),
+                // Only at the beginning can `..` be resolved here; below a name it is walked later.
+                Component::ParentDir if ahead.is_empty() => {
+                    self.below.pop();
+                }
+                Component::ParentDir => return Err(WalkError::Untrusted(self.real())),
+                Component::Normal(name) => ahead.push(name.to_owned()),
+                Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        for name in ahead.into_iter().rev() {
+            pending.push_front(name);
+        }
+        Ok(())
+    }
+}
+
+fn is_trusted(stat: &Stat) -> bool {
+    let owner = Uid::from_raw(stat.st_uid);
+    owner.is_root() || owner == rustix::process::geteuid()
+}
+
+/// Set owner, group and mode of a staged file, in an order in which it never has more rights than asked for.
+pub fn set_owner_and_mode(path: &Path, uid: Option<u32>, gid: Option<u32>, mode: u32) -> Result<(), HostError> {
+    if uid.is_some() || gid.is_some() {
+        let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        rustix::fs::chownat(CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW).during("change the owner of", path)?;
+    }
+    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode as rustix::fs::RawMode), AtFlags::empty())
+        .during("change the mode of", path)
+}

@@ -1,0 +1,173 @@
+//! Every deployment that got as far as activation, and how it ended: one JSON object per line.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+};
+
+use crate::{
+    host::state::{
+        error::{Context, HostError},
+        layout::{Home, read_if_there, replace_file},
+    },
+    shared::{
+        id::DeploymentId,
+        outcome::{Attempt, AttemptResult},
+    },
+};
+
+/// A log longer than this is shortened, to its end of the other length: in bytes.
+const MOST: u64 = 256 * 1024;
+const KEPT: usize = 128 * 1024;
+/// So much of its end is looked at first.
+const RECENT: u64 = 4 * 1024;
+
+/// Add `attempt` to the log. One that is the last already is not added twice. Durable after the next sync of the file
+/// system.
+pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
+    if latest(home, 1)?.first() == Some(attempt) {
+        return Ok(());
+    }
+    let path = home.attempts();
+    shorten(home)?;
+    let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::Unfit(error.to_string()))?;
+    line.push(b'\n');
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).during("open", &path)?;
+    // A line that was cut off by a crash must not swallow this one.
+    if !ends_with_newline(&mut file).during("read", &path)? {
+        line.insert(0, b'\n');
+    }
+    file.write_all(&line).during("write", &path)
+}
+
+/// Keep the end of a log that has got long, and what was deployed last.
+fn shorten(home: &Home) -> Result<(), HostError> {
+    let path = home.attempts();
+    if fs::metadata(&path).map_or(0, |meta| meta.len()) <= MOST {
+        return Ok(());
+    }
+    let log = fs::read(&path).during("read", &path)?;
+    let (before, kept) = log.split_at(log.len() - KEPT);
+    let is_done = |log: &[u8]| newest_first(log).find(|attempt| attempt.result == AttemptResult::Done);
+    let mut short = Vec::new();
+    if is_done(kept).is_none()
+        && let Some(done) = is_done(before)
+    {
+        short = serde_json::to_vec(&done).map_err(|error| HostError::Unfit(error.to_string()))?;
+    }
+    // What is left of a line that was cut through can't be understood, and is passed over.
+    short.push(b'\n');
+    short.extend(kept);
+    replace_file(&path, &short)
+}
+
+fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// The last `most` attempts, newest first. Lines that can't be understood are passed over.
+pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
+    let recent: Vec<Attempt> = newest_first(&end(home)?).take(most).collect();
+    if recent.len() == most {
+        return Ok(recent);
+    }
+    Ok(newest_first(&log(home)?).take(most).collect())
+}
+
+/// The attempt of that id.
+pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError> {
+    Ok(newest_first(&log(home)?).find(|attempt| attempt.id == id))
+}
+
+/// The last attempt that was kept.
+pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
+    let is_done = |attempt: &Attempt| attempt.result == AttemptResult::Done;
+    match newest_first(&end(home)?).find(is_done) {
+        Some(attempt) => Ok(Some(attempt)),
+        None => Ok(newest_first(&log(home)?).find(is_done)),
+    }
+}
+
+/// The end of the log, which has what is mostly asked for. It may begin within a line.
+fn end(home: &Home) -> Result<Vec<u8>, HostError> {
+    let path = home.attempts();
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(RECENT)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.during("read", &path),
+    }
+}
+
+/// The log; nothing if there is none yet.
+fn log(home: &Home) -> Result<Vec<u8>, HostError> {
+    Ok(read_if_there(&home.attempts())?.unwrap_or_default())
+}
+
+/// The attempts in the log, parsed only as far as somebody asks: every hello wants the last few of many.
+fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
+    log.split(|b| *b == b'\n').rev().filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{name::ClusterName, outcome::Goal};
+
+    fn attempt(when: i64, result: AttemptResult) -> Attempt {
+        let cluster = ClusterName::parse(b"prod").unwrap();
+        // The same for the same moment.
+        let id = format!("{when:032x}").parse().unwrap();
+        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Goal::Nothing, result }
+    }
+
+    #[test]
+    fn attempts_are_remembered_once_newest_first_even_after_a_cut_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        let mut file = OpenOptions::new().append(true).open(home.attempts()).unwrap();
+        file.write_all(b"{\"when\":").unwrap();
+        record(&home, &attempt(2, AttemptResult::Interrupted)).unwrap();
+        let whens: Vec<_> = latest(&home, 9).unwrap().iter().map(|a| a.when).collect();
+        assert_eq!(whens, [2, 1]);
+        let first = attempt(1, AttemptResult::Done);
+        assert_eq!(find(&home, first.id).unwrap(), Some(first));
+        assert_eq!(find(&home, attempt(3, AttemptResult::Done).id).unwrap(), None);
+        assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
+    }
+
+    #[test]
+    fn the_log_does_not_grow_for_ever_and_knows_what_was_deployed_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        record(&home, &attempt(1, AttemptResult::Done)).unwrap();
+        let line = |when| serde_json::to_string(&attempt(when, AttemptResult::Interrupted)).unwrap() + "\n";
+        let mut log = fs::read_to_string(home.attempts()).unwrap();
+        log.extend((2..2999).map(line));
+        fs::write(home.attempts(), log).unwrap();
+        record(&home, &attempt(2999, AttemptResult::Interrupted)).unwrap();
+        assert!(fs::metadata(home.attempts()).unwrap().len() < 2 * KEPT as u64);
+        let latest = latest(&home, 100).unwrap();
+        assert_eq!(
+            latest.iter().map(|attempt| attempt.when).collect::<Vec<_>>(),
+            (2900..3000).rev().collect::<Vec<_>>()
+        );
+        assert_eq!(last_done(&home).unwrap().unwrap().when, 1);
+    }
+}

@@ -1,0 +1,107 @@
+//! The unit that has an agent recover when the machine boots: there only while a deployment is under way.
+//!
+//! A machine that goes down in the middle must come up whole, whether or not anybody connects to it. The unit runs as
+//! early as files can be restored, so that most services start with the right ones.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    host::state::{
+        error::{Context, HostError},
+        layout::{Home, remove_if_there},
+    },
+    shared::path::STATE_DIR,
+};
+
+const UNIT: &str = "deptool-recover.service";
+/// The agent's argument.
+pub const RECOVER: &str = "recover";
+
+/// Put the unit in place. Returns what has to be made durable of it.
+pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
+    let Some(places) = Places::of(home) else { return Ok(Vec::new()) };
+    let agent = fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))?;
+    fs::create_dir_all(&places.wants).during("create", &places.wants)?;
+    remove_if_there(&places.link)?;
+    let mut file = File::create(&places.unit).during("create", &places.unit)?;
+    file.write_all(text(&agent).as_bytes()).during("write", &places.unit)?;
+    symlink(format!("../{UNIT}"), &places.link).during("make", &places.link)?;
+    Ok(vec![places.unit, places.link])
+}
+
+/// Remove it. If that gets lost with the machine, it finds nothing to do at boot and removes itself.
+pub fn remove(home: &Home) -> Result<(), HostError> {
+    let Some(places) = Places::of(home) else { return Ok(()) };
+    remove_if_there(&places.link)?;
+    remove_if_there(&places.unit)?;
+    // Systemd does not tell an empty directory from none. One with something in it stays.
+    let _ = fs::remove_dir(&places.wants);
+    Ok(())
+}
+
+struct Places {
+    unit: PathBuf,
+    wants: PathBuf,
+    link: PathBuf,
+}
+
+impl Places {
+    /// `None` where no systemd will boot.
+    fn of(home: &Home) -> Option<Places> {
+        if !home.is_live() || !Path::new("/run/systemd/system").is_dir() {
+            return None;
+        }
+        let directory = PathBuf::from("/etc/systemd/system");
+        let wants = directory.join("sysinit.target.wants");
+        Some(Places { unit: directory.join(UNIT), link: wants.join(UNIT), wants })
+    }
+}
+
+/// What is restored may be read by anything from sysinit.target on; sysctl and tmpfiles run before that.
+fn text(agent: &Path) -> String {
+    let agent = quoted(agent);
+    format!(
+        "[Unit]\n\
+         Description=Recover an interrupted deployment\n\
+         DefaultDependencies=no\n\
+         RequiresMountsFor={STATE_DIR} {agent}\n\
+         After=local-fs.target\n\
+         Before=sysinit.target systemd-sysctl.service systemd-tmpfiles-setup.service shutdown.target\n\
+         Conflicts=shutdown.target\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart={agent} {RECOVER}\n\
+         TimeoutStartSec=90s\n"
+    )
+}
+
+/// As systemd.syntax(7) wants words that may have anything in them.
+fn quoted(path: &Path) -> String {
+    let mut out = String::from("\"");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'%' => out.push_str("%%"),
+            b'"' | b'\\' => out.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_of_any_name_is_named_as_systemd_reads_it() {
+        assert_eq!(quoted(Path::new("/a b/c%d\"e\\f$\n")), r#""/a b/c%%d\"e\\f$\x0a""#);
+    }
+}

@@ -1,0 +1,394 @@
+//! Checkouts of apps: `trees/<tree id>.<n>/`, and beside each the record of what was written.
+//!
+//! A checkout is written before anything refers to it and never changed afterwards. One that is there is used again only
+//! if every file and directory still is what was recorded.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use gix_hash::{Kind as HashKind, ObjectId, hasher};
+use gix_object::Find;
+use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, utimensat};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::state::{
+        error::{Context, HostError},
+        layout::{Home, read_if_there, replace_file},
+    },
+    shared::{
+        id::BlobId,
+        messagepack, ordered,
+        path::TreePath,
+        store::pack::LARGE_BLOB,
+        tree::{App, Entry, FileKind, TreeError, read_blob},
+    },
+};
+
+/// What a file or directory of a checkout was when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    path: TreePath,
+    size: u64,
+    modified: (i64, i64),
+    /// Of the inode: nobody can set it, as they can the other one.
+    changed: (i64, i64),
+    inode: u64,
+    mode: u32,
+    owner: (u32, u32),
+}
+
+impl Seen {
+    fn look(path: &TreePath, at: &Path) -> io::Result<Seen> {
+        let meta = fs::symlink_metadata(at)?;
+        Ok(Seen {
+            path: path.clone(),
+            // A directory's size is the file system's business.
+            size: if meta.is_dir() { 0 } else { meta.len() },
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+            mode: meta.mode(),
+            owner: (meta.uid(), meta.gid()),
+        })
+    }
+}
+
+impl Seen {
+    /// What became of it. Its content is only looked at if anything else is not as it was.
+    fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
+        let kind = |seen: &Seen| FileType::from_raw_mode(seen.mode);
+        let is_file = kind(self) != FileType::Directory;
+        let is_touched =
+            (self.size, self.modified, self.changed, self.inode) != (now.size, now.modified, now.changed, now.inode);
+        if kind(self) != kind(now) {
+            Some("was replaced")
+        } else if is_file && is_touched && !has_content() {
+            Some("was edited")
+        } else if (self.mode, self.owner) != (now.mode, now.owner) {
+            Some("has another mode or owner")
+        } else {
+            None
+        }
+    }
+}
+
+/// A checkout of an app's earlier tree, from which unchanged files keep their times.
+pub struct Earlier<'a> {
+    pub directory: PathBuf,
+    pub app: &'a App,
+    seen: Vec<Seen>,
+}
+
+impl<'a> Earlier<'a> {
+    /// The checkout of `app` in a generation, if it still is what was recorded.
+    pub fn verified(
+        home: &Home,
+        generation: u32,
+        name: &crate::shared::name::AppName,
+        app: &'a App,
+    ) -> Option<Earlier<'a>> {
+        let link = home.generation(generation).join(name.as_str());
+        let tree = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
+        let seen = verify(home, &tree)?;
+        Some(Earlier { directory: home.trees().join(tree), app, seen })
+    }
+
+    /// The checkout's file with this content, if it has one.
+    pub fn file_with(&self, id: BlobId) -> Option<PathBuf> {
+        let (path, _) = self.app.files.iter().find(|(_, entry)| entry.id == id && entry.kind != FileKind::Symlink)?;
+        Some(self.directory.join(path.as_path()))
+    }
+
+    /// The time of `path`, if its content there is that of `entry`.
+    fn time_of(&self, path: &TreePath, entry: &Entry) -> Option<(i64, i64)> {
+        if self.app.files.get(path)?.id != entry.id {
+            return None;
+        }
+        // The record has them in the order of the paths.
+        let at = self.seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
+        Some(self.seen[at].modified)
+    }
+
+    fn tree_name(&self) -> Option<String> {
+        Some(self.directory.file_name()?.to_str()?.to_owned())
+    }
+}
+
+/// Where contents come from.
+pub struct Contents<'a> {
+    pub objects: &'a dyn Find,
+    /// Blobs that came outside of the pack, a file each, named by their ids.
+    pub incoming: PathBuf,
+    /// Checkouts that may have large files which the store never has.
+    pub earlier: &'a [Earlier<'a>],
+}
+
+impl Contents<'_> {
+    /// Whether the content is where it belongs: in the store, or outside of it if it is too large.
+    pub fn has(&self, id: BlobId, buffer: &mut Vec<u8>) -> bool {
+        let is_large = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| meta.len() >= LARGE_BLOB);
+        matches!(self.objects.try_find(&id.0, buffer), Ok(Some(_))) || self.large(id).is_some_and(is_large)
+    }
+
+    fn large(&self, id: BlobId) -> Option<PathBuf> {
+        let incoming = self.incoming.join(id.to_string());
+        if incoming.exists() {
+            return Some(incoming);
+        }
+        self.earlier.iter().find_map(|earlier| earlier.file_with(id))
+    }
+
+    fn write(&self, id: BlobId, into: &mut File) -> Result<(), HostError> {
+        match read_blob(self.objects, id) {
+            Ok(bytes) => return into.write_all(&bytes).during("write", Path::new("a checkout")),
+            Err(TreeError::Missing { .. }) => {}
+            Err(error) => return Err(HostError::Unfit(error.to_string())),
+        }
+        let missing = || HostError::Unfit(format!("object {id} is missing"));
+        let large = self.large(id).ok_or_else(missing)?;
+        let mut source = File::open(&large).during("open", &large)?;
+        let meta = source.metadata().during("look at", &large)?;
+        if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
+            return io::copy(&mut source, into).map(drop).during("copy", &large);
+        }
+        // The user whose file it is may write to it now that it was found to be unchanged.
+        match copy_hashed(&mut source, into).during("copy", &large)? {
+            copied if copied == id.0 => Ok(()),
+            _ => Err(HostError::Unfit(format!("'{}' is changed while it is read", large.display()))),
+        }
+    }
+}
+
+/// Copy a file, and return the id of the blob that was copied.
+fn copy_hashed(source: &mut File, into: &mut dyn Write) -> io::Result<ObjectId> {
+    let size = source.metadata()?.len();
+    let (mut hash, mut chunk) = (hasher(HashKind::Sha1), vec![0; 64 << 10]);
+    hash.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
+    // Not further than it was long: somebody might make it longer all the time.
+    let mut source = io::Read::take(source, size);
+    loop {
+        match io::Read::read(&mut source, &mut chunk)? {
+            0 => return hash.try_finalize().map_err(io::Error::other),
+            count => {
+                hash.update(&chunk[..count]);
+                into.write_all(&chunk[..count])?;
+            }
+        }
+    }
+}
+
+/// Check `app` out for `generation`, or find a checkout of the same tree that can be used again.
+///
+/// Returns the checkout's name below `trees/` and whether it was written now. Files that need an owner or a mode of their
+/// own are written 0600; their checkout has no record until [`record`] makes one.
+pub fn check_out(
+    home: &Home,
+    generation: u32,
+    app: &App,
+    contents: &Contents<'_>,
+    tick: &mut dyn FnMut(),
+) -> Result<(String, bool), HostError> {
+    for earlier in contents.earlier {
+        if earlier.app.tree == app.tree
+            && let Some(name) = earlier.tree_name()
+        {
+            return Ok((name, false));
+        }
+    }
+    let name = format!("{}.{generation}", app.tree);
+    let directory = home.trees().join(&name);
+    remove(home, &name)?;
+    fs::create_dir(&directory).during("create", &directory)?;
+    set_mode(&directory, 0o755)?;
+    let mut made = BTreeSet::new();
+    for (path, entry) in &app.files {
+        make_parents(&directory, path, &mut made)?;
+        write_file(&directory.join(path.as_path()), path, entry, app, contents)?;
+        tick();
+    }
+    if app.manifest.files.is_empty() {
+        record(home, &name)?;
+    }
+    Ok((name, true))
+}
+
+fn write_file(at: &Path, path: &TreePath, entry: &Entry, app: &App, contents: &Contents<'_>) -> Result<(), HostError> {
+    if entry.kind == FileKind::Symlink {
+        let target = read_blob(contents.objects, entry.id).map_err(|error| HostError::Unfit(error.to_string()))?;
+        symlink(std::ffi::OsStr::from_bytes(&target), at).during("make", at)?;
+    } else {
+        let mut options = fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.write(true).create_new(true).open(at).during("create", at)?;
+        contents.write(entry.id, &mut file)?;
+        // Secrets stay closed until activation knows whose they are.
+        let private = app.manifest.files.contains_key(path);
+        let mode = match entry.kind {
+            _ if private => 0o600,
+            FileKind::Executable => 0o755,
+            FileKind::Regular | FileKind::Symlink => 0o644,
+        };
+        file.set_permissions(Permissions::from_mode(mode)).during("change the mode of", at)?;
+    }
+    if let Some(time) = contents.earlier.iter().find_map(|earlier| earlier.time_of(path, entry)) {
+        set_time(at, time)?;
+    }
+    Ok(())
+}
+
+fn make_parents(directory: &Path, path: &TreePath, made: &mut BTreeSet<PathBuf>) -> Result<(), HostError> {
+    let mut at = directory.to_owned();
+    let components: Vec<&[u8]> = path.components().collect();
+    for name in &components[..components.len() - 1] {
+        at.push(std::ffi::OsStr::from_bytes(name));
+        if made.insert(at.clone()) {
+            fs::create_dir(&at).during("create", &at)?;
+            set_mode(&at, 0o755)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).during("change the mode of", path)
+}
+
+fn set_time(path: &Path, (seconds, nanoseconds): (i64, i64)) -> Result<(), HostError> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", path)
+}
+
+fn record_path(home: &Home, name: &str) -> PathBuf {
+    home.trees().join(format!("{name}.files"))
+}
+
+/// What there is of the checkout `name`: its directory, and its record if it has one.
+pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
+    [home.trees().join(name), record_path(home, name)].into_iter().filter(|path| path.exists())
+}
+
+/// Record what the checkout `name` is now, so that it can be used again.
+pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
+    let directory = home.trees().join(name);
+    let seen = look(&directory).during("look at", &directory)?;
+    let bytes = messagepack::to_vec(&seen).map_err(|error| HostError::Unfit(error.to_string()))?;
+    replace_file(&record_path(home, name), &bytes)
+}
+
+/// Everything in a checkout, in the order of the paths.
+fn look(directory: &Path) -> io::Result<Vec<Seen>> {
+    let mut seen = Vec::new();
+    look_below(directory, &mut Vec::new(), &mut seen)?;
+    seen.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(seen)
+}
+
+fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let length = above.len();
+        if length > 0 {
+            above.push(b'/');
+        }
+        above.extend(entry.file_name().as_bytes());
+        let path = TreePath::parse(above).map_err(io::Error::other)?;
+        seen.push(Seen::look(&path, &entry.path())?);
+        if entry.file_type()?.is_dir() {
+            look_below(&entry.path(), above, seen)?;
+        }
+        above.truncate(length);
+    }
+    Ok(())
+}
+
+/// The record of the checkout `name`, if it has one and everything still is as recorded.
+fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
+    let bytes = read_if_there(&record_path(home, name)).ok()??;
+    let seen: Vec<Seen> = messagepack::from_slice(&bytes).ok()?;
+    let now = look(&home.trees().join(name)).ok()?;
+    (now == seen).then_some(seen)
+}
+
+/// In what the checkout `name` is not what was written: path with a slash in front (none for the directory itself),
+/// and what is wrong with it.
+pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static str)> {
+    let directory = home.trees().join(name);
+    let all = |what| vec![(String::new(), what)];
+    let record = read_if_there(&record_path(home, name)).ok().flatten();
+    let Some(recorded) = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok()) else {
+        return all("has no record of what was written");
+    };
+    let now = match look(&directory) {
+        Ok(now) => now,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
+        Err(_) => return all("can't be read, or has names in it that are no app's"),
+    };
+    let by_path = ordered::map(now.iter().map(|seen| (&seen.path, seen)));
+    let mut found = Vec::new();
+    for was in &recorded {
+        let what = match by_path.get(&was.path) {
+            None => Some("is missing"),
+            Some(is) => was.difference(is, || has_content(&directory, &was.path, app)),
+        };
+        found.extend(what.map(|what| (format!("/{}", was.path), what)));
+    }
+    let known = ordered::set(recorded.iter().map(|seen| &seen.path));
+    let new = now.iter().filter(|seen| !known.contains(&seen.path));
+    found.extend(new.map(|seen| (format!("/{}", seen.path), "was added")));
+    found
+}
+
+/// Whether a file or symlink has the content that the tree says.
+fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
+    let (at, Some(entry)) = (directory.join(path.as_path()), app.files.get(path)) else { return false };
+    let hash = || -> io::Result<ObjectId> {
+        if fs::symlink_metadata(&at)?.is_symlink() {
+            let target = fs::read_link(&at)?;
+            return gix_object::compute_hash(HashKind::Sha1, gix_object::Kind::Blob, target.as_os_str().as_bytes())
+                .map_err(io::Error::other);
+        }
+        copy_hashed(&mut File::open(&at)?, &mut io::sink())
+    };
+    hash().is_ok_and(|id| id == entry.id.0)
+}
+
+/// Remove the checkout `name` and its record.
+pub fn remove(home: &Home, name: &str) -> Result<(), HostError> {
+    crate::host::state::layout::remove_if_there(&record_path(home, name))?;
+    let directory = home.trees().join(name);
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", &directory),
+        _ => Ok(()),
+    }
+}
+
+/// Make the generation's directory: a link to each app's checkout, and the commit's id.
+pub fn write_generation(
+    home: &Home,
+    number: u32,
+    commit: &str,
+    apps: &[(crate::shared::name::AppName, String)],
+) -> Result<(), HostError> {
+    let directory = home.generation(number);
+    if directory.exists() {
+        fs::remove_dir_all(&directory).during("remove", &directory)?;
+    }
+    fs::create_dir(&directory).during("create", &directory)?;
+    set_mode(&directory, 0o755)?;
+    for (app, tree) in apps {
+        let link = directory.join(app.as_str());
+        symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;
+    }
+    let note = directory.join(".commit");
+    fs::write(&note, format!("{commit}\n")).during("write", &note)
+}

@@ -1,0 +1,85 @@
+//! What a store does that has lost objects, to a disk or to a person.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use gix_hash::{Kind as HashKind, ObjectId};
+
+use crate::shared::store::{
+    IdSet, Store,
+    error::{At, Result, StoreError},
+    layout::{is_sound, remove_if_there, remove_pack, replace, visit_files},
+};
+
+impl Store {
+    /// Something that should be here is not, or can't be read: all of it is looked at in [`Store::drop_damaged`].
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
+    }
+
+    /// Whether it is to be looked at.
+    pub fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
+    /// Remove packs that are not what was written, and let history end where its commits are lost. What is deployed has to
+    /// be in other packs by now. Reads all that there is.
+    pub fn drop_damaged(&mut self) -> Result<()> {
+        let indices: Vec<PathBuf> = self.packs.indices().map(Path::to_owned).collect();
+        for index in indices {
+            if !is_sound(&index)? {
+                self.packs.forget(&index);
+                remove_pack(&index)?;
+            }
+        }
+        self.is_doubted = false;
+        self.forget_lost()?;
+        self.end_history_where_it_ends()
+    }
+
+    /// Take commits that are lost out of reflogs, and refs of our own that name one away: Git would call the store broken.
+    fn forget_lost(&self) -> Result<()> {
+        visit_files(&self.dir.join("logs"), &mut |path| {
+            let log = fs::read(path).at("read", path)?;
+            let mended: Vec<u8> =
+                log.split_inclusive(|byte| *byte == b'\n').flat_map(|line| self.mended(line)).collect();
+            if mended == log { Ok(()) } else { replace(path, &mended) }
+        })?;
+        visit_files(&self.dir.join("refs/deptool"), &mut |path| {
+            let content = fs::read(path).at("read", path)?;
+            let is_here = ObjectId::from_hex(content.trim_ascii_end()).is_ok_and(|id| self.has(&id));
+            if is_here { Ok(()) } else { remove_if_there(path) }
+        })
+    }
+
+    /// A line of a reflog, `<old> <new> …`, without ids that are lost: nothing if that is the new one.
+    fn mended(&self, line: &[u8]) -> Vec<u8> {
+        let id = |from: usize| ObjectId::from_hex(line.get(from..from + 40)?).ok();
+        let is_known = |id: ObjectId| id.is_null() || self.has(&id);
+        match (id(0), id(41)) {
+            (Some(old), Some(new)) if is_known(new) => match is_known(old) {
+                true => line.to_vec(),
+                false => [ObjectId::null(HashKind::Sha1).to_string().as_bytes(), &line[40..]].concat(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Find the ends of history anew if the list of them can't be understood.
+    pub(super) fn mend_shallow(&self) -> Result<()> {
+        match self.shallow() {
+            Err(StoreError::BadShallow) => {
+                remove_if_there(&self.shallow_path())?;
+                self.end_history_where_it_ends()
+            }
+            result => result.map(drop),
+        }
+    }
+
+    fn end_history_where_it_ends(&self) -> Result<()> {
+        let commits = self.reachable(self.named()?, &IdSet::new(), usize::MAX)?;
+        self.update_shallow(commits.into_iter())
+    }
+}

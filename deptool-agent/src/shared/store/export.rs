@@ -1,0 +1,98 @@
+//! Giving out what the host was given: to an operator who has lost it, or never had it.
+
+use std::io::Write;
+
+use gix_hash::ObjectId;
+use gix_object::Kind;
+
+use crate::shared::{
+    id::CommitId,
+    name::HostName,
+    store::{
+        IdSet, Store,
+        error::{At, Result, StoreError},
+        pack::{PackWriter, Summary, Written},
+        walk::Child,
+    },
+};
+
+/// How many commits are given out at most.
+const COMMITS: usize = 10_000;
+
+/// What was given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// The size of the pack, how many objects it has, its checksum.
+    pub summary: Summary,
+}
+
+impl Store {
+    /// Write a pack of `want` and its history, as far as it is here and `have` does not reach it: commits, their root
+    /// trees, and the host's directory in each. What is not here is left out.
+    pub fn export_pack(
+        &self,
+        want: &CommitId,
+        have: &[CommitId],
+        host: &HostName,
+        out: &mut dyn Write,
+    ) -> Result<Exported> {
+        if !self.has(&want.0) {
+            return Err(StoreError::Missing(want.0));
+        }
+        let had: IdSet = self.reachable(have.iter().map(|id| id.0), &IdSet::new(), COMMITS)?.into_iter().collect();
+        let commits = self.reachable([want.0], &had, COMMITS)?;
+        let mut seen = IdSet::new();
+        let mut objects = Vec::new();
+        for commit in have.iter().filter(|id| self.has(&id.0)) {
+            self.collect_commit(&commit.0, host, &mut seen, &mut Vec::new())?;
+        }
+        for commit in &commits {
+            objects.push(*commit);
+            self.collect_commit(commit, host, &mut seen, &mut objects)?;
+        }
+        let mut writer = self.begin_pack(out, objects.len())?;
+        for id in &objects {
+            self.copy_object(id, &mut writer)?;
+        }
+        let (_, summary) = writer.finish().at("write", &self.dir)?;
+        Ok(Exported { summary })
+    }
+
+    /// The root tree of a commit and what is here of the host's directory, unless already in `seen`.
+    fn collect_commit(
+        &self,
+        commit: &ObjectId,
+        host: &HostName,
+        seen: &mut IdSet,
+        found: &mut Vec<ObjectId>,
+    ) -> Result<()> {
+        let root = self.commit(&CommitId(*commit))?.tree.0;
+        if !self.has(&root) || !seen.insert(root) {
+            return Ok(());
+        }
+        found.push(root);
+        if let Some(Child::Tree(tree)) = self.children(&root)?.get(host.as_str().as_bytes()) {
+            self.collect_tree(*tree, seen, found)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_pack<W: Write>(&self, out: W, objects: usize) -> Result<PackWriter<W>> {
+        let objects = u32::try_from(objects).map_err(|_| StoreError::TooMany)?;
+        PackWriter::new(out, objects).at("write", &self.dir)
+    }
+
+    /// Add an object that is here to a pack, as it is.
+    pub(super) fn copy_object<W: Write>(&self, id: &ObjectId, writer: &mut PackWriter<W>) -> Result<Written> {
+        if let Some((kind, size, zlib)) = self.packs.raw(id) {
+            return writer.compressed(kind, size, zlib).at("write", &self.dir);
+        }
+        let mut buffer = Vec::new();
+        let (kind, data): (Kind, &[u8]) = match self.packs.read(id, &mut buffer) {
+            Ok(Some(object)) => (object.kind, object.data),
+            Ok(None) => return Err(StoreError::Missing(*id)),
+            Err(source) => return Err(StoreError::Corrupt { id: *id, source }),
+        };
+        writer.stored(kind, data).at("write", &self.dir)
+    }
+}

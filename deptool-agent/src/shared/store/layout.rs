@@ -1,0 +1,223 @@
+//! The files of the store: made so that stock Git reads it, and swept after a crash.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::shared::store::error::{At, Result};
+
+/// What makes stock Git (2.39 and later) take the store for what it is: objects that are not here are elsewhere, on
+/// purpose. The url is a path at which nothing can be, so that an attempt to fetch one of them fails at once, never
+/// leaves the machine, and says why.
+const CONFIG: &str = "\
+# Written by deptool-agent. This is what the host was ever given: nothing of other hosts is here.
+[core]
+\trepositoryformatversion = 1
+\tfilemode = true
+\tbare = true
+\tlogAllRefUpdates = always
+[extensions]
+\tpartialClone = operator
+[remote \"operator\"]
+\turl = /nonexistent/only-operators-have-files-of-other-hosts-and-those-of-4-MiB-and-more
+\tpromisor = true
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+";
+
+/// HEAD before the first deployment: a branch that is not there.
+const UNBORN: &str = "ref: refs/heads/main\n";
+
+const DIRECTORIES: [&str; 7] = ["", "objects", "objects/pack", "objects/info", "refs", "refs/heads", "refs/deptool"];
+
+/// The files of a pack of ours, by their suffixes.
+pub(super) const PACK_FILES: [&str; 3] = ["pack", "promisor", "idx"];
+
+/// Make what is missing of a store at `dir`. HEAD comes last: without it Git sees no repository.
+pub(super) fn complete(dir: &Path) -> Result<()> {
+    for name in DIRECTORIES {
+        let path = dir.join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.at("make", &path)?,
+        }
+    }
+    if fs::metadata(dir).at("look at", dir)?.permissions().mode() & 0o777 != 0o700 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).at("close", dir)?;
+    }
+    for (name, content) in [("config", CONFIG), ("HEAD", UNBORN)] {
+        let path = dir.join(name);
+        if !path.try_exists().at("look at", &path)? {
+            replace(&path, content.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Put `content` at `path` in one step, durable but for the directory's entry.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let temporary = PathBuf::from(name);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    let result = write();
+    if result.is_err() {
+        // Nobody can be told if this fails, too; the sweep gets it.
+        let _ = fs::remove_file(&temporary);
+    }
+    result.at("write", path)
+}
+
+/// Remove what a crash has left: temporary files, locks, packs that were cut off or are without their index, the torn
+/// last line of a reflog. Only who holds the host lock may do this.
+pub(super) fn sweep(dir: &Path) -> Result<()> {
+    sweep_passing(dir)?;
+    visit_files(&dir.join("logs"), &mut mend_reflog)?;
+    sweep_packs(&dir.join("objects/pack"))
+}
+
+/// Remove locks and temporary files, by their names alone. Only who holds the host lock may do this.
+pub(super) fn sweep_passing(dir: &Path) -> Result<()> {
+    for name in ["config.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"] {
+        remove_if_there(&dir.join(name))?;
+    }
+    visit_files(&dir.join("refs"), &mut |path| match path.extension() {
+        Some(suffix) if suffix == "lock" => remove_if_there(path),
+        _ => Ok(()),
+    })?;
+    let packs = dir.join("objects/pack");
+    visit_files(&packs, &mut |path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(b"tmp_") { remove_if_there(path) } else { Ok(()) }
+    })
+}
+
+fn sweep_packs(dir: &Path) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.at("read", dir)?,
+    };
+    for entry in entries {
+        let path = entry.at("read", dir)?.path();
+        let whole = match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("pack") => is_whole(&path)?,
+            Some("idx" | "promisor" | "rev" | "mtimes") => path.with_extension("pack").exists(),
+            _ => true,
+        };
+        if !whole {
+            remove_pack(&path)?;
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Remove a pack, given by any of its files, and all that Git may have put beside it: first what makes Git see it.
+pub(super) fn remove_pack(file: &Path) -> Result<()> {
+    ["idx", "rev", "mtimes", "bitmap", "promisor", "pack"]
+        .iter()
+        .try_for_each(|suffix| remove_if_there(&file.with_extension(suffix)))
+}
+
+/// Whether a pack has its index, and the end that its index says it has.
+///
+/// A pack is not synced before it gets its name (the caller does that with all else, before anything depends on it):
+/// after a power cut it may be there shorter than it was.
+fn is_whole(pack: &Path) -> Result<bool> {
+    let index = pack.with_extension("idx");
+    match (last(pack, 20)?, last(&index, 40)?) {
+        (Some(end), Some(announced)) => Ok(end[..] == announced[..20]),
+        _ => Ok(false),
+    }
+}
+
+/// Whether a pack, given by its index, and the index still are what was written: both end in a digest of what is before.
+pub(super) fn is_sound(index: &Path) -> Result<bool> {
+    let pack = index.with_extension("pack");
+    Ok(is_whole(&pack)? && is_as_hashed(&pack)? && is_as_hashed(index)?)
+}
+
+fn is_as_hashed(path: &Path) -> Result<bool> {
+    let mut file = File::open(path).at("open", path)?;
+    let Some(before) = file.metadata().at("look at", path)?.len().checked_sub(20) else { return Ok(false) };
+    let mut hash = Hashing(gix_hash::hasher(gix_hash::Kind::Sha1));
+    io::copy(&mut Read::by_ref(&mut file).take(before), &mut hash).at("read", path)?;
+    let mut end = [0; 20];
+    file.read_exact(&mut end).at("read", path)?;
+    Ok(hash.0.try_finalize().is_ok_and(|digest| digest.as_slice() == end))
+}
+
+/// A hash of what is written to it.
+struct Hashing(gix_hash::Hasher);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The last `n` bytes of a file, if it is there and has as many.
+fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.at("open", path)?,
+    };
+    if file.seek(SeekFrom::End(-(n as i64))).is_err() {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; n];
+    file.read_exact(&mut bytes).at("read", path)?;
+    Ok(Some(bytes))
+}
+
+/// Cut an unfinished last line off.
+fn mend_reflog(path: &Path) -> Result<()> {
+    if last(path, 1)?.is_none_or(|end| end == b"\n") {
+        return Ok(());
+    }
+    let content = fs::read(path).at("read", path)?;
+    let whole = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if whole < content.len() {
+        let file = OpenOptions::new().write(true).open(path).at("open", path)?;
+        file.set_len(whole as u64).at("mend", path)?;
+    }
+    Ok(())
+}
+
+/// Call `each` with every file at or below `dir`, which need not be there.
+pub(super) fn visit_files(dir: &Path, each: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.at("read", dir)?,
+    };
+    for entry in entries {
+        let entry = entry.at("read", dir)?;
+        match entry.file_type().at("look at", entry.path())?.is_dir() {
+            true => visit_files(&entry.path(), each)?,
+            false => each(&entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", path),
+    }
+}

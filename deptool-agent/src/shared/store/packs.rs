@@ -1,0 +1,173 @@
+//! Looking objects up in the packs of the store.
+
+use std::{
+    cell::OnceCell,
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use gix_hash::{Kind as HashKind, ObjectId, oid};
+use gix_object::{Data, Kind};
+use gix_pack::{Bundle, cache, data, index};
+use gix_zlib::{Inflate, Status};
+
+use crate::shared::store::error::{At, Result, StoreError};
+
+/// No object that the store was given needs more memory: what asks for it is a corrupt or foreign pack.
+const ALLOCATION: usize = 64 << 20;
+
+/// All packs of the store, the newest last.
+///
+/// There are no loose objects, no alternates and no configuration to look at, which is why this is not `gix-odb`.
+pub(super) struct Packs {
+    packs: Vec<Pack>,
+    /// Its state is large and made once.
+    inflate: Mutex<Inflate>,
+}
+
+/// A pack, opened when something is first looked for in it: mostly the newest have what is asked for.
+struct Pack {
+    index: PathBuf,
+    /// `None` if it can't be read: what is missing for that is asked of the helper again.
+    bundle: OnceCell<Option<Bundle>>,
+}
+
+impl Pack {
+    fn at(index: &Path) -> Self {
+        Pack { index: index.to_owned(), bundle: OnceCell::new() }
+    }
+
+    fn bundle(&self) -> Option<&Bundle> {
+        self.bundle.get_or_init(|| open(&self.index).ok()).as_ref()
+    }
+}
+
+fn open(index: &Path) -> gix_error::Result<Bundle> {
+    let pack = data::File::at(index.with_extension("pack"), HashKind::Sha1)?;
+    let index = index::File::at(index, HashKind::Sha1)?;
+    Ok(Bundle { pack: pack.with_alloc_limit_bytes(Some(ALLOCATION)), index })
+}
+
+impl Packs {
+    /// The packs in `dir` that have an index, for who holds the host lock: nobody else removes any.
+    pub fn list(dir: &Path) -> Result<Self> {
+        let packs = list(dir)?.iter().map(|index| Pack::at(index)).collect();
+        Ok(Packs { packs, inflate: Mutex::new(Inflate::default()) })
+    }
+
+    /// The same, with all of them opened at once.
+    ///
+    /// For a reader without the host lock a repack may remove what was just listed: then it is listed again.
+    pub fn open_all(dir: &Path) -> Result<Self> {
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let packs = Packs::list(dir)?;
+            let open = |pack: &Pack| {
+                let bundle =
+                    open(&pack.index).map_err(|source| StoreError::BadPack { path: pack.index.clone(), source })?;
+                pack.bundle.get_or_init(|| Some(bundle));
+                Ok(())
+            };
+            match packs.packs.iter().try_for_each(open) {
+                Err(StoreError::BadPack { .. }) if tries > 0 && !packs.indices().all(Path::exists) => continue,
+                result => return result.map(|()| packs),
+            }
+        }
+    }
+
+    /// Add a pack by its index.
+    pub fn add(&mut self, index: &Path) {
+        self.packs.push(Pack::at(index));
+    }
+
+    /// Whether the pack with this index is known.
+    pub fn has_pack(&self, index: &Path) -> bool {
+        self.packs.iter().any(|pack| pack.index == index)
+    }
+
+    /// How many packs there are.
+    pub fn len(&self) -> usize {
+        self.packs.len()
+    }
+
+    /// The paths of all indices.
+    pub fn indices(&self) -> impl Iterator<Item = &Path> {
+        self.packs.iter().map(|pack| pack.index.as_path())
+    }
+
+    /// Forget the pack with this index.
+    pub fn forget(&mut self, index: &Path) {
+        self.packs.retain(|pack| pack.index != index);
+    }
+
+    /// Forget all packs but the one with this index.
+    pub fn keep_only(&mut self, index: &Path) {
+        self.packs.retain(|pack| pack.index == index);
+    }
+
+    fn locate(&self, id: &oid) -> Option<(&Bundle, u32)> {
+        let mut bundles = self.packs.iter().rev().filter_map(Pack::bundle);
+        bundles.find_map(|bundle| bundle.index.lookup(id).map(|at| (bundle, at)))
+    }
+
+    /// Whether an object is there. No file is read for this but indices.
+    pub fn has(&self, id: &oid) -> bool {
+        self.locate(id).is_some()
+    }
+
+    /// Decode an object into `buffer`, if it is there.
+    pub fn read<'a>(&self, id: &oid, buffer: &'a mut Vec<u8>) -> gix_error::Result<Option<Data<'a>>> {
+        let Some((bundle, at)) = self.locate(id) else { return Ok(None) };
+        let mut inflate = self.inflate.lock().unwrap_or_else(PoisonError::into_inner);
+        let (data, _) = bundle.get_object_by_index(at, buffer, &mut inflate, &mut cache::Never)?;
+        Ok(Some(data))
+    }
+
+    /// Decode an object that has to be there and to be a `wanted`.
+    pub fn expect(&self, id: &oid, wanted: Kind) -> Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        match self.read(id, &mut buffer) {
+            Ok(None) => Err(StoreError::Missing(id.to_owned())),
+            Ok(Some(data)) if data.kind == wanted => Ok(buffer),
+            Ok(Some(data)) => Err(StoreError::Kind { id: id.to_owned(), wanted, actual: data.kind }),
+            Err(source) => Err(StoreError::Corrupt { id: id.to_owned(), source }),
+        }
+    }
+
+    /// An object's kind, its size and its zlib stream as it is in the pack; `None` if it is a delta there (Git's own
+    /// `repack` was run here) or not there at all.
+    pub fn raw(&self, id: &ObjectId) -> Option<(Kind, u64, &[u8])> {
+        let (bundle, at) = self.locate(id)?;
+        let entry = bundle.pack.entry(bundle.index.pack_offset_at_index(at)).ok()?;
+        let kind = entry.header.as_kind()?;
+        let end = bundle.pack.pack_end() as u64;
+        let rest = bundle.pack.entry_slice(entry.data_offset..end)?;
+        let mut inflate = self.inflate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut data = vec![0; usize::try_from(entry.decompressed_size).ok().filter(|size| *size <= ALLOCATION)?];
+        inflate.reset();
+        let (status, taken, made) = inflate.once(rest, &mut data).ok()?;
+        (status == Status::StreamEnd && made == data.len()).then(|| (kind, entry.decompressed_size, &rest[..taken]))
+    }
+}
+
+/// The indices in `dir` that have a pack, the oldest first.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut packs = HashSet::new();
+    let mut indices: Vec<(Option<SystemTime>, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(dir).at("read", dir)? {
+        let entry = entry.at("read", dir)?;
+        let path = entry.path();
+        match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("pack") => drop(packs.insert(path.with_extension("idx"))),
+            Some("idx") => indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path)),
+            _ => {}
+        }
+    }
+    indices.retain(|(_, path)| packs.contains(path));
+    indices.sort();
+    Ok(indices.into_iter().map(|(_, path)| path).collect())
+}

@@ -1,0 +1,229 @@
+//! Refs as Git keeps them in files: loose ones, `packed-refs`, reflogs, and the locks by which Git's own commands and
+//! we keep out of each other's way.
+//!
+//! As gix-ref does it, but for the few cases there are here: that crate would make a quarter of a megabyte of the
+//! agent. Names come from validated types or constants; no name is a directory of another one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use gix_hash::{Kind as HashKind, ObjectId};
+
+use crate::shared::store::{
+    error::{At, Result, StoreError},
+    layout::{remove_if_there, replace},
+};
+
+/// A reflog longer than this, in bytes, loses its older half. It has some 150 for each deployment.
+const LONG_LOG: u64 = 256 * 1024;
+
+/// What a ref says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    Object(ObjectId),
+    /// The name of another ref.
+    Symbolic(String),
+}
+
+/// The refs of one repository.
+pub(super) struct RefFiles {
+    dir: PathBuf,
+}
+
+impl RefFiles {
+    pub fn at(dir: &Path) -> Self {
+        RefFiles { dir: dir.to_owned() }
+    }
+
+    /// Read a ref; `None` if there is none.
+    pub fn read(&self, name: &str) -> Result<Option<Target>> {
+        let path = self.dir.join(name);
+        let content = match fs::read(&path) {
+            Err(error) if is_absent(&error) => return self.read_packed(name),
+            result => result.at("read", &path)?,
+        };
+        let line = content.trim_ascii_end();
+        let symbolic = line.strip_prefix(b"ref:").and_then(|name| std::str::from_utf8(name.trim_ascii_start()).ok());
+        match (symbolic, ObjectId::from_hex(line)) {
+            (Some(name), _) => Ok(Some(Target::Symbolic(name.to_owned()))),
+            (None, Ok(id)) => Ok(Some(Target::Object(id))),
+            (None, Err(_)) => Err(StoreError::BadRef { name: name.to_owned() }),
+        }
+    }
+
+    fn read_packed(&self, name: &str) -> Result<Option<Target>> {
+        let packed = self.packed()?;
+        let line = packed.split(|byte| *byte == b'\n').find(|line| names(line, name));
+        let id = line.map(|line| ObjectId::from_hex(&line[..40]));
+        id.transpose().map(|id| id.map(Target::Object)).map_err(|_| StoreError::BadRef { name: name.to_owned() })
+    }
+
+    fn packed(&self) -> Result<Vec<u8>> {
+        let path = self.dir.join("packed-refs");
+        match fs::read(&path) {
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            result => result.at("read", path),
+        }
+    }
+
+    /// Lock a ref against everybody who knows Git's locks.
+    pub fn lock(&self, name: &str) -> Result<RefLock<'_>> {
+        let path = self.dir.join(name);
+        let parent = path.parent().unwrap_or(&self.dir);
+        fs::create_dir_all(parent).at("make", parent)?;
+        Ok(RefLock { refs: self, name: name.to_owned(), lock: LockFile::take(&path)? })
+    }
+
+    /// Take a ref out of `packed-refs`. The comment line of an annotated tag (`^…`) goes with it.
+    fn remove_packed(&self, name: &str) -> Result<()> {
+        let path = self.dir.join("packed-refs");
+        if !path.try_exists().at("look at", &path)? {
+            return Ok(());
+        }
+        let mut lock = LockFile::take(&path)?;
+        let packed = self.packed()?;
+        let mut kept = Vec::with_capacity(packed.len());
+        let mut dropping = false;
+        for line in packed.split_inclusive(|byte| *byte == b'\n') {
+            dropping = names(line.trim_ascii_end(), name) || (dropping && line.starts_with(b"^"));
+            if !dropping {
+                kept.extend_from_slice(line);
+            }
+        }
+        lock.commit(&kept)
+    }
+
+    /// The names of all refs in the directory `prefix`.
+    pub fn names_in(&self, prefix: &str) -> Result<Vec<String>> {
+        let dir = self.dir.join(prefix);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            result => result.at("read", &dir)?,
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<io::Result<_>>().at("read", dir)
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(name)
+    }
+
+    /// Give `to` the log of `from`, if that has one.
+    pub fn copy_log(&self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (self.log_path(from), self.log_path(to));
+        let parent = to.parent().unwrap_or(&self.dir);
+        fs::create_dir_all(parent).at("make", parent)?;
+        match fs::copy(&from, &to) {
+            Err(error) if is_absent(&error) => Ok(()),
+            result => result.map(|_| ()).at("write", &to),
+        }
+    }
+}
+
+/// A ref that nobody else changes.
+#[must_use]
+pub(super) struct RefLock<'a> {
+    refs: &'a RefFiles,
+    name: String,
+    lock: LockFile,
+}
+
+impl RefLock<'_> {
+    /// What the ref says. What can't be read counts as nothing, so that it can be replaced.
+    pub fn read(&self) -> Result<Option<Target>> {
+        match self.refs.read(&self.name) {
+            Err(StoreError::BadRef { .. }) => Ok(None),
+            result => result,
+        }
+    }
+
+    /// Let the ref name `new`, and its log say so: `line` is all of the entry but the ids. What is written is on disk
+    /// before it has its name.
+    pub fn set(mut self, new: &Target, line: Option<&str>) -> Result<()> {
+        if let (Target::Object(id), Some(line)) = (new, line) {
+            let old = match self.read()? {
+                Some(Target::Object(old)) => old,
+                Some(Target::Symbolic(_)) | None => ObjectId::null(HashKind::Sha1),
+            };
+            let path = self.refs.log_path(&self.name);
+            let parent = path.parent().unwrap_or(&self.refs.dir);
+            fs::create_dir_all(parent).at("make", parent)?;
+            shorten_log(&path)?;
+            let entry = format!("{old} {id} {line}\n");
+            let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+            log.and_then(|mut log| log.write_all(entry.as_bytes())).at("write", &path)?;
+        }
+        let content = match new {
+            Target::Object(id) => format!("{id}\n"),
+            Target::Symbolic(name) => format!("ref: {name}\n"),
+        };
+        self.lock.commit(content.as_bytes())
+    }
+
+    /// Remove the ref and its log: first where it would show through, last where it decides.
+    pub fn remove(self) -> Result<()> {
+        remove_if_there(&self.refs.log_path(&self.name))?;
+        self.refs.remove_packed(&self.name)?;
+        remove_if_there(&self.refs.dir.join(&self.name))
+    }
+}
+
+/// Keep the last lines of a log that has got long.
+fn shorten_log(path: &Path) -> Result<()> {
+    if fs::metadata(path).map_or(0, |meta| meta.len()) <= LONG_LOG {
+        return Ok(());
+    }
+    let log = fs::read(path).at("read", path)?;
+    let half = log.len() / 2;
+    let from = log[half..].iter().position(|byte| *byte == b'\n').map_or(log.len(), |at| half + at + 1);
+    replace(path, &log[from..])
+}
+
+/// `<path>.lock`, gone when dropped, or become `path`.
+struct LockFile {
+    file: File,
+    path: PathBuf,
+    lock: PathBuf,
+    held: bool,
+}
+
+impl LockFile {
+    fn take(path: &Path) -> Result<Self> {
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock).at("lock", path)?;
+        Ok(LockFile { file, path: path.to_owned(), lock, held: true })
+    }
+
+    fn commit(&mut self, content: &[u8]) -> Result<()> {
+        // Not synced: the journal has the change too, and does it again if it is lost.
+        let written = self.file.write_all(content);
+        written.and_then(|()| fs::rename(&self.lock, &self.path)).at("write", &self.path)?;
+        self.held = false;
+        Ok(())
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if self.held {
+            // Nobody can be told here; the sweep at the next opening gets it.
+            let _ = remove_if_there(&self.lock);
+        }
+    }
+}
+
+/// Whether a line of `packed-refs` is that of a ref.
+fn names(line: &[u8], name: &str) -> bool {
+    line.len() == 41 + name.len() && line[40] == b' ' && &line[41..] == name.as_bytes()
+}
+
+/// Not there, or a directory where refs like it were once.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory)
+}

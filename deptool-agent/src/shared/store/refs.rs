@@ -1,0 +1,173 @@
+//! What is deployed: one branch, named after the cluster, to which HEAD points.
+
+use crate::shared::{
+    id::CommitId,
+    name::ClusterName,
+    store::{
+        Store,
+        error::{Result, StoreError},
+        ref_files::{RefFiles, Target},
+    },
+};
+
+/// How many tips of removed branches are kept.
+const KEPT_REMOVED: usize = 10;
+const TARGET: &str = "refs/deptool/target";
+
+/// What has to be deployed for a change to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever: only recovery may ask for this, for which the journal decides.
+    Any,
+    /// Nothing.
+    Absent,
+    /// This commit.
+    At(CommitId),
+}
+
+/// Who does something, when and why, for the reflog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEntry<'a> {
+    /// A person's name. Characters that would break the log's lines are left out, here and below.
+    pub name: &'a str,
+    /// A person's address.
+    pub email: &'a str,
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// One line.
+    pub message: &'a str,
+}
+
+impl RefFiles {
+    /// The branch that HEAD names, if it is there.
+    pub(super) fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
+        let Some(Target::Symbolic(branch)) = self.read("HEAD")? else { return Ok(None) };
+        let Some(short) = branch.strip_prefix("refs/heads/") else { return Ok(None) };
+        let Ok(cluster) = ClusterName::parse(short.as_bytes()) else { return Ok(None) };
+        Ok(match self.read(&branch)? {
+            Some(Target::Object(id)) => Some((cluster, CommitId(id))),
+            Some(Target::Symbolic(_)) | None => None,
+        })
+    }
+}
+
+impl Store {
+    /// What is deployed, and as which cluster.
+    pub fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
+        self.refs.deployed()
+    }
+
+    /// Say that `new` is deployed as `cluster`, if what is deployed is what was `expected`.
+    ///
+    /// A host belongs to one cluster: while another one is deployed this is [`StoreError::Stale`] too.
+    pub fn set_deployed(
+        &mut self,
+        cluster: &ClusterName,
+        expected: Expected,
+        new: &CommitId,
+        log: LogEntry<'_>,
+    ) -> Result<()> {
+        let branch = branch_name(cluster);
+        let lock = self.refs.lock(&branch)?;
+        let actual = self.deployed_under_lock(expected)?;
+        check(cluster, expected, &actual)?;
+        if actual.is_none() {
+            // Before the branch is there, so that the branch alone decides whether anything is deployed.
+            self.refs.lock("HEAD")?.set(&Target::Symbolic(branch.clone()), None)?;
+        }
+        lock.set(&Target::Object(new.0), Some(&log.line()))
+    }
+
+    /// Say that nothing is deployed any more. The last commit and the log of the branch stay under
+    /// `refs/deptool/removed/<cluster>/<seconds>`, whose name is returned.
+    ///
+    /// Doing it again with the same `log` after a crash ends in the same.
+    pub fn remove(&mut self, cluster: &ClusterName, expected: Expected, log: LogEntry<'_>) -> Result<Option<String>> {
+        let branch = branch_name(cluster);
+        let lock = self.refs.lock(&branch)?;
+        let actual = self.deployed_under_lock(expected)?;
+        check(cluster, expected, &actual)?;
+        let Some((_, tip)) = actual else { return Ok(None) };
+        let kept = self.name_for_removed(cluster, &tip, log.seconds)?;
+        self.refs.copy_log(&branch, &kept)?;
+        self.refs.lock(&kept)?.set(&Target::Object(tip.0), Some(&log.line()))?;
+        lock.remove()?;
+        self.forget_removed(cluster)?;
+        Ok(Some(kept))
+    }
+
+    /// Of what was removed only the last few are kept.
+    fn forget_removed(&mut self, cluster: &ClusterName) -> Result<()> {
+        let prefix = format!("refs/deptool/removed/{cluster}");
+        // `<seconds>` and `<seconds>-<n>`.
+        let age = |name: &String| name.split('-').map(|n| n.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
+        let mut names: Vec<_> = self.refs.names_in(&prefix)?.into_iter().filter_map(|n| Some((age(&n)?, n))).collect();
+        names.sort();
+        for (_, name) in names.iter().rev().skip(KEPT_REMOVED) {
+            self.refs.lock(&format!("{prefix}/{name}"))?.remove()?;
+        }
+        Ok(())
+    }
+
+    /// The commit of the last attempt, however it ended.
+    pub fn target(&self) -> Result<Option<CommitId>> {
+        Ok(match self.refs.read(TARGET)? {
+            Some(Target::Object(id)) => Some(CommitId(id)),
+            Some(Target::Symbolic(_)) | None => None,
+        })
+    }
+
+    /// Note which commit is being tried.
+    pub fn set_target(&mut self, commit: &CommitId) -> Result<()> {
+        self.refs.lock(TARGET)?.set(&Target::Object(commit.0), None)
+    }
+
+    /// What is deployed; a branch that can't be read is none for who does not expect anything of it.
+    fn deployed_under_lock(&self, expected: Expected) -> Result<Option<(ClusterName, CommitId)>> {
+        match (self.deployed(), expected) {
+            (Err(StoreError::BadRef { .. }), Expected::Any) => Ok(None),
+            (result, _) => result,
+        }
+    }
+
+    /// A name that is free, or was used for the same removal already.
+    fn name_for_removed(&self, cluster: &ClusterName, tip: &CommitId, seconds: i64) -> Result<String> {
+        let base = format!("refs/deptool/removed/{cluster}/{seconds}");
+        let mut name = base.clone();
+        for n in 2.. {
+            match self.refs.read(&name)? {
+                None => break,
+                Some(Target::Object(id)) if id == tip.0 => break,
+                Some(Target::Object(_) | Target::Symbolic(_)) => name = format!("{base}-{n}"),
+            }
+        }
+        Ok(name)
+    }
+}
+
+fn check(cluster: &ClusterName, expected: Expected, actual: &Option<(ClusterName, CommitId)>) -> Result<()> {
+    let met = match (expected, actual) {
+        (_, Some((other, _))) if other != cluster => false,
+        (Expected::Any, _) => true,
+        (Expected::Absent, actual) => actual.is_none(),
+        (Expected::At(id), actual) => matches!(actual, Some((_, there)) if *there == id),
+    };
+    if met { Ok(()) } else { Err(StoreError::Stale { actual: actual.clone() }) }
+}
+
+impl LogEntry<'_> {
+    /// An entry of a reflog but for the ids.
+    fn line(self) -> String {
+        let (name, email) = (without(self.name, "<>"), without(self.email, "<>"));
+        format!("{} <{}> {} +0000\t{}", name.trim(), email.trim(), self.seconds, without(self.message, ""))
+    }
+}
+
+/// `text` without control characters and without those in `also`.
+fn without(text: &str, also: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !also.contains(*c)).collect()
+}
+
+fn branch_name(cluster: &ClusterName) -> String {
+    format!("refs/heads/{cluster}")
+}
