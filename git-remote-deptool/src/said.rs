@@ -4,7 +4,7 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Deployed, Failure, Holder, Outcome},
+    outcome::{Attempt, AttemptResult, Deployed, Holder, Outcome, Rollback},
     text::{printable, printable_lines},
     wire::{Drift, Hello, Response, Subject},
 };
@@ -81,7 +81,7 @@ fn outcome(outcome: Outcome) -> Outcome {
         Outcome::Busy(who) => Outcome::Busy(holder(who)),
         Outcome::Refused { why, details } => Outcome::Refused { why: line(&why), details: lines(&details) },
         Outcome::Cancelled => Outcome::Cancelled,
-        Outcome::RolledBack(Failure { why, details, rollback_errors }) => Outcome::RolledBack(Failure {
+        Outcome::RolledBack(Rollback { why, details, rollback_errors }) => Outcome::RolledBack(Rollback {
             why: line(&why),
             details: lines(&details),
             rollback_errors: few_lines(&rollback_errors),
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn no_text_of_a_host_drives_the_terminal_or_fills_it() {
         let evil = "\x1b[2J\r\u{202e}".repeat(100_000);
-        let failure = Failure { why: evil.clone(), details: evil.clone(), rollback_errors: vec![evil.clone(); 1000] };
+        let failure = Rollback { why: evil.clone(), details: evil.clone(), rollback_errors: vec![evil.clone(); 1000] };
         let holder = Holder {
             by: evil.clone(),
             phase: deptool_agent::shared::outcome::Phase::Settling,

@@ -8,7 +8,7 @@ use deptool_agent::shared::{
     build::{BUILD_ID, VERSION},
     frame::encode,
     id::CommitId,
-    outcome::{Attempt, AttemptResult, Deployed, Failure, Goal, Holder, Outcome, Phase},
+    outcome::{Attempt, AttemptResult, Deployed, Goal, Holder, Outcome, Phase, Rollback},
     wire::{Bytes, Hello, Response},
 };
 use deptool_tests::process::Run;
@@ -124,7 +124,7 @@ fn whatever_it_says_last_is_shown_harmlessly() {
     let before = refs(&scene.repo);
     let huge = EVIL.repeat(10_000);
     let holder = Holder { by: huge.clone(), phase: Phase::Settling, since: i64::MIN, id: None };
-    let failure = Failure { why: huge.clone(), details: huge.clone(), rollback_errors: vec![EVIL.into(); 5_000] };
+    let failure = Rollback { why: huge.clone(), details: huge.clone(), rollback_errors: vec![EVIL.into(); 5_000] };
     let at_one = || greeting(hello(Some(deployed(&scene.one))));
     for last in [
         ended(Outcome::Busy(holder)),
@@ -137,7 +137,7 @@ fn whatever_it_says_last_is_shown_harmlessly() {
         // What is stale is asked again at once.
         scene.knows(&before, &run);
     }
-    let failed = ended(Outcome::RolledBack(Failure { rollback_errors: vec![], why: EVIL.into(), ..failure }));
+    let failed = ended(Outcome::RolledBack(Rollback { rollback_errors: vec![], why: EVIL.into(), ..failure }));
     let run = scene.git(&["push", "web1", "prod"], &[at_one(), failed], &[]).fails().says("rolled back");
     scene.knows(&before, &run);
     scene.recovers();

@@ -1,4 +1,4 @@
-//! One deployment on this host, from the request to the outcome.
+//! One deployment on this host, from the request to the outcome. This page owns the order and every early exit.
 //!
 //! ```text
 //! lock ▸ lease ▸ receive ▸ prepare ▸ (go?) ▸ journal opens ▸ apply ▸ settle ▸ (keep?) ▸ verdict ▸ finish ▸ rest
@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod activate;
+mod admission;
 pub mod apply;
 pub mod failure;
 pub mod finish;
@@ -20,12 +21,10 @@ pub mod undo;
 
 use crate::{
     host::{
-        connection::{
-            peer::{Incoming, Peer},
-            takeover,
-        },
+        connection::{peer::Peer, takeover},
         deploy::{
             activate::{End, Running, tell},
+            failure::Failure,
             stage::{Ready, Staged, stage},
         },
         state::{
@@ -33,21 +32,21 @@ use crate::{
             error::HostError,
             identity::{deployed, make_instance},
             journal::Journal,
-            layout::{Home, read_if_there},
+            layout::Home,
             lock::{HostLock, Taken},
         },
     },
     shared::{
-        outcome::{Deployed, Holder, Outcome, Phase},
+        outcome::{Holder, Outcome, Phase},
         store::Store,
         text::printable,
         time::now,
-        wire::{Deploy, Go, Lease, Request, Response},
+        wire::{Deploy, Lease, Response},
     },
     system::System,
 };
 
-/// Carry out `request` and tell how it ended. Whatever goes wrong before something is visible is a refusal.
+/// Carry out `request` and tell the helper how it ended.
 pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) {
     match try_deploy(home, request, peer, system) {
         Ok(End::Told) => {}
@@ -56,6 +55,7 @@ pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
 }
 
+/// Whatever goes wrong before anything is visible is a refusal.
 fn refusal(error: HostError) -> Outcome {
     match error {
         HostError::Refused { why, details } => Outcome::Refused { why, details },
@@ -63,9 +63,10 @@ fn refusal(error: HostError) -> Outcome {
     }
 }
 
+/// Admission: the host is the right one, nobody else deploys, and the lease holds.
 fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<End, HostError> {
-    check_hostname(home, request)?;
-    check_selinux(home)?;
+    admission::check_hostname(home, request)?;
+    admission::check_selinux(home)?;
     home.create()?;
     let by = printable(request.operator.as_bytes());
     let holder = Holder { id: Some(request.id), by, phase: Phase::Preparing, since: now() };
@@ -75,109 +76,79 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     };
     lock.is_written(home)?;
     system.begin_leaving();
-    if takeover::is_barred(home, request.id)? {
+    if takeover::is_blocked(home, request.id)? {
         lock.leave();
         return Ok(End::Outcome(Outcome::Cancelled));
     }
-    check_at_rest(home)?;
+    admission::check_at_rest(home)?;
     make_instance(home)?;
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home)?;
-    if let Some(outcome) = check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
+    if let Some(outcome) = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
         lock.leave();
         return Ok(End::Outcome(outcome));
     }
-    peer.send(&Response::Progress(Phase::Preparing));
-    let staged = match stage(home, request, &mut store, peer, system) {
-        Ok(Staged::Ready(staged)) => staged,
-        Ok(Staged::Gone) => return Ok(discard(home, lock, &mut store, Outcome::Cancelled)),
-        Err(error) => return Ok(discard(home, lock, &mut store, refusal(error))),
-    };
-    // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
-    let written = match request.expected {
-        Lease::At(_) if !store.is_doubted() => &staged.written,
-        // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
-        Lease::At(_) | Lease::Absent => &vec![home.state().to_owned()],
-    };
-    if let Err(error) = durable::sync(home, written) {
-        return Ok(discard(home, lock, &mut store, refusal(error)));
-    }
-    if !may_go(request, &mut lock, peer) {
-        return Ok(discard(home, lock, &mut store, Outcome::Cancelled));
-    }
-    let Ready { record, expectations, .. } = *staged;
-    let mut running = Running { home, lock, peer, system, record, expectations, verdict: request.verdict };
-    Ok(match running.begin() {
-        Ok(journal) => running.see_to_its_end(journal, &mut store),
-        Err(error) => {
-            let outcome = refusal(error);
-            // What is left of the journal is undone by the next agent, which finds nothing that was done.
-            match Journal::discard(home) {
-                Ok(()) => discard(home, running.lock, &mut store, outcome),
-                Err(_) => End::Outcome(outcome),
-            }
+    Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
+        Ok(Ready { record, expectations, .. }) => {
+            let running = Running { home, lock, peer, system, record, expectations, verdict: request.verdict };
+            activate(running, &mut store)
         }
+        Err(outcome) => discard(home, lock, &mut store, outcome),
     })
 }
 
-/// Another agent may have been killed since this one looked: what it has begun is undone before anything else.
-fn check_at_rest(home: &Home) -> Result<(), HostError> {
-    let journal = read_if_there(&home.journal())?.unwrap_or_default();
-    if journal.is_empty() {
-        return Ok(());
-    }
-    Err(HostError::Unfit(
-        "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way".into(),
-    ))
-}
-
-/// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
-fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
-    let Some(expected) = &request.hostname else { return Ok(()) };
-    let bytes = read_if_there(&home.root().join("etc/hostname"))?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
-    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let expected = expected.as_str();
-    let same = name.eq_ignore_ascii_case(expected)
-        || first(name).eq_ignore_ascii_case(expected)
-        || first(expected).eq_ignore_ascii_case(name);
-    if name.is_empty() || name == "localhost" || same {
-        return Ok(());
-    }
-    let name = printable(name.as_bytes());
-    Err(HostError::Unfit(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
-}
-
-/// Under an enforcing SELinux our files would need labels, which nobody has tried yet.
-fn check_selinux(home: &Home) -> Result<(), HostError> {
-    let enforce = home.root().join("sys/fs/selinux/enforce");
-    match std::fs::read(&enforce) {
-        Ok(text) if home.is_live() && text.first() == Some(&b'1') => {
-            Err(HostError::Unfit("SELinux is enforcing on the host, which is not supported yet".into()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The lease: what is deployed must be what the plan was made from.
-fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
-    let holds = match (&request.expected, &actual) {
-        (Lease::Absent, None) => true,
-        (Lease::At(id), Some(deployed)) => deployed.commit == *id,
-        (Lease::Absent, Some(_)) | (Lease::At(_), None) => false,
+/// Everything slow. Nothing of it is visible, and all of it is durable before anything is.
+fn prepare(
+    home: &Home,
+    request: &Deploy,
+    store: &mut Store,
+    lock: &mut HostLock,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Ready, Outcome> {
+    peer.send(&Response::Progress(Phase::Preparing));
+    let ready = match stage(home, request, store, peer, system).map_err(refusal)? {
+        Staged::Ready(ready) => ready,
+        Staged::Gone => return Err(Outcome::Cancelled),
     };
-    if let Some(deployed) = &actual {
-        if deployed.cluster != request.cluster {
-            let (its, asked) = (&deployed.cluster, &request.cluster);
-            return Err(HostError::Unfit(format!("the host belongs to cluster '{its}', not '{asked}'")));
+    // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
+    let written = match request.expected {
+        Lease::At(_) if !store.is_doubted() => &ready.written,
+        // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
+        Lease::At(_) | Lease::Absent => &vec![home.state().to_owned()],
+    };
+    durable::sync(home, written).map_err(refusal)?;
+    if gates::await_activation(request, lock, peer) { Ok(*ready) } else { Err(Outcome::Cancelled) }
+}
+
+/// From the journal to the end: from its first visible change on a deployment ends well or is undone, whatever becomes of
+/// the connection.
+fn activate(mut running: Running<'_>, store: &mut Store) -> End {
+    let mut journal = match running.begin() {
+        Ok(journal) => journal,
+        Err(error) => {
+            let outcome = refusal(error);
+            // What is left of the journal is undone by the next agent, which finds nothing that was done.
+            return match Journal::discard(running.home) {
+                Ok(()) => discard(running.home, running.lock, store, outcome),
+                Err(_) => End::Outcome(outcome),
+            };
         }
-        if deployed.host != request.host {
-            let (its, asked) = (&deployed.host, &request.host);
-            return Err(HostError::Unfit(format!("the host is deployed from directory '{its}', not '{asked}'")));
+    };
+    let result = finish::note_target(&running.record, store).map_err(Failure::from);
+    let result = result.and_then(|()| running.apply_and_settle());
+    let result = result.and_then(|()| running.await_helper());
+    let result = result.and_then(|()| running.make_durable(&mut journal).map_err(Failure::from));
+    let result = result.and_then(|()| running.hold(&mut journal));
+    match result {
+        Ok(()) => running.keep(journal, store),
+        Err(_) if running.system.is_stopping() => {
+            // No unit can be started any more. The journal says what is to be done at the next boot.
+            running.peer.send(&Response::Error("the host is shutting down; it goes back when it boots again".into()));
+            End::Told
         }
+        Err(why) => End::Outcome(running.roll_back(why, journal)),
     }
-    Ok((!holds).then_some(Outcome::Stale { actual }))
 }
 
 /// What was prepared goes again, and gives its space back. If that fails, the next agent tidies up.
@@ -187,16 +158,4 @@ fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> 
         lock.leave();
     }
     End::Outcome(outcome)
-}
-
-/// The last moment at which the deployment can be cancelled.
-fn may_go(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
-    match request.go {
-        Go::AtOnce => peer.still_waits(),
-        Go::WhenTold => {
-            lock.set_phase(Phase::Prepared);
-            peer.send(&Response::Prepared);
-            matches!(peer.receive(), Incoming::Request(Request::Activate))
-        }
-    }
 }

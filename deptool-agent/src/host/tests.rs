@@ -12,7 +12,7 @@ use gix_object::Kind;
 
 use crate::{
     host::{
-        connection::{heartbeat::Pulse, peer::Peer},
+        connection::{heartbeat::Heartbeat, peer::Peer},
         deploy::deploy,
         recover::{Recovery, recover},
         state::{
@@ -92,7 +92,7 @@ impl World {
         }
         let home = Home::new(self.root.path());
         // Thousands of deployments need no signs of life.
-        let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &Pulse::default()).unwrap();
+        let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &Heartbeat::default()).unwrap();
         deploy(&home, &request, &mut peer, &mut self.fake);
         drop(peer);
         let (outcome, notes) = said(from_agent);

@@ -99,7 +99,7 @@ pub enum Outcome {
     /// The helper or its connection went away in time; nothing was changed.
     Cancelled,
     /// It was activated, failed, and what ran before runs again.
-    RolledBack(Failure),
+    RolledBack(Rollback),
 }
 
 impl Outcome {
@@ -111,7 +111,7 @@ impl Outcome {
 
 /// Why a deployment was rolled back, and how well that went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct Rollback {
     /// One line: `nginx.service failed: exited with status 1`.
     pub why: String,
     /// More of it, several lines, such as the end of a journal; may be empty.

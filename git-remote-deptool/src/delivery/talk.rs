@@ -9,7 +9,7 @@ use std::{
 use deptool_agent::shared::{
     frame::encode,
     id::BlobId,
-    outcome::{Attempt, AttemptResult, Failure, Outcome},
+    outcome::{Attempt, AttemptResult, Outcome, Rollback},
     wire::{Go, Request, Response},
 };
 
@@ -236,5 +236,5 @@ fn outcome_of(attempt: Attempt) -> Outcome {
 }
 
 fn rolled_back(why: String, rollback_errors: Vec<String>) -> Outcome {
-    Outcome::RolledBack(Failure { why, details: String::new(), rollback_errors })
+    Outcome::RolledBack(Rollback { why, details: String::new(), rollback_errors })
 }

@@ -2,7 +2,7 @@
 
 use deptool_agent::shared::{
     name::HostName,
-    outcome::{Deployed, Failure, Goal, Outcome as HostOutcome},
+    outcome::{Deployed, Goal, Outcome as HostOutcome, Rollback},
     text::printable,
     time::now,
 };
@@ -145,7 +145,7 @@ fn note(
             (Fate::Refused, why)
         }
         HostOutcome::Cancelled => (Fate::Cancelled, String::new()),
-        HostOutcome::RolledBack(Failure { why, details, rollback_errors }) => {
+        HostOutcome::RolledBack(Rollback { why, details, rollback_errors }) => {
             say_details(remote, host, &details);
             for error in &rollback_errors {
                 remote.say(&format!("{host}: while rolling back: {error}"));

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Pass everything on between `peer` and the agent that carries out deployment `id`, or say how that has ended.
 pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSystem<'_>) -> Result<(), HostError> {
-    let mut is_barred = false;
+    let mut is_blocked = false;
     loop {
         if let Some(worker) = takeover::enter(home, id)?
             && peer.relay(worker).map_err(|error| HostError::Unfit(format!("can't attach: {error}")))?
@@ -32,17 +32,17 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
             return Ok(());
         }
         match recover(home, &mut *system(), &mut || peer.tick())? {
-            // It is being prepared, or undone. Whoever else is at work, is so because it has ended.
+            // The deployment is being prepared or undone. If another one holds the lock, this one has ended.
             Recovery::Busy(holder) if holder.id.is_none_or(|other| other == id) => {}
             Recovery::Busy(_) | Recovery::Nothing | Recovery::Done(_) | Recovery::Stuck(_) => {
                 let attempt = attempts::find(home, id)?;
-                if attempt.is_some() || is_barred {
+                if attempt.is_some() || is_blocked {
                     peer.send(&Response::NotRunning(attempt.map(Box::new)));
                     return Ok(());
                 }
                 // It may be on its way still, in the buffers of the connection that was lost.
-                takeover::bar(home, id)?;
-                is_barred = true;
+                takeover::block(home, id)?;
+                is_blocked = true;
                 continue;
             }
         }

@@ -1,4 +1,4 @@
-//! The other end of the connection, as the agent sees it: messages in, messages out, and whether it is still there.
+//! The helper, as the agent sees it: messages in, messages out, and whether it is still there.
 
 use std::{
     io,
@@ -19,8 +19,8 @@ use rustix::{
 use crate::{
     host::{
         connection::{
-            heartbeat::{HEARTBEAT, Pulse},
-            takeover::Door,
+            heartbeat::{HEARTBEAT, Heartbeat},
+            takeover::TakeoverSocket,
         },
         state::error::HostError,
     },
@@ -30,33 +30,33 @@ use crate::{
     },
 };
 
-/// A peer that says nothing for this long is gone.
+/// A helper that sends nothing for this long is gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// What came in.
 #[derive(Debug)]
 pub enum Incoming {
     Request(Request),
-    /// Nothing, for as long as we were ready to wait.
+    /// Nothing came in time.
     Silence,
-    /// The peer closed the connection between two messages.
+    /// The helper closed the connection between two messages.
     End,
-    /// It was cut off, or sends nonsense.
+    /// The connection was cut in the middle of a message, or what came is no message.
     Broken(FrameError),
 }
 
 /// The helper at the other end.
 pub struct Peer {
-    /// `None` after it was dropped, until somebody comes in at the door.
+    /// `None` after it was dropped, until another connection takes over.
     link: Option<Link>,
     last_sent: Instant,
-    door: Option<Door>,
+    takeover: Option<TakeoverSocket>,
     /// How often the link was taken over by another one.
     takeovers: usize,
-    /// What we wait for an answer to, to be said again to whoever takes over.
+    /// The question that we wait to have answered. It is asked again when another connection takes over.
     question: Option<Response>,
-    /// Speaks for us while we wait for the disk.
-    pulse: Pulse,
+    /// Sends heartbeats while the agent waits for the disk.
+    heartbeat: Heartbeat,
 }
 
 /// One connection.
@@ -70,26 +70,26 @@ struct Link {
 }
 
 impl Peer {
-    /// A peer on these two. `early` is the beginning of what it says, known already; `pulse` speaks for us while we
-    /// wait for the disk.
-    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>, pulse: &Pulse) -> io::Result<Peer> {
+    /// The helper at the other end of `input` and `output`. `early` is the beginning of its stream, where that travelled in the
+    /// environment; `heartbeat` sends heartbeats while the agent waits for the disk.
+    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>, heartbeat: &Heartbeat) -> io::Result<Peer> {
         let mut link = Link::new(input, output)?;
         link.buffer.push(&early);
         link.known = early;
-        pulse.follow(&link.output);
-        let (link, pulse) = (Some(link), pulse.clone());
-        Ok(Peer { link, last_sent: Instant::now(), door: None, takeovers: 0, question: None, pulse })
+        heartbeat.follow(&link.output);
+        let (link, heartbeat) = (Some(link), heartbeat.clone());
+        Ok(Peer { link, last_sent: Instant::now(), takeover: None, takeovers: 0, question: None, heartbeat })
     }
 
-    /// From now on whoever comes in at `door` takes over.
-    pub fn open(&mut self, door: Door) {
-        self.door = Some(door);
+    /// From now on another connection can take over through `socket`.
+    pub fn accept_takeovers(&mut self, socket: TakeoverSocket) {
+        self.takeover = Some(socket);
     }
 
-    /// Nobody takes over any more.
-    pub fn close_door(&mut self) -> Result<(), HostError> {
-        self.let_in();
-        self.door.take().map_or(Ok(()), Door::close)
+    /// No connection takes over any more.
+    pub fn stop_takeovers(&mut self) -> Result<(), HostError> {
+        self.take_over();
+        self.takeover.take().map_or(Ok(()), TakeoverSocket::close)
     }
 
     /// How often another connection has taken over.
@@ -102,12 +102,12 @@ impl Peer {
         self.link.as_ref().is_none_or(|link| link.lost)
     }
 
-    /// Give the connection up, and wait for another one.
+    /// Give the connection up. Another one may take over.
     pub fn drop_link(&mut self) {
         self.link = None;
     }
 
-    /// Send `response`. If that is not possible the peer is lost, which the caller may or may not mind.
+    /// Send `response`. If that fails the connection is lost, which not every caller minds.
     pub fn send(&mut self, response: &Response) {
         match (encode(response), &mut self.link) {
             (Ok(frame), _) => self.send_bytes(&frame),
@@ -124,26 +124,26 @@ impl Peer {
         self.last_sent = Instant::now();
     }
 
-    /// Send `question`, now and to whoever takes over, until [`Peer::answered`].
+    /// Send `question`, now and to every connection that takes over, until [`Peer::answered`].
     pub fn ask(&mut self, question: Response) {
         self.send(&question);
         self.question = Some(question);
     }
 
-    /// We do not wait for an answer any more.
+    /// The question was answered, or is moot.
     pub fn answered(&mut self) {
         self.question = None;
     }
 
-    /// Let the peer know that we are alive, if it has not heard from us for a while; let in who waits at the door.
+    /// Send a heartbeat if one is due, and let a connection that waits take over.
     pub fn tick(&mut self) {
-        self.let_in();
+        self.take_over();
         if self.last_sent.elapsed() >= HEARTBEAT {
             self.send(&Response::Heartbeat);
         }
     }
 
-    /// Whether the helper is there and has not changed its mind, while it has nothing else to say.
+    /// Whether the helper is still there and has not cancelled.
     pub fn still_waits(&mut self) -> bool {
         self.tick();
         loop {
@@ -155,10 +155,10 @@ impl Peer {
         }
     }
 
-    fn let_in(&mut self) {
-        let Some(newcomer) = self.door.as_ref().and_then(Door::newcomer) else { return };
-        let Ok(link) = newcomer.try_clone().and_then(|input| Link::new(input.into(), newcomer.into())) else { return };
-        self.pulse.follow(&link.output);
+    fn take_over(&mut self) {
+        let Some(stream) = self.takeover.as_ref().and_then(TakeoverSocket::accept) else { return };
+        let Ok(link) = stream.try_clone().and_then(|input| Link::new(input.into(), stream.into())) else { return };
+        self.heartbeat.follow(&link.output);
         self.link = Some(link);
         self.takeovers += 1;
         self.send(&Response::Attached);
@@ -177,12 +177,11 @@ impl Peer {
         }
     }
 
-    /// The next request if it is there within `wait`, from whoever it is that we talk to by then. We stay alive
+    /// The next request, if one comes within `wait`, from whichever connection is the current one by then. Sends heartbeats
     /// meanwhile.
     pub fn receive_within(&mut self, wait: Duration) -> Incoming {
         let deadline = Instant::now() + wait;
         loop {
-            // Also while the helper's heartbeats come, as often as ours are due.
             self.tick();
             if let Some(link) = &mut self.link {
                 match link.buffer.take() {
@@ -195,7 +194,7 @@ impl Peer {
             match self.wait(left.min(HEARTBEAT)) {
                 Ok(Ready::Nothing) if left > HEARTBEAT => {}
                 Ok(Ready::Nothing) => return Incoming::Silence,
-                Ok(Ready::Door) => {}
+                Ok(Ready::Takeover) => {}
                 Ok(Ready::Link) => {
                     if let Some(end) = self.link.as_mut().and_then(Link::fill) {
                         return end;
@@ -206,15 +205,15 @@ impl Peer {
         }
     }
 
-    /// Wait for the link or the door, at most `limit`.
+    /// Wait until the connection can be read from or another one wants to take over, at most `limit`.
     fn wait(&self, limit: Duration) -> Result<Ready, Errno> {
         let link = self.link.as_ref().map(|link| PollFd::new(&link.input, PollFlags::IN));
-        let door = self.door.as_ref().map(|door| PollFd::new(door.listener(), PollFlags::IN));
-        let has_door = door.is_some();
-        let mut both: Vec<_> = door.into_iter().chain(link).collect();
+        let socket = self.takeover.as_ref().map(|socket| PollFd::new(socket.listener(), PollFlags::IN));
+        let has_socket = socket.is_some();
+        let mut both: Vec<_> = socket.into_iter().chain(link).collect();
         match poll(&mut both, Some(&timespec(limit))) {
             Ok(0) | Err(Errno::INTR) => Ok(Ready::Nothing),
-            Ok(_) if has_door && !both[0].revents().is_empty() => Ok(Ready::Door),
+            Ok(_) if has_socket && !both[0].revents().is_empty() => Ok(Ready::Takeover),
             Ok(_) => Ok(Ready::Link),
             Err(error) => Err(error),
         }
@@ -265,7 +264,7 @@ pub enum Relayed {
 enum Ready {
     Nothing,
     Link,
-    Door,
+    Takeover,
 }
 
 impl Link {

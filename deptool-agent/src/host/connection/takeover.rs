@@ -1,7 +1,10 @@
-//! The door of a deployment that is under way: a socket through which another connection can take it over.
+//! The takeover socket of a running deployment: through it another connection can take the deployment over.
 //!
-//! It is named after the deployment's id, in a directory that only root can enter, and is there from the moment on at
-//! which the deployment outlives its connection. Whoever comes last is the one to talk to; bytes are passed on unchanged.
+//! The socket is named after the deployment's id and lies in a directory that only root can enter. It exists from the
+//! moment at which the deployment outlives its connection. The connection that came last is the current one.
+//!
+//! Beside the sockets are tombstones: a deployment that was asked for while nothing was known of it must not begin when its
+//! request arrives late.
 
 use std::{
     fs, io,
@@ -25,31 +28,32 @@ use crate::{
 };
 
 /// The end of the name of a file that says that a deployment must not begin any more.
-const BARRED: &str = ".barred";
+const BLOCKED: &str = ".blocked";
 /// How long at least.
-const BARRED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const BLOCKED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where others can come in. One that is dropped refuses connections; its name stays for the next agent to remove.
-pub struct Door {
+/// A socket that other connections come in through. When it is dropped it refuses connections; its name stays for the next agent
+/// to remove.
+pub struct TakeoverSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Door {
-    /// Open the door of deployment `id`. The caller holds the host's lock: other doors that are there were left by
+impl TakeoverSocket {
+    /// Open the socket of deployment `id`. The caller holds the host's lock: other sockets there were left by
     /// agents that were killed, and go.
-    pub fn open(home: &Home, id: DeploymentId) -> Result<Door, HostError> {
+    pub fn open(home: &Home, id: DeploymentId) -> Result<TakeoverSocket, HostError> {
         let directory = make_directory(home)?;
         clean(&directory)?;
         let path = directory.join(id.to_string());
         let opened = open_directory(&directory)?;
         let listener = UnixListener::bind(short(&opened, id)).during("listen at", &path)?;
         listener.set_nonblocking(true).during("listen at", &path)?;
-        Ok(Door { listener, path })
+        Ok(TakeoverSocket { listener, path })
     }
 
-    /// Whoever has come in last, if anybody has since this was last called. Does not wait.
-    pub fn newcomer(&self) -> Option<UnixStream> {
+    /// The connection that came in last, if one has since the last call. Does not wait.
+    pub fn accept(&self) -> Option<UnixStream> {
         let mut last = None;
         while let Ok((stream, _)) = self.listener.accept() {
             last = Some(stream);
@@ -68,7 +72,7 @@ impl Door {
     }
 }
 
-/// Remove the doors of agents that were killed. The caller holds the host's lock.
+/// Remove the sockets of agents that were killed. The caller holds the host's lock.
 pub fn clear(home: &Home) -> Result<(), HostError> {
     let directory = home.run();
     if !directory.exists() {
@@ -87,7 +91,7 @@ fn remove_if_empty(directory: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Go in at the door of deployment `id`; `None` if there is none.
+/// Go in at the socket of deployment `id`; `None` if there is none.
 pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostError> {
     let directory = home.run();
     let opened = match open_directory(&directory) {
@@ -105,21 +109,21 @@ pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostEr
 
 /// See to it that deployment `id`, of which nothing is known here, is not carried out if it should still arrive.
 ///
-/// Whoever looks whether it is under way after this, and does not see it hold the lock, can be sure.
-pub fn bar(home: &Home, id: DeploymentId) -> Result<(), HostError> {
+/// A caller that does this, and then sees that the deployment does not hold the lock, knows that it never will.
+pub fn block(home: &Home, id: DeploymentId) -> Result<(), HostError> {
     home.create()?;
-    let path = barred(&make_directory(home)?, id);
+    let path = tombstone(&make_directory(home)?, id);
     fs::write(&path, b"").during("write", &path)
 }
 
-/// Whether deployment `id` was barred. Asked by whoever holds the lock for it.
-pub fn is_barred(home: &Home, id: DeploymentId) -> Result<bool, HostError> {
-    let path = barred(&home.run(), id);
+/// Whether there is a tombstone for deployment `id`. The caller holds the lock.
+pub fn is_blocked(home: &Home, id: DeploymentId) -> Result<bool, HostError> {
+    let path = tombstone(&home.run(), id);
     path.try_exists().during("look at", &path)
 }
 
-fn barred(directory: &Path, id: DeploymentId) -> PathBuf {
-    directory.join(format!("{id}{BARRED}"))
+fn tombstone(directory: &Path, id: DeploymentId) -> PathBuf {
+    directory.join(format!("{id}{BLOCKED}"))
 }
 
 fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
@@ -131,13 +135,13 @@ fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
     Ok(directory)
 }
 
-/// Remove doors that nobody is behind, and bars against what no network still carries.
+/// Remove sockets that no agent listens on, and tombstones that are too old to matter.
 fn clean(directory: &Path) -> Result<(), HostError> {
     for entry in fs::read_dir(directory).during("read", directory)? {
         let path = entry.during("read", directory)?.path();
-        let is_bar = path.as_os_str().as_encoded_bytes().ends_with(BARRED.as_bytes());
+        let is_tombstone = path.as_os_str().as_encoded_bytes().ends_with(BLOCKED.as_bytes());
         let age = || fs::symlink_metadata(&path).and_then(|meta| meta.modified()).map(|time| time.elapsed());
-        if !is_bar || age().is_ok_and(|age| age.is_ok_and(|age| age > BARRED_FOR)) {
+        if !is_tombstone || age().is_ok_and(|age| age.is_ok_and(|age| age > BLOCKED_FOR)) {
             remove_if_there(&path)?;
         }
     }
@@ -174,30 +178,30 @@ mod tests {
         home.create().unwrap();
         let id = DeploymentId::random().unwrap();
         assert!(enter(&home, id).unwrap().is_none());
-        let door = Door::open(&home, id).unwrap();
-        assert!(door.newcomer().is_none());
+        let socket = TakeoverSocket::open(&home, id).unwrap();
+        assert!(socket.accept().is_none());
         assert!(enter(&home, DeploymentId::random().unwrap()).unwrap().is_none());
         let (mut first, mut second) = (enter(&home, id).unwrap().unwrap(), enter(&home, id).unwrap().unwrap());
-        door.newcomer().unwrap().write_all(b"x").unwrap();
+        socket.accept().unwrap().write_all(b"x").unwrap();
         let mut text = String::new();
         second.read_to_string(&mut text).unwrap();
         assert_eq!(text, "x");
         assert_eq!(first.read(&mut [0]).unwrap(), 0);
-        door.close().unwrap();
+        socket.close().unwrap();
         assert!(enter(&home, id).unwrap().is_none());
         assert!(!home.run().exists());
     }
 
     #[test]
-    fn what_a_killed_agent_left_is_in_nobodys_way() {
+    fn the_socket_of_a_killed_agent_does_not_get_in_the_way() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         home.create().unwrap();
         let id = DeploymentId::random().unwrap();
-        drop(Door::open(&home, id).unwrap());
+        drop(TakeoverSocket::open(&home, id).unwrap());
         assert!(enter(&home, id).unwrap().is_none());
-        let _door = Door::open(&home, id).unwrap();
-        let other = Door::open(&home, DeploymentId::random().unwrap()).unwrap();
+        let _socket = TakeoverSocket::open(&home, id).unwrap();
+        let other = TakeoverSocket::open(&home, DeploymentId::random().unwrap()).unwrap();
         assert!(enter(&home, id).unwrap().is_none());
         drop(other);
         clear(&home).unwrap();
@@ -205,19 +209,19 @@ mod tests {
     }
 
     #[test]
-    fn a_barred_deployment_stays_barred_for_a_day() {
+    fn a_tombstone_lasts_for_a_day() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         let [id, other] = [(); 2].map(|()| DeploymentId::random().unwrap());
-        assert!(!is_barred(&home, id).unwrap());
-        bar(&home, id).unwrap();
-        bar(&home, id).unwrap();
-        drop(Door::open(&home, other).unwrap());
-        assert!(is_barred(&home, id).unwrap() && !is_barred(&home, other).unwrap());
-        let file = fs::File::open(barred(&home.run(), id)).unwrap();
-        file.set_modified(std::time::SystemTime::now() - BARRED_FOR - Duration::from_secs(60)).unwrap();
-        drop(Door::open(&home, other).unwrap());
-        assert!(!is_barred(&home, id).unwrap());
+        assert!(!is_blocked(&home, id).unwrap());
+        block(&home, id).unwrap();
+        block(&home, id).unwrap();
+        drop(TakeoverSocket::open(&home, other).unwrap());
+        assert!(is_blocked(&home, id).unwrap() && !is_blocked(&home, other).unwrap());
+        let file = fs::File::open(tombstone(&home.run(), id)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - BLOCKED_FOR - Duration::from_secs(60)).unwrap();
+        drop(TakeoverSocket::open(&home, other).unwrap());
+        assert!(!is_blocked(&home, id).unwrap());
     }
 
     #[test]
@@ -227,7 +231,7 @@ mod tests {
         home.create().unwrap();
         fs::create_dir(home.run()).unwrap();
         fs::set_permissions(home.run(), fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(Door::open(&home, DeploymentId::random().unwrap()).is_err());
+        assert!(TakeoverSocket::open(&home, DeploymentId::random().unwrap()).is_err());
         assert!(enter(&home, DeploymentId::random().unwrap()).is_err());
     }
 }

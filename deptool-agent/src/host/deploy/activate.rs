@@ -2,13 +2,13 @@
 
 use crate::{
     host::{
-        connection::{peer::Peer, takeover::Door},
+        connection::{peer::Peer, takeover::TakeoverSocket},
         deploy::{
             action::Action,
             apply::Applying,
-            failure::Why,
+            failure::Failure,
             finish,
-            gates::{self, Hold},
+            gates::{self, Release},
             health,
             stage::Expectations,
             undo::undo,
@@ -25,7 +25,7 @@ use crate::{
     },
     shared::{
         name::UnitName,
-        outcome::{AttemptResult, Failure, Outcome, Phase},
+        outcome::{AttemptResult, Outcome, Phase, Rollback},
         store::Store,
         wire::{DecidedBy, Response},
     },
@@ -66,7 +66,7 @@ impl Running<'_> {
     /// the session in between ends a deployment that has changed nothing.
     pub fn begin(&mut self) -> Result<Journal, HostError> {
         self.enter(Phase::Activating);
-        self.peer.open(Door::open(self.home, self.record.id)?);
+        self.peer.accept_takeovers(TakeoverSocket::open(self.home, self.record.id)?);
         let journal = Journal::open(self.home, &self.record).and_then(|journal| {
             match self.system.leave_session(self.must_have_left()) {
                 Ok(()) => Ok(journal),
@@ -76,7 +76,7 @@ impl Running<'_> {
         });
         if journal.is_err() {
             // What stays of it goes with all else that was prepared.
-            let _ = self.peer.close_door();
+            let _ = self.peer.stop_takeovers();
         }
         journal
     }
@@ -104,29 +104,12 @@ impl Running<'_> {
         if !waits && self.record.actions.iter().all(is_quick) { Leave::Agreed } else { Leave::Done }
     }
 
-    /// Make it visible. It ends well, or is undone.
-    pub fn see_to_its_end(mut self, mut journal: Journal, store: &mut Store) -> End {
-        let result = finish::note_target(&self.record, store).map_err(Why::from).and_then(|()| self.apply_and_settle());
-        let result = result.and_then(|()| self.await_helper());
-        let result = result.and_then(|()| self.make_durable(&mut journal).map_err(Why::from));
-        let result = result.and_then(|()| self.hold(&mut journal));
-        match result {
-            Ok(()) => self.keep(journal, store),
-            Err(_) if self.system.is_stopping() => {
-                // No unit can be started any more. The journal says what is to be done at the next boot.
-                self.peer.send(&Response::Error("the host is shutting down; it goes back when it boots again".into()));
-                End::Told
-            }
-            Err(why) => End::Outcome(self.roll_back(why, journal)),
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
+    pub fn enter(&mut self, phase: Phase) {
         self.lock.set_phase(phase);
         self.peer.send(&Response::Progress(phase));
     }
 
-    fn apply_and_settle(&mut self) -> Result<(), Why> {
+    pub fn apply_and_settle(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::after(self.system, self.expectations.timeout);
         let mut started = Vec::new();
         for action in &self.record.actions {
@@ -153,16 +136,16 @@ impl Running<'_> {
         self.peer.send(&Response::Progress(Phase::Settling));
         let (peer, mut watch) = (&mut *self.peer, Watch::new(started));
         let tick = &mut || peer.tick();
-        watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+        watch.settle(self.system, deadline, tick).map_err(Failure::Units)?;
         if is_observable && !probes.is_empty() {
             health::wait(&probes, &mut watch, self.system, deadline, tick)?;
-            watch.settle(self.system, deadline, tick).map_err(Why::Units)?;
+            watch.settle(self.system, deadline, tick).map_err(Failure::Units)?;
         }
         Ok(())
     }
 
     /// Wait for whatever the helper has to say before the deployment is kept.
-    fn await_helper(&mut self) -> Result<(), Why> {
+    pub fn await_helper(&mut self) -> Result<(), Failure> {
         if let Some(seconds) = self.expectations.confirm {
             self.enter(Phase::AwaitingConfirmation);
             gates::await_confirmation(seconds, self.peer)?;
@@ -175,12 +158,12 @@ impl Running<'_> {
     }
 
     /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
-    fn hold(&mut self, journal: &mut Journal) -> Result<(), Why> {
+    pub fn hold(&mut self, journal: &mut Journal) -> Result<(), Failure> {
         if self.verdict == DecidedBy::Host {
             return Ok(());
         }
         self.enter(Phase::AwaitingRelease);
-        if gates::await_release(self.peer) == Hold::Released {
+        if gates::await_release(self.peer) == Release::Released {
             return Ok(());
         }
         if let Err(error) = journal.revoke()
@@ -191,11 +174,11 @@ impl Running<'_> {
             self.peer.send(&Response::Note(format!("can't go back any more: {error}")));
             return Ok(());
         }
-        Err(Why::Text("not kept, because another host failed".into()))
+        Err(Failure::Text("not kept, because another host failed".into()))
     }
 
     /// Everything that was changed is on the disk, and then the verdict is.
-    fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
+    pub fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
         let mut is_only_switched = true;
         for action in &self.record.actions {
             match action {
@@ -225,7 +208,7 @@ impl Running<'_> {
     /// From here on the deployment is good: what is left is done again by the next agent if it fails here.
     ///
     /// The helper is told as soon as everything agrees; it need not wait for what is only cleaned up.
-    fn keep(mut self, journal: Journal, store: &mut Store) -> End {
+    pub fn keep(mut self, journal: Journal, store: &mut Store) -> End {
         let also_restarted = self.also_restarted();
         self.enter(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
@@ -233,7 +216,7 @@ impl Running<'_> {
             self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
         }
         // Whoever comes from now on finds how it ended in the log.
-        let closed = self.peer.close_door();
+        let closed = self.peer.stop_takeovers();
         tell(self.peer, Outcome::Done { also_restarted });
         // Nobody listens any more. If it fails, the journal is there still: the next agent does it, or says why it can't.
         let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
@@ -248,7 +231,7 @@ impl Running<'_> {
         others.into_iter().filter(|unit| self.record.running.contains(unit)).collect()
     }
 
-    fn roll_back(mut self, why: Why, journal: Journal) -> Outcome {
+    pub fn roll_back(mut self, why: Failure, journal: Journal) -> Outcome {
         self.enter(Phase::RollingBack);
         let peer = &mut *self.peer;
         let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
@@ -264,11 +247,11 @@ impl Running<'_> {
         // With something left to undo, the journal stays for the next agent to try again.
         let is_undone = left.errors.is_empty();
         let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });
-        match ended.and_then(|()| self.peer.close_door()) {
+        match ended.and_then(|()| self.peer.stop_takeovers()) {
             Ok(()) if is_undone => self.lock.leave(),
             Ok(()) => {}
             Err(error) => errors.push(error.to_string()),
         }
-        Outcome::RolledBack(Failure { why, details, rollback_errors: errors })
+        Outcome::RolledBack(Rollback { why, details, rollback_errors: errors })
     }
 }

@@ -13,23 +13,23 @@ use crate::{
 const JOURNAL_LINES: usize = 10;
 
 #[derive(Debug)]
-pub enum Why {
+pub enum Failure {
     Units(Vec<settle::Failure>),
     Text(String),
 }
 
-impl From<HostError> for Why {
-    fn from(error: HostError) -> Why {
-        Why::Text(error.to_string())
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Failure {
+        Failure::Text(error.to_string())
     }
 }
 
-impl Why {
+impl Failure {
     /// One line, and what else there is to know.
     pub fn explain(self, system: &mut dyn System) -> (String, String) {
         match self {
-            Why::Text(text) => (text, String::new()),
-            Why::Units(failures) => {
+            Failure::Text(text) => (text, String::new()),
+            Failure::Units(failures) => {
                 let line =
                     |failure: &settle::Failure| format!("{} {}", failure.unit, printable(failure.why.as_bytes()));
                 let why = failures.iter().map(line).collect::<Vec<_>>().join("; ");

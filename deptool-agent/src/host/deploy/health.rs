@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    host::deploy::failure::Why,
+    host::deploy::failure::Failure,
     shared::{
         manifest::probe::{Probe, Target, Url},
         name::AppName,
@@ -36,16 +36,16 @@ pub fn wait(
     system: &mut dyn System,
     deadline: Deadline,
     tick: &mut dyn FnMut(),
-) -> Result<(), Why> {
+) -> Result<(), Failure> {
     let began = system.clock();
     for (app, probe) in probes {
         loop {
             let left = (began + probe.within).saturating_sub(system.clock()).min(deadline.left(system));
             let Err(why) = attempt(&probe.target, left.max(SHORTEST), tick) else { break };
-            watch.look(system, None).map_err(Why::Units)?;
+            watch.look(system, None).map_err(Failure::Units)?;
             if left.is_zero() {
                 let (target, waited) = (&probe.target, seconds(system.clock() - began));
-                return Err(Why::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
+                return Err(Failure::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
             }
             tick();
             if system.wait_for_change(PAUSE.min(left)).is_err() {
@@ -167,8 +167,8 @@ mod tests {
         let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
         match wait(&probes, &mut watch, fake, deadline, &mut || ()) {
             Ok(()) => None,
-            Err(Why::Text(text)) => Some(text),
-            Err(Why::Units(failures)) => Some(format!("{}: {}", failures[0].unit, failures[0].why)),
+            Err(Failure::Text(text)) => Some(text),
+            Err(Failure::Units(failures)) => Some(format!("{}: {}", failures[0].unit, failures[0].why)),
         }
     }
 

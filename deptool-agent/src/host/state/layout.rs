@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{
     host::{
-        connection::heartbeat::{HEARTBEAT, Pulse},
+        connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::error::{Context, HostError},
     },
     shared::{name::AppName, path::STATE_DIR, text::printable},
@@ -21,13 +21,13 @@ use crate::{
 pub struct Home {
     root: PathBuf,
     state: PathBuf,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 impl Home {
     /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
     pub fn new(root: &Path) -> Home {
-        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]), pulse: Pulse::default() }
+        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
     }
 
     /// Refuse to work where another user of the host could put things in our place: what is below our directory is
@@ -54,14 +54,14 @@ impl Home {
     }
 
     /// Whom to tell that we are alive while the disk is waited for.
-    pub fn pulse(&self) -> &Pulse {
-        &self.pulse
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// Do what may take long because of a disk, and let the peer know that we are alive meanwhile. Not for what is over
     /// in a moment: it takes a fork, which has to wait while systemd moves us out of the login session.
     pub fn wait_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.pulse.during(HEARTBEAT, work)
+        self.heartbeat.during(HEARTBEAT, work)
     }
 
     /// Make everything on the file system of `path` durable.

@@ -1,0 +1,73 @@
+//! What has to hold before anything is received: nothing here is slow, and nothing is written.
+
+use crate::{
+    host::state::{
+        error::HostError,
+        layout::{Home, read_if_there},
+    },
+    shared::{
+        outcome::{Deployed, Outcome},
+        text::printable,
+        wire::{Deploy, Lease},
+    },
+};
+
+/// Another agent may have been killed since this one looked: what it has begun is undone before anything else.
+pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
+    let journal = read_if_there(&home.journal())?.unwrap_or_default();
+    if journal.is_empty() {
+        return Ok(());
+    }
+    Err(HostError::Unfit(
+        "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way".into(),
+    ))
+}
+
+/// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
+pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
+    let Some(expected) = &request.hostname else { return Ok(()) };
+    let bytes = read_if_there(&home.root().join("etc/hostname"))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let expected = expected.as_str();
+    let same = name.eq_ignore_ascii_case(expected)
+        || first(name).eq_ignore_ascii_case(expected)
+        || first(expected).eq_ignore_ascii_case(name);
+    if name.is_empty() || name == "localhost" || same {
+        return Ok(());
+    }
+    let name = printable(name.as_bytes());
+    Err(HostError::Unfit(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+}
+
+/// Under an enforcing SELinux our files would need labels, which nobody has tried yet.
+pub fn check_selinux(home: &Home) -> Result<(), HostError> {
+    let enforce = home.root().join("sys/fs/selinux/enforce");
+    match std::fs::read(&enforce) {
+        Ok(text) if home.is_live() && text.first() == Some(&b'1') => {
+            Err(HostError::Unfit("SELinux is enforcing on the host, which is not supported yet".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The lease: what is deployed must be what the plan was made from.
+pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
+    let holds = match (&request.expected, &actual) {
+        (Lease::Absent, None) => true,
+        (Lease::At(id), Some(deployed)) => deployed.commit == *id,
+        (Lease::Absent, Some(_)) | (Lease::At(_), None) => false,
+    };
+    if let Some(deployed) = &actual {
+        if deployed.cluster != request.cluster {
+            let (its, asked) = (&deployed.cluster, &request.cluster);
+            return Err(HostError::Unfit(format!("the host belongs to cluster '{its}', not '{asked}'")));
+        }
+        if deployed.host != request.host {
+            let (its, asked) = (&deployed.host, &request.host);
+            return Err(HostError::Unfit(format!("the host is deployed from directory '{its}', not '{asked}'")));
+        }
+    }
+    Ok((!holds).then_some(Outcome::Stale { actual }))
+}
