@@ -8,7 +8,6 @@ pub mod id;
 pub mod manifest;
 pub mod messagepack;
 pub mod name;
-pub mod ordered;
 pub mod outcome;
 pub mod path;
 pub mod plan;

@@ -11,7 +11,6 @@ use serde::{
 
 use crate::shared::{
     name::UnitName,
-    ordered,
     path::{ExternalPath, TreePath},
 };
 
@@ -226,7 +225,7 @@ fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Resul
 
 fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<TreePath, FileAttributes>, D::Error> {
     let Pairs(pairs) = Pairs::<TreePath, Object<FileAttributes>>::deserialize(deserializer)?;
-    Ok(ordered::map(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes))))
+    Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).collect::<BTreeMap<_, _>>())
 }
 
 fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ExternalPath, TreePath>, D::Error> {

@@ -12,7 +12,6 @@ use crate::shared::{
     desired::{Claim, ClaimKind, Snippet, Wanted, WantedError, WantedUnit},
     manifest::OnChange,
     name::{AppName, UnitName},
-    ordered,
     path::{ExternalPath, TreePath},
     tree::HostTree,
 };
@@ -189,7 +188,7 @@ fn outside_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<Externa
 }
 
 fn unit_changes(apps: &[AppChange], had: &Wanted, wants: &Wanted) -> Vec<UnitChange> {
-    let changed_apps = ordered::set(apps.iter().map(|change| &change.app));
+    let changed_apps = apps.iter().map(|change| &change.app).collect::<BTreeSet<_>>();
     let changed_files = changed_snippets(had, wants);
     let own_file_changed = |unit: &UnitName| changed_files.iter().any(|(snippet, _)| snippet.affects(unit));
     let mut changes: BTreeMap<UnitName, UnitChange> = BTreeMap::new();
@@ -270,7 +269,7 @@ fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Wanted) -> B
     };
     let reloads = units.iter().filter(|change| matches!(change.job, UnitJob::Reload | UnitJob::ReloadIfRunning));
     let unobserved = reloads.filter(|change| !tells(&change.unit) && !change.apps.iter().any(is_looked_after));
-    ordered::set(unobserved.map(|change| change.unit.clone()))
+    unobserved.map(|change| change.unit.clone()).collect::<BTreeSet<_>>()
 }
 
 /// The strongest reaction that the changed apps ask of a unit, `None` if none of its apps changed.
@@ -312,7 +311,7 @@ fn change_of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Chan
 
 /// The keys of both maps, in order, each once.
 fn keys<'a, K: Ord, V, W>(a: &'a BTreeMap<K, V>, b: &'a BTreeMap<K, W>) -> BTreeSet<&'a K> {
-    ordered::set(a.keys().chain(b.keys()))
+    a.keys().chain(b.keys()).collect::<BTreeSet<_>>()
 }
 
 #[cfg(test)]

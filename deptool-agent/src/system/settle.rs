@@ -1,12 +1,12 @@
 //! Watching units after their jobs until each is known to be good, or the first has failed.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Active, JobKind, JobResult, System, SystemError, UnitDetail,
     verdict::{Started, Verdict, judge},
 };
-use crate::shared::{name::UnitName, ordered};
+use crate::shared::name::UnitName;
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);
@@ -125,7 +125,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
         looks.push((at, sub, verdict));
         if let (true, Ok(now)) = (first && one.triggered.is_none(), &now) {
             let services = triggered(system, one, now);
-            let known = ordered::set(watched.iter().map(|one| one.unit.clone()));
+            let known = watched.iter().map(|one| one.unit.clone()).collect::<BTreeSet<_>>();
             watched.extend(services.into_iter().filter(|new| !known.contains(&new.unit)));
         }
         at += 1;

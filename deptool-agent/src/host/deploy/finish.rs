@@ -21,7 +21,6 @@ use crate::{
         },
     },
     shared::{
-        ordered,
         outcome::{Attempt, AttemptResult, Goal},
         path::ExternalPath,
         store::{Expected, LogEntry, Store, StoreError},
@@ -210,7 +209,7 @@ pub fn prune(home: &Home) -> Result<(), HostError> {
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     // What is newer than the running one was never kept.
     let current = in_use[0].unwrap_or(0);
-    let kept = ordered::set(numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied());
+    let kept = numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied().collect::<BTreeSet<_>>();
     let mut trees = BTreeSet::new();
     for number in numbers {
         let directory = home.generation(number);

@@ -17,7 +17,6 @@ use crate::{
     shared::{
         desired::Wanted,
         name::{AppName, UnitName},
-        ordered,
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
         tree::HostTree,
@@ -166,7 +165,7 @@ fn in_order(
     }
     let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
     actions.push(Action::UnlinkApps(gone.cloned().collect()));
-    let running = ordered::set(&units.running);
+    let running = units.running.iter().collect::<BTreeSet<_>>();
     let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
     actions.push(Action::Jobs { jobs: units.jobs, running: ran });
     actions.retain(|action| !is_idle(action));

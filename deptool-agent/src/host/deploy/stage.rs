@@ -25,7 +25,6 @@ use crate::{
         desired::Wanted,
         manifest::probe::Probe,
         name::{AppName, UnitName},
-        ordered,
         outcome::Goal,
         plan::HostPlan,
         store::Store,
@@ -64,7 +63,8 @@ impl Expectations {
     fn of(sides: &Sides<'_>, request: &Deploy) -> Expectations {
         let Sides { old, new, wants, plan, .. } = sides;
         let units = wants.enabled.iter().chain(&wants.watched);
-        let windows = ordered::map(units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))));
+        let windows =
+            units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).collect::<BTreeMap<_, _>>();
         let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
         let probes =
             changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));

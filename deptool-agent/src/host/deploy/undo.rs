@@ -22,7 +22,6 @@ use crate::{
     },
     shared::{
         name::{AppName, UnitName},
-        ordered,
         path::ExternalPath,
     },
     system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
@@ -112,7 +111,7 @@ impl Undoing<'_> {
             Action::Jobs { jobs, .. } => Some(jobs),
             _ => None,
         });
-        ordered::set(jobs.flatten().map(|(unit, _)| unit.clone()))
+        jobs.flatten().map(|(unit, _)| unit.clone()).collect::<BTreeSet<_>>()
     }
 
     /// The units whose state is another than before and that are so related to `ours`, directly or through each other.
@@ -124,7 +123,7 @@ impl Undoing<'_> {
         loaded: &BTreeMap<UnitName, UnitState>,
         relation: Relation,
     ) -> BTreeSet<UnitName> {
-        let ran = ordered::set(&self.record.running);
+        let ran = self.record.running.iter().collect::<BTreeSet<_>>();
         let changed: Vec<UnitName> = match relation {
             _ if ours.is_empty() => Vec::new(),
             Relation::StartedBy => {
@@ -244,7 +243,7 @@ impl Undoing<'_> {
         let reset = self.system.reset_failed(&units);
         self.note(reset);
         self.start(&jobs);
-        self.start_propagated(&ordered::set(units));
+        self.start_propagated(&units.into_iter().collect::<BTreeSet<_>>());
         self.look_again(&jobs);
     }
 
@@ -262,7 +261,7 @@ impl Undoing<'_> {
     }
 
     fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
-        let mut others = ordered::set(self.system.take_other_jobs());
+        let mut others = self.system.take_other_jobs().into_iter().collect::<BTreeSet<_>>();
         let snapshot = self.system.snapshot();
         let Some(now) = self.note(snapshot) else { return };
         others.extend(self.related(ours, &now, Relation::StoppedBy));

@@ -1,6 +1,6 @@
 //! Drift: what on this host is not as it was deployed. Reads, changes nothing.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use crate::{
     host::{
@@ -16,7 +16,6 @@ use crate::{
     shared::{
         desired::{ClaimKind, Snippet, Wanted, WantedUnit},
         name::{AppName, UnitName},
-        ordered,
         outcome::Deployed,
         path::{ExternalPath, STATE_DIR},
         store::Store,
@@ -153,7 +152,7 @@ impl Looking<'_> {
             ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit),
             _ => None,
         });
-        for unit in ordered::set(made.chain(wants.enabled.keys()).chain(wants.watched.keys())) {
+        for unit in made.chain(wants.enabled.keys()).chain(wants.watched.keys()).collect::<BTreeSet<_>>() {
             self.overrides(unit);
         }
         Ok(())

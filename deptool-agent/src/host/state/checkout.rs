@@ -4,7 +4,7 @@
 //! if every file and directory still is what was recorded.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::{
@@ -26,7 +26,7 @@ use crate::{
     },
     shared::{
         id::BlobId,
-        messagepack, ordered,
+        messagepack,
         path::TreePath,
         store::pack::LARGE_BLOB,
         tree::{App, Entry, FileKind, TreeError, read_blob},
@@ -333,7 +333,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
         Err(_) => return all("can't be read, or has names in it that are no app's"),
     };
-    let by_path = ordered::map(now.iter().map(|seen| (&seen.path, seen)));
+    let by_path = now.iter().map(|seen| (&seen.path, seen)).collect::<BTreeMap<_, _>>();
     let mut found = Vec::new();
     for was in &recorded {
         let what = match by_path.get(&was.path) {
@@ -342,7 +342,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
         };
         found.extend(what.map(|what| (format!("/{}", was.path), what)));
     }
-    let known = ordered::set(recorded.iter().map(|seen| &seen.path));
+    let known = recorded.iter().map(|seen| &seen.path).collect::<BTreeSet<_>>();
     let new = now.iter().filter(|seen| !known.contains(&seen.path));
     found.extend(new.map(|seen| (format!("/{}", seen.path), "was added")));
     found

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
-use crate::shared::{name::UnitName, ordered};
+use crate::shared::name::UnitName;
 
 /// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
 pub fn object_path(unit: &str) -> String {
@@ -24,7 +24,7 @@ pub fn object_path(unit: &str) -> String {
 /// Scopes, devices and what else could not be deployed are left out.
 pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
     let units = reply.first().map(Value::items).unwrap_or_default();
-    ordered::map(units.iter().filter_map(|unit| listed(unit.items())))
+    units.iter().filter_map(|unit| listed(unit.items())).collect::<BTreeMap<_, _>>()
 }
 
 fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
@@ -102,7 +102,7 @@ impl Memory {
         }
         // The message about what all units have, such as the invocation, follows the one about this kind of unit.
         if interface.text() == Some("org.freedesktop.systemd1.Unit") {
-            let known = ordered::map(unit.properties.iter().map(|(name, value)| (name.as_str(), value)));
+            let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).collect::<BTreeMap<_, _>>();
             let detail = Properties(known, None).detail();
             if !matches!(detail.result.as_str(), "" | "success" | "exec-condition") {
                 let UnitDetail { invocation, changed_at, result, exit, .. } = detail;
@@ -123,7 +123,7 @@ impl<'a> Properties<'a> {
             Value::Entry(pair) => Some((pair.0.text()?, &pair.1)),
             _ => None,
         };
-        let mut properties = Properties(ordered::map(entries.iter().filter_map(pair)), None);
+        let mut properties = Properties(entries.iter().filter_map(pair).collect::<BTreeMap<_, _>>(), None);
         let Some(remembered) = memory.0.get(&object_path(properties.text("Id"))) else { return properties };
         properties.1 = remembered.last_failure.as_ref();
         if properties.number("StateChangeTimestamp") == 0 && properties.number("ConditionTimestamp") == 0 {

@@ -22,7 +22,6 @@ use crate::{
         desired::{Claim, ClaimKind, Snippet},
         manifest::Mode,
         name::{AppName, UnitName},
-        ordered,
         path::{ExternalPath, TreePath, is_within},
         text::printable,
         tree::FileKind,
@@ -106,7 +105,7 @@ impl Scratch<'_> {
     /// The files that the deployment changes, as their paths below the directory of units.
     fn changed(&self) -> BTreeSet<&str> {
         let changes = self.staged.sides.plan.outside.iter();
-        ordered::set(changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')))
+        changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).collect::<BTreeSet<_>>()
     }
 
     /// The units that these files make or are about, if they are there after the deployment.
@@ -116,7 +115,7 @@ impl Scratch<'_> {
             Snippet::Unit(unit) => Some(unit),
             _ => None,
         });
-        let known = ordered::set(made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()));
+        let known = made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()).collect::<BTreeSet<_>>();
         let mut units = BTreeSet::new();
         for (path, _, snippet) in Self::units_of(&sides.had.outside).chain(Self::units_of(&sides.wants.outside)) {
             if !changed.contains(path) {
