@@ -51,7 +51,7 @@ use crate::{
     url::UrlError,
 };
 
-/// Put configuration on hosts, and look at what they run.
+/// Deploy configuration to hosts, and see what they run.
 #[derive(Debug, Parser)]
 #[command(
     name = "git-deptool",
@@ -74,7 +74,7 @@ struct Cli {
 /// Options of every subcommand.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Show only errors, and what was asked for
+    /// Show only errors and requested output
     #[arg(short, long, global = true, display_order = 100)]
     quiet: bool,
     /// When to use colour

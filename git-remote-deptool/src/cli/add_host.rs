@@ -17,8 +17,8 @@ use crate::{context::Context, git::Setting, url::Address};
 
 /// Add a remote for each host, so that 'git push <host>' deploys to it
 ///
-/// A host that ssh reaches by the name of its directory needs none to be deployed to with the cluster; with one it can
-/// be pushed to, fetched from and logged by its name.
+/// A host that ssh reaches by the name of its directory does not need a remote to be deployed to as part of the cluster.
+/// With a remote, 'git push', 'git fetch' and 'git log' work for the single host.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The host's directory in the tree, and the remote's name
@@ -28,13 +28,13 @@ pub(super) struct Args {
         add = ArgValueCandidates::new(candidates::hosts_without_remote)
     )]
     hosts: Vec<String>,
-    /// The login, if ssh_config(5) does not say it
+    /// The user to log in as, if ssh_config(5) does not set it
     #[arg(long, value_name = "name")]
     user: Option<String>,
-    /// The port, if ssh_config(5) does not say it
+    /// The port, if ssh_config(5) does not set it
     #[arg(long, value_name = "number")]
     port: Option<u16>,
-    /// Where the host is, if it is not where its name leads; for one host
+    /// The host's address, if it is not deptool::<host>; for one host only
     #[arg(long, value_name = "url", conflicts_with_all = ["user", "port"])]
     url: Option<String>,
     /// Print what was written as JSON

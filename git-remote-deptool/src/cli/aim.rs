@@ -41,7 +41,7 @@ pub(super) struct Aim {
 /// How a subcommand is told what it is about.
 #[derive(Debug, clap::Args)]
 pub(super) struct AimArgs {
-    /// The cluster, and which commit if not its branch's; by default deptool.cluster, else the current branch
+    /// The cluster, and the commit if it is not the branch's; by default deptool.cluster, else the current branch
     #[arg(value_name = "[source:]cluster", add = ArgValueCandidates::new(candidates::clusters))]
     cluster: Option<String>,
     /// Only these hosts, separated by commas

@@ -5,7 +5,7 @@ use super::{CliError, exit::ExitStatus, output::Output};
 /// Print a script that lets a shell complete 'git deptool'
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The shell
+    /// The shell to complete for
     #[arg(value_name = "shell")]
     shell: Shell,
 }

@@ -38,8 +38,7 @@ use crate::{
 
 /// Show what would change, ask, and deploy
 ///
-/// 'git push' does it. What is deployed is the plan that was shown, or nothing. A host that fails goes back to what it
-/// had.
+/// The deployment is a 'git push'. It carries out the plan that was shown, or nothing. A host that fails is rolled back.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -51,28 +50,28 @@ pub(super) struct Args {
 /// How a deployment is carried out.
 #[derive(Debug, clap::Args)]
 pub(super) struct How {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
-    /// First fetch what the hosts run
+    /// Fetch what the hosts run first
     #[arg(long)]
     fetch: bool,
-    /// If a host fails, have all of them go back
+    /// If one host fails, roll back all of them
     #[arg(long)]
     atomic: bool,
-    /// Who goes first: '1,25%,100%' is one host, then a quarter of them, then all
+    /// Deploy in waves: '1,25%,100%' is one host, then a quarter of them, then all
     #[arg(long, value_name = "until,...")]
     waves: Option<String>,
-    /// Have hosts go back unless they can be reached anew within this time
+    /// Undo the deployment on hosts that can't be reached again within this time
     #[arg(long, value_name = "time", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
     confirm: Option<String>,
-    /// Wait so long for hosts where another deployment is under way
+    /// Wait up to this time for another deployment to end
     #[arg(long, value_name = "time")]
     lock_wait: Option<String>,
-    /// Leave out hosts that can't be reached
+    /// Skip hosts that can't be reached
     #[arg(long)]
     skip_unreachable: bool,
-    /// Print what became of each host as JSON; needs --yes
+    /// Print the outcome for each host as JSON; needs --yes
     #[arg(long, requires = "yes")]
     json: bool,
 }

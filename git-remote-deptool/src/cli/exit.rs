@@ -55,13 +55,13 @@ impl ExitStatus {
     pub fn words(self) -> &'static str {
         match self {
             ExitStatus::Done => "done, or nothing to do",
-            ExitStatus::Failed => "an error that has no number of its own",
+            ExitStatus::Failed => "any other error",
             ExitStatus::Changes => "there are differences (plan and status: only with --exit-code)",
             ExitStatus::RolledBack => "a host failed and was rolled back",
             ExitStatus::Unreachable => "a host can't be reached",
             ExitStatus::Busy => "a host is locked by another deployment",
-            ExitStatus::Stale => "a host runs something else than the plan was made from",
-            ExitStatus::Unknown => "how a deployment ended is not known",
+            ExitStatus::Stale => "a host does not run what the plan was made from",
+            ExitStatus::Unknown => "the outcome of a deployment is not known",
             ExitStatus::Declined => "the question was answered with no, or could not be asked",
             ExitStatus::Usage => "the command line is wrong",
         }
@@ -74,7 +74,7 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// One line for each.
+/// Show one line per deployment.
 pub(super) fn table() -> String {
     let lines = ExitStatus::ALL.map(|status| format!("  {:>3}  {}\n", status.code(), status.words()));
     lines.concat()

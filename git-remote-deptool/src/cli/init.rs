@@ -24,16 +24,15 @@ const CLUSTER: &str = "prod";
 const SHARED: &str =
     "ssh -o ControlMaster=auto -o ControlPersist=10m -o ControlPath=\"${XDG_RUNTIME_DIR:-$HOME/.ssh}/deptool-%C\"";
 
-/// Make a branch a cluster: a remote for all its hosts, and push defaults
+/// Set up a branch as a cluster: a remote for all its hosts, and push defaults
 ///
-/// What was set otherwise before stays as it is. All of it is in the repository's configuration, and git-config(1) can
-/// take it back.
+/// Existing settings are not changed. Everything is written to the repository's configuration; git-config(1) can undo it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The cluster's branch; by default deptool.cluster, else the current branch
     #[arg(value_name = "cluster", add = ArgValueCandidates::new(candidates::clusters))]
     cluster: Option<String>,
-    /// Have connections of this repository shared, by core.sshCommand
+    /// Share the ssh connections of this repository, with core.sshCommand
     #[arg(long)]
     share_connections: bool,
     /// Print what was written as JSON

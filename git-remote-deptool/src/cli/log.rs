@@ -24,21 +24,21 @@ use crate::{
     session::{Session, SessionError},
 };
 
-/// Ask hosts for their deployments: newest first, those that were rolled back included
+/// Ask hosts for their deployments: newest first, including those that were rolled back
 ///
-/// It is the hosts that remember them. 'git log -g <host>/<cluster>' shows, without asking, what this repository has
-/// heard of.
+/// Each host keeps a record. 'git log -g <host>/<cluster>' shows the deployments that this repository knows of, without
+/// asking.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
-    /// So many of them
+    /// Show at most this many
     #[arg(short = 'n', long, value_name = "number", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     number: u32,
-    /// One line for each
+    /// Show one line per deployment
     #[arg(long)]
     oneline: bool,
-    /// Print them as JSON
+    /// Print the deployments as JSON
     #[arg(long)]
     json: bool,
 }

@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
-    /// How often each host is asked
+    /// How often to ask each host
     #[arg(short = 'n', long, value_name = "number", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
     /// Print the times as JSON, in milliseconds

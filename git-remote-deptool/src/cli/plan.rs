@@ -16,24 +16,24 @@ use crate::{
     render::cluster::{Detail, plans},
 };
 
-/// Show what a deployment would change, on which hosts
+/// Show what a deployment would change, and on which hosts
 ///
-/// Connects to nothing: the plan is made from what the hosts were last heard to run, and a deployment takes place only
-/// if they run that still.
+/// Does not connect: the plan is made from what the hosts are known to run. A deployment only takes place if they still
+/// run that.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
-    /// First fetch what the hosts run
+    /// Fetch what the hosts run first
     #[arg(long)]
     fetch: bool,
-    /// Show the changed lines, too, in the pager
+    /// Also show the changed lines, in the pager
     #[arg(short, long)]
     patch: bool,
-    /// Show how many lines of which files change
+    /// Show the number of changed lines of each file
     #[arg(long)]
     stat: bool,
-    /// Show all hosts and files, however many they are
+    /// Show all hosts and files, however many there are
     #[arg(long)]
     full: bool,
     /// Print the plan as JSON

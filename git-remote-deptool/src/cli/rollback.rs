@@ -30,13 +30,13 @@ use crate::{
 /// How far back a host's record is looked through.
 const ATTEMPTS: u32 = 100;
 
-/// Deploy to hosts what ran there before
+/// Deploy the commit that ran before
 ///
-/// What that was the hosts are asked. Afterwards the branch is ahead of them: the next deployment goes forward again, and
-/// so does a second rollback.
+/// Each host is asked which commit that was. The branch itself does not change: the next deployment, or a second
+/// rollback, goes forward again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The hosts
+    /// The hosts to roll back
     #[arg(value_name = "host", required = true, add = ArgValueCandidates::new(candidates::hosts))]
     hosts: Vec<String>,
     #[command(flatten)]

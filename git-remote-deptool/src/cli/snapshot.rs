@@ -17,16 +17,16 @@ use crate::{
 /// With more hosts than this the rest is counted.
 const HOSTS: usize = 20;
 
-/// Commit a rendered directory onto the cluster's branch
+/// Commit a rendered directory to the cluster's branch
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The directory, by default the current one; it has one directory per host
+    /// The directory to commit, with one directory per host; by default the current one
     #[arg(value_name = "directory", default_value = ".", hide_default_value = true)]
     directory: PathBuf,
-    /// The commit's message, instead of one that names the source
+    /// The commit message; by default it names the source
     #[arg(short, long, value_name = "text", allow_hyphen_values = true)]
     message: Option<OsString>,
-    /// Write nothing, only say what would be committed
+    /// Write nothing; only show what would be committed
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Print the result as JSON

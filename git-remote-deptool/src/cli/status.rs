@@ -29,12 +29,12 @@ use crate::{
 
 /// Show what each host runs, since when, and what is not deployed yet
 ///
-/// All of it is what the hosts were last heard to run, by pushes and fetches from this repository; --live asks them.
+/// Shows what the hosts are known to run, from pushes and fetches of this repository; --live asks them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
-    /// Ask the hosts. What others have deployed there is brought home by git fetch
+    /// Ask the hosts; this does not fetch what others have deployed
     #[arg(long)]
     live: bool,
     /// Print the status as JSON

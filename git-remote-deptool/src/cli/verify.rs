@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{ask, drift, helper::serve::chain, remote::Remote};
 
-/// Ask hosts what on them is not as it was deployed: files, links, units
+/// Ask hosts what differs from what was deployed: files, symlinks, units
 ///
-/// Exits with 2 if there is anything.
+/// Exits with 2 if anything differs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
