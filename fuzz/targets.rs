@@ -16,10 +16,13 @@ use deptool_agent::{
     },
 };
 use git_remote_deptool::{
-    helper::{command, options::Options},
-    install::opening::{Scan, scan},
-    said::safe,
-    url::Address,
+    agent::{
+        install::opening::{Scan, scan},
+        sanitize::safe,
+    },
+    config::url::Address,
+    model::options::Options,
+    protocol::command,
 };
 use gix_hash::oid;
 use gix_object::{Data, Find, Kind};
@@ -191,7 +194,7 @@ pub fn packs(data: &[u8]) {
 }
 
 pub fn urls(data: &[u8]) {
-    let check = |result: Result<Address, git_remote_deptool::url::UrlError>| match result {
+    let check = |result: Result<Address, git_remote_deptool::config::url::UrlError>| match result {
         Ok(address) => {
             if let Some(name) = address.directory_name() {
                 assert_harmless(name.as_str());

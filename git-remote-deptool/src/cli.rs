@@ -41,14 +41,14 @@ use exit::ExitStatus;
 use output::{Colour, Output};
 
 use crate::{
-    cluster::{ClusterError, Target},
-    context::{Context, ContextError},
-    git::{ConfigError, ReadError, RevisionError},
-    helper::serve::chain,
-    remote::{Remote, RemoteError},
-    snapshot::SnapshotError,
-    tracking::{LockError, TrackingError},
-    url::UrlError,
+    config::{ClusterError, Target, url::UrlError},
+    fleet::{
+        context::{Context, ContextError},
+        remote::{Remote, RemoteError},
+    },
+    model::error::chain,
+    repo::{ConfigError, ReadError, RevisionError, snapshot::SnapshotError},
+    state::{LockError, TrackingError},
 };
 
 /// Deploy configuration to hosts, and see what they run.

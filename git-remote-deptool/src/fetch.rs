@@ -7,6 +7,8 @@
 
 mod ask;
 mod from_host;
+pub mod many;
+pub mod projection;
 
 use std::collections::BTreeMap;
 
@@ -21,13 +23,15 @@ use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
 
 use crate::{
-    cluster::{HostRemote, Target},
-    helper::Options,
-    progress::{Host, Manner, Novelty, Progress},
-    projection::Found,
-    remote::{Remote, RemoteError},
-    render::ago,
-    tracking::{self, HostFacts, HostLock, Tracked},
+    config::{HostRemote, Target},
+    fetch::projection::Found,
+    fleet::remote::{Remote, RemoteError},
+    model::options::Options,
+    state::{self, HostFacts, HostLock, Tracked},
+    ui::{
+        progress::{Host, Manner, Novelty, Progress},
+        render::ago,
+    },
 };
 
 /// How many names of hosts an error has.
@@ -214,10 +218,10 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
 }
 
 /// Say how a deployment of ours has ended that was not kept, and of which that was not known here.
-fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: tracking::Attempt) {
+fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state::Attempt) {
     let what = match attempt.to {
-        Goal::Commit(id) if doubted == tracking::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
-        Goal::Nothing if doubted == tracking::Attempt::Remove => "the removal".to_owned(),
+        Goal::Commit(id) if doubted == state::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
+        Goal::Nothing if doubted == state::Attempt::Remove => "the removal".to_owned(),
         Goal::Commit(_) | Goal::Nothing => return,
     };
     let how = match &attempt.result {

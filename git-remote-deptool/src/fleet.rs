@@ -1,7 +1,10 @@
 //! All hosts of one push at once. [`Decision`] says who may go on; here it is carried out, each host in a thread of its
 //! own.
 
+pub mod context;
 pub mod decision;
+pub mod delivery;
+pub mod remote;
 
 use std::{
     sync::{
@@ -20,10 +23,12 @@ use deptool_agent::shared::{
 };
 
 use crate::{
-    delivery::{Delivery, End, Report},
-    parcel::Parcel,
-    session::{Mailbox, Order, Orders, SessionError},
-    transport::Connector,
+    agent::{
+        parcel::Parcel,
+        session::{Mailbox, Order, Orders, SessionError},
+        transport::Connector,
+    },
+    fleet::delivery::{Delivery, End, Report},
 };
 
 /// How often we look whether we were interrupted.

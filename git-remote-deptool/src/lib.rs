@@ -1,45 +1,29 @@
 //! What runs on the operator's machine: the remote helper that Git starts, and `git deptool`.
 //!
-//! A push flows through these from top to bottom:
+//! Each folder uses those below it, and none above:
 //!
 //! ```text
-//! helper        Git's lines become a batch of refs            url, cluster   which hosts, reached how
-//! push          the parent                                    tracking       what was last heard of hosts
-//! cluster_plan  what it means for each host
-//! delivery      one host's deployment; fleet: all of them     pack, history  what a host is sent
-//! session       messages to an agent; said: made safe         transport, install   ssh, and an agent at its end
-//! helper        outcomes become lines for Git                 progress, render   and text for people
+//! bin        the two programs
+//! protocol   Git's dialogue: lines become a batch of refs, outcomes become lines     cli   git deptool, one file a command
+//! push       the parent of a push: resolve, plan, run, record, report
+//! fetch      what hosts run is asked for and brought home                            plan  what a push means for each host
+//! fleet      one host's delivery; what the others' outcomes mean for it
+//! state      what is remembered of hosts: refs, facts, locks
+//! repo       the operator's repository: history, packs, snapshots
+//! config     Git's configuration: urls, hosts, groups
+//! agent      the far end: transport, install, session                                ui    progress, plans as text
+//! model      words for all of these, without I/O
 //! ```
-//!
-//! [`cli`] is `git deptool`; [`snapshot`] commits what was rendered. A fetch asks the hosts ([`fetch`]) and brings home what they run ([`projection`]).
 
-pub mod ask;
-pub mod backend;
+pub mod agent;
 pub mod cli;
-pub mod cluster;
-pub mod cluster_plan;
-pub mod context;
-pub mod delivery;
-pub mod drift;
+pub mod config;
 pub mod fetch;
 pub mod fleet;
-pub mod git;
-pub mod helper;
-pub mod history;
-pub mod install;
-pub mod lease;
-pub mod locale;
-pub mod open_files;
-pub mod pack;
-pub mod parcel;
-pub mod progress;
-pub mod projection;
+pub mod model;
+pub mod plan;
+pub mod protocol;
 pub mod push;
-pub mod remote;
-pub mod render;
-pub mod said;
-pub mod session;
-pub mod snapshot;
-pub mod tracking;
-pub mod transport;
-pub mod url;
+pub mod repo;
+pub mod state;
+pub mod ui;

@@ -13,6 +13,7 @@ mod conclude;
 mod consider;
 mod deploy;
 mod hosts;
+mod progress;
 
 use std::sync::Arc;
 
@@ -29,18 +30,17 @@ use gix::bstr::{BStr, ByteSlice};
 pub use hosts::of_tree as hosts_of_tree;
 
 use crate::{
-    cluster::{HostRemote, Target},
-    cluster_plan,
-    helper::{
-        Options, Outcome, PushBatch, PushCommand, Report, Source,
-        batch::{Ancestry, Destination, Tags},
-        options::Run,
-        report::Update,
-        serve::chain,
+    config::{HostRemote, Target},
+    fleet::remote::{Remote, RemoteError},
+    model::{
+        batch::{Ancestry, Destination, PushBatch, PushCommand, Source, Tags},
+        error::chain,
+        options::{Options, Run},
+        outcome::{Outcome, Report, Update},
     },
-    remote::{Remote, RemoteError},
-    render,
-    tracking::{HostLock, Tracked},
+    plan,
+    state::{HostLock, Tracked},
+    ui::render,
 };
 
 /// What is asked for, once for all hosts.
@@ -185,7 +185,7 @@ fn push_branch(
 fn is_other_plan(request: &Request<'_>, affected: &[Affected]) -> bool {
     let Some(agreed) = &request.options.push_options.plan else { return false };
     let affected = affected.iter().map(|one| (&one.remote.host, one.expected, &*one.plan));
-    *agreed != cluster_plan::digest(&request.cluster, request.goal, affected)
+    *agreed != plan::digest(&request.cluster, request.goal, affected)
 }
 
 fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {

@@ -10,13 +10,10 @@ use std::{
 use anyhow::bail;
 use deptool_agent::shared::build::{BUILD_ID, VERSION};
 use git_remote_deptool::{
-    backend::Dialogue,
-    context::Context,
-    helper::{
-        End,
-        serve::{chain, serve},
-    },
-    url::Address,
+    config::url::Address,
+    fleet::context::Context,
+    model::error::chain,
+    protocol::{End, dialogue::Dialogue, serve::serve},
 };
 use gix::bstr::BString;
 

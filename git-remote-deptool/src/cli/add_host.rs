@@ -13,7 +13,7 @@ use super::{
     output::Output,
     wiring::{Draft, NewHost},
 };
-use crate::{context::Context, git::Setting, url::Address};
+use crate::{config::url::Address, fleet::context::Context, repo::Setting};
 
 /// Add a remote for each host, so that 'git push <host>' deploys to it
 ///

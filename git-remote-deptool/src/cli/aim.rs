@@ -11,13 +11,13 @@ use deptool_agent::shared::{
 
 use super::{CliError, candidates};
 use crate::{
-    cluster::HostRemote,
-    cluster_plan::{ClusterPlan, Intent, Scope},
-    git::Repo,
-    helper::batch::Ancestry,
+    config::HostRemote,
+    fleet::remote::Remote,
+    model::batch::Ancestry,
+    plan::{ClusterPlan, Intent, Scope},
     push,
-    remote::Remote,
-    tracking::HostFacts,
+    repo::Repo,
+    state::HostFacts,
 };
 
 /// Which hosts of the cluster are meant.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use clap_complete::CompletionCandidate;
 
 use crate::{
-    cluster::Settings,
-    git::{Environment, Repo},
+    config::Settings,
+    repo::{Environment, Repo},
 };
 
 /// Hosts of the cluster's branch, and those that have a remote.

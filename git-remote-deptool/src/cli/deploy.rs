@@ -27,13 +27,13 @@ use super::{
     wiring::Draft,
 };
 use crate::{
-    cluster_plan::ClusterPlan,
-    helper::batch::Ancestry,
+    config::url::Address,
+    fleet::remote::Remote,
+    model::batch::Ancestry,
+    plan::ClusterPlan,
     push::account::{Fate, HostReport},
-    remote::Remote,
-    render::{cluster::Detail, plural},
-    tracking::HostLock,
-    url::Address,
+    state::HostLock,
+    ui::render::{cluster::Detail, plural},
 };
 
 /// Show what would change, ask, and deploy

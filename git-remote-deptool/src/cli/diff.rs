@@ -12,7 +12,7 @@ use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
 use gix::bstr::ByteSlice;
 
 use super::{CliError, output::Output};
-use crate::{cluster_plan::ClusterPlan, remote::Remote};
+use crate::{fleet::remote::Remote, plan::ClusterPlan};
 
 /// What is shown of the changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

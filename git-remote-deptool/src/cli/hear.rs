@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::{CliError, view};
-use crate::{cluster::HostRemote, helper::list::Hearsay, remote::Remote};
+use crate::{config::HostRemote, fleet::remote::Remote, model::offer::Hearsay};
 
 /// Names the hosts of one command, where there is no group of them in the configuration.
 const SELECTED: &str = "deptool-selected";

@@ -11,9 +11,9 @@ use super::{
     wiring::{Destination, Draft},
 };
 use crate::{
-    context::Context,
-    git::{Repo, Setting},
-    url::Address,
+    config::url::Address,
+    fleet::context::Context,
+    repo::{Repo, Setting},
 };
 
 /// The name of the cluster's remote, unless there is one of another name.

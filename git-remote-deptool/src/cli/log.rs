@@ -18,10 +18,10 @@ use super::{
     table, view,
 };
 use crate::{
-    ask,
-    helper::serve::chain,
-    remote::Remote,
-    session::{Session, SessionError},
+    agent::session::{Session, SessionError},
+    fetch::many,
+    fleet::remote::Remote,
+    model::error::chain,
 };
 
 /// Ask hosts for their deployments: newest first, including those that were rolled back
@@ -75,7 +75,7 @@ struct HostError {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
-    let answers = ask::ask(remote, &aim.hosts, |session, _| attempts(session, args.number));
+    let answers = many::ask(remote, &aim.hosts, |session, _| attempts(session, args.number));
     let (mut exit, mut deployments, mut errors) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         match answer {

@@ -11,7 +11,7 @@ use gix::config::File;
 use serde::Serialize;
 
 use super::Common;
-use crate::locale::Charset;
+use crate::ui::locale::Charset;
 
 /// Stdout, buffered, with what was asked for about colour and quiet.
 pub struct Output {

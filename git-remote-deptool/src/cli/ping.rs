@@ -16,10 +16,10 @@ use super::{
     table, view,
 };
 use crate::{
-    ask,
-    helper::serve::chain,
-    remote::Remote,
-    session::{Session, SessionError},
+    agent::session::{Session, SessionError},
+    fetch::many,
+    fleet::remote::Remote,
+    model::error::chain,
 };
 
 /// Measure how long hosts take to answer, over the connection that a deployment would use
@@ -60,7 +60,7 @@ struct Times {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
-    let answers = ask::ask(remote, &aim.hosts, |session, _| ping(session, args.count));
+    let answers = many::ask(remote, &aim.hosts, |session, _| ping(session, args.count));
     let (mut exit, mut rows, mut hosts) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         let (times, error) = match answer {

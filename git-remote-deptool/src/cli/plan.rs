@@ -10,10 +10,10 @@ use super::{
     view,
 };
 use crate::{
-    cluster_plan::ClusterPlan,
-    helper::batch::Ancestry,
-    remote::Remote,
-    render::cluster::{Detail, plans},
+    fleet::remote::Remote,
+    model::batch::Ancestry,
+    plan::ClusterPlan,
+    ui::render::cluster::{Detail, plans},
 };
 
 /// Show what a deployment would change, and on which hosts

@@ -10,8 +10,8 @@ use super::{
     output::{Output, Style, painted},
 };
 use crate::{
-    context::Context,
-    snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
+    fleet::context::Context,
+    repo::snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
 };
 
 /// With more hosts than this the rest is counted.

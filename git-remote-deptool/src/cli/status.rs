@@ -19,12 +19,12 @@ use super::{
     view,
 };
 use crate::{
-    ask,
-    cluster_plan::{ClusterPlan, Fate, HostForecast},
-    helper::{batch::Ancestry, serve::chain},
-    remote::Remote,
-    render::{ago, plural},
-    tracking::{Failed, HostFacts},
+    fetch::many,
+    fleet::remote::Remote,
+    model::{batch::Ancestry, error::chain},
+    plan::{ClusterPlan, Fate, HostForecast},
+    state::{Failed, HostFacts},
+    ui::render::{ago, plural},
 };
 
 /// Show what each host runs, since when, and what is not deployed yet
@@ -156,7 +156,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, CliError> {
     let mut exit = ExitStatus::Done;
     let asked: Vec<_> = hosts.iter().map(|host| remote.settings.host(&host.host)).collect::<Result<_, _>>()?;
-    let answers = ask::ask(remote, &asked, |_, _| Ok(()));
+    let answers = many::ask(remote, &asked, |_, _| Ok(()));
     for (host, answer) in hosts.iter_mut().zip(answers) {
         match answer {
             Ok((hello, ())) => host.hear(hello),

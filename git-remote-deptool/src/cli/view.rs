@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::exit::ExitStatus;
 use crate::{
-    cluster_plan::{ClusterPlan, Fate, HostForecast, Refusal},
-    helper::report::Update,
-    remote::RemoteError,
-    render,
-    tracking::{Attempt, Known},
+    fleet::remote::RemoteError,
+    model::outcome::Update,
+    plan::{ClusterPlan, Fate, HostForecast, Refusal},
+    state::{Attempt, Known},
+    ui::render,
 };
 
 /// The format's version, in every document.

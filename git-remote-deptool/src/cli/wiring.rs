@@ -5,8 +5,8 @@ use deptool_agent::shared::name::{ClusterName, HostName};
 use gix::{bstr::ByteSlice, config::File};
 
 use crate::{
-    git::{Others, Setting},
-    url::Address,
+    config::url::Address,
+    repo::{Others, Setting},
 };
 
 /// Settings that are to be written, on top of those that are there.

@@ -19,16 +19,18 @@ use deptool_agent::shared::{
 };
 
 use super::from_host::FromHost;
+use super::projection::{self, Elsewhere, Found};
 use crate::{
-    cluster::HostRemote,
-    helper::serve::chain,
-    open_files::{self, Use},
-    progress::{Progress, State},
-    projection::{self, Elsewhere, Found},
-    remote::{Remote, RemoteError},
-    session::{Mailbox, Session},
-    tracking::{HostLock, Tracked},
-    transport::{self, Stage},
+    agent::{
+        open_files::{self, Use},
+        session::{Mailbox, Session},
+        transport::{self, Stage},
+    },
+    config::HostRemote,
+    fleet::remote::{Remote, RemoteError},
+    model::error::chain,
+    state::{HostLock, Tracked},
+    ui::progress::{Progress, State},
 };
 
 /// How long each other remote may take to look for a commit.

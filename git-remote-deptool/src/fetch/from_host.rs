@@ -10,10 +10,8 @@ use deptool_agent::shared::{
     wire::{Request, Response},
 };
 
-use crate::{
-    projection::HostObjects,
-    session::{Session, SessionError},
-};
+use super::projection::HostObjects;
+use crate::agent::session::{Session, SessionError};
 
 /// A host that sends less than so many bytes within this time is given up.
 const SPAN: Duration = Duration::from_secs(60);

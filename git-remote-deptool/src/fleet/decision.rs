@@ -13,7 +13,7 @@
 //!   have been released.
 //! - What hosts say out of turn changes nothing.
 
-use crate::helper::{
+use crate::model::{
     options::Atomicity,
     push_option::{Unreachable, Waves},
 };

@@ -8,10 +8,10 @@ use std::thread::{self, JoinHandle};
 
 use super::Affected;
 use crate::{
-    delivery::{Delivery, Flight},
-    remote::Remote,
-    tracking::HostFacts,
-    transport::{AT_ONCE, Started, Target, ssh},
+    agent::transport::{AT_ONCE, Started, Target, ssh},
+    fleet::{delivery::Delivery, remote::Remote},
+    model::timing::Flight,
+    state::HostFacts,
 };
 
 /// What was begun.

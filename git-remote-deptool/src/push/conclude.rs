@@ -13,16 +13,16 @@ use super::{
     deploy, done, goal_text,
 };
 use crate::{
-    delivery::End,
+    agent::{session::SessionError, transport::ConnectError},
     fetch,
-    fleet::Conclusion,
-    helper::{Outcome, options::Run, serve::chain},
-    progress::MANY,
-    remote::{Remote, RemoteError, Results},
-    render::ago,
-    session::SessionError,
-    tracking::{Failed, HostFacts, TrackingError},
-    transport::ConnectError,
+    fleet::{
+        Conclusion,
+        delivery::End,
+        remote::{Remote, RemoteError, Results},
+    },
+    model::{error::chain, options::Run, outcome::Outcome},
+    state::{Failed, HostFacts, TrackingError},
+    ui::{progress::MANY, render::ago},
 };
 
 /// Note every host's end: the marks and tracking refs are right after this. Returns what became of each.

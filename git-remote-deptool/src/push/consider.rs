@@ -10,12 +10,12 @@ use super::{
     hosts::{self, Locked},
 };
 use crate::{
-    cluster::HostRemote,
-    cluster_plan::{Change, Fate as Planned, Intent, Planner, Refusal, Scope},
+    config::HostRemote,
     fetch,
-    helper::{list::Hearsay, options::Run, push_option::Unreachable, serve::chain},
-    remote::{Remote, RemoteError},
-    tracking::{HostLock, Known},
+    fleet::remote::{Remote, RemoteError},
+    model::{error::chain, offer::Hearsay, options::Run, push_option::Unreachable},
+    plan::{Change, Fate as Planned, Intent, Planner, Refusal, Scope},
+    state::{HostLock, Known},
 };
 
 /// Why a host is not deployed to.

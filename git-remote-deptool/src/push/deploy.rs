@@ -16,17 +16,23 @@ use gix::ObjectId;
 
 use super::{Affected, Request, account::HostReport, approach::Approach, conclude};
 use crate::{
-    delivery::{Delivery, Flight, Report as Event},
-    fleet::{self, Lead, Rules},
-    helper::{options::Atomicity, push_option::Confirm, serve::chain},
-    open_files::{self, Use},
-    pack::{self, Base, Selection},
-    parcel::Parcel,
-    progress::{self, Novelty, Progress},
-    remote::{Remote, RemoteError},
-    render::ago,
-    tracking::{Attempt, HostFacts},
-    transport::{self, Stage},
+    agent::{
+        open_files::{self, Use},
+        parcel::Parcel,
+        transport::{self, Stage},
+    },
+    fleet::{
+        self, Lead, Rules,
+        delivery::{Delivery, Report as Event},
+        remote::{Remote, RemoteError},
+    },
+    model::{error::chain, options::Atomicity, push_option::Confirm, timing::Flight},
+    repo::pack::{self, Base, Selection},
+    state::{Attempt, HostFacts},
+    ui::{
+        progress::{self, Novelty, Progress},
+        render::ago,
+    },
 };
 
 /// Deploy to all of them, and say what became of each.
@@ -73,7 +79,7 @@ fn deliveries(
     let mut packed = Packed::new();
     for (one, facts) in affected.iter().zip(facts) {
         let parcel = parcel_for(remote, request, one, Completeness::Incremental, &mut packed)?;
-        let is_ssh = matches!(one.remote.via, crate::cluster::Via::Ssh(_));
+        let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
         let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
         let deploy = Deploy {
             id,
@@ -172,7 +178,7 @@ fn parcel_for(
 }
 
 /// Who deploys: the committer that Git would use, or else the login.
-pub(super) fn operator(repo: &crate::git::Repo) -> String {
+pub(super) fn operator(repo: &crate::repo::Repo) -> String {
     if let Some(Ok(committer)) = repo.gix().committer() {
         return format!("{} <{}>", committer.name, committer.email);
     }
@@ -210,7 +216,7 @@ impl Lead for Leading<'_> {
     fn heard(&mut self, at: usize, report: &Event) {
         let host = &self.affected[at].remote;
         let verbosity = self.request.options.verbosity;
-        if let Some(state) = progress::State::of(report) {
+        if let Some(state) = super::progress::state_of(report) {
             self.progress.note(at, state);
         }
         match report {

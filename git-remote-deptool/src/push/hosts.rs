@@ -7,11 +7,11 @@ use gix::bstr::BStr;
 
 use super::Request;
 use crate::{
-    cluster::{HostRemote, Settings, Target, TrackingName},
-    git::Repo,
-    open_files::{self, Use},
-    remote::{Remote, RemoteError},
-    tracking::HostLock,
+    agent::open_files::{self, Use},
+    config::{HostRemote, Settings, Target, TrackingName},
+    fleet::remote::{Remote, RemoteError},
+    repo::Repo,
+    state::HostLock,
 };
 
 /// A host, and the right to talk to it; none in a dry run, which talks to no host.

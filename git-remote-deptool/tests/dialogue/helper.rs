@@ -9,19 +9,18 @@ use std::{
 
 use deptool_agent::shared::name::ClusterName;
 use git_remote_deptool::{
-    cluster::{HostRemote, Settings, Target},
-    git::{Environment, Repo},
-    helper::{
-        self, Backend, Offer, Options, Outcome, PushBatch, PushCommand, Report, Source, Want,
-        batch::{Destination, Tags},
-        list,
-        options::{Atomicity, Run},
-        report::Update,
-        serve::{End, chain},
+    config::{HostRemote, Settings, Target, url::Address},
+    model::{
+        batch::{Destination, PushBatch, PushCommand, Source, Tags},
+        error::chain,
+        lease::Lease,
+        offer::{self, Offer},
+        options::{Atomicity, Options, Run},
+        outcome::{Outcome, Report, Update},
     },
-    lease::Lease,
-    tracking::Tracking,
-    url::Address,
+    protocol::{self, Backend, Want, serve::End},
+    repo::{Environment, Repo},
+    state::Tracking,
 };
 use gix::bstr::ByteSlice;
 use gix_protocol::handshake::Ref;
@@ -42,7 +41,7 @@ fn run(directory: PathBuf, remote: &str, address: &str) -> i32 {
     let target = settings.target(remote.into(), &Address::parse(address.as_bytes()).unwrap()).unwrap();
     let mut backend = Scripted { script: Script::read(&directory), repo, settings, target, directory };
     let mut output = File::options().write(true).open("/dev/fd/3").unwrap();
-    match helper::serve(&mut BufReader::new(stdin()), &mut output, &mut backend) {
+    match protocol::serve(&mut BufReader::new(stdin()), &mut output, &mut backend) {
         Ok(End::Finished) => 0,
         Ok(End::HungUp) => 1,
         Err(error) => {
@@ -149,7 +148,7 @@ impl Backend for Scripted {
     fn offers(&mut self, _: &Options) -> Result<Vec<Offer>, Scripting> {
         self.note("offers");
         let knowledge = Tracking::new(&self.repo).knowledge(&self.target, &self.settings).unwrap();
-        Ok(list::offers(&knowledge))
+        Ok(offer::offers(&knowledge))
     }
 
     fn advertised(&mut self, _: &Options) -> Result<Vec<Ref>, Scripting> {
@@ -225,7 +224,7 @@ fn described(command: &PushCommand, options: &Options) -> String {
             Lease::At(id) => line.push_str(&format!(" lease={dst}:{id}")),
         }
     }
-    if options.push_options.hearsay == list::Hearsay::Doubted {
+    if options.push_options.hearsay == offer::Hearsay::Doubted {
         line.push_str(" check");
     }
     line

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::helper::PushOptions;
+use crate::model::push_option::PushOptions;
 
 fn rules(atomicity: Atomicity, options: &[&str]) -> Rules {
     let mut all = PushOptions::default();

@@ -1,0 +1,102 @@
+//! What an upload leaves behind, however it goes.
+
+use super::*;
+use crate::agent::install::agents::{Packing, Upload};
+
+fn content(size: u32) -> Vec<u8> {
+    // Does not compress.
+    (0..size).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn conversation(upload: &Upload) -> Vec<u8> {
+    [hello().as_bytes(), upload.header.as_bytes(), &upload.bytes].concat()
+}
+
+#[test]
+fn an_upload_that_is_cut_at_any_byte_leaves_nothing_behind() {
+    for packing in [Packing::Gzip, Packing::Plain] {
+        let host = Host::new();
+        let upload = Upload::new(content(2000), packing);
+        let whole = conversation(&upload);
+        let header = whole.len() - upload.bytes.len();
+        let cuts = (0..header).step_by(11).chain((header..whole.len()).step_by(211)).chain([whole.len() - 1]);
+        for cut in cuts {
+            let said = host.run_raw(&whole[..cut]);
+            assert!(said.starts_with("deptool-absent "), "{said}");
+            assert_eq!(host.installed(), [""; 0], "{packing}, cut at {cut}: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_upload_with_another_digest_is_refused_and_leaves_nothing_behind() {
+    for packing in [Packing::Gzip, Packing::Plain] {
+        let host = Host::new();
+        let mut upload = Upload::new(content(2000), packing);
+        upload.header = Upload::new(content(1999), packing).header.replace(" 1999 ", " 2000 ");
+        let size = upload.bytes.len().to_string();
+        let parts: Vec<&str> = upload.header.split(' ').collect();
+        upload.header = [parts[0], &size, parts[2], parts[3]].join(" ");
+        let said = host.run_raw(&conversation(&upload));
+        assert!(said.contains("\ndeptool-error digest "), "{said}");
+        assert_eq!(host.installed(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_request_that_was_sent_ahead_to_an_absent_agent_does_nothing() {
+    for request in [&b"\x00\x00\x00\x05\x93\x01\n\n\n"[..], &[b'x'; 100_000], b"deptool-uploads 5 x\n12345", b"\n\n\n"]
+    {
+        let host = Host::new();
+        let said = host.run_raw(&[hello().as_bytes(), request].concat());
+        assert!(said.starts_with("deptool-absent ") && said.lines().count() == 1, "{said}");
+        assert!(host.nothing_was_written());
+    }
+}
+
+#[test]
+fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_installed() {
+    let host = Host::new();
+    let request: Arc<[u8]> = content(3 << 20).into();
+    let (link, stages) = host.connect_with(&Ahead::Yes(Early::new(vec![request.clone()])));
+    assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]));
+    let Link { connection, mut outgoing, mut incoming } = link.unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut answer = Vec::new();
+        incoming.read_to_end(&mut answer).map(|_| answer)
+    });
+    outgoing.write_all(b"end").unwrap();
+    drop(outgoing);
+    assert!(reader.join().unwrap().unwrap() == [&request, &b"end"[..]].concat());
+    assert!(connection.wait().unwrap().success());
+    assert_eq!(host.calls(), 2);
+}
+
+#[test]
+fn leftovers_of_killed_uploads_are_removed_and_those_under_way_are_not() {
+    let host = Host::new();
+    fs::create_dir_all(&host.connector.places.bin).unwrap();
+    let mut child = Command::new("true").spawn().unwrap();
+    let dead = child.id();
+    child.wait().unwrap();
+    let alive = std::process::id();
+    for pid in [dead, alive] {
+        fs::write(Path::new(&host.connector.places.bin).join(format!(".new-{pid}")), "half").unwrap();
+    }
+    assert_eq!(echo(host.connect().unwrap(), b"x"), b"x");
+    let mut left = host.installed();
+    left.sort();
+    assert_eq!(left, [format!(".new-{alive}"), build::agent_file_name()]);
+}
+
+#[test]
+fn two_operators_can_install_at_the_same_time() {
+    let host = Host::new();
+    std::thread::scope(|scope| {
+        let sessions: Vec<_> = (0..4).map(|_| scope.spawn(|| echo(host.connect().unwrap(), b"x"))).collect();
+        for session in sessions {
+            assert_eq!(session.join().unwrap(), b"x");
+        }
+    });
+    assert_eq!(host.installed(), [build::agent_file_name()]);
+}

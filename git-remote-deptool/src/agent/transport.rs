@@ -1,0 +1,496 @@
+//! Connections to agents: over ssh, or to one on this machine.
+//!
+//! [`Connector::start`] starts ssh or the agent and says hello, which permits nothing yet: what is to be sent can be
+//! made meanwhile. [`Connector::connect`] sends it, installs the agent where it is absent, and returns a [`Link`] once
+//! the agent has answered. What a request that was sent ahead does to an absent agent: nothing; one more connection is
+//! made, and the request is sent again on that.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use deptool_agent::shared::{build, env_request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::install::{
+    self, InstallError,
+    agents::{AgentError, Agents},
+    opening::{self, MAX_OPENING, Opening, Scan},
+    script::{self, Places},
+};
+
+mod gate;
+pub use gate::AT_ONCE;
+pub mod local;
+pub mod messages;
+pub mod process;
+pub mod ssh;
+
+use gate::{Gate, Pass};
+use messages::{Display, Kind};
+use process::{Connection, Incoming, Outgoing};
+use ssh::{Sharing, SshSettings, SshTarget};
+
+/// How often a connection that is being made looks at whether it is still wanted.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+/// How long a host that has begun to print something may be silent before its first line is complete.
+const PATIENCE_WITH_NOISE: Duration = Duration::from_secs(10);
+/// How long a program that has closed its stdout may take to end.
+const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(2);
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Ssh(SshTarget),
+    /// A root directory on this machine.
+    Local(PathBuf),
+}
+
+impl Target {
+    /// The same, over a connection of its own.
+    pub fn afresh(&self) -> Target {
+        match self {
+            Target::Ssh(ssh) => Target::Ssh(SshTarget { sharing: Sharing::Never, ..ssh.clone() }),
+            Target::Local(path) => Target::Local(path.clone()),
+        }
+    }
+
+    /// What the target is called in messages.
+    fn shown(&self) -> String {
+        match self {
+            Target::Ssh(target) => target.host.to_string(),
+            Target::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
+        }
+    }
+}
+
+/// A request that is sent without waiting for the agent's first line.
+#[derive(Debug, Clone)]
+pub enum Ahead {
+    /// There is none: the caller writes when it has the link.
+    No,
+    /// Its bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
+    Yes(Early),
+}
+
+/// What is sent ahead.
+#[derive(Debug, Clone)]
+pub struct Early {
+    parts: Vec<Arc<[u8]>>,
+    is_taken: Arc<AtomicBool>,
+}
+
+impl Early {
+    pub fn new(parts: Vec<Arc<[u8]>>) -> Early {
+        Early { parts, is_taken: Arc::default() }
+    }
+
+    /// Whether an agent may have got some of it. If not, a connection that failed had no consequence.
+    pub fn is_taken(&self) -> bool {
+        self.is_taken.load(Ordering::Relaxed)
+    }
+
+    /// As a variable's value, after our hello; `None` if it is too much for that.
+    fn in_a_variable(&self) -> Option<String> {
+        let hello = install::hello();
+        let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut bytes = hello.into_bytes();
+        (size <= env_request::MOST).then(|| {
+            self.parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            env_request::encode(&bytes)
+        })
+    }
+
+    fn take(&self) {
+        self.is_taken.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Connecting,
+    /// The agent is being sent, so many bytes.
+    Installing {
+        bytes: usize,
+    },
+}
+
+/// A snapshot of environment variables: what this library knows of the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<(OsString, OsString)>);
+
+impl Environment {
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// All variables.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (N, V)>>(variables: T) -> Self {
+        Environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Why there is no link to an agent. Every message is one line that is safe to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("'{name}' calls itself '{told}' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost")]
+    OtherHost { name: String, told: String },
+    #[error("the login shell of '{host}' prints text ('{text}'): silence it for non-interactive sessions")]
+    Noise { host: String, text: String },
+    #[error("'{host}' answers with what no agent says: '{text}'")]
+    Nonsense { host: String, text: String },
+    #[error("no answer from the agent on '{host}' ({status}): {said}")]
+    NoAnswer { host: String, status: String, said: String },
+    #[error("can't install the agent on '{host}': {error}")]
+    Install { host: String, error: InstallError },
+    #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
+    OtherBuild { host: String, theirs: String, ours: String },
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("ssh not found: install OpenSSH, or set core.sshCommand")]
+    NoSsh,
+    #[error("the program in GIT_SSH can't be told a port (ssh.variant is 'simple')")]
+    PortNotSupported,
+    #[error("invalid address '{}'", deptool_agent::shared::text::printable(.0.as_bytes()))]
+    BadLogin(String),
+    #[error("can't use the root directory '{}'", path.display())]
+    LocalRoot { path: PathBuf, source: io::Error },
+    #[error("can't start '{program}'")]
+    Start { program: String, source: io::Error },
+    #[error("can't read from '{host}'")]
+    Read { host: String, source: io::Error },
+}
+
+/// A connection to an agent of our build, which has said its first line.
+#[derive(Debug)]
+pub struct Link {
+    pub connection: Connection,
+    /// After our hello, and the request if one was sent ahead.
+    pub outgoing: Outgoing,
+    /// After the agent's first line.
+    pub incoming: Incoming,
+}
+
+/// Makes connections, a few at a time. One serves a whole fleet, from many threads.
+#[derive(Debug)]
+pub struct Connector {
+    pub environment: Environment,
+    pub ssh: SshSettings,
+    pub agents: Agents,
+    /// Where is shown what ssh and agents print on stderr.
+    pub display: Display,
+    /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
+    pub interrupted: Arc<AtomicBool>,
+    pub(crate) places: Places,
+    gate: Arc<Gate>,
+}
+
+/// A program that was started for a target and has been told hello. Whoever drops it calls it off.
+#[derive(Debug)]
+#[must_use]
+pub struct Started {
+    target: Target,
+    link: Link,
+    pass: Pass,
+    /// The request may be on its way although nobody has read it from the pipe.
+    is_told: bool,
+    since: Instant,
+}
+
+impl Started {
+    /// When the program was started.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether it leads to a root directory on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.target, Target::Local(_))
+    }
+}
+
+/// One started program and what it said first.
+struct Contact {
+    link: Link,
+    opening: Opening,
+}
+
+impl Connector {
+    /// `exe` is the running program, beside which agents are found; `DEPTOOL_AGENTS` names a directory of others.
+    pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
+        let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let agents = Agents::new(chosen, exe);
+        Connector {
+            environment,
+            ssh,
+            agents,
+            display,
+            interrupted: Arc::default(),
+            places: Places::default(),
+            gate: Arc::default(),
+        }
+    }
+
+    /// When it is its turn, start the program for `target` and say hello.
+    ///
+    /// What is to be sent ahead travels in the environment, too, if it is given here and little: it may then arrive
+    /// before anything on stdin does.
+    pub fn start(
+        &self,
+        target: &Target,
+        early: Option<&Early>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Started, ConnectError> {
+        let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
+        stage(Stage::Connecting);
+        let (mut command, kind) = match target {
+            Target::Ssh(ssh) => {
+                let remote = script::remote_command(&self.places, &build::agent_file_name());
+                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
+            }
+            Target::Local(path) => (self.local(path)?, Kind::Pipe),
+        };
+        let variable = early.and_then(Early::in_a_variable);
+        let is_told = variable.is_some();
+        command.envs(variable.map(|value| (env_request::VARIABLE, value)));
+        let program = command.get_program().to_string_lossy().into_owned();
+        let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone())
+            .map_err(|source| ConnectError::Start { program, source })?;
+        // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
+        let _ = outgoing.write_all(install::hello().as_bytes());
+        let link = Link { connection, outgoing, incoming };
+        Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now() })
+    }
+
+    /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
+    ///
+    /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
+    pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
+        let target = &started.target.clone();
+        let mut contact = self.first_contact(started, ahead)?;
+        let mut unsent = None;
+        if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
+            self.upload_for(target, &contact.opening)?;
+            contact.end();
+            contact = self.first_contact(self.start(target, None, &mut |_| {})?, &Ahead::No)?;
+            unsent = Some(early.clone());
+        }
+        match &contact.opening {
+            Opening::Agent { .. } => {
+                let mut link = contact.into_link(target)?;
+                if let Some(early) = unsent {
+                    early.take();
+                    // An error shows when the answer is read.
+                    let _ = link.outgoing.send_ahead(early.parts);
+                }
+                Ok(link)
+            }
+            Opening::Absent { .. } => self.install(target, contact, unsent, stage),
+            Opening::Error { .. } => Err(contact.into_error(target)),
+        }
+    }
+
+    /// Send `ahead`, and wait for the first line.
+    fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
+        let Started { target, mut link, pass, is_told, since: _ } = started;
+        if let Ahead::Yes(early) = ahead {
+            let _ = link.outgoing.send_ahead(early.parts.clone());
+        }
+        let opening = self.first_line(&target, &link.connection, &mut link.incoming);
+        if let Ahead::Yes(early) = ahead {
+            match &opening {
+                Ok(Opening::Agent { .. }) => early.take(),
+                // That is the install line: no agent was started.
+                Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
+                Err(_) if !is_told && link.outgoing.is_unread() => {}
+                Err(_) => early.take(),
+            }
+        }
+        link.outgoing.answered();
+        let opening = opening?;
+        pass.through();
+        Ok(Contact { link, opening })
+    }
+
+    fn local(&self, path: &Path) -> Result<Command, ConnectError> {
+        let agent = self.agents.for_local_root()?;
+        let agent = std::path::absolute(&agent).map_err(|source| AgentError::Read { path: agent, source })?;
+        Ok(local::command(&agent, &local::root(path)?, &self.environment))
+    }
+
+    /// What to send to a host that said `absent`: only if it is the right one.
+    fn upload_for(&self, target: &Target, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
+        let (Opening::Absent { system, machine, packing, hostname }, Target::Ssh(ssh)) = (absent, target) else {
+            let text = "deptool-absent".to_owned();
+            return Err(ConnectError::Nonsense { host: target.shown(), text });
+        };
+        match hostname {
+            Some(told) if !install::is_the_right_host(&ssh.name, Some(told)) => {
+                return Err(ConnectError::OtherHost { name: ssh.name.to_string(), told: told.clone() });
+            }
+            Some(_) | None => {}
+        }
+        Ok(self.agents.for_host(system, machine, *packing)?)
+    }
+
+    /// Upload the agent. All that follows it is sent in the same flight.
+    fn install(
+        &self,
+        target: &Target,
+        mut contact: Contact,
+        early: Option<Early>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Link, ConnectError> {
+        let upload = self.upload_for(target, &contact.opening)?;
+        stage(Stage::Installing { bytes: upload.bytes.len() });
+        let hello = install::hello();
+        let mut parts = vec![upload.header.as_bytes().into(), upload.bytes.clone(), hello.as_bytes().into()];
+        if let Some(early) = early {
+            early.take();
+            parts.extend(early.parts);
+        }
+        // A host that gives up before it has everything says why: that is what counts, not that we could not write.
+        let _ = contact.link.outgoing.send_ahead(parts);
+        contact.opening = self.first_line(target, &contact.link.connection, &mut contact.link.incoming)?;
+        contact.into_link(target)
+    }
+
+    /// Wait for the first line and parse it.
+    fn first_line(
+        &self,
+        target: &Target,
+        connection: &Connection,
+        incoming: &mut Incoming,
+    ) -> Result<Opening, ConnectError> {
+        let host = target.shown();
+        let mut seen = Vec::new();
+        loop {
+            match opening::scan(&seen) {
+                Scan::Found(opening, length) => {
+                    incoming.put_back(&seen[length..]);
+                    return Ok(opening);
+                }
+                Scan::Noise(text) => return Err(ConnectError::Noise { host, text }),
+                Scan::Malformed(text) => return Err(ConnectError::Nonsense { host, text }),
+                Scan::More => {}
+            }
+            match self.readable(incoming, (!seen.is_empty()).then_some(PATIENCE_WITH_NOISE)) {
+                Ok(Readiness::Ready) => {}
+                Ok(Readiness::Silent) => return Err(ConnectError::Noise { host, text: opening::excerpt(&seen) }),
+                Ok(Readiness::Interrupted) => {
+                    connection.stopper().stop();
+                    return Err(ConnectError::Interrupted);
+                }
+                Err(source) => return Err(ConnectError::Read { host, source }),
+            }
+            let mut buffer = [0; MAX_OPENING];
+            match incoming.read(&mut buffer) {
+                Ok(0) => return Err(no_answer(target, connection, &seen)),
+                Ok(n) => seen.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ConnectError::Read { host, source }),
+            }
+        }
+    }
+
+    /// Wait until there is something to read, or its end; not forever if there is `patience`.
+    fn readable(&self, incoming: &Incoming, patience: Option<Duration>) -> io::Result<Readiness> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let slice = Timespec::try_from(INTERRUPT_CHECK).map_err(io::Error::other)?;
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Ok(Readiness::Interrupted);
+            }
+            match poll(&mut [PollFd::new(&incoming.stdout, PollFlags::IN)], Some(&slice)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(Readiness::Ready),
+                Err(error) => return Err(error.into()),
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Readiness::Silent);
+            }
+        }
+    }
+}
+
+enum Readiness {
+    Ready,
+    Silent,
+    Interrupted,
+}
+
+impl Contact {
+    /// Let the other side come to its end, so that a connection which others share is not disturbed.
+    fn end(self) {
+        let Link { connection, outgoing, incoming } = self.link;
+        drop((outgoing, incoming));
+        // If it takes longer, it ends beside the next one.
+        let _ = connection.wait_for(PATIENCE_WITH_ENDING);
+    }
+
+    fn into_link(self, target: &Target) -> Result<Link, ConnectError> {
+        match &self.opening {
+            Opening::Agent { version, build } if version == build::VERSION && build == build::BUILD_ID => Ok(self.link),
+            Opening::Agent { .. } | Opening::Absent { .. } | Opening::Error { .. } => Err(self.into_error(target)),
+        }
+    }
+
+    /// What is wrong with a first line that is not that of our agent.
+    fn into_error(self, target: &Target) -> ConnectError {
+        let host = target.shown();
+        match self.opening {
+            Opening::Agent { version, build } => {
+                let ours = format!("{} {}", build::VERSION, build::BUILD_ID);
+                ConnectError::OtherBuild {
+                    host,
+                    theirs: opening::excerpt(format!("{version} {build}").as_bytes()),
+                    ours,
+                }
+            }
+            Opening::Absent { .. } => ConnectError::Nonsense { host, text: "deptool-absent".into() },
+            Opening::Error { code, text } => {
+                ConnectError::Install { host, error: InstallError::from_script(&code, &text) }
+            }
+        }
+    }
+}
+
+/// The program at the other end closed its stdout without a first line.
+fn no_answer(target: &Target, connection: &Connection, seen: &[u8]) -> ConnectError {
+    let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
+    let said = connection.said_at_last();
+    let host = target.shown();
+    // 255 is ssh's own: it could not connect, not log in, or lost the connection.
+    if let (Target::Ssh(_), Some(255)) = (target, status.and_then(|status| status.code())) {
+        return ConnectError::Unreachable(ssh::reason(&said));
+    }
+    if let Some(error) = InstallError::from_refusal(&said) {
+        return ConnectError::Install { host, error };
+    }
+    let said = match seen.trim_ascii() {
+        [] if said.trim().is_empty() => "it said nothing".into(),
+        [] => opening::excerpt(ssh::reason(&said).as_bytes()),
+        seen => format!("'{}'", opening::excerpt(seen)),
+    };
+    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), said }
+}

@@ -1,0 +1,301 @@
+//! Which hosts there are, how each is reached, and under which name its state is kept: from Git's configuration.
+//!
+//! A host is a directory of the config tree. Its tracking refs are kept under the name of the remote whose url names
+//! it, else under its own. That name is the host's alone: two remotes for one host are an error, and so is a host
+//! whose name some other remote has taken.
+
+mod settings;
+pub mod url;
+
+use std::{
+    fmt,
+    path::{Component, Path, PathBuf},
+};
+
+use deptool_agent::shared::{
+    name::{HostName, NameError},
+    text::printable,
+};
+use gix::bstr::{BStr, ByteSlice};
+use settings::{Group, Remote, RemoteUrls};
+pub use settings::{Settings, SettingsError};
+
+use crate::config::url::{Address, GroupName, SshAddress, SshHost};
+
+/// A host, and where what is known of it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRemote {
+    /// Its directory in the config tree.
+    pub host: HostName,
+    /// The name of its tracking refs.
+    pub tracking: TrackingName,
+    /// How it is reached.
+    pub via: Via,
+}
+
+/// How a host is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Via {
+    /// Over OpenSSH.
+    Ssh(SshAddress),
+    /// A root directory on this machine: an absolute path.
+    Local(PathBuf),
+}
+
+/// The `<name>` of `refs/remotes/<name>/<cluster>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrackingName(String);
+
+/// What a push or a fetch is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One host.
+    Host(HostRemote),
+    /// The hosts of a group, in the configuration's order.
+    Group(GroupName, Vec<HostRemote>),
+    /// The hosts of the tree that is pushed: see [`Settings::host`].
+    All,
+}
+
+/// Why a url names no host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterError {
+    /// There is one tracking ref for each host and cluster.
+    #[error("remotes '{first}' and '{second}' are both for host '{host}'; remove one of them")]
+    TwoRemotes {
+        /// The host.
+        host: HostName,
+        /// A remote.
+        first: TrackingName,
+        /// Another one.
+        second: TrackingName,
+    },
+    /// Its refs would be mixed up with something else's.
+    #[error(
+        "host '{host}' needs the name of remote '{host}', which is for something else; \
+         add a remote of another name for deptool::{host}"
+    )]
+    NameTaken {
+        /// The host.
+        host: HostName,
+    },
+    /// Its refs would be mixed up with another machine's.
+    #[error(
+        "remote '{remote}' is for host '{host}', but at another address; \
+         give this one a remote with a deptoolHost of its own"
+    )]
+    OtherPlace {
+        /// The host.
+        host: HostName,
+        /// The remote that names it.
+        remote: TrackingName,
+    },
+    /// The address can't be a directory's name.
+    #[error("'{0}' can't be the name of a directory; set remote.<name>.deptoolHost to the host's directory")]
+    NoHostName(String),
+    /// A name that can't be a host's.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// `all` means every host.
+    #[error("a host can't be named 'all'")]
+    Reserved,
+    /// No length of time.
+    #[error("remote.{remote}.deptoolConfirm is a length of time in seconds or minutes, such as '30s'")]
+    Confirm {
+        /// The remote.
+        remote: TrackingName,
+    },
+    /// A group without hosts.
+    #[error("there is no group '{group}'; set deptool.group.{group} to the names of its hosts")]
+    NoGroup {
+        /// Its name.
+        group: GroupName,
+    },
+}
+
+impl TrackingName {
+    /// Parse the name of a remote.
+    pub fn parse(name: &BStr) -> Option<Self> {
+        let full = format!("refs/remotes/{}/x", name.to_str().ok()?);
+        gix::validate::reference::name(full.as_str().into()).ok()?;
+        Some(TrackingName(name.to_str().ok()?.to_owned()))
+    }
+
+    /// The name as text. It may contain slashes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A host without a remote of its own.
+impl From<&HostName> for TrackingName {
+    fn from(host: &HostName) -> Self {
+        TrackingName(host.to_string())
+    }
+}
+
+impl fmt::Display for TrackingName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Via {
+    /// How one host is reached, if `address` is of one host. Relative paths are relative to `directory`.
+    fn of(address: &Address, directory: &Path) -> Option<Self> {
+        match address {
+            Address::Ssh(ssh) => Some(Via::Ssh(ssh.clone())),
+            Address::Local(path) => Some(Via::Local(normalised(&directory.join(path)))),
+            Address::All | Address::Group(_) => None,
+        }
+    }
+
+    /// Whether both lead to the same machine and root, whoever logs in.
+    fn same_place(&self, other: &Via) -> bool {
+        match (self, other) {
+            (Via::Ssh(a), Via::Ssh(b)) => a.host == b.host && a.port == b.port,
+            (Via::Local(a), Via::Local(b)) => a == b,
+            (Via::Ssh(_), Via::Local(_)) | (Via::Local(_), Via::Ssh(_)) => false,
+        }
+    }
+
+    /// Whether the two can't be the same host. Over ssh one host may have several addresses, and says itself who it is.
+    fn is_elsewhere(&self, other: &Via) -> bool {
+        match (self, other) {
+            (Via::Ssh(_), Via::Ssh(_)) => false,
+            (Via::Local(_), _) | (_, Via::Local(_)) => !self.same_place(other),
+        }
+    }
+
+    /// The name that the address gives its host.
+    fn host_name(&self) -> Result<HostName, ClusterError> {
+        let host = match self {
+            Via::Ssh(SshAddress { host: SshHost::Name(name), user: _, port: _ }) => name.clone(),
+            Via::Ssh(ssh @ SshAddress { host: SshHost::Ipv6(_), user: _, port: _ }) => {
+                return Err(ClusterError::NoHostName(ssh.host.to_string()));
+            }
+            Via::Local(path) => {
+                let shown = || ClusterError::NoHostName(printable(path.as_os_str().as_encoded_bytes()));
+                HostName::parse(path.file_name().ok_or_else(shown)?.as_encoded_bytes()).map_err(|_| shown())?
+            }
+        };
+        not_reserved(host)
+    }
+}
+
+impl Settings {
+    /// What `address` is for, given with `remote`: the name of a remote, or else the url as it was typed.
+    pub fn target(&self, remote: &BStr, address: &Address) -> Result<Target, ClusterError> {
+        match (address, Via::of(address, &self.directory)) {
+            (_, Some(via)) => self.one_host(remote, via).map(Target::Host),
+            (Address::Group(group), None) => Ok(Target::Group(group.clone(), self.group(group)?)),
+            (_, None) => Ok(Target::All),
+        }
+    }
+
+    /// A host of a group, or of the tree: reached through the remote that names it, else as `deptool::<host>`.
+    pub fn host(&self, host: &HostName) -> Result<HostRemote, ClusterError> {
+        let host = not_reserved(host.clone())?;
+        match self.remote_for(&host)? {
+            Some((tracking, via)) => Ok(HostRemote { host, tracking, via: via.clone() }),
+            None => {
+                let via = Via::Ssh(SshAddress { user: None, host: SshHost::Name(host.clone()), port: None });
+                Ok(HostRemote { tracking: self.own_tracking_name(&host)?, host, via })
+            }
+        }
+    }
+
+    /// Whether there is a remote of that name.
+    pub fn has_remote(&self, name: &TrackingName) -> bool {
+        self.remotes.iter().any(|remote| remote.name == *name)
+    }
+
+    /// All hosts that have a remote, by the remotes' names.
+    pub fn known_hosts(&self) -> Result<Vec<HostRemote>, ClusterError> {
+        self.hosts_with_remotes().map(|(_, host, _)| self.host(host)).collect()
+    }
+
+    fn one_host(&self, remote: &BStr, via: Via) -> Result<HostRemote, ClusterError> {
+        let named = self.remotes.iter().find(|known| known.name.as_str() == remote);
+        let host = match named {
+            Some(Remote { directory: Some(host), .. }) => host.clone()?,
+            Some(Remote { directory: None, .. }) => via.host_name()?,
+            None => match self.hosts_with_remotes().find(|(_, _, known)| known.same_place(&via)) {
+                Some((_, host, _)) => host.clone(),
+                None => via.host_name()?,
+            },
+        };
+        let host = not_reserved(host)?;
+        let tracking = match self.remote_for(&host)? {
+            // What is known of the one place must not be taken for knowledge of the other.
+            Some((remote, known)) if known.is_elsewhere(&via) => {
+                return Err(ClusterError::OtherPlace { host, remote });
+            }
+            Some((tracking, _)) => tracking,
+            None => self.own_tracking_name(&host)?,
+        };
+        Ok(HostRemote { host, tracking, via })
+    }
+
+    fn group(&self, group: &GroupName) -> Result<Vec<HostRemote>, ClusterError> {
+        let Group { members, .. } = self
+            .groups
+            .iter()
+            .find(|known| known.name == *group)
+            .ok_or_else(|| ClusterError::NoGroup { group: group.clone() })?;
+        members.iter().map(|name| self.host(&HostName::parse(name)?)).collect()
+    }
+
+    /// Remotes that are for exactly one host, and nothing else.
+    fn hosts_with_remotes(&self) -> impl Iterator<Item = (&TrackingName, &HostName, &Via)> {
+        self.remotes.iter().filter_map(|remote| match &remote.urls {
+            RemoteUrls::OneHost { host, via } => Some((&remote.name, host, via)),
+            RemoteUrls::Other => None,
+        })
+    }
+
+    fn remote_for(&self, host: &HostName) -> Result<Option<(TrackingName, &Via)>, ClusterError> {
+        let mut remotes = self.hosts_with_remotes().filter(|(_, known, _)| *known == host);
+        match (remotes.next(), remotes.next()) {
+            (None, _) => Ok(None),
+            (Some((name, _, via)), None) => Ok(Some((name.clone(), via))),
+            (Some((first, ..)), Some((second, ..))) => {
+                Err(ClusterError::TwoRemotes { host: host.clone(), first: first.clone(), second: second.clone() })
+            }
+        }
+    }
+
+    /// The name for a host without a remote. A remote of that name is then for something else: its refs would be mixed
+    /// up with the host's.
+    fn own_tracking_name(&self, host: &HostName) -> Result<TrackingName, ClusterError> {
+        match self.remotes.iter().any(|remote| remote.name.as_str() == host.as_str()) {
+            true => Err(ClusterError::NameTaken { host: host.clone() }),
+            false => Ok(TrackingName::from(host)),
+        }
+    }
+}
+
+fn not_reserved(host: HostName) -> Result<HostName, ClusterError> {
+    match host.as_str() {
+        "all" => Err(ClusterError::Reserved),
+        _ => Ok(host),
+    }
+}
+
+/// `path` without `.`, `..` and needless slashes, going by the text alone.
+fn normalised(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => (),
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => out.push(component),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

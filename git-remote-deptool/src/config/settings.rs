@@ -1,0 +1,218 @@
+//! The part of Git's configuration that is about hosts.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use deptool_agent::shared::name::{ClusterName, HostName, NameError};
+use gix::{
+    bstr::{BStr, BString, ByteSlice},
+    config::File,
+};
+
+use super::url::{Address, GroupName};
+use super::{ClusterError, TrackingName, Via};
+use crate::model::{batch::FollowTags, offer::Hearsay, push_option::Confirm};
+
+/// Remotes, groups and the cluster, as configured.
+///
+/// A remote that can't be understood is none of ours: pushing to it fails by its own address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub(super) remotes: Vec<Remote>,
+    pub(super) groups: Vec<Group>,
+    pub(super) directory: PathBuf,
+    /// `deptool.cluster`.
+    pub cluster: Option<ClusterName>,
+    /// `push.followTags`.
+    pub follow_tags: FollowTags,
+    /// Whether `check` is in `push.pushOption`. With `-o` it would come too late: Git asks for the list before it
+    /// sends options, and does not push what is listed. So it is `git -c push.pushOption=check push` that asks hosts
+    /// which are up to date as far as is known.
+    pub hearsay: Hearsay,
+}
+
+/// A setting that means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bad value of '{key}'")]
+pub struct SettingsError {
+    key: &'static str,
+    #[source]
+    source: NameError,
+}
+
+/// Any remote, also those of other transports: their names are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remote {
+    pub name: TrackingName,
+    /// `remote.<name>.deptoolHost`. A bad one is an error for whoever pushes to this remote.
+    pub directory: Option<Result<HostName, NameError>>,
+    /// `remote.<name>.deptoolConfirm`, as it is written.
+    pub confirm: Option<BString>,
+    pub urls: RemoteUrls,
+}
+
+/// What a remote's urls name, taken together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RemoteUrls {
+    /// One host: this is its remote.
+    OneHost { host: HostName, via: Via },
+    /// A group, several hosts, or something else than hosts.
+    Other,
+}
+
+/// `deptool.group.<name>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub name: GroupName,
+    /// Not checked: a bad name is an error of the push that uses the group, not of others.
+    pub members: Vec<BString>,
+}
+
+impl Settings {
+    /// Read `config`. Relative paths in urls are relative to `directory`.
+    pub fn read(config: &File, directory: &Path) -> Result<Self, SettingsError> {
+        let rewrites = rewrites(config);
+        let mut remotes: BTreeMap<BString, RawRemote> = BTreeMap::new();
+        for section in config.sections_by_name("remote").into_iter().flatten() {
+            let Some(name) = section.header().subsection_name() else { continue };
+            let remote = remotes.entry(name.to_owned()).or_default();
+            for (key, urls) in [("url", &mut remote.urls), ("pushurl", &mut remote.push_urls)] {
+                for url in section.values(key) {
+                    match url.is_empty() {
+                        // As in Git: an empty value takes back those before it.
+                        true => urls.clear(),
+                        false => urls.push(rewritten(url, &rewrites)),
+                    }
+                }
+            }
+            if let Some(host) = section.values("deptoolHost").pop() {
+                remote.directory = Some(HostName::parse(&host));
+            }
+            remote.confirm = section.values("deptoolConfirm").pop().or(remote.confirm.take());
+        }
+        let cluster = config.string("deptool.cluster").map(|name| ClusterName::parse(&name)).transpose();
+        Ok(Settings {
+            remotes: remotes.iter().filter_map(|(name, raw)| raw.parse(name.as_ref(), directory)).collect(),
+            groups: groups(config),
+            directory: directory.to_owned(),
+            cluster: cluster.map_err(|source| SettingsError { key: "deptool.cluster", source })?,
+            follow_tags: follow_tags(config),
+            hearsay: hearsay(config),
+        })
+    }
+}
+
+impl Settings {
+    /// `remote.<name>.deptoolConfirm`.
+    pub fn confirm(&self, name: &str) -> Result<Option<Confirm>, ClusterError> {
+        let remote = self.remotes.iter().find(|remote| remote.name.as_str() == name);
+        let Some((remote, text)) = remote.and_then(|remote| Some((remote, remote.confirm.as_ref()?))) else {
+            return Ok(None);
+        };
+        let confirm = text.to_str().ok().and_then(Confirm::parse);
+        confirm.map(Some).ok_or_else(|| ClusterError::Confirm { remote: remote.name.clone() })
+    }
+}
+
+fn follow_tags(config: &File) -> FollowTags {
+    match config.boolean("push.followTags") {
+        Ok(Some(true)) => FollowTags::Configured,
+        Ok(Some(false) | None) | Err(_) => FollowTags::NotConfigured,
+    }
+}
+
+fn hearsay(config: &File) -> Hearsay {
+    let options = config.strings("push.pushOption").unwrap_or_default();
+    // An empty value takes back those before it.
+    match options.rsplit(|option| option.is_empty()).next().unwrap_or_default().iter().any(|option| option == "check") {
+        true => Hearsay::Doubted,
+        false => Hearsay::Believed,
+    }
+}
+
+#[derive(Default)]
+struct RawRemote {
+    urls: Vec<BString>,
+    push_urls: Vec<BString>,
+    directory: Option<Result<HostName, NameError>>,
+    confirm: Option<BString>,
+}
+
+impl RawRemote {
+    /// Nothing, if there is only a setting or two under the name.
+    fn parse(&self, name: &BStr, directory: &Path) -> Option<Remote> {
+        if self.urls.is_empty() && self.push_urls.is_empty() {
+            return None;
+        }
+        Some(Remote {
+            name: TrackingName::parse(name)?,
+            directory: self.directory.clone(),
+            confirm: self.confirm.clone(),
+            urls: self.one_host(directory).map_or(RemoteUrls::Other, |(host, via)| RemoteUrls::OneHost { host, via }),
+        })
+    }
+
+    /// The host that all urls name, and the url to push to.
+    fn one_host(&self, directory: &Path) -> Option<(HostName, Via)> {
+        let mut found: Option<(HostName, Via)> = None;
+        for url in self.urls.iter().chain(&self.push_urls) {
+            let via = Via::of(&Address::parse_url(url)?.ok()?, directory)?;
+            let host = match &self.directory {
+                Some(host) => host.clone().ok()?,
+                None => via.host_name().ok()?,
+            };
+            match found {
+                Some((known, _)) if known != host => return None,
+                // A pushurl comes last: it is the one that deployments go to.
+                Some(_) | None => found = Some((host, via)),
+            }
+        }
+        found
+    }
+}
+
+/// `url.<base>.insteadOf`: what a url begins with, and what to put there.
+fn rewrites(config: &File) -> Vec<(BString, BString)> {
+    let mut rewrites = Vec::new();
+    for section in config.sections_by_name("url").into_iter().flatten() {
+        let Some(base) = section.header().subsection_name() else { continue };
+        rewrites.extend(section.values("insteadOf").into_iter().map(|prefix| (prefix, base.to_owned())));
+    }
+    rewrites
+}
+
+/// The longest prefix wins.
+fn rewritten(url: BString, rewrites: &[(BString, BString)]) -> BString {
+    let fitting = rewrites.iter().filter(|(prefix, _)| !prefix.is_empty() && url.starts_with(prefix));
+    match fitting.max_by_key(|(prefix, _)| prefix.len()) {
+        Some((prefix, base)) => {
+            let mut out = base.clone();
+            out.extend_from_slice(&url[prefix.len()..]);
+            out
+        }
+        None => url,
+    }
+}
+
+fn groups(config: &File) -> Vec<Group> {
+    let mut members: BTreeMap<GroupName, Vec<BString>> = BTreeMap::new();
+    for section in config.sections_by_name("deptool").into_iter().flatten() {
+        if section.header().subsection_name().is_none_or(|name| name != "group") {
+            continue;
+        }
+        for key in section.value_names() {
+            let Some(group) = GroupName::parse(key.as_ref()) else { continue };
+            let hosts = members.entry(group).or_default();
+            for value in section.values(key.as_ref()) {
+                for host in value.split_str(b" ").map(BString::from) {
+                    if !host.is_empty() && !hosts.contains(&host) {
+                        hosts.push(host);
+                    }
+                }
+            }
+        }
+    }
+    members.into_iter().map(|(name, members)| Group { name, members }).collect()
+}

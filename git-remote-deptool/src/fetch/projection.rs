@@ -1,0 +1,174 @@
+//! Bringing home what a host runs.
+//!
+//! A host runs a commit by its id; the operator's repository may not have it, because somebody else deployed it. What
+//! [`resolve`] finds or makes is always complete, so that `git fsck` passes and `git gc` loses nothing: partial objects
+//! never get into the operator's repository. In this order:
+//!
+//! 1. the commit is here, with all that it reaches;
+//! 2. another remote has it: Git fetches it from there;
+//! 3. it was projected before;
+//! 4. what the host gives makes it complete (the rest was here already);
+//! 5. a **projection** is made of what the host gives: a commit with the same author, committer, dates and message,
+//!    whose tree has that host's directory only, and whose parents are what its parents are here: the real ones where
+//!    those are complete, else their projections, else none.
+//!
+//! A projection depends on nothing but the host's name, the real commit, and which of its ancestors are complete or
+//! were projected here: no clock, no configuration, no name of who makes it. Made again from the same it has the same
+//! id. Signatures are left out, as they would not be valid.
+//!
+//! That a projection stands for a real commit is kept in `refs/deptool/projection/<real id>/<host>` ([`Pair`]), which
+//! the caller writes. The host's name is a part of it, as several hosts may run one commit of which we know none.
+
+mod complete;
+mod elsewhere;
+mod import;
+mod make;
+mod remote;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, BufRead, Read},
+    rc::Rc,
+};
+
+use deptool_agent::shared::{
+    id::{BlobId, CommitId},
+    name::HostName,
+};
+
+use self::{complete::Completeness, import::Quarantine, make::Projector};
+pub use self::{elsewhere::Elsewhere, import::ImportError};
+use crate::{
+    repo::history::{HistoryError, Objects},
+    state::pairs::{Pair, Pairs},
+};
+
+/// A host that can be asked for objects.
+pub trait HostObjects {
+    /// A pack with `want` and its history down to `have`, without deltas: commits, their root trees, and of these only
+    /// what is the host's own.
+    fn pack(&mut self, want: CommitId, have: &[CommitId]) -> io::Result<Box<dyn BufRead + '_>>;
+
+    /// The size and the content of a blob that is too large for a pack; `None` if the host can't give it.
+    fn large_blob(&mut self, blob: BlobId) -> io::Result<Option<(u64, Box<dyn Read + '_>)>>;
+}
+
+/// How the commit that a host runs came to be here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It was here.
+    Here,
+    /// The remote of this name had it.
+    FromRemote(String),
+    /// The host had what was missing.
+    FromHost,
+    /// A projection stands for it.
+    Projection(Projection),
+}
+
+/// A projection, complete and written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projection {
+    /// What the host runs, and what stands for it.
+    pub tip: Pair,
+    /// What was projected just now, oldest first, the tip among it; empty if the tip was known already.
+    ///
+    /// The caller writes a ref for each of these, so that what is built upon one of them is recognised.
+    pub made: Vec<Pair>,
+}
+
+/// Why the commit could not be brought home.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// An object here could not be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// This repository's refs could not be read.
+    #[error("could not read the refs of this repository")]
+    Refs(#[source] gix_error::Error),
+    /// The host did not answer.
+    #[error("could not ask the host for commit {commit}")]
+    Host {
+        /// What was asked for.
+        commit: CommitId,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// What the host gave was refused, or could not be stored.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// What the host gave is not all of its own directory.
+    #[error("the host did not give all of commit {commit}: object {missing} is missing")]
+    Incomplete {
+        /// What was asked for.
+        commit: CommitId,
+        /// The first object that is missing.
+        missing: gix_hash::ObjectId,
+    },
+}
+
+/// Find or make the commit `id` that `host` runs, or what stands for it.
+///
+/// Nothing but objects is written.
+pub fn resolve(
+    repo: &gix::Repository,
+    host: &HostName,
+    id: CommitId,
+    elsewhere: &Elsewhere,
+    source: &mut dyn HostObjects,
+) -> Result<Found, ResolveError> {
+    let complete = |objects| Completeness::of(repo, objects);
+    if complete(Rc::new(Objects::of(repo)))?.holds(id)? {
+        return Ok(Found::Here);
+    }
+    if let Some(found) = elsewhere.bring(repo, id)? {
+        return Ok(found);
+    }
+    let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
+    if let Some(tip) = pairs.projection_of(&id, host) {
+        return Ok(Found::Projection(Projection { tip: tip.clone(), made: Vec::new() }));
+    }
+    let have = haves(&Completeness::of(repo, Rc::new(Objects::of(repo)))?, &pairs, host);
+    let pack = source.pack(id, &have).map_err(|source| ResolveError::Host { commit: id, source });
+    let quarantine = Quarantine::receive(repo, &mut *pack?)?;
+    let objects = Rc::new(Objects::with_quarantine(repo, quarantine.store()));
+    if let Some(needed) = complete(objects.clone())?.needed(id)? {
+        import::write(repo, &objects, &needed, &[])?;
+        return Ok(Found::FromHost);
+    }
+    import_large(repo, &objects, host, id, source)?;
+    let completeness = complete(objects.clone())?;
+    let projector = Projector { objects: &objects, host, pairs: &pairs, complete: &completeness };
+    let work = projector.project(id)?;
+    import::write(repo, &objects, &work.needed, &work.objects)?;
+    Ok(Found::Projection(Projection { tip: work.tip, made: work.pairs }))
+}
+
+/// What the host need not send: what our refs name, and what of this host was projected before.
+fn haves(complete: &Completeness, pairs: &Pairs, host: &HostName) -> Vec<CommitId> {
+    /// More would be a long request, and of little use.
+    const MOST: usize = 1000;
+    let projected = pairs.iter().filter(|pair| pair.host == *host).map(|pair| pair.real);
+    projected.chain(complete.tips().iter().copied()).take(MOST).collect()
+}
+
+/// Blobs that the host's own directory needs and no pack has: one by one from the host.
+fn import_large(
+    repo: &gix::Repository,
+    objects: &Objects,
+    host: &HostName,
+    id: CommitId,
+    source: &mut dyn HostObjects,
+) -> Result<(), ResolveError> {
+    for missing in make::missing_of_host(objects, host, id)? {
+        let failed = |source| ResolveError::Host { commit: id, source };
+        let (size, mut content) = source
+            .large_blob(BlobId(missing))
+            .map_err(failed)?
+            .ok_or(ResolveError::Incomplete { commit: id, missing })?;
+        import::write_large(repo, missing, size, &mut content)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! One deployment to one host, from its connection to its end. Runs in a thread of its own.
+
+mod due;
+mod talk;
+
+use std::{
+    io::Read,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use deptool_agent::shared::{
+    id::BlobId,
+    outcome::{Holder, Outcome, Phase},
+    wire::{Deploy, Hello},
+};
+use talk::Talk;
+
+use crate::agent::{
+    parcel::Parcel,
+    session::{Mailbox, SessionError},
+    transport::{Connector, Stage, Started, Target},
+};
+use crate::model::timing::{Flight, Timing};
+
+/// Between two tries of a host that is busy: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Opens a blob that is too large for a pack.
+pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sync;
+
+/// All that one host is to be told.
+pub struct Delivery {
+    pub target: Target,
+    /// A connection that is being made already, for the first try.
+    pub started: Option<Started>,
+    pub flight: Flight,
+    pub request: Deploy,
+    pub parcel: Parcel,
+    pub open_blob: Arc<OpenBlob>,
+    /// An agent of ours was there before: the request is sent without waiting for it.
+    pub is_known: bool,
+    /// How long to wait for the end of somebody else's deployment.
+    pub lock_wait: Duration,
+}
+
+/// What happens on the way, for whoever leads.
+#[derive(Debug)]
+pub enum Report {
+    Stage(Stage),
+    Hello(Box<Hello>),
+    /// The host has begun to answer the request.
+    Answered(Timing),
+    Phase(Phase),
+    Note(String),
+    NeedFull,
+    Prepared,
+    Healthy,
+    Kept,
+    /// Somebody else is at work there, and is waited for.
+    Busy(Holder),
+    /// The connection was lost after the host was told to go on; it is being asked on another one.
+    Lost,
+    Ended(End),
+}
+
+/// How it ended, as far as can be told from here.
+#[derive(Debug)]
+pub enum End {
+    /// The host has said so.
+    Outcome(Outcome),
+    /// The host was never told to go on: nothing was changed.
+    NotReached(SessionError),
+    /// The host was told to go on, and could not be asked how it ended.
+    Unknown(SessionError),
+}
+
+/// Whether the host may have begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Permission {
+    NotGiven,
+    Given,
+}
+
+impl Delivery {
+    /// Carry it out. Never panics, never gives up without an [`End`].
+    pub fn run(mut self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
+        let deadline = Instant::now() + self.lock_wait;
+        let mut started = self.started.take();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_once(started.take(), connector, &mailbox, tell) {
+                End::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => tell(Report::Busy(holder)),
+                end => return tell(Report::Ended(end)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The only order for a host that is not connected to is to forget it.
+            if mailbox.order_within(pause.min(left)).is_some() {
+                return tell(Report::Ended(End::Outcome(Outcome::Cancelled)));
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn try_once(
+        &self,
+        started: Option<Started>,
+        connector: &Connector,
+        mailbox: &Mailbox,
+        tell: &dyn Fn(Report),
+    ) -> End {
+        let mut talk = Talk::new(self, connector, mailbox, tell);
+        match (talk.begin(started), talk.permission) {
+            (Ok(Outcome::Done { .. } | Outcome::RolledBack(_)), Permission::NotGiven) => {
+                End::NotReached(SessionError::OutOfOrder)
+            }
+            (Ok(outcome), _) => End::Outcome(outcome),
+            (Err(SessionError::Agent(why)), Permission::NotGiven) => End::Outcome(Outcome::refused(why)),
+            (Err(error), Permission::NotGiven) => End::NotReached(error),
+            (Err(error), Permission::Given) => {
+                tell(Report::Lost);
+                talk.ask(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One remote of one repository: its hosts, how they are reached, what is known of them.
+
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use deptool_agent::shared::{build::BUILD_ID, name::HostName, outcome::Deployed, text::printable, wire::Hello};
+
+use crate::{
+    agent::{
+        open_files::TooMany,
+        session::SessionError,
+        transport::{
+            self, Connector,
+            messages::Sink,
+            ssh::{Sharing, SshTarget},
+        },
+    },
+    config::{ClusterError, HostRemote, Settings, Target, Via, url::SshHost},
+    model::options::{Options, Progress},
+    repo::{
+        AncestryError, Environment, OpenError, ReadError, Repo, RevisionError,
+        pack::{SelectError, WriteError},
+    },
+    state::{FactsError, Failed, HostFacts, HostLock, Known, LockError, ProjectionError, Tracking, TrackingError},
+    ui::progress::{Manner, Screen},
+};
+
+/// One remote of one repository.
+pub struct Remote {
+    pub repo: Repo,
+    reach: Reach,
+}
+
+/// What is known of a remote beside the repository, and how its hosts are reached: what every thread has the same of.
+#[derive(Clone)]
+pub struct Reach {
+    pub settings: Settings,
+    pub target: Target,
+    /// What it is called in Git's configuration; a url where it was pushed to without a remote, empty if nobody named it.
+    pub name: String,
+    pub connector: Arc<Connector>,
+    /// For what is to be read on the terminal.
+    pub sink: Sink,
+    /// The same, if it is a terminal on which a block of lines can be drawn in place.
+    pub screen: Option<Arc<Mutex<Screen>>>,
+    /// Who shows how a push ends.
+    pub results: Results,
+    /// Where what becomes of each host is written for programs: see [`crate::push::account`].
+    pub report: Option<PathBuf>,
+}
+
+/// What a thread needs to have the remote for itself: a repository's handle can't go from one to another.
+pub struct Seed {
+    environment: Environment,
+    reach: Reach,
+}
+
+impl Seed {
+    /// The remote, with the repository opened once more.
+    pub fn remote(&self) -> Result<Remote, OpenError> {
+        Ok(Remote::new(Repo::open(self.environment.clone())?, self.reach.clone()))
+    }
+}
+
+impl Deref for Remote {
+    type Target = Reach;
+
+    fn deref(&self) -> &Reach {
+        &self.reach
+    }
+}
+
+/// Who shows how a push ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// We do.
+    Shown,
+    /// Whoever reads the report does.
+    LeftToReader,
+}
+
+/// Whether a host is the machine that was talked to before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    AsKnown,
+    /// Its state was made anew: what was known of it was known of another one.
+    SetUpAnew,
+}
+
+/// Why a request of Git's can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Tracking(#[from] TrackingError),
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Revision(#[from] RevisionError),
+    #[error(transparent)]
+    Ancestry(#[from] AncestryError),
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    #[error(transparent)]
+    Pack(#[from] WriteError),
+    #[error("'{host}'")]
+    Session { host: HostName, source: SessionError },
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// A sentence that says it all.
+    #[error("{0}")]
+    Text(String),
+}
+
+impl Remote {
+    /// A remote of `repo`.
+    pub fn new(repo: Repo, reach: Reach) -> Self {
+        Remote { repo, reach }
+    }
+
+    /// Show a line, or several.
+    pub fn say(&self, text: &str) {
+        let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A terminal that is gone is no reason to stop a deployment.
+        let _ = sink.write_all(format!("{}\n", text.trim_end()).as_bytes());
+        let _ = sink.flush();
+    }
+
+    /// All hosts that have a remote, or were last heard to run something, in order, and what is known of them.
+    pub fn known_hosts(&self) -> Result<Vec<(HostRemote, Known)>, RemoteError> {
+        let with_remotes = self.settings.known_hosts()?;
+        let mut hosts: BTreeMap<HostName, HostRemote> =
+            with_remotes.iter().map(|host| (host.host.clone(), host.clone())).collect();
+        for (name, facts) in HostFacts::all(&self.repo) {
+            // Those of a host that has another remote by now are about the past, as are those of one whose name is no
+            // host's any more.
+            if let Some(host) = self.settings.host(&facts.host).ok().filter(|host| host.tracking == name) {
+                hosts.entry(facts.host).or_insert(host);
+            }
+        }
+        let known = self.tracking().known(&hosts.values().collect::<Vec<_>>())?;
+        let mut known: Vec<_> = hosts.into_values().zip(known).collect();
+        known
+            .retain(|(host, known)| !known.clusters.is_empty() || with_remotes.iter().any(|one| one.host == host.host));
+        Ok(known)
+    }
+
+    /// For other threads.
+    pub fn seed(&self) -> Seed {
+        Seed { environment: self.repo.environment().clone(), reach: self.reach.clone() }
+    }
+
+    /// How progress is to be shown.
+    pub fn manner(&self, options: &Options) -> Manner {
+        match (&self.screen, options.progress) {
+            (Some(screen), Progress::Shown) if options.verbosity > 0 => Manner::Live(screen.clone()),
+            (None | Some(_), Progress::Shown | Progress::Hidden) => Manner::Hidden,
+        }
+    }
+
+    pub fn tracking(&self) -> Tracking<'_> {
+        Tracking::new(&self.repo)
+    }
+
+    /// The right to talk to `host` from this repository; whoever has to wait for it is told why.
+    pub fn lock(&self, host: &HostRemote) -> Result<HostLock, LockError> {
+        match HostLock::try_acquire(&self.repo, &host.tracking) {
+            Err(held @ LockError::Held(_)) => {
+                self.say(&format!("{}: waiting: {held}", host.host));
+                HostLock::acquire(&self.repo, &host.tracking)
+            }
+            result => result,
+        }
+    }
+
+    /// How the connector reaches `host`.
+    pub fn place(&self, host: &HostRemote) -> Result<transport::Target, RemoteError> {
+        match &host.via {
+            Via::Local(path) => Ok(transport::Target::Local(path.clone())),
+            Via::Ssh(address) => {
+                let user = address.user.as_ref().map(|user| user.as_str().to_owned());
+                let SshHost::Name(name) = &address.host else {
+                    let text = format!("'{}': connect to IPv6 addresses by a name in ~/.ssh/config", host.host);
+                    return Err(RemoteError::Text(text));
+                };
+                let name = name.clone();
+                let (port, sharing) = (address.port, Sharing::AsConfigured);
+                Ok(transport::Target::Ssh(SshTarget { user, host: name, port, name: host.host.clone(), sharing }))
+            }
+        }
+    }
+
+    /// Say what the operator should know of what a host said of itself.
+    pub fn repeat(&self, host: &HostRemote, hello: &Hello) {
+        if let Some(recovered) = &hello.recovered {
+            self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
+        }
+        for what in &hello.broken {
+            self.say(&format!("{}: not whole since a deployment failed: {}", host.host, printable(what.as_bytes())));
+        }
+    }
+
+    /// The same, and remember what `hello` told. The caller holds the host's lock on this side.
+    ///
+    /// A tracking ref of what does not run there any more goes: offline, nobody would find out otherwise.
+    pub fn heed(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
+        self.repeat(host, hello);
+        let known = HostFacts::load(&self.repo, &host.tracking);
+        let instance = (!hello.instance.is_empty()).then(|| printable(hello.instance.as_bytes()));
+        let before = known.as_ref().map(|facts| (facts.instance.as_ref(), facts.deployed.is_some()));
+        let machine = match before {
+            Some((Some(before), _)) if instance.as_ref() != Some(before) => Machine::SetUpAnew,
+            // A root directory gets its id with its first deployment, after it was asked for it.
+            Some((None, true)) if instance.is_none() => Machine::SetUpAnew,
+            Some(_) | None => Machine::AsKnown,
+        };
+        if machine == Machine::SetUpAnew {
+            self.say(&format!("{}: the host was set up anew since we last talked to it", host.host));
+        }
+        if hello.busy.is_none() {
+            match &hello.deployed {
+                Some(deployed) if !hello.broken.is_empty() => {
+                    self.tracking().mark_broken(&host.host, &deployed.cluster)?;
+                }
+                Some(_) | None => self.tracking().mark_whole(&host.host)?,
+            }
+            if machine == Machine::SetUpAnew || hello.deployed.is_none() {
+                self.forget_all_but(host, hello.deployed.as_ref())?;
+            }
+        }
+        let facts = HostFacts {
+            host: host.host.clone(),
+            instance,
+            agent: Some(BUILD_ID.into()),
+            deployed: hello.deployed.clone(),
+            failed: hello.last_attempt.as_ref().and_then(Failed::of),
+            late: known.as_ref().map_or(0, |facts| facts.late),
+        };
+        if known.as_ref() != Some(&facts) {
+            facts.store(&self.repo, &host.tracking)?;
+        }
+        Ok(machine)
+    }
+
+    /// Remove the tracking refs of a host that do not name what it says it runs.
+    fn forget_all_but(&self, host: &HostRemote, deployed: Option<&Deployed>) -> Result<(), RemoteError> {
+        let tracking = self.tracking();
+        for (cluster, tracked) in tracking.clusters(host)? {
+            if deployed.is_none_or(|deployed| deployed.cluster != cluster || deployed.commit != tracked.real) {
+                tracking.remove(host, &cluster)?;
+            }
+        }
+        Ok(())
+    }
+}

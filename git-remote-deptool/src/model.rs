@@ -1,0 +1,10 @@
+//! Words that both a push and a fetch are about, without I/O.
+
+pub mod batch;
+pub mod error;
+pub mod lease;
+pub mod offer;
+pub mod options;
+pub mod outcome;
+pub mod push_option;
+pub mod timing;

@@ -1,0 +1,376 @@
+//! What a push would mean for each host, decided from what is known here. Connects to nothing, writes nothing.
+//!
+//! Everything that shows or makes a deployment asks the one [`Planner`]: `git push`, its dry run, and `git deptool`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use deptool_agent::shared::{
+    desired::Wanted,
+    id::{CommitId, TreeId},
+    name::{ClusterName, HostName},
+    outcome::Goal,
+    plan::HostPlan,
+    tree::{Apps, HostTree},
+    wire::Lease,
+};
+
+use gix::objs::Find;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    config::HostRemote,
+    fleet::remote::RemoteError,
+    model::{batch::Ancestry, error::chain, lease, outcome::Update},
+    repo::Repo,
+    state::{Known, Tracked, Tracking},
+};
+
+/// With fewer trees to read than this, starting a thread costs more than it saves.
+const WORTH_A_THREAD: usize = 8;
+
+/// What is to be pushed, once for all hosts.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    pub cluster: ClusterName,
+    pub goal: Goal,
+    pub ancestry: Ancestry,
+    /// `--force-with-lease`.
+    pub lease: Option<Lease>,
+    pub scope: Scope,
+}
+
+/// Whom a push names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One host, by name: it is an error if the tree has nothing for it.
+    OneHost,
+    /// Whichever hosts of a group, or of the tree, are affected.
+    Group,
+}
+
+/// What a push would mean for one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Affected(Box<Change>),
+    /// The host's directory is the same.
+    Unaffected,
+    /// The push would fail here.
+    Refused(Refusal),
+}
+
+/// What would change on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub tracked: Option<Tracked>,
+    pub expected: Lease,
+    pub update: Update,
+    /// Hosts whose directories change alike share one plan.
+    pub plan: Arc<HostPlan>,
+    /// Entries beside the apps that are not deployed.
+    pub ignored: Arc<[String]>,
+}
+
+/// Why a push would fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The lease that was named is not what is known.
+    Stale,
+    /// The host runs what is not part of the new commit's history.
+    NonFastForward {
+        /// What it runs, if that is not in this repository.
+        missing: Option<CommitId>,
+    },
+    /// The host's directory can't be deployed.
+    Unfit(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// Plans for one intent; what hosts have in common is looked up once.
+pub struct Planner<'r> {
+    repo: &'r Repo,
+    intent: Intent,
+    /// The hosts whose projections are part of the goal's history.
+    projected: BTreeSet<HostName>,
+    /// The hosts' directories in each commit that is the old or the new one of some host.
+    roots: HashMap<CommitId, BTreeMap<HostName, TreeId>>,
+    /// Whether the goal descends from a commit.
+    forward: HashMap<CommitId, bool>,
+}
+
+/// A decision before any tree was read.
+enum Judged {
+    Refused(Refusal),
+    Unaffected,
+    Affected { tracked: Option<Tracked>, expected: Lease, update: Update, trees: Trees },
+}
+
+/// A host's directory before and after; none for nothing.
+type Trees = (Option<TreeId>, Option<TreeId>);
+
+/// What is read of two trees: the plan, and what is not deployed.
+type Drawn = Result<(Arc<HostPlan>, Arc<[String]>), String>;
+
+/// The plan for all hosts of a cluster, or for some of them.
+#[derive(Debug, Clone)]
+pub struct ClusterPlan {
+    pub cluster: ClusterName,
+    pub goal: Goal,
+    pub hosts: Vec<HostForecast>,
+}
+
+/// One host of a [`ClusterPlan`].
+#[derive(Debug, Clone)]
+pub struct HostForecast {
+    pub remote: HostRemote,
+    pub known: Known,
+    pub fate: Fate,
+}
+
+impl ClusterPlan {
+    /// Plan for `hosts` from what is known of them now.
+    pub fn make(repo: &Repo, intent: Intent, hosts: Vec<HostRemote>) -> Result<Self, RemoteError> {
+        let known = Tracking::new(repo).known(&hosts.iter().collect::<Vec<_>>())?;
+        let (cluster, goal) = (intent.cluster.clone(), intent.goal);
+        let pairs: Vec<_> = hosts.iter().zip(&known).collect();
+        let fates = Planner::new(repo, intent)?.fates(&pairs);
+        let joined = hosts.into_iter().zip(known).zip(fates);
+        let hosts = joined.map(|((remote, known), fate)| HostForecast { remote, known, fate }).collect();
+        Ok(ClusterPlan { cluster, goal, hosts })
+    }
+
+    /// The hosts that change, and how.
+    pub fn affected(&self) -> impl Iterator<Item = (&HostRemote, &Change)> {
+        self.hosts.iter().filter_map(|host| match &host.fate {
+            Fate::Affected(change) => Some((&host.remote, change.as_ref())),
+            Fate::Unaffected | Fate::Refused(_) => None,
+        })
+    }
+
+    /// The hosts that the push would fail at, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&HostRemote, &Refusal)> {
+        self.hosts.iter().filter_map(|host| match &host.fate {
+            Fate::Refused(refusal) => Some((&host.remote, refusal)),
+            Fate::Unaffected | Fate::Affected(_) => None,
+        })
+    }
+
+    /// See [`digest`].
+    pub fn digest(&self) -> String {
+        digest(&self.cluster, self.goal, self.affected().map(|(host, c)| (&host.host, c.expected, &*c.plan)))
+    }
+}
+
+/// What a push with `-o plan=<digest>` must do and nothing else: which hosts are affected, what each of them has to run
+/// now, and what changes there.
+pub fn digest<'a>(
+    cluster: &ClusterName,
+    goal: Goal,
+    affected: impl Iterator<Item = (&'a HostName, Lease, &'a HostPlan)>,
+) -> String {
+    let goal = match goal {
+        Goal::Commit(commit) => commit.to_string(),
+        Goal::Nothing => "nothing".into(),
+    };
+    let mut lines: Vec<String> = affected
+        .map(|(host, expected, plan)| {
+            let expected = match expected {
+                Lease::At(commit) => commit.to_string(),
+                Lease::Absent => "absent".into(),
+            };
+            format!("{host} {expected} {}\n", hex(&plan.digest().0))
+        })
+        .collect();
+    lines.sort();
+    hex(&Sha256::digest(format!("deptool cluster plan 1\n{cluster} {goal}\n{}", lines.concat())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Refusal {
+    /// What Git, or this, says of it.
+    pub fn words(&self) -> String {
+        match self {
+            Refusal::Stale => "stale info".into(),
+            Refusal::NonFastForward { missing: None } => "the commit does not descend from what runs there".into(),
+            Refusal::NonFastForward { missing: Some(commit) } => format!(
+                "runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                commit.short()
+            ),
+            Refusal::Unfit(why) | Refusal::Other(why) => why.clone(),
+        }
+    }
+}
+
+impl<'r> Planner<'r> {
+    pub fn new(repo: &'r Repo, intent: Intent) -> Result<Self, RemoteError> {
+        let projected = match intent.goal {
+            Goal::Commit(commit) => Tracking::new(repo).projections_in(commit)?.into_iter().map(|p| p.host).collect(),
+            Goal::Nothing => BTreeSet::new(),
+        };
+        Ok(Planner { repo, intent, projected, roots: HashMap::new(), forward: HashMap::new() })
+    }
+
+    /// What the push would mean for each of `hosts`, in their order.
+    pub fn fates(&mut self, hosts: &[(&HostRemote, &Known)]) -> Vec<Fate> {
+        let judged: Vec<Judged> = hosts
+            .iter()
+            .map(|(host, known)| {
+                self.judge(host, known).unwrap_or_else(|error| Judged::Refused(Refusal::Other(chain(&error))))
+            })
+            .collect();
+        let mut different: HashMap<Trees, usize> = HashMap::new();
+        let mut work = Vec::new();
+        for one in &judged {
+            if let Judged::Affected { trees, .. } = one {
+                different.entry(*trees).or_insert_with(|| {
+                    work.push(*trees);
+                    work.len() - 1
+                });
+            }
+        }
+        let drawn = draw(self.repo, &work);
+        let finish = |judged| match judged {
+            Judged::Refused(refusal) => Fate::Refused(refusal),
+            Judged::Unaffected => Fate::Unaffected,
+            Judged::Affected { tracked, expected, update, trees } => match drawn[different[&trees]].clone() {
+                Ok((plan, ignored)) => Fate::Affected(Box::new(Change { tracked, expected, update, plan, ignored })),
+                Err(why) => Fate::Refused(Refusal::Unfit(why)),
+            },
+        };
+        judged.into_iter().map(finish).collect()
+    }
+
+    fn judge(&mut self, host: &HostRemote, known: &Known) -> Result<Judged, RemoteError> {
+        let refuse = |text| Ok(Judged::Refused(Refusal::Other(text)));
+        let (name, cluster) = (&host.host, self.intent.cluster.clone());
+        if let Some(other) = known.clusters.keys().find(|known| **known != cluster) {
+            return refuse(format!("'{name}' belongs to cluster '{other}', not '{cluster}'"));
+        }
+        let tracked = known.clusters.get(&cluster).copied();
+        let heard = tracked.map(|tracked| tracked.real);
+        let expected = lease::expected(heard, self.named_lease(tracked));
+        if expected != lease::expected(heard, None) {
+            return Ok(Judged::Refused(Refusal::Stale));
+        }
+        let old = match tracked {
+            Some(tracked) => self.host_tree(tracked.commit, name)?,
+            None => None,
+        };
+        let commit = match self.intent.goal {
+            Goal::Commit(commit) => commit,
+            Goal::Nothing if tracked.is_none() => return refuse(format!("nothing is known to run on '{name}'")),
+            Goal::Nothing => {
+                return Ok(Judged::Affected { tracked, expected, update: Update::FastForward, trees: (old, None) });
+            }
+        };
+        if let Some(other) = self.projected.iter().find(|other| *other != name) {
+            return refuse(format!("the commit was made from a projection of '{other}', which has nothing else in it"));
+        }
+        let Some(new) = self.host_tree(commit, name)? else {
+            return match self.intent.scope {
+                Scope::OneHost => refuse(format!(
+                    "the tree has no directory '{name}'; to remove everything from the host, push ':{cluster}'"
+                )),
+                Scope::Group => Ok(Judged::Unaffected),
+            };
+        };
+        let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
+        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken {
+            return Ok(Judged::Unaffected);
+        }
+        let update = match tracked {
+            None => Update::FastForward,
+            Some(tracked) if self.is_forward(tracked, commit)? => Update::FastForward,
+            Some(_) if self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some() => Update::Forced,
+            Some(Tracked { commit: local, real }) => {
+                let missing = (real != local && !self.repo.has_commit(real)).then_some(real);
+                return Ok(Judged::Refused(Refusal::NonFastForward { missing }));
+            }
+        };
+        Ok(Judged::Affected { tracked, expected, update, trees: (old, Some(new)) })
+    }
+
+    /// `--force-with-lease`: Git names the tracking ref's commit, which may be a projection of the real one.
+    fn named_lease(&self, tracked: Option<Tracked>) -> Option<Lease> {
+        match (self.intent.lease, tracked) {
+            (Some(Lease::At(id)), Some(tracked)) if id == tracked.commit => Some(Lease::At(tracked.real)),
+            (lease, _) => lease,
+        }
+    }
+
+    fn host_tree(&mut self, commit: CommitId, host: &HostName) -> Result<Option<TreeId>, RemoteError> {
+        if let Some(root) = self.roots.get(&commit) {
+            return Ok(root.get(host).copied());
+        }
+        let root: BTreeMap<_, _> = self.repo.host_trees(commit)?.into_iter().collect();
+        let found = root.get(host).copied();
+        self.roots.insert(commit, root);
+        Ok(found)
+    }
+
+    /// Whether `new` descends from what runs: from the commit itself, or from its projection here.
+    fn is_forward(&mut self, tracked: Tracked, new: CommitId) -> Result<bool, RemoteError> {
+        if let Some(known) = self.forward.get(&tracked.commit) {
+            return Ok(*known);
+        }
+        let is_forward = self.repo.is_ancestor(tracked.commit, new)?
+            || (tracked.real != tracked.commit
+                && self.repo.has_commit(tracked.real)
+                && self.repo.is_ancestor(tracked.real, new)?);
+        self.forward.insert(tracked.commit, is_forward);
+        Ok(is_forward)
+    }
+}
+
+/// The plans for all of `work`, in its order.
+fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = cores.min(work.len() / WORTH_A_THREAD).max(1);
+    let (directory, next) = (repo.gix().objects.store_ref().path(), AtomicUsize::new(0));
+    // What has been read by one thread another one reads again: that is cheaper than to share it.
+    let run = |objects: &dyn Find| {
+        let (mut apps, mut done) = (Apps::default(), Vec::new());
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(trees) = work.get(at) else { return done };
+            done.push((at, draw_one(objects, *trees, &mut apps)));
+        }
+    };
+    // A handle can't go to another thread. That of the repository also keeps what was read, which nobody reads again.
+    let fresh = || gix::odb::at(directory, gix::hash::Kind::Sha1);
+    let mut drawn: Vec<(usize, Drawn)> = thread::scope(|scope| {
+        // Without a handle of its own, a thread leaves the work to the others.
+        let other = || fresh().map_or(Vec::new(), |objects| run(&objects));
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(other)).collect();
+        let mine = fresh().map_or_else(|_| run(&repo.gix().objects), |objects| run(&objects));
+        let theirs = others.into_iter().flat_map(|thread| match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        theirs.chain(mine).collect()
+    });
+    drawn.sort_by_key(|(at, _)| *at);
+    drawn.into_iter().map(|(_, drawn)| drawn).collect()
+}
+
+fn draw_one(objects: &dyn Find, (old, new): Trees, apps: &mut Apps) -> Drawn {
+    let mut load = |tree: Option<TreeId>| match tree {
+        Some(tree) => HostTree::load_sharing(objects, tree, apps).map_err(|error| error.to_string()),
+        None => Ok(HostTree::default()),
+    };
+    let (old, new) = (load(old)?, load(new)?);
+    let wanted = |tree| Wanted::of(tree).map_err(|error| error.to_string());
+    let (had, wants) = (wanted(&old)?, wanted(&new)?);
+    Ok((Arc::new(HostPlan::of_wanted(&old, &new, &had, &wants)), new.ignored.into()))
+}

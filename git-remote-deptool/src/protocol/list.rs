@@ -1,0 +1,143 @@
+//! What is listed to Git, before a push and for a fetch.
+
+use deptool_agent::shared::text::printable;
+use gix::bstr::{BStr, BString};
+use gix_protocol::handshake::Ref;
+
+use crate::model::offer::{Offer, State};
+
+/// A ref from a host that may not be shown to Git.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    /// A name that would break the list's lines.
+    #[error("the host has a ref with an invalid name, '{0}'")]
+    Name(String),
+    /// 40 zeros: Git would try to fetch them.
+    #[error("the host has no commit for '{0}'")]
+    Zeros(String),
+}
+
+/// The lines of `list for-push`, without the blank one that ends them.
+pub fn push_lines(offers: &[Offer]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for Offer { cluster, state } in offers {
+        let line = match state {
+            State::At(id) => format!("{id} refs/heads/{cluster}\n"),
+            State::Unknown => format!("? refs/heads/{cluster}\n"),
+        };
+        out.extend_from_slice(line.as_bytes());
+    }
+    out
+}
+
+/// The lines of `list`, without the blank one that ends them.
+pub fn fetch_lines(refs: &[Ref]) -> Result<Vec<u8>, ListError> {
+    let mut out = Vec::new();
+    for advertised in refs {
+        match advertised {
+            Ref::Direct { full_ref_name, object } => id_line(&mut out, object, full_ref_name)?,
+            Ref::Peeled { full_ref_name, tag, object: _ } => id_line(&mut out, tag, full_ref_name)?,
+            Ref::Symbolic { full_ref_name, target, tag: _, object: _ } => {
+                line(&mut out, &[b"@", checked(target)?, b" ", checked(full_ref_name)?]);
+            }
+            // There is nothing to fetch.
+            Ref::Unborn { full_ref_name: _, target: _ } => (),
+        }
+    }
+    Ok(out)
+}
+
+fn id_line(out: &mut Vec<u8>, id: &gix::oid, name: &BString) -> Result<(), ListError> {
+    if id.is_null() {
+        return Err(ListError::Zeros(printable(name)));
+    }
+    line(out, &[id.to_hex().to_string().as_bytes(), b" ", checked(name)?]);
+    Ok(())
+}
+
+fn checked(name: &BString) -> Result<&[u8], ListError> {
+    match gix::validate::reference::name(BStr::new(name)) {
+        Ok(name) => Ok(name),
+        Err(_) => Err(ListError::Name(printable(name))),
+    }
+}
+
+fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use deptool_agent::shared::{id::CommitId, name::ClusterName};
+    use gix::ObjectId;
+
+    use super::*;
+    use crate::model::offer::{Hearsay, Knowledge, offers};
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn cluster(name: &str) -> ClusterName {
+        ClusterName::parse(name.as_bytes()).unwrap()
+    }
+
+    fn id() -> ObjectId {
+        ObjectId::from_hex(HEX.as_bytes()).unwrap()
+    }
+
+    fn listed(knowledge: &Knowledge) -> String {
+        String::from_utf8(push_lines(&offers(knowledge))).unwrap()
+    }
+
+    #[test]
+    fn a_settled_host_lists_its_commit_and_other_names_as_unknown() {
+        let mut knowledge = Knowledge::default();
+        knowledge.tracked.insert(cluster("prod"), CommitId(id()));
+        knowledge.names.extend([cluster("prod"), cluster("main")]);
+        assert_eq!(listed(&knowledge), format!("? refs/heads/main\n{HEX} refs/heads/prod\n"));
+    }
+
+    #[test]
+    fn a_host_in_doubt_is_listed_as_unknown() {
+        let mut knowledge = Knowledge::default();
+        knowledge.tracked.insert(cluster("prod"), CommitId(id()));
+        knowledge.unsettled.insert(cluster("prod"));
+        assert_eq!(listed(&knowledge), "? refs/heads/prod\n");
+    }
+
+    #[test]
+    fn a_check_lists_nothing_as_known() {
+        let mut knowledge = Knowledge { hearsay: Hearsay::Doubted, ..Knowledge::default() };
+        knowledge.tracked.insert(cluster("prod"), CommitId(id()));
+        assert_eq!(listed(&knowledge), "? refs/heads/prod\n");
+    }
+
+    #[test]
+    fn a_first_deployment_is_offered_the_names_there_are() {
+        let names = [cluster("prod"), cluster("staging")].into();
+        let knowledge = Knowledge { names, ..Knowledge::default() };
+        assert_eq!(listed(&knowledge), "? refs/heads/prod\n? refs/heads/staging\n");
+    }
+
+    #[test]
+    fn a_fetch_lists_ids_and_where_head_points() {
+        let refs = [
+            Ref::Direct { full_ref_name: "refs/heads/prod".into(), object: id() },
+            Ref::Symbolic { full_ref_name: "HEAD".into(), target: "refs/heads/prod".into(), tag: None, object: id() },
+            Ref::Unborn { full_ref_name: "HEAD".into(), target: "refs/heads/x".into() },
+        ];
+        let lines = String::from_utf8(fetch_lines(&refs).unwrap()).unwrap();
+        assert_eq!(lines, format!("{HEX} refs/heads/prod\n@refs/heads/prod HEAD\n"));
+    }
+
+    #[test]
+    fn a_fetch_never_lists_zeros_nor_names_that_break_a_line() {
+        let zeros =
+            Ref::Direct { full_ref_name: "refs/heads/prod".into(), object: ObjectId::null(gix::hash::Kind::Sha1) };
+        assert!(matches!(fetch_lines(&[zeros]), Err(ListError::Zeros(_))));
+        let broken = Ref::Direct { full_ref_name: "refs/heads/a\nb".into(), object: id() };
+        assert!(matches!(fetch_lines(&[broken]), Err(ListError::Name(_))));
+    }
+}

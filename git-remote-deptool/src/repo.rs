@@ -1,0 +1,191 @@
+//! The operator's repository, read with gix; the `git` program where gix can't do a thing.
+//!
+//! Replace refs and grafts are ignored throughout: what is deployed is what the ids say.
+
+mod ancestry;
+mod config_file;
+mod environment;
+pub mod history;
+pub mod pack;
+mod parameters;
+mod revision;
+pub mod snapshot;
+
+use std::path::{Path, PathBuf};
+
+pub use ancestry::AncestryError;
+pub use config_file::{ConfigError, Others, Setting};
+use deptool_agent::shared::{
+    id::{CommitId, TreeId},
+    name::HostName,
+};
+use environment::Configuration;
+pub use environment::Environment;
+use gix::bstr::ByteSlice;
+pub use revision::RevisionError;
+
+/// The operator's repository.
+#[derive(Debug, Clone)]
+pub struct Repo {
+    gix: gix::Repository,
+    environment: Environment,
+}
+
+/// Why a repository can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none.
+    #[error("not a git repository (or any of the parent directories)")]
+    NotARepository,
+    /// Its ids are of another kind.
+    #[error("repositories with SHA-256 object ids are not supported")]
+    Sha256,
+    /// Its refs are in a format that gix does not read.
+    #[error("repositories with reftables are not supported; see git refs migrate --ref-format=files")]
+    Reftable,
+    /// It can't be opened.
+    #[error("could not open the repository")]
+    Open(#[source] gix::Error),
+}
+
+/// An object that has to be here is not, or is broken.
+#[derive(Debug, thiserror::Error)]
+#[error("could not read {what}")]
+pub struct ReadError {
+    what: String,
+    #[source]
+    source: gix::Error,
+}
+
+impl ReadError {
+    pub(crate) fn new(what: impl Into<String>, source: gix::Error) -> Self {
+        ReadError { what: what.into(), source }
+    }
+}
+
+impl Repo {
+    /// Open the repository that `environment` names, or else the one around its directory.
+    ///
+    /// One that Git named is taken as Git left it: Git has already checked who owns it.
+    pub fn open(environment: Environment) -> Result<Self, OpenError> {
+        let overrides = environment.parameters().iter().cloned().chain(["core.useReplaceRefs=false".into()]);
+        let base = match environment.configuration() {
+            Configuration::Repository => gix::open::Options::isolated(),
+            Configuration::User => gix::open::Options::default(),
+        };
+        let options = base.cli_overrides(overrides).lossy_config(true);
+        let opened = match environment.git_dir() {
+            Some(dir) => {
+                gix::ThreadSafeRepository::open_opts(dir, options.open_path_as_is(true).with(gix::sec::Trust::Full))
+            }
+            None => {
+                let options = options.bail_if_untrusted(true);
+                let by_trust = gix::sec::trust::Mapping { full: options.clone(), reduced: options };
+                gix::ThreadSafeRepository::discover_opts(environment.directory(), Default::default(), by_trust)
+            }
+        };
+        let mut gix = opened.map_err(why_not)?.to_thread_local();
+        let format = gix.config_snapshot().string("extensions.refStorage");
+        if format.is_some_and(|format| format != "files") {
+            return Err(OpenError::Reftable);
+        }
+        gix.object_cache_size_if_unset(4 * 1024 * 1024);
+        let top = top(&gix, &environment);
+        let environment = environment.at(top);
+        Ok(Repo { gix, environment })
+    }
+
+    /// What it was opened with: a thread opens it for itself, as a handle can't go to another one.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// For what has no function here.
+    pub fn gix(&self) -> &gix::Repository {
+        &self.gix
+    }
+
+    /// The top of the work tree, or the directory of a bare repository: where Git starts helpers, and what relative
+    /// paths in its configuration are relative to.
+    pub fn top(&self) -> &Path {
+        self.environment.directory()
+    }
+
+    /// The directory that linked worktrees share: where refs, and all that is ours, are kept.
+    pub fn common_dir(&self) -> &Path {
+        self.gix.common_dir()
+    }
+
+    /// The `git` program on this repository, with nothing of the environment that Git made for us.
+    pub fn git(&self) -> std::process::Command {
+        self.environment.git(self.gix.git_dir())
+    }
+
+    /// Whether `id` is a commit that is here.
+    pub fn has_commit(&self, id: CommitId) -> bool {
+        self.gix.find_header(id.0).is_ok_and(|header| header.kind() == gix::objs::Kind::Commit)
+    }
+
+    /// The commit that an object is, or that a tag is for; if it is here.
+    pub fn peeled(&self, id: CommitId) -> Option<CommitId> {
+        if self.has_commit(id) {
+            return Some(id);
+        }
+        let object = self.gix.find_object(id.0).ok()?.peel_tags_to_end().ok()?;
+        (object.kind == gix::objs::Kind::Commit).then_some(CommitId(object.id))
+    }
+
+    /// The root tree of a commit.
+    pub fn tree_of(&self, commit: CommitId) -> Result<TreeId, ReadError> {
+        let tree = self.gix.find_commit(commit.0).and_then(|commit| commit.tree_id());
+        tree.map(|id| TreeId(id.detach())).map_err(|error| ReadError::new(format!("commit {commit}"), error))
+    }
+
+    /// The hosts in a commit, by name: the directories at its root whose names can be hosts. Everything else is ignored
+    /// there.
+    pub fn host_trees(&self, commit: CommitId) -> Result<Vec<(HostName, TreeId)>, ReadError> {
+        let root = self.root_of(commit)?;
+        let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
+        Ok(directories
+            .filter_map(|entry| Some((HostName::parse(entry.filename().as_bytes()).ok()?, TreeId(entry.object_id()))))
+            .collect())
+    }
+
+    /// The hosts in a commit, as [`Self::host_trees`].
+    pub fn hosts(&self, commit: CommitId) -> Result<Vec<HostName>, ReadError> {
+        Ok(self.host_trees(commit)?.into_iter().map(|(host, _)| host).collect())
+    }
+
+    fn root_of(&self, commit: CommitId) -> Result<gix::Tree<'_>, ReadError> {
+        self.gix
+            .find_commit(commit.0)
+            .and_then(|commit| commit.tree())
+            .map_err(|error| ReadError::new(format!("the tree of commit {commit}"), error))
+    }
+}
+
+/// Where Git goes to before it starts a helper.
+fn top(gix: &gix::Repository, environment: &Environment) -> PathBuf {
+    let configured = gix.config_snapshot().string("core.worktree").is_some();
+    match environment.git_dir() {
+        // A work tree that nobody names is where the caller is.
+        Some(_) if !configured => environment.work_tree().unwrap_or(environment.directory()).to_owned(),
+        Some(_) | None => gix.workdir().unwrap_or(gix.git_dir()).to_owned(),
+    }
+}
+
+fn why_not(error: gix::Error) -> OpenError {
+    if error.is_unsupported() {
+        // Of what gix checks when it opens a repository, only the object format is a matter of how it was built.
+        OpenError::Sha256
+    } else if error.is_not_found() {
+        OpenError::NotARepository
+    } else {
+        OpenError::Open(error)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

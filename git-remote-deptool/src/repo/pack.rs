@@ -1,0 +1,322 @@
+//! What a host is sent: commits, their root trees, and of each only the host's own directory.
+//!
+//! [`select`] decides which objects, [`write()`] makes a pack of them, [`large_blob`] reads those that are too large for
+//! a pack. A host never gets a tree or a blob that only another host's directory has.
+
+use std::{
+    collections::HashSet,
+    io::{self, Read, Write},
+    path::Path,
+    process::{Child, ChildStderr, ChildStdout, Stdio},
+};
+
+use deptool_agent::shared::{
+    id::{BlobId, CommitId},
+    name::HostName,
+    store::pack::{LARGE_BLOB, PackWriter, Summary},
+    text::printable,
+};
+use flate2::{Compress, Compression, FlushCompress, Status};
+use gix_hash::ObjectId;
+use gix_object::{Kind, tree::EntryKind};
+
+use super::history::{DEPTH, HistoryError, Objects, collect, git};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+/// How much of the history before a commit is sent at most, in commits.
+const COMMITS: usize = 1000;
+/// How much the root trees of that history may take, in bytes: each of them names all hosts, and every host gets them.
+const ROOTS: u64 = 256 * 1024;
+
+/// What a host certainly has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing is known: send all.
+    Nothing,
+    /// Its own directory of this commit (a projection of the commit serves as well: the directory is the same).
+    HostSubtreeOf(CommitId),
+}
+
+/// What to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// All that goes into the pack, the commits included.
+    pub objects: Vec<ObjectId>,
+    /// Blobs of the target with their sizes in bytes that travel outside of the pack.
+    pub large: Vec<(BlobId, u64)>,
+    /// The commits in the pack, the target first.
+    pub commits: Vec<CommitId>,
+}
+
+/// Why nothing could be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectError {
+    /// An object could not be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The host's directory has a submodule.
+    #[error("'{path}' is a submodule, whose files are not in this repository: they can't be deployed")]
+    Submodule {
+        /// Its path from the root, safe to show.
+        path: String,
+    },
+    /// A commit or a tree is larger than a pack may have objects.
+    #[error("{kind} {id} has {size} bytes, more than a host accepts ({LARGE_BLOB})")]
+    TooLarge {
+        /// The object.
+        id: ObjectId,
+        /// What it is.
+        kind: Kind,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+/// Select what `host` needs to be given `target`.
+///
+/// Sent are the commits of `old..target`, at most 1000, or `target` alone if there is no `old`; the target always, also
+/// where `old` reaches it. Of each commit the root tree and what the host's directory has beyond `base`. A commit
+/// without the host's directory is fine.
+pub fn select(
+    repo: &gix::Repository,
+    host: &HostName,
+    base: Base,
+    old: Option<CommitId>,
+    target: CommitId,
+) -> Result<Selection, SelectError> {
+    let objects = Objects::of(repo);
+    let base = match base {
+        Base::HostSubtreeOf(commit) if objects.has(&commit.0) => objects.host_tree(&commit, host)?,
+        Base::HostSubtreeOf(_) | Base::Nothing => None,
+    };
+    let mut commits = vec![target];
+    if let Some(old) = old.filter(|old| objects.has(&old.0)) {
+        let root = objects.header(&objects.commit(&target)?.tree.0)?.1;
+        let most = usize::try_from(ROOTS / root.max(1)).unwrap_or(COMMITS);
+        let between = objects.between(&[old], &target, most.clamp(1, COMMITS))?;
+        commits.extend(between.into_iter().filter(|commit| *commit != target));
+    }
+    let mut search = Search {
+        objects: &objects,
+        base: base.map(|tree| tree.0),
+        seen: HashSet::new(),
+        selection: Selection::default(),
+        path: Vec::new(),
+    };
+    for (n, commit) in commits.iter().enumerate() {
+        search.commit(commit, host, if n == 0 { Age::Target } else { Age::Past })?;
+    }
+    search.selection.commits = commits;
+    Ok(search.selection)
+}
+
+/// Whether a commit is the one to be deployed, of which all has to be there, or history, of which all should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Target,
+    Past,
+}
+
+struct Search<'a> {
+    objects: &'a Objects,
+    /// The host's directory that it has already; put into `seen` when something else turns up.
+    base: Option<ObjectId>,
+    seen: HashSet<ObjectId>,
+    selection: Selection,
+    /// Where we are, for messages.
+    path: Vec<Vec<u8>>,
+}
+
+impl Search<'_> {
+    fn commit(&mut self, id: &CommitId, host: &HostName, age: Age) -> Result<(), SelectError> {
+        let root = self.objects.commit(id)?.tree.0;
+        self.small(id.0)?;
+        if !self.seen.insert(root) {
+            return Ok(());
+        }
+        self.small(root)?;
+        let entries = self.objects.entries(&root)?;
+        match entries.into_iter().find(|entry| entry.name == host.as_str().as_bytes()) {
+            Some(entry) if Some(entry.id) == self.base => Ok(()),
+            Some(entry) => {
+                if let Some(base) = self.base.take() {
+                    collect(self.objects, base, &mut self.seen)?;
+                }
+                self.path.push(entry.name);
+                self.entry(entry.kind, entry.id, age)?;
+                self.path.pop();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn entry(&mut self, kind: EntryKind, id: ObjectId, age: Age) -> Result<(), SelectError> {
+        let known = self.seen.contains(&id) || (age == Age::Past && !self.objects.has(&id));
+        match (kind, age) {
+            (EntryKind::Commit, Age::Target) => {
+                return Err(SelectError::Submodule { path: printable(&self.path.join(&b'/')) });
+            }
+            (EntryKind::Commit, Age::Past) => {}
+            _ if known => {}
+            (EntryKind::Tree, _) => {
+                self.seen.insert(id);
+                self.tree(id, age)?;
+            }
+            (EntryKind::Blob | EntryKind::BlobExecutable | EntryKind::Link, _) => self.blob(id, age)?,
+        }
+        Ok(())
+    }
+
+    fn tree(&mut self, id: ObjectId, age: Age) -> Result<(), SelectError> {
+        if self.path.len() > DEPTH {
+            return Err(HistoryError::TooDeep(id).into());
+        }
+        self.small(id)?;
+        for entry in self.objects.entries(&id)? {
+            self.path.push(entry.name);
+            self.entry(entry.kind, entry.id, age)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, id: ObjectId, age: Age) -> Result<(), SelectError> {
+        let (actual, size) = self.objects.header(&id)?;
+        if actual != Kind::Blob {
+            return Err(HistoryError::Kind { id, wanted: Kind::Blob, actual }.into());
+        }
+        self.seen.insert(id);
+        match age {
+            _ if size < LARGE_BLOB => self.selection.objects.push(id),
+            Age::Target => self.selection.large.push((BlobId(id), size)),
+            // What was large in the past can't be had back: hosts keep large files for as long as they are deployed.
+            Age::Past => {}
+        }
+        Ok(())
+    }
+
+    /// Select a commit or a tree, which have to fit into a pack.
+    fn small(&mut self, id: ObjectId) -> Result<(), SelectError> {
+        let (kind, size) = self.objects.header(&id)?;
+        if size >= LARGE_BLOB {
+            return Err(SelectError::TooLarge { id, kind, size });
+        }
+        self.selection.objects.push(id);
+        Ok(())
+    }
+}
+
+/// Why a pack, or a large blob, was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// An object could not be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// The bytes could not be passed on.
+    #[error("could not write the pack")]
+    Write(#[source] io::Error),
+}
+
+/// Write a pack of `objects` to `out`, holding one of them at a time: without deltas, compressed in haste.
+pub fn write(repo: &gix::Repository, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
+    write_from(&Objects::of(repo), objects, &[], out)
+}
+
+/// As [`write`], from wherever the objects are, and with some that were `made` just now.
+pub(crate) fn write_from(
+    source: &Objects,
+    objects: &[ObjectId],
+    made: &[(Kind, Vec<u8>)],
+    out: &mut dyn Write,
+) -> Result<Summary, WriteError> {
+    let count = u32::try_from(objects.len() + made.len());
+    let count = count.map_err(|error| WriteError::Write(io::Error::other(error)))?;
+    let mut writer = PackWriter::new(out, count).map_err(WriteError::Write)?;
+    let mut zlib = Zlib { state: Compress::new(Compression::fast(), true), out: Vec::new() };
+    let mut put = |kind, data: &[u8]| {
+        let compressed = zlib.compress(data)?;
+        writer.compressed(kind, data.len() as u64, compressed)
+    };
+    let mut data = Vec::new();
+    for id in objects {
+        let kind = source.read(id, &mut data)?;
+        put(kind, &data).map_err(WriteError::Write)?;
+    }
+    for (kind, data) in made {
+        put(*kind, data).map_err(WriteError::Write)?;
+    }
+    let (_, summary) = writer.finish().map_err(WriteError::Write)?;
+    Ok(summary)
+}
+
+/// A compressor whose memory is used again for each object.
+struct Zlib {
+    state: Compress,
+    out: Vec<u8>,
+}
+
+impl Zlib {
+    fn compress(&mut self, data: &[u8]) -> io::Result<&[u8]> {
+        self.state.reset();
+        self.out.clear();
+        loop {
+            self.out.reserve(data.len() / 2 + 256);
+            let taken = self.state.total_in() as usize;
+            let status = self.state.compress_vec(&data[taken..], &mut self.out, FlushCompress::Finish);
+            if status.map_err(io::Error::other)? == Status::StreamEnd {
+                return Ok(&self.out);
+            }
+        }
+    }
+}
+
+/// The content of a blob as a stream: neither Git nor we hold it whole.
+///
+/// Reading ends with an error if Git could not deliver all of it.
+pub fn large_blob(git_dir: &Path, id: &BlobId) -> io::Result<LargeBlob> {
+    let mut child = git(git_dir)
+        // From this size on Git streams instead of reading into memory.
+        .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob"])
+        .arg(id.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    match (child.stdout.take(), child.stderr.take()) {
+        (Some(stdout), Some(stderr)) => Ok(LargeBlob { child, stdout, stderr }),
+        _ => Err(io::Error::other("git has no pipes")),
+    }
+}
+
+/// A blob that is being read: see [`large_blob`].
+#[derive(Debug)]
+pub struct LargeBlob {
+    child: Child,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+impl Read for LargeBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.stdout.read(buffer)?;
+        if n == 0 && !buffer.is_empty() && !self.child.wait()?.success() {
+            let mut said = Vec::new();
+            (&mut self.stderr).take(4096).read_to_end(&mut said)?;
+            return Err(io::Error::other(format!("git cat-file failed: {}", printable(said.trim_ascii()))));
+        }
+        Ok(n)
+    }
+}
+
+impl Drop for LargeBlob {
+    fn drop(&mut self) {
+        // It may still have much to say; nobody listens any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,260 @@
+//! A rendered directory as a commit on the cluster's branch, without touching index and work tree.
+//!
+//! ```text
+//! walk (what is there) ▸ cache (what of it is known by its stat) ▸ objects ▸ trees ▸ branch (parents, commit)
+//! ```
+//!
+//! The bytes in the directory are the bytes in the tree: no attributes, filters or ignore files apply.
+
+mod branch;
+mod cache;
+mod objects;
+mod source;
+mod trees;
+mod walk;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use branch::Branch;
+use cache::Cache;
+use deptool_agent::shared::{
+    id::{CommitId, TreeId},
+    name::{ClusterName, HostName},
+    text::printable,
+};
+use gix::{
+    ObjectId,
+    bstr::{BString, ByteSlice},
+    index::entry::Stat,
+};
+use objects::Objects;
+pub use source::Source;
+use walk::Kind;
+
+use super::{
+    AncestryError, ReadError, Repo,
+    history::{self, HistoryError},
+};
+use crate::{
+    config::{ClusterError, Settings},
+    state::TrackingError,
+};
+
+/// What is to be committed, and where to.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The directory, with one directory per host.
+    pub directory: &'a Path,
+    pub cluster: &'a ClusterName,
+    /// The commit's message; without one it says what was committed.
+    pub message: Option<&'a [u8]>,
+    pub run: Run,
+}
+
+/// Whether anything is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    Real,
+    Dry,
+}
+
+/// What was found, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub tree: TreeId,
+    /// How many files and links there are.
+    pub files: usize,
+    /// The hosts whose directories differ from those on the branch.
+    pub hosts: BTreeMap<HostName, Change>,
+    /// The new commit's parents. The branch has to move if they are not just its tip, even if no file has changed.
+    pub parents: Vec<CommitId>,
+    /// The commit that the directory was rendered from.
+    pub source: Option<Source>,
+    pub result: Committed,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// What became of the branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It has this tree already, and descends from what every host runs.
+    Unchanged,
+    /// It would have moved.
+    Would,
+    /// It is at this commit.
+    Commit(CommitId),
+}
+
+/// How a host's directory differs from the one on the branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    Added,
+    Changed,
+    Removed,
+}
+
+/// Why there is no snapshot. The branch is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Something can't be read.
+    #[error("could not read '{}'", printable(path.as_os_str().as_encoded_bytes()))]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A name that can't be deployed.
+    #[error("'{}' can't be deployed: {why}", printable(path))]
+    Name { path: BString, why: String },
+    /// Nothing to deploy is mostly a mistake.
+    #[error("there is nothing in '{}'", printable(.0.as_os_str().as_encoded_bytes()))]
+    Empty(PathBuf),
+    /// The object database.
+    #[error("could not write an object")]
+    Object(#[source] gix::Error),
+    /// The branch.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// What hosts run.
+    #[error(transparent)]
+    Tracking(#[from] TrackingError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Ancestry(#[from] AncestryError),
+    /// Git can't be run.
+    #[error("could not run git")]
+    Git(#[source] io::Error),
+    /// What Git said, the commit or the branch being its business.
+    #[error("git {command} failed: {said}")]
+    Refused { command: &'static str, said: String },
+}
+
+/// A file or link, and the id of its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identified {
+    path: BString,
+    kind: Kind,
+    stat: Stat,
+    id: ObjectId,
+    /// Whether the id is known from before; the blob may have been pruned since.
+    is_cached: bool,
+}
+
+/// Commit a directory, if it is not what the branch has already. `source` is only asked if there is something to commit.
+pub fn take(
+    repo: &Repo,
+    settings: &Settings,
+    request: &Request<'_>,
+    source: &dyn Fn() -> Option<Source>,
+) -> Result<Snapshot, SnapshotError> {
+    let cache = Cache::open(repo, request.directory, request.run);
+    let found = walk::walk(request.directory)?;
+    if found.is_empty() {
+        return Err(SnapshotError::Empty(request.directory.to_owned()));
+    }
+    let objects = Objects::new(repo, request.directory, request.run);
+    let files = objects.identify(found, &cache)?;
+    cache.store(&files);
+
+    let mut root = Vec::new();
+    let tree = trees::build(&files, &mut |directory| {
+        if directory.is_root {
+            root = directory.data.to_owned();
+        }
+        Ok(())
+    })?;
+    let branch = Branch::of(repo, request.cluster)?;
+    let (old_tree, old) = branch.content()?;
+    let new = branch::hosts(history::parse_tree(&tree, &root)?);
+    let parents = branch.parents(settings, &old.keys().chain(new.keys()).collect())?;
+
+    let mut snapshot = Snapshot {
+        tree: TreeId(tree),
+        files: files.len(),
+        hosts: branch::changes(&old, &new),
+        parents: parents.commits,
+        source: None,
+        result: Committed::Unchanged,
+        warnings: parents.warnings,
+    };
+    if old_tree == Some(snapshot.tree) && branch.tip.as_slice() == snapshot.parents {
+        return Ok(snapshot);
+    }
+    snapshot.source = source();
+    snapshot.result = match request.run {
+        Run::Dry => Committed::Would,
+        Run::Real => {
+            trees::build(&files, &mut |directory| objects.store(directory))?;
+            let message = message(request, snapshot.source.as_ref());
+            Committed::Commit(branch.commit(tree, &snapshot.parents, &message)?)
+        }
+    };
+    if let Some(place) = branch.checked_out() {
+        snapshot.warnings.push(format!(
+            "'{}' is checked out in '{}', where index and files are as before; \
+             'git reset --hard' there brings them up, and discards what is not committed",
+            request.cluster,
+            printable(place.as_os_str().as_encoded_bytes())
+        ));
+    }
+    Ok(snapshot)
+}
+
+/// What was asked for, else what was committed; and the source in a trailer.
+fn message(request: &Request<'_>, source: Option<&Source>) -> Vec<u8> {
+    let given = request.message.map(<[u8]>::trim_ascii_end).filter(|message| !message.is_empty());
+    let mut message = match (given, source) {
+        (Some(message), _) => message.to_owned(),
+        (None, Some(source)) => format!("Snapshot of {}: {}", source.commit.short(), source.subject).into_bytes(),
+        (None, None) => b"Snapshot".to_vec(),
+    };
+    if let Some(source) = source {
+        // A message that ends with trailers gets one more.
+        let last = message.rsplit_once_str("\n\n").map(|(_, last)| last);
+        let has_trailers = last.is_some_and(|last| last.lines().all(is_trailer));
+        message.extend_from_slice(if has_trailers { b"\n" } else { b"\n\n" });
+        message.extend_from_slice(format!("Source: {source}").as_bytes());
+    }
+    message.push(b'\n');
+    message
+}
+
+/// `Signed-off-by: somebody`
+fn is_trailer(line: &[u8]) -> bool {
+    let token = line.split_once_str(": ").map(|(token, _)| token);
+    token.is_some_and(|token| !token.is_empty() && token.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message for what was typed, with a source or without.
+    fn message_of(typed: Option<&str>, has_source: bool) -> String {
+        let cluster = ClusterName::parse(b"prod").unwrap();
+        let request =
+            Request { directory: Path::new("."), cluster: &cluster, message: typed.map(str::as_bytes), run: Run::Real };
+        let commit = CommitId(ObjectId::empty_tree(gix::hash::Kind::Sha1));
+        let source = Source { commit, subject: "Add".into(), is_dirty: true };
+        let message = message(&request, has_source.then_some(&source));
+        String::from_utf8(message).unwrap().replace(&commit.to_string(), "<id>").replace(&commit.short(), "<short>")
+    }
+
+    #[test]
+    fn the_source_is_the_last_trailer() {
+        assert_eq!(message_of(None, true), "Snapshot of <short>: Add\n\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Mine\n"), true), "Mine\n\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Mine\n\nRef: 1\nX-Y: 2"), true), "Mine\n\nRef: 1\nX-Y: 2\nSource: <id>-dirty\n");
+        assert_eq!(message_of(Some("Fix: it\n\nA: text"), false), "Fix: it\n\nA: text\n");
+        assert_eq!(message_of(Some(" \n"), false), "Snapshot\n");
+    }
+}

@@ -1,0 +1,168 @@
+//! The cluster's branch: what it has, which parents a new commit on it needs, and the commit itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use deptool_agent::shared::{
+    id::{CommitId, TreeId},
+    name::{ClusterName, HostName},
+    text::printable_lines,
+};
+use gix::{ObjectId, objs::tree::EntryKind};
+
+use super::{Change, SnapshotError};
+use crate::{
+    config::{Settings, TrackingName},
+    repo::{
+        ReadError, Repo,
+        history::{Entry, Objects},
+    },
+    state::Tracking,
+};
+
+/// A cluster's branch.
+pub(super) struct Branch<'a> {
+    repo: &'a Repo,
+    cluster: &'a ClusterName,
+    pub tip: Option<CommitId>,
+}
+
+/// The directories of hosts in a root tree.
+pub(super) type Hosts = BTreeMap<HostName, ObjectId>;
+
+/// The parents that make a commit a fast-forward of what every host runs.
+pub(super) struct Parents {
+    pub commits: Vec<CommitId>,
+    /// Hosts for which that can't be had.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Branch<'a> {
+    pub fn of(repo: &'a Repo, cluster: &'a ClusterName) -> Result<Self, SnapshotError> {
+        let name = format!("refs/heads/{cluster}");
+        let failed = |error| ReadError::new(format!("'{name}'"), error);
+        let found = repo.gix().try_find_reference(&*name).map_err(failed)?;
+        let tip = found.map(|mut reference| reference.peel_to_id()).transpose().map_err(failed)?;
+        Ok(Branch { repo, cluster, tip: tip.map(|id| CommitId(id.detach())) })
+    }
+
+    /// The tree at the tip, and the hosts in it.
+    pub fn content(&self) -> Result<(Option<TreeId>, Hosts), SnapshotError> {
+        let Some(tip) = self.tip else { return Ok((None, Hosts::new())) };
+        let tree = self.repo.tree_of(tip)?;
+        Ok((Some(tree), hosts(Objects::of(self.repo.gix()).entries(&tree.0)?)))
+    }
+
+    /// The tip, and what hosts run that is not in its history. `hosts` are those of the branch and of the new tree.
+    pub fn parents(&self, settings: &Settings, hosts: &BTreeSet<&HostName>) -> Result<Parents, SnapshotError> {
+        let tracking = Tracking::new(self.repo);
+        let mut names: BTreeMap<TrackingName, HostName> = BTreeMap::new();
+        for known in settings.known_hosts()? {
+            names.insert(known.tracking, known.host);
+        }
+        // Some names can't be hosts here, such as that of another remote: a push tells why.
+        for remote in hosts.iter().filter_map(|host| settings.host(host).ok()) {
+            names.insert(remote.tracking, remote.host);
+        }
+        let projections: BTreeSet<CommitId> = tracking.projections()?.into_iter().map(|pair| pair.projected).collect();
+        let (mut run, mut warnings) = (BTreeSet::new(), Vec::new());
+        for (name, commit) in tracking.of_cluster(self.cluster)? {
+            let Some(host) = names.get(&name) else { continue };
+            match projections.contains(&commit) {
+                false => drop(run.insert(commit)),
+                true => warnings.push(format!(
+                    "'{host}' runs a commit that is not in this repository: get it from whoever made it, then run \
+                     'git fetch {name}'"
+                )),
+            }
+        }
+        Ok(Parents { commits: self.newest(&run)?, warnings })
+    }
+
+    /// The tip, and those of `commits` that are in the history of neither it nor another one.
+    fn newest(&self, commits: &BTreeSet<CommitId>) -> Result<Vec<CommitId>, SnapshotError> {
+        let mut newest: Vec<CommitId> = self.tip.into_iter().collect();
+        for commit in commits {
+            let others = commits.iter().filter(|other| *other != commit).chain(&self.tip);
+            let mut is_old = false;
+            for other in others {
+                is_old = is_old || self.repo.is_ancestor(*commit, *other)?;
+            }
+            if !is_old {
+                newest.push(*commit);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Commit `tree` and move the branch, unless somebody else has moved it meanwhile.
+    pub fn commit(&self, tree: ObjectId, parents: &[CommitId], message: &[u8]) -> Result<CommitId, SnapshotError> {
+        let mut command = self.repo.git();
+        command.args(["commit-tree", "-F", "-"]);
+        for parent in parents {
+            command.args(["-p", &parent.to_string()]);
+        }
+        // commit-tree leaves that to its caller.
+        if self.repo.gix().config_snapshot().boolean("commit.gpgSign") == Some(true) {
+            command.arg("-S");
+        }
+        command.arg(tree.to_string());
+        let said = run("commit-tree", command, message)?;
+        let id: CommitId = String::from_utf8_lossy(&said)
+            .trim()
+            .parse()
+            .map_err(|_| SnapshotError::Refused { command: "commit-tree", said: printable_lines(&said) })?;
+        let subject = String::from_utf8_lossy(message).lines().next().unwrap_or_default().to_owned();
+        let old = self.tip.map_or_else(|| ObjectId::null(gix::hash::Kind::Sha1).to_string(), |tip| tip.to_string());
+        let mut command = self.repo.git();
+        command.args(["update-ref", "--create-reflog", "-m", &format!("snapshot: {subject}")]);
+        command.args([format!("refs/heads/{}", self.cluster), id.to_string(), old]);
+        run("update-ref", command, b"")?;
+        Ok(id)
+    }
+
+    /// The work tree in which the branch is checked out: Git does not expect it to move there.
+    pub fn checked_out(&self) -> Option<PathBuf> {
+        let name = format!("refs/heads/{}", self.cluster);
+        let trees = self.repo.gix().worktrees_including_main().ok()?;
+        let mut trees = trees.filter_map(Result::ok).filter(|tree| !tree.is_bare());
+        let found = trees.find(|tree| tree.head_name().ok().flatten().is_some_and(|head| head.as_bstr() == name))?;
+        found.workdir().map(ToOwned::to_owned)
+    }
+}
+
+/// The directories among the entries of a root tree that can be hosts'.
+pub(super) fn hosts(entries: Vec<Entry>) -> Hosts {
+    let directories = entries.into_iter().filter(|entry| entry.kind == EntryKind::Tree);
+    directories.filter_map(|entry| Some((HostName::parse(&entry.name).ok()?, entry.id))).collect()
+}
+
+/// What is different in the directories of hosts.
+pub(super) fn changes(old: &Hosts, new: &Hosts) -> BTreeMap<HostName, Change> {
+    let removed = old.keys().filter(|host| !new.contains_key(*host)).map(|host| (host.clone(), Change::Removed));
+    let others = new.iter().filter_map(|(host, tree)| match old.get(host) {
+        None => Some((host.clone(), Change::Added)),
+        Some(before) if before != tree => Some((host.clone(), Change::Changed)),
+        Some(_) => None,
+    });
+    others.chain(removed).collect()
+}
+
+/// Run a command of Git's with an input, and return what it prints.
+fn run(name: &'static str, mut command: Command, input: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(SnapshotError::Git)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Who does not want to read it says why.
+        let _ = stdin.write_all(input);
+    }
+    let output = child.wait_with_output().map_err(SnapshotError::Git)?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(SnapshotError::Refused { command: name, said: printable_lines(output.stderr.trim_ascii()) }),
+    }
+}

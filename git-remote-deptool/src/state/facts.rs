@@ -1,0 +1,207 @@
+//! What is remembered of a host to save a round trip. All of it may be wrong, and nothing breaks if it is lost.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use deptool_agent::shared::{
+    id::CommitId,
+    name::HostName,
+    outcome::{Attempt, AttemptResult, Deployed, Goal},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::TrackingName,
+    model::timing::{Flight, Timing},
+    repo::Repo,
+};
+
+/// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
+const TEMPORARY: &str = "%.lock";
+
+/// What a host told when it was last talked to. That there are facts makes its tracking refs a host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Its directory in the config tree.
+    pub host: HostName,
+    /// The random id that it was given at first contact: another one means that it was installed anew.
+    pub instance: Option<String>,
+    /// The build of the agent that was started there: worth a request without waiting for its hello.
+    pub agent: Option<String>,
+    /// What ran there, and since when. Worth to be shown beside a tracking ref that names the same commit.
+    #[serde(default)]
+    pub deployed: Option<Deployed>,
+    /// The last deployment that was tried, if it failed.
+    #[serde(default)]
+    pub failed: Option<Failed>,
+    /// How long a request on stdin took to arrive after the agent was there, in milliseconds.
+    #[serde(default)]
+    pub late: u32,
+}
+
+/// So many milliseconds are worth to be saved.
+const LATE: u32 = 40;
+
+/// A deployment that got as far as activation, and is not what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// In seconds since 1970.
+    pub when: i64,
+    pub by: String,
+    /// `None` if everything was to be removed.
+    pub to: Option<CommitId>,
+    /// One line, safe to show: `rolled back: nginx.service failed`.
+    pub why: String,
+}
+
+impl Failed {
+    /// What there is to remember of an attempt; nothing if it was kept.
+    pub fn of(attempt: &Attempt) -> Option<Failed> {
+        let why = match &attempt.result {
+            AttemptResult::Done => return None,
+            AttemptResult::RolledBack { why, .. } => format!("rolled back: {why}"),
+            AttemptResult::Interrupted => "interrupted, and undone".to_owned(),
+        };
+        let to = match attempt.to {
+            Goal::Commit(commit) => Some(commit),
+            Goal::Nothing => None,
+        };
+        Some(Failed { when: attempt.when, by: attempt.by.clone(), to, why })
+    }
+}
+
+/// Why facts can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write '{}'", path.display())]
+pub struct FactsError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl HostFacts {
+    /// The facts about the host that is tracked as `tracking`, if there are any that can be read.
+    pub fn load(repo: &Repo, tracking: &TrackingName) -> Option<Self> {
+        read(&path(repo, tracking))
+    }
+
+    /// Keep them. The caller holds the host's lock.
+    pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
+        let path = path(repo, tracking);
+        write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
+    }
+
+    /// Whether requests should travel otherwise than on stdin, if they can.
+    pub fn is_far(&self) -> bool {
+        self.late >= LATE
+    }
+
+    /// The facts after a request was answered; `None` if that makes no difference.
+    pub fn after(mut self, timing: &Timing) -> Option<Self> {
+        let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let was_far = self.is_far();
+        self.late = match timing.flight {
+            Flight::Pipe => milliseconds(timing.after_hello),
+            // It was not waited for stdin. A round trip takes less than all that came before the hello.
+            Flight::Variable => self.late.min(milliseconds(timing.hello)),
+        };
+        (self.is_far() != was_far).then_some(self)
+    }
+
+    /// Forget them.
+    pub fn forget(repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
+        let path = path(repo, tracking);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FactsError { path, source }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// All hosts that were ever talked to, by what their tracking refs are named after.
+    pub fn all(repo: &Repo) -> Vec<(TrackingName, Self)> {
+        let files = fs::read_dir(directory(repo)).into_iter().flatten().filter_map(Result::ok);
+        let mut all: Vec<_> =
+            files.filter_map(|file| Some((unescaped(file.file_name().to_str()?)?, read(&file.path())?))).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+fn read(path: &Path) -> Option<HostFacts> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// All or nothing. What the power takes with it is learned anew.
+fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(directory)?;
+    let mut text = serde_json::to_vec_pretty(facts)?;
+    text.push(b'\n');
+    let written = fs::write(temporary, &text).and_then(|()| fs::rename(temporary, path));
+    if let Err(error) = written {
+        // Nobody can be told if this fails, too: whoever takes the host's lock next clears it away.
+        let _ = fs::remove_file(temporary);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Remove what a process that was killed has left half written of a host's facts. The caller holds the host's lock.
+pub(super) fn clear(repo: &Repo, tracking: &TrackingName) {
+    let _ = fs::remove_file(temporary_path(repo, tracking));
+}
+
+fn directory(repo: &Repo) -> PathBuf {
+    repo.common_dir().join("deptool/hosts")
+}
+
+fn path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(escaped(tracking))
+}
+
+/// Where the lock is. No tracking name ends in `.lock`.
+pub(super) fn lock_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(format!("{}.lock", escaped(tracking)))
+}
+
+/// A name that no other host's facts are written under. Those of one host are written by one process at a time.
+fn temporary_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
+    directory(repo).join(format!("{}{TEMPORARY}", escaped(tracking)))
+}
+
+/// The name of a remote may contain slashes; here it is one file's.
+fn escaped(tracking: &TrackingName) -> String {
+    tracking.as_str().replace('%', "%25").replace('/', "%2f")
+}
+
+fn unescaped(name: &str) -> Option<TrackingName> {
+    TrackingName::parse(name.replace("%2f", "/").replace("%25", "%").as_str().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(facts: HostFacts, flight: Flight, hello: u64, after_hello: u64) -> HostFacts {
+        let (hello, after_hello) = (Duration::from_millis(hello), Duration::from_millis(after_hello));
+        facts.clone().after(&Timing { flight, hello, after_hello }).unwrap_or(facts)
+    }
+
+    #[test]
+    fn a_host_is_far_if_its_agent_has_to_wait_for_the_request() {
+        let host = HostName::parse(b"web1").unwrap();
+        let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, late: 0 };
+        assert!(!new.is_far());
+        let near = after(new, Flight::Pipe, 200, 4);
+        assert!(!near.is_far(), "to log in takes long, and nothing else");
+        let far = after(near, Flight::Pipe, 210, 103);
+        assert!(far.is_far());
+        let still = after(far.clone(), Flight::Variable, 205, 3);
+        assert!(still.is_far(), "it was not waited for, this time");
+        assert!(!after(still, Flight::Variable, 15, 3).is_far(), "a whole session takes less than a round trip did");
+        assert!(!after(far, Flight::Pipe, 200, 4).is_far());
+    }
+}
