@@ -20,5 +20,6 @@ pub mod sandbox;
 pub mod simulation;
 pub mod stand_in;
 pub mod sweep;
+pub mod terminal;
 pub mod trace;
 pub mod watch;
