@@ -57,8 +57,8 @@ impl Options {
                 b"" | b"true" | b"sha1" => (),
                 _ => return Ok(Reply::Unsupported),
             },
-            // Sent for other transports' sake: a forced ref carries its own `+`.
-            b"force" => {
+            // Git has compared with its reflogs already (`push.useForceIfIncludes`); a forced ref carries its own `+`.
+            b"force-if-includes" | b"force" => {
                 boolean(name, value)?;
             }
             _ => return Ok(Reply::Unsupported),
@@ -130,6 +130,7 @@ mod tests {
             ("push-option", "\"waves=1,\\062\""),
             ("pushcert", "if-asked"),
             ("object-format", ""),
+            ("force-if-includes", "true"),
         ]);
         assert_eq!(options.verbosity, 2);
         assert_eq!(options.progress, Progress::Shown);
@@ -187,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_value_makes_it_panic(
-            name in "(verbosity|progress|dry-run|atomic|cas|push-option|pushcert|cloning|object-format|force)",
+            name in "(verbosity|progress|dry-run|atomic|cas|push-option|pushcert|cloning|object-format|force|force-if-includes)",
             value in any::<Vec<u8>>(),
         ) {
             let mut options = Options::default();
