@@ -1,9 +1,8 @@
 //! The far end: an agent on a host, how it gets there, and what is said to it.
 
-pub mod drift;
 pub mod install;
 pub mod open_files;
-pub mod parcel;
+pub mod payload;
 pub mod sanitize;
 pub mod session;
 pub mod transport;

@@ -17,7 +17,7 @@ use deptool_agent::shared::{
     text::printable,
 };
 use gix::bstr::{BStr, ByteSlice};
-use settings::{Group, Remote, RemoteUrls};
+use settings::{Group, RemoteSection, RemoteUrls};
 pub use settings::{Settings, SettingsError};
 
 use crate::config::url::{Address, GroupName, SshAddress, SshHost};
@@ -218,8 +218,8 @@ impl Settings {
     fn one_host(&self, remote: &BStr, via: Via) -> Result<HostRemote, ClusterError> {
         let named = self.remotes.iter().find(|known| known.name.as_str() == remote);
         let host = match named {
-            Some(Remote { directory: Some(host), .. }) => host.clone()?,
-            Some(Remote { directory: None, .. }) => via.host_name()?,
+            Some(RemoteSection { directory: Some(host), .. }) => host.clone()?,
+            Some(RemoteSection { directory: None, .. }) => via.host_name()?,
             None => match self.hosts_with_remotes().find(|(_, _, known)| known.same_place(&via)) {
                 Some((_, host, _)) => host.clone(),
                 None => via.host_name()?,

@@ -2,18 +2,18 @@
 //!
 //! All hosts of a group are asked at once ([`ask`]); what they said is noted here, in one place, as it comes. If one
 //! could not be asked the whole fetch fails, after all others were noted: the tracking refs are right as far as hosts
-//! were heard, those of the others stay as they were, and nobody can take the fetch for complete. Git is told nothing
+//! were asked, those of the others stay as they were, and nobody can take the fetch for complete. Git is told nothing
 //! then, so it neither prunes a ref nor writes an old value as news.
 
 mod ask;
 mod from_host;
-pub mod many;
 pub mod projection;
+pub mod query;
 
 use std::collections::BTreeMap;
 
 use ask::{Answer, ask_all, why};
-pub use ask::{Heard, place_to_ask};
+pub use ask::{Running, place_to_ask};
 use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult, Goal},
@@ -24,12 +24,12 @@ use gix_protocol::handshake::Ref;
 
 use crate::{
     config::{HostRemote, Target},
-    fetch::projection::Found,
+    fetch::projection::CommitSource,
     fleet::remote::{Remote, RemoteError},
     model::options::Options,
     state::{self, HostFacts, HostLock, Tracked},
     ui::{
-        progress::{Host, Manner, Novelty, Progress},
+        progress::{FirstContact, Host, Manner, Progress},
         render::ago,
     },
 };
@@ -49,12 +49,12 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     let is_clone = remote.tracking().is_unused()?;
     let manner = if is_group { remote.manner(options) } else { Manner::Hidden };
     let progress = Progress::new(shown(remote, &hosts), manner);
-    let mut heard: Vec<Option<Heard>> = hosts.iter().map(|_| None).collect();
+    let mut running: Vec<Option<Running>> = hosts.iter().map(|_| None).collect();
     let (mut failed, mut postponed) = (Vec::new(), Postponed::default());
     ask_all(remote, &hosts, &progress, &mut |at, answer| {
         let host = &hosts[at];
         let noted = answer.and_then(|(answer, _lock)| {
-            heard[at] = answer.heard.clone();
+            running[at] = answer.running.clone();
             if is_clone {
                 postponed.0.push((host.clone(), answer));
                 return Ok(());
@@ -67,7 +67,8 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     });
     progress.finish();
     not_asked(remote, failed, is_group)?;
-    let refs = hosts.iter().zip(&heard).filter_map(|(host, heard)| Some(refs_of(host, heard.as_ref()?, is_group)));
+    let refs =
+        hosts.iter().zip(&running).filter_map(|(host, running)| Some(refs_of(host, running.as_ref()?, is_group)));
     Ok((refs.flatten().collect(), postponed))
 }
 
@@ -101,11 +102,11 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
 
 /// The hosts as progress shows them.
 fn shown(remote: &Remote, hosts: &[HostRemote]) -> Vec<Host> {
-    let novelty = |host: &HostRemote| match HostFacts::load(&remote.repo, &host.tracking) {
-        Some(_) => Novelty::Known,
-        None => Novelty::New,
+    let first_contact = |host: &HostRemote| match HostFacts::load(&remote.repo, &host.tracking) {
+        Some(_) => FirstContact::No,
+        None => FirstContact::Possible,
     };
-    hosts.iter().map(|host| Host { name: host.host.clone(), novelty: novelty(host) }).collect()
+    hosts.iter().map(|host| Host { name: host.host.clone(), first_contact: first_contact(host) }).collect()
 }
 
 /// Say which hosts could not be asked, and why; an error if there are any.
@@ -128,8 +129,8 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
 }
 
 /// The refs that Git is shown of one host.
-fn refs_of(host: &HostRemote, heard: &Heard, is_group: bool) -> Vec<Ref> {
-    let (cluster, object) = (&heard.deployed.cluster, heard.local().0);
+fn refs_of(host: &HostRemote, running: &Running, is_group: bool) -> Vec<Ref> {
+    let (cluster, object) = (&running.deployed.cluster, running.local().0);
     if is_group {
         let full_ref_name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
         return vec![Ref::Direct { full_ref_name, object }];
@@ -145,14 +146,14 @@ fn refs_of(host: &HostRemote, heard: &Heard, is_group: bool) -> Vec<Ref> {
 fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     settle(remote, host, answer, verbosity)?;
     if verbosity > 0 {
-        say_news(remote, host, &answer.before, answer.heard.as_ref());
+        say_news(remote, host, &answer.before, answer.running.as_ref());
     }
     Ok(())
 }
 
 /// Say what was not known before. Git does not: it finds its tracking ref in place.
-fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, heard: Option<&Heard>) {
-    let Some(Heard { deployed, found: _ }) = heard else {
+fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, running: Option<&Running>) {
+    let Some(Running { deployed, found: _ }) = running else {
         if !before.is_empty() {
             remote.say(&format!("{}: nothing is deployed there any more", host.host));
         }
@@ -178,25 +179,30 @@ pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> 
 /// Ask one host what it runs, bring that home, and move the tracking ref to the truth.
 ///
 /// The caller holds the host's lock on this side.
-pub fn hear(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Heard>, RemoteError> {
+pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Running>, RemoteError> {
     let answer = ask::ask(remote, host, &ask::elsewhere(), &|_| {})?;
     settle(remote, host, &answer, verbosity)?;
-    Ok(answer.heard)
+    Ok(answer.running)
 }
 
 /// What the host said is what is known of it. While it is at work its deployments stay in doubt.
 fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     let tracking = remote.tracking();
-    let heard = answer.heard.as_ref();
+    let running = answer.running.as_ref();
     for cluster in tracking.clusters(host)?.into_keys() {
-        if heard.is_none_or(|heard| heard.deployed.cluster != cluster) {
+        if running.is_none_or(|running| running.deployed.cluster != cluster) {
             tracking.remove(host, &cluster)?;
         }
     }
-    if let Some(heard) = heard {
-        note_found(remote, host, heard, verbosity)?;
-        let by = printable(heard.deployed.by.as_bytes());
-        tracking.set(host, &heard.deployed.cluster, heard.local(), &format!("deptool: heard (deployed by {by})"))?;
+    if let Some(running) = running {
+        note_found(remote, host, running, verbosity)?;
+        let by = printable(running.deployed.by.as_bytes());
+        tracking.set(
+            host,
+            &running.deployed.cluster,
+            running.local(),
+            &format!("deptool: heard (deployed by {by})"),
+        )?;
     }
     match &answer.busy {
         Some(holder) => {
@@ -233,10 +239,10 @@ fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state
 }
 
 /// Note which projections there are by now, and say where a commit came from.
-fn note_found(remote: &Remote, host: &HostRemote, heard: &Heard, verbosity: u32) -> Result<(), RemoteError> {
-    let (tracking, deployed, short) = (remote.tracking(), &heard.deployed, heard.deployed.commit.short());
-    match &heard.found {
-        Found::Projection(projection) => {
+fn note_found(remote: &Remote, host: &HostRemote, running: &Running, verbosity: u32) -> Result<(), RemoteError> {
+    let (tracking, deployed, short) = (remote.tracking(), &running.deployed, running.deployed.commit.short());
+    match &running.found {
+        CommitSource::Projection(projection) => {
             for pair in &projection.made {
                 tracking.add_projection(pair)?;
             }
@@ -250,10 +256,10 @@ fn note_found(remote: &Remote, host: &HostRemote, heard: &Heard, verbosity: u32)
             }
             return Ok(());
         }
-        Found::FromRemote(name) if verbosity > 0 => {
+        CommitSource::FromRemote(name) if verbosity > 0 => {
             remote.say(&format!("{}: {short} was fetched from '{}'", host.host, printable(name.as_bytes())));
         }
-        Found::Here | Found::FromHost | Found::FromRemote(_) => {}
+        CommitSource::Here | CommitSource::FromHost | CommitSource::FromRemote(_) => {}
     }
     tracking.remove_projection(deployed.commit, &host.host)?;
     Ok(())

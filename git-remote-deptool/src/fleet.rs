@@ -4,6 +4,7 @@
 pub mod context;
 pub mod decision;
 pub mod delivery;
+pub mod parallel;
 pub mod remote;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
 };
 
 pub use decision::Rules;
-use decision::{Decision, Ending, Heard, Step};
+use decision::{Decision, Ending, Input, Step};
 use deptool_agent::shared::{
     outcome::Outcome,
     wire::{Go, Request},
@@ -24,11 +25,11 @@ use deptool_agent::shared::{
 
 use crate::{
     agent::{
-        parcel::Parcel,
+        payload::Payload,
         session::{Mailbox, Order, Orders, SessionError},
         transport::Connector,
     },
-    fleet::delivery::{Delivery, End, Report},
+    fleet::delivery::{Delivery, DeliveryEnd, DeliveryEvent},
 };
 
 /// How often we look whether we were interrupted.
@@ -37,23 +38,23 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 const STACK: usize = 512 * 1024;
 
 /// What the fleet needs of whoever leads the push.
-pub trait Lead {
+pub trait Supervisor {
     /// Make a pack for the host at `at` that assumes nothing.
-    fn full_pack(&mut self, at: usize) -> Result<Parcel, String>;
+    fn full_pack(&mut self, at: usize) -> Result<Payload, String>;
 
     /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
-    fn permit(&mut self, hosts: &[usize]) -> Result<(), String>;
+    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String>;
 
     /// Hear how the host at `at` is doing.
-    fn heard(&mut self, at: usize, report: &Report);
+    fn on_event(&mut self, at: usize, report: &DeliveryEvent);
 }
 
 /// What became of one host.
 #[derive(Debug)]
-pub enum Conclusion {
-    Ended(End),
+pub enum HostResult {
+    Ended(DeliveryEnd),
     /// It was told to go back because of something else than this host.
-    Reverted(End),
+    Reverted(DeliveryEnd),
     /// It can't be reached, and was left out.
     Skipped(SessionError),
     /// It was called off because of something else than this host.
@@ -61,18 +62,23 @@ pub enum Conclusion {
 }
 
 /// Carry out all deliveries, and say of each how it ended.
-pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead: &mut dyn Lead) -> Vec<Conclusion> {
+pub fn run(
+    deliveries: Vec<Delivery>,
+    rules: Rules,
+    connector: &Connector,
+    supervisor: &mut dyn Supervisor,
+) -> Vec<HostResult> {
     let count = deliveries.len();
     let at_once = count == 1 && deliveries[0].request.go == Go::AtOnce;
-    if at_once && let Err(why) = lead.permit(&[0]) {
-        return vec![Conclusion::Ended(End::NotReached(SessionError::Here(why)))];
+    if at_once && let Err(why) = supervisor.before_activation(&[0]) {
+        return vec![HostResult::Ended(DeliveryEnd::NotReached(SessionError::Here(why)))];
     }
     let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
     let (sender, reports) = channel();
     thread::scope(|scope| {
         let mailboxes: Vec<Mailbox> = (0..count).map(|_| Mailbox::new()).collect();
         let orders = mailboxes.iter().map(Mailbox::orders).collect();
-        // By a thread of their own, so that the first are heard while the last are still to come.
+        // By a thread of their own, so that the first are followed while the last are still to come.
         scope.spawn(move || {
             for (at, (delivery, mailbox)) in deliveries.into_iter().zip(mailboxes).enumerate() {
                 let tell = sender.clone();
@@ -84,8 +90,8 @@ pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead:
                     });
                 };
                 if let Err(error) = session.spawn_scoped(scope, run) {
-                    let end = End::NotReached(SessionError::Here(format!("no thread for it: {error}")));
-                    let _ = sender.send((at, Report::Ended(end)));
+                    let end = DeliveryEnd::NotReached(SessionError::Here(format!("no thread for it: {error}")));
+                    let _ = sender.send((at, DeliveryEvent::Ended(end)));
                 }
             }
         });
@@ -95,7 +101,7 @@ pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead:
             went_well: vec![true; count],
             reverted: vec![false; count],
             orders,
-            lead,
+            supervisor,
         };
         while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
@@ -108,47 +114,47 @@ pub fn run(deliveries: Vec<Delivery>, rules: Rules, connector: &Connector, lead:
                 fleet.carry_out(steps);
             }
         }
-        fleet.conclusions()
+        fleet.results()
     })
 }
 
 struct Fleet<'a> {
     decision: Decision,
-    ends: Vec<Option<End>>,
+    ends: Vec<Option<DeliveryEnd>>,
     /// Whose connection was never lost: they have not gone back by themselves.
     went_well: Vec<bool>,
     reverted: Vec<bool>,
     orders: Vec<Orders>,
-    lead: &'a mut dyn Lead,
+    supervisor: &'a mut dyn Supervisor,
 }
 
 impl Fleet<'_> {
-    fn take(&mut self, at: usize, report: Report) {
-        self.lead.heard(at, &report);
-        let heard = match report {
-            Report::NeedFull => {
-                match self.lead.full_pack(at) {
-                    Ok(parcel) => self.orders[at].give(Order::Full(parcel)),
+    fn take(&mut self, at: usize, report: DeliveryEvent) {
+        self.supervisor.on_event(at, &report);
+        let input = match report {
+            DeliveryEvent::NeedFull => {
+                match self.supervisor.full_pack(at) {
+                    Ok(payload) => self.orders[at].give(Order::Full(payload)),
                     Err(why) => self.give_up(at, why),
                 }
                 return;
             }
-            Report::Prepared => Heard::Prepared,
-            Report::Healthy => Heard::Healthy,
-            Report::Kept => Heard::Kept,
-            Report::Lost => {
+            DeliveryEvent::Prepared => Input::Prepared,
+            DeliveryEvent::Healthy => Input::Healthy,
+            DeliveryEvent::Kept => Input::Kept,
+            DeliveryEvent::Lost => {
                 self.went_well[at] = false;
-                Heard::Lost
+                Input::Lost
             }
-            Report::Ended(end) => Heard::Ended(self.ended(at, end)),
-            Report::Stage(_)
-            | Report::Hello(_)
-            | Report::Answered(_)
-            | Report::Phase(_)
-            | Report::Note(_)
-            | Report::Busy(_) => return,
+            DeliveryEvent::Ended(end) => Input::Ended(self.ended(at, end)),
+            DeliveryEvent::Stage(_)
+            | DeliveryEvent::Hello(_)
+            | DeliveryEvent::Answered(_)
+            | DeliveryEvent::Phase(_)
+            | DeliveryEvent::Note(_)
+            | DeliveryEvent::Busy(_) => return,
         };
-        let steps = self.decision.hear(at, heard);
+        let steps = self.decision.apply(at, input);
         self.carry_out(steps);
     }
 
@@ -174,10 +180,10 @@ impl Fleet<'_> {
     /// All at once: what waits for the disk is the whole fleet.
     fn note(&mut self, hosts: &[usize]) {
         let Some(first) = hosts.first() else { return };
-        match self.lead.permit(hosts) {
+        match self.supervisor.before_activation(hosts) {
             Ok(()) => {
                 for at in hosts {
-                    let steps = self.decision.hear(*at, Heard::Noted);
+                    let steps = self.decision.apply(*at, Input::Noted);
                     self.carry_out(steps);
                 }
             }
@@ -188,32 +194,32 @@ impl Fleet<'_> {
     /// Something on this side keeps the host from being deployed to.
     fn give_up(&mut self, at: usize, why: String) {
         self.orders[at].give(Order::Send(Request::Cancel));
-        let steps = self.decision.hear(at, Heard::Ended(Ending::Failed));
-        self.ends[at].get_or_insert(End::NotReached(SessionError::Here(why)));
+        let steps = self.decision.apply(at, Input::Ended(Ending::Failed));
+        self.ends[at].get_or_insert(DeliveryEnd::NotReached(SessionError::Here(why)));
         self.carry_out(steps);
     }
 
-    fn ended(&mut self, at: usize, end: End) -> Ending {
+    fn ended(&mut self, at: usize, end: DeliveryEnd) -> Ending {
         let ending = match &end {
-            End::Outcome(Outcome::Done { .. }) => Ending::Done,
-            End::NotReached(error) if error.is_unreachable() => Ending::Unreachable,
-            End::Outcome(_) | End::NotReached(_) | End::Unknown(_) => Ending::Failed,
+            DeliveryEnd::Outcome(Outcome::Done { .. }) => Ending::Done,
+            DeliveryEnd::NotReached(error) if error.is_unreachable() => Ending::Unreachable,
+            DeliveryEnd::Outcome(_) | DeliveryEnd::NotReached(_) | DeliveryEnd::Unknown(_) => Ending::Failed,
         };
         // What was noted first is the reason; what the host said to our cancelling is not.
-        let is_answer = self.decision.is_called_off() && matches!(end, End::Outcome(Outcome::Cancelled));
+        let is_answer = self.decision.is_called_off() && matches!(end, DeliveryEnd::Outcome(Outcome::Cancelled));
         if self.ends[at].is_none() && !is_answer {
             self.ends[at] = Some(end);
         }
         ending
     }
 
-    fn conclusions(self) -> Vec<Conclusion> {
-        let conclude = |(at, end)| match end {
-            Some(End::NotReached(error)) if self.decision.is_skipped(at) => Conclusion::Skipped(error),
-            Some(end) if self.reverted[at] => Conclusion::Reverted(end),
-            Some(end) => Conclusion::Ended(end),
-            None => Conclusion::NotAttempted,
+    fn results(self) -> Vec<HostResult> {
+        let result = |(at, end)| match end {
+            Some(DeliveryEnd::NotReached(error)) if self.decision.is_skipped(at) => HostResult::Skipped(error),
+            Some(end) if self.reverted[at] => HostResult::Reverted(end),
+            Some(end) => HostResult::Ended(end),
+            None => HostResult::NotAttempted,
         };
-        self.ends.into_iter().enumerate().map(conclude).collect()
+        self.ends.into_iter().enumerate().map(result).collect()
     }
 }

@@ -2,9 +2,7 @@
 
 pub mod batch;
 pub mod error;
-pub mod lease;
 pub mod offer;
 pub mod options;
 pub mod outcome;
 pub mod push_option;
-pub mod timing;

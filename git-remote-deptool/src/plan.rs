@@ -5,10 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZero,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
 };
 
@@ -27,8 +24,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::HostRemote,
-    fleet::remote::RemoteError,
-    model::{batch::Ancestry, error::chain, lease, outcome::Update},
+    fleet::{parallel, remote::RemoteError},
+    model::{batch::Ancestry, error::chain, outcome::RefUpdate},
     repo::Repo,
     state::{Known, Tracked, Tracking},
 };
@@ -58,8 +55,8 @@ pub enum Scope {
 
 /// What a push would mean for one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    Affected(Box<Change>),
+pub enum Impact {
+    Affected(Box<HostChange>),
     /// The host's directory is the same.
     Unaffected,
     /// The push would fail here.
@@ -68,10 +65,10 @@ pub enum Fate {
 
 /// What would change on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct HostChange {
     pub tracked: Option<Tracked>,
     pub expected: Lease,
-    pub update: Update,
+    pub update: RefUpdate,
     /// Hosts whose directories change alike share one plan.
     pub plan: Arc<HostPlan>,
     /// Entries beside the apps that are not deployed.
@@ -110,7 +107,7 @@ pub struct Planner<'r> {
 enum Judged {
     Refused(Refusal),
     Unaffected,
-    Affected { tracked: Option<Tracked>, expected: Lease, update: Update, trees: Trees },
+    Affected { tracked: Option<Tracked>, expected: Lease, update: RefUpdate, trees: Trees },
 }
 
 /// A host's directory before and after; none for nothing.
@@ -132,7 +129,7 @@ pub struct ClusterPlan {
 pub struct HostForecast {
     pub remote: HostRemote,
     pub known: Known,
-    pub fate: Fate,
+    pub impact: Impact,
 }
 
 impl ClusterPlan {
@@ -141,25 +138,25 @@ impl ClusterPlan {
         let known = Tracking::new(repo).known(&hosts.iter().collect::<Vec<_>>())?;
         let (cluster, goal) = (intent.cluster.clone(), intent.goal);
         let pairs: Vec<_> = hosts.iter().zip(&known).collect();
-        let fates = Planner::new(repo, intent)?.fates(&pairs);
-        let joined = hosts.into_iter().zip(known).zip(fates);
-        let hosts = joined.map(|((remote, known), fate)| HostForecast { remote, known, fate }).collect();
+        let impacts = Planner::new(repo, intent)?.impacts(&pairs);
+        let joined = hosts.into_iter().zip(known).zip(impacts);
+        let hosts = joined.map(|((remote, known), impact)| HostForecast { remote, known, impact }).collect();
         Ok(ClusterPlan { cluster, goal, hosts })
     }
 
     /// The hosts that change, and how.
-    pub fn affected(&self) -> impl Iterator<Item = (&HostRemote, &Change)> {
-        self.hosts.iter().filter_map(|host| match &host.fate {
-            Fate::Affected(change) => Some((&host.remote, change.as_ref())),
-            Fate::Unaffected | Fate::Refused(_) => None,
+    pub fn affected(&self) -> impl Iterator<Item = (&HostRemote, &HostChange)> {
+        self.hosts.iter().filter_map(|host| match &host.impact {
+            Impact::Affected(change) => Some((&host.remote, change.as_ref())),
+            Impact::Unaffected | Impact::Refused(_) => None,
         })
     }
 
     /// The hosts that the push would fail at, and why.
     pub fn refused(&self) -> impl Iterator<Item = (&HostRemote, &Refusal)> {
-        self.hosts.iter().filter_map(|host| match &host.fate {
-            Fate::Refused(refusal) => Some((&host.remote, refusal)),
-            Fate::Unaffected | Fate::Affected(_) => None,
+        self.hosts.iter().filter_map(|host| match &host.impact {
+            Impact::Refused(refusal) => Some((&host.remote, refusal)),
+            Impact::Unaffected | Impact::Affected(_) => None,
         })
     }
 
@@ -222,7 +219,7 @@ impl<'r> Planner<'r> {
     }
 
     /// What the push would mean for each of `hosts`, in their order.
-    pub fn fates(&mut self, hosts: &[(&HostRemote, &Known)]) -> Vec<Fate> {
+    pub fn impacts(&mut self, hosts: &[(&HostRemote, &Known)]) -> Vec<Impact> {
         let judged: Vec<Judged> = hosts
             .iter()
             .map(|(host, known)| {
@@ -241,11 +238,13 @@ impl<'r> Planner<'r> {
         }
         let drawn = draw(self.repo, &work);
         let finish = |judged| match judged {
-            Judged::Refused(refusal) => Fate::Refused(refusal),
-            Judged::Unaffected => Fate::Unaffected,
+            Judged::Refused(refusal) => Impact::Refused(refusal),
+            Judged::Unaffected => Impact::Unaffected,
             Judged::Affected { tracked, expected, update, trees } => match drawn[different[&trees]].clone() {
-                Ok((plan, ignored)) => Fate::Affected(Box::new(Change { tracked, expected, update, plan, ignored })),
-                Err(why) => Fate::Refused(Refusal::Unfit(why)),
+                Ok((plan, ignored)) => {
+                    Impact::Affected(Box::new(HostChange { tracked, expected, update, plan, ignored }))
+                }
+                Err(why) => Impact::Refused(Refusal::Unfit(why)),
             },
         };
         judged.into_iter().map(finish).collect()
@@ -258,9 +257,8 @@ impl<'r> Planner<'r> {
             return refuse(format!("'{name}' belongs to cluster '{other}', not '{cluster}'"));
         }
         let tracked = known.clusters.get(&cluster).copied();
-        let heard = tracked.map(|tracked| tracked.real);
-        let expected = lease::expected(heard, self.named_lease(tracked));
-        if expected != lease::expected(heard, None) {
+        let expected = tracked.map_or(Lease::Absent, |tracked| Lease::At(tracked.real));
+        if self.named_lease(tracked).is_some_and(|named| named != expected) {
             return Ok(Judged::Refused(Refusal::Stale));
         }
         let old = match tracked {
@@ -271,7 +269,7 @@ impl<'r> Planner<'r> {
             Goal::Commit(commit) => commit,
             Goal::Nothing if tracked.is_none() => return refuse(format!("nothing is known to run on '{name}'")),
             Goal::Nothing => {
-                return Ok(Judged::Affected { tracked, expected, update: Update::FastForward, trees: (old, None) });
+                return Ok(Judged::Affected { tracked, expected, update: RefUpdate::FastForward, trees: (old, None) });
             }
         };
         if let Some(other) = self.projected.iter().find(|other| *other != name) {
@@ -290,9 +288,9 @@ impl<'r> Planner<'r> {
             return Ok(Judged::Unaffected);
         }
         let update = match tracked {
-            None => Update::FastForward,
-            Some(tracked) if self.is_forward(tracked, commit)? => Update::FastForward,
-            Some(_) if self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some() => Update::Forced,
+            None => RefUpdate::FastForward,
+            Some(tracked) if self.is_forward(tracked, commit)? => RefUpdate::FastForward,
+            Some(_) if self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some() => RefUpdate::Forced,
             Some(Tracked { commit: local, real }) => {
                 let missing = (real != local && !self.repo.has_commit(real)).then_some(real);
                 return Ok(Judged::Refused(Refusal::NonFastForward { missing }));
@@ -337,31 +335,14 @@ impl<'r> Planner<'r> {
 fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = cores.min(work.len() / WORTH_A_THREAD).max(1);
-    let (directory, next) = (repo.gix().objects.store_ref().path(), AtomicUsize::new(0));
-    // What has been read by one thread another one reads again: that is cheaper than to share it.
-    let run = |objects: &dyn Find| {
-        let (mut apps, mut done) = (Apps::default(), Vec::new());
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(trees) = work.get(at) else { return done };
-            done.push((at, draw_one(objects, *trees, &mut apps)));
-        }
-    };
-    // A handle can't go to another thread. That of the repository also keeps what was read, which nobody reads again.
-    let fresh = || gix::odb::at(directory, gix::hash::Kind::Sha1);
-    let mut drawn: Vec<(usize, Drawn)> = thread::scope(|scope| {
-        // Without a handle of its own, a thread leaves the work to the others.
-        let other = || fresh().map_or(Vec::new(), |objects| run(&objects));
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(other)).collect();
-        let mine = fresh().map_or_else(|_| run(&repo.gix().objects), |objects| run(&objects));
-        let theirs = others.into_iter().flat_map(|thread| match thread.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        theirs.chain(mine).collect()
-    });
-    drawn.sort_by_key(|(at, _)| *at);
-    drawn.into_iter().map(|(_, drawn)| drawn).collect()
+    let directory = repo.gix().objects.store_ref().path();
+    // A handle can't go to another thread. What has been read by one thread another one reads again: that is cheaper
+    // than to share it. The repository's own handle would also keep what was read, which nobody reads again.
+    let fresh = || (gix::odb::at(directory, gix::hash::Kind::Sha1), Apps::default());
+    parallel::map(work.len(), threads, fresh, |(objects, apps), at| match objects {
+        Ok(objects) => draw_one(objects, work[at], apps),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 fn draw_one(objects: &dyn Find, (old, new): Trees, apps: &mut Apps) -> Drawn {

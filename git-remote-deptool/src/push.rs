@@ -1,44 +1,47 @@
 //! A push, from Git's batch to its report.
 //!
 //! ```text
-//! batch ▸ request (which branch, which commit) ▸ consider each host (lease, ancestry, plan)
-//!       ▸ deploy to all that are affected ▸ conclude for each (tracking ref, mark) ▸ report
+//! resolve  which branch, which commit, which hosts; those in doubt are asked
+//! plan     what it means for each host: lease, ancestry, what changes
+//! run      deploy to all that are affected
+//! record   tracking ref, mark and facts of each
+//! report   to Git, on the terminal, to programs
 //! ```
 //!
 //! A ref is *ok* only when every host that the change affects has said that it is durable there.
 
-pub mod account;
-mod approach;
-mod conclude;
-mod consider;
-mod deploy;
-mod hosts;
+mod early;
+pub mod host_report;
+mod plan;
 mod progress;
+mod record;
+mod report;
+mod resolve;
+mod run;
 
 use std::sync::Arc;
 
-use account::{Fate, HostReport};
-use consider::Considered;
 use deptool_agent::shared::{
-    id::CommitId,
     name::{ClusterName, HostName},
     outcome::Goal,
     plan::HostPlan,
     wire::Lease,
 };
 use gix::bstr::{BStr, ByteSlice};
-pub use hosts::of_tree as hosts_of_tree;
+use host_report::{HostOutcome, HostReport};
+pub use resolve::of_tree as hosts_of_tree;
 
 use crate::{
-    config::{HostRemote, Target},
+    config::HostRemote,
+    fetch,
     fleet::remote::{Remote, RemoteError},
     model::{
-        batch::{Ancestry, Destination, PushBatch, PushCommand, Source, Tags},
+        batch::{Ancestry, Destination, PushBatch, PushCommand, Tags},
         error::chain,
         options::{Options, Run},
-        outcome::{Outcome, Report, Update},
+        outcome::{RefOutcome, RefReport, RefUpdate},
     },
-    plan,
+    plan::digest,
     state::{HostLock, Tracked},
     ui::render,
 };
@@ -67,7 +70,7 @@ impl Request<'_> {
             cluster: self.cluster.clone(),
             from: tracked.map(|tracked| tracked.real),
             to,
-            outcome: Fate::NotAttempted,
+            outcome: HostOutcome::NotAttempted,
             why: String::new(),
             details: String::new(),
             rollback_errors: Vec::new(),
@@ -82,7 +85,7 @@ pub(crate) struct Affected {
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub plan: Arc<HostPlan>,
-    pub update: Update,
+    pub update: RefUpdate,
     /// Held from before the mark is set until the host's answer was noted. A dry run has none.
     pub _lock: Option<HostLock>,
 }
@@ -92,14 +95,14 @@ pub fn push(
     remote: &Remote,
     batch: &PushBatch,
     options: &Options,
-    report: &mut Report,
+    report: &mut RefReport,
 ) -> Result<Vec<HostName>, RemoteError> {
     let tags = batch.tags_are(remote.settings.follow_tags);
     let branches = batch.branches().count();
     let mut deployed = Vec::new();
     for command in batch.commands() {
         let outcome = match command.destination() {
-            Destination::Tag(_) if tags == Tags::Followed => Outcome::Unaffected,
+            Destination::Tag(_) if tags == Tags::Followed => RefOutcome::Unaffected,
             Destination::Tag(_) => reject("a tag can't be deployed; push a branch"),
             Destination::Other => reject("only branches can be deployed"),
             Destination::Branch(_) if branches > 1 => {
@@ -118,74 +121,77 @@ pub fn push(
     Ok(deployed)
 }
 
-fn reject(text: &str) -> Outcome {
-    Outcome::Rejected(text.into())
+fn reject(text: &str) -> RefOutcome {
+    RefOutcome::Rejected(text.into())
 }
 
-fn set(report: &mut Report, dst: &BStr, outcome: Outcome) {
+fn set(report: &mut RefReport, dst: &BStr, outcome: RefOutcome) {
     // Every destination comes from the batch that the report was made from.
     let known = report.set(dst, outcome);
     debug_assert!(known.is_ok(), "{known:?}");
 }
 
+/// One branch to all of its hosts: the whole order of a push.
 fn push_branch(
     remote: &Remote,
     command: &PushCommand,
     name: &BStr,
     options: &Options,
-) -> Result<(Outcome, Vec<HostName>), RemoteError> {
-    let (only, cluster) = match (&remote.target, name.rsplit_once_str("/")) {
-        (Target::Group(..) | Target::All, Some((host, cluster))) => (Some(host.as_bstr()), cluster.as_bstr()),
-        (Target::Host(_), _) | (Target::Group(..) | Target::All, None) => (None, name),
-    };
-    let cluster = ClusterName::parse(cluster).map_err(|error| RemoteError::Text(error.to_string()))?;
-    let goal = match &command.src {
-        Source::Delete => Goal::Nothing,
-        Source::Revision(text) => Goal::Commit(remote.repo.resolve(text.as_bstr())?),
-    };
-    let request = Request {
-        cluster,
-        goal,
-        ancestry: command.ancestry,
-        lease: options.leases.get(&command.dst).copied(),
-        options,
-        is_single: only.is_some() || matches!(remote.target, Target::Host(_)),
-    };
-    let hosts = hosts::of(remote, &request, only)?;
-    consider::note_ignored(remote, &request)?;
-    hosts::note_absent(remote, &request, &hosts)?;
-    let considered = consider::consider(remote, &request, hosts)?;
-    let is_refused = considered.is_refused();
-    let Considered { affected, mut reports } = considered;
-    let is_other_plan = !is_refused && is_other_plan(&request, &affected);
-    if is_refused {
+) -> Result<(RefOutcome, Vec<HostName>), RemoteError> {
+    let (request, only) = resolve::request(remote, command, name, options)?;
+    let hosts = resolve::hosts(remote, &request, only)?;
+    resolve::note_ignored(remote, &request)?;
+    resolve::note_absent(remote, &request, &hosts)?;
+    let mut hosts = resolve::lock(remote, &request, hosts)?;
+    let mut reports = resolve::ask(remote, &request, &mut hosts)?;
+    let (affected, others) = plan::plan(remote, &request, hosts)?;
+    reports.extend(others);
+    let mut outcome = None;
+    if reports.iter().any(|report| !matches!(report.outcome, HostOutcome::Unaffected | HostOutcome::Skipped)) {
+        // One host that can't be deployed to: nothing is tried anywhere.
         reports.extend(affected.iter().map(|one| request.report(&one.remote.host, one.tracked)));
-    } else if is_other_plan {
+    } else if is_other_plan(&request, &affected) {
         let why = "what is known of the hosts has changed since the plan was made; nothing was changed";
         let stale = |one: &Affected| HostReport {
-            outcome: Fate::Stale,
+            outcome: HostOutcome::Stale,
             why: why.into(),
             ..request.report(&one.remote.host, one.tracked)
         };
         reports.extend(affected.iter().map(stale));
         remote.say(why);
+        outcome = Some(RefOutcome::StaleInfo);
     } else {
         show_plans(remote, options, &affected);
         if options.run == Run::Real && !affected.is_empty() {
-            reports.extend(deploy::deploy(remote, &request, &affected)?);
+            let results = run::run(remote, &request, &affected)?;
+            let recorded = record::record(remote, &request, &affected, results);
+            learn_what_runs(remote, options, &affected, &recorded);
+            reports.extend(recorded);
         }
     }
-    let deployed = reports.iter().filter(|report| report.outcome == Fate::Done).map(|report| report.host.clone());
-    let deployed = deployed.collect();
-    let outcome = conclude::tell(remote, &request, &affected, &reports);
-    Ok((if is_other_plan { Outcome::StaleInfo } else { outcome }, deployed))
+    let deployed =
+        reports.iter().filter(|report| report.outcome == HostOutcome::Done).map(|report| report.host.clone()).collect();
+    let told = report::report(remote, &request, &affected, &reports);
+    Ok((outcome.unwrap_or(told), deployed))
+}
+
+/// Where somebody else deployed, ask what runs there now, so that the next plan is right.
+fn learn_what_runs(remote: &Remote, options: &Options, affected: &[Affected], reports: &[HostReport]) {
+    for (one, report) in affected.iter().zip(reports).filter(|(_, report)| report.outcome == HostOutcome::Stale) {
+        let host = &report.host;
+        remote.say(&format!("{host}: {}", report.why));
+        // The push has failed either way: what can't be brought home now is brought home by the next fetch.
+        if let Err(error) = fetch::refresh(remote, &one.remote, options.verbosity) {
+            remote.say(&format!("{host}: {}", chain(&error)));
+        }
+    }
 }
 
 /// Whether somebody has agreed to another plan: `-o plan`.
 fn is_other_plan(request: &Request<'_>, affected: &[Affected]) -> bool {
     let Some(agreed) = &request.options.push_options.plan else { return false };
     let affected = affected.iter().map(|one| (&one.remote.host, one.expected, &*one.plan));
-    *agreed != plan::digest(&request.cluster, request.goal, affected)
+    *agreed != digest(&request.cluster, request.goal, affected)
 }
 
 fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
@@ -199,27 +205,5 @@ fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
     }
     if !text.is_empty() {
         remote.say(&text);
-    }
-}
-
-/// What Git is told of a push that has worked, or would.
-fn done(request: &Request<'_>, affected: &[Affected]) -> Outcome {
-    let new = match request.goal {
-        Goal::Commit(id) => Some(id),
-        Goal::Nothing => None,
-    };
-    match affected {
-        [one] if request.is_single => {
-            Outcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
-        }
-        _ => Outcome::Done { old: None, new, update: Update::FastForward },
-    }
-}
-
-/// The commit of a goal, for messages.
-pub(crate) fn goal_text(goal: Goal) -> String {
-    match goal {
-        Goal::Commit(CommitId(id)) => id.to_hex_with_len(10).to_string(),
-        Goal::Nothing => "nothing".into(),
     }
 }

@@ -156,6 +156,20 @@ impl Repo {
         Ok(self.host_trees(commit)?.into_iter().map(|(host, _)| host).collect())
     }
 
+    /// Who deploys: the committer that Git would use, or else the login.
+    pub fn operator(&self) -> String {
+        if let Some(Ok(committer)) = self.gix.committer() {
+            return format!("{} <{}>", committer.name, committer.email);
+        }
+        let name =
+            self.git().args(["var", "GIT_COMMITTER_IDENT"]).output().ok().filter(|output| output.status.success());
+        let text = name.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        match text.split_once('>') {
+            Some((ident, _)) => format!("{ident}>"),
+            None => "unknown <unknown>".into(),
+        }
+    }
+
     fn root_of(&self, commit: CommitId) -> Result<gix::Tree<'_>, ReadError> {
         self.gix
             .find_commit(commit.0)

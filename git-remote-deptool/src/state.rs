@@ -32,14 +32,14 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     text::printable,
 };
-pub use facts::{FactsError, Failed, HostFacts};
+pub use facts::{FactsError, Failed, HostFacts, RequestPath, Timing};
 pub use lock::{HostLock, LockError};
 pub use projection::ProjectionError;
 use refs::Refs;
 
 use crate::{
     config::{HostRemote, Settings, Target, TrackingName},
-    model::offer::{Hearsay, Knowledge},
+    model::offer::{HostCheck, Knowledge},
     repo::Repo,
 };
 
@@ -275,8 +275,9 @@ impl<'r> Tracking<'r> {
     /// What there is to offer to a push to `target`.
     pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
         // Git knows too little of a shallow history to judge, and would say that it is behind.
-        let hearsay = if self.repo.gix().is_shallow().unwrap_or(true) { Hearsay::Doubted } else { settings.hearsay };
-        let mut knowledge = Knowledge { hearsay, names: self.names()?, ..Knowledge::default() };
+        let host_check =
+            if self.repo.gix().is_shallow().unwrap_or(true) { HostCheck::Always } else { settings.host_check };
+        let mut knowledge = Knowledge { host_check, names: self.names()?, ..Knowledge::default() };
         knowledge.names.extend(settings.cluster.clone());
         match target {
             Target::Host(host) => {

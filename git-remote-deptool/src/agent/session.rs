@@ -18,14 +18,14 @@ use std::{
 use deptool_agent::shared::{
     frame::{CHUNK, FrameError, FrameReader, encode},
     id::BlobId,
-    wire::{Bytes, Hello, Request, Response},
+    wire::{Bytes, Drift, Hello, Request, Response},
 };
 
 use super::{
-    parcel::Parcel,
+    payload::Payload,
     sanitize::safe,
     transport::{
-        Ahead, ConnectError, Connector, Link, Stage, Started, Target,
+        Ahead, ConnectError, Connector, Endpoint, Link, Stage, Started,
         process::{Connection, Outgoing, describe},
     },
 };
@@ -91,7 +91,7 @@ enum Arrival {
 pub enum Order {
     Send(Request),
     /// The answer to [`Response::NeedFull`]: a pack that assumes nothing, and the blobs that go with it.
-    Full(Parcel),
+    Full(Payload),
 }
 
 /// What comes in.
@@ -167,7 +167,7 @@ pub struct Session {
     unread: Receiver<()>,
     /// Those that came while a message was waited for.
     orders: VecDeque<Order>,
-    vigil: Vigil,
+    watchdog: Watchdog,
     spoke: Instant,
     is_local: bool,
     answered_in: Duration,
@@ -177,7 +177,7 @@ impl Session {
     /// Connect to `target`. Returns what the host says of itself, too.
     pub fn to(
         connector: &Connector,
-        target: &Target,
+        target: &Endpoint,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
@@ -204,10 +204,20 @@ impl Session {
             .spawn(move || read(FrameReader::new(incoming), number, &room, &sender))
             .map_err(|error| SessionError::Here(error.to_string()))?;
         let now = Instant::now();
-        let (vigil, orders) = (Vigil::begin(now), VecDeque::new());
+        let (watchdog, orders) = (Watchdog::begin(now), VecDeque::new());
         let outgoing = Some(outgoing);
-        let mut session =
-            Session { connection, outgoing, mailbox, number, unread, orders, vigil, spoke: now, is_local, answered_in };
+        let mut session = Session {
+            connection,
+            outgoing,
+            mailbox,
+            number,
+            unread,
+            orders,
+            watchdog,
+            spoke: now,
+            is_local,
+            answered_in,
+        };
         match session.receive()? {
             Response::Hello(hello) => Ok((session, *hello)),
             _ => Err(SessionError::OutOfOrder),
@@ -222,7 +232,7 @@ impl Session {
     /// Send a request. An agent that has ended already says why in what can still be received.
     pub fn send(&mut self, request: &Request) -> Result<(), SessionError> {
         if *request != Request::Heartbeat {
-            self.vigil.asked(Instant::now());
+            self.watchdog.asked(Instant::now());
         }
         let frame = encode(request).map_err(|error| SessionError::Here(error.to_string()))?;
         self.send_frames(&frame)
@@ -251,6 +261,15 @@ impl Session {
                 return Ok(());
             }
             self.send(&Request::Data(Bytes(chunk[..count].to_vec())))?;
+        }
+    }
+
+    /// What on the host at the other end is not as it was deployed.
+    pub fn verify(&mut self) -> Result<Vec<Drift>, SessionError> {
+        self.send(&Request::Verify)?;
+        match self.receive()? {
+            Response::Drift(found) => Ok(found),
+            _ => Err(SessionError::OutOfOrder),
         }
     }
 
@@ -294,7 +313,7 @@ impl Session {
                 Ok(Arrival::Message(number, _) | Arrival::End(number, _)) if number != self.number => {}
                 Ok(Arrival::Message(_, message)) => {
                     let _ = self.unread.try_recv();
-                    self.vigil.heard(&message, Instant::now()).map_err(|why| self.give_up(why))?;
+                    self.watchdog.on_message(&message, Instant::now()).map_err(|why| self.give_up(why))?;
                     match safe(*message) {
                         Response::Heartbeat => {}
                         Response::Error(why) => return Err(SessionError::Agent(why)),
@@ -303,7 +322,7 @@ impl Session {
                 }
                 Ok(Arrival::End(_, error)) => return Err(self.ended(error)),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended(None)),
-                Err(RecvTimeoutError::Timeout) if self.vigil.is_silent(Instant::now()) => {
+                Err(RecvTimeoutError::Timeout) if self.watchdog.is_silent(Instant::now()) => {
                     self.connection.stopper().stop();
                     return Err(SessionError::Lost("the host is silent".into()));
                 }
@@ -323,8 +342,8 @@ impl Session {
     fn ended(&mut self, error: Option<FrameError>) -> SessionError {
         self.outgoing = None;
         let status = self.connection.wait_for(Duration::from_secs(1)).ok().flatten();
-        let said = self.connection.said_at_last();
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
+        let stderr = self.connection.stderr_at_end();
+        let last = stderr.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
         let text = match (last, error, status) {
             (Some(line), _, _) => line,
             (None, Some(error), _) => error.to_string(),
@@ -345,7 +364,7 @@ impl Session {
 }
 
 /// What can be expected of a host: that it is there, gets on with what it was asked, and does not chatter.
-struct Vigil {
+struct Watchdog {
     begun: Instant,
     /// When it last said anything.
     heard: Instant,
@@ -355,9 +374,9 @@ struct Vigil {
     chatter: u64,
 }
 
-impl Vigil {
-    fn begin(now: Instant) -> Vigil {
-        Vigil { begun: now, heard: now, owes_since: Some(now), chatter: 0 }
+impl Watchdog {
+    fn begin(now: Instant) -> Watchdog {
+        Watchdog { begun: now, heard: now, owes_since: Some(now), chatter: 0 }
     }
 
     fn asked(&mut self, now: Instant) {
@@ -365,7 +384,7 @@ impl Vigil {
     }
 
     /// Note a message; or why no more is to be heard.
-    fn heard(&mut self, message: &Response, now: Instant) -> Result<(), &'static str> {
+    fn on_message(&mut self, message: &Response, now: Instant) -> Result<(), &'static str> {
         self.heard = now;
         match message {
             Response::Heartbeat | Response::Note(_) | Response::Progress(_) => {
@@ -418,30 +437,30 @@ mod tests {
     #[test]
     fn a_host_that_is_alive_and_does_not_get_on_is_given_up() {
         let begin = Instant::now();
-        let mut vigil = Vigil::begin(begin);
+        let mut watchdog = Watchdog::begin(begin);
         let mut now = begin;
-        let mut beat_until = |vigil: &mut Vigil, end: Duration| -> Result<(), &'static str> {
+        let mut beat_until = |watchdog: &mut Watchdog, end: Duration| -> Result<(), &'static str> {
             while now.duration_since(begin) < end {
                 now += HEARTBEAT;
-                vigil.heard(&Response::Heartbeat, now)?;
+                watchdog.on_message(&Response::Heartbeat, now)?;
             }
             Ok(())
         };
-        assert_eq!(beat_until(&mut vigil, STALLED - HEARTBEAT), Ok(()));
+        assert_eq!(beat_until(&mut watchdog, STALLED - HEARTBEAT), Ok(()));
         // It has got on, and waits for us, however long.
-        vigil.heard(&Response::Prepared, begin + STALLED - HEARTBEAT).unwrap();
-        assert_eq!(beat_until(&mut vigil, STALLED * 5), Ok(()));
-        vigil.asked(begin + STALLED * 5);
-        assert_eq!(beat_until(&mut vigil, STALLED * 6 - HEARTBEAT), Ok(()));
-        assert_eq!(beat_until(&mut vigil, STALLED * 6), Err("is there, but does not get on"));
+        watchdog.on_message(&Response::Prepared, begin + STALLED - HEARTBEAT).unwrap();
+        assert_eq!(beat_until(&mut watchdog, STALLED * 5), Ok(()));
+        watchdog.asked(begin + STALLED * 5);
+        assert_eq!(beat_until(&mut watchdog, STALLED * 6 - HEARTBEAT), Ok(()));
+        assert_eq!(beat_until(&mut watchdog, STALLED * 6), Err("is there, but does not get on"));
     }
 
     #[test]
     fn a_host_that_says_the_same_over_and_over_is_given_up() {
         let now = Instant::now();
         for message in [Response::Heartbeat, Response::Note("x".into())] {
-            let mut vigil = Vigil::begin(now);
-            let many = std::iter::repeat_with(|| vigil.heard(&message, now)).take(10_000);
+            let mut watchdog = Watchdog::begin(now);
+            let many = std::iter::repeat_with(|| watchdog.on_message(&message, now)).take(10_000);
             assert_eq!(many.filter_map(Result::err).next(), Some("talks too much"));
         }
     }
@@ -474,9 +493,9 @@ mod tests {
     #[test]
     fn silence_is_noticed() {
         let begin = Instant::now();
-        let mut vigil = Vigil::begin(begin);
-        vigil.heard(&Response::Heartbeat, begin + HEARTBEAT).unwrap();
-        assert!(!vigil.is_silent(begin + SILENCE));
-        assert!(vigil.is_silent(begin + HEARTBEAT + SILENCE));
+        let mut watchdog = Watchdog::begin(begin);
+        watchdog.on_message(&Response::Heartbeat, begin + HEARTBEAT).unwrap();
+        assert!(!watchdog.is_silent(begin + SILENCE));
+        assert!(watchdog.is_silent(begin + HEARTBEAT + SILENCE));
     }
 }

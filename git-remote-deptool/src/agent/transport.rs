@@ -37,7 +37,7 @@ pub mod ssh;
 use gate::{Gate, Pass};
 use messages::{Display, Kind};
 use process::{Connection, Incoming, Outgoing};
-use ssh::{Sharing, SshSettings, SshTarget};
+use ssh::{Sharing, SshEndpoint, SshSettings};
 
 /// How often a connection that is being made looks at whether it is still wanted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
@@ -48,26 +48,26 @@ const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(2);
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    Ssh(SshTarget),
+pub enum Endpoint {
+    Ssh(SshEndpoint),
     /// A root directory on this machine.
     Local(PathBuf),
 }
 
-impl Target {
+impl Endpoint {
     /// The same, over a connection of its own.
-    pub fn afresh(&self) -> Target {
+    pub fn afresh(&self) -> Endpoint {
         match self {
-            Target::Ssh(ssh) => Target::Ssh(SshTarget { sharing: Sharing::Never, ..ssh.clone() }),
-            Target::Local(path) => Target::Local(path.clone()),
+            Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { sharing: Sharing::Never, ..ssh.clone() }),
+            Endpoint::Local(path) => Endpoint::Local(path.clone()),
         }
     }
 
     /// What the target is called in messages.
     fn shown(&self) -> String {
         match self {
-            Target::Ssh(target) => target.host.to_string(),
-            Target::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
+            Endpoint::Ssh(target) => target.host.to_string(),
+            Endpoint::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
         }
     }
 }
@@ -159,8 +159,8 @@ pub enum ConnectError {
     Noise { host: String, text: String },
     #[error("'{host}' answers with what no agent says: '{text}'")]
     Nonsense { host: String, text: String },
-    #[error("no answer from the agent on '{host}' ({status}): {said}")]
-    NoAnswer { host: String, status: String, said: String },
+    #[error("no answer from the agent on '{host}' ({status}): {stderr}")]
+    NoAnswer { host: String, status: String, stderr: String },
     #[error("can't install the agent on '{host}': {error}")]
     Install { host: String, error: InstallError },
     #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
@@ -209,7 +209,7 @@ pub struct Connector {
 #[derive(Debug)]
 #[must_use]
 pub struct Started {
-    target: Target,
+    target: Endpoint,
     link: Link,
     pass: Pass,
     /// The request may be on its way although nobody has read it from the pipe.
@@ -225,7 +225,7 @@ impl Started {
 
     /// Whether it leads to a root directory on this machine.
     pub fn is_local(&self) -> bool {
-        matches!(self.target, Target::Local(_))
+        matches!(self.target, Endpoint::Local(_))
     }
 }
 
@@ -257,18 +257,18 @@ impl Connector {
     /// before anything on stdin does.
     pub fn start(
         &self,
-        target: &Target,
+        target: &Endpoint,
         early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
         stage(Stage::Connecting);
         let (mut command, kind) = match target {
-            Target::Ssh(ssh) => {
+            Endpoint::Ssh(ssh) => {
                 let remote = script::remote_command(&self.places, &build::agent_file_name());
                 (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
             }
-            Target::Local(path) => (self.local(path)?, Kind::Pipe),
+            Endpoint::Local(path) => (self.local(path)?, Kind::Pipe),
         };
         let variable = early.and_then(Early::in_a_variable);
         let is_told = variable.is_some();
@@ -339,8 +339,8 @@ impl Connector {
     }
 
     /// What to send to a host that said `absent`: only if it is the right one.
-    fn upload_for(&self, target: &Target, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
-        let (Opening::Absent { system, machine, packing, hostname }, Target::Ssh(ssh)) = (absent, target) else {
+    fn upload_for(&self, target: &Endpoint, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
+        let (Opening::Absent { system, machine, packing, hostname }, Endpoint::Ssh(ssh)) = (absent, target) else {
             let text = "deptool-absent".to_owned();
             return Err(ConnectError::Nonsense { host: target.shown(), text });
         };
@@ -356,7 +356,7 @@ impl Connector {
     /// Upload the agent. All that follows it is sent in the same flight.
     fn install(
         &self,
-        target: &Target,
+        target: &Endpoint,
         mut contact: Contact,
         early: Option<Early>,
         stage: &mut dyn FnMut(Stage),
@@ -378,7 +378,7 @@ impl Connector {
     /// Wait for the first line and parse it.
     fn first_line(
         &self,
-        target: &Target,
+        target: &Endpoint,
         connection: &Connection,
         incoming: &mut Incoming,
     ) -> Result<Opening, ConnectError> {
@@ -448,7 +448,7 @@ impl Contact {
         let _ = connection.wait_for(PATIENCE_WITH_ENDING);
     }
 
-    fn into_link(self, target: &Target) -> Result<Link, ConnectError> {
+    fn into_link(self, target: &Endpoint) -> Result<Link, ConnectError> {
         match &self.opening {
             Opening::Agent { version, build } if version == build::VERSION && build == build::BUILD_ID => Ok(self.link),
             Opening::Agent { .. } | Opening::Absent { .. } | Opening::Error { .. } => Err(self.into_error(target)),
@@ -456,7 +456,7 @@ impl Contact {
     }
 
     /// What is wrong with a first line that is not that of our agent.
-    fn into_error(self, target: &Target) -> ConnectError {
+    fn into_error(self, target: &Endpoint) -> ConnectError {
         let host = target.shown();
         match self.opening {
             Opening::Agent { version, build } => {
@@ -476,21 +476,21 @@ impl Contact {
 }
 
 /// The program at the other end closed its stdout without a first line.
-fn no_answer(target: &Target, connection: &Connection, seen: &[u8]) -> ConnectError {
+fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> ConnectError {
     let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
-    let said = connection.said_at_last();
+    let stderr = connection.stderr_at_end();
     let host = target.shown();
     // 255 is ssh's own: it could not connect, not log in, or lost the connection.
-    if let (Target::Ssh(_), Some(255)) = (target, status.and_then(|status| status.code())) {
-        return ConnectError::Unreachable(ssh::reason(&said));
+    if let (Endpoint::Ssh(_), Some(255)) = (target, status.and_then(|status| status.code())) {
+        return ConnectError::Unreachable(ssh::reason(&stderr));
     }
-    if let Some(error) = InstallError::from_refusal(&said) {
+    if let Some(error) = InstallError::from_refusal(&stderr) {
         return ConnectError::Install { host, error };
     }
-    let said = match seen.trim_ascii() {
-        [] if said.trim().is_empty() => "it said nothing".into(),
-        [] => opening::excerpt(ssh::reason(&said).as_bytes()),
+    let stderr = match seen.trim_ascii() {
+        [] if stderr.trim().is_empty() => "it said nothing".into(),
+        [] => opening::excerpt(ssh::reason(&stderr).as_bytes()),
         seen => format!("'{}'", opening::excerpt(seen)),
     };
-    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), said }
+    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), stderr }
 }

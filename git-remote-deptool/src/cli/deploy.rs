@@ -31,7 +31,7 @@ use crate::{
     fleet::remote::Remote,
     model::batch::Ancestry,
     plan::ClusterPlan,
-    push::account::{Fate, HostReport},
+    push::host_report::{HostOutcome, HostReport},
     state::HostLock,
     ui::render::{cluster::Detail, plural},
 };
@@ -323,15 +323,15 @@ impl Drop for ReportFile {
 }
 
 /// How the whole ends if that became of one host.
-fn status_of(outcome: Fate) -> ExitStatus {
+fn status_of(outcome: HostOutcome) -> ExitStatus {
     match outcome {
-        Fate::Done | Fate::Unaffected => ExitStatus::Done,
-        Fate::RolledBack | Fate::Reverted => ExitStatus::RolledBack,
-        Fate::Stale | Fate::NonFastForward => ExitStatus::Stale,
-        Fate::Busy => ExitStatus::Busy,
-        Fate::Unreachable | Fate::Skipped => ExitStatus::Unreachable,
-        Fate::Refused | Fate::Cancelled | Fate::NotAttempted => ExitStatus::Failed,
-        Fate::Unknown | Fate::NotNoted => ExitStatus::Unknown,
+        HostOutcome::Done | HostOutcome::Unaffected => ExitStatus::Done,
+        HostOutcome::RolledBack | HostOutcome::Reverted => ExitStatus::RolledBack,
+        HostOutcome::Stale | HostOutcome::NonFastForward => ExitStatus::Stale,
+        HostOutcome::Busy => ExitStatus::Busy,
+        HostOutcome::Unreachable | HostOutcome::Skipped => ExitStatus::Unreachable,
+        HostOutcome::Refused | HostOutcome::Cancelled | HostOutcome::NotAttempted => ExitStatus::Failed,
+        HostOutcome::Unknown | HostOutcome::NotNoted => ExitStatus::Unknown,
     }
 }
 
@@ -360,7 +360,7 @@ fn worse(a: ExitStatus, b: ExitStatus) -> ExitStatus {
 /// ```
 fn result_text(reports: &[HostReport], took: Duration) -> String {
     let mut out = String::new();
-    let concerned: Vec<_> = reports.iter().filter(|report| report.outcome != Fate::Unaffected).collect();
+    let concerned: Vec<_> = reports.iter().filter(|report| report.outcome != HostOutcome::Unaffected).collect();
     if concerned.is_empty() {
         return out;
     }
@@ -369,7 +369,7 @@ fn result_text(reports: &[HostReport], took: Duration) -> String {
         // A String takes everything.
         let _ = writeln!(out, "  {}: {}", report.host, report.text());
     }
-    let done = concerned.iter().filter(|report| report.outcome == Fate::Done).count();
+    let done = concerned.iter().filter(|report| report.outcome == HostOutcome::Done).count();
     let seconds = took.as_secs_f64();
     let _ = match done {
         0 => writeln!(out, "\nNothing was deployed."),

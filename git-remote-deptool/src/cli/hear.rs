@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::{CliError, view};
-use crate::{config::HostRemote, fleet::remote::Remote, model::offer::Hearsay};
+use crate::{config::HostRemote, fleet::remote::Remote, model::offer::HostCheck};
 
 /// Names the hosts of one command, where there is no group of them in the configuration.
 const SELECTED: &str = "deptool-selected";
@@ -33,7 +33,7 @@ pub(super) fn address<'a>(git: &mut Command, hosts: impl Iterator<Item = &'a Hos
 
 /// Ask some of `hosts` what they run, bring that home and move their tracking refs, as `git fetch` does.
 pub(super) fn hear(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Result<Heard, CliError> {
-    let whom = if remote.settings.hearsay == Hearsay::Doubted { Whom::All } else { whom };
+    let whom = if remote.settings.host_check == HostCheck::Always { Whom::All } else { whom };
     let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
     let mut asked = Vec::new();
     for (host, known) in hosts.iter().zip(&known) {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     agent::session::{Session, SessionError},
-    fetch::many,
+    fetch::query::query,
     fleet::remote::Remote,
     model::error::chain,
 };
@@ -75,7 +75,7 @@ struct HostError {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
-    let answers = many::ask(remote, &aim.hosts, |session, _| attempts(session, args.number));
+    let answers = query(remote, &aim.hosts, |session, _| attempts(session, args.number));
     let (mut exit, mut deployments, mut errors) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         match answer {

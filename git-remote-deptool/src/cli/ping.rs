@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     agent::session::{Session, SessionError},
-    fetch::many,
+    fetch::query::query,
     fleet::remote::Remote,
     model::error::chain,
 };
@@ -60,7 +60,7 @@ struct Times {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
-    let answers = many::ask(remote, &aim.hosts, |session, _| ping(session, args.count));
+    let answers = query(remote, &aim.hosts, |session, _| ping(session, args.count));
     let (mut exit, mut rows, mut hosts) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         let (times, error) = match answer {

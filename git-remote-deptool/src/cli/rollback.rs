@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::HostRemote,
-    fetch::many,
+    fetch::query::query,
     fleet::remote::Remote,
     model::{batch::Ancestry, error::chain},
 };
@@ -47,7 +47,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let names = aim::parse(&args.hosts)?;
     let (cluster, _) = aim::named(remote, None)?;
     let hosts: Vec<HostRemote> = names.iter().map(|name| remote.settings.host(name)).collect::<Result<_, _>>()?;
-    let answers = many::ask(remote, &hosts, |session, _| log::attempts(session, ATTEMPTS));
+    let answers = query(remote, &hosts, |session, _| log::attempts(session, ATTEMPTS));
     let mut back: BTreeMap<CommitId, Vec<HostRemote>> = BTreeMap::new();
     for (host, answer) in hosts.into_iter().zip(answers) {
         let (hello, attempts) = match answer {

@@ -19,10 +19,10 @@ use super::{
     view,
 };
 use crate::{
-    fetch::many,
+    fetch::query::query,
     fleet::remote::Remote,
     model::{batch::Ancestry, error::chain},
-    plan::{ClusterPlan, Fate, HostForecast},
+    plan::{ClusterPlan, HostForecast, Impact},
     state::{Failed, HostFacts},
     ui::render::{ago, plural},
 };
@@ -156,7 +156,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, CliError> {
     let mut exit = ExitStatus::Done;
     let asked: Vec<_> = hosts.iter().map(|host| remote.settings.host(&host.host)).collect::<Result<_, _>>()?;
-    let answers = many::ask(remote, &asked, |_, _| Ok(()));
+    let answers = query(remote, &asked, |_, _| Ok(()));
     for (host, answer) in hosts.iter_mut().zip(answers) {
         match answer {
             Ok((hello, ())) => host.hear(hello),
@@ -171,12 +171,12 @@ fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, Cl
 
 impl HostStatus {
     fn of(plan: &ClusterPlan, forecast: &HostForecast, facts: Option<&HostFacts>) -> Self {
-        let HostForecast { remote, known, fate } = forecast;
+        let HostForecast { remote, known, impact } = forecast;
         let tracked = known.clusters.get(&plan.cluster);
-        let (state, undeployed, why) = match (fate, tracked) {
-            (Fate::Unaffected, _) => (State::UpToDate, None, None),
-            (Fate::Refused(refusal), _) => (State::Refused, None, Some(refusal.words())),
-            (Fate::Affected(change), tracked) => {
+        let (state, undeployed, why) = match (impact, tracked) {
+            (Impact::Unaffected, _) => (State::UpToDate, None, None),
+            (Impact::Refused(refusal), _) => (State::Refused, None, Some(refusal.words())),
+            (Impact::Affected(change), tracked) => {
                 let state = if tracked.is_some() { State::Undeployed } else { State::New };
                 let plan = &change.plan;
                 let undeployed = Undeployed {

@@ -13,7 +13,7 @@ use super::{
     output::Output,
     view,
 };
-use crate::{agent::drift, fetch::many, fleet::remote::Remote, model::error::chain};
+use crate::{fetch::query::query, fleet::remote::Remote, model::error::chain};
 
 /// Ask hosts what differs from what was deployed: files, symlinks, units
 ///
@@ -53,7 +53,7 @@ struct One {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim)?;
-    let answers = many::ask(remote, &aim.hosts, |session, _| drift::ask(session));
+    let answers = query(remote, &aim.hosts, |session, _| session.verify());
     let (mut exit, mut hosts) = (ExitStatus::Done, Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         let host = host.host.clone();

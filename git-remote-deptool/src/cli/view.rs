@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::exit::ExitStatus;
 use crate::{
     fleet::remote::RemoteError,
-    model::outcome::Update,
-    plan::{ClusterPlan, Fate, HostForecast, Refusal},
+    model::outcome::RefUpdate,
+    plan::{ClusterPlan, HostForecast, Impact, Refusal},
     state::{Attempt, Known},
     ui::render,
 };
@@ -98,15 +98,15 @@ impl Plan {
 
 impl HostView {
     fn of(plan: &ClusterPlan, host: &HostForecast) -> Self {
-        let HostForecast { remote, known, fate } = host;
-        let (state, why, update, changes) = match fate {
-            Fate::Unaffected => ("up-to-date", None, None, None),
-            Fate::Refused(refusal) => ("refused", Some(refusal.words()), None, None),
-            Fate::Affected(change) => {
+        let HostForecast { remote, known, impact } = host;
+        let (state, why, update, changes) = match impact {
+            Impact::Unaffected => ("up-to-date", None, None, None),
+            Impact::Refused(refusal) => ("refused", Some(refusal.words()), None, None),
+            Impact::Affected(change) => {
                 let update = match (change.tracked, change.update) {
                     (None, _) => "first",
-                    (Some(_), Update::FastForward) => "fast-forward",
-                    (Some(_), Update::Forced) => "forced",
+                    (Some(_), RefUpdate::FastForward) => "fast-forward",
+                    (Some(_), RefUpdate::Forced) => "forced",
                 };
                 ("affected", None, Some(update), Some(Changes::of(&change.plan)))
             }

@@ -13,14 +13,14 @@ use gix::{
 
 use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
-use crate::model::{batch::FollowTags, offer::Hearsay, push_option::Confirm};
+use crate::model::{batch::FollowTags, offer::HostCheck, push_option::Confirm};
 
 /// Remotes, groups and the cluster, as configured.
 ///
 /// A remote that can't be understood is none of ours: pushing to it fails by its own address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    pub(super) remotes: Vec<Remote>,
+    pub(super) remotes: Vec<RemoteSection>,
     pub(super) groups: Vec<Group>,
     pub(super) directory: PathBuf,
     /// `deptool.cluster`.
@@ -30,7 +30,7 @@ pub struct Settings {
     /// Whether `check` is in `push.pushOption`. With `-o` it would come too late: Git asks for the list before it
     /// sends options, and does not push what is listed. So it is `git -c push.pushOption=check push` that asks hosts
     /// which are up to date as far as is known.
-    pub hearsay: Hearsay,
+    pub host_check: HostCheck,
 }
 
 /// A setting that means nothing.
@@ -44,7 +44,7 @@ pub struct SettingsError {
 
 /// Any remote, also those of other transports: their names are taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Remote {
+pub(super) struct RemoteSection {
     pub name: TrackingName,
     /// `remote.<name>.deptoolHost`. A bad one is an error for whoever pushes to this remote.
     pub directory: Option<Result<HostName, NameError>>,
@@ -99,7 +99,7 @@ impl Settings {
             directory: directory.to_owned(),
             cluster: cluster.map_err(|source| SettingsError { key: "deptool.cluster", source })?,
             follow_tags: follow_tags(config),
-            hearsay: hearsay(config),
+            host_check: host_check(config),
         })
     }
 }
@@ -123,12 +123,12 @@ fn follow_tags(config: &File) -> FollowTags {
     }
 }
 
-fn hearsay(config: &File) -> Hearsay {
+fn host_check(config: &File) -> HostCheck {
     let options = config.strings("push.pushOption").unwrap_or_default();
     // An empty value takes back those before it.
     match options.rsplit(|option| option.is_empty()).next().unwrap_or_default().iter().any(|option| option == "check") {
-        true => Hearsay::Doubted,
-        false => Hearsay::Believed,
+        true => HostCheck::Always,
+        false => HostCheck::WhenInDoubt,
     }
 }
 
@@ -142,11 +142,11 @@ struct RawRemote {
 
 impl RawRemote {
     /// Nothing, if there is only a setting or two under the name.
-    fn parse(&self, name: &BStr, directory: &Path) -> Option<Remote> {
+    fn parse(&self, name: &BStr, directory: &Path) -> Option<RemoteSection> {
         if self.urls.is_empty() && self.push_urls.is_empty() {
             return None;
         }
-        Some(Remote {
+        Some(RemoteSection {
             name: TrackingName::parse(name)?,
             directory: self.directory.clone(),
             confirm: self.confirm.clone(),

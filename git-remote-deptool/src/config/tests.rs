@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::offer::Hearsay;
+use crate::model::offer::HostCheck;
 
 fn settings(config: &str) -> Settings {
     Settings::read(&gix::config::File::try_from(config).unwrap(), Path::new("/top")).unwrap()
@@ -190,11 +190,11 @@ fn a_remote_without_a_url_takes_no_name() {
 #[test]
 fn a_check_can_be_asked_for_before_git_lists() {
     for (config, expected) in [
-        ("", Hearsay::Believed),
-        ("[push]\npushOption = check", Hearsay::Doubted),
-        ("[push]\npushOption = waves=2\npushOption = check", Hearsay::Doubted),
-        ("[push]\npushOption = check\npushOption = \n", Hearsay::Believed),
+        ("", HostCheck::WhenInDoubt),
+        ("[push]\npushOption = check", HostCheck::Always),
+        ("[push]\npushOption = waves=2\npushOption = check", HostCheck::Always),
+        ("[push]\npushOption = check\npushOption = \n", HostCheck::WhenInDoubt),
     ] {
-        assert_eq!(settings(config).hearsay, expected, "{config}");
+        assert_eq!(settings(config).host_check, expected, "{config}");
     }
 }

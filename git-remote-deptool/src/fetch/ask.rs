@@ -1,14 +1,6 @@
 //! Asking hosts: one, or many at a time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc::channel,
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use deptool_agent::shared::{
     id::CommitId,
@@ -19,7 +11,7 @@ use deptool_agent::shared::{
 };
 
 use super::from_host::FromHost;
-use super::projection::{self, Elsewhere, Found};
+use super::projection::{self, CommitSource, Elsewhere};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -27,7 +19,10 @@ use crate::{
         transport::{self, Stage},
     },
     config::HostRemote,
-    fleet::remote::{Remote, RemoteError},
+    fleet::{
+        parallel,
+        remote::{Remote, RemoteError},
+    },
     model::error::chain,
     state::{HostLock, Tracked},
     ui::progress::{Progress, State},
@@ -40,17 +35,17 @@ const AT_ONCE: usize = 64;
 
 /// What a host runs, and how that came to be here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct Running {
     pub deployed: Deployed,
-    pub found: Found,
+    pub found: CommitSource,
 }
 
-impl Heard {
+impl Running {
     /// The commit itself, or the projection that stands for it here.
     pub fn local(&self) -> CommitId {
         match &self.found {
-            Found::Projection(projection) => projection.tip.projected,
-            Found::Here | Found::FromRemote(_) | Found::FromHost => self.deployed.commit,
+            CommitSource::Projection(projection) => projection.tip.projected,
+            CommitSource::Here | CommitSource::FromRemote(_) | CommitSource::FromHost => self.deployed.commit,
         }
     }
 }
@@ -60,7 +55,7 @@ impl Heard {
 pub(super) struct Answer {
     /// What was known of it before.
     pub before: BTreeMap<ClusterName, Tracked>,
-    pub heard: Option<Heard>,
+    pub running: Option<Running>,
     pub last_attempt: Option<Attempt>,
     pub busy: Option<Holder>,
 }
@@ -71,9 +66,9 @@ pub(super) fn elsewhere() -> Elsewhere {
 }
 
 /// Where `host` is, for asking only.
-pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Target, RemoteError> {
+pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Endpoint, RemoteError> {
     let place = remote.place(host)?;
-    if let transport::Target::Local(path) = &place
+    if let transport::Endpoint::Local(path) = &place
         && !path.exists()
     {
         // A push makes it; who only asks gets no new directory.
@@ -102,17 +97,17 @@ pub(super) fn ask(
         Stage::Installing { .. } => note(State::Installing),
     })?;
     note(State::Asking);
-    remote.heed(host, &hello)?;
-    let heard = match hello.deployed {
+    remote.record_hello(host, &hello)?;
+    let running = match hello.deployed {
         Some(deployed) => {
             check_host(host, &deployed)?;
             let found = bring_home(remote, host, &deployed, elsewhere, &mut session)?;
-            Some(Heard { deployed, found })
+            Some(Running { deployed, found })
         }
         None => None,
     };
     session.close();
-    Ok(Answer { before, heard, last_attempt: hello.last_attempt, busy: hello.busy })
+    Ok(Answer { before, running, last_attempt: hello.last_attempt, busy: hello.busy })
 }
 
 fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
@@ -132,11 +127,11 @@ fn bring_home(
     deployed: &Deployed,
     elsewhere: &Elsewhere,
     session: &mut Session,
-) -> Result<Found, RemoteError> {
+) -> Result<CommitSource, RemoteError> {
     let known = remote.tracking().get(host, &deployed.cluster)?;
     // What a ref names is here with all that it reaches. To find that out otherwise takes a look at all refs.
     if known.is_some_and(|known| known.commit == deployed.commit && remote.repo.has_commit(known.commit)) {
-        return Ok(Found::Here);
+        return Ok(CommitSource::Here);
     }
     let mut source = FromHost::new(session);
     projection::resolve(remote.repo.gix(), &host.host, deployed.commit, elsewhere, &mut source)
@@ -164,39 +159,15 @@ pub(super) fn ask_all(
         (0..hosts.len()).for_each(|at| take(at, ask_one(remote, at)));
         return;
     }
-    let (next, seed) = (AtomicUsize::new(0), remote.seed());
-    let (sender, answers) = channel();
-    thread::scope(|scope| {
-        let wanted = hosts.len().min(AT_ONCE);
-        let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
-        for _ in 0..at_once {
-            let sender = sender.clone();
-            let (next, seed, ask_one) = (&next, &seed, &ask_one);
-            let work = move || {
-                let own = seed.remote().map_err(|error| RemoteError::Text(chain(&error)));
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= hosts.len() {
-                        return;
-                    }
-                    let answer = match &own {
-                        Ok(own) => ask_one(own, at),
-                        Err(error) => Err(RemoteError::Text(error.to_string())),
-                    };
-                    // Whoever asked listens until all have answered.
-                    let _ = sender.send((at, answer));
-                }
-            };
-            // The threads that there are do the work of those that could not be started.
-            let _ = thread::Builder::new().name("ask".into()).spawn_scoped(scope, work);
-        }
-        drop(sender);
-        answers.into_iter().for_each(|(at, answer)| take(at, answer));
-    });
-    // No thread at all: one after the other.
-    for at in next.into_inner()..hosts.len() {
-        take(at, ask_one(remote, at));
-    }
+    let wanted = hosts.len().min(AT_ONCE);
+    let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
+    let open = remote.opener();
+    let own = || open().map_err(|error| RemoteError::Text(chain(&error)));
+    let work = |own: &mut Result<Remote, RemoteError>, at| match own {
+        Ok(own) => ask_one(own, at),
+        Err(error) => Err(RemoteError::Text(error.to_string())),
+    };
+    parallel::each(hosts.len(), at_once, own, work, take);
 }
 
 /// Why a host could not be asked, without its name.

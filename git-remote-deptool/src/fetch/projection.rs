@@ -56,7 +56,7 @@ pub trait HostObjects {
 
 /// How the commit that a host runs came to be here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum CommitSource {
     /// It was here.
     Here,
     /// The remote of this name had it.
@@ -118,17 +118,17 @@ pub fn resolve(
     id: CommitId,
     elsewhere: &Elsewhere,
     source: &mut dyn HostObjects,
-) -> Result<Found, ResolveError> {
+) -> Result<CommitSource, ResolveError> {
     let complete = |objects| Completeness::of(repo, objects);
     if complete(Rc::new(Objects::of(repo)))?.holds(id)? {
-        return Ok(Found::Here);
+        return Ok(CommitSource::Here);
     }
     if let Some(found) = elsewhere.bring(repo, id)? {
         return Ok(found);
     }
     let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
     if let Some(tip) = pairs.projection_of(&id, host) {
-        return Ok(Found::Projection(Projection { tip: tip.clone(), made: Vec::new() }));
+        return Ok(CommitSource::Projection(Projection { tip: tip.clone(), made: Vec::new() }));
     }
     let have = haves(&Completeness::of(repo, Rc::new(Objects::of(repo)))?, &pairs, host);
     let pack = source.pack(id, &have).map_err(|source| ResolveError::Host { commit: id, source });
@@ -136,14 +136,14 @@ pub fn resolve(
     let objects = Rc::new(Objects::with_quarantine(repo, quarantine.store()));
     if let Some(needed) = complete(objects.clone())?.needed(id)? {
         import::write(repo, &objects, &needed, &[])?;
-        return Ok(Found::FromHost);
+        return Ok(CommitSource::FromHost);
     }
     import_large(repo, &objects, host, id, source)?;
     let completeness = complete(objects.clone())?;
     let projector = Projector { objects: &objects, host, pairs: &pairs, complete: &completeness };
     let work = projector.project(id)?;
     import::write(repo, &objects, &work.needed, &work.objects)?;
-    Ok(Found::Projection(Projection { tip: work.tip, made: work.pairs }))
+    Ok(CommitSource::Projection(Projection { tip: work.tip, made: work.pairs }))
 }
 
 /// What the host need not send: what our refs name, and what of this host was projected before.

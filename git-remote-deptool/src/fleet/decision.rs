@@ -1,4 +1,4 @@
-//! Who may go on, and when. Pure: what was heard of the hosts goes in, what to tell them comes out.
+//! Who may go on, and when. Pure: what became of each host goes in, what to tell them comes out.
 //!
 //! ```text
 //! all are prepared ▸ wave 1 ▸ wave 2 … ▸ all are healthy: keep ▸ all have kept: release     with --atomic
@@ -26,9 +26,9 @@ pub struct Rules {
     pub waves: Waves,
 }
 
-/// What was heard of one host.
+/// What became known of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum Input {
     Prepared,
     /// On this side: it is durable here that the host may activate.
     Noted,
@@ -141,7 +141,7 @@ impl Decision {
         Decision { rules, states: vec![State::Active], course: Course::Waves(order) }
     }
 
-    /// Whether nothing more will be heard of any host.
+    /// Whether nothing more will come from any host.
     pub fn is_over(&self) -> bool {
         self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
     }
@@ -156,16 +156,16 @@ impl Decision {
         matches!(self.course, Course::Over)
     }
 
-    /// Take in what was heard of a host, and say what follows.
-    pub fn hear(&mut self, at: usize, heard: Heard) -> Steps {
+    /// Take in what became known of a host. Returns what to do.
+    pub fn apply(&mut self, at: usize, input: Input) -> Steps {
         let is_keeping = matches!(self.course, Course::Keeping(_));
         let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
-        if self.states[at] == State::Lost && matches!(heard, Heard::Healthy | Heard::Kept) {
+        if self.states[at] == State::Lost && matches!(input, Input::Healthy | Input::Kept) {
             // What it was told last may have been lost with its connection.
             match self.course {
                 Course::Released => return vec![(at, Step::Release)],
                 Course::Over => return vec![(at, Step::Revert)],
-                Course::Keeping(_) if heard == Heard::Healthy => {
+                Course::Keeping(_) if input == Input::Healthy => {
                     self.states[at] = State::Healthy;
                     return vec![(at, Step::Keep)];
                 }
@@ -173,16 +173,16 @@ impl Decision {
             }
         }
         let skips = is_before_barrier && self.rules.unreachable == Unreachable::IsSkipped;
-        self.states[at] = match (self.states[at], heard) {
+        self.states[at] = match (self.states[at], input) {
             (State::Skipped | State::Ended(_), _) => return Vec::new(),
-            (_, Heard::Ended(Ending::Unreachable)) if skips => State::Skipped,
-            (_, Heard::Ended(ending)) => State::Ended(ending),
-            (State::Preparing, Heard::Prepared) => State::Prepared,
-            (State::Noting, Heard::Noted) => State::Noted,
-            (State::Active, Heard::Healthy) => State::Healthy,
-            (State::Active | State::Healthy | State::Lost, Heard::Kept) if is_keeping => State::Kept,
-            (State::Active | State::Healthy | State::Kept, Heard::Lost) => State::Lost,
-            (_, Heard::Prepared | Heard::Noted | Heard::Healthy | Heard::Kept | Heard::Lost) => return Vec::new(),
+            (_, Input::Ended(Ending::Unreachable)) if skips => State::Skipped,
+            (_, Input::Ended(ending)) => State::Ended(ending),
+            (State::Preparing, Input::Prepared) => State::Prepared,
+            (State::Noting, Input::Noted) => State::Noted,
+            (State::Active, Input::Healthy) => State::Healthy,
+            (State::Active | State::Healthy | State::Lost, Input::Kept) if is_keeping => State::Kept,
+            (State::Active | State::Healthy | State::Kept, Input::Lost) => State::Lost,
+            (_, Input::Prepared | Input::Noted | Input::Healthy | Input::Kept | Input::Lost) => return Vec::new(),
         };
         self.advance()
     }
@@ -260,7 +260,7 @@ impl Decision {
         }
     }
 
-    /// Whether what was last heard is a failure where all of them are.
+    /// Whether this is a failure where all of them are.
     fn has_failed(&self) -> bool {
         let is_atomic = self.rules.atomicity == Atomicity::AllOrNothing;
         self.states.iter().any(|state| match (state, &self.course) {

@@ -1,7 +1,7 @@
 //! One deployment to one host, from its connection to its end. Runs in a thread of its own.
 
-mod due;
-mod talk;
+mod conversation;
+mod messages;
 
 use std::{
     io::Read,
@@ -9,19 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conversation::Conversation;
 use deptool_agent::shared::{
     id::BlobId,
     outcome::{Holder, Outcome, Phase},
     wire::{Deploy, Hello},
 };
-use talk::Talk;
 
 use crate::agent::{
-    parcel::Parcel,
+    payload::Payload,
     session::{Mailbox, SessionError},
-    transport::{Connector, Stage, Started, Target},
+    transport::{Connector, Endpoint, Stage, Started},
 };
-use crate::model::timing::{Flight, Timing};
+use crate::state::{RequestPath, Timing};
 
 /// Between two tries of a host that is busy: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -32,12 +32,12 @@ pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sy
 
 /// All that one host is to be told.
 pub struct Delivery {
-    pub target: Target,
+    pub target: Endpoint,
     /// A connection that is being made already, for the first try.
     pub started: Option<Started>,
-    pub flight: Flight,
+    pub flight: RequestPath,
     pub request: Deploy,
-    pub parcel: Parcel,
+    pub payload: Payload,
     pub open_blob: Arc<OpenBlob>,
     /// An agent of ours was there before: the request is sent without waiting for it.
     pub is_known: bool,
@@ -47,7 +47,7 @@ pub struct Delivery {
 
 /// What happens on the way, for whoever leads.
 #[derive(Debug)]
-pub enum Report {
+pub enum DeliveryEvent {
     Stage(Stage),
     Hello(Box<Hello>),
     /// The host has begun to answer the request.
@@ -62,12 +62,12 @@ pub enum Report {
     Busy(Holder),
     /// The connection was lost after the host was told to go on; it is being asked on another one.
     Lost,
-    Ended(End),
+    Ended(DeliveryEnd),
 }
 
 /// How it ended, as far as can be told from here.
 #[derive(Debug)]
-pub enum End {
+pub enum DeliveryEnd {
     /// The host has said so.
     Outcome(Outcome),
     /// The host was never told to go on: nothing was changed.
@@ -84,20 +84,22 @@ enum Permission {
 }
 
 impl Delivery {
-    /// Carry it out. Never panics, never gives up without an [`End`].
-    pub fn run(mut self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(Report)) {
+    /// Carry it out. Never panics, never gives up without an [`DeliveryEnd`].
+    pub fn run(mut self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(DeliveryEvent)) {
         let deadline = Instant::now() + self.lock_wait;
         let mut started = self.started.take();
         let mut pause = FIRST_PAUSE;
         loop {
             match self.try_once(started.take(), connector, &mailbox, tell) {
-                End::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => tell(Report::Busy(holder)),
-                end => return tell(Report::Ended(end)),
+                DeliveryEnd::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => {
+                    tell(DeliveryEvent::Busy(holder))
+                }
+                end => return tell(DeliveryEvent::Ended(end)),
             }
             let left = deadline.saturating_duration_since(Instant::now());
             // The only order for a host that is not connected to is to forget it.
             if mailbox.order_within(pause.min(left)).is_some() {
-                return tell(Report::Ended(End::Outcome(Outcome::Cancelled)));
+                return tell(DeliveryEvent::Ended(DeliveryEnd::Outcome(Outcome::Cancelled)));
             }
             pause = (2 * pause).min(LONGEST_PAUSE);
         }
@@ -108,19 +110,19 @@ impl Delivery {
         started: Option<Started>,
         connector: &Connector,
         mailbox: &Mailbox,
-        tell: &dyn Fn(Report),
-    ) -> End {
-        let mut talk = Talk::new(self, connector, mailbox, tell);
-        match (talk.begin(started), talk.permission) {
+        tell: &dyn Fn(DeliveryEvent),
+    ) -> DeliveryEnd {
+        let mut conversation = Conversation::new(self, connector, mailbox, tell);
+        match (conversation.begin(started), conversation.permission) {
             (Ok(Outcome::Done { .. } | Outcome::RolledBack(_)), Permission::NotGiven) => {
-                End::NotReached(SessionError::OutOfOrder)
+                DeliveryEnd::NotReached(SessionError::OutOfOrder)
             }
-            (Ok(outcome), _) => End::Outcome(outcome),
-            (Err(SessionError::Agent(why)), Permission::NotGiven) => End::Outcome(Outcome::refused(why)),
-            (Err(error), Permission::NotGiven) => End::NotReached(error),
+            (Ok(outcome), _) => DeliveryEnd::Outcome(outcome),
+            (Err(SessionError::Agent(why)), Permission::NotGiven) => DeliveryEnd::Outcome(Outcome::refused(why)),
+            (Err(error), Permission::NotGiven) => DeliveryEnd::NotReached(error),
             (Err(error), Permission::Given) => {
-                tell(Report::Lost);
-                talk.ask(error)
+                tell(DeliveryEvent::Lost);
+                conversation.resume(error)
             }
         }
     }

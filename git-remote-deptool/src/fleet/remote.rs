@@ -16,13 +16,13 @@ use crate::{
         transport::{
             self, Connector,
             messages::Sink,
-            ssh::{Sharing, SshTarget},
+            ssh::{Sharing, SshEndpoint},
         },
     },
     config::{ClusterError, HostRemote, Settings, Target, Via, url::SshHost},
     model::options::{Options, Progress},
     repo::{
-        AncestryError, Environment, OpenError, ReadError, Repo, RevisionError,
+        AncestryError, OpenError, ReadError, Repo, RevisionError,
         pack::{SelectError, WriteError},
     },
     state::{FactsError, Failed, HostFacts, HostLock, Known, LockError, ProjectionError, Tracking, TrackingError},
@@ -49,21 +49,8 @@ pub struct Reach {
     pub screen: Option<Arc<Mutex<Screen>>>,
     /// Who shows how a push ends.
     pub results: Results,
-    /// Where what becomes of each host is written for programs: see [`crate::push::account`].
+    /// Where what becomes of each host is written for programs: see [`crate::push::host_report`].
     pub report: Option<PathBuf>,
-}
-
-/// What a thread needs to have the remote for itself: a repository's handle can't go from one to another.
-pub struct Seed {
-    environment: Environment,
-    reach: Reach,
-}
-
-impl Seed {
-    /// The remote, with the repository opened once more.
-    pub fn remote(&self) -> Result<Remote, OpenError> {
-        Ok(Remote::new(Repo::open(self.environment.clone())?, self.reach.clone()))
-    }
 }
 
 impl Deref for Remote {
@@ -156,9 +143,10 @@ impl Remote {
         Ok(known)
     }
 
-    /// For other threads.
-    pub fn seed(&self) -> Seed {
-        Seed { environment: self.repo.environment().clone(), reach: self.reach.clone() }
+    /// Opens the same remote again. A repository's handle can't go from one thread to another: each opens its own.
+    pub fn opener(&self) -> impl Fn() -> Result<Remote, OpenError> + Send + Sync + use<> {
+        let (environment, reach) = (self.repo.environment().clone(), self.reach.clone());
+        move || Ok(Remote::new(Repo::open(environment.clone())?, reach.clone()))
     }
 
     /// How progress is to be shown.
@@ -185,9 +173,9 @@ impl Remote {
     }
 
     /// How the connector reaches `host`.
-    pub fn place(&self, host: &HostRemote) -> Result<transport::Target, RemoteError> {
+    pub fn place(&self, host: &HostRemote) -> Result<transport::Endpoint, RemoteError> {
         match &host.via {
-            Via::Local(path) => Ok(transport::Target::Local(path.clone())),
+            Via::Local(path) => Ok(transport::Endpoint::Local(path.clone())),
             Via::Ssh(address) => {
                 let user = address.user.as_ref().map(|user| user.as_str().to_owned());
                 let SshHost::Name(name) = &address.host else {
@@ -196,13 +184,13 @@ impl Remote {
                 };
                 let name = name.clone();
                 let (port, sharing) = (address.port, Sharing::AsConfigured);
-                Ok(transport::Target::Ssh(SshTarget { user, host: name, port, name: host.host.clone(), sharing }))
+                Ok(transport::Endpoint::Ssh(SshEndpoint { user, host: name, port, name: host.host.clone(), sharing }))
             }
         }
     }
 
     /// Say what the operator should know of what a host said of itself.
-    pub fn repeat(&self, host: &HostRemote, hello: &Hello) {
+    pub fn show_hello(&self, host: &HostRemote, hello: &Hello) {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
         }
@@ -214,8 +202,8 @@ impl Remote {
     /// The same, and remember what `hello` told. The caller holds the host's lock on this side.
     ///
     /// A tracking ref of what does not run there any more goes: offline, nobody would find out otherwise.
-    pub fn heed(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
-        self.repeat(host, hello);
+    pub fn record_hello(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
+        self.show_hello(host, hello);
         let known = HostFacts::load(&self.repo, &host.tracking);
         let instance = (!hello.instance.is_empty()).then(|| printable(hello.instance.as_bytes()));
         let before = known.as_ref().map(|facts| (facts.instance.as_ref(), facts.deployed.is_some()));

@@ -24,19 +24,19 @@ pub enum State {
 
 /// What to make of what was last heard of a host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Hearsay {
+pub enum HostCheck {
     /// A push of what is there already asks nobody.
     #[default]
-    Believed,
+    WhenInDoubt,
     /// Every push asks.
-    Doubted,
+    Always,
 }
 
 /// What the operator's side knows when Git asks what it may push to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Knowledge {
     /// Whether that is good enough.
-    pub hearsay: Hearsay,
+    pub host_check: HostCheck,
     /// The real commit of each cluster that the remote's one host was last heard to run. Empty for a group: one id
     /// can't speak for many hosts.
     pub tracked: BTreeMap<ClusterName, CommitId>,
@@ -55,9 +55,9 @@ pub struct Knowledge {
 pub fn offers(knowledge: &Knowledge) -> Vec<Offer> {
     let mut states: BTreeMap<&ClusterName, State> = BTreeMap::new();
     states.extend(knowledge.names.iter().map(|name| (name, State::Unknown)));
-    let heard = |id: &CommitId| match knowledge.hearsay {
-        Hearsay::Believed => State::At(*id),
-        Hearsay::Doubted => State::Unknown,
+    let heard = |id: &CommitId| match knowledge.host_check {
+        HostCheck::WhenInDoubt => State::At(*id),
+        HostCheck::Always => State::Unknown,
     };
     states.extend(knowledge.tracked.iter().map(|(name, id)| (name, heard(id))));
     states.extend(knowledge.unsettled.iter().map(|name| (name, State::Unknown)));

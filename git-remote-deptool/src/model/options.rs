@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use deptool_agent::shared::wire::Lease;
 use gix::bstr::BString;
 
-use super::lease::Lease;
 use super::push_option::{PushOptionError, PushOptions, Unreachable};
 
 /// All options of one dialogue.

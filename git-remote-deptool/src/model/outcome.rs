@@ -1,6 +1,6 @@
 //! What became of each ref of a push, in the words that Git understands.
 //!
-//! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`Report`] knows
+//! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`RefReport`] knows
 //! all destinations from the start, each begins as *not attempted*, and no text from a host can spell a keyword.
 
 use deptool_agent::shared::{id::CommitId, text::printable};
@@ -10,7 +10,7 @@ use super::batch::PushBatch;
 
 /// What became of one ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RefOutcome {
     /// Nothing was tried, and nothing has changed.
     NotAttempted,
     /// It is done, and durable on the host.
@@ -21,7 +21,7 @@ pub enum Outcome {
         /// object, where a tag was pushed, if this did not say otherwise.
         new: Option<CommitId>,
         /// Whether what was there before is part of the new history.
-        update: Update,
+        update: RefUpdate,
     },
     /// The change does not concern this host: it was not asked, and its tracking ref stays.
     Unaffected,
@@ -35,7 +35,7 @@ pub enum Outcome {
 
 /// How a ref moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
+pub enum RefUpdate {
     /// Forward, or from or to nothing.
     FastForward,
     /// Back or aside.
@@ -45,7 +45,7 @@ pub enum Update {
 /// One outcome for each destination of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "Git waits for the report's lines"]
-pub struct Report {
+pub struct RefReport {
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -53,7 +53,7 @@ pub struct Report {
 pub(crate) struct Entry {
     pub(crate) dst: BString,
     pub(crate) is_delete: bool,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RefOutcome,
 }
 
 /// An outcome for a ref that Git did not ask for.
@@ -61,19 +61,19 @@ pub(crate) struct Entry {
 #[error("'{}' is not part of this push", printable(.0))]
 pub struct UnknownRef(BString);
 
-impl Report {
+impl RefReport {
     /// A report on `batch` in which nothing was attempted yet.
     pub fn new(batch: &PushBatch) -> Self {
         let entries = batch
             .commands()
             .iter()
-            .map(|c| Entry { dst: c.dst.clone(), is_delete: c.is_delete(), outcome: Outcome::NotAttempted })
+            .map(|c| Entry { dst: c.dst.clone(), is_delete: c.is_delete(), outcome: RefOutcome::NotAttempted })
             .collect();
-        Report { entries }
+        RefReport { entries }
     }
 
     /// Say what became of `dst`. The last word counts.
-    pub fn set(&mut self, dst: &BStr, outcome: Outcome) -> Result<(), UnknownRef> {
+    pub fn set(&mut self, dst: &BStr, outcome: RefOutcome) -> Result<(), UnknownRef> {
         match self.entries.iter_mut().find(|entry| entry.dst == dst) {
             Some(entry) => {
                 entry.outcome = outcome;
@@ -84,19 +84,19 @@ impl Report {
     }
 
     /// Give `outcome` to everything that nothing was said about yet.
-    pub fn set_rest(&mut self, outcome: &Outcome) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.outcome == Outcome::NotAttempted) {
+    pub fn set_rest(&mut self, outcome: &RefOutcome) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.outcome == RefOutcome::NotAttempted) {
             entry.outcome = outcome.clone();
         }
     }
 
     /// What became of `dst`, if it is part of the push.
-    pub fn outcome(&self, dst: &BStr) -> Option<&Outcome> {
+    pub fn outcome(&self, dst: &BStr) -> Option<&RefOutcome> {
         self.entries.iter().find(|entry| entry.dst == dst).map(|entry| &entry.outcome)
     }
 
     /// All destinations and what became of them, in Git's order.
-    pub fn outcomes(&self) -> impl Iterator<Item = (&BStr, &Outcome)> {
+    pub fn outcomes(&self) -> impl Iterator<Item = (&BStr, &RefOutcome)> {
         self.entries.iter().map(|entry| (BStr::new(&entry.dst), &entry.outcome))
     }
 }

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use deptool_agent::shared::{manifest::Window, text::printable};
 
-use super::offer::Hearsay;
+use super::offer::HostCheck;
 
 /// What `-o confirm` without a length means.
 const CONFIRM: Confirm = Confirm(30);
@@ -15,7 +15,7 @@ const MOST_WAVES: usize = 100;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushOptions {
     /// `check`: hosts are asked what they run before anything is decided.
-    pub hearsay: Hearsay,
+    pub host_check: HostCheck,
     /// `waves=1,25%,100%`: who goes first.
     pub waves: Waves,
     /// `lock-wait=30s`: how long a busy host is waited for.
@@ -76,7 +76,7 @@ impl PushOptions {
             None => (option, None),
         };
         match (name, value) {
-            (b"check", None) => self.hearsay = Hearsay::Doubted,
+            (b"check", None) => self.host_check = HostCheck::Always,
             (b"check", Some(_)) => return Err(PushOptionError::NoValue("check")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
@@ -182,7 +182,7 @@ mod tests {
     fn options_are_as_in_the_manual() {
         let options = set(&["check", "waves=1,25%,100%", "lock-wait=1.5min", "skip-unreachable", "confirm=45s"]);
         let options = options.unwrap();
-        assert_eq!(options.hearsay, Hearsay::Doubted);
+        assert_eq!(options.host_check, HostCheck::Always);
         assert_eq!(options.waves.ends(10), [1, 3, 10]);
         assert_eq!(options.lock_wait, Duration::from_secs(90));
         assert_eq!(options.unreachable, Unreachable::IsSkipped);

@@ -12,7 +12,7 @@ use crate::{
         batch::PushBatch,
         offer::{Offer, offers},
         options::Options,
-        outcome::Report,
+        outcome::RefReport,
     },
     push,
 };
@@ -53,7 +53,7 @@ impl Backend for Dialogue {
         Ok(refs)
     }
 
-    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut Report) -> Result<(), RemoteError> {
+    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), RemoteError> {
         let began = Instant::now();
         let deployed = push::push(&self.remote, batch, options, report)?;
         if !deployed.is_empty() {

@@ -75,7 +75,7 @@ mod tests {
     use gix::ObjectId;
 
     use super::*;
-    use crate::model::offer::{Hearsay, Knowledge, offers};
+    use crate::model::offer::{HostCheck, Knowledge, offers};
 
     const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_check_lists_nothing_as_known() {
-        let mut knowledge = Knowledge { hearsay: Hearsay::Doubted, ..Knowledge::default() };
+        let mut knowledge = Knowledge { host_check: HostCheck::Always, ..Knowledge::default() };
         knowledge.tracked.insert(cluster("prod"), CommitId(id()));
         assert_eq!(listed(&knowledge), "? refs/heads/prod\n");
     }

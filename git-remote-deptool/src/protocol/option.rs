@@ -3,13 +3,10 @@
 //! An option that the helper calls unsupported either kills the push with a message about Git, or is ignored by Git
 //! (`cas`). So a bad value is accepted here, remembered, and told as the reason why each ref fails.
 
-use deptool_agent::shared::text::printable;
+use deptool_agent::shared::{text::printable, wire::Lease};
 use gix::bstr::{BStr, BString, ByteSlice};
 
-use crate::model::{
-    lease::Lease,
-    options::{Atomicity, OptionError, Options, Progress, Run},
-};
+use crate::model::options::{Atomicity, OptionError, Options, Progress, Run};
 
 /// The answer to an `option` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::offer::Hearsay;
+    use crate::model::offer::HostCheck;
 
     fn with(lines: &[(&str, &str)]) -> Options {
         let mut options = Options::default();
@@ -136,7 +133,7 @@ mod tests {
         assert_eq!(options.progress, Progress::Shown);
         assert_eq!(options.run, Run::Dry);
         assert_eq!(options.atomicity, Atomicity::AllOrNothing);
-        assert_eq!(options.push_options.hearsay, Hearsay::Doubted);
+        assert_eq!(options.push_options.host_check, HostCheck::Always);
         assert_eq!(options.push_options.waves.ends(5), [1, 2, 5]);
         assert_eq!(options.refusal(), None);
     }

@@ -4,22 +4,22 @@
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 
-use crate::model::outcome::{Entry, Outcome, Report, Update};
+use crate::model::outcome::{Entry, RefOutcome, RefReport, RefUpdate};
 
 /// The longest reason that is passed on, in characters: a host may say more than anybody wants to read.
 const MAX_REASON: usize = 1000;
 
-impl Report {
+impl RefReport {
     /// What became of all destinations, in one line for people.
     pub fn words(&self) -> String {
         let words = |entry: &Entry| {
             let outcome = match &entry.outcome {
-                Outcome::NotAttempted => "not attempted".to_owned(),
-                Outcome::Done { .. } => "done".to_owned(),
-                Outcome::Unaffected => "not affected".to_owned(),
-                Outcome::StaleInfo => "stale info".to_owned(),
-                Outcome::NonFastForward => "non-fast-forward".to_owned(),
-                Outcome::Rejected(text) => reason(text),
+                RefOutcome::NotAttempted => "not attempted".to_owned(),
+                RefOutcome::Done { .. } => "done".to_owned(),
+                RefOutcome::Unaffected => "not affected".to_owned(),
+                RefOutcome::StaleInfo => "stale info".to_owned(),
+                RefOutcome::NonFastForward => "non-fast-forward".to_owned(),
+                RefOutcome::Rejected(text) => reason(text),
             };
             format!("'{}': {outcome}", printable(&entry.dst))
         };
@@ -39,18 +39,18 @@ impl Report {
 impl Entry {
     fn write(&self, out: &mut Vec<u8>) {
         match &self.outcome {
-            Outcome::NotAttempted => self.error(out, "not attempted"),
-            Outcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
+            RefOutcome::NotAttempted => self.error(out, "not attempted"),
+            RefOutcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
             // Hidden by Git: someone who asked for a removal would believe that it had happened.
-            Outcome::Unaffected if self.is_delete => self.error(out, "not attempted"),
-            Outcome::Unaffected => self.line(out, b"ok ", "no match"),
-            Outcome::StaleInfo => self.error(out, "stale info"),
-            Outcome::NonFastForward => self.error(out, "non-fast forward"),
-            Outcome::Rejected(text) => self.error(out, &reason(text)),
+            RefOutcome::Unaffected if self.is_delete => self.error(out, "not attempted"),
+            RefOutcome::Unaffected => self.line(out, b"ok ", "no match"),
+            RefOutcome::StaleInfo => self.error(out, "stale info"),
+            RefOutcome::NonFastForward => self.error(out, "non-fast forward"),
+            RefOutcome::Rejected(text) => self.error(out, &reason(text)),
         }
     }
 
-    fn done(&self, out: &mut Vec<u8>, old_and_new: [Option<CommitId>; 2], update: Update) {
+    fn done(&self, out: &mut Vec<u8>, old_and_new: [Option<CommitId>; 2], update: RefUpdate) {
         out.extend_from_slice(b"ok ");
         out.extend_from_slice(&self.dst);
         out.push(b'\n');
@@ -60,8 +60,8 @@ impl Entry {
             }
         }
         match update {
-            Update::FastForward => (),
-            Update::Forced => out.extend_from_slice(b"option forced-update\n"),
+            RefUpdate::FastForward => (),
+            RefUpdate::Forced => out.extend_from_slice(b"option forced-update\n"),
         }
     }
 
@@ -127,20 +127,20 @@ mod tests {
         batch
     }
 
-    fn lines_for(src: Source, outcome: Outcome) -> String {
-        let mut report = Report::new(&batch(&[("refs/heads/prod", src)]));
+    fn lines_for(src: Source, outcome: RefOutcome) -> String {
+        let mut report = RefReport::new(&batch(&[("refs/heads/prod", src)]));
         report.set("refs/heads/prod".into(), outcome).unwrap();
         String::from_utf8(report.lines()).unwrap()
     }
 
-    fn lines(outcome: Outcome) -> String {
+    fn lines(outcome: RefOutcome) -> String {
         lines_for(Source::Revision("HEAD".into()), outcome)
     }
 
     #[test]
     fn what_nobody_reported_is_an_error() {
         let head = || Source::Revision("HEAD".into());
-        let report = Report::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
+        let report = RefReport::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
         let expected = "error refs/heads/a not attempted\nerror refs/heads/b not attempted\n";
         assert_eq!(String::from_utf8(report.lines()).unwrap(), expected);
     }
@@ -148,34 +148,34 @@ mod tests {
     #[test]
     fn success_tells_both_commits_and_force() {
         let (old, new) = (Some(OLD.parse().unwrap()), Some(NEW.parse().unwrap()));
-        let forced = Outcome::Done { old, new, update: Update::Forced };
+        let forced = RefOutcome::Done { old, new, update: RefUpdate::Forced };
         let expected =
             format!("ok refs/heads/prod\noption old-oid {OLD}\noption new-oid {NEW}\noption forced-update\n");
         assert_eq!(lines(forced), expected);
-        let first = Outcome::Done { old: None, new, update: Update::FastForward };
+        let first = RefOutcome::Done { old: None, new, update: RefUpdate::FastForward };
         assert_eq!(lines(first), format!("ok refs/heads/prod\noption new-oid {NEW}\n"));
-        let gone = Outcome::Done { old, new: None, update: Update::FastForward };
+        let gone = RefOutcome::Done { old, new: None, update: RefUpdate::FastForward };
         assert_eq!(lines_for(Source::Delete, gone), format!("ok refs/heads/prod\noption old-oid {OLD}\n"));
     }
 
     #[test]
     fn rejections_have_the_texts_that_git_knows() {
-        assert_eq!(lines(Outcome::StaleInfo), "error refs/heads/prod stale info\n");
-        assert_eq!(lines(Outcome::NonFastForward), "error refs/heads/prod non-fast forward\n");
-        let busy = Outcome::Rejected("locked by carol since 12 s".into());
+        assert_eq!(lines(RefOutcome::StaleInfo), "error refs/heads/prod stale info\n");
+        assert_eq!(lines(RefOutcome::NonFastForward), "error refs/heads/prod non-fast forward\n");
+        let busy = RefOutcome::Rejected("locked by carol since 12 s".into());
         assert_eq!(lines(busy), "error refs/heads/prod locked by carol since 12 s\n");
     }
 
     #[test]
     fn an_unaffected_host_is_hidden_but_never_for_a_removal() {
-        assert_eq!(lines(Outcome::Unaffected), "ok refs/heads/prod no match\n");
-        assert_eq!(lines_for(Source::Delete, Outcome::Unaffected), "error refs/heads/prod not attempted\n");
+        assert_eq!(lines(RefOutcome::Unaffected), "ok refs/heads/prod no match\n");
+        assert_eq!(lines_for(Source::Delete, RefOutcome::Unaffected), "error refs/heads/prod not attempted\n");
     }
 
     #[test]
     fn no_text_can_spell_success() {
         for text in ["no match", "up to date", " up to date\n", "\"no match\"", "\"up to\\040date\"", ""] {
-            let line = lines(Outcome::Rejected(text.into()));
+            let line = lines(RefOutcome::Rejected(text.into()));
             assert!(line.starts_with("error refs/heads/prod failed"), "{line}");
         }
     }
@@ -183,29 +183,29 @@ mod tests {
     #[test]
     fn several_lines_become_one() {
         let text = "nginx.service failed\n  exit code 1\n\n\x1b[31m";
-        let line = lines(Outcome::Rejected(text.into()));
+        let line = lines(RefOutcome::Rejected(text.into()));
         assert_eq!(line, "error refs/heads/prod nginx.service failed; exit code 1; \\x1b[31m\n");
     }
 
     #[test]
     fn what_is_not_part_of_the_push_can_not_be_reported() {
-        let mut report = Report::new(&batch(&[]));
-        assert!(report.set("refs/heads/x".into(), Outcome::StaleInfo).is_err());
+        let mut report = RefReport::new(&batch(&[]));
+        assert!(report.set("refs/heads/x".into(), RefOutcome::StaleInfo).is_err());
     }
 
     #[test]
     fn the_rest_is_only_what_nothing_was_said_about() {
         let head = || Source::Revision("HEAD".into());
-        let mut report = Report::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
-        report.set("refs/heads/a".into(), Outcome::StaleInfo).unwrap();
-        report.set_rest(&Outcome::Rejected("killed".into()));
+        let mut report = RefReport::new(&batch(&[("refs/heads/a", head()), ("refs/heads/b", head())]));
+        report.set("refs/heads/a".into(), RefOutcome::StaleInfo).unwrap();
+        report.set_rest(&RefOutcome::Rejected("killed".into()));
         assert_eq!(report.lines(), b"error refs/heads/a stale info\nerror refs/heads/b killed\n");
     }
 
     proptest! {
         #[test]
         fn any_text_makes_exactly_one_line(text in any::<String>()) {
-            let line = lines(Outcome::Rejected(text));
+            let line = lines(RefOutcome::Rejected(text));
             prop_assert!(line.ends_with('\n'));
             prop_assert!(!line[..line.len() - 1].chars().any(char::is_control), "{line:?}");
             let text = line.strip_prefix("error refs/heads/prod ").unwrap().trim_end();

@@ -19,7 +19,7 @@ use crate::model::{
     error::chain,
     offer::Offer,
     options::Options,
-    outcome::{Outcome, Report},
+    outcome::{RefOutcome, RefReport},
 };
 
 /// What the dialogue is about: a repository and hosts.
@@ -35,7 +35,7 @@ pub trait Backend {
 
     /// Carry out a push, and say in `report` what became of each ref. What nothing is said about when this returns
     /// failed: with the error as its reason, if there is one.
-    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut Report) -> Result<(), Self::Error>;
+    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), Self::Error>;
 
     /// Bring home what `advertised` named.
     fn fetch(&mut self, wants: &[Want], options: &Options) -> Result<(), Self::Error>;
@@ -138,13 +138,13 @@ fn list<B: Backend>(backend: &mut B, purpose: Purpose, options: &Options) -> Res
 }
 
 /// Never fails: from here on hosts may have changed, and every ref has to be reported.
-fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> Report {
-    let mut report = Report::new(batch);
+fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> RefReport {
+    let mut report = RefReport::new(batch);
     match options.refusal() {
-        Some(refusal) => report.set_rest(&Outcome::Rejected(refusal.to_string())),
+        Some(refusal) => report.set_rest(&RefOutcome::Rejected(refusal.to_string())),
         None => {
             if let Err(error) = backend.push(batch, options, &mut report) {
-                report.set_rest(&Outcome::Rejected(chain(&error)));
+                report.set_rest(&RefOutcome::Rejected(chain(&error)));
             }
         }
     }

@@ -7,32 +7,34 @@ use deptool_agent::shared::{
 
 use crate::{
     agent::transport::Stage,
-    fleet::delivery::{End, Report},
+    fleet::delivery::{DeliveryEnd, DeliveryEvent},
     model::error::chain,
     ui::progress::State,
 };
 
 /// What a report says of how far a host is, if that is news.
-pub fn state_of(report: &Report) -> Option<State> {
+pub fn state_of(report: &DeliveryEvent) -> Option<State> {
     Some(match report {
-        Report::Stage(Stage::Connecting) => State::Connecting,
-        Report::Stage(Stage::Installing { .. }) => State::Installing,
-        Report::Hello(_) => State::At(Phase::Preparing),
-        Report::Phase(phase) => State::At(*phase),
-        Report::Prepared => State::At(Phase::Prepared),
-        Report::Healthy => State::At(Phase::AwaitingVerdict),
-        Report::Kept => State::At(Phase::AwaitingRelease),
-        Report::Ended(end) => state_of_end(end),
-        Report::Busy(_) => State::Waiting,
-        Report::Answered(_) | Report::NeedFull | Report::Note(_) | Report::Lost => return None,
+        DeliveryEvent::Stage(Stage::Connecting) => State::Connecting,
+        DeliveryEvent::Stage(Stage::Installing { .. }) => State::Installing,
+        DeliveryEvent::Hello(_) => State::At(Phase::Preparing),
+        DeliveryEvent::Phase(phase) => State::At(*phase),
+        DeliveryEvent::Prepared => State::At(Phase::Prepared),
+        DeliveryEvent::Healthy => State::At(Phase::AwaitingVerdict),
+        DeliveryEvent::Kept => State::At(Phase::AwaitingRelease),
+        DeliveryEvent::Ended(end) => state_of_end(end),
+        DeliveryEvent::Busy(_) => State::Waiting,
+        DeliveryEvent::Answered(_) | DeliveryEvent::NeedFull | DeliveryEvent::Note(_) | DeliveryEvent::Lost => {
+            return None;
+        }
     })
 }
 
-fn state_of_end(end: &End) -> State {
+fn state_of_end(end: &DeliveryEnd) -> State {
     let outcome = match end {
-        End::Outcome(outcome) => outcome,
-        End::NotReached(error) => return State::Failed(chain(error)),
-        End::Unknown(error) => return State::Failed(format!("outcome unknown: {}", chain(error))),
+        DeliveryEnd::Outcome(outcome) => outcome,
+        DeliveryEnd::NotReached(error) => return State::Failed(chain(error)),
+        DeliveryEnd::Unknown(error) => return State::Failed(format!("outcome unknown: {}", chain(error))),
     };
     match outcome {
         Outcome::Done { .. } => State::Done,

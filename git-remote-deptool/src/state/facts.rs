@@ -13,11 +13,7 @@ use deptool_agent::shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::TrackingName,
-    model::timing::{Flight, Timing},
-    repo::Repo,
-};
+use crate::{config::TrackingName, repo::Repo};
 
 /// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
@@ -40,6 +36,24 @@ pub struct HostFacts {
     /// How long a request on stdin took to arrive after the agent was there, in milliseconds.
     #[serde(default)]
     pub late: u32,
+}
+
+/// How a request that is sent ahead travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestPath {
+    Stdin,
+    /// In the environment, too: see [`deptool_agent::shared::env_request`].
+    Environment,
+}
+
+/// How long a request took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    pub flight: RequestPath,
+    /// From the start of ssh to the agent's first line.
+    pub hello: Duration,
+    /// From there to the first answer.
+    pub after_hello: Duration,
 }
 
 /// So many milliseconds are worth to be saved.
@@ -104,9 +118,9 @@ impl HostFacts {
         let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let was_far = self.is_far();
         self.late = match timing.flight {
-            Flight::Pipe => milliseconds(timing.after_hello),
+            RequestPath::Stdin => milliseconds(timing.after_hello),
             // It was not waited for stdin. A round trip takes less than all that came before the hello.
-            Flight::Variable => self.late.min(milliseconds(timing.hello)),
+            RequestPath::Environment => self.late.min(milliseconds(timing.hello)),
         };
         (self.is_far() != was_far).then_some(self)
     }
@@ -185,7 +199,7 @@ fn unescaped(name: &str) -> Option<TrackingName> {
 mod tests {
     use super::*;
 
-    fn after(facts: HostFacts, flight: Flight, hello: u64, after_hello: u64) -> HostFacts {
+    fn after(facts: HostFacts, flight: RequestPath, hello: u64, after_hello: u64) -> HostFacts {
         let (hello, after_hello) = (Duration::from_millis(hello), Duration::from_millis(after_hello));
         facts.clone().after(&Timing { flight, hello, after_hello }).unwrap_or(facts)
     }
@@ -195,13 +209,16 @@ mod tests {
         let host = HostName::parse(b"web1").unwrap();
         let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, late: 0 };
         assert!(!new.is_far());
-        let near = after(new, Flight::Pipe, 200, 4);
+        let near = after(new, RequestPath::Stdin, 200, 4);
         assert!(!near.is_far(), "to log in takes long, and nothing else");
-        let far = after(near, Flight::Pipe, 210, 103);
+        let far = after(near, RequestPath::Stdin, 210, 103);
         assert!(far.is_far());
-        let still = after(far.clone(), Flight::Variable, 205, 3);
+        let still = after(far.clone(), RequestPath::Environment, 205, 3);
         assert!(still.is_far(), "it was not waited for, this time");
-        assert!(!after(still, Flight::Variable, 15, 3).is_far(), "a whole session takes less than a round trip did");
-        assert!(!after(far, Flight::Pipe, 200, 4).is_far());
+        assert!(
+            !after(still, RequestPath::Environment, 15, 3).is_far(),
+            "a whole session takes less than a round trip did"
+        );
+        assert!(!after(far, RequestPath::Stdin, 200, 4).is_far());
     }
 }

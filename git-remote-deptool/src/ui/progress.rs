@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use board::{Board, Host, MANY, Novelty, State};
+pub use board::{Board, FirstContact, Host, MANY, State};
 pub use screen::{Screen, Size};
 
 /// How often the block is drawn: no more than the eye can follow.

@@ -7,16 +7,15 @@ use std::{
     path::PathBuf,
 };
 
-use deptool_agent::shared::name::ClusterName;
+use deptool_agent::shared::{name::ClusterName, wire::Lease};
 use git_remote_deptool::{
     config::{HostRemote, Settings, Target, url::Address},
     model::{
         batch::{Destination, PushBatch, PushCommand, Source, Tags},
         error::chain,
-        lease::Lease,
         offer::{self, Offer},
         options::{Atomicity, Options, Run},
-        outcome::{Outcome, Report, Update},
+        outcome::{RefOutcome, RefReport, RefUpdate},
     },
     protocol::{self, Backend, Want, serve::End},
     repo::{Environment, Repo},
@@ -97,13 +96,13 @@ impl Scripted {
         }
     }
 
-    fn push_one(&self, command: &PushCommand, options: &Options, tags: Tags) -> Result<Option<Outcome>, Scripting> {
+    fn push_one(&self, command: &PushCommand, options: &Options, tags: Tags) -> Result<Option<RefOutcome>, Scripting> {
         let cluster = match command.destination() {
             Destination::Branch(name) => ClusterName::parse(name).unwrap(),
             Destination::Tag(_) => {
                 return Ok(Some(match tags {
-                    Tags::Followed => Outcome::Unaffected,
-                    Tags::Asked => Outcome::Rejected("a tag is no cluster".into()),
+                    Tags::Followed => RefOutcome::Unaffected,
+                    Tags::Asked => RefOutcome::Rejected("a tag is no cluster".into()),
                 }));
             }
             Destination::Other => panic!("{command:?}"),
@@ -111,10 +110,10 @@ impl Scripted {
         let (verdict, text) = self.script.verdict(command.dst.to_str().unwrap());
         Ok(match verdict.as_str() {
             "" | "summary" => Some(self.deploy(command, &cluster, options)),
-            "stale" => Some(Outcome::StaleInfo),
-            "nonff" => Some(Outcome::NonFastForward),
-            "unaffected" => Some(Outcome::Unaffected),
-            "reject" => Some(Outcome::Rejected(text)),
+            "stale" => Some(RefOutcome::StaleInfo),
+            "nonff" => Some(RefOutcome::NonFastForward),
+            "unaffected" => Some(RefOutcome::Unaffected),
+            "reject" => Some(RefOutcome::Rejected(text)),
             "forget" => None,
             "fail" => return Err(failure(&text)),
             "die" => std::process::exit(1),
@@ -123,22 +122,26 @@ impl Scripted {
     }
 
     /// As the real one does it, but for the host.
-    fn deploy(&self, command: &PushCommand, cluster: &ClusterName, options: &Options) -> Outcome {
+    fn deploy(&self, command: &PushCommand, cluster: &ClusterName, options: &Options) -> RefOutcome {
         let tracking = Tracking::new(&self.repo);
         let old = tracking.get(self.host(), cluster).unwrap().map(|tracked| tracked.real);
         let Source::Revision(text) = &command.src else {
             tracking.remove(self.host(), cluster).unwrap();
-            return Outcome::Done { old, new: None, update: Update::FastForward };
+            return RefOutcome::Done { old, new: None, update: RefUpdate::FastForward };
         };
         let new = match self.repo.resolve(text.as_ref()) {
             Ok(new) => new,
-            Err(error) => return Outcome::Rejected(error.to_string()),
+            Err(error) => return RefOutcome::Rejected(error.to_string()),
         };
         let forced = old.is_some_and(|old| !self.repo.is_ancestor(old, new).unwrap());
         if options.run == Run::Real {
             tracking.set(self.host(), cluster, new, "deploy").unwrap();
         }
-        Outcome::Done { old, new: Some(new), update: if forced { Update::Forced } else { Update::FastForward } }
+        RefOutcome::Done {
+            old,
+            new: Some(new),
+            update: if forced { RefUpdate::Forced } else { RefUpdate::FastForward },
+        }
     }
 }
 
@@ -164,7 +167,7 @@ impl Backend for Scripted {
         Ok(refs)
     }
 
-    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut Report) -> Result<(), Scripting> {
+    fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), Scripting> {
         for command in batch.commands() {
             self.note(&described(command, options));
         }
@@ -224,7 +227,7 @@ fn described(command: &PushCommand, options: &Options) -> String {
             Lease::At(id) => line.push_str(&format!(" lease={dst}:{id}")),
         }
     }
-    if options.push_options.hearsay == offer::Hearsay::Doubted {
+    if options.push_options.host_check == offer::HostCheck::Always {
         line.push_str(" check");
     }
     line

@@ -18,9 +18,9 @@ use super::{
     script::{self, Places},
 };
 use crate::agent::transport::{
-    Ahead, ConnectError, Connector, Early, Environment, Link, Stage, Target,
+    Ahead, ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
     messages::{Display, Kind},
-    ssh::{Sharing, SshSettings, SshTarget},
+    ssh::{Sharing, SshEndpoint, SshSettings},
 };
 
 mod failures;
@@ -124,7 +124,7 @@ impl Host {
 
     fn connect_with(&self, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
         let host = HostName::parse(b"web1").unwrap();
-        let target = Target::Ssh(SshTarget {
+        let target = Endpoint::Ssh(SshEndpoint {
             user: None,
             host: host.clone(),
             port: None,

@@ -62,9 +62,9 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Everything that was said, its end if it was much. `patience` is how long to wait for the rest of it: a
+    /// Everything that was printed, its end if it was much. `patience` is how long to wait for the rest of it: a
     /// connection that ssh keeps in the background may hold on to stderr long after the session.
-    pub fn said(&self, patience: Duration) -> String {
+    pub fn stderr(&self, patience: Duration) -> String {
         // Whether it was all or what there is by now: it is the best we have.
         let _ = self.wait(patience);
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -275,7 +275,7 @@ mod tests {
                 .unwrap();
             let messages = follow(ours, Arc::new(Mutex::new(io::sink())));
             assert!(child.wait().unwrap().success());
-            assert_eq!(messages.said(Duration::from_secs(10)), expected);
+            assert_eq!(messages.stderr(Duration::from_secs(10)), expected);
             assert!(messages.ended());
         }
     }

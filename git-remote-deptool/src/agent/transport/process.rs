@@ -89,13 +89,13 @@ impl Connection {
     }
 
     /// What was printed on stderr so far, 4 KiB at most, safe to show.
-    pub fn said(&self) -> String {
-        self.messages.said(Duration::ZERO)
+    pub fn stderr(&self) -> String {
+        self.messages.stderr(Duration::ZERO)
     }
 
-    /// As [`said`](Self::said), after the program has ended.
-    pub fn said_at_last(&self) -> String {
-        self.messages.said(Duration::from_millis(500))
+    /// As [`stderr`](Self::stderr), after the program has ended.
+    pub fn stderr_at_end(&self) -> String {
+        self.messages.stderr(Duration::from_millis(500))
     }
 }
 

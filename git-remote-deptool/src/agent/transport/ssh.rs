@@ -19,7 +19,7 @@ const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
 /// A host that is reached over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshTarget {
+pub struct SshEndpoint {
     /// The login, where the address has one.
     pub user: Option<String>,
     /// What ssh is asked to connect to.
@@ -112,7 +112,7 @@ fn is_simple(line: &OsStr) -> bool {
 /// the host was told what to do. ssh leaves a signal alone that is ignored when it starts. In a process group of its
 /// own it would be stopped (SIGTTIN) when it asks for a password; ignoring signals without a shell takes unsafe code.
 pub fn command(
-    target: &SshTarget,
+    target: &SshEndpoint,
     settings: &SshSettings,
     environment: &Environment,
     remote_command: &str,
@@ -125,7 +125,7 @@ pub fn command(
 }
 
 /// Whether there is a connection to `target` that the next session would share (`ssh -O check`). Nothing is sent.
-pub fn is_shared(target: &SshTarget, settings: &SshSettings, environment: &Environment) -> bool {
+pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
     let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
     let Ok(arguments) = arguments(Variant::OpenSsh, target, "") else { return false };
     let mut command = shell(environment);
@@ -151,7 +151,7 @@ fn shell(environment: &Environment) -> Command {
 fn choose(
     settings: &SshSettings,
     environment: &Environment,
-    target: &SshTarget,
+    target: &SshEndpoint,
 ) -> Result<(Program, Variant), ConnectError> {
     let (program, name) = match (&settings.command, &settings.program) {
         (Some(line), _) => (Program::Line(line.clone()), first_word(line)),
@@ -197,14 +197,14 @@ fn by_name(program: &OsStr) -> Option<Variant> {
 }
 
 /// Git's test for programs of other names: does it print its configuration (`-G`) as OpenSSH does?
-fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshTarget) -> bool {
+fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
     let mut command = shell(environment);
     command.args(program.run("")).arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
 
-fn destination(target: &SshTarget) -> String {
+fn destination(target: &SshEndpoint) -> String {
     match &target.user {
         Some(user) => format!("{user}@{}", target.host),
         None => target.host.to_string(),
@@ -216,7 +216,7 @@ fn destination(target: &SshTarget) -> String {
 /// An address that does not answer is given up in less than the ten seconds after which a host counts as unreachable;
 /// a connection that died is noticed after thirty, as the protocol does. A value that the user's own command line
 /// sets comes before ours, so it is the one that counts.
-fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Result<Vec<OsString>, ConnectError> {
+fn arguments(variant: Variant, target: &SshEndpoint, remote_command: &str) -> Result<Vec<OsString>, ConnectError> {
     let destination = destination(target);
     if destination.starts_with('-') || destination.contains(char::is_control) {
         return Err(ConnectError::BadLogin(destination));
@@ -249,8 +249,8 @@ fn arguments(variant: Variant, target: &SshTarget, remote_command: &str) -> Resu
 }
 
 /// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
-pub fn reason(said: &str) -> String {
-    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+pub fn reason(stderr: &str) -> String {
+    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     // What ssh adds when a jump host or a proxy command had the actual problem.
     let empty = |line: &&str| {
         line.starts_with("kex_exchange_identification: ") || line.starts_with("Connection closed by UNKNOWN")
@@ -263,9 +263,9 @@ pub fn reason(said: &str) -> String {
 mod tests {
     use super::*;
 
-    fn target() -> SshTarget {
+    fn target() -> SshEndpoint {
         let host = HostName::parse(b"web1").unwrap();
-        SshTarget { user: None, host: host.clone(), port: None, name: host, sharing: Sharing::AsConfigured }
+        SshEndpoint { user: None, host: host.clone(), port: None, name: host, sharing: Sharing::AsConfigured }
     }
 
     fn chosen(settings: SshSettings) -> Variant {
@@ -289,11 +289,11 @@ mod tests {
         assert_eq!(chosen(line("C:/x/TortoisePlink.exe -v")), Variant::TortoisePlink);
         assert_eq!(chosen(line("/bin/false")), Variant::Simple, "it does not understand -G");
         assert_eq!(chosen(line("X=y true")), Variant::OpenSsh, "it accepts -G");
-        let with_port = SshTarget { port: Some(2222), user: Some("core".into()), ..target() };
+        let with_port = SshEndpoint { port: Some(2222), user: Some("core".into()), ..target() };
         let shown = |variant| arguments(variant, &with_port, "cmd").map(|a| a.join(OsStr::new(" ")));
         assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
         assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
-        let afresh = SshTarget { sharing: Sharing::Never, ..with_port.clone() };
+        let afresh = SshEndpoint { sharing: Sharing::Never, ..with_port.clone() };
         let line = arguments(Variant::OpenSsh, &afresh, "cmd").unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");
         assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_address_can_not_become_an_option() {
-        let target = SshTarget { user: Some("-oProxyCommand=x".into()), ..target() };
+        let target = SshEndpoint { user: Some("-oProxyCommand=x".into()), ..target() };
         assert!(matches!(arguments(Variant::OpenSsh, &target, "cmd"), Err(ConnectError::BadLogin(_))));
     }
 

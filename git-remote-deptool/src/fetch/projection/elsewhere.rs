@@ -10,7 +10,7 @@ use std::{
 use deptool_agent::shared::id::CommitId;
 
 use super::{
-    Found, ResolveError,
+    CommitSource, ResolveError,
     complete::Completeness,
     remote::{self, Fetched},
 };
@@ -38,10 +38,10 @@ impl Elsewhere {
     }
 
     /// Have `id` brought here by whoever has it, complete. Whoever wants something else meanwhile waits.
-    pub(super) fn bring(&self, repo: &gix::Repository, id: CommitId) -> Result<Option<Found>, ResolveError> {
+    pub(super) fn bring(&self, repo: &gix::Repository, id: CommitId) -> Result<Option<CommitSource>, ResolveError> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(is_here) = asked.commits.get(&id) {
-            return Ok(is_here.then_some(Found::Here));
+            return Ok(is_here.then_some(CommitSource::Here));
         }
         for remote in remote::names(repo) {
             if asked.silent.contains(&remote) {
@@ -50,7 +50,7 @@ impl Elsewhere {
             match remote::fetch(repo, &remote, id, self.patience) {
                 Fetched::Yes if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? => {
                     asked.commits.insert(id, true);
-                    return Ok(Some(Found::FromRemote(remote)));
+                    return Ok(Some(CommitSource::FromRemote(remote)));
                 }
                 Fetched::Yes | Fetched::No => {}
                 Fetched::Silent => {

@@ -63,14 +63,14 @@ fn alice_and_bob() -> (Operator, Operator) {
     (alice, bob)
 }
 
-fn bring(operator: &Operator, id: CommitId, source: &mut dyn HostObjects) -> Result<Found, ResolveError> {
+fn bring(operator: &Operator, id: CommitId, source: &mut dyn HostObjects) -> Result<CommitSource, ResolveError> {
     let host = HostName::parse(b"web1").unwrap();
     resolve(&operator.repo(), &host, id, &Elsewhere::new(std::time::Duration::from_secs(30)), source)
 }
 
-fn projection(found: Found) -> Projection {
+fn projection(found: CommitSource) -> Projection {
     match found {
-        Found::Projection(projection) => projection,
+        CommitSource::Projection(projection) => projection,
         other => panic!("{other:?}"),
     }
 }
@@ -100,13 +100,13 @@ fn tidy(operator: &Operator) {
 #[test]
 fn what_is_here_is_not_asked_for() {
     let (_, bob) = alice_and_bob();
-    assert_eq!(bring(&bob, bob.id("HEAD"), &mut Bytes(None)).unwrap(), Found::Here);
+    assert_eq!(bring(&bob, bob.id("HEAD"), &mut Bytes(None)).unwrap(), CommitSource::Here);
     // Reachable from nothing, but complete.
     bob.write("web1/app/file", "two\n");
     let lost = bob.commit("second");
     bob.git(&["update-ref", "refs/heads/prod", "HEAD~1"]);
     bob.git(&["reflog", "expire", "--expire=now", "--all"]);
-    assert_eq!(bring(&bob, lost, &mut Bytes(None)).unwrap(), Found::Here);
+    assert_eq!(bring(&bob, lost, &mut Bytes(None)).unwrap(), CommitSource::Here);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn another_remote_has_it_and_no_ref_moves() {
     alice.write("web2/app/file", "two\n");
     let second = alice.commit("second");
     let found = bring(&bob, second, &mut Bytes(None)).unwrap();
-    assert_eq!(found, Found::FromRemote("origin".to_owned()));
+    assert_eq!(found, CommitSource::FromRemote("origin".to_owned()));
     assert_eq!(bob.git(&["for-each-ref"]), before);
     assert!(!bob.dir.join(".git/FETCH_HEAD").exists());
     tidy(&bob);
@@ -135,11 +135,11 @@ fn the_host_has_all_that_is_missing() {
         }
         let target = alice.commit("only web1 changes");
         host.deploy(&alice.repo(), target);
-        assert_eq!(bring(&bob, target, &mut Offer::of(&host)).unwrap(), Found::FromHost);
+        assert_eq!(bring(&bob, target, &mut Offer::of(&host)).unwrap(), CommitSource::FromHost);
         tidy(&bob);
         bob.git(&["update-ref", "refs/remotes/web1/prod", &target.to_string()]);
         bob.git(&["gc", "-q", "--prune=now"]);
-        assert_eq!(bring(&bob, target, &mut Bytes(None)).unwrap(), Found::Here);
+        assert_eq!(bring(&bob, target, &mut Bytes(None)).unwrap(), CommitSource::Here);
         fsck(&bob.dir);
     }
 }
@@ -211,7 +211,7 @@ fn a_projection_gives_way_to_the_real_commit() {
     record(&bob, &projection(bring(&bob, second, &mut Offer::of(&host)).unwrap()));
     bob.git(&["remote", "add", "origin", alice.dir.to_str().unwrap()]);
     let found = bring(&bob, second, &mut Bytes(None)).unwrap();
-    assert_eq!(found, Found::FromRemote("origin".to_owned()));
+    assert_eq!(found, CommitSource::FromRemote("origin".to_owned()));
     tidy(&bob);
 }
 
@@ -258,7 +258,7 @@ fn what_was_not_asked_for_stays_out() {
     }
     writer.stored(Kind::Blob, b"not asked for").unwrap();
     let pack = writer.finish().unwrap().0;
-    assert_eq!(bring(&bob, second, &mut Bytes(Some(pack))).unwrap(), Found::FromHost);
+    assert_eq!(bring(&bob, second, &mut Bytes(Some(pack))).unwrap(), CommitSource::FromHost);
     let extra = gix_object::compute_hash(gix_hash::Kind::Sha1, Kind::Blob, b"not asked for").unwrap();
     assert!(has(&bob, &second.to_string()) && !has(&bob, &extra.to_string()));
     tidy(&bob);
@@ -319,8 +319,8 @@ fn a_shallow_repository_is_complete_as_far_as_it_goes() {
     let bob = Operator::new();
     bob.git(&["fetch", "-q", "--depth=1", &url, "prod"]);
     bob.git(&["update-ref", "--no-deref", "HEAD", "FETCH_HEAD"]);
-    assert_eq!(bring(&bob, alice.id("HEAD"), &mut Bytes(None)).unwrap(), Found::Here);
+    assert_eq!(bring(&bob, alice.id("HEAD"), &mut Bytes(None)).unwrap(), CommitSource::Here);
     // Unreferenced, the walk itself has to mind the end of history.
     bob.git(&["symbolic-ref", "HEAD", "refs/heads/none"]);
-    assert_eq!(bring(&bob, alice.id("HEAD"), &mut Bytes(None)).unwrap(), Found::Here);
+    assert_eq!(bring(&bob, alice.id("HEAD"), &mut Bytes(None)).unwrap(), CommitSource::Here);
 }

@@ -17,31 +17,31 @@ fn atomic(options: &[&str]) -> Rules {
     rules(Atomicity::AllOrNothing, options)
 }
 
-const DONE: Heard = Heard::Ended(Ending::Done);
-const FAILED: Heard = Heard::Ended(Ending::Failed);
-const UNREACHABLE: Heard = Heard::Ended(Ending::Unreachable);
+const DONE: Input = Input::Ended(Ending::Done);
+const FAILED: Input = Input::Ended(Ending::Failed);
+const UNREACHABLE: Input = Input::Ended(Ending::Unreachable);
 
 /// All steps that follow from these, in order.
-fn all(decision: &mut Decision, heard: &[(usize, Heard)]) -> Steps {
-    heard.iter().flat_map(|(at, heard)| decision.hear(*at, *heard)).collect()
+fn all(decision: &mut Decision, input: &[(usize, Input)]) -> Steps {
+    input.iter().flat_map(|(at, input)| decision.apply(*at, *input)).collect()
 }
 
 /// So many hosts, all of which are prepared, and the first wave was told to activate.
 fn begun(hosts: usize, rules: Rules) -> Decision {
     let mut decision = Decision::new(hosts, rules);
     let mut steps = Vec::new();
-    (0..hosts).for_each(|at| steps = decision.hear(at, Heard::Prepared));
-    steps.into_iter().for_each(|(at, _)| drop(decision.hear(at, Heard::Noted)));
+    (0..hosts).for_each(|at| steps = decision.apply(at, Input::Prepared));
+    steps.into_iter().for_each(|(at, _)| drop(decision.apply(at, Input::Noted)));
     decision
 }
 
 #[test]
 fn nobody_activates_before_everybody_is_prepared_and_all_of_it_is_noted() {
     let mut decision = Decision::new(2, per_host(&[]));
-    assert_eq!(decision.hear(0, Heard::Prepared), []);
-    assert_eq!(decision.hear(1, Heard::Prepared), [(0, Step::Note), (1, Step::Note)]);
-    assert_eq!(decision.hear(1, Heard::Noted), []);
-    assert_eq!(decision.hear(0, Heard::Noted), [(0, Step::Activate), (1, Step::Activate)]);
+    assert_eq!(decision.apply(0, Input::Prepared), []);
+    assert_eq!(decision.apply(1, Input::Prepared), [(0, Step::Note), (1, Step::Note)]);
+    assert_eq!(decision.apply(1, Input::Noted), []);
+    assert_eq!(decision.apply(0, Input::Noted), [(0, Step::Activate), (1, Step::Activate)]);
     assert_eq!(all(&mut decision, &[(0, FAILED), (1, DONE)]), []);
     assert!(decision.is_over());
 }
@@ -50,9 +50,9 @@ fn nobody_activates_before_everybody_is_prepared_and_all_of_it_is_noted() {
 fn a_failure_before_the_barrier_cancels_the_others() {
     for failure in [FAILED, UNREACHABLE, DONE] {
         let mut decision = Decision::new(3, per_host(&[]));
-        decision.hear(0, Heard::Prepared);
-        assert_eq!(decision.hear(1, failure), [(0, Step::Cancel), (2, Step::Cancel)]);
-        assert_eq!(all(&mut decision, &[(2, Heard::Prepared), (2, FAILED), (0, FAILED)]), []);
+        decision.apply(0, Input::Prepared);
+        assert_eq!(decision.apply(1, failure), [(0, Step::Cancel), (2, Step::Cancel)]);
+        assert_eq!(all(&mut decision, &[(2, Input::Prepared), (2, FAILED), (0, FAILED)]), []);
         assert!(decision.is_over());
     }
 }
@@ -60,27 +60,27 @@ fn a_failure_before_the_barrier_cancels_the_others() {
 #[test]
 fn who_can_not_be_reached_is_left_out_if_that_was_asked_for() {
     let mut decision = Decision::new(3, per_host(&["skip-unreachable", "waves=1"]));
-    assert_eq!(all(&mut decision, &[(0, UNREACHABLE), (1, Heard::Prepared)]), []);
-    assert_eq!(decision.hear(2, Heard::Prepared), [(1, Step::Note)], "the canary is one that can be reached");
-    decision.hear(1, Heard::Noted);
-    assert_eq!(decision.hear(1, DONE), [(2, Step::Note)]);
-    assert_eq!(decision.hear(2, UNREACHABLE), [], "too late to be left out");
+    assert_eq!(all(&mut decision, &[(0, UNREACHABLE), (1, Input::Prepared)]), []);
+    assert_eq!(decision.apply(2, Input::Prepared), [(1, Step::Note)], "the canary is one that can be reached");
+    decision.apply(1, Input::Noted);
+    assert_eq!(decision.apply(1, DONE), [(2, Step::Note)]);
+    assert_eq!(decision.apply(2, UNREACHABLE), [], "too late to be left out");
     assert!(decision.is_over() && decision.is_skipped(0) && !decision.is_skipped(2));
 
     let mut decision = Decision::new(2, per_host(&["skip-unreachable"]));
     assert_eq!(all(&mut decision, &[(0, UNREACHABLE), (1, UNREACHABLE)]), []);
     assert!(decision.is_over());
     let mut decision = Decision::at_once(Unreachable::IsSkipped);
-    decision.hear(0, UNREACHABLE);
+    decision.apply(0, UNREACHABLE);
     assert!(decision.is_skipped(0));
 }
 
 #[test]
 fn a_wave_begins_when_the_one_before_is_done_and_the_first_failure_is_the_last() {
     let mut decision = begun(5, per_host(&["waves=1,60%"]));
-    assert_eq!(decision.hear(0, DONE), [(1, Step::Note), (2, Step::Note)]);
-    all(&mut decision, &[(1, Heard::Noted), (2, Heard::Noted)]);
-    assert_eq!(decision.hear(1, FAILED), [(3, Step::Cancel), (4, Step::Cancel)]);
+    assert_eq!(decision.apply(0, DONE), [(1, Step::Note), (2, Step::Note)]);
+    all(&mut decision, &[(1, Input::Noted), (2, Input::Noted)]);
+    assert_eq!(decision.apply(1, FAILED), [(3, Step::Cancel), (4, Step::Cancel)]);
     assert_eq!(all(&mut decision, &[(2, DONE), (3, FAILED), (4, FAILED)]), []);
     assert!(decision.is_over());
 }
@@ -88,20 +88,20 @@ fn a_wave_begins_when_the_one_before_is_done_and_the_first_failure_is_the_last()
 #[test]
 fn a_later_wave_that_does_not_hold_out_stops_the_waves() {
     let mut decision = begun(3, per_host(&["waves=1"]));
-    assert_eq!(decision.hear(2, UNREACHABLE), [(1, Step::Cancel)]);
-    assert_eq!(decision.hear(0, DONE), []);
+    assert_eq!(decision.apply(2, UNREACHABLE), [(1, Step::Cancel)]);
+    assert_eq!(decision.apply(0, DONE), []);
 }
 
 #[test]
 fn all_or_nothing_keeps_when_all_waves_are_healthy_and_releases_when_all_have_kept() {
     let mut decision = begun(3, atomic(&["waves=1"]));
-    assert_eq!(decision.hear(0, Heard::Healthy), [(1, Step::Note), (2, Step::Note)]);
-    all(&mut decision, &[(1, Heard::Noted), (2, Heard::Noted)]);
-    assert_eq!(decision.hear(2, Heard::Healthy), []);
-    assert_eq!(decision.hear(1, Heard::Healthy), [(0, Step::Keep), (1, Step::Keep), (2, Step::Keep)]);
-    assert_eq!(all(&mut decision, &[(0, Heard::Kept), (1, Heard::Lost), (2, Heard::Kept)]), []);
+    assert_eq!(decision.apply(0, Input::Healthy), [(1, Step::Note), (2, Step::Note)]);
+    all(&mut decision, &[(1, Input::Noted), (2, Input::Noted)]);
+    assert_eq!(decision.apply(2, Input::Healthy), []);
+    assert_eq!(decision.apply(1, Input::Healthy), [(0, Step::Keep), (1, Step::Keep), (2, Step::Keep)]);
+    assert_eq!(all(&mut decision, &[(0, Input::Kept), (1, Input::Lost), (2, Input::Kept)]), []);
     // It has kept it, and needs no release: it waited for none when its connection was lost.
-    assert_eq!(decision.hear(1, DONE), [(0, Step::Release), (2, Step::Release)]);
+    assert_eq!(decision.apply(1, DONE), [(0, Step::Release), (2, Step::Release)]);
     assert_eq!(all(&mut decision, &[(0, DONE), (2, DONE)]), []);
     assert!(decision.is_over());
 }
@@ -109,56 +109,56 @@ fn all_or_nothing_keeps_when_all_waves_are_healthy_and_releases_when_all_have_ke
 #[test]
 fn a_host_that_the_order_to_keep_it_did_not_reach_is_told_again() {
     let mut decision = begun(2, atomic(&[]));
-    let steps = all(&mut decision, &[(0, Heard::Healthy), (1, Heard::Healthy), (0, Heard::Kept), (1, Heard::Lost)]);
+    let steps = all(&mut decision, &[(0, Input::Healthy), (1, Input::Healthy), (0, Input::Kept), (1, Input::Lost)]);
     assert_eq!(steps, [(0, Step::Keep), (1, Step::Keep)]);
-    assert_eq!(decision.hear(1, Heard::Healthy), [(1, Step::Keep)]);
-    assert_eq!(decision.hear(1, Heard::Kept), [(0, Step::Release), (1, Step::Release)]);
+    assert_eq!(decision.apply(1, Input::Healthy), [(1, Step::Keep)]);
+    assert_eq!(decision.apply(1, Input::Kept), [(0, Step::Release), (1, Step::Release)]);
 }
 
 #[test]
 fn one_failure_after_activation_takes_all_back() {
-    for failure in [FAILED, Heard::Lost] {
+    for failure in [FAILED, Input::Lost] {
         let mut decision = begun(4, atomic(&["waves=3"]));
-        decision.hear(0, Heard::Healthy);
-        let steps = decision.hear(1, failure);
+        decision.apply(0, Input::Healthy);
+        let steps = decision.apply(1, failure);
         let reverted = steps.iter().filter(|(_, step)| *step == Step::Revert).map(|(at, _)| *at);
         let expected = if failure == FAILED { vec![0, 2] } else { vec![0, 1, 2] };
         assert_eq!(reverted.collect::<Vec<_>>(), expected);
         assert!(steps.contains(&(3, Step::Cancel)));
-        assert_eq!(all(&mut decision, &[(2, Heard::Healthy), (0, FAILED), (2, FAILED), (3, FAILED)]), []);
+        assert_eq!(all(&mut decision, &[(2, Input::Healthy), (0, FAILED), (2, FAILED), (3, FAILED)]), []);
     }
 }
 
 #[test]
 fn one_that_did_not_keep_it_takes_back_those_that_have() {
     let mut decision = begun(3, atomic(&[]));
-    all(&mut decision, &[(0, Heard::Healthy), (1, Heard::Healthy), (2, Heard::Healthy)]);
-    all(&mut decision, &[(0, Heard::Kept), (1, Heard::Lost)]);
-    assert_eq!(decision.hear(1, FAILED), [(0, Step::Revert), (2, Step::Revert)]);
-    assert_eq!(all(&mut decision, &[(2, Heard::Kept), (0, FAILED), (2, FAILED)]), []);
+    all(&mut decision, &[(0, Input::Healthy), (1, Input::Healthy), (2, Input::Healthy)]);
+    all(&mut decision, &[(0, Input::Kept), (1, Input::Lost)]);
+    assert_eq!(decision.apply(1, FAILED), [(0, Step::Revert), (2, Step::Revert)]);
+    assert_eq!(all(&mut decision, &[(2, Input::Kept), (0, FAILED), (2, FAILED)]), []);
 }
 
 #[test]
 fn an_interruption_cancels_before_and_reverts_after_but_not_once_all_keep() {
     let mut decision = Decision::new(2, per_host(&[]));
-    decision.hear(0, Heard::Prepared);
+    decision.apply(0, Input::Prepared);
     assert_eq!(decision.interrupt(), [(0, Step::Cancel), (1, Step::Cancel)]);
     assert_eq!(decision.interrupt(), []);
     assert_eq!(Decision::at_once(Unreachable::Fails).interrupt(), [(0, Step::Cancel)]);
     let mut decision = begun(2, atomic(&[]));
     assert_eq!(decision.interrupt(), [(0, Step::Revert), (1, Step::Revert)]);
     let mut decision = begun(2, atomic(&[]));
-    all(&mut decision, &[(0, Heard::Healthy), (1, Heard::Healthy)]);
+    all(&mut decision, &[(0, Input::Healthy), (1, Input::Healthy)]);
     assert_eq!(decision.interrupt(), []);
 }
 
 #[test]
 fn a_host_that_claims_what_it_was_not_told_to_do_changes_nothing() {
     let mut decision = Decision::new(2, atomic(&[]));
-    let lies = [Heard::Healthy, Heard::Kept, Heard::Noted, Heard::Lost];
-    lies.iter().for_each(|lie| assert_eq!(decision.hear(0, *lie), []));
-    decision.hear(0, Heard::Prepared);
-    assert_eq!(decision.hear(1, Heard::Prepared).len(), 2);
+    let lies = [Input::Healthy, Input::Kept, Input::Noted, Input::Lost];
+    lies.iter().for_each(|lie| assert_eq!(decision.apply(0, *lie), []));
+    decision.apply(0, Input::Prepared);
+    assert_eq!(decision.apply(1, Input::Prepared).len(), 2);
 }
 
 /// What a simulated host does next, when it is its turn: go on, or one of the ways to fail.
@@ -178,7 +178,7 @@ enum Host {
     Healthy,
     Keeping,
     Kept,
-    /// Its end was heard, and whether it runs the new deployment then.
+    /// It has ended, and whether it runs the new deployment then.
     Ended {
         new: bool,
     },
@@ -187,7 +187,7 @@ enum Host {
 struct Simulation {
     decision: Decision,
     hosts: Vec<Host>,
-    /// Which hosts were told to activate, in order; where a failure was heard.
+    /// Which hosts were told to activate, in order; where a failure was reported.
     activated: Vec<usize>,
     told: Vec<Vec<Step>>,
     is_atomic: bool,
@@ -200,7 +200,7 @@ impl Simulation {
             assert!(!matches!(self.hosts[at], Host::Ended { .. }), "{at} has ended, and is told {step:?}");
             self.told[at].push(step);
             match (step, self.hosts[at]) {
-                (Step::Note, Host::Prepared) => left.extend(self.decision.hear(at, Heard::Noted)),
+                (Step::Note, Host::Prepared) => left.extend(self.decision.apply(at, Input::Noted)),
                 (Step::Activate, Host::Prepared) => {
                     let all_prepared = self.hosts.iter().all(|host| *host != Host::Preparing);
                     assert!(all_prepared, "{at} activates before all are prepared: {:?}", self.hosts);
@@ -220,7 +220,7 @@ impl Simulation {
 
     fn end(&mut self, at: usize, new: bool) -> Steps {
         self.hosts[at] = Host::Ended { new };
-        self.decision.hear(at, if new { DONE } else { FAILED })
+        self.decision.apply(at, if new { DONE } else { FAILED })
     }
 
     fn turn(&mut self, at: usize, turn: Turn) {
@@ -228,27 +228,27 @@ impl Simulation {
             (Host::Ended { .. }, _) => return,
             (Host::Preparing, Turn::GoOn) => {
                 self.hosts[at] = Host::Prepared;
-                self.decision.hear(at, Heard::Prepared)
+                self.decision.apply(at, Input::Prepared)
             }
             (Host::Preparing | Host::Prepared, Turn::LoseLink) => {
                 self.hosts[at] = Host::Ended { new: false };
-                self.decision.hear(at, UNREACHABLE)
+                self.decision.apply(at, UNREACHABLE)
             }
             (Host::Active, Turn::GoOn) if self.is_atomic => {
                 self.hosts[at] = Host::Healthy;
-                self.decision.hear(at, Heard::Healthy)
+                self.decision.apply(at, Input::Healthy)
             }
             (Host::Active, Turn::GoOn | Turn::LoseLink) if !self.is_atomic => self.end(at, true),
             (Host::Keeping, Turn::GoOn) => {
                 self.hosts[at] = Host::Kept;
-                self.decision.hear(at, Heard::Kept)
+                self.decision.apply(at, Input::Kept)
             }
             // The order did not arrive, and whoever asks is told that it is waited for.
             (Host::Keeping, Turn::LoseLink) => {
                 self.hosts[at] = Host::Healthy;
-                let steps = self.decision.hear(at, Heard::Lost);
+                let steps = self.decision.apply(at, Input::Lost);
                 self.carry_out(steps);
-                self.decision.hear(at, Heard::Healthy)
+                self.decision.apply(at, Input::Healthy)
             }
             // The verdict is durable: it is kept without a release in the end.
             (Host::Kept, Turn::LoseLink) => self.end(at, true),

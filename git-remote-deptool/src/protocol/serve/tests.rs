@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::outcome::Update;
+use crate::model::outcome::RefUpdate;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -38,9 +38,9 @@ impl Backend for Recorder {
         self.result().map(|()| Vec::new())
     }
 
-    fn push(&mut self, batch: &PushBatch, _: &Options, report: &mut Report) -> Result<(), Unreachable> {
+    fn push(&mut self, batch: &PushBatch, _: &Options, report: &mut RefReport) -> Result<(), Unreachable> {
         self.pushed.push(batch.clone());
-        let done = Outcome::Done { old: None, new: None, update: Update::FastForward };
+        let done = RefOutcome::Done { old: None, new: None, update: RefUpdate::FastForward };
         report.set(batch.commands()[0].dst.as_ref(), done).unwrap();
         self.result()
     }

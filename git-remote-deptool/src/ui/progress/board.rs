@@ -36,18 +36,18 @@ pub enum State {
 
 /// Whether ssh may have something to ask about a host, on the terminal that we draw on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Novelty {
+pub enum FirstContact {
     /// It was talked to before: its key is known.
-    Known,
+    No,
     /// ssh may show its key and ask.
-    New,
+    Possible,
 }
 
 /// A host to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     pub name: HostName,
-    pub novelty: Novelty,
+    pub first_contact: FirstContact,
 }
 
 /// How far all hosts are.
@@ -79,7 +79,7 @@ impl Board {
 
     /// Whether a question of ssh's may be on the terminal, which a block that is drawn again would wipe away.
     pub fn is_being_asked(&self) -> bool {
-        self.0.iter().any(|row| row.state == State::Connecting && row.host.novelty == Novelty::New)
+        self.0.iter().any(|row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible)
     }
 
     /// The block at `now`: a line for each host if they are few and fit, else counts, and the hosts that failed or are
@@ -207,7 +207,8 @@ mod tests {
     }
 
     fn board(names: &[&str]) -> Board {
-        let host = |name: &&str| Host { name: HostName::parse(name.as_bytes()).unwrap(), novelty: Novelty::Known };
+        let host =
+            |name: &&str| Host { name: HostName::parse(name.as_bytes()).unwrap(), first_contact: FirstContact::No };
         Board::new(names.iter().map(host).collect())
     }
 
@@ -290,7 +291,7 @@ mod tests {
     #[test]
     fn a_question_about_a_new_hosts_key_is_not_wiped_away() {
         let mut board = board(&["web1", "web2"]);
-        board.0[1].host.novelty = Novelty::New;
+        board.0[1].host.first_contact = FirstContact::Possible;
         board.set(0, State::Connecting, seconds(0));
         assert!(!board.is_being_asked());
         board.set(1, State::Connecting, seconds(0));

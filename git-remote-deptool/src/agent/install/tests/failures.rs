@@ -204,7 +204,7 @@ fn a_local_root_runs_the_agent_here_and_tells_it_where() {
     host.bring_agent(
         "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\necho $DEPTOOL_ROOT $GIT_DIR .\n",
     );
-    let target = Target::Local(host.at("root"));
+    let target = Endpoint::Local(host.at("root"));
     let started = host.connector.start(&target, None, &mut |_| {}).unwrap();
     let mut link = host.connector.connect(started, &Ahead::No, &mut |_| {}).unwrap();
     let mut answer = String::new();

@@ -178,7 +178,7 @@ fn directories_nested_without_end_are_refused_and_manifold_ones_cost_nothing() {
         wide = evil.tree(&[("40000", b"a", wide), ("40000", b"b", wide), ("40000", b"c", wide)]);
     }
     let id = evil.commit_of_app(wide);
-    assert_eq!(bring(&bob, id, &mut Bytes(Some(evil.pack()))).unwrap(), Found::FromHost);
+    assert_eq!(bring(&bob, id, &mut Bytes(Some(evil.pack()))).unwrap(), CommitSource::FromHost);
     tidy(&bob);
 }
 

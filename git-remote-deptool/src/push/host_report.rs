@@ -9,6 +9,11 @@ use deptool_agent::shared::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    agent::{session::SessionError, transport::ConnectError},
+    model::error::chain,
+};
+
 /// So many hosts are named in a line, the others are counted.
 const NAMED: usize = 8;
 
@@ -21,21 +26,21 @@ pub struct HostReport {
     pub from: Option<CommitId>,
     /// What was to be deployed; `None` if everything was to be removed.
     pub to: Option<CommitId>,
-    pub outcome: Fate,
+    pub outcome: HostOutcome,
     /// One line; empty where the outcome says it all.
     pub why: String,
     /// More of it, several lines; may be empty.
     pub details: String,
     /// What went wrong while rolling back: where this is not empty the host is not as it was.
     pub rollback_errors: Vec<String>,
-    /// What runs there instead, with [`Fate::Stale`].
+    /// What runs there instead, with [`HostOutcome::Stale`].
     pub actual: Option<Deployed>,
 }
 
 /// How it ended, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fate {
+pub enum HostOutcome {
     /// `to` runs, and that is durable.
     Done,
     /// `to` runs, and that is durable there, but it could not be noted here.
@@ -71,39 +76,39 @@ impl HostReport {
     pub fn text(&self) -> String {
         let Self { why, .. } = self;
         match self.outcome {
-            Fate::Done => "done".into(),
-            Fate::NotNoted => "deployed, but that could not be noted here; run git fetch".into(),
-            Fate::Unaffected => "not affected".into(),
-            Fate::RolledBack | Fate::Reverted if !self.rollback_errors.is_empty() => {
+            HostOutcome::Done => "done".into(),
+            HostOutcome::NotNoted => "deployed, but that could not be noted here; run git fetch".into(),
+            HostOutcome::Unaffected => "not affected".into(),
+            HostOutcome::RolledBack | HostOutcome::Reverted if !self.rollback_errors.is_empty() => {
                 format!("rolled back, not completely: {why}")
             }
-            Fate::RolledBack => format!("rolled back: {why}"),
-            Fate::Reverted => "went back, because another host failed".into(),
-            Fate::Stale => "stale info".into(),
-            Fate::NonFastForward => "non-fast-forward".into(),
-            Fate::Unreachable => format!("unreachable: {why}"),
-            Fate::Skipped => format!("skipped, unreachable: {why}"),
-            Fate::Busy | Fate::Refused => why.clone(),
-            Fate::Cancelled => "interrupted; nothing was changed".into(),
-            Fate::Unknown => "outcome unknown; run git fetch".into(),
-            Fate::NotAttempted => "not attempted".into(),
+            HostOutcome::RolledBack => format!("rolled back: {why}"),
+            HostOutcome::Reverted => "went back, because another host failed".into(),
+            HostOutcome::Stale => "stale info".into(),
+            HostOutcome::NonFastForward => "non-fast-forward".into(),
+            HostOutcome::Unreachable => format!("unreachable: {why}"),
+            HostOutcome::Skipped => format!("skipped, unreachable: {why}"),
+            HostOutcome::Busy | HostOutcome::Refused => why.clone(),
+            HostOutcome::Cancelled => "interrupted; nothing was changed".into(),
+            HostOutcome::Unknown => "outcome unknown; run git fetch".into(),
+            HostOutcome::NotAttempted => "not attempted".into(),
         }
     }
 
     /// Whether it is one of the reasons why the push failed, and not one that others' failure concerned.
     fn is_failure(&self) -> bool {
         match self.outcome {
-            Fate::Done | Fate::Unaffected | Fate::NotAttempted | Fate::Skipped => false,
-            Fate::Reverted => !self.rollback_errors.is_empty(),
-            Fate::NotNoted
-            | Fate::RolledBack
-            | Fate::Stale
-            | Fate::NonFastForward
-            | Fate::Busy
-            | Fate::Unreachable
-            | Fate::Refused
-            | Fate::Cancelled
-            | Fate::Unknown => true,
+            HostOutcome::Done | HostOutcome::Unaffected | HostOutcome::NotAttempted | HostOutcome::Skipped => false,
+            HostOutcome::Reverted => !self.rollback_errors.is_empty(),
+            HostOutcome::NotNoted
+            | HostOutcome::RolledBack
+            | HostOutcome::Stale
+            | HostOutcome::NonFastForward
+            | HostOutcome::Busy
+            | HostOutcome::Unreachable
+            | HostOutcome::Refused
+            | HostOutcome::Cancelled
+            | HostOutcome::Unknown => true,
         }
     }
 }
@@ -125,10 +130,10 @@ pub fn summary(reports: &[HostReport]) -> String {
         let hosts = reports.iter().filter(|report| report.outcome == fate && !report.is_failure());
         hosts.map(|report| report.host.to_string()).collect()
     };
-    add("went back on", &those(Fate::Reverted));
-    add("not attempted on", &those(Fate::NotAttempted));
-    add("skipped, as unreachable:", &those(Fate::Skipped));
-    add("deployed to", &those(Fate::Done));
+    add("went back on", &those(HostOutcome::Reverted));
+    add("not attempted on", &those(HostOutcome::NotAttempted));
+    add("skipped, as unreachable:", &those(HostOutcome::Skipped));
+    add("deployed to", &those(HostOutcome::Done));
     parts.join("; ")
 }
 
@@ -136,6 +141,18 @@ fn listed(names: &[String]) -> String {
     match names.len().saturating_sub(NAMED) {
         0 => names.join(", "),
         more => format!("{} and {more} more", names[..NAMED].join(", ")),
+    }
+}
+
+/// What an error means that came before the host was told to go on.
+pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
+    match error {
+        SessionError::Connect(ConnectError::Interrupted) => (HostOutcome::Cancelled, String::new()),
+        SessionError::Connect(ConnectError::Unreachable(why)) | SessionError::Lost(why) => {
+            (HostOutcome::Unreachable, why.clone())
+        }
+        error if error.is_unreachable() => (HostOutcome::Unreachable, chain(error)),
+        error => (HostOutcome::Refused, chain(error)),
     }
 }
 
@@ -155,7 +172,7 @@ pub fn append(path: &Path, reports: &[HostReport]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn report(host: &str, outcome: Fate, why: &str) -> HostReport {
+    fn report(host: &str, outcome: HostOutcome, why: &str) -> HostReport {
         HostReport {
             host: HostName::parse(host.as_bytes()).unwrap(),
             cluster: ClusterName::parse(b"prod").unwrap(),
@@ -173,25 +190,25 @@ mod tests {
     fn a_report_is_one_line_of_json_as_in_the_manual() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report");
-        append(&path, &[report("web1", Fate::Done, "")]).unwrap();
-        append(&path, &[report("web2", Fate::RolledBack, "a.service failed")]).unwrap();
+        append(&path, &[report("web1", HostOutcome::Done, "")]).unwrap();
+        append(&path, &[report("web2", HostOutcome::RolledBack, "a.service failed")]).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"actual":null}"#;
         assert_eq!(text.lines().nth(1), Some(second));
         assert_eq!(
             serde_json::from_str::<HostReport>(second).unwrap(),
-            report("web2", Fate::RolledBack, "a.service failed")
+            report("web2", HostOutcome::RolledBack, "a.service failed")
         );
     }
 
     #[test]
     fn the_summary_begins_with_what_failed() {
         let reports = [
-            report("web1", Fate::Done, ""),
-            report("web2", Fate::RolledBack, "a.service failed"),
-            report("web3", Fate::NotAttempted, ""),
-            report("web4", Fate::Unaffected, ""),
-            report("web5", Fate::Skipped, "no route to host"),
+            report("web1", HostOutcome::Done, ""),
+            report("web2", HostOutcome::RolledBack, "a.service failed"),
+            report("web3", HostOutcome::NotAttempted, ""),
+            report("web4", HostOutcome::Unaffected, ""),
+            report("web5", HostOutcome::Skipped, "no route to host"),
         ];
         assert_eq!(
             summary(&reports),
@@ -202,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_long_list_of_hosts_is_counted() {
-        let reports: Vec<_> = (0..500).map(|n| report(&format!("web{n}"), Fate::NotAttempted, "")).collect();
+        let reports: Vec<_> = (0..500).map(|n| report(&format!("web{n}"), HostOutcome::NotAttempted, "")).collect();
         assert_eq!(summary(&reports), "not attempted on web0, web1, web2, web3, web4, web5, web6, web7 and 492 more");
     }
 }

@@ -14,50 +14,50 @@ use deptool_agent::shared::{
 };
 use gix::ObjectId;
 
-use super::{Affected, Request, account::HostReport, approach::Approach, conclude};
+use super::{Affected, Request, early::EarlyStart};
 use crate::{
     agent::{
         open_files::{self, Use},
-        parcel::Parcel,
+        payload::Payload,
         transport::{self, Stage},
     },
     fleet::{
-        self, Lead, Rules,
-        delivery::{Delivery, Report as Event},
+        self, HostResult, Rules, Supervisor,
+        delivery::{Delivery, DeliveryEvent},
         remote::{Remote, RemoteError},
     },
-    model::{error::chain, options::Atomicity, push_option::Confirm, timing::Flight},
+    model::{error::chain, options::Atomicity, push_option::Confirm},
     repo::pack::{self, Base, Selection},
-    state::{Attempt, HostFacts},
+    state::{Attempt, HostFacts, RequestPath},
     ui::{
-        progress::{self, Novelty, Progress},
+        progress::{self, FirstContact, Progress},
         render::ago,
     },
 };
 
-/// Deploy to all of them, and say what became of each.
-pub(super) fn deploy(
+/// Deploy to all of them. Returns how it ended on each.
+pub(super) fn run(
     remote: &Remote,
     request: &Request<'_>,
     affected: &[Affected],
-) -> Result<Vec<HostReport>, RemoteError> {
+) -> Result<Vec<HostResult>, RemoteError> {
     open_files::make_room(affected.len(), Use::Session)?;
     let options = request.options;
     let connector = remote.connector.clone();
     let facts: Vec<_> = affected.iter().map(|one| HostFacts::load(&remote.repo, &one.remote.tracking)).collect();
-    let approach = Approach::begin(remote, affected, &facts);
+    let early = EarlyStart::begin(remote, affected, &facts);
     let mut deliveries = deliveries(remote, request, affected, &facts)?;
-    approach.end(&mut deliveries);
+    early.end(&mut deliveries);
     let rules = Rules {
         atomicity: options.atomicity,
         unreachable: options.push_options.unreachable,
         waves: options.push_options.waves.clone(),
     };
     let progress = Progress::new(shown(&deliveries), remote.manner(options));
-    let mut leading = Leading { remote, request, affected, progress: &progress };
-    let conclusions = fleet::run(deliveries, rules, &connector, &mut leading);
+    let mut supervisor = PushSupervisor { remote, request, affected, progress: &progress };
+    let results = fleet::run(deliveries, rules, &connector, &mut supervisor);
     progress.finish();
-    Ok(conclude::conclude(remote, request, affected, conclusions))
+    Ok(results)
 }
 
 /// All that each host is to be told.
@@ -74,11 +74,11 @@ fn deliveries(
         (true, Atomicity::PerHost) => (Go::WhenTold, DecidedBy::Host),
         (true, Atomicity::AllOrNothing) => (Go::WhenTold, DecidedBy::Helper),
     };
-    let operator = operator(&remote.repo);
+    let operator = remote.repo.operator();
     let mut deliveries = Vec::with_capacity(affected.len());
     let mut packed = Packed::new();
     for (one, facts) in affected.iter().zip(facts) {
-        let parcel = parcel_for(remote, request, one, Completeness::Incremental, &mut packed)?;
+        let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
         let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
         let deploy = Deploy {
@@ -98,9 +98,9 @@ fn deliveries(
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
             started: None,
-            flight: Flight::Pipe,
+            flight: RequestPath::Stdin,
             request: deploy,
-            parcel,
+            payload,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
             lock_wait: options.push_options.lock_wait,
             is_known: facts
@@ -115,9 +115,9 @@ fn deliveries(
 fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     let shown = |delivery: &Delivery| progress::Host {
         name: delivery.request.host.clone(),
-        novelty: match (&delivery.target, delivery.is_known) {
-            (transport::Target::Ssh(_), false) => Novelty::New,
-            (transport::Target::Ssh(_), true) | (transport::Target::Local(_), _) => Novelty::Known,
+        first_contact: match (&delivery.target, delivery.is_known) {
+            (transport::Endpoint::Ssh(_), false) => FirstContact::Possible,
+            (transport::Endpoint::Ssh(_), true) | (transport::Endpoint::Local(_), _) => FirstContact::No,
         },
     };
     deliveries.iter().map(shown).collect()
@@ -143,16 +143,16 @@ enum Completeness {
 }
 
 /// Packs by the objects that are in them: hosts with the same directory share one.
-type Packed = HashMap<Vec<ObjectId>, Parcel>;
+type Packed = HashMap<Vec<ObjectId>, Payload>;
 
-fn parcel_for(
+fn payload_for(
     remote: &Remote,
     request: &Request<'_>,
     one: &Affected,
     completeness: Completeness,
     packed: &mut Packed,
-) -> Result<Parcel, RemoteError> {
-    let parcel = |bytes: &[u8], large| Parcel::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
+) -> Result<Payload, RemoteError> {
+    let payload = |bytes: &[u8], large| Payload::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
     let (repo, host) = (remote.repo.gix(), &one.remote.host);
     let mut selection = match (request.goal, completeness, &one.tracked) {
         (Goal::Nothing, _, _) => Selection::default(),
@@ -172,39 +172,26 @@ fn parcel_for(
     }
     let mut bytes = Vec::new();
     pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
-    let made = parcel(&bytes, selection.large)?;
+    let made = payload(&bytes, selection.large)?;
     packed.insert(selection.objects, made.clone());
     Ok(made)
 }
 
-/// Who deploys: the committer that Git would use, or else the login.
-pub(super) fn operator(repo: &crate::repo::Repo) -> String {
-    if let Some(Ok(committer)) = repo.gix().committer() {
-        return format!("{} <{}>", committer.name, committer.email);
-    }
-    let name = repo.git().args(["var", "GIT_COMMITTER_IDENT"]).output().ok().filter(|output| output.status.success());
-    let text = name.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    match text.split_once('>') {
-        Some((ident, _)) => format!("{ident}>"),
-        None => "unknown <unknown>".into(),
-    }
-}
-
-/// Leads a fleet on behalf of a push.
-struct Leading<'a> {
+/// What a fleet needs of a push.
+struct PushSupervisor<'a> {
     remote: &'a Remote,
     request: &'a Request<'a>,
     affected: &'a [Affected],
     progress: &'a Progress,
 }
 
-impl Lead for Leading<'_> {
-    fn full_pack(&mut self, at: usize) -> Result<Parcel, String> {
+impl Supervisor for PushSupervisor<'_> {
+    fn full_pack(&mut self, at: usize) -> Result<Payload, String> {
         let (one, nothing) = (&self.affected[at], &mut Packed::new());
-        parcel_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(|error| error.to_string())
+        payload_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(|error| error.to_string())
     }
 
-    fn permit(&mut self, hosts: &[usize]) -> Result<(), String> {
+    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String> {
         let attempt = match self.request.goal {
             Goal::Commit(id) => Attempt::Deploy(id),
             Goal::Nothing => Attempt::Remove,
@@ -213,32 +200,32 @@ impl Lead for Leading<'_> {
         self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| chain(&error))
     }
 
-    fn heard(&mut self, at: usize, report: &Event) {
+    fn on_event(&mut self, at: usize, report: &DeliveryEvent) {
         let host = &self.affected[at].remote;
         let verbosity = self.request.options.verbosity;
         if let Some(state) = super::progress::state_of(report) {
             self.progress.note(at, state);
         }
         match report {
-            Event::Stage(Stage::Installing { bytes }) if verbosity > 0 && !self.progress.is_live() => {
+            DeliveryEvent::Stage(Stage::Installing { bytes }) if verbosity > 0 && !self.progress.is_live() => {
                 self.remote.say(&format!("{}: installing the agent ({} KiB)", host.host, bytes / 1024));
             }
-            Event::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
-            Event::Phase(phase) if verbosity > 1 && !self.progress.is_live() => {
+            DeliveryEvent::Note(note) if verbosity > 0 => self.remote.say(&format!("{}: {note}", host.host)),
+            DeliveryEvent::Phase(phase) if verbosity > 1 && !self.progress.is_live() => {
                 self.remote.say(&format!("{}: {}", host.host, phase.word()));
             }
-            Event::Busy(holder) if verbosity > 0 => {
+            DeliveryEvent::Busy(holder) if verbosity > 0 => {
                 let since = ago(now() - holder.since);
                 let (by, phase) = (&holder.by, holder.phase.word());
                 self.remote.say(&format!("{}: waiting for {by}, who has been {phase} for {since}", host.host));
             }
-            Event::Hello(hello) => {
+            DeliveryEvent::Hello(hello) => {
                 // What can't be remembered costs a round trip next time, no more.
-                if let Err(error) = self.remote.heed(host, hello) {
+                if let Err(error) = self.remote.record_hello(host, hello) {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
-            Event::Answered(timing) => {
+            DeliveryEvent::Answered(timing) => {
                 // As above.
                 let facts = HostFacts::load(&self.remote.repo, &host.tracking);
                 if let Some(facts) = facts.and_then(|facts| facts.after(timing))

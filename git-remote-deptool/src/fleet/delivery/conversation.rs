@@ -13,12 +13,12 @@ use deptool_agent::shared::{
     wire::{Go, Request, Response},
 };
 
-use super::{Delivery, End, Permission, Report, due::Due};
+use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
     session::{Event, Mailbox, Order, Session, SessionError},
     transport::{Ahead, Connector, Early, Stage, Started},
 };
-use crate::model::timing::{Flight, Timing};
+use crate::state::{RequestPath, Timing};
 
 /// How often we ask a host after the connection was lost. With `--atomic` others wait for the answer.
 const TRIES: u32 = 2;
@@ -26,37 +26,37 @@ const TRIES: u32 = 2;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One conversation.
-pub(super) struct Talk<'a> {
+pub(super) struct Conversation<'a> {
     delivery: &'a Delivery,
     connector: &'a Connector,
     mailbox: &'a Mailbox,
-    tell: &'a dyn Fn(Report),
+    tell: &'a dyn Fn(DeliveryEvent),
     pub permission: Permission,
-    due: Due,
-    /// We talk over another connection than the first.
+    expected: Expected,
+    /// We conversation over another connection than the first.
     is_attached: bool,
     /// The request was not answered yet: how long the hello took, and when it came.
     unanswered: Option<(Duration, Instant)>,
 }
 
 /// What a deployment that is asked for on another connection is doing.
-enum Found {
+enum Status {
     Running(Box<Session>),
     Over(Outcome),
     /// It never got as far as activation, and will not.
     NeverBegun,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Conversation<'a> {
     pub fn new(
         delivery: &'a Delivery,
         connector: &'a Connector,
         mailbox: &'a Mailbox,
-        tell: &'a dyn Fn(Report),
+        tell: &'a dyn Fn(DeliveryEvent),
     ) -> Self {
-        let due = Due::of(&delivery.request);
+        let expected = Expected::of(&delivery.request);
         let permission = Permission::NotGiven;
-        Talk { delivery, connector, mailbox, tell, permission, due, is_attached: false, unanswered: None }
+        Conversation { delivery, connector, mailbox, tell, permission, expected, is_attached: false, unanswered: None }
     }
 
     /// Connect if nobody has, send everything, and follow it to its end.
@@ -66,11 +66,11 @@ impl<'a> Talk<'a> {
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
         let at_once = delivery.request.go == Go::AtOnce;
         let ahead = match delivery.is_known {
-            true => Ahead::Yes(Early::new(vec![request.clone(), delivery.parcel.messages.clone()])),
+            true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
         };
         let tell = self.tell;
-        let stage = &mut |stage| tell(Report::Stage(stage));
+        let stage = &mut |stage| tell(DeliveryEvent::Stage(stage));
         let started = match started {
             Some(started) => {
                 stage(Stage::Connecting);
@@ -78,8 +78,8 @@ impl<'a> Talk<'a> {
             }
             None => {
                 let early = match (&ahead, delivery.flight) {
-                    (Ahead::Yes(early), Flight::Variable) => Some(early),
-                    (Ahead::Yes(_), Flight::Pipe) | (Ahead::No, _) => None,
+                    (Ahead::Yes(early), RequestPath::Environment) => Some(early),
+                    (Ahead::Yes(_), RequestPath::Stdin) | (Ahead::No, _) => None,
                 };
                 self.connector.start(&delivery.target, early, stage)?
             }
@@ -96,16 +96,16 @@ impl<'a> Talk<'a> {
             Err(SessionError::Agent(why)) => return Ok(Outcome::refused(why)),
             opened => opened?,
         };
-        (self.tell)(Report::Hello(Box::new(hello)));
+        (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         self.unanswered = Some((session.answered_in(), Instant::now()));
         if at_once {
             self.permission = Permission::Given;
         }
         if !delivery.is_known {
             session.send_frames(&request)?;
-            session.send_frames(&delivery.parcel.messages)?;
+            session.send_frames(&delivery.payload.messages)?;
         }
-        self.send_large(&mut session, &delivery.parcel.large)?;
+        self.send_large(&mut session, &delivery.payload.large)?;
         self.follow(session)
     }
 
@@ -117,10 +117,10 @@ impl<'a> Talk<'a> {
                 && let Some((hello, came)) = self.unanswered.take()
             {
                 let flight = self.delivery.flight;
-                (self.tell)(Report::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
+                (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
             }
             match event {
-                Event::Order(order) => self.obey(&mut session, order)?,
+                Event::Order(order) => self.carry_out(&mut session, order)?,
                 // It asks again whoever attaches; that this is possible is the answer.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
@@ -129,7 +129,7 @@ impl<'a> Talk<'a> {
                     session = self.confirm(session, seconds);
                 }
                 Event::Response(response) => {
-                    if let Some(outcome) = self.due.heard(response, self.permission, self.tell)? {
+                    if let Some(outcome) = self.expected.accept(response, self.permission, self.tell)? {
                         session.close();
                         return Ok(outcome);
                     }
@@ -138,7 +138,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn obey(&mut self, session: &mut Session, order: Order) -> Result<(), SessionError> {
+    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<(), SessionError> {
         match order {
             Order::Send(request) => {
                 if request == Request::Activate {
@@ -146,9 +146,9 @@ impl<'a> Talk<'a> {
                 }
                 session.send(&request)
             }
-            Order::Full(parcel) => {
-                session.send_frames(&parcel.messages)?;
-                self.send_large(session, &parcel.large)
+            Order::Full(payload) => {
+                session.send_frames(&payload.messages)?;
+                self.send_large(session, &payload.large)
             }
         }
     }
@@ -170,11 +170,11 @@ impl<'a> Talk<'a> {
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
         loop {
             match self.attach() {
-                Ok(Found::Running(session)) => return *session,
+                Ok(Status::Running(session)) => return *session,
                 // The old connection tells.
-                Ok(Found::Over(_) | Found::NeverBegun) => return old,
+                Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
-                    (self.tell)(Report::Note(format!("it can't be reached anew: {error}")));
+                    (self.tell)(DeliveryEvent::Note(format!("it can't be reached anew: {error}")));
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -187,14 +187,14 @@ impl<'a> Talk<'a> {
     }
 
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
-    pub fn ask(&mut self, lost: SessionError) -> End {
+    pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         for attempt in 1..=TRIES {
             match self.attach() {
-                Ok(Found::Over(outcome)) => return End::Outcome(outcome),
-                Ok(Found::NeverBegun) => return End::NotReached(lost),
-                Ok(Found::Running(session)) => {
+                Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
+                Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
+                Ok(Status::Running(session)) => {
                     if let Ok(outcome) = self.follow(*session) {
-                        return End::Outcome(outcome);
+                        return DeliveryEnd::Outcome(outcome);
                     }
                 }
                 Err(_) => {}
@@ -203,24 +203,24 @@ impl<'a> Talk<'a> {
                 thread::sleep(PAUSE);
             }
         }
-        End::Unknown(lost)
+        DeliveryEnd::Unknown(lost)
     }
 
     /// Ask for our deployment on a connection of its own, by its id.
-    fn attach(&mut self) -> Result<Found, SessionError> {
+    fn attach(&mut self) -> Result<Status, SessionError> {
         let target = self.delivery.target.afresh();
         let (mut session, hello) = Session::to(self.connector, &target, self.mailbox.clone(), &mut |_| {})?;
-        (self.tell)(Report::Hello(Box::new(hello)));
+        (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {
             Response::Attached => {
-                self.due.attached(&self.delivery.request);
+                self.expected.attached(&self.delivery.request);
                 self.is_attached = true;
-                Ok(Found::Running(Box::new(session)))
+                Ok(Status::Running(Box::new(session)))
             }
-            Response::NotRunning(None) => Ok(Found::NeverBegun),
+            Response::NotRunning(None) => Ok(Status::NeverBegun),
             Response::NotRunning(Some(attempt)) if attempt.id == self.delivery.request.id => {
-                Ok(Found::Over(outcome_of(*attempt)))
+                Ok(Status::Over(outcome_of(*attempt)))
             }
             _ => Err(SessionError::OutOfOrder),
         }

@@ -10,15 +10,15 @@ use deptool_agent::shared::{
 
 /// A pack and what is too large for it. Hosts that are sent the same share it.
 #[derive(Debug, Clone)]
-pub struct Parcel {
+pub struct Payload {
     /// The pack as messages; with the one that ends all objects if nothing is too large.
     pub messages: Arc<[u8]>,
     /// Blobs that follow, with their sizes in bytes.
     pub large: Vec<(BlobId, u64)>,
 }
 
-impl Parcel {
-    pub fn new(pack: &[u8], large: Vec<(BlobId, u64)>) -> Result<Parcel, FrameError> {
+impl Payload {
+    pub fn new(pack: &[u8], large: Vec<(BlobId, u64)>) -> Result<Payload, FrameError> {
         let mut messages = Vec::with_capacity(pack.len() + pack.len() / CHUNK * 16 + 64);
         for chunk in pack.chunks(CHUNK) {
             messages.extend(encode(&Request::Data(Bytes(chunk.to_vec())))?);
@@ -27,6 +27,6 @@ impl Parcel {
         if large.is_empty() {
             messages.extend(encode(&Request::ObjectsEnd)?);
         }
-        Ok(Parcel { messages: messages.into(), large })
+        Ok(Payload { messages: messages.into(), large })
     }
 }

@@ -5,14 +5,14 @@ use deptool_agent::shared::{
     wire::{DecidedBy, Deploy, Go, Response},
 };
 
-use super::{Permission, Report};
+use super::{DeliveryEvent, Permission};
 use crate::agent::session::SessionError;
 
 /// As much of a host's notes is shown, in bytes.
 const NOTES: usize = 64 * 1024;
 
 /// What the host has still to say, each thing once: whoever leads the fleet takes it at its word.
-pub(super) struct Due {
+pub(super) struct Expected {
     need_full: bool,
     prepared: bool,
     healthy: bool,
@@ -21,47 +21,47 @@ pub(super) struct Due {
     notes: usize,
 }
 
-impl Due {
-    pub fn of(request: &Deploy) -> Due {
+impl Expected {
+    pub fn of(request: &Deploy) -> Expected {
         let prepared = request.go == Go::WhenTold;
         let verdict = request.verdict == DecidedBy::Helper;
-        Due { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
+        Expected { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
     }
 
     /// On another connection it says again what it waits for.
     pub fn attached(&mut self, request: &Deploy) {
         let verdict = request.verdict == DecidedBy::Helper;
-        *self = Due { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
+        *self = Expected { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
     }
 
     /// Pass on what the host says; its outcome if that was it.
-    pub fn heard(
+    pub fn accept(
         &mut self,
         response: Response,
         permission: Permission,
-        tell: &dyn Fn(Report),
+        tell: &dyn Fn(DeliveryEvent),
     ) -> Result<Option<Outcome>, SessionError> {
-        let once = |due: &mut bool| if std::mem::take(due) { Ok(()) } else { Err(SessionError::OutOfOrder) };
+        let once = |expected: &mut bool| if std::mem::take(expected) { Ok(()) } else { Err(SessionError::OutOfOrder) };
         match response {
             Response::Ended(outcome) => return Ok(Some(*outcome)),
-            Response::Progress(phase) => tell(Report::Phase(phase)),
+            Response::Progress(phase) => tell(DeliveryEvent::Phase(phase)),
             Response::Note(note) => self.note(note, tell),
             Response::NeedFull => {
                 once(&mut self.need_full)?;
-                tell(Report::NeedFull);
+                tell(DeliveryEvent::NeedFull);
             }
             Response::Prepared => {
                 once(&mut self.prepared)?;
                 self.need_full = false;
-                tell(Report::Prepared);
+                tell(DeliveryEvent::Prepared);
             }
             Response::Healthy if permission == Permission::Given => {
                 once(&mut self.healthy)?;
-                tell(Report::Healthy);
+                tell(DeliveryEvent::Healthy);
             }
             Response::Kept if permission == Permission::Given => {
                 once(&mut self.kept)?;
-                tell(Report::Kept);
+                tell(DeliveryEvent::Kept);
             }
             Response::Healthy
             | Response::Hello(_)
@@ -81,15 +81,15 @@ impl Due {
         Ok(None)
     }
 
-    fn note(&mut self, note: String, tell: &dyn Fn(Report)) {
+    fn note(&mut self, note: String, tell: &dyn Fn(DeliveryEvent)) {
         match self.notes.checked_sub(note.len()) {
             Some(left) => {
                 self.notes = left;
-                tell(Report::Note(note));
+                tell(DeliveryEvent::Note(note));
             }
             None if self.notes > 0 => {
                 self.notes = 0;
-                tell(Report::Note("it has said more than is shown".into()));
+                tell(DeliveryEvent::Note("it has said more than is shown".into()));
             }
             None => {}
         }

@@ -8,50 +8,49 @@ use std::thread::{self, JoinHandle};
 
 use super::Affected;
 use crate::{
-    agent::transport::{AT_ONCE, Started, Target, ssh},
+    agent::transport::{AT_ONCE, Endpoint, Started, ssh},
     fleet::{delivery::Delivery, remote::Remote},
-    model::timing::Flight,
-    state::HostFacts,
+    state::{HostFacts, RequestPath},
 };
 
 /// What was begun.
-pub(super) enum Approach {
+pub(super) enum EarlyStart {
     /// For each host, unless it could not be: whatever goes wrong goes wrong again, and is told then.
     Started(Vec<Option<Started>>),
     /// Is there a connection that can be shared?
     Asking(JoinHandle<bool>),
 }
 
-impl Approach {
+impl EarlyStart {
     /// Begin, with no more hosts than are connected to at once.
-    pub fn begin(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> Approach {
+    pub fn begin(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> EarlyStart {
         if affected.len() > AT_ONCE {
-            return Approach::Started(Vec::new());
+            return EarlyStart::Started(Vec::new());
         }
         if let ([one], [Some(facts)]) = (affected, facts)
             && facts.is_far()
-            && let Ok(Target::Ssh(ssh)) = remote.place(&one.remote)
+            && let Ok(Endpoint::Ssh(ssh)) = remote.place(&one.remote)
         {
             let connector = remote.connector.clone();
-            return Approach::Asking(thread::spawn(move || {
+            return EarlyStart::Asking(thread::spawn(move || {
                 ssh::is_shared(&ssh, &connector.ssh, &connector.environment)
             }));
         }
         let start = |one: &Affected| remote.connector.start(&remote.place(&one.remote).ok()?, None, &mut |_| {}).ok();
-        Approach::Started(affected.iter().map(start).collect())
+        EarlyStart::Started(affected.iter().map(start).collect())
     }
 
     /// All that is to be told is there.
     pub fn end(self, deliveries: &mut [Delivery]) {
         match self {
-            Approach::Started(all) => {
+            EarlyStart::Started(all) => {
                 for (delivery, started) in deliveries.iter_mut().zip(all) {
                     delivery.started = started;
                 }
             }
-            Approach::Asking(asking) => {
+            EarlyStart::Asking(asking) => {
                 if asking.join().unwrap_or(false) {
-                    deliveries.iter_mut().for_each(|delivery| delivery.flight = Flight::Variable);
+                    deliveries.iter_mut().for_each(|delivery| delivery.flight = RequestPath::Environment);
                 }
             }
         }

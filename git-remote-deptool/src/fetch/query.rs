@@ -1,0 +1,75 @@
+//! Asking many hosts at once about something else than what they run.
+
+use deptool_agent::shared::wire::Hello;
+
+use crate::{
+    agent::session::{Mailbox, Session, SessionError},
+    config::HostRemote,
+    fetch,
+    fleet::{
+        parallel,
+        remote::{Machine, Remote, RemoteError},
+    },
+    state::{HostFacts, HostLock, LockError},
+};
+
+/// How many hosts are asked at a time.
+const AT_ONCE: usize = 64;
+
+/// Connect to each of `hosts` and have `ask` talk to it. Returns their answers in the order of `hosts`; what each tells
+/// about itself is remembered. Nobody who deploys from this repository has to wait.
+pub fn query<T: Send>(
+    remote: &Remote,
+    hosts: &[HostRemote],
+    ask: impl Fn(&mut Session, &Hello) -> Result<T, SessionError> + Sync,
+) -> Vec<Result<(Hello, T), RemoteError>> {
+    let endpoints: Vec<_> = hosts.iter().map(|host| fetch::place_to_ask(remote, host)).collect();
+    let before: Vec<_> = hosts.iter().map(|host| HostFacts::load(&remote.repo, &host.tracking)).collect();
+    let connector = &remote.connector;
+    let answers = parallel::map(
+        hosts.len(),
+        AT_ONCE,
+        || (),
+        |(), at| {
+            let Ok(endpoint) = &endpoints[at] else { return None };
+            let opened = Session::to(connector, endpoint, Mailbox::new(), &mut |_| {});
+            Some(opened.and_then(|(mut session, hello)| {
+                let answer = ask(&mut session, &hello)?;
+                session.close();
+                Ok((hello, answer))
+            }))
+        },
+    );
+    let noted =
+        endpoints.into_iter().zip(hosts).zip(before).zip(answers).map(|(((endpoint, host), before), answer)| {
+            endpoint?;
+            let answer = answer.unwrap_or(Err(SessionError::OutOfOrder));
+            let (hello, answer) = answer.map_err(|source| RemoteError::Session { host: host.host.clone(), source })?;
+            note(remote, host, &hello, before.as_ref())?;
+            Ok((hello, answer))
+        });
+    noted.collect()
+}
+
+/// Remember what a host said of itself, of which `before` was known when it was asked.
+fn note(remote: &Remote, host: &HostRemote, hello: &Hello, before: Option<&HostFacts>) -> Result<(), RemoteError> {
+    // Another process that talks to it, or has meanwhile, has heard something newer.
+    let lock = match HostLock::try_acquire(&remote.repo, &host.tracking) {
+        Err(LockError::Held(_)) => None,
+        lock => Some(lock?),
+    };
+    if lock.is_none() || HostFacts::load(&remote.repo, &host.tracking).as_ref() != before {
+        remote.show_hello(host, hello);
+        return Ok(());
+    }
+    let ran = !remote.tracking().clusters(host)?.is_empty();
+    match (remote.record_hello(host, hello)?, &hello.deployed) {
+        (_, None) if ran && hello.busy.is_none() => {
+            remote.say(&format!("{}: nothing is deployed there any more", host.host));
+            Ok(())
+        }
+        // Somebody else has: what runs there is brought home before anybody plans against nothing.
+        (Machine::SetUpAnew, Some(_)) => fetch::refresh(remote, host, 1).map(drop),
+        (Machine::SetUpAnew, None) | (Machine::AsKnown, _) => Ok(()),
+    }
+}

@@ -1,0 +1,73 @@
+//! What a push means for each host, decided before anything is sent.
+
+use super::{
+    Affected, Request,
+    host_report::{HostOutcome, HostReport},
+    resolve::Locked,
+};
+use crate::{
+    config::HostRemote,
+    fleet::remote::{Remote, RemoteError},
+    plan::{HostChange, Impact, Intent, Planner, Refusal, Scope},
+    state::{HostLock, Known},
+};
+
+/// The hosts that the push affects, and what becomes of all others.
+pub(super) fn plan(
+    remote: &Remote,
+    request: &Request<'_>,
+    hosts: Vec<Locked>,
+) -> Result<(Vec<Affected>, Vec<HostReport>), RemoteError> {
+    let intent = Intent {
+        cluster: request.cluster.clone(),
+        goal: request.goal,
+        ancestry: request.ancestry,
+        lease: request.lease,
+        scope: if request.is_single { Scope::OneHost } else { Scope::Group },
+    };
+    let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();
+    let known = remote.tracking().known(&named)?;
+    let pairs: Vec<(&HostRemote, &Known)> = named.into_iter().zip(&known).collect();
+    let impacts = Planner::new(&remote.repo, intent)?.impacts(&pairs);
+    let (mut all_affected, mut others) = (Vec::new(), Vec::new());
+    for ((host, lock), impact) in hosts.into_iter().zip(impacts) {
+        let (outcome, why) = match impact {
+            Impact::Affected(change) => {
+                all_affected.push(affected(remote, host, *change, lock));
+                continue;
+            }
+            Impact::Unaffected => (HostOutcome::Unaffected, String::new()),
+            Impact::Refused(refusal) => refused(remote, request, &host, refusal),
+        };
+        others.push(HostReport { outcome, why, ..request.report(&host.host, None) });
+    }
+    Ok((all_affected, others))
+}
+
+fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<HostLock>) -> Affected {
+    for ignored in change.ignored.iter() {
+        remote.say(&format!("note: '{}/{ignored}' is beside the apps: it is not deployed", host.host));
+    }
+    let HostChange { tracked, expected, update, plan, ignored: _ } = change;
+    Affected { remote: host, tracked, expected, plan, update, _lock: lock }
+}
+
+/// Why the push can't go to a host.
+fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: Refusal) -> (HostOutcome, String) {
+    match refusal {
+        Refusal::Stale => (HostOutcome::Stale, String::new()),
+        Refusal::NonFastForward { missing } => {
+            if let Some(missing) = missing {
+                remote.say(&format!(
+                    "{}: runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                    host.host,
+                    missing.short()
+                ));
+            }
+            (HostOutcome::NonFastForward, String::new())
+        }
+        // Of a group, the host is named anyway.
+        Refusal::Unfit(why) if request.is_single => (HostOutcome::Refused, format!("{}: {why}", host.host)),
+        Refusal::Unfit(why) | Refusal::Other(why) => (HostOutcome::Refused, why),
+    }
+}

@@ -1,0 +1,168 @@
+//! How it ended on each host, recorded here: tracking refs, marks, facts. Connects to no host.
+
+use deptool_agent::shared::{
+    name::HostName,
+    outcome::{Deployed, Goal, Outcome, Rollback},
+    text::printable,
+    time::now,
+};
+
+use super::{
+    Affected, Request,
+    host_report::{HostOutcome, HostReport, not_reached},
+};
+use crate::{
+    fleet::{
+        HostResult,
+        delivery::DeliveryEnd,
+        remote::{Remote, RemoteError},
+    },
+    model::error::chain,
+    state::{Failed, HostFacts, TrackingError},
+    ui::render::ago,
+};
+
+/// Note every host's end: the marks and tracking refs are right after this. Returns what became of each.
+pub(super) fn record(
+    remote: &Remote,
+    request: &Request<'_>,
+    affected: &[Affected],
+    results: Vec<HostResult>,
+) -> Vec<HostReport> {
+    let mut reports = Vec::with_capacity(affected.len());
+    for (one, result) in affected.iter().zip(results) {
+        let mut report = request.report(&one.remote.host, one.tracked);
+        if let Err(error) = note(remote, request, one, result, &mut report) {
+            remote.say(&format!("{}: {}", one.remote.host, chain(&error)));
+            // The mark is still there, so the host is asked before anything else.
+            if report.outcome == HostOutcome::Done {
+                (report.outcome, report.why) = (HostOutcome::NotNoted, chain(&error));
+            }
+        }
+        reports.push(report);
+    }
+    reports
+}
+
+/// A definite answer was heard, or the host never was told to go on.
+fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
+    remote.tracking().settle(&one.remote.host, &request.cluster)
+}
+
+/// Note how it ended on one host, here and in `report`.
+fn note(
+    remote: &Remote,
+    request: &Request<'_>,
+    one: &Affected,
+    result: HostResult,
+    report: &mut HostReport,
+) -> Result<(), RemoteError> {
+    let host = &one.remote.host;
+    let (end, rolled_back) = match result {
+        HostResult::NotAttempted => return Ok(settle(remote, request, one)?),
+        HostResult::Skipped(error) => {
+            (report.outcome, report.why) = (HostOutcome::Skipped, not_reached(&error).1);
+            return Ok(settle(remote, request, one)?);
+        }
+        HostResult::Ended(end) => (end, HostOutcome::RolledBack),
+        HostResult::Reverted(end) => (end, HostOutcome::Reverted),
+    };
+    let outcome = match end {
+        DeliveryEnd::Outcome(outcome) => outcome,
+        DeliveryEnd::NotReached(error) => {
+            (report.outcome, report.why) = not_reached(&error);
+            return Ok(settle(remote, request, one)?);
+        }
+        DeliveryEnd::Unknown(error) => {
+            remote.say(&format!("{host}: {error}"));
+            (report.outcome, report.why) = (HostOutcome::Unknown, error.to_string());
+            return Ok(());
+        }
+    };
+    (report.outcome, report.why) = match outcome {
+        Outcome::Done { also_restarted } => {
+            for unit in also_restarted {
+                remote.say(&format!("{host}: also restarted {unit}"));
+            }
+            report.outcome = HostOutcome::Done;
+            move_tracking_ref(remote, request, one)?;
+            remote.tracking().mark_whole(host)?;
+            remember(remote, request, one, None);
+            (HostOutcome::Done, String::new())
+        }
+        Outcome::Stale { actual } => {
+            settle(remote, request, one)?;
+            report.actual = actual;
+            (HostOutcome::Stale, stale(report.actual.as_ref()))
+        }
+        Outcome::Busy(holder) => {
+            let since = ago(now() - holder.since);
+            (HostOutcome::Busy, format!("locked by {} since {since} ({})", holder.by, holder.phase.word()))
+        }
+        Outcome::Refused { why, details } => {
+            say_details(remote, host, &details);
+            report.details = details;
+            (HostOutcome::Refused, why)
+        }
+        Outcome::Cancelled => (HostOutcome::Cancelled, String::new()),
+        Outcome::RolledBack(Rollback { why, details, rollback_errors }) => {
+            say_details(remote, host, &details);
+            for error in &rollback_errors {
+                remote.say(&format!("{host}: while rolling back: {error}"));
+            }
+            if !rollback_errors.is_empty() && one.tracked.is_some() {
+                remote.tracking().mark_broken(host, &request.cluster)?;
+            }
+            (report.details, report.rollback_errors) = (details, rollback_errors);
+            remember(remote, request, one, Some(format!("rolled back: {why}")));
+            (rolled_back, why)
+        }
+    };
+    Ok(settle(remote, request, one)?)
+}
+
+fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
+    let tracking = remote.tracking();
+    match request.goal {
+        Goal::Commit(commit) => {
+            tracking.set(&one.remote, &request.cluster, commit, &format!("deptool: deployed {}", commit.short()))
+        }
+        Goal::Nothing => tracking.remove(&one.remote, &request.cluster),
+    }
+}
+
+/// What `git deptool status` shows beside the tracking ref: who it was, and whether the last attempt failed. To fail here is
+/// no reason to call a deployment failed.
+fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, failed: Option<String>) {
+    let tracking = &one.remote.tracking;
+    let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };
+    let (by, when) = (printable(remote.repo.operator().as_bytes()), now());
+    let to = match request.goal {
+        Goal::Commit(commit) => Some(commit),
+        Goal::Nothing => None,
+    };
+    facts.failed = failed.map(|why| Failed { when, by: by.clone(), to, why });
+    if facts.failed.is_none() {
+        let (host, cluster) = (one.remote.host.clone(), request.cluster.clone());
+        facts.deployed = to.map(|commit| Deployed { host, cluster, commit, by, when });
+    }
+    if let Err(error) = facts.store(&remote.repo, tracking) {
+        remote.say(&format!("{}: {error}", one.remote.host));
+    }
+}
+
+/// Who deployed instead.
+fn stale(actual: Option<&Deployed>) -> String {
+    match actual {
+        Some(Deployed { commit, by, when, .. }) => {
+            format!("{by} deployed {} {} ago; nothing was changed", commit.short(), ago(now() - when))
+        }
+        None => "nothing is deployed there any more; nothing was changed".into(),
+    }
+}
+
+fn say_details(remote: &Remote, host: &HostName, details: &str) {
+    for line in details.lines() {
+        remote.say(&format!("{host}:   {line}"));
+    }
+}

@@ -1,0 +1,72 @@
+//! What becomes of a push, told: to Git, on the terminal, and to programs.
+
+use deptool_agent::shared::outcome::Goal;
+
+use super::{
+    Affected, Request,
+    host_report::{self, HostOutcome, HostReport},
+};
+use crate::{
+    fleet::remote::{Remote, Results},
+    model::{
+        options::Run,
+        outcome::{RefOutcome, RefUpdate},
+    },
+    ui::progress::MANY,
+};
+
+/// What Git is told of a push in which this became of the hosts; says the rest on the terminal.
+pub(super) fn report(
+    remote: &Remote,
+    request: &Request<'_>,
+    affected: &[Affected],
+    reports: &[HostReport],
+) -> RefOutcome {
+    if let Some(path) = &remote.report
+        && request.options.run == Run::Real
+        && let Err(error) = host_report::append(path, reports)
+    {
+        remote.say(&format!("warning: could not write '{}': {error}", path.display()));
+    }
+    let concerned = || reports.iter().filter(|report| report.outcome != HostOutcome::Unaffected);
+    if !request.is_single && remote.results == Results::Shown {
+        let done = || concerned().filter(|report| report.outcome == HostOutcome::Done);
+        // Programs and logs get all lines; nobody reads hundreds of them on a terminal.
+        let is_counted = done().count() > MANY && remote.manner(request.options).is_live();
+        let says_done = request.options.verbosity > 0 && !is_counted;
+        for report in concerned().filter(|report| says_done || report.outcome != HostOutcome::Done) {
+            remote.say(&format!("{}: {}", report.host, report.text()));
+        }
+        if is_counted {
+            remote.say(&format!("{} of {} hosts: done", done().count(), concerned().count()));
+        }
+    }
+    if concerned().all(|report| report.outcome == HostOutcome::Done) {
+        return if affected.is_empty() { RefOutcome::Unaffected } else { done(request, affected) };
+    }
+    if concerned().all(|report| report.outcome == HostOutcome::NotAttempted) {
+        return RefOutcome::Rejected("interrupted; nothing was changed".into());
+    }
+    match reports {
+        [one] if request.is_single => match one.outcome {
+            HostOutcome::Stale => RefOutcome::StaleInfo,
+            HostOutcome::NonFastForward => RefOutcome::NonFastForward,
+            _ => RefOutcome::Rejected(one.text()),
+        },
+        _ => RefOutcome::Rejected(host_report::summary(reports)),
+    }
+}
+
+/// What Git is told of a push that has worked, or would.
+fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
+    let new = match request.goal {
+        Goal::Commit(id) => Some(id),
+        Goal::Nothing => None,
+    };
+    match affected {
+        [one] if request.is_single => {
+            RefOutcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
+        }
+        _ => RefOutcome::Done { old: None, new, update: RefUpdate::FastForward },
+    }
+}

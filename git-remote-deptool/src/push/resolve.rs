@@ -1,0 +1,207 @@
+//! Which branch, which commit, which hosts. Those of which it is not known what they run are asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use deptool_agent::shared::{
+    id::CommitId,
+    name::{ClusterName, HostName},
+    outcome::Goal,
+    text::printable,
+    tree::entries,
+};
+use gix::{
+    bstr::{BStr, ByteSlice},
+    objs::tree::EntryKind,
+};
+
+use super::{
+    Request,
+    host_report::{HostOutcome, HostReport, not_reached},
+};
+use crate::{
+    agent::open_files::{self, Use},
+    config::{HostRemote, Settings, Target, TrackingName},
+    fetch,
+    fleet::remote::{Remote, RemoteError},
+    model::{
+        batch::{PushCommand, Source},
+        error::chain,
+        offer::HostCheck,
+        options::{Options, Run},
+        push_option::Unreachable,
+    },
+    repo::Repo,
+    state::HostLock,
+};
+
+/// A host, and the right to talk to it; none in a dry run, which talks to no host.
+pub(super) type Locked = (HostRemote, Option<HostLock>);
+
+/// What is asked for, and the one host that it is asked for by name as in `prod:refs/heads/web1/prod`.
+pub(super) fn request<'a>(
+    remote: &Remote,
+    command: &PushCommand,
+    name: &'a BStr,
+    options: &'a Options,
+) -> Result<(Request<'a>, Option<&'a BStr>), RemoteError> {
+    let (only, cluster) = match (&remote.target, name.rsplit_once_str("/")) {
+        (Target::Group(..) | Target::All, Some((host, cluster))) => (Some(host.as_bstr()), cluster.as_bstr()),
+        (Target::Host(_), _) | (Target::Group(..) | Target::All, None) => (None, name),
+    };
+    let cluster = ClusterName::parse(cluster).map_err(|error| RemoteError::Text(error.to_string()))?;
+    let goal = match &command.src {
+        Source::Delete => Goal::Nothing,
+        Source::Revision(text) => Goal::Commit(remote.repo.resolve(text.as_bstr())?),
+    };
+    let request = Request {
+        cluster,
+        goal,
+        ancestry: command.ancestry,
+        lease: options.leases.get(&command.dst).copied(),
+        options,
+        is_single: only.is_some() || matches!(remote.target, Target::Host(_)),
+    };
+    Ok((request, only))
+}
+
+/// The hosts that the push is for, in order: all of the remote's, or that which was named as in
+/// `prod:refs/heads/web1/prod`.
+pub(super) fn hosts(
+    remote: &Remote,
+    request: &Request<'_>,
+    only: Option<&BStr>,
+) -> Result<Vec<HostRemote>, RemoteError> {
+    let mut hosts = match (&remote.target, request.goal) {
+        (Target::Host(host), _) => return Ok(vec![host.clone()]),
+        (Target::Group(..) | Target::All, Goal::Nothing) => {
+            let text = "everything is removed only from hosts by name: 'git push <host> :<cluster>'";
+            return Err(RemoteError::Text(text.into()));
+        }
+        (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
+        (Target::All, Goal::Commit(commit)) => of_tree(&remote.repo, &remote.settings, commit)?,
+    };
+    if let Some(name) = only {
+        hosts.retain(|host| host.tracking.as_str() == name || host.host.as_str() == name);
+        if hosts.is_empty() {
+            return Err(RemoteError::Text(format!("'{}' is none of the hosts that are pushed to", printable(name))));
+        }
+    }
+    Ok(hosts)
+}
+
+/// The hosts that `@all` means: the directories of the tree.
+pub fn of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec<HostRemote>, RemoteError> {
+    repo.hosts(commit)?.iter().map(|host| Ok(settings.host(host)?)).collect()
+}
+
+/// Each with the right to talk to it. They are locked always in the same order, so that two pushes do not wait for each
+/// other.
+pub(super) fn lock(remote: &Remote, request: &Request<'_>, hosts: Vec<HostRemote>) -> Result<Vec<Locked>, RemoteError> {
+    if request.options.run == Run::Dry {
+        return Ok(hosts.into_iter().map(|host| (host, None)).collect());
+    }
+    open_files::make_room(hosts.len(), Use::Lock)?;
+    let sorted: BTreeMap<&TrackingName, &HostRemote> = hosts.iter().map(|host| (&host.tracking, host)).collect();
+    let mut locks = BTreeMap::new();
+    for (name, host) in sorted {
+        locks.insert(name.clone(), remote.lock(host)?);
+    }
+    let lock = |host: HostRemote| locks.remove(&host.tracking).map(|lock| (host, Some(lock)));
+    Ok(hosts.into_iter().filter_map(lock).collect())
+}
+
+/// Ask the hosts that are in doubt, or all if the push asks first. Those that could not be asked are taken from `hosts`;
+/// returns what becomes of them.
+pub(super) fn ask(
+    remote: &Remote,
+    request: &Request<'_>,
+    hosts: &mut Vec<Locked>,
+) -> Result<Vec<HostReport>, RemoteError> {
+    let mut reports = Vec::new();
+    if request.options.run == Run::Dry {
+        return Ok(reports);
+    }
+    let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();
+    let known = remote.tracking().known(&named)?;
+    let asks_all = asks_first(remote, request);
+    for ((host, lock), known) in std::mem::take(hosts).into_iter().zip(known) {
+        let is_asked = asks_all || !known.unsettled.is_empty();
+        match if is_asked { ask_one(remote, request, &host)? } else { None } {
+            Some((outcome, why)) => reports.push(HostReport { outcome, why, ..request.report(&host.host, None) }),
+            None => hosts.push((host, lock)),
+        }
+    }
+    Ok(reports)
+}
+
+/// Ask one host what it runs. Returns why it can't be deployed to, if so.
+fn ask_one(
+    remote: &Remote,
+    request: &Request<'_>,
+    host: &HostRemote,
+) -> Result<Option<(HostOutcome, String)>, RemoteError> {
+    match fetch::refresh(remote, host, request.options.verbosity) {
+        Ok(_) if remote.tracking().unsettled(&host.host)?.is_empty() => Ok(None),
+        Ok(_) => {
+            let why = format!("an earlier deployment to '{}' is still under way", host.host);
+            Ok(Some((HostOutcome::Refused, why)))
+        }
+        Err(RemoteError::Session { source, .. }) => Ok(Some(match not_reached(&source) {
+            (HostOutcome::Unreachable, why) if request.options.push_options.unreachable == Unreachable::IsSkipped => {
+                (HostOutcome::Skipped, why)
+            }
+            other => other,
+        })),
+        // What is wrong with one of many says which one.
+        Err(error) if !request.is_single => Ok(Some((HostOutcome::Refused, chain(&error)))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether hosts are asked what they run before anything is decided: `push.pushOption = check`, or `-o check`.
+fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
+    [remote.settings.host_check, request.options.push_options.host_check].contains(&HostCheck::Always)
+}
+
+/// Name the hosts that the cluster runs on and the tree does not have any more: they are left alone.
+pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
+    let Goal::Commit(commit) = request.goal else { return Ok(()) };
+    if request.is_single || request.options.verbosity == 0 {
+        return Ok(());
+    }
+    let candidates = match remote.target {
+        Target::Host(_) => return Ok(()),
+        Target::Group(..) => {
+            let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
+            hosts.iter().cloned().zip(known).collect()
+        }
+        Target::All => remote.known_hosts()?,
+    };
+    let in_tree: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
+    for (host, known) in candidates.into_iter().filter(|(host, _)| !in_tree.contains(&host.host)) {
+        if known.clusters.contains_key(&request.cluster) {
+            let (name, cluster) = (&host.host, &request.cluster);
+            remote.say(&format!(
+                "note: '{name}' runs {cluster}, but is not in the tree: it is left alone; \
+                 to empty it, push ':{cluster}' there"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Say what at the top of the tree is no host's directory.
+pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
+    let Goal::Commit(commit) = request.goal else { return Ok(()) };
+    if request.options.verbosity == 0 {
+        return Ok(());
+    }
+    let root = remote.repo.tree_of(commit)?;
+    let top = entries(&remote.repo.gix().objects, root.0).map_err(|error| RemoteError::Text(error.to_string()))?;
+    for (name, kind, _) in top {
+        if kind != EntryKind::Tree {
+            remote.say(&format!("note: '{}' at the top of the tree is no host: it is ignored", printable(&name)));
+        }
+    }
+    Ok(())
+}
