@@ -175,7 +175,7 @@ fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
         |state| fs::remove_dir_all(state.join("store")).unwrap(),
         |state| fs::remove_dir_all(state.join("store/refs")).unwrap(),
         |state| {
-            fs::remove_file(state.join("attempts")).unwrap();
+            fs::remove_file(state.join("state/attempts")).unwrap();
             garbage(&state.join("store/refs/heads/prod"));
         },
     ];
@@ -196,13 +196,24 @@ fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
 #[test]
 fn what_else_is_damaged_of_the_hosts_records_is_mended() {
     type Damage = fn(&World);
-    let damages: [Damage; 10] = [
+    let damages: [Damage; 15] = [
         |world| garbage(&world.state().join("store/shallow")),
         |world| garbage(&world.state().join("store/refs/deptool/target")),
-        |world| garbage(&world.state().join("journal")),
-        |world| garbage(&world.state().join("attempts")),
-        |world| garbage(&world.state().join("lock")),
+        |world| garbage(&world.state().join("state/journal")),
+        |world| garbage(&world.state().join("state/attempts")),
+        |world| garbage(&world.state().join("state/lock")),
+        |world| garbage(&world.state().join("state/host")),
+        |world| garbage(&world.state().join("state/instance")),
+        |world| garbage(&world.state().join("state/failed-units")),
         |world| fs::remove_file(world.state().join("current")).unwrap(),
+        |world| {
+            fs::remove_file(world.state().join("current")).unwrap();
+            symlink("/somewhere/else", world.state().join("current")).unwrap();
+        },
+        |world| {
+            fs::remove_file(world.state().join("store/refs/heads/prod")).unwrap();
+            fs::remove_file(world.state().join("state/attempts")).unwrap();
+        },
         |world| fs::remove_dir_all(world.state().join("generations")).unwrap(),
         |world| fs::remove_dir_all(world.state().join("trees")).unwrap(),
         |world| world.files("trees", "files").iter().for_each(|path| garbage(path)),
@@ -223,42 +234,14 @@ fn what_else_is_damaged_of_the_hosts_records_is_mended() {
 #[test]
 fn what_can_not_be_mended_says_what_to_do() {
     type Damage = fn(&Path);
-    let damages: [(Damage, &str, Damage); 5] = [
-        (
-            |state| garbage(&state.join("claims")),
-            "mend it, or move it away: what it had counts as not ours then",
-            |state| fs::rename(state.join("claims"), state.join("../claims.damaged")).unwrap(),
-        ),
-        (
-            |state| {
-                fs::remove_file(state.join("attempts")).unwrap();
-                fs::remove_dir_all(state.join("store")).unwrap();
-            },
-            "store/refs/heads/<cluster>'",
-            |state| {
-                fs::create_dir_all(state.join("store/refs/heads")).unwrap();
-                fs::copy(state.join("generations/2/.commit"), state.join("store/refs/heads/prod")).unwrap();
-            },
-        ),
-        (
-            |state| garbage(&state.join("broken")),
-            "see to it that all units run that should, then remove it",
-            |state| fs::remove_file(state.join("broken")).unwrap(),
-        ),
-        (
-            |state| garbage(&state.join("host")),
-            "write the name of this host's directory in the tree into it",
-            |state| fs::write(state.join("host"), "web1").unwrap(),
-        ),
-        (
-            |state| {
-                fs::remove_file(state.join("current")).unwrap();
-                symlink("/somewhere/else", state.join("current")).unwrap();
-            },
-            "is not a link of ours: move it away, and the next push makes it anew",
-            |state| fs::remove_file(state.join("current")).unwrap(),
-        ),
-    ];
+    let damages: [(Damage, &str, Damage); 1] = [(
+        |state| {
+            garbage(&state.join("state/host"));
+            fs::remove_file(state.join("current")).unwrap();
+        },
+        "write the name of this host's directory in the tree into it",
+        |state| fs::write(state.join("state/host"), "web1").unwrap(),
+    )];
     for (inflict, advice, follow) in damages {
         let world = World::new();
         let ada = world.ada();
@@ -272,10 +255,6 @@ fn what_can_not_be_mended_says_what_to_do() {
         }
         follow(&world.state());
         let run = ada.git(&["push", "web1", "prod"]).ok();
-        if advice.contains("not ours") {
-            // What was given up stays, as was said.
-            fs::remove_file(world.sandbox.root("web1").join("etc/old")).unwrap();
-        }
         world.has(&three, &run);
     }
 }

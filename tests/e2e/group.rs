@@ -157,7 +157,7 @@ fn whatever_one_host_fails_of_before_the_barrier_nothing_changes_anywhere() {
         check(with_one_failing(&sandbox, &operator, "web2", script, push), outcome, why);
     }
     // Somebody else deploys there.
-    let path = sandbox.root("web2").join("var/lib/deptool/lock");
+    let path = sandbox.root("web2").join("var/lib/deptool/state/lock");
     let lock = std::fs::File::options().write(true).open(path).unwrap();
     rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     let holder = r#"{"id":null,"by":"Ben <ben@example.org>","phase":"settling","since":0}"#;
@@ -228,7 +228,7 @@ fn hosts_that_can_not_be_reached_are_left_out_if_that_is_asked_for_and_the_ref_s
 fn a_busy_host_is_waited_for_as_long_as_was_asked_for() {
     let sandbox = Sandbox::new();
     let (operator, _, two) = second_commit(&sandbox);
-    let path = sandbox.root("web2").join("var/lib/deptool/lock");
+    let path = sandbox.root("web2").join("var/lib/deptool/state/lock");
     let lock = std::fs::File::options().write(true).open(path).unwrap();
     rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     let holder = r#"{"id":null,"by":"Ben","phase":"settling","since":0}"#;

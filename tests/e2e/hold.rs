@@ -76,7 +76,7 @@ impl World<'_> {
         let root = self.sandbox.root("web1");
         let has = |path: &str| root.join(path).is_symlink();
         assert_eq!([has("etc/a"), has("etc/b")], [number == 0, number == 1]);
-        let doors = std::fs::read_dir(root.join("var/lib/deptool/run")).into_iter().flatten();
+        let doors = std::fs::read_dir(root.join("var/lib/deptool/state/run")).into_iter().flatten();
         let doors: Vec<_> = doors.map(|door| door.unwrap().file_name()).collect();
         assert!(doors.iter().all(|door| Path::new(door).extension().is_some()), "{doors:?}");
     }

@@ -157,7 +157,7 @@ fn a_busy_host_says_by_whom_and_since_when() {
     ada.write("web1/web/file", "2\n");
     let two = ada.commit("Two");
 
-    let path = sandbox.root("web1").join("var/lib/deptool/lock");
+    let path = sandbox.root("web1").join("var/lib/deptool/state/lock");
     let lock = std::fs::File::options().write(true).open(path).unwrap();
     rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     let holder = r#"{"by":"Ben <ben@example.org>","phase":"settling","since":0}"#;

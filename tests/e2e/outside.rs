@@ -335,7 +335,7 @@ fn a_deployment_that_fails_half_way_is_rolled_back_to_what_was_there() {
     world.repo.write("web1/web/systemd/bad.service", BAD_UNIT);
     world.repo.commit("Two");
     let not_logged = |state: Vec<String>| -> Vec<String> {
-        state.into_iter().filter(|line| !line.starts_with("\"var/lib/deptool/attempts\"")).collect()
+        state.into_iter().filter(|line| !line.starts_with("\"var/lib/deptool/state/attempts\"")).collect()
     };
     let before = not_logged(visible(&world.root));
     let run = world.repo.git(&["push", "web1", "prod"]).code(1);
@@ -344,7 +344,7 @@ fn a_deployment_that_fails_half_way_is_rolled_back_to_what_was_there() {
     at_rest(&sandbox, "web1", Some(&one));
     assert_eq!(world.repo.id("web1/prod"), one);
     assert_eq!(world.repo.git(&["for-each-ref", "refs/deptool"]).ok().stdout(), "", "nothing is in doubt");
-    let attempts = std::fs::read_to_string(world.at("var/lib/deptool/attempts")).unwrap();
+    let attempts = std::fs::read_to_string(world.at("var/lib/deptool/state/attempts")).unwrap();
     assert!(attempts.lines().last().unwrap().contains("rolled-back"), "{attempts}");
     // What did not work can be mended.
     world.repo.write("web1/web/systemd/bad.service", "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=x.target\n");

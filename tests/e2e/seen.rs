@@ -59,9 +59,9 @@ pub fn state_of(dir: &Path) -> Vec<String> {
 pub fn visible(dir: &Path) -> Vec<String> {
     let mut out = Vec::new();
     let own = dir.join("var/lib/deptool");
-    let shown = ["current", "previous", "apps", "claims", "journal", "attempts", "trees", "generations"];
+    let shown = ["current", "previous", "apps", "state", "state/claims", "state/attempts", "trees", "generations"];
     let is_shown = |path: &Path| match path.strip_prefix(&own) {
-        Ok(below) => shown.iter().any(|name| below.starts_with(name)) && !below.starts_with("journal"),
+        Ok(below) => shown.iter().any(|name| below == Path::new(name) || (*name != "state" && below.starts_with(name))),
         Err(_) => !own.starts_with(path),
     };
     walk(dir, dir, &mut out, &|path| own.starts_with(path) || is_shown(path));
@@ -104,7 +104,7 @@ fn walk(root: &Path, at: &Path, out: &mut Vec<String>, wanted: &dyn Fn(&Path) ->
         let is_text = content.len() < 1000 && content.iter().all(|byte| *byte == b'\n' || (b' '..127).contains(byte));
         let text = if is_text { format!("{:?}", String::from_utf8_lossy(&content)) } else { hash(&content) };
         // Whoever has looked for who is at work has touched the lock.
-        let time = if at.ends_with("deptool/lock") { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+        let time = if at.ends_with("state/lock") { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
         out.push(format!("{shown:?} {:o} {time:?} {text}", meta.mode()));
     }
 }
@@ -126,7 +126,7 @@ pub fn refs(repo: &Repo<'_>) -> String {
 pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
     let own = sandbox.root(root).join("var/lib/deptool");
     let tree = sandbox.tree(root);
-    assert_eq!(std::fs::read(own.join("journal")).unwrap_or_default(), b"", "the journal is empty at rest");
+    assert_eq!(std::fs::read(own.join("state/journal")).unwrap_or_default(), b"", "the journal is empty at rest");
     for line in tree.lines() {
         let is_left_over = ["deptool-new", "deptool-undo"].iter().any(|end| line.ends_with(end));
         let is_of_ours = line.starts_with("var/lib/deptool/");
@@ -142,7 +142,7 @@ pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
     };
     let generation = own.join(&current);
     let noted = std::fs::read_to_string(generation.join(".commit")).unwrap();
-    assert_eq!(noted.trim(), commit.unwrap_or("none"), "the generation is that of the commit");
+    assert_eq!(noted.lines().next().unwrap(), commit.unwrap_or("none"), "the generation is that of the commit");
     let names = |dir: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().file_name()).collect());
         let mut names: Vec<std::ffi::OsString> = entries.unwrap_or_default();
@@ -162,7 +162,7 @@ pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
             let run = sandbox.command("git").dir(&checkout).env("GIT_DIR", &store).env("GIT_WORK_TREE", &checkout);
             run.env("GIT_INDEX_FILE", &index).args(args).run().unwrap().stdout()
         };
-        let host = std::fs::read_to_string(own.join("host")).unwrap();
+        let host = std::fs::read_to_string(own.join("state/host")).unwrap();
         at(&["read-tree", &format!("{commit}:{host}/{app}")]);
         at(&["update-index", "-q", "--refresh"]);
         same(&at(&["diff-files", "--name-status"]), "");

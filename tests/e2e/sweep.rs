@@ -81,7 +81,7 @@ fn a_verdict_that_can_not_be_taken_back_is_kept_by_the_next_agent_too() {
     world.reset(&mut scenario).unwrap();
     let mut syncs = 0;
     let said = world.deploy(&scenario.request, &mut |call| {
-        let is_verdict = call.name == "fdatasync" && call.path.ends_with("var/lib/deptool/journal");
+        let is_verdict = call.name == "fdatasync" && call.path.ends_with("var/lib/deptool/state/journal");
         syncs += usize::from(is_verdict);
         match call.says(&["Ended"]) {
             true => Deed::KillAfter,
@@ -98,7 +98,7 @@ fn a_verdict_that_can_not_be_taken_back_is_kept_by_the_next_agent_too() {
     world.reset(&mut scenario).unwrap();
     let mut writes = 0;
     let said = world.deploy(&scenario.request, &mut |call| {
-        let is_verdict = call.name == "pwrite64" && call.path.ends_with("var/lib/deptool/journal");
+        let is_verdict = call.name == "pwrite64" && call.path.ends_with("var/lib/deptool/state/journal");
         writes += usize::from(is_verdict);
         let makes = ["write", "pwrite64", "openat", "mkdirat", "mkdir", "symlinkat", "symlink", "linkat"];
         let is_broken = writes >= 2 && !call.is_to_peer() && makes.contains(&call.name);

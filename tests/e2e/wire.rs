@@ -198,7 +198,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     assert!(matches!(output.receive().unwrap(), Some(Response::Hello(hello)) if hello.busy.is_none()));
     // It has looked, and found the host at rest. Now another one begins, and is killed.
     let before = visible(&root);
-    std::fs::write(root.join("var/lib/deptool/journal"), "what only the next agent can deal with").unwrap();
+    std::fs::write(root.join("var/lib/deptool/state/journal"), "what only the next agent can deal with").unwrap();
     input.write_all(&bytes).unwrap();
     let Some(Response::Ended(outcome)) = output.receive().unwrap() else { panic!() };
     let Outcome::Refused { why, .. } = *outcome else { panic!("{outcome:?}") };

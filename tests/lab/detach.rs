@@ -78,7 +78,7 @@ impl Stage {
 
     /// The host is at rest: nobody holds the lock, and the journal is empty.
     fn wait_until_at_rest(&self) {
-        let script = "[ -s /var/lib/deptool/journal ] || [ -s /var/lib/deptool/lock ] || echo rest";
+        let script = "[ -s /var/lib/deptool/state/journal ] || [ -s /var/lib/deptool/state/lock ] || echo rest";
         self.wait_for("the host at rest", || self.host().sh(script) == "rest");
     }
 

@@ -66,7 +66,7 @@ fn known(sandbox: &Sandbox, operator: &Repo<'_>) -> [String; 2] {
                 "{host} {file}"
             );
         }
-        assert_eq!(sandbox.read(host, "/var/lib/deptool/journal"), b"", "{host}");
+        assert_eq!(sandbox.read(host, "/var/lib/deptool/state/journal"), b"", "{host}");
         commit
     })
 }

@@ -225,7 +225,7 @@ fn disks_that_are_full_read_only_or_noexec_are_named() {
     operator.git(&["push", "small", "prod"]).ok();
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "fits");
     // Going back needs no space, not even for another line in a log whose last block is full.
-    host.sh("cd /var/lib/deptool; size=$(stat -c %s attempts); head -c $((4095 - size)) /dev/zero >>attempts; echo >>attempts");
+    host.sh("cd /var/lib/deptool/state; size=$(stat -c %s attempts); head -c $((4095 - size)) /dev/zero >>attempts; echo >>attempts");
     let before = State::of(host);
     let good = operator.id("prod");
     let fills =

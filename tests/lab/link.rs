@@ -145,7 +145,7 @@ fn push_asleep(stage: &Stage, names: &[&str], args: &[&str]) -> Run {
     let helper = below(push.pid()).into_iter().find(|pid| name(*pid).starts_with("git-remote-dept")).unwrap();
     rustix::process::kill_process(helper, Signal::STOP).unwrap();
     hosts.iter().for_each(|host| drop(host.sh("rm /run/hold")));
-    let at_rest = "[ ! -s /var/lib/deptool/journal ] && [ ! -s /var/lib/deptool/lock ]";
+    let at_rest = "[ ! -s /var/lib/deptool/state/journal ] && [ ! -s /var/lib/deptool/state/lock ]";
     for host in &hosts {
         poll("the host at rest", LONG, || says(host, at_rest).then_some(())).unwrap();
     }

@@ -12,7 +12,7 @@ const SPY: &str = "\
 >/tmp/seen
 while :; do
     grep -rls 'TOP''SECRET' /var/lib/deptool/trees /var/lib/deptool/generations /var/lib/deptool/apps \
-        /var/lib/deptool/store /var/lib/deptool/incoming /etc/keys 2>/dev/null >>/tmp/seen
+        /var/lib/deptool/store /var/lib/deptool/state/incoming /etc/keys 2>/dev/null >>/tmp/seen
 done";
 
 #[test]

@@ -33,9 +33,9 @@ const UNITS: &str = r"
 const DEPTOOL: &str = r"
     [ -d /var/lib/deptool/store ] || exit 0
     cd /var/lib/deptool
-    find current previous apps generations trees incoming -maxdepth 2 ! -path 'trees/*/*' -printf '%p %y %l\n' 2>/dev/null |
+    find current previous apps generations trees state/incoming -maxdepth 2 ! -path 'trees/*/*' -printf '%p %y %l\n' 2>/dev/null |
         LC_ALL=C sort
-    find host claims journal -size +0 -exec sha256sum {} + 2>/dev/null || true
+    find state/host state/claims state/journal -size +0 -exec sha256sum {} + 2>/dev/null || true
     cat store/HEAD
     find store/refs/heads -type f -exec cat {} +
 ";
@@ -44,7 +44,7 @@ impl State {
     /// Once the agent is done: it answers before it tidies up.
     #[track_caller]
     pub fn of(host: &Host) -> State {
-        host.sh("[ ! -e /var/lib/deptool/lock ] || flock -w 60 /var/lib/deptool/lock true");
+        host.sh("[ ! -e /var/lib/deptool/state/lock ] || flock -w 60 /var/lib/deptool/state/lock true");
         State { etc: host.sh(ETC), units: host.sh(UNITS), deptool: host.sh(DEPTOOL) }
     }
 

@@ -30,7 +30,8 @@ use crate::{
         state::{
             durable,
             error::HostError,
-            identity::{deployed, make_instance},
+            heal,
+            identity::deployed,
             journal::Journal,
             layout::Home,
             lock::{HostLock, Taken},
@@ -81,7 +82,9 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(End::Outcome(Outcome::Cancelled));
     }
     admission::check_at_rest(home)?;
-    make_instance(home)?;
+    for healed in heal::mend(home)? {
+        peer.send(&Response::Note(healed));
+    }
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home)?;
     if let Some(outcome) = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
@@ -115,7 +118,7 @@ fn prepare(
     let written = match request.expected {
         Lease::At(_) if !store.is_doubted() => &ready.written,
         // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
-        Lease::At(_) | Lease::Absent => &vec![home.state().to_owned()],
+        Lease::At(_) | Lease::Absent => &vec![home.directory().to_owned()],
     };
     durable::sync(home, written).map_err(refusal)?;
     if gates::await_activation(request, lock, peer) { Ok(*ready) } else { Err(Outcome::Cancelled) }

@@ -11,7 +11,7 @@ use crate::{
         connection::peer::Peer,
         deploy::prepare::earlier,
         state::{
-            error::{Context, HostError},
+            error::{Context, HostError, Whose},
             identity::{deployed, load_tree},
             layout::Home,
         },
@@ -27,9 +27,9 @@ use crate::{
 /// Send what the helper lacks of `want` and its history.
 pub fn objects(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) -> Result<(), HostError> {
     let store = Store::open_to_read(&home.store())?;
-    let store = store.ok_or_else(|| HostError::Unfit("nothing was ever deployed here".into()))?;
+    let store = store.ok_or_else(|| HostError::refused("nothing was ever deployed here"))?;
     let Some(deployed) = deployed(home)? else {
-        return Err(HostError::Unfit("nothing is deployed here".into()));
+        return Err(HostError::refused("nothing is deployed here"));
     };
     let mut out = io::BufWriter::with_capacity(CHUNK, Chunks { peer });
     store.export_pack(&want, have, &deployed.host, &mut out)?;
@@ -58,7 +58,7 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let number = home.linked_generation(&home.current())?;
     let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
     let tree =
-        load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::Unfit(error.to_string()))?;
+        load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::tree(Whose::Deployed, error))?;
     Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 

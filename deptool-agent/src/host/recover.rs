@@ -1,7 +1,7 @@
 //! What an earlier agent has left unfinished is finished or undone, under the host's lock.
 
 use std::{
-    path::Path,
+    fs,
     process::{Command, Stdio},
 };
 
@@ -10,17 +10,18 @@ use crate::{
         deploy::{finish, undo::undo},
         external::place,
         state::{
-            attempts, boot,
-            error::{Context, HostError},
+            attempts, boot, durable,
+            error::{Context, Damage, HostError},
             failed_units,
-            journal::{Found, Journal},
-            layout::{Home, read_if_there},
+            generations::Note,
+            heal,
+            journal::{AgentId, Handle, Journal, Record},
+            layout::Home,
             lock::{HostLock, Taken},
-            missing_branch,
         },
     },
     shared::{
-        outcome::{AttemptResult, Holder, Phase},
+        outcome::{AttemptResult, Goal, Holder, Phase},
         store::Store,
         time::now,
     },
@@ -43,72 +44,119 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
-    let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
-    let is_clean = |path: &Path| Ok::<_, HostError>(read_if_there(path)?.is_none_or(|text| text.is_empty()));
-    let is_at_rest = is_clean(&home.journal())? && is_clean(&home.lock())?;
-    if is_at_rest && is_clean(&home.broken())? && !missing_branch::is_suspected(home) {
+    if Journal::is_empty(home)? && HostLock::was_left(home)? && is_whole(home)? && !heal::is_needed(home) {
         // Without taking the lock, or who only asks would get in the way of somebody who deploys.
         return Ok(Recovery::Nothing);
     }
+    let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
     let lock = match HostLock::take(home, holder)? {
         Taken::Lock(lock) => lock,
         Taken::Busy(holder) => return Ok(Recovery::Busy(holder)),
     };
     match Journal::find(home)? {
-        (Found::Nothing, _) | (_, None) => {
-            Journal::discard(home)?;
-            finish::tidy(home)?;
-            let mut said: Vec<String> =
-                missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?.into_iter().collect();
-            let mended = failed_units::mend(home, system, tick)?;
-            lock.leave();
-            if !mended.is_empty() {
-                let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
-                said.push(format!("started again: {names}"));
-            }
-            Ok(if said.is_empty() { Recovery::Nothing } else { Recovery::Done(said.join("; ")) })
-        }
-        (Found::Foreign { agent }, _) => {
+        Journal::AtRest => tidy_up(home, lock, system, tick),
+        Journal::Open(record, journal) => go_back(home, lock, (&record, journal), system, tick),
+        Journal::Kept(record, journal) => go_on(home, lock, &record, journal),
+        Journal::Foreign(agent) => {
             drop(lock);
             run_other_agent(home, &agent)
         }
-        (Found::Good(record), Some(journal)) => {
-            let mut store = Store::open_or_init(&home.store())?;
-            finish::finish(home, &record, &mut store)?;
-            finish::note_target(&record, &mut store)?;
-            finish::tidy(home)?;
-            finish::rest(home, &record, &mut store, journal)?;
-            lock.leave();
-            Ok(Recovery::Done("an interrupted deployment was good, and was finished".into()))
-        }
-        (Found::Open(record), Some(journal)) => {
-            if system.is_stopping() {
-                return Err(HostError::Unfit("the host is shutting down in the middle of a deployment".into()));
-            }
-            let left = undo(home, &record, system, tick);
-            // One that was rolled back, but not completely, stays one.
-            let known = attempts::find(home, record.id)?.map(|attempt| attempt.result);
-            let result = match known {
-                Some(AttemptResult::RolledBack { why, errors: _ }) => {
-                    AttemptResult::RolledBack { why, errors: left.sentences() }
-                }
-                Some(AttemptResult::Done | AttemptResult::Interrupted) | None => AttemptResult::Interrupted,
-            };
-            attempts::record(home, &finish::attempt_of(&record, result))?;
-            failed_units::add(home, &left.down)?;
-            if !left.errors.is_empty() {
-                return Ok(Recovery::Stuck(left.errors));
-            }
-            // The agent that was interrupted may not have got it onto the disk.
-            finish::note_target(&record, &mut Store::open_or_init(&home.store())?)?;
-            finish::tidy(home)?;
-            place::sync(home)?;
-            home.sync_state()?;
-            journal.close()?;
-            lock.leave();
-            Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))
-        }
+        Journal::Damaged(damage) => compare(home, lock, damage, system, tick),
     }
+}
+
+/// Whether no unit is known to be down that should run.
+fn is_whole(home: &Home) -> Result<bool, HostError> {
+    match failed_units::load(home) {
+        Ok(down) => Ok(down.is_empty()),
+        Err(HostError::Damaged(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nothing is under way: remove what an agent that died has left, and mend what is damaged.
+fn tidy_up(
+    home: &Home,
+    lock: HostLock,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Recovery, HostError> {
+    let mut said = heal::mend(home)?;
+    Journal::discard(home)?;
+    finish::tidy(home)?;
+    let mended = failed_units::mend(home, system, tick)?;
+    lock.leave();
+    if !mended.is_empty() {
+        let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
+        said.push(format!("started again: {names}"));
+    }
+    Ok(if said.is_empty() { Recovery::Nothing } else { Recovery::Done(said.join("; ")) })
+}
+
+/// The deployment has its verdict: finish it.
+fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Result<Recovery, HostError> {
+    let mut store = Store::open_or_init(&home.store())?;
+    finish::finish(home, record, &mut store)?;
+    finish::note_target(record, &mut store)?;
+    finish::tidy(home)?;
+    finish::rest(home, record, &mut store, journal)?;
+    lock.leave();
+    Ok(Recovery::Done("an interrupted deployment was good, and was finished".into()))
+}
+
+/// The deployment has no verdict: undo it.
+fn go_back(
+    home: &Home,
+    lock: HostLock,
+    (record, journal): (&Record, Handle),
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Recovery, HostError> {
+    if system.is_stopping() {
+        return Err(HostError::Interrupted("the host is shutting down in the middle of a deployment".into()));
+    }
+    let left = undo(home, record, system, tick);
+    // One that was rolled back, but not completely, stays one.
+    let known = attempts::find(home, record.id)?.map(|attempt| attempt.result);
+    let result = match known {
+        Some(AttemptResult::RolledBack { why, errors: _ }) => {
+            AttemptResult::RolledBack { why, errors: left.sentences() }
+        }
+        Some(AttemptResult::Done | AttemptResult::Interrupted) | None => AttemptResult::Interrupted,
+    };
+    attempts::record(home, &finish::attempt_of(record, result))?;
+    failed_units::add(home, &left.down)?;
+    if !left.errors.is_empty() {
+        return Ok(Recovery::Stuck(left.errors));
+    }
+    // The agent that was interrupted may not have got it onto the disk.
+    finish::note_target(record, &mut Store::open_or_init(&home.store())?)?;
+    finish::tidy(home)?;
+    place::sync(home)?;
+    home.sync_own()?;
+    journal.close()?;
+    lock.leave();
+    Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))
+}
+
+/// The journal is damaged: whether anything is under way is seen by comparing.
+fn compare(
+    home: &Home,
+    lock: HostLock,
+    damage: Damage,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Recovery, HostError> {
+    let running = Note::current(home).map(|note| note.commit);
+    let deployed = Store::deployed_at(&home.store())?.map_or(Goal::Nothing, |(_, commit)| Goal::Commit(commit));
+    if running.is_some_and(|running| running != deployed) {
+        return Err(HostError::Interrupted(format!("{damage}, and what runs is not what is deployed")));
+    }
+    // Of no use to anybody: it was being written when the machine stopped, or what it began has not happened.
+    if durable::open(&home.journal()).is_err() {
+        heal::set_aside(home, &home.journal())?;
+    }
+    tidy_up(home, lock, system, tick)
 }
 
 /// Recover while the machine boots. `system` must not wait for jobs: they may be waiting for the end of this. Returns what
@@ -117,20 +165,20 @@ pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, H
     home.check_ownership()?;
     match recover(home, system, &mut || ())? {
         Recovery::Done(what) => Ok(Some(what)),
-        Recovery::Stuck(errors) => Err(HostError::Unfit(errors.join("; "))),
+        Recovery::Stuck(errors) => Err(HostError::refused(errors.join("; "))),
         Recovery::Busy(_) => Ok(None),
         Recovery::Nothing => boot::remove(home).map(|()| None),
     }
 }
 
 /// Let the agent that wrote the journal deal with it: it recovers, and ends at the end of its input.
-fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
-    let is_safe = name.starts_with("deptool-agent-") && !name.contains('/');
-    let path = home.bin().join(name);
-    if !is_safe || !path.exists() {
-        let name = crate::shared::text::printable(name.as_bytes());
-        return Err(HostError::Unfit(format!(
-            "an interrupted deployment can only be undone by '{name}', which is gone"
+fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> {
+    let path = home.bin().join(agent.as_str());
+    if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+        return Err(HostError::Interrupted(format!(
+            "a deployment by '{agent}' was interrupted, and that agent is gone: the journal is kept; put the agent back \
+             as '{}', and the next 'git fetch' undoes or finishes what it has begun",
+            path.display()
         )));
     }
     let mut command = Command::new(&path);
@@ -140,10 +188,12 @@ fn run_other_agent(home: &Home, name: &str) -> Result<Recovery, HostError> {
         command.env("DEPTOOL_ROOT", home.root());
     }
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().during("run", &path)?;
-    match Journal::find(home)?.0 {
-        Found::Nothing => {
+    match Journal::find(home)? {
+        Journal::AtRest => {
             Ok(Recovery::Done("an interrupted deployment was dealt with by the agent that began it".into()))
         }
-        _ => Err(HostError::Unfit(format!("'{name}' could not undo an interrupted deployment: {status}"))),
+        Journal::Open(..) | Journal::Kept(..) | Journal::Foreign(_) | Journal::Damaged(_) => Err(
+            HostError::Interrupted(format!("'{agent}' could not undo or finish an interrupted deployment: {status}")),
+        ),
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         recover::{Recovery, recover},
         state::{
             attempts,
-            error::HostError,
+            error::{HostError, ProtocolError},
             failed_units,
             identity::{deployed, instance, make_instance},
             layout::Home,
@@ -74,8 +74,8 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
                 peer.send(&Response::Pong);
                 Ok(())
             }
-            Incoming::Request(_) => Err(HostError::Unfit("a message came out of order".into())),
-            Incoming::Broken(error) => Err(HostError::Unfit(error.to_string())),
+            Incoming::Request(_) => Err(ProtocolError::OutOfOrder.into()),
+            Incoming::Broken(error) => Err(ProtocolError::from(error).into()),
             Incoming::Silence | Incoming::End => return,
         };
         if let Err(error) = result {
@@ -84,26 +84,30 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
     }
 }
 
-/// Mend what an earlier agent left, then say what is here.
+/// Mend what an earlier agent left, then say what is here. What could not be mended does not keep anybody from reading.
 fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
     home.check_ownership()?;
     let (mut recovered, mut busy, mut broken) = (None, None, Vec::new());
-    match recover(home, system, tick)? {
-        Recovery::Nothing => {}
-        Recovery::Busy(holder) => busy = Some(holder),
-        Recovery::Done(what) => recovered = Some(what),
-        Recovery::Stuck(errors) => broken = errors,
+    match recover(home, system, tick) {
+        Ok(Recovery::Nothing) => {}
+        Ok(Recovery::Busy(holder)) => busy = Some(holder),
+        Ok(Recovery::Done(what)) => recovered = Some(what),
+        Ok(Recovery::Stuck(errors)) => broken = errors,
+        Err(error) => broken.push(error.to_string()),
     }
-    broken.extend(failed_units::load(home)?.into_iter().map(|down| down.why));
+    match failed_units::load(home) {
+        Ok(down) => broken.extend(down.into_iter().map(|down| down.why)),
+        Err(error) => broken.push(error.to_string()),
+    }
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
-    // At first contact over ssh our directory is there, with the agent in it.
-    if home.state().exists() {
-        let made = make_instance(home);
-        if deployed.is_some() {
-            made?;
-        }
-        // Else a full disk is no reason to say nothing: a deployment is refused, with that reason.
+    // At first contact over ssh our directory is there, with the agent in it. A full disk is no reason to say nothing: a
+    // deployment is refused, with that reason.
+    if home.directory().exists()
+        && let Err(error) = make_instance(home)
+        && deployed.is_some()
+    {
+        broken.push(error.to_string());
     }
     let instance = instance(home)?;
     Ok(Hello { instance, deployed, last_attempt, recovered, broken, busy })

@@ -1,11 +1,14 @@
 //! What is below the state directory, `/var/lib/deptool`, beside the store.
 
+pub mod agents;
 pub mod attempts;
 pub mod boot;
 pub mod checkout;
 pub mod durable;
 pub mod error;
 pub mod failed_units;
+pub mod generations;
+pub mod heal;
 pub mod identity;
 pub mod journal;
 pub mod layout;

@@ -15,11 +15,7 @@ use crate::{
         connection::{heartbeat::Heartbeat, peer::Peer},
         deploy::deploy,
         recover::{Recovery, recover},
-        state::{
-            attempts, failed_units,
-            journal::{Found, Journal},
-            layout::Home,
-        },
+        state::{attempts, failed_units, journal::Journal, layout::Home},
     },
     shared::{
         frame::{FrameReader, encode},
@@ -124,7 +120,9 @@ impl World {
         walk(self.root.path(), self.root.path(), &mut seen);
         seen.retain(|path, _| {
             let state = path.strip_prefix("var/lib/deptool/");
-            state.is_none_or(|path| ["current", "previous", "apps", "claims"].iter().any(|ours| path.starts_with(ours)))
+            state.is_none_or(|path| {
+                ["current", "previous", "apps", "state/claims"].iter().any(|ours| path.starts_with(ours))
+            })
         });
         for (name, unit) in &self.fake.units {
             let is_up = unit.detail.active == Active::Active;
@@ -304,7 +302,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment(
     let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.rollback_errors, ["cannot start 'web.service' again: failed"]);
     // Everything else is as it was: another deployment is possible.
-    assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
+    assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
     let last = attempts::latest(&home, 1).unwrap().remove(0);
     assert!(matches!(last.result, AttemptResult::RolledBack { errors, .. } if errors == failure.rollback_errors));
     let down = |home: &Home| {

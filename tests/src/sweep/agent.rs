@@ -100,7 +100,7 @@ pub enum Interrupted {
 
 impl Interrupted {
     fn decide(self, call: &Call) -> Deed {
-        let is_journal = call.path.ends_with("var/lib/deptool/journal");
+        let is_journal = call.path.ends_with("var/lib/deptool/state/journal");
         match (self, call.name) {
             (Interrupted::BeforeVerdict, "pwrite64") if is_journal => Deed::KillBefore,
             (Interrupted::AfterVerdict, "fdatasync") if is_journal => Deed::KillAfter,

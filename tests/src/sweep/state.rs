@@ -14,7 +14,7 @@ const OURS: &str = "var/lib/deptool";
 /// What programs of the host make of users and temporary files: it stays after a rollback.
 const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "run"];
 /// Where a root has, for a day, the ids of deployments that must not begin any more: the helper was told that they have not.
-const RUN: &str = "var/lib/deptool/run";
+const RUN: &str = "var/lib/deptool/state/run";
 /// Hidden siblings that no deployment may leave.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 
@@ -52,7 +52,7 @@ pub fn view(root: &Path) -> Lines {
     let mut lines = walk(root, &|_| String::new());
     lines.retain(|path, _| !path.starts_with(OURS));
     let mut note = |name: &str, what: String| lines.insert(format!("deptool:{name}"), what);
-    for name in ["claims", "host", "current/.commit"] {
+    for name in ["state/claims", "state/host", "current/.commit"] {
         note(name, fs::read_to_string(ours.join(name)).unwrap_or_default());
     }
     for name in names(&ours.join("apps")) {
@@ -78,7 +78,7 @@ pub fn left_over(root: &Path) -> Vec<String> {
     found.extend(of_store.filter(|path| is_passing_in_store(path)).cloned());
     found.extend(packs_left(&ours.join("store/objects/pack")));
     let states = states_left(&ours).into_iter();
-    found.extend(states.filter(|state| !(state == "deptool/run" && has_only_bars(root))));
+    found.extend(states.filter(|state| !(state == "deptool/state/run" && has_only_bars(root))));
     found.extend(generations_left(&ours));
     found
 }
@@ -105,25 +105,15 @@ fn packs_left(dir: &Path) -> Vec<String> {
 
 /// What the state directory has beside what belongs there.
 fn states_left(ours: &Path) -> Vec<String> {
-    let known = [
-        "apps",
-        "attempts",
-        "bin",
-        "claims",
-        "current",
-        "generations",
-        "host",
-        "instance",
-        "journal",
-        "lock",
-        "previous",
-        "store",
-        "trees",
-    ];
-    let others = names(ours).into_iter().filter(|name| !known.contains(&name.as_str()));
-    let mut found: Vec<String> = others.map(|name| format!("deptool/{name}")).collect();
+    let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
+    let known_state = ["attempts", "claims", "host", "instance", "journal", "lock"];
+    let mut found = Vec::new();
+    for (dir, known) in [("deptool", &known[..]), ("deptool/state", &known_state)] {
+        let others = names(&ours.parent().unwrap_or(ours).join(dir)).into_iter();
+        found.extend(others.filter(|name| !known.contains(&name.as_str())).map(|name| format!("{dir}/{name}")));
+    }
     for name in ["journal", "lock"] {
-        if fs::metadata(ours.join(name)).is_ok_and(|meta| meta.len() > 0) {
+        if fs::metadata(ours.join("state").join(name)).is_ok_and(|meta| meta.len() > 0) {
             found.push(format!("the {name} is not empty"));
         }
     }
@@ -222,7 +212,7 @@ fn is_theirs(path: &str) -> bool {
 
 /// What is written in every attempt, however it ends.
 fn is_own_record(path: &str) -> bool {
-    let own = ["attempts", "lock", "journal", "instance", "store/refs/deptool/target"];
+    let own = ["state/attempts", "state/lock", "state/journal", "state/instance", "store/refs/deptool/target"];
     path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))
 }
 

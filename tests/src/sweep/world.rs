@@ -28,7 +28,7 @@ const PIPE: usize = 60_000;
 /// How long a deployment waits to be confirmed, in seconds: a fault may be that nobody can do it.
 const CONFIRM: u16 = 3;
 /// A host's own id, below its root.
-const INSTANCE: &str = "var/lib/deptool/instance";
+const INSTANCE: &str = "var/lib/deptool/state/instance";
 
 /// One run of an agent.
 #[derive(Debug)]

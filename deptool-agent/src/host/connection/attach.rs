@@ -9,7 +9,11 @@ use crate::{
             takeover,
         },
         recover::{Recovery, recover},
-        state::{attempts, error::HostError, layout::Home},
+        state::{
+            attempts,
+            error::{Context, HostError, ProtocolError},
+            layout::Home,
+        },
     },
     shared::{
         id::DeploymentId,
@@ -26,8 +30,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
     let mut is_blocked = false;
     loop {
         if let Some(worker) = takeover::enter(home, id)?
-            && peer.relay(worker).map_err(|error| HostError::Unfit(format!("can't attach: {error}")))?
-                == Relayed::Something
+            && peer.relay(worker).during("relay to", &home.run())? == Relayed::Something
         {
             return Ok(());
         }
@@ -49,7 +52,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
         match peer.receive_within(PAUSE) {
             Incoming::Silence | Incoming::Request(Request::Heartbeat) => peer.tick(),
             Incoming::End | Incoming::Broken(_) => return Ok(()),
-            Incoming::Request(_) => return Err(HostError::Unfit("a message came out of order".into())),
+            Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
         }
     }
 }

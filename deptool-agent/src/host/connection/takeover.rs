@@ -21,8 +21,9 @@ use std::{
 
 use crate::{
     host::state::{
+        durable,
         error::{Context, HostError},
-        layout::{Home, open_directory, remove_if_there},
+        layout::{Home, open_directory},
     },
     shared::id::DeploymentId,
 };
@@ -63,7 +64,7 @@ impl TakeoverSocket {
 
     /// Nobody comes in any more.
     pub fn close(self) -> Result<(), HostError> {
-        remove_if_there(&self.path)?;
+        durable::remove(&self.path)?;
         self.path.parent().map_or(Ok(()), remove_if_empty)
     }
 
@@ -142,7 +143,7 @@ fn clean(directory: &Path) -> Result<(), HostError> {
         let is_tombstone = path.as_os_str().as_encoded_bytes().ends_with(BLOCKED.as_bytes());
         let age = || fs::symlink_metadata(&path).and_then(|meta| meta.modified()).map(|time| time.elapsed());
         if !is_tombstone || age().is_ok_and(|age| age.is_ok_and(|age| age > BLOCKED_FOR)) {
-            remove_if_there(&path)?;
+            durable::remove(&path)?;
         }
     }
     Ok(())
@@ -159,7 +160,7 @@ fn check_private(directory: &Path) -> Result<(), HostError> {
     if meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(HostError::Unfit(format!("'{}' is not a directory of our own", directory.display())))
+    Err(HostError::refused(format!("'{}' is not a directory of our own", directory.display())))
 }
 
 #[cfg(test)]

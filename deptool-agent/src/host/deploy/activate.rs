@@ -18,7 +18,7 @@ use crate::{
             attempts,
             error::HostError,
             failed_units,
-            journal::{Journal, Record},
+            journal::{Handle, Journal, Record},
             layout::{Home, sync_directory},
             lock::HostLock,
         },
@@ -64,14 +64,14 @@ impl Running<'_> {
     ///
     /// In this order: systemd takes some milliseconds to let us leave, and the disk to take the journal. Whoever ends
     /// the session in between ends a deployment that has changed nothing.
-    pub fn begin(&mut self) -> Result<Journal, HostError> {
+    pub fn begin(&mut self) -> Result<Handle, HostError> {
         self.enter(Phase::Activating);
         self.peer.accept_takeovers(TakeoverSocket::open(self.home, self.record.id)?);
         let journal = Journal::open(self.home, &self.record).and_then(|journal| {
             match self.system.leave_session(self.must_have_left()) {
                 Ok(()) => Ok(journal),
-                Err(_) if self.system.is_stopping() => Err(HostError::Unfit("the host is shutting down".into())),
-                Err(error) => Err(HostError::Unfit(error.to_string())),
+                Err(_) if self.system.is_stopping() => Err(HostError::refused("the host is shutting down")),
+                Err(error) => Err(HostError::refused(error.to_string())),
             }
         });
         if journal.is_err() {
@@ -158,7 +158,7 @@ impl Running<'_> {
     }
 
     /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
-    pub fn hold(&mut self, journal: &mut Journal) -> Result<(), Failure> {
+    pub fn hold(&mut self, journal: &mut Handle) -> Result<(), Failure> {
         if self.verdict == DecidedBy::Host {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Running<'_> {
     }
 
     /// Everything that was changed is on the disk, and then the verdict is.
-    pub fn make_durable(&mut self, journal: &mut Journal) -> Result<(), HostError> {
+    pub fn make_durable(&mut self, journal: &mut Handle) -> Result<(), HostError> {
         let mut is_only_switched = true;
         for action in &self.record.actions {
             match action {
@@ -199,8 +199,8 @@ impl Running<'_> {
             }
         }
         match is_only_switched {
-            true => sync_directory(self.home.state())?,
-            false => self.home.sync_state()?,
+            true => sync_directory(self.home.directory())?,
+            false => self.home.sync_own()?,
         }
         journal.keep()
     }
@@ -208,7 +208,7 @@ impl Running<'_> {
     /// From here on the deployment is good: what is left is done again by the next agent if it fails here.
     ///
     /// The helper is told as soon as everything agrees; it need not wait for what is only cleaned up.
-    pub fn keep(mut self, journal: Journal, store: &mut Store) -> End {
+    pub fn keep(mut self, journal: Handle, store: &mut Store) -> End {
         let also_restarted = self.also_restarted();
         self.enter(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
@@ -231,7 +231,7 @@ impl Running<'_> {
         others.into_iter().filter(|unit| self.record.running.contains(unit)).collect()
     }
 
-    pub fn roll_back(mut self, why: Failure, journal: Journal) -> Outcome {
+    pub fn roll_back(mut self, why: Failure, journal: Handle) -> Outcome {
         self.enter(Phase::RollingBack);
         let peer = &mut *self.peer;
         let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
@@ -243,7 +243,7 @@ impl Running<'_> {
             .and_then(|()| failed_units::add(self.home, &left.down))
             .and_then(|()| finish::tidy(self.home))
             .and_then(|()| place::sync(self.home))
-            .and_then(|()| self.home.sync_state());
+            .and_then(|()| self.home.sync_own());
         // With something left to undo, the journal stays for the next agent to try again.
         let is_undone = left.errors.is_empty();
         let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });

@@ -2,8 +2,9 @@
 
 use crate::{
     host::state::{
-        error::HostError,
-        layout::{Home, read_if_there},
+        error::{Context, HostError},
+        journal::Journal,
+        layout::Home,
     },
     shared::{
         outcome::{Deployed, Outcome},
@@ -14,19 +15,21 @@ use crate::{
 
 /// Another agent may have been killed since this one looked: what it has begun is undone before anything else.
 pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
-    let journal = read_if_there(&home.journal())?.unwrap_or_default();
-    if journal.is_empty() {
+    if Journal::is_empty(home)? {
         return Ok(());
     }
-    Err(HostError::Unfit(
-        "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way".into(),
-    ))
+    let why = "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way";
+    Err(HostError::Interrupted(why.into()))
 }
 
 /// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
 pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
     let Some(expected) = &request.hostname else { return Ok(()) };
-    let bytes = read_if_there(&home.root().join("etc/hostname"))?.unwrap_or_default();
+    let path = home.root().join("etc/hostname");
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        bytes => bytes.during("read", &path)?,
+    };
     let text = String::from_utf8_lossy(&bytes);
     let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
     let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
@@ -38,7 +41,7 @@ pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
         return Ok(());
     }
     let name = printable(name.as_bytes());
-    Err(HostError::Unfit(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+    Err(HostError::refused(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
 }
 
 /// Under an enforcing SELinux our files would need labels, which nobody has tried yet.
@@ -46,7 +49,7 @@ pub fn check_selinux(home: &Home) -> Result<(), HostError> {
     let enforce = home.root().join("sys/fs/selinux/enforce");
     match std::fs::read(&enforce) {
         Ok(text) if home.is_live() && text.first() == Some(&b'1') => {
-            Err(HostError::Unfit("SELinux is enforcing on the host, which is not supported yet".into()))
+            Err(HostError::refused("SELinux is enforcing on the host, which is not supported yet"))
         }
         _ => Ok(()),
     }
@@ -62,11 +65,11 @@ pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<
     if let Some(deployed) = &actual {
         if deployed.cluster != request.cluster {
             let (its, asked) = (&deployed.cluster, &request.cluster);
-            return Err(HostError::Unfit(format!("the host belongs to cluster '{its}', not '{asked}'")));
+            return Err(HostError::refused(format!("the host belongs to cluster '{its}', not '{asked}'")));
         }
         if deployed.host != request.host {
             let (its, asked) = (&deployed.host, &request.host);
-            return Err(HostError::Unfit(format!("the host is deployed from directory '{its}', not '{asked}'")));
+            return Err(HostError::refused(format!("the host is deployed from directory '{its}', not '{asked}'")));
         }
     }
     Ok((!holds).then_some(Outcome::Stale { actual }))

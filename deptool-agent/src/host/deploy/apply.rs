@@ -10,9 +10,9 @@ use crate::{
         },
         external::place::{Over, Place, Sibling, set_owner_and_mode},
         state::{
-            checkout,
+            checkout, durable,
             error::{Context, HostError},
-            layout::{Home, remove_if_there, replace_link},
+            layout::Home,
         },
     },
     shared::{
@@ -20,14 +20,8 @@ use crate::{
         name::{AppName, UnitName},
         path::{ExternalPath, TreePath},
     },
-    system::{JobKind, JobResult, System, SystemError, settle::Deadline, verdict::Started},
+    system::{JobKind, JobResult, System, settle::Deadline, verdict::Started},
 };
-
-impl From<SystemError> for HostError {
-    fn from(error: SystemError) -> HostError {
-        HostError::Unfit(error.0)
-    }
-}
 
 /// What an action needs of the host.
 pub struct Applying<'a> {
@@ -56,7 +50,9 @@ impl Applying<'_> {
             }
             Action::Own { tree, files } => self.own(tree, files)?,
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
-            Action::Switch { from: _, to } => replace_link(&self.home.current(), &format!("generations/{to}"))?,
+            Action::Switch { from: _, to } => {
+                durable::replace_link(&self.home.current(), &format!("generations/{to}"))?
+            }
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
                 self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
@@ -76,8 +72,8 @@ impl Applying<'_> {
         for (unit, result) in units.iter().zip(results) {
             match result {
                 JobResult::Done => {}
-                JobResult::Failed(why) => return Err(HostError::Unfit(format!("cannot stop '{unit}': {why}"))),
-                JobResult::TimedOut => return Err(HostError::Unfit(format!("'{unit}' does not stop"))),
+                JobResult::Failed(why) => return Err(HostError::refused(format!("cannot stop '{unit}': {why}"))),
+                JobResult::TimedOut => return Err(HostError::refused(format!("'{unit}' does not stop"))),
             }
         }
         // One that was killed in the end would be listed as failed, long after its file is gone.
@@ -134,7 +130,7 @@ impl Applying<'_> {
 
     fn id_of(&self, database: Database, account: &Account) -> Result<u32, HostError> {
         resolve(self.home, database, account)?
-            .ok_or_else(|| HostError::Unfit(format!("there is no '{}' on the host", account.as_str())))
+            .ok_or_else(|| HostError::refused(format!("there is no '{}' on the host", account.as_str())))
     }
 
     fn real_paths(&self, snippets: &[ExternalPath]) -> Vec<PathBuf> {
@@ -144,7 +140,7 @@ impl Applying<'_> {
 
 /// The place of `path`, whose directory was there in *prepare*.
 fn existing(home: &Home, path: &ExternalPath) -> Result<Place, HostError> {
-    Place::existing(home, path)?.ok_or_else(|| HostError::Unfit(format!("the directory of '{path}' is gone")))
+    Place::existing(home, path)?.ok_or_else(|| HostError::refused(format!("the directory of '{path}' is gone")))
 }
 
 /// Make the stable paths of `apps`.
@@ -152,7 +148,7 @@ pub fn link_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
         let directory = home.apps().join(app.as_str());
         fs::create_dir_all(&directory).during("create", &directory)?;
-        replace_link(&directory.join("current"), &format!("../../current/{app}"))?;
+        durable::replace_link(&directory.join("current"), &format!("../../current/{app}"))?;
     }
     Ok(())
 }
@@ -162,7 +158,7 @@ pub fn unlink_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
         let directory = home.apps().join(app.as_str());
         for name in ["current", "current.new"] {
-            remove_if_there(&directory.join(name))?;
+            durable::remove(&directory.join(name))?;
         }
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

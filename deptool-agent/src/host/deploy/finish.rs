@@ -2,9 +2,7 @@
 //!
 //! All of it can be done again after an interruption.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
-
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+use std::collections::BTreeSet;
 
 use crate::{
     host::{
@@ -12,11 +10,13 @@ use crate::{
         deploy::action::{Action, New, Old},
         external::place::{Place, Sibling},
         state::{
-            attempts,
-            error::{Context, HostError},
+            agents, attempts, durable,
+            error::HostError,
             failed_units,
-            journal::{Journal, Record, release_reserve},
-            layout::{Home, remove_if_there, replace_file, replace_link},
+            generations::{names, prune},
+            identity::clear_instances,
+            journal::{Handle, Record, release_reserve},
+            layout::Home,
             ledger::Claims,
         },
     },
@@ -27,27 +27,8 @@ use crate::{
     },
 };
 
-/// How many generations stay, the running one included.
-const KEPT_GENERATIONS: usize = 5;
-/// How many agents stay.
-const KEPT_AGENTS: usize = 3;
-/// The present, for [`utimensat`].
-const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 /// With more packs than this the store is repacked.
 const MANY_PACKS: usize = 50;
-
-impl From<StoreError> for HostError {
-    fn from(error: StoreError) -> HostError {
-        use std::error::Error as _;
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        HostError::Unfit(text)
-    }
-}
 
 /// Let what was tried stay readable in the store, however it ends.
 pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> {
@@ -62,16 +43,16 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     release_reserve(home)?;
     // What is deployed is never there without the directory that it is deployed from.
     if let Goal::Commit(_) = record.to {
-        replace_file(&home.host_name(), record.host.as_str().as_bytes())?;
+        durable::replace(&home.host_name(), record.host.as_str().as_bytes())?;
     }
     set_refs(record, store)?;
     record.claims.save(home)?;
     match record.previous {
-        Some(number) => replace_link(&home.previous(), &format!("generations/{number}"))?,
-        None => remove_if_there(&home.previous())?,
+        Some(number) => durable::replace_link(&home.previous(), &format!("generations/{number}"))?,
+        None => durable::remove(&home.previous())?,
     }
     if record.to == Goal::Nothing {
-        remove_if_there(&home.host_name())?;
+        durable::remove(&home.host_name())?;
     }
     // Whatever was down runs now, or is not asked for any more.
     failed_units::clear(home)?;
@@ -81,9 +62,9 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
 }
 
 /// Remove what no generation needs, then close the journal: the host is at rest.
-pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -> Result<(), HostError> {
+pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) -> Result<(), HostError> {
     prune(home)?;
-    prune_agents(home, &record.agent)?;
+    agents::prune(home, &record.agent)?;
     // Attempts of the last generations stay readable; nothing else needs objects that no reflog names.
     if store.is_doubted() {
         store.drop_damaged()?;
@@ -96,7 +77,7 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Journal) -
         result => drop(result?),
     }
     Store::sweep_passing(&home.store())?;
-    home.sync_state()?;
+    home.sync_own()?;
     journal.close()
 }
 
@@ -171,146 +152,11 @@ fn below(path: &ExternalPath, directory: &ExternalPath) -> bool {
 
 /// Remove whatever a deployment that did not happen may have left. Only who holds the host lock may do this.
 pub fn tidy(home: &Home) -> Result<(), HostError> {
-    for name in names(home.state())?.iter().filter(|name| name.ends_with(".new")) {
-        remove_if_there(&home.state().join(name))?;
+    for name in names(&home.state())?.iter().filter(|name| name.ends_with(".new")) {
+        durable::remove(&home.state().join(name))?;
     }
     takeover::clear(home)?;
     clear_instances(home)?;
     Store::sweep(&home.store())?;
     prune(home)
-}
-
-/// Remove what agents that are gone have left half written of this host's id.
-pub fn clear_instances(home: &Home) -> Result<(), HostError> {
-    for name in names(home.state())?.iter().filter(|name| is_of_dead_agent(name)) {
-        remove_if_there(&home.state().join(name))?;
-    }
-    Ok(())
-}
-
-/// Whether a file was to become this host's id, and the agent that made it is gone.
-fn is_of_dead_agent(name: &str) -> bool {
-    name.strip_prefix("instance.").is_some_and(|process| !is_alive(process))
-}
-
-/// Whether there is a process of that number that has not ended. One that was killed stays known until somebody has asked
-/// how it ended.
-fn is_alive(process: &str) -> bool {
-    let stat = fs::read(Path::new("/proc").join(process).join("stat")).unwrap_or_default();
-    // The name, in brackets, may hold anything.
-    let state = stat.rsplit(|byte| *byte == b')').next().and_then(|fields| fields.get(1));
-    state.is_some_and(|state| !b"ZX".contains(state))
-}
-
-/// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
-pub fn prune(home: &Home) -> Result<(), HostError> {
-    let in_use = [home.linked_generation(&home.current())?, home.linked_generation(&home.previous())?];
-    let mut numbers = numbered(&home.generations())?;
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    // What is newer than the running one was never kept.
-    let current = in_use[0].unwrap_or(0);
-    let kept = numbers.iter().filter(|n| **n <= current).take(KEPT_GENERATIONS).copied().collect::<BTreeSet<_>>();
-    let mut trees = BTreeSet::new();
-    for number in numbers {
-        let directory = home.generation(number);
-        if kept.contains(&number) || in_use.contains(&Some(number)) {
-            trees.extend(trees_of(&directory)?);
-        } else {
-            fs::remove_dir_all(&directory).during("remove", &directory)?;
-        }
-    }
-    for name in names(&home.trees())? {
-        let tree = name.trim_end_matches(".new").trim_end_matches(".files");
-        if !trees.contains(tree) {
-            crate::host::state::checkout::remove(home, tree)?;
-            remove_if_there(&home.trees().join(&name))?;
-        }
-    }
-    match fs::remove_dir_all(home.incoming()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", &home.incoming()),
-        _ => Ok(()),
-    }
-}
-
-/// The number of the next generation: one more than any that is there.
-pub fn next_generation(home: &Home) -> Result<u32, HostError> {
-    Ok(numbered(&home.generations())?.into_iter().max().unwrap_or(0) + 1)
-}
-
-fn numbered(directory: &Path) -> Result<Vec<u32>, HostError> {
-    Ok(names(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
-}
-
-/// The names in a directory; none if it is not there.
-fn names(directory: &Path) -> Result<Vec<String>, HostError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.during("read", directory)?,
-    };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect::<io::Result<_>>().during("read", directory)
-}
-
-/// The checkouts that a generation refers to.
-fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
-    let mut trees = Vec::new();
-    for name in names(generation)? {
-        if let Ok(target) = fs::read_link(generation.join(name)) {
-            trees.extend(target.file_name().map(|tree| tree.to_string_lossy().into_owned()));
-        }
-    }
-    Ok(trees)
-}
-
-/// Remove agents beyond those that deployed last, by their times; never the one that is running.
-fn prune_agents(home: &Home, running: &str) -> Result<(), HostError> {
-    let bin = home.bin();
-    if !bin.exists() {
-        return Ok(());
-    }
-    let mut agents = Vec::new();
-    for name in names(&bin)? {
-        let path = bin.join(&name);
-        if name == running {
-            // So that it counts as the last used when another one looks.
-            let now = Timestamps { last_access: NOW, last_modification: NOW };
-            utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", &path)?;
-        }
-        let meta = fs::symlink_metadata(&path).during("look at", &path)?;
-        if name.starts_with("deptool-agent-") && name != running && meta.is_file() {
-            agents.push((meta.modified().during("look at", &path)?, path));
-        }
-    }
-    agents.sort();
-    agents.reverse();
-    for (_, path) in agents.into_iter().skip(KEPT_AGENTS - 1) {
-        remove_if_there(&path)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-
-    use super::*;
-
-    #[test]
-    fn what_an_agent_that_was_killed_has_left_goes_also_while_nobody_has_taken_note_of_its_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(directory.path());
-        home.create().unwrap();
-        let mut killed = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        killed.kill().unwrap();
-        // It has ended, and is not waited for.
-        let pid = Pid::from_child(&killed);
-        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
-        for process in [killed.id(), std::process::id()] {
-            fs::write(home.state().join(format!("instance.{process}")), "").unwrap();
-        }
-        clear_instances(&home).unwrap();
-        let left: Vec<_> = names(home.state()).unwrap().into_iter().filter(|name| name.contains("instance.")).collect();
-        assert_eq!(left, [format!("instance.{}", std::process::id())]);
-        killed.wait().unwrap();
-    }
 }

@@ -33,12 +33,12 @@ pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Opt
 
 fn ask_host(database: Database, account: &Account) -> Result<Option<u32>, HostError> {
     let output = Command::new("getent").args([database.name(), "--", account.as_str()]).output();
-    let output = output.map_err(|error| HostError::Unfit(format!("cannot run 'getent': {error}")))?;
+    let output = output.map_err(|error| HostError::refused(format!("cannot run 'getent': {error}")))?;
     match output.status.code() {
         Some(0) => Ok(id_in(&String::from_utf8_lossy(&output.stdout), account)),
         // "one or more supplied key could not be found in the database"
         Some(2) => Ok(None),
-        _ => Err(HostError::Unfit(format!(
+        _ => Err(HostError::refused(format!(
             "'getent {} {}' failed: {}",
             database.name(),
             account.as_str(),

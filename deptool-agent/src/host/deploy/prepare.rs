@@ -128,7 +128,7 @@ pub fn decide(
     let own = deciding.own(fresh)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
-        return Err(HostError::Unfit(deciding.problems.join("; ")));
+        return Err(HostError::refused(deciding.problems.join("; ")));
     }
     let Deciding { claims, notes, .. } = deciding;
     let running = units.running.clone();

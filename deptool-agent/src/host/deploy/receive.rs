@@ -10,7 +10,7 @@ use crate::{
         connection::peer::{Incoming, Peer},
         state::{
             checkout::{Contents, Earlier},
-            error::{Context, HostError},
+            error::{Context, HostError, ProtocolError, Whose},
             identity::load_tree,
             layout::Home,
         },
@@ -43,7 +43,7 @@ impl<'a> Receiving<'a> {
     /// with everything else.
     pub fn deployed(&mut self) -> Result<Option<HostTree>, HostError> {
         let Lease::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
-        let unfit = |error: TreeError| HostError::Unfit(format!("what is deployed: {error}"));
+        let unfit = |error: TreeError| HostError::tree(Whose::Deployed, error);
         match load_tree(self.store, &self.request.host, commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
             tree => return tree.map(Some).map_err(unfit),
@@ -56,7 +56,7 @@ impl<'a> Receiving<'a> {
             return Ok(None);
         }
         match load_tree(self.store, &self.request.host, commit) {
-            Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => Err(HostError::Unfit(format!(
+            Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => Err(HostError::refused(format!(
                 "the host's store has lost what is deployed; push from a repository that has {commit}"
             ))),
             tree => {
@@ -82,10 +82,10 @@ impl<'a> Receiving<'a> {
                     }
                 }
                 Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
-                Err(error) => return Err(HostError::Unfit(error.to_string())),
+                Err(error) => return Err(HostError::tree(Whose::New, error)),
             }
             if self.is_complete {
-                return Err(HostError::Unfit("objects are missing from the pack".into()));
+                return Err(HostError::refused("objects are missing from the pack"));
             }
             if !self.ask_for_all()? {
                 return Ok(None);
@@ -119,7 +119,7 @@ fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, Hos
     match (added, end) {
         // A pack that was cut off because the helper went away is no one's fault.
         (_, Some(Cut::Gone)) => return Ok(false),
-        (_, Some(Cut::Protocol(why))) => return Err(HostError::Unfit(why)),
+        (_, Some(Cut::Protocol(error))) => return Err(error.into()),
         (Err(error), None) => return Err(error.into()),
         (Ok(_), None) => {}
     }
@@ -133,8 +133,8 @@ fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, Hos
             }
             Incoming::Request(Request::ObjectsEnd) => return Ok(true),
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
-            Incoming::Request(_) => return Err(HostError::Unfit("a message came out of order".into())),
-            Incoming::Broken(error) => return Err(HostError::Unfit(error.to_string())),
+            Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
+            Incoming::Broken(error) => return Err(ProtocolError::from(error).into()),
         }
     }
 }
@@ -142,7 +142,7 @@ fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, Hos
 fn expect_pack_end(peer: &mut Peer) -> Result<(), HostError> {
     match peer.receive() {
         Incoming::Request(Request::PackEnd) => Ok(()),
-        _ => Err(HostError::Unfit("the pack has no end".into())),
+        _ => Err(ProtocolError::PackWithoutEnd.into()),
     }
 }
 
@@ -164,12 +164,12 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
                 left -= bytes.0.len() as u64;
             }
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
-            Incoming::Request(_) => return Err(HostError::Unfit("a message came out of order".into())),
-            Incoming::Broken(error) => return Err(HostError::Unfit(error.to_string())),
+            Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
+            Incoming::Broken(error) => return Err(ProtocolError::from(error).into()),
         }
     }
     if hasher.try_finalize().ok() != Some(id.0) {
-        return Err(HostError::Unfit(format!("blob {} was damaged on the way", id.short())));
+        return Err(ProtocolError::DamagedBlob(id.short()).into());
     }
     fs::rename(&temporary, &path).during("rename", &temporary)?;
     Ok(true)
@@ -178,7 +178,7 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
 /// Why a stream of data ended before its time.
 enum Cut {
     Gone,
-    Protocol(String),
+    Protocol(ProtocolError),
 }
 
 /// The bytes of [`Request::Data`] messages, one after the other. Takes no message more than the reader asks for.
@@ -198,8 +198,8 @@ impl Read for DataStream<'_> {
                     continue;
                 }
                 Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => Some(Cut::Gone),
-                Incoming::Request(_) => Some(Cut::Protocol("the pack was cut off by another message".into())),
-                Incoming::Broken(error) => Some(Cut::Protocol(error.to_string())),
+                Incoming::Request(_) => Some(Cut::Protocol(ProtocolError::PackCutOff)),
+                Incoming::Broken(error) => Some(Cut::Protocol(error.into())),
             };
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -7,16 +7,17 @@ use crate::{
     host::{
         connection::peer::Peer,
         deploy::{
-            finish,
             prepare::{self, Prepared, Sides},
             receive::Receiving,
         },
         external::drift,
         state::{
             checkout::{self, Contents, Earlier},
-            error::HostError,
+            error::{HostError, Whose},
             failed_units,
-            journal::Record,
+            generations::{self, Note},
+            identity::instance,
+            journal::{AgentId, Record},
             layout::Home,
             ledger::Claims,
         },
@@ -25,7 +26,6 @@ use crate::{
         desired::Wanted,
         manifest::probe::Probe,
         name::{AppName, UnitName},
-        outcome::Goal,
         plan::HostPlan,
         store::Store,
         text::printable,
@@ -95,26 +95,29 @@ pub fn stage(
         Lease::Absent => None,
         Lease::At(id) => Some(id),
     };
-    let claims = Claims::load(home)?;
-    let current = home.linked_generation(&home.current())?;
+    let claims = Claims::load(home)?.unwrap_or_default();
+    let current = home.generation_of(&home.current())?;
     let mut receiving = Receiving::new(home, request, store, peer);
     let Some(old) = receiving.deployed()? else { return Ok(Staged::Gone) };
     let earlier = prepare::earlier(home, current, &old);
     note_drift(home, current, &old, &earlier, receiving.peer);
     let Some(new) = receiving.target(&earlier)? else { return Ok(Staged::Gone) };
-    let (had, wants) = (wanted(&old)?, wanted(&new)?);
+    let desired = |whose, tree| Wanted::of(tree).map_err(|error| HostError::tree(whose, error));
+    let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
     let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
-        return Err(HostError::Unfit("the host's plan is not the one that was shown".into()));
+        return Err(HostError::refused("the host's plan is not the one that was shown"));
     }
-    let generation = finish::next_generation(home)?.max(current.unwrap_or(0) + 1);
+    let generation = generations::next(home)?.max(current.unwrap_or(0) + 1);
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
     let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
-    let commit = match request.target {
-        Goal::Commit(id) => id.to_string(),
-        Goal::Nothing => "none".into(),
+    let note = Note {
+        commit: request.target,
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        instance: instance(home)?,
     };
-    checkout::write_generation(home, generation, &commit, &checkouts)?;
+    generations::write(home, generation, &note, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
     let down = failed_units::load(home)?;
     let generations = (current, generation);
@@ -130,7 +133,7 @@ pub fn stage(
         peer.send(&Response::Note(note));
     }
     let record = Record {
-        agent: crate::shared::build::agent_file_name(),
+        agent: AgentId::own(),
         id: request.id,
         host: request.host.clone(),
         cluster: request.cluster.clone(),
@@ -170,8 +173,4 @@ fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earl
             peer.send(&Response::Note(said));
         }
     }
-}
-
-fn wanted(tree: &HostTree) -> Result<Wanted, HostError> {
-    Wanted::of(tree).map_err(|error| HostError::Unfit(error.to_string()))
 }

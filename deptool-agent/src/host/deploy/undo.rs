@@ -13,10 +13,11 @@ use crate::{
         },
         external::place::{Found, Place, Sibling},
         state::{
+            durable,
             error::HostError,
             failed_units::{self, Down, LIMIT},
             journal::{Record, release_reserve},
-            layout::{Home, remove_if_there, replace_link},
+            layout::Home,
             ledger::Content,
         },
     },
@@ -207,8 +208,8 @@ impl Undoing<'_> {
 
     fn switch_back(&mut self, from: Option<u32>) -> Result<(), HostError> {
         match from {
-            Some(number) => replace_link(&self.home.current(), &format!("generations/{number}")),
-            None => remove_if_there(&self.home.current()),
+            Some(number) => durable::replace_link(&self.home.current(), &format!("generations/{number}")),
+            None => durable::remove(&self.home.current()),
         }
     }
 

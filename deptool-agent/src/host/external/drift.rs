@@ -7,7 +7,8 @@ use crate::{
         external::place::{Found, Place},
         state::{
             checkout,
-            error::HostError,
+            error::{HostError, Whose},
+            generations::Note,
             identity::{deployed, load_tree},
             layout::Home,
             ledger::{Claims, Content, PathClaim},
@@ -16,7 +17,7 @@ use crate::{
     shared::{
         desired::{ClaimKind, Snippet, Wanted, WantedUnit},
         name::{AppName, UnitName},
-        outcome::Deployed,
+        outcome::{Deployed, Goal},
         path::{ExternalPath, STATE_DIR},
         store::Store,
         text::printable,
@@ -37,10 +38,16 @@ const BELOW: [&str; 3] = ["/usr/local/lib/systemd/system", "/usr/lib/systemd/sys
 pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
-    let unfit = |error: String| HostError::Unfit(format!("what is deployed: {error}"));
-    let tree = load_tree(&store, &deployed.host, deployed.commit).map_err(|error| unfit(error.to_string()))?;
-    let wants = Wanted::of(&tree).map_err(|error| unfit(error.to_string()))?;
-    let mut looking = Looking { home, tree: &tree, wants: &wants, claims: Claims::load(home)?, found: Vec::new() };
+    let tree = load_tree(&store, &deployed.host, deployed.commit);
+    let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
+    let wants = Wanted::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
+    let mut looking = Looking {
+        home,
+        tree: &tree,
+        wants: &wants,
+        claims: Claims::load(home)?.unwrap_or_default(),
+        found: Vec::new(),
+    };
     looking.generation(&deployed);
     looking.outside()?;
     looking.units(system)?;
@@ -82,8 +89,7 @@ impl Looking<'_> {
     fn generation(&mut self, deployed: &Deployed) {
         let current = self.home.linked_generation(&self.home.current()).ok().flatten();
         let is_deployed = |number: &u32| {
-            let commit = fs::read_to_string(self.home.generation(*number).join(".commit"));
-            commit.is_ok_and(|commit| commit.trim_end() == deployed.commit.to_string())
+            Note::read(self.home, *number).is_some_and(|note| note.commit == Goal::Commit(deployed.commit))
         };
         match current.filter(is_deployed) {
             None => self.path(format!("{STATE_DIR}/current"), "does not lead to what is deployed"),
@@ -107,7 +113,7 @@ impl Looking<'_> {
             let (found, attributes) = match Place::existing(self.home, &path) {
                 Ok(Some(place)) => (place.found()?, place.attributes()?),
                 Ok(None) => (Found::Nothing, None),
-                Err(HostError::Unfit(why)) => {
+                Err(HostError::External(why)) => {
                     self.path(path.as_str(), why);
                     continue;
                 }

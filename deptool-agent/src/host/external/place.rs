@@ -352,7 +352,7 @@ fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
 
 fn check_outside(path: &ExternalPath, real: &Path) -> Result<(), HostError> {
     if is_within(&real.to_string_lossy(), STATE_DIR) {
-        return Err(HostError::Unfit(format!("'{path}' leads into {STATE_DIR}")));
+        return Err(HostError::External(format!("'{path}' leads into {STATE_DIR}")));
     }
     Ok(())
 }
@@ -363,8 +363,8 @@ fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostEr
     let mut directories = Vec::new();
     for name in pending {
         path.push(name);
-        let text = path.to_str().ok_or_else(|| HostError::Unfit(format!("'{}' is not UTF-8", path.display())))?;
-        directories.push(ExternalPath::parse(text).map_err(|error| HostError::Unfit(error.to_string()))?);
+        let text = path.to_str().ok_or_else(|| HostError::External(format!("'{}' is not UTF-8", path.display())))?;
+        directories.push(ExternalPath::parse(text).map_err(|error| HostError::External(error.to_string()))?);
     }
     Ok(Resolved::Missing(directories))
 }
@@ -394,13 +394,13 @@ impl WalkError {
         let shown = path.display();
         match self {
             WalkError::Io(error) => Err::<(), _>(error).during("reach", path).unwrap_err(),
-            WalkError::Untrusted(link) => HostError::Unfit(format!(
+            WalkError::Untrusted(link) => HostError::External(format!(
                 "'{shown}' can't be reached safely: '{}' is a symlink that another user than root could change",
                 link.display()
             )),
-            WalkError::TooManyLinks => HostError::Unfit(format!("'{shown}' can't be reached: too many symlinks")),
+            WalkError::TooManyLinks => HostError::External(format!("'{shown}' can't be reached: too many symlinks")),
             WalkError::NotADirectory(what) => {
-                HostError::Unfit(format!("'{shown}' can't be reached: '{}' is not a directory", what.display()))
+                HostError::External(format!("'{shown}' can't be reached: '{}' is not a directory", what.display()))
             }
         }
     }

@@ -1,14 +1,18 @@
 //! Every deployment that got as far as activation, and how it ended: one JSON object per line.
+//!
+//! A log that is not a file of ours counts as empty until the next agent that holds the lock has moved it away. Lines that
+//! can't be understood are passed over.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
 };
 
 use crate::{
     host::state::{
+        durable::{self, Writing},
         error::{Context, HostError},
-        layout::{Home, read_if_there, replace_file},
+        layout::Home,
     },
     shared::{
         id::DeploymentId,
@@ -19,8 +23,9 @@ use crate::{
 /// A log longer than this is shortened, to its end of the other length: in bytes.
 const MOST: u64 = 256 * 1024;
 const KEPT: usize = 128 * 1024;
-/// So much of its end is looked at first.
+/// So much of its end is looked at first. Of a longer log than we ever write, no more than the other is looked at.
 const RECENT: u64 = 4 * 1024;
+const ALL: u64 = 2 * MOST;
 
 /// Add `attempt` to the log. One that is the last already is not added twice. Durable after the next sync of the file
 /// system.
@@ -30,9 +35,9 @@ pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
     }
     let path = home.attempts();
     shorten(home)?;
-    let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::Unfit(error.to_string()))?;
+    let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::refused(error.to_string()))?;
     line.push(b'\n');
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).during("open", &path)?;
+    let mut file = durable::open_to_write(&path, Writing::Append)?;
     // A line that was cut off by a crash must not swallow this one.
     if !ends_with_newline(&mut file).during("read", &path)? {
         line.insert(0, b'\n');
@@ -43,22 +48,23 @@ pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
 /// Keep the end of a log that has got long, and what was deployed last.
 fn shorten(home: &Home) -> Result<(), HostError> {
     let path = home.attempts();
-    if fs::metadata(&path).map_or(0, |meta| meta.len()) <= MOST {
+    let length = durable::open(&path)?.map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()));
+    if length.during("look at", &path)? <= MOST {
         return Ok(());
     }
-    let log = fs::read(&path).during("read", &path)?;
+    let log = end(home, ALL)?;
     let (before, kept) = log.split_at(log.len() - KEPT);
     let is_done = |log: &[u8]| newest_first(log).find(|attempt| attempt.result == AttemptResult::Done);
     let mut short = Vec::new();
     if is_done(kept).is_none()
         && let Some(done) = is_done(before)
     {
-        short = serde_json::to_vec(&done).map_err(|error| HostError::Unfit(error.to_string()))?;
+        short = serde_json::to_vec(&done).map_err(|error| HostError::refused(error.to_string()))?;
     }
     // What is left of a line that was cut through can't be understood, and is passed over.
     short.push(b'\n');
     short.extend(kept);
-    replace_file(&path, &short)
+    durable::replace(&path, &short)
 }
 
 fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
@@ -73,47 +79,43 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
 
 /// The last `most` attempts, newest first. Lines that can't be understood are passed over.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
-    let recent: Vec<Attempt> = newest_first(&end(home)?).take(most).collect();
+    let recent: Vec<Attempt> = newest_first(&end(home, RECENT)?).take(most).collect();
     if recent.len() == most {
         return Ok(recent);
     }
-    Ok(newest_first(&log(home)?).take(most).collect())
+    Ok(newest_first(&end(home, ALL)?).take(most).collect())
 }
 
 /// The attempt of that id.
 pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError> {
-    Ok(newest_first(&log(home)?).find(|attempt| attempt.id == id))
+    Ok(newest_first(&end(home, ALL)?).find(|attempt| attempt.id == id))
 }
 
 /// The last attempt that was kept.
 pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
     let is_done = |attempt: &Attempt| attempt.result == AttemptResult::Done;
-    match newest_first(&end(home)?).find(is_done) {
+    match newest_first(&end(home, RECENT)?).find(is_done) {
         Some(attempt) => Ok(Some(attempt)),
-        None => Ok(newest_first(&log(home)?).find(is_done)),
+        None => Ok(newest_first(&end(home, ALL)?).find(is_done)),
     }
 }
 
-/// The end of the log, which has what is mostly asked for. It may begin within a line.
-fn end(home: &Home) -> Result<Vec<u8>, HostError> {
+/// The end of the log: at most so many bytes, which may begin within a line.
+fn end(home: &Home, most: u64) -> Result<Vec<u8>, HostError> {
     let path = home.attempts();
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(&path)?;
+    let file = match durable::open(&path) {
+        Ok(Some(file)) => file,
+        Ok(None) | Err(HostError::Damaged(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let read = |mut file: File| -> io::Result<Vec<u8>> {
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(RECENT)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        file.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        result => result.during("read", &path),
-    }
-}
-
-/// The log; nothing if there is none yet.
-fn log(home: &Home) -> Result<Vec<u8>, HostError> {
-    Ok(read_if_there(&home.attempts())?.unwrap_or_default())
+    read(file).during("read", &path)
 }
 
 /// The attempts in the log, parsed only as far as somebody asks: every hello wants the last few of many.
@@ -123,6 +125,8 @@ fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+
     use super::*;
     use crate::shared::{name::ClusterName, outcome::Goal};
 

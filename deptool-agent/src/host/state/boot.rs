@@ -12,8 +12,9 @@ use std::{
 
 use crate::{
     host::state::{
+        durable,
         error::{Context, HostError},
-        layout::{Home, remove_if_there},
+        layout::Home,
     },
     shared::path::STATE_DIR,
 };
@@ -27,7 +28,7 @@ pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
     let Some(places) = Places::of(home) else { return Ok(Vec::new()) };
     let agent = fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))?;
     fs::create_dir_all(&places.wants).during("create", &places.wants)?;
-    remove_if_there(&places.link)?;
+    durable::remove(&places.link)?;
     let mut file = File::create(&places.unit).during("create", &places.unit)?;
     file.write_all(text(&agent).as_bytes()).during("write", &places.unit)?;
     symlink(format!("../{UNIT}"), &places.link).during("make", &places.link)?;
@@ -37,8 +38,8 @@ pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
 /// Remove it. If that gets lost with the machine, it finds nothing to do at boot and removes itself.
 pub fn remove(home: &Home) -> Result<(), HostError> {
     let Some(places) = Places::of(home) else { return Ok(()) };
-    remove_if_there(&places.link)?;
-    remove_if_there(&places.unit)?;
+    durable::remove(&places.link)?;
+    durable::remove(&places.unit)?;
     // Systemd does not tell an empty directory from none. One with something in it stays.
     let _ = fs::remove_dir(&places.wants);
     Ok(())

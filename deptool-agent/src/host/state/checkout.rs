@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::state::{
+        durable::{self, RECORD},
         error::{Context, HostError},
-        layout::{Home, read_if_there, replace_file},
+        layout::Home,
     },
     shared::{
         id::BlobId,
@@ -151,9 +152,9 @@ impl Contents<'_> {
         match read_blob(self.objects, id) {
             Ok(bytes) => return into.write_all(&bytes).during("write", Path::new("a checkout")),
             Err(TreeError::Missing { .. }) => {}
-            Err(error) => return Err(HostError::Unfit(error.to_string())),
+            Err(error) => return Err(HostError::refused(error.to_string())),
         }
-        let missing = || HostError::Unfit(format!("object {id} is missing"));
+        let missing = || HostError::refused(format!("object {id} is missing"));
         let large = self.large(id).ok_or_else(missing)?;
         let mut source = File::open(&large).during("open", &large)?;
         let meta = source.metadata().during("look at", &large)?;
@@ -163,7 +164,7 @@ impl Contents<'_> {
         // The user whose file it is may write to it now that it was found to be unchanged.
         match copy_hashed(&mut source, into).during("copy", &large)? {
             copied if copied == id.0 => Ok(()),
-            _ => Err(HostError::Unfit(format!("'{}' is changed while it is read", large.display()))),
+            _ => Err(HostError::refused(format!("'{}' is changed while it is read", large.display()))),
         }
     }
 }
@@ -223,7 +224,7 @@ pub fn check_out(
 
 fn write_file(at: &Path, path: &TreePath, entry: &Entry, app: &App, contents: &Contents<'_>) -> Result<(), HostError> {
     if entry.kind == FileKind::Symlink {
-        let target = read_blob(contents.objects, entry.id).map_err(|error| HostError::Unfit(error.to_string()))?;
+        let target = read_blob(contents.objects, entry.id).map_err(|error| HostError::refused(error.to_string()))?;
         symlink(std::ffi::OsStr::from_bytes(&target), at).during("make", at)?;
     } else {
         let mut options = fs::OpenOptions::new();
@@ -281,8 +282,8 @@ pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
     let seen = look(&directory).during("look at", &directory)?;
-    let bytes = messagepack::to_vec(&seen).map_err(|error| HostError::Unfit(error.to_string()))?;
-    replace_file(&record_path(home, name), &bytes)
+    let bytes = messagepack::to_vec(&seen).map_err(|error| HostError::refused(error.to_string()))?;
+    durable::replace(&record_path(home, name), &bytes)
 }
 
 /// Everything in a checkout, in the order of the paths.
@@ -313,7 +314,7 @@ fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io
 
 /// The record of the checkout `name`, if it has one and everything still is as recorded.
 fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
-    let bytes = read_if_there(&record_path(home, name)).ok()??;
+    let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
     let seen: Vec<Seen> = messagepack::from_slice(&bytes).ok()?;
     let now = look(&home.trees().join(name)).ok()?;
     (now == seen).then_some(seen)
@@ -324,7 +325,7 @@ fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static str)> {
     let directory = home.trees().join(name);
     let all = |what| vec![(String::new(), what)];
-    let record = read_if_there(&record_path(home, name)).ok().flatten();
+    let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
     let Some(recorded) = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok()) else {
         return all("has no record of what was written");
     };
@@ -364,31 +365,6 @@ fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
 
 /// Remove the checkout `name` and its record.
 pub fn remove(home: &Home, name: &str) -> Result<(), HostError> {
-    crate::host::state::layout::remove_if_there(&record_path(home, name))?;
-    let directory = home.trees().join(name);
-    match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", &directory),
-        _ => Ok(()),
-    }
-}
-
-/// Make the generation's directory: a link to each app's checkout, and the commit's id.
-pub fn write_generation(
-    home: &Home,
-    number: u32,
-    commit: &str,
-    apps: &[(crate::shared::name::AppName, String)],
-) -> Result<(), HostError> {
-    let directory = home.generation(number);
-    if directory.exists() {
-        fs::remove_dir_all(&directory).during("remove", &directory)?;
-    }
-    fs::create_dir(&directory).during("create", &directory)?;
-    set_mode(&directory, 0o755)?;
-    for (app, tree) in apps {
-        let link = directory.join(app.as_str());
-        symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;
-    }
-    let note = directory.join(".commit");
-    fs::write(&note, format!("{commit}\n")).during("write", &note)
+    durable::remove(&record_path(home, name))?;
+    durable::remove_all(&home.trees().join(name))
 }

@@ -1,4 +1,9 @@
-//! Making durable what a deployment has written.
+//! Files of our own: read, replaced and made durable in one way.
+//!
+//! - A file of ours is opened without following a link and only if it is a regular file, and is never read beyond a limit.
+//!   Anything else that is found under its name is [`Damage`].
+//! - A file is replaced by a rename, so that a reader sees the old or the new content as a whole.
+//! - What was written is durable after [`sync`], and not before.
 //!
 //! `syncfs` writes out the whole file system: on a host with a busy database that is much more than what was deployed,
 //! and takes seconds. So where little was written, it is synced file by file. The kernel is asked to begin with all of
@@ -6,16 +11,20 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    io::Errno,
+};
 
 use crate::host::state::{
-    error::{Context, HostError},
+    error::{Context, Damage, HostError},
     layout::Home,
 };
 
@@ -24,6 +33,145 @@ const FEW: usize = 64;
 /// A disk that takes so long for a few files is one to give signs of life for.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// The longest files of our own, in bytes: records of one deployment, and short notes.
+pub const RECORD: u64 = 64 << 20;
+pub const NOTE: u64 = 64 << 10;
+
+/// How a file of our own is opened to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// Reading and writing what is there.
+    InPlace,
+    /// Whatever was in it is dropped.
+    Anew,
+    /// Adding to its end.
+    Append,
+}
+
+/// The content of a file of our own; `None` if it is not there or empty.
+pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let length = file.metadata().during("look at", path)?.len();
+    if length > limit {
+        return Err(Damage::of(path, format!("is longer than {limit} bytes, which ours never is")).into());
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(limit).read_to_end(&mut bytes).during("read", path)?;
+    Ok(if bytes.is_empty() { None } else { Some(bytes) })
+}
+
+/// Open a file of our own for reading; `None` if it is not there.
+pub fn open(path: &Path) -> Result<Option<File>, HostError> {
+    open_with(path, OFlags::RDONLY)
+}
+
+/// Open a file of our own to change it. It is made if it is not there, for nobody but us to read.
+pub fn open_to_write(path: &Path, how: Writing) -> Result<File, HostError> {
+    let flags = match how {
+        Writing::InPlace | Writing::Anew => OFlags::RDWR | OFlags::CREATE,
+        Writing::Append => OFlags::RDWR | OFlags::CREATE | OFlags::APPEND,
+    };
+    // With O_CREAT there always is one.
+    let missing = || HostError::from(Damage::of(path, "was removed"));
+    let file = open_with(path, flags)?.ok_or_else(missing)?;
+    if how == Writing::Anew {
+        // Only now is it known that this is a file of ours.
+        file.set_len(0).during("empty", path)?;
+    }
+    Ok(file)
+}
+
+fn open_with(path: &Path, flags: OFlags) -> Result<Option<File>, HostError> {
+    // Nonblocking, because opening a FIFO would wait for its other end.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(not_a_file(path)),
+        Err(error) => return Err(error).during("open", path),
+    };
+    let kind = rustix::fs::fstat(&file).during("look at", path)?.st_mode;
+    if FileType::from_raw_mode(kind) != FileType::RegularFile {
+        return Err(not_a_file(path));
+    }
+    Ok(Some(file))
+}
+
+fn not_a_file(path: &Path) -> HostError {
+    Damage::of(path, format!("is {}, not a file", kind_of(path))).into()
+}
+
+/// What there is at `path`, in words.
+pub fn kind_of(path: &Path) -> &'static str {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => "a symlink",
+        Ok(meta) if meta.is_dir() => "a directory",
+        Ok(meta) if meta.is_file() => "a file",
+        Ok(_) => "a special file",
+        Err(_) => "nothing",
+    }
+}
+
+/// Replace the file at `path` by one with `content`, by one rename.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
+    let temporary = temporary_of(path);
+    let write = || -> Result<(), HostError> {
+        let mut file = create(&temporary, 0o600)?;
+        file.write_all(content).during("write", &temporary)?;
+        fs::rename(&temporary, path).during("replace", path)
+    };
+    or_nothing(write(), &temporary)
+}
+
+/// Make a file that was not there. One of the same name that an agent left behind is removed first.
+pub fn create(path: &Path, mode: u32) -> Result<File, HostError> {
+    remove(path)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::open(path, flags, Mode::from_raw_mode(mode as rustix::fs::RawMode)).during("create", path)?;
+    Ok(File::from(file))
+}
+
+/// Point the symlink `link` at `target` by one rename.
+pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
+    let temporary = temporary_of(link);
+    remove(&temporary)?;
+    std::os::unix::fs::symlink(target, &temporary).during("make", &temporary)?;
+    or_nothing(fs::rename(&temporary, link).during("replace", link), &temporary)
+}
+
+fn temporary_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// What could not be put in place goes. Nobody can be told if it does not: the next agent tidies up.
+fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), HostError> {
+    if result.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    result
+}
+
+/// Remove a file or link; one that is not there is fine.
+pub fn remove(path: &Path) -> Result<(), HostError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// Remove whatever is at `path`, with all that is below it.
+pub fn remove_all(path: &Path) -> Result<(), HostError> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).during("remove", path),
+        Ok(_) => remove(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).during("look at", path),
+    }
+}
+
 /// Make `written` durable: files, directories with all that is below them, and their names.
 pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
     let mut all = names_of(home, written);
@@ -31,7 +179,7 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
         add(path, &mut all)?;
     }
     if all.len() > FEW {
-        home.sync_state()?;
+        home.sync_own()?;
         // Some of what was written may be on another one.
         all = names_of(home, written);
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
@@ -41,7 +189,7 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
 
 /// The directories that have the names of `written`. Our own directory may have been made with those above it.
 fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let above = |path: &PathBuf| match path == home.state() {
+    let above = |path: &PathBuf| match path == home.directory() {
         true => {
             path.ancestors().skip(1).take_while(|above| above.starts_with(home.root())).map(Path::to_owned).collect()
         }

@@ -7,15 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::state::{
-        error::{HostError, not_understood},
-        layout::{Home, read_if_there, remove_if_there, replace_file},
+        durable::{self, NOTE},
+        error::{Damage, HostError},
+        layout::Home,
     },
     shared::name::UnitName,
     system::{JobKind, JobResult, Manager, System, SystemError},
 };
-
-/// What to do about a record that was damaged.
-const ADVICE: &str = "see to it that all units run that should, then remove it";
 
 /// How long a batch of units may take to start again.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -30,8 +28,9 @@ pub struct Down {
 
 /// What is on record. Nothing if the host is whole.
 pub fn load(home: &Home) -> Result<Vec<Down>, HostError> {
-    let Some(bytes) = read_if_there(&home.broken())? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&bytes).map_err(|error| not_understood(&home.broken(), &error, ADVICE))
+    let path = home.failed_units();
+    let Some(bytes) = durable::read(&path, NOTE)? else { return Ok(Vec::new()) };
+    serde_json::from_slice(&bytes).map_err(|error| Damage::unreadable(&path, &error).into())
 }
 
 /// Note these, too. Durable with the next sync of the file system.
@@ -47,15 +46,15 @@ pub fn add(home: &Home, new: &[Down]) -> Result<(), HostError> {
 
 /// The host is whole.
 pub fn clear(home: &Home) -> Result<(), HostError> {
-    remove_if_there(&home.broken())
+    durable::remove(&home.failed_units())
 }
 
 fn save(home: &Home, all: &[Down]) -> Result<(), HostError> {
     if all.is_empty() {
         return clear(home);
     }
-    let text = serde_json::to_vec(all).map_err(|error| HostError::Unfit(error.to_string()))?;
-    replace_file(&home.broken(), &text)
+    let text = serde_json::to_vec(all).map_err(|error| HostError::refused(error.to_string()))?;
+    durable::replace(&home.failed_units(), &text)
 }
 
 /// Start what is on record and still does not run, and note what is left. Returns the units that run again. The caller

@@ -3,18 +3,18 @@
 //! The file is empty at rest. During a deployment it holds
 //!
 //! ```text
-//! "deptool journal 1\n"  length (4 bytes, big-endian)  SHA-256 of the record  record (MessagePack)  verdict (16 bytes)
+//! "deptool journal 2\n"  agent's file name  "\n"
+//! length (4 bytes, big-endian)  SHA-256 of the record  record (MessagePack)  verdict (16 bytes)
 //! ```
 //!
-//! The verdict is zero until the deployment is kept; it lies within what was allocated before, so that writing it needs
-//! no space. A record whose digest does not match was being written when the machine stopped: nothing was changed yet.
+//! Every build can read the first two lines; the rest is read only by the build that wrote it. The verdict is zero until
+//! the deployment is kept; it lies within what was allocated before, so that writing it needs no space.
+//!
+//! A journal that can't be understood is not an empty one: it may have been written only in part when the machine stopped,
+//! and nothing was changed yet, or it was damaged afterwards. Which of the two is seen by comparing the host with the
+//! commit that its branch names: see [`crate::host::recover`].
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    os::unix::fs::FileExt,
-    path::PathBuf,
-};
+use std::{fs::File, io::Write, os::unix::fs::FileExt, path::PathBuf};
 
 use rustix::{fs::FallocateFlags, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -24,9 +24,10 @@ use crate::{
     host::{
         deploy::action::Action,
         state::{
-            boot, durable,
-            error::{Context, HostError, not_understood},
-            layout::{Home, read_if_there, remove_if_there},
+            agents, boot,
+            durable::{self, RECORD, Writing},
+            error::{Context, Damage, HostError},
+            layout::Home,
             ledger::Claims,
         },
     },
@@ -35,21 +36,24 @@ use crate::{
         messagepack,
         name::{ClusterName, HostName, UnitName},
         outcome::Goal,
+        text::printable,
     },
 };
 
-const MAGIC: &[u8] = b"deptool journal 1\n";
+const MAGIC: &[u8] = b"deptool journal 2\n";
+/// What the journals of all builds begin with.
+const ANY_MAGIC: &[u8] = b"deptool journal ";
+/// The longest name of an agent.
+const LONGEST_NAME: usize = 255;
 /// Bytes for refs, links and lines in logs.
 const RESERVED: u64 = 64 << 10;
-/// What to do about a record that nobody can read.
-const ADVICE: &str = "what it has begun has to be undone by hand; then empty it";
 const GOOD: &[u8; 16] = b"verdict: good  \n";
 
 /// All that is needed to undo a deployment, or to finish it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The file name of the agent that wrote this; only that one undoes it. The first field, which every build can read.
-    pub agent: String,
+    /// The file name of the agent that wrote this; only that one undoes it.
+    pub agent: AgentId,
     pub id: DeploymentId,
     pub host: HostName,
     pub cluster: ClusterName,
@@ -68,20 +72,68 @@ pub struct Record {
 }
 
 /// What the journal says.
-pub enum Found {
-    /// At rest, or stopped before anything was changed.
-    Nothing,
+pub enum Journal {
+    /// No deployment is under way.
+    AtRest,
     /// To be undone.
-    Open(Box<Record>),
-    /// To be finished.
-    Good(Box<Record>),
+    Open(Box<Record>, Handle),
+    /// Its verdict is good: to be finished.
+    Kept(Box<Record>, Handle),
     /// Another build of the agent wrote it and must deal with it.
-    Foreign { agent: String },
+    Foreign(AgentId),
+    /// What it said can't be known any more.
+    Damaged(Damage),
 }
 
-/// An open journal. Ends with [`Journal::keep`] and [`Journal::close`], or with undoing and [`Journal::close`].
+/// The file name of an agent: `deptool-agent-<version>-<build>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentId(String);
+
+/// A text that is no agent's file name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{}' is no agent's name", printable(.0.as_bytes()))]
+pub struct AgentIdError(String);
+
+impl AgentId {
+    /// This agent's own.
+    pub fn own() -> AgentId {
+        AgentId(crate::shared::build::agent_file_name())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AgentId {
+    type Error = AgentIdError;
+
+    fn try_from(name: String) -> Result<Self, AgentIdError> {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.+".contains(&byte);
+        match name.starts_with("deptool-agent-") && name.len() <= LONGEST_NAME && name.bytes().all(is_fit) {
+            true => Ok(AgentId(name)),
+            false => Err(AgentIdError(name)),
+        }
+    }
+}
+
+impl From<AgentId> for String {
+    fn from(id: AgentId) -> String {
+        id.0
+    }
+}
+
+impl std::fmt::Display for AgentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The file of a journal that has a record. Ends with [`Handle::keep`] and [`Handle::close`], or with undoing and
+/// [`Handle::close`].
 #[must_use]
-pub struct Journal {
+pub struct Handle {
     file: File,
     home: Home,
     verdict_at: u64,
@@ -91,50 +143,68 @@ impl Journal {
     /// Write `record` durably. From here on the host may be changed.
     ///
     /// What was prepared is durable already.
-    pub fn open(home: &Home, record: &Record) -> Result<Journal, HostError> {
-        let body = messagepack::to_vec(record).map_err(|error| HostError::Unfit(error.to_string()))?;
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend((body.len() as u32).to_be_bytes());
-        bytes.extend(Sha256::digest(&body));
-        bytes.extend(&body);
-        let verdict_at = bytes.len() as u64;
-        bytes.extend([0; GOOD.len()]);
-
+    pub fn open(home: &Home, record: &Record) -> Result<Handle, HostError> {
+        let bytes = encode(record)?;
+        let verdict_at = (bytes.len() - GOOD.len()) as u64;
         let mut written = boot::install(home)?;
+        written.extend(agents::keep_own(home)?);
         let path = home.journal();
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).during("open", &path)?;
+        let mut file = durable::open_to_write(&path, Writing::Anew)?;
         file.write_all(&bytes).during("write", &path)?;
         // The record has the ledger, which is what takes most space afterwards.
-        reserve(home, RESERVED + 2 * body.len() as u64)?;
+        reserve(home, RESERVED + 2 * bytes.len() as u64)?;
         written.extend([path, reserve_path(home)]);
         durable::sync(home, &written)?;
-        Ok(Journal { file, home: home.clone(), verdict_at })
+        Ok(Handle { file, home: home.clone(), verdict_at })
     }
 
-    /// Empty a journal that was not written completely: nothing has happened yet.
+    /// Empty a journal of a deployment that has changed nothing.
     pub fn discard(home: &Home) -> Result<(), HostError> {
-        std::fs::write(home.journal(), b"").during("empty", &home.journal())?;
+        drop(durable::open_to_write(&home.journal(), Writing::Anew)?);
+        agents::release_own(home)?;
         boot::remove(home)
     }
 
     /// Look what the last deployment left behind.
-    pub fn find(home: &Home) -> Result<(Found, Option<Journal>), HostError> {
+    pub fn find(home: &Home) -> Result<Journal, HostError> {
         let path = home.journal();
-        let Some(bytes) = read_if_there(&path)? else { return Ok((Found::Nothing, None)) };
-        let Some((body, verdict_at)) = record_of(&bytes) else { return Ok((Found::Nothing, None)) };
-        let agent: String = messagepack::first_field(body).map_err(|error| not_understood(&path, &error, ADVICE))?;
-        if agent != crate::shared::build::agent_file_name() {
-            return Ok((Found::Foreign { agent }, None));
+        let bytes = match durable::read(&path, RECORD) {
+            Ok(None) => return Ok(Journal::AtRest),
+            Ok(Some(bytes)) => bytes,
+            Err(HostError::Damaged(damage)) => return Ok(Journal::Damaged(damage)),
+            Err(error) => return Err(error),
+        };
+        let agent = match agent_of(&bytes) {
+            Ok(agent) => agent,
+            Err(why) => return Ok(Journal::Damaged(Damage::of(&path, why))),
+        };
+        if agent != AgentId::own() {
+            return Ok(Journal::Foreign(agent));
         }
-        let record: Box<Record> =
-            messagepack::from_slice(body).map_err(|error| not_understood(&path, &error, ADVICE))?;
-        let file = OpenOptions::new().read(true).write(true).open(&path).during("open", &path)?;
-        let journal = Journal { file, home: home.clone(), verdict_at };
-        let good = bytes.get(verdict_at as usize..) == Some(GOOD);
-        Ok((if good { Found::Good(record) } else { Found::Open(record) }, Some(journal)))
+        let (record, verdict_at) = match record_of(&bytes) {
+            Ok(found) => found,
+            Err(why) => return Ok(Journal::Damaged(Damage::of(&path, why))),
+        };
+        let handle = Handle { file: durable::open_to_write(&path, Writing::InPlace)?, home: home.clone(), verdict_at };
+        Ok(if is_good(&bytes[verdict_at as usize..]) {
+            Journal::Kept(record, handle)
+        } else {
+            Journal::Open(record, handle)
+        })
     }
 
+    /// Whether there is nothing in it, without reading all of it.
+    pub fn is_empty(home: &Home) -> Result<bool, HostError> {
+        match durable::open(&home.journal()) {
+            Ok(None) => Ok(true),
+            Ok(Some(file)) => Ok(file.metadata().during("look at", &home.journal())?.len() == 0),
+            Err(HostError::Damaged(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Handle {
     /// The commit point: from here on the deployment is finished, whatever happens.
     pub fn keep(&mut self) -> Result<(), HostError> {
         let path = self.home.journal();
@@ -150,7 +220,7 @@ impl Journal {
     pub fn is_kept(&self) -> bool {
         let mut verdict = [0; GOOD.len()];
         // One that can't be read was written, when that was last asked for.
-        self.file.read_exact_at(&mut verdict, self.verdict_at).is_err() || verdict == *GOOD
+        self.file.read_exact_at(&mut verdict, self.verdict_at).is_err() || is_good(&verdict)
     }
 
     /// The deployment is not good after all: from here on it is undone, whatever happens.
@@ -165,6 +235,7 @@ impl Journal {
     pub fn close(self) -> Result<(), HostError> {
         let path = self.home.journal();
         self.file.set_len(0).during("empty", &path)?;
+        agents::release_own(&self.home)?;
         boot::remove(&self.home)
     }
 }
@@ -176,7 +247,7 @@ fn reserve_path(home: &Home) -> PathBuf {
 /// Take space that undoing or finishing needs, so that a disk that gets full meanwhile is in the way of neither.
 fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
     let path = reserve_path(home);
-    let file = File::create(&path).during("create", &path)?;
+    let file = durable::create(&path, 0o600)?;
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
         // Some file systems can't promise any.
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
@@ -186,17 +257,54 @@ fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
 
 /// Give the reserved space back: now it is needed.
 pub fn release_reserve(home: &Home) -> Result<(), HostError> {
-    remove_if_there(&reserve_path(home))
+    durable::remove(&reserve_path(home))
 }
 
-/// The record in the journal's `bytes` and where its verdict is, if it was written completely.
-fn record_of(bytes: &[u8]) -> Option<(&[u8], u64)> {
-    let rest = bytes.strip_prefix(MAGIC)?;
-    let (length, rest) = rest.split_first_chunk::<4>()?;
-    let (digest, rest) = rest.split_first_chunk::<32>()?;
-    let body = rest.get(..u32::from_be_bytes(*length) as usize)?;
-    let whole = Sha256::digest(body).as_slice() == digest;
-    whole.then_some((body, (MAGIC.len() + 4 + 32 + body.len()) as u64))
+/// Whether a verdict of 16 bytes was written. Some of it may have been damaged since: it counts as what it mostly is.
+fn is_good(verdict: &[u8]) -> bool {
+    let same = verdict.iter().zip(GOOD).filter(|(is, good)| is == good).count();
+    2 * same > GOOD.len()
+}
+
+/// The journal's content with `record`, before its verdict.
+fn encode(record: &Record) -> Result<Vec<u8>, HostError> {
+    let body = messagepack::to_vec(record).map_err(|error| HostError::refused(error.to_string()))?;
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(record.agent.as_str().as_bytes());
+    bytes.push(b'\n');
+    bytes.extend((body.len() as u32).to_be_bytes());
+    bytes.extend(Sha256::digest(&body));
+    bytes.extend(&body);
+    bytes.extend([0; GOOD.len()]);
+    Ok(bytes)
+}
+
+/// The agent that wrote the journal's `bytes`; what is the matter with them if that can't be told.
+fn agent_of(bytes: &[u8]) -> Result<AgentId, &'static str> {
+    let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
+    let (first, name) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let is_ours = first.starts_with(ANY_MAGIC) && lines.next().is_some();
+    let name = String::from_utf8(name.to_vec()).ok().and_then(|name| AgentId::try_from(name).ok());
+    name.filter(|_| is_ours).ok_or("has something in it that no agent wrote")
+}
+
+/// The record in the journal's `bytes` and where its verdict is; what is the matter with them if there is none.
+fn record_of(bytes: &[u8]) -> Result<(Box<Record>, u64), String> {
+    let cut = || "is cut short or was changed".to_owned();
+    let whole = || -> Option<(&[u8], &[u8])> {
+        let rest = bytes.strip_prefix(MAGIC)?;
+        let rest = &rest[rest.iter().position(|byte| *byte == b'\n')? + 1..];
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (digest, rest) = rest.split_first_chunk::<32>()?;
+        let (body, verdict) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        (Sha256::digest(body).as_slice() == digest).then_some((body, verdict))
+    };
+    let (body, verdict) = whole().ok_or_else(cut)?;
+    if verdict.len() != GOOD.len() {
+        return Err(cut());
+    }
+    let record = messagepack::from_slice(body).map_err(|error| printable(error.to_string().as_bytes()))?;
+    Ok((record, (bytes.len() - verdict.len()) as u64))
 }
 
 #[cfg(test)]
@@ -205,7 +313,7 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            agent: crate::shared::build::agent_file_name(),
+            agent: AgentId::own(),
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
             cluster: ClusterName::parse(b"prod").unwrap(),
@@ -231,37 +339,59 @@ mod tests {
     #[test]
     fn a_record_is_open_until_its_verdict_is_there() {
         let (_directory, home) = home();
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
         let mut journal = Journal::open(&home, &record()).unwrap();
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Open(found, _) if *found == record()));
         journal.keep().unwrap();
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Good(_)));
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Kept(..)));
         assert!(journal.is_kept());
         journal.revoke().unwrap();
         assert!(!journal.is_kept());
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Open(found) if *found == record()));
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Open(found, _) if *found == record()));
         journal.keep().unwrap();
         journal.close().unwrap();
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing));
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
         assert_eq!(std::fs::metadata(home.journal()).unwrap().len(), 0);
     }
 
     #[test]
-    fn a_record_cut_off_at_any_byte_is_none() {
+    fn a_record_cut_off_or_changed_at_any_byte_is_damage() {
         let (_directory, home) = home();
-        let _journal = Journal::open(&home, &record()).unwrap();
+        let _handle = Journal::open(&home, &record()).unwrap();
         let whole = std::fs::read(home.journal()).unwrap();
-        for cut in 0..whole.len() - GOOD.len() {
-            std::fs::write(home.journal(), &whole[..cut]).unwrap();
-            assert!(matches!(Journal::find(&home).unwrap().0, Found::Nothing), "{cut}");
+        let find = |bytes: &[u8]| {
+            std::fs::write(home.journal(), bytes).unwrap();
+            Journal::find(&home).unwrap()
+        };
+        for cut in 1..whole.len() {
+            assert!(matches!(find(&whole[..cut]), Journal::Damaged(_)), "{cut}");
         }
+        let version = MAGIC.len() - 2..MAGIC.len() + AgentId::own().as_str().len();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            match find(&changed) {
+                Journal::Damaged(_) => {}
+                // It may really be that of another agent, which says that it is damaged.
+                Journal::Foreign(_) if version.contains(&at) => {}
+                // Most of the verdict is as it was.
+                Journal::Open(found, _) if at >= whole.len() - GOOD.len() => assert_eq!(*found, record()),
+                _ => panic!("{at}"),
+            }
+        }
+        assert!(matches!(find(b""), Journal::AtRest));
     }
 
     #[test]
     fn the_journal_of_another_build_is_left_to_it() {
         let (_directory, home) = home();
-        let other = Record { agent: "deptool-agent-0.0.1-x".into(), ..record() };
-        let _journal = Journal::open(&home, &other).unwrap();
-        assert!(matches!(Journal::find(&home).unwrap().0, Found::Foreign { agent } if agent == other.agent));
+        let other = AgentId::try_from("deptool-agent-0.0.1-x".to_owned()).unwrap();
+        let _handle = Journal::open(&home, &Record { agent: other.clone(), ..record() }).unwrap();
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Foreign(agent) if agent == other));
+        // Whatever else that build writes.
+        std::fs::write(home.journal(), "deptool journal 17\ndeptool-agent-0.0.1-x\n?").unwrap();
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Foreign(agent) if agent == other));
+        std::fs::write(home.journal(), "deptool journal 17\ndeptool-agent-/../x\n?").unwrap();
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Damaged(_)));
     }
 }

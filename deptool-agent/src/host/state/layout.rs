@@ -1,8 +1,12 @@
-//! Where things are on a host, and errors that name them.
+//! Where things are on a host.
 
 use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -11,7 +15,10 @@ use rustix::fs::{Mode, OFlags};
 use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
-        state::error::{Context, HostError},
+        state::{
+            durable::kind_of,
+            error::{Context, Damage, HostError},
+        },
     },
     shared::{name::AppName, path::STATE_DIR, text::printable},
 };
@@ -20,35 +27,59 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Home {
     root: PathBuf,
-    state: PathBuf,
+    directory: PathBuf,
     heartbeat: Heartbeat,
 }
 
 impl Home {
     /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
     pub fn new(root: &Path) -> Home {
-        Home { root: root.to_owned(), state: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
+        Home { root: root.to_owned(), directory: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
     }
 
     /// Refuse to work where another user of the host could put things in our place: what is below our directory is
     /// trusted.
     pub fn check_ownership(&self) -> Result<(), HostError> {
-        let (link, directory) = match (fs::symlink_metadata(&self.state), fs::metadata(&self.state)) {
+        let (link, directory) = match (fs::symlink_metadata(&self.directory), fs::metadata(&self.directory)) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            (link, directory) => (link.during("look at", &self.state)?, directory.during("look at", &self.state)?),
+            (link, directory) => {
+                (link.during("look at", &self.directory)?, directory.during("look at", &self.directory)?)
+            }
         };
         let is_ours = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
-        if is_ours(link.uid()) && is_ours(directory.uid()) && directory.mode() & 0o022 == 0 {
-            return Ok(());
+        if !is_ours(link.uid()) || !is_ours(directory.uid()) || directory.mode() & 0o022 != 0 {
+            let path = printable(self.directory.as_os_str().as_encoded_bytes());
+            let why = format!("others than root can write to '{path}': look what is there, and make it root's");
+            return Err(HostError::refused(why));
         }
-        let path = printable(self.state.as_os_str().as_encoded_bytes());
-        Err(HostError::Unfit(format!("others than root can write to '{path}': look what is there, and make it root's")))
+        match fs::symlink_metadata(self.state()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(state) if state.is_dir() => Ok(()),
+            Ok(_) => {
+                let damage = Damage::of(&self.state(), format!("is {}, not a directory", kind_of(&self.state())));
+                Err(damage.with_advice("put back what was there, or remove it and push again").into())
+            }
+            Err(error) => Err(error).during("look at", &self.state()),
+        }
     }
 
-    /// Create our directories where they are missing.
+    /// Create our directories where they are missing, and close the one with our records to other users.
     pub fn create(&self) -> Result<(), HostError> {
-        for directory in [self.state.clone(), self.trees(), self.generations(), self.apps()] {
+        for directory in [self.directory.clone(), self.trees(), self.generations(), self.apps()] {
             fs::create_dir_all(&directory).during("create", &directory)?;
+        }
+        self.create_state()
+    }
+
+    /// Create the directory with our records.
+    pub fn create_state(&self) -> Result<(), HostError> {
+        let state = self.state();
+        match DirBuilder::new().mode(0o700).create(&state) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.during("create", &state)?,
+        }
+        if fs::symlink_metadata(&state).during("look at", &state)?.mode() & 0o7777 != 0o700 {
+            fs::set_permissions(&state, Permissions::from_mode(0o700)).during("change the mode of", &state)?;
         }
         Ok(())
     }
@@ -70,8 +101,8 @@ impl Home {
     }
 
     /// The same for the file system of our own directory.
-    pub fn sync_state(&self) -> Result<(), HostError> {
-        self.sync_file_system(&self.state)
+    pub fn sync_own(&self) -> Result<(), HostError> {
+        self.sync_file_system(&self.directory)
     }
 
     pub fn root(&self) -> &Path {
@@ -83,24 +114,30 @@ impl Home {
         self.root == Path::new("/")
     }
 
-    pub fn state(&self) -> &Path {
-        &self.state
+    /// Our own directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What we remember, for nobody else to read.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
     }
 
     pub fn bin(&self) -> PathBuf {
-        self.state.join("bin")
+        self.directory.join("bin")
     }
 
     pub fn store(&self) -> PathBuf {
-        self.state.join("store")
+        self.directory.join("store")
     }
 
     pub fn trees(&self) -> PathBuf {
-        self.state.join("trees")
+        self.directory.join("trees")
     }
 
     pub fn generations(&self) -> PathBuf {
-        self.state.join("generations")
+        self.directory.join("generations")
     }
 
     pub fn generation(&self, number: u32) -> PathBuf {
@@ -108,7 +145,7 @@ impl Home {
     }
 
     pub fn apps(&self) -> PathBuf {
-        self.state.join("apps")
+        self.directory.join("apps")
     }
 
     /// Where `app` is for configuration to refer to, as a path on the host.
@@ -123,68 +160,84 @@ impl Home {
     }
 
     pub fn current(&self) -> PathBuf {
-        self.state.join("current")
+        self.directory.join("current")
     }
 
     pub fn previous(&self) -> PathBuf {
-        self.state.join("previous")
+        self.directory.join("previous")
     }
 
     pub fn journal(&self) -> PathBuf {
-        self.state.join("journal")
+        self.state().join("journal")
     }
 
     pub fn claims(&self) -> PathBuf {
-        self.state.join("claims")
+        self.state().join("claims")
     }
 
     pub fn attempts(&self) -> PathBuf {
-        self.state.join("attempts")
+        self.state().join("attempts")
     }
 
     /// Units that a failed deployment left down.
-    pub fn broken(&self) -> PathBuf {
-        self.state.join("broken")
+    pub fn failed_units(&self) -> PathBuf {
+        self.state().join("failed-units")
     }
 
     pub fn lock(&self) -> PathBuf {
-        self.state.join("lock")
+        self.state().join("lock")
     }
 
     pub fn instance(&self) -> PathBuf {
-        self.state.join("instance")
+        self.state().join("instance")
     }
 
     /// The name of the directory in the config tree that this host is deployed from.
     pub fn host_name(&self) -> PathBuf {
-        self.state.join("host")
+        self.state().join("host")
+    }
+
+    /// What was at external paths before us.
+    pub fn backups(&self) -> PathBuf {
+        self.state().join("backups")
+    }
+
+    /// What somebody put in the place of ours, and a deployment moved out of its way.
+    pub fn kept(&self) -> PathBuf {
+        self.state().join("kept")
     }
 
     /// Blobs that are too large for the store, until they are checked out.
     pub fn incoming(&self) -> PathBuf {
-        self.state.join("incoming")
+        self.state().join("incoming")
     }
 
     /// What exists only while a deployment is under way. A root directory that is no running system is not for sockets.
     pub fn run(&self) -> PathBuf {
-        if self.is_live() { PathBuf::from("/run/deptool") } else { self.state.join("run") }
+        if self.is_live() { PathBuf::from("/run/deptool") } else { self.state().join("run") }
     }
 
-    /// The generation that `link` (`current` or `previous`) names.
+    /// The generation that `link` (`current` or `previous`) names; `None` if there is no link.
     pub fn linked_generation(&self, link: &Path) -> Result<Option<u32>, HostError> {
         match fs::read_link(link) {
             Ok(target) => {
                 let number = target.strip_prefix("generations").ok().and_then(|n| n.to_str()?.parse().ok());
-                let strange = || {
-                    HostError::Unfit(format!(
-                        "'{}' is not a link of ours: move it away, and the next push makes it anew",
-                        link.display()
-                    ))
-                };
+                let strange = || Damage::of(link, "is not a link that we made").into();
                 number.map(Some).ok_or_else(strange)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Err(Damage::of(link, format!("is {}, not a link", kind_of(link))).into())
+            }
             Err(error) => Err(error).during("read", link),
+        }
+    }
+
+    /// As [`Home::linked_generation`]; what is no link of ours names none.
+    pub fn generation_of(&self, link: &Path) -> Result<Option<u32>, HostError> {
+        match self.linked_generation(link) {
+            Err(HostError::Damaged(_)) => Ok(None),
+            result => result,
         }
     }
 }
@@ -210,47 +263,4 @@ fn sync_file_system(path: &Path) -> Result<(), HostError> {
         rustix::fs::sync();
     }
     Ok(())
-}
-
-/// Replace the file at `path` by one with `content`, by one rename. Durable after the next sync of the file system.
-pub fn replace_file(path: &Path, content: &[u8]) -> Result<(), HostError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    let written = fs::write(&temporary, content).during("write", &temporary);
-    or_nothing(written.and_then(|()| fs::rename(&temporary, path).during("replace", path)), &temporary)
-}
-
-/// Point the symlink `link` at `target` by one rename.
-pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
-    let temporary = link.with_extension("new");
-    remove_if_there(&temporary)?;
-    std::os::unix::fs::symlink(target, &temporary).during("make", &temporary)?;
-    or_nothing(fs::rename(&temporary, link).during("replace", link), &temporary)
-}
-
-/// What could not be put in place goes. Nobody can be told if it does not: the next agent tidies up.
-fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), HostError> {
-    if result.is_err() {
-        let _ = fs::remove_file(temporary);
-    }
-    result
-}
-
-/// Remove a file or link; one that is not there is fine.
-pub fn remove_if_there(path: &Path) -> Result<(), HostError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", path),
-        _ => Ok(()),
-    }
-}
-
-/// The content of a file of ours, `None` if it is not there or empty.
-pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HostError> {
-    match fs::read(path) {
-        Ok(bytes) if bytes.is_empty() => Ok(None),
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).during("read", path),
-    }
 }

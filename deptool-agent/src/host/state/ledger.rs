@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::state::{
-        error::{HostError, not_understood},
-        layout::{Home, read_if_there, replace_file},
+        durable::{self, RECORD},
+        error::{Damage, HostError},
+        layout::Home,
     },
     shared::{
         name::{AppName, UnitName},
         path::ExternalPath,
+        text::hex,
     },
     system::UnitFile,
 };
-
-/// What to do about a ledger that was damaged.
-const ADVICE: &str = "mend it, or move it away: what it had counts as not ours then, and stays when it is given up";
 
 /// What we hold. Kept as JSON, so that people can read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,17 +66,58 @@ pub struct UnitClaim {
     pub active: bool,
 }
 
+/// The ledger's file. A ledger that reads well and is wrong would have us remove what is not ours: so it has a digest.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    /// Of `claims` as JSON without spaces.
+    sha256: String,
+    claims: Claims,
+}
+
 impl Claims {
-    /// Read the ledger; empty if there is none yet.
-    pub fn load(home: &Home) -> Result<Claims, HostError> {
+    /// Read the ledger; `None` if there is none.
+    pub fn load(home: &Home) -> Result<Option<Claims>, HostError> {
         let path = home.claims();
-        let Some(bytes) = read_if_there(&path)? else { return Ok(Claims::default()) };
-        serde_json::from_slice(&bytes).map_err(|error| not_understood(&path, &error, ADVICE))
+        let Some(bytes) = durable::read(&path, RECORD)? else { return Ok(None) };
+        let sealed: Sealed = serde_json::from_slice(&bytes).map_err(|error| Damage::unreadable(&path, &error))?;
+        if sealed.claims.digest()? != sealed.sha256 {
+            return Err(Damage::of(&path, "was changed").into());
+        }
+        Ok(Some(sealed.claims))
     }
 
-    /// Replace the ledger durably.
+    /// Replace the ledger. Durable after the next sync of the file system.
     pub fn save(&self, home: &Home) -> Result<(), HostError> {
-        let text = serde_json::to_vec_pretty(self).map_err(|error| HostError::Unfit(error.to_string()))?;
-        replace_file(&home.claims(), &text)
+        let sealed = Sealed { sha256: self.digest()?, claims: self.clone() };
+        let text = serde_json::to_vec_pretty(&sealed).map_err(not_written)?;
+        durable::replace(&home.claims(), &text)
+    }
+
+    fn digest(&self) -> Result<String, HostError> {
+        Ok(hex(&Sha256::digest(serde_json::to_vec(self).map_err(not_written)?)))
+    }
+}
+
+fn not_written(error: serde_json::Error) -> HostError {
+    HostError::refused(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_reads_well_and_was_changed_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        home.create().unwrap();
+        assert_eq!(Claims::load(&home).unwrap(), None);
+        let path = ExternalPath::parse("/etc/motd").unwrap();
+        let claims = Claims { directories: BTreeSet::from([path]), ..Claims::default() };
+        claims.save(&home).unwrap();
+        assert_eq!(Claims::load(&home).unwrap(), Some(claims));
+        let text = std::fs::read_to_string(home.claims()).unwrap();
+        std::fs::write(home.claims(), text.replace("motd", "mot")).unwrap();
+        assert!(matches!(Claims::load(&home), Err(HostError::Damaged(_))));
     }
 }

@@ -1,8 +1,9 @@
 //! The host lock: one deployment at a time. A file lock, so it never has to be broken by hand.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +15,9 @@ use rustix::{
 
 use crate::{
     host::state::{
+        durable::{self, NOTE, Writing},
         error::{Context, HostError},
+        heal::set_aside,
         layout::Home,
     },
     shared::outcome::{Holder, Phase},
@@ -47,19 +50,22 @@ impl HostLock {
     /// Take the lock for `holder`, or say who has it. Waits only for one who has it and has not said who it is, for a
     /// moment, and for one who has deployed and said so, and only tidies up.
     pub fn take(home: &Home, holder: Holder) -> Result<Taken, HostError> {
-        let path = home.lock();
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(&path).during("open", &path)?;
         let begun = Instant::now();
+        let mut file = open(home)?;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
+                Ok(()) if is_still_there(home, &file)? => {
                     let mut lock = HostLock { file, holder, written: Ok(()) };
                     lock.written = lock.write_holder();
                     return Ok(Taken::Lock(lock));
                 }
+                // Somebody has moved it away meanwhile.
+                Ok(()) => {
+                    file = open(home)?;
+                    continue;
+                }
                 Err(Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(error).during("lock", &path),
+                Err(error) => return Err(error).during("lock", &home.lock()),
             }
             let holder = read_holder(&mut file);
             if begun.elapsed() >= patience(holder.as_ref()) {
@@ -67,6 +73,16 @@ impl HostLock {
                 return Ok(Taken::Busy(holder.unwrap_or_else(nobody)));
             }
             thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether the last holder has left nothing to tidy up.
+    pub fn was_left(home: &Home) -> Result<bool, HostError> {
+        match durable::open(&home.lock()) {
+            Ok(None) => Ok(true),
+            Ok(Some(file)) => Ok(file.metadata().during("look at", &home.lock())?.len() == 0),
+            Err(HostError::Damaged(_)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -95,6 +111,24 @@ impl HostLock {
     }
 }
 
+/// Open the lock's file. What is in its place and is no file goes out of the way.
+fn open(home: &Home) -> Result<File, HostError> {
+    match durable::open_to_write(&home.lock(), Writing::InPlace) {
+        Err(HostError::Damaged(_)) => {
+            set_aside(home, &home.lock())?;
+            durable::open_to_write(&home.lock(), Writing::InPlace)
+        }
+        result => result,
+    }
+}
+
+/// Whether `file` is what others will lock.
+fn is_still_there(home: &Home, file: &File) -> Result<bool, HostError> {
+    let path = home.lock();
+    let ours = file.metadata().during("look at", &path)?;
+    Ok(fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (ours.dev(), ours.ino())))
+}
+
 /// How long somebody who has the lock is waited for.
 fn patience(holder: Option<&Holder>) -> Duration {
     match holder {
@@ -106,10 +140,10 @@ fn patience(holder: Option<&Holder>) -> Duration {
 
 /// What the holder has written. It writes without regard to readers: half of it may be there.
 fn read_holder(file: &mut File) -> Option<Holder> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    Read::by_ref(file).take(NOTE).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]

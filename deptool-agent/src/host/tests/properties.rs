@@ -127,7 +127,7 @@ proptest! {
         // That a unit's file is gone is not known to the service manager here: the ledger has it as disabled.
         let without_ledger = |world: &World| {
             let mut seen = world.effect();
-            seen.remove("var/lib/deptool/claims");
+            seen.remove("var/lib/deptool/state/claims");
             seen
         };
         prop_assert_eq!(without_ledger(&world), without_ledger(&straight));

@@ -1,16 +1,13 @@
 //! What a store does that has lost objects, to a disk or to a person.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use gix_hash::{Kind as HashKind, ObjectId};
 
 use crate::shared::store::{
     IdSet, Store,
     error::{At, Result, StoreError},
-    layout::{is_sound, remove_if_there, remove_pack, replace, visit_files},
+    layout::{is_sound, read_file, remove_if_there, remove_pack, replace, visit_files},
 };
 
 impl Store {
@@ -42,13 +39,13 @@ impl Store {
     /// Take commits that are lost out of reflogs, and refs of our own that name one away: Git would call the store broken.
     fn forget_lost(&self) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
-            let log = fs::read(path).at("read", path)?;
+            let log = read_file(path).at("read", path)?;
             let mended: Vec<u8> =
                 log.split_inclusive(|byte| *byte == b'\n').flat_map(|line| self.mended(line)).collect();
             if mended == log { Ok(()) } else { replace(path, &mended) }
         })?;
         visit_files(&self.dir.join("refs/deptool"), &mut |path| {
-            let content = fs::read(path).at("read", path)?;
+            let content = read_file(path).at("read", path)?;
             let is_here = ObjectId::from_hex(content.trim_ascii_end()).is_ok_and(|id| self.has(&id));
             if is_here { Ok(()) } else { remove_if_there(path) }
         })

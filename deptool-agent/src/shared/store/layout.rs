@@ -59,13 +59,77 @@ pub(super) fn complete(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// No file of ours but a pack is longer than this, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// Open a file of the store: no link is followed, and nothing that is not a file is waited for.
+pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let not_ours = || io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file");
+    let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(not_ours()),
+        result => result?,
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_ours()) }
+}
+
+/// The content of a file of the store.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open_file(path, OpenOptions::new().read(true))?;
+    if file.metadata()?.len() > LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    let mut content = Vec::new();
+    file.take(LONGEST).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Paths in the store at `dir` at which there is something that Git and we can't have made: links, directories in the
+/// place of files, files that are far too long. `branch` is the name of the ref that has to be a file.
+pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let kind = |path: &Path| fs::symlink_metadata(path);
+    for name in DIRECTORIES.into_iter().skip(1).chain(["logs"]) {
+        let path = dir.join(name);
+        if kind(&path).is_ok_and(|meta| !meta.is_dir()) {
+            found.push(path);
+        }
+    }
+    let logs = branch.map(|name| format!("logs/{name}"));
+    let files = ["HEAD", "config", "shallow", "packed-refs", "refs/deptool/target"];
+    for name in files.into_iter().chain(branch).chain(logs.as_deref()) {
+        let path = dir.join(name);
+        if kind(&path).is_ok_and(|meta| !meta.is_file() || meta.len() > LONGEST) {
+            found.push(path);
+        }
+    }
+    for name in ["refs", "logs", "objects/pack"] {
+        if kind(&dir.join(name)).is_ok_and(|meta| meta.is_dir()) {
+            visit_files(&dir.join(name), &mut |path| {
+                let is_pack = name == "objects/pack";
+                let is_ours = kind(path).is_ok_and(|meta| meta.is_file() && (is_pack || meta.len() <= LONGEST));
+                if !is_ours && !found.iter().any(|known| known == path) {
+                    found.push(path.to_owned());
+                }
+                Ok(())
+            })?;
+        }
+    }
+    for entry in fs::read_dir(dir.join("objects/pack")).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Put `content` at `path` in one step, durable but for the directory's entry.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let temporary = PathBuf::from(name);
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        remove_leftover(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -148,7 +212,7 @@ pub(super) fn is_sound(index: &Path) -> Result<bool> {
 }
 
 fn is_as_hashed(path: &Path) -> Result<bool> {
-    let mut file = File::open(path).at("open", path)?;
+    let mut file = open_file(path, OpenOptions::new().read(true)).at("open", path)?;
     let Some(before) = file.metadata().at("look at", path)?.len().checked_sub(20) else { return Ok(false) };
     let mut hash = Hashing(gix_hash::hasher(gix_hash::Kind::Sha1));
     io::copy(&mut Read::by_ref(&mut file).take(before), &mut hash).at("read", path)?;
@@ -173,7 +237,7 @@ impl Write for Hashing {
 
 /// The last `n` bytes of a file, if it is there and has as many.
 fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
-    let mut file = match File::open(path) {
+    let mut file = match open_file(path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.at("open", path)?,
     };
@@ -190,10 +254,10 @@ fn mend_reflog(path: &Path) -> Result<()> {
     if last(path, 1)?.is_none_or(|end| end == b"\n") {
         return Ok(());
     }
-    let content = fs::read(path).at("read", path)?;
+    let content = read_file(path).at("read", path)?;
     let whole = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     if whole < content.len() {
-        let file = OpenOptions::new().write(true).open(path).at("open", path)?;
+        let file = open_file(path, OpenOptions::new().write(true)).at("open", path)?;
         file.set_len(whole as u64).at("mend", path)?;
     }
     Ok(())
@@ -215,9 +279,13 @@ pub(super) fn visit_files(dir: &Path, each: &mut dyn FnMut(&Path) -> Result<()>)
     Ok(())
 }
 
-pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+fn remove_leftover(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.at("remove", path),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    remove_leftover(path).at("remove", path)
 }

@@ -58,7 +58,7 @@ impl Packs {
         Ok(Packs { packs, inflate: Mutex::new(Inflate::default()) })
     }
 
-    /// The same, with all of them opened at once.
+    /// The same, with all of them opened at once. What is in one that can't be read is missing.
     ///
     /// For a reader without the host lock a repack may remove what was just listed: then it is listed again.
     pub fn open_all(dir: &Path) -> Result<Self> {
@@ -66,15 +66,9 @@ impl Packs {
         loop {
             tries -= 1;
             let packs = Packs::list(dir)?;
-            let open = |pack: &Pack| {
-                let bundle =
-                    open(&pack.index).map_err(|source| StoreError::BadPack { path: pack.index.clone(), source })?;
-                pack.bundle.get_or_init(|| Some(bundle));
-                Ok(())
-            };
-            match packs.packs.iter().try_for_each(open) {
-                Err(StoreError::BadPack { .. }) if tries > 0 && !packs.indices().all(Path::exists) => continue,
-                result => return result.map(|()| packs),
+            let is_read = packs.packs.iter().all(|pack| pack.bundle().is_some());
+            if is_read || tries == 0 || packs.indices().all(Path::exists) {
+                return Ok(packs);
             }
         }
     }
@@ -161,6 +155,10 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(dir).at("read", dir)? {
         let entry = entry.at("read", dir)?;
         let path = entry.path();
+        // Opening a FIFO would wait for its other end.
+        if !entry.file_type().at("look at", &path)?.is_file() {
+            continue;
+        }
         match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("pack") => drop(packs.insert(path.with_extension("idx"))),
             Some("idx") => indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path)),

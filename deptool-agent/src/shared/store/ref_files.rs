@@ -15,7 +15,7 @@ use gix_hash::{Kind as HashKind, ObjectId};
 
 use crate::shared::store::{
     error::{At, Result, StoreError},
-    layout::{remove_if_there, replace},
+    layout::{open_file, read_file, remove_if_there, replace},
 };
 
 /// A reflog longer than this, in bytes, loses its older half. It has some 150 for each deployment.
@@ -42,8 +42,11 @@ impl RefFiles {
     /// Read a ref; `None` if there is none.
     pub fn read(&self, name: &str) -> Result<Option<Target>> {
         let path = self.dir.join(name);
-        let content = match fs::read(&path) {
+        let content = match read_file(&path) {
             Err(error) if is_absent(&error) => return self.read_packed(name),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(StoreError::BadRef { name: name.to_owned() });
+            }
             result => result.at("read", &path)?,
         };
         let line = content.trim_ascii_end();
@@ -64,8 +67,8 @@ impl RefFiles {
 
     fn packed(&self) -> Result<Vec<u8>> {
         let path = self.dir.join("packed-refs");
-        match fs::read(&path) {
-            Err(error) if is_absent(&error) => Ok(Vec::new()),
+        match read_file(&path) {
+            Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::InvalidData => Ok(Vec::new()),
             result => result.at("read", path),
         }
     }
@@ -117,9 +120,9 @@ impl RefFiles {
         let (from, to) = (self.log_path(from), self.log_path(to));
         let parent = to.parent().unwrap_or(&self.dir);
         fs::create_dir_all(parent).at("make", parent)?;
-        match fs::copy(&from, &to) {
+        match read_file(&from) {
             Err(error) if is_absent(&error) => Ok(()),
-            result => result.map(|_| ()).at("write", &to),
+            log => replace(&to, &log.at("read", &from)?),
         }
     }
 }
@@ -154,7 +157,7 @@ impl RefLock<'_> {
             fs::create_dir_all(parent).at("make", parent)?;
             shorten_log(&path)?;
             let entry = format!("{old} {id} {line}\n");
-            let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+            let log = open_file(&path, OpenOptions::new().append(true).create(true).mode(0o600));
             log.and_then(|mut log| log.write_all(entry.as_bytes())).at("write", &path)?;
         }
         let content = match new {
@@ -177,7 +180,7 @@ fn shorten_log(path: &Path) -> Result<()> {
     if fs::metadata(path).map_or(0, |meta| meta.len()) <= LONG_LOG {
         return Ok(());
     }
-    let log = fs::read(path).at("read", path)?;
+    let log = read_file(path).at("read", path)?;
     let half = log.len() / 2;
     let from = log[half..].iter().position(|byte| *byte == b'\n').map_or(log.len(), |at| half + at + 1);
     replace(path, &log[from..])

@@ -39,6 +39,16 @@ pub struct LogEntry<'a> {
 }
 
 impl RefFiles {
+    /// The full name of the branch that HEAD names.
+    pub(super) fn branch(&self) -> Option<String> {
+        match self.read("HEAD") {
+            Ok(Some(Target::Symbolic(branch))) if branch.starts_with("refs/heads/") && !branch.contains("..") => {
+                Some(branch)
+            }
+            _ => None,
+        }
+    }
+
     /// The branch that HEAD names, if it is there.
     pub(super) fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
         let Some(Target::Symbolic(branch)) = self.read("HEAD")? else { return Ok(None) };

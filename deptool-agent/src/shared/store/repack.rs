@@ -14,7 +14,7 @@ use crate::shared::{
         IdSet, Store,
         error::{At, Result, StoreError},
         index::{self, IndexEntry},
-        layout::{remove_if_there, remove_pack, visit_files},
+        layout::{read_file, remove_if_there, remove_pack, visit_files},
         pack::PackError,
         receive::Temporary,
     },
@@ -90,7 +90,7 @@ impl Store {
     /// a tag names). Git's own iteration of refs would cost the agent 45 KB more.
     fn add_refs(&self, starts: &mut Vec<ObjectId>) -> Result<()> {
         let mut add = |path: &Path| {
-            let content = match fs::read(path) {
+            let content = match read_file(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 result => result.at("read", path)?,
             };
@@ -106,7 +106,7 @@ impl Store {
     /// Both ids of every line of every log: `<old> <new> <who> <when>\t<message>`.
     fn add_reflogs(&self, starts: &mut Vec<ObjectId>) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
-            let log = fs::read(path).at("read", path)?;
+            let log = read_file(path).at("read", path)?;
             for line in log.split(|byte| *byte == b'\n') {
                 let ids = line.splitn(3, |byte| *byte == b' ').take(2);
                 starts.extend(ids.filter_map(|hex| ObjectId::from_hex(hex).ok()));

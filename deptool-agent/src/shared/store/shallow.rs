@@ -1,6 +1,6 @@
 //! Git's `shallow` file: the commits at which the history that is here ends.
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf};
+use std::{collections::BTreeSet, io, path::PathBuf};
 
 use gix_hash::ObjectId;
 
@@ -9,7 +9,7 @@ use crate::shared::{
     store::{
         Store,
         error::{At, Result, StoreError},
-        layout::{remove_if_there, replace},
+        layout::{read_file, remove_if_there, replace},
         receive::History,
     },
 };
@@ -22,7 +22,7 @@ impl Store {
     /// The commits of which a parent is not here.
     pub fn shallow(&self) -> Result<BTreeSet<ObjectId>> {
         let path = self.shallow_path();
-        let text = match fs::read(&path) {
+        let text = match read_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             result => result.at("read", path)?,
         };

@@ -45,7 +45,7 @@ impl Deciding<'_> {
                 Ok(Some(placement)) if change.change == Change::Remove => work.removed.push(placement),
                 Ok(Some(placement)) if change.class == Class::Sysusers => work.users.push(placement),
                 Ok(Some(placement)) => work.placed.push(placement),
-                Err(HostError::Unfit(problem)) => self.problems.push(problem),
+                Err(HostError::External(problem)) => self.problems.push(problem),
                 Err(error) => return Err(error),
             }
         }
@@ -59,7 +59,7 @@ impl Deciding<'_> {
             let real = match Place::resolve(self.home, path) {
                 Ok(resolved) => resolved.real(path),
                 // Said where the path is changed.
-                Err(HostError::Unfit(_)) => continue,
+                Err(HostError::External(_)) => continue,
                 Err(error) => return Err(error),
             };
             if let Some(first) = places.insert(real, path) {
@@ -88,7 +88,7 @@ impl Deciding<'_> {
         if let Some(place) = &place
             && (place.has(Sibling::Undo)? || (!self.before.paths.contains_key(path) && place.has(Sibling::Before)?))
         {
-            return Err(HostError::Unfit(format!(
+            return Err(HostError::External(format!(
                 "beside '{path}' there is a backup that is not known: look at it, then remove it"
             )));
         }
@@ -133,13 +133,13 @@ impl Deciding<'_> {
                 (Some(Old::Foreign), Before::Kept)
             }
             (None, Found::Content(_)) => {
-                return Err(HostError::Unfit(format!(
+                return Err(HostError::External(format!(
                     "'{path}' exists and differs from '{}/{}': remove it on the host, or make the two equal",
                     change.app, change.file
                 )));
             }
             (None, Found::Other(what)) => {
-                return Err(HostError::Unfit(format!("'{path}' is {what} on the host: remove it there")));
+                return Err(HostError::External(format!("'{path}' is {what} on the host: remove it there")));
             }
         };
         self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before, ours });
@@ -164,7 +164,7 @@ impl Deciding<'_> {
                 Ok(None)
             }
             Found::Other(what) => {
-                Err(HostError::Unfit(format!("'{path}' was replaced by {what} on the host: remove it there")))
+                Err(HostError::External(format!("'{path}' was replaced by {what} on the host: remove it there")))
             }
         }
     }
@@ -172,7 +172,7 @@ impl Deciding<'_> {
     /// What the new tree wants at `path`.
     fn wanted_at(&self, path: &ExternalPath) -> Result<(New, Content), HostError> {
         let claim = self.sides.wants.outside.get(path);
-        let claim = claim.ok_or_else(|| HostError::Unfit(format!("the plan has '{path}', the tree has not")))?;
+        let claim = claim.ok_or_else(|| HostError::External(format!("the plan has '{path}', the tree has not")))?;
         match &claim.kind {
             ClaimKind::Link => {
                 let target = format!("{}/{}", Home::stable_path(&claim.app), path_text(&claim.file)?);
@@ -211,5 +211,5 @@ impl Deciding<'_> {
 }
 
 fn path_text(path: &TreePath) -> Result<&str, HostError> {
-    std::str::from_utf8(path.as_bytes()).map_err(|_| HostError::Unfit(format!("'{path}' is not UTF-8")))
+    std::str::from_utf8(path.as_bytes()).map_err(|_| HostError::External(format!("'{path}' is not UTF-8")))
 }

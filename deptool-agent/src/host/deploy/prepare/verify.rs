@@ -77,7 +77,7 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
             into.push(line);
         }
     }
-    if wrong.is_empty() { Ok(notes) } else { Err(HostError::Unfit(wrong.join("; "))) }
+    if wrong.is_empty() { Ok(notes) } else { Err(HostError::refused(wrong.join("; "))) }
 }
 
 /// `x.service: Command /x is not executable: No such file or directory`

@@ -1,0 +1,176 @@
+//! Generations: `generations/<n>/` has a link to each app's checkout and a note of what it is.
+//!
+//! The note (`.commit`) says again what the store and `state/` say of the deployment, one fact per line. If those are
+//! damaged, they are written anew from it.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
+
+use crate::{
+    host::state::{
+        checkout,
+        durable::{self, NOTE},
+        error::{Context, HostError},
+        layout::Home,
+    },
+    shared::{
+        name::{AppName, ClusterName, HostName},
+        outcome::Goal,
+    },
+};
+
+/// How many generations stay, the running one included.
+const KEPT: usize = 5;
+const NOTE_NAME: &str = ".commit";
+
+/// What a generation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub commit: Goal,
+    pub host: HostName,
+    pub cluster: ClusterName,
+    /// The host's own id.
+    pub instance: String,
+}
+
+impl Note {
+    fn text(&self) -> String {
+        let commit = match self.commit {
+            Goal::Commit(id) => id.to_string(),
+            Goal::Nothing => "none".into(),
+        };
+        let Note { host, cluster, instance, .. } = self;
+        format!("{commit}\nhost {host}\ncluster {cluster}\ninstance {instance}\n")
+    }
+
+    fn parse(text: &str) -> Option<Note> {
+        let mut lines = text.lines();
+        let commit = match lines.next()? {
+            "none" => Goal::Nothing,
+            id => Goal::Commit(id.parse().ok()?),
+        };
+        let host = HostName::parse(lines.next()?.strip_prefix("host ")?.as_bytes()).ok()?;
+        let cluster = ClusterName::parse(lines.next()?.strip_prefix("cluster ")?.as_bytes()).ok()?;
+        let instance = lines.next()?.strip_prefix("instance ")?.to_owned();
+        Some(Note { commit, host, cluster, instance })
+    }
+
+    /// The note of generation `number`; `None` if there is none that can be understood.
+    pub fn read(home: &Home, number: u32) -> Option<Note> {
+        let bytes = durable::read(&home.generation(number).join(NOTE_NAME), NOTE).ok()??;
+        Note::parse(std::str::from_utf8(&bytes).ok()?)
+    }
+
+    /// The note of the generation that runs.
+    pub fn current(home: &Home) -> Option<Note> {
+        Note::read(home, home.generation_of(&home.current()).ok()??)
+    }
+}
+
+/// Make the directory of generation `number`.
+pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) -> Result<(), HostError> {
+    let directory = home.generation(number);
+    durable::remove_all(&directory)?;
+    fs::create_dir(&directory).during("create", &directory)?;
+    fs::set_permissions(&directory, Permissions::from_mode(0o755)).during("change the mode of", &directory)?;
+    for (app, tree) in apps {
+        let link = directory.join(app.as_str());
+        symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;
+    }
+    let path = directory.join(NOTE_NAME);
+    fs::write(&path, note.text()).during("write", &path)
+}
+
+/// The checkout of `app` in generation `number`, by its name below `trees/`.
+pub fn tree_of(home: &Home, number: u32, app: &AppName) -> Option<String> {
+    let target = fs::read_link(home.generation(number).join(app.as_str())).ok()?;
+    Some(target.file_name()?.to_str()?.to_owned())
+}
+
+/// The newest generation of this commit.
+pub fn of_commit(home: &Home, commit: Goal) -> Result<Option<u32>, HostError> {
+    let mut numbers = numbered(home)?;
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers.into_iter().find(|number| Note::read(home, *number).is_some_and(|note| note.commit == commit)))
+}
+
+/// The number of the next generation: one more than any that is there.
+pub fn next(home: &Home) -> Result<u32, HostError> {
+    Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)
+}
+
+/// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
+pub fn prune(home: &Home) -> Result<(), HostError> {
+    let in_use = [home.generation_of(&home.current())?, home.generation_of(&home.previous())?];
+    let mut numbers = numbered(home)?;
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    // What is newer than the running one was never kept.
+    let current = in_use[0].unwrap_or(0);
+    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().collect();
+    let mut trees = BTreeSet::new();
+    for number in numbers {
+        let directory = home.generation(number);
+        if kept.contains(&number) || in_use.contains(&Some(number)) {
+            trees.extend(trees_of(&directory)?);
+        } else {
+            durable::remove_all(&directory)?;
+        }
+    }
+    for name in names(&home.trees())? {
+        let tree = name.trim_end_matches(".new").trim_end_matches(".files");
+        if !trees.contains(tree) {
+            checkout::remove(home, tree)?;
+            durable::remove_all(&home.trees().join(&name))?;
+        }
+    }
+    durable::remove_all(&home.incoming())
+}
+
+fn numbered(home: &Home) -> Result<Vec<u32>, HostError> {
+    Ok(names(&home.generations())?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// The names in a directory; none if it is not there.
+pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.during("read", directory)?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().during("read", directory)
+}
+
+/// The checkouts that a generation refers to.
+fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
+    let mut trees = Vec::new();
+    for name in names(generation)? {
+        if let Ok(target) = fs::read_link(generation.join(name)) {
+            trees.extend(target.file_name().map(|tree| tree.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(trees)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_again_what_the_rest_of_the_state_says() {
+        let note = Note {
+            commit: Goal::Commit("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
+            host: HostName::parse(b"web1").unwrap(),
+            cluster: ClusterName::parse(b"prod").unwrap(),
+            instance: "0123456789abcdef0123456789abcdef".into(),
+        };
+        assert_eq!(Note::parse(&note.text()), Some(note.clone()));
+        let removed = Note { commit: Goal::Nothing, ..note };
+        assert_eq!(Note::parse(&removed.text()), Some(removed));
+        assert_eq!(Note::parse("0123456789abcdef0123456789abcdef01234567\n"), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Records of ours that were damaged, by a disk or by a person.
+//!
+//! What stands in the place of one and is none is moved to `kept/` and named. What can be known from elsewhere is written
+//! anew: the host's id and its name in the tree from the generation that runs. The ledger is rebuilt where it is needed,
+//! see [`crate::host::state::ledger`]; the branch in [`crate::host::state::missing_branch`].
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    host::state::{
+        durable::{self, kind_of},
+        error::{Context, HostError},
+        failed_units,
+        generations::Note,
+        identity::{host_name, make_instance, read_instance},
+        layout::Home,
+        missing_branch,
+    },
+    shared::{store::Store, text::printable},
+};
+
+/// Whether something of ours is not what it should be. Does not change anything.
+pub fn is_needed(home: &Home) -> bool {
+    records(home).iter().any(|path| durable::open(path).is_err())
+        || !matches!(read_instance(home), Ok(Some(_)))
+        || failed_units::load(home).is_err()
+        || missing_branch::is_suspected(home)
+        || Store::strange(&home.store()).is_ok_and(|found| !found.is_empty())
+        || (host_name(home).is_err() && !matches!(Store::deployed_at(&home.store()), Ok(None)))
+}
+
+/// Mend what can be mended; what was done, in sentences. The caller holds the lock, and nothing is under way.
+pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
+    let mut said = Vec::new();
+    for path in records(home) {
+        said.extend(move_if_damaged(home, &path, durable::open(&path).map(drop))?);
+    }
+    for path in Store::strange(&home.store())? {
+        let kept = set_aside(home, &path)?;
+        let path = printable(path.as_os_str().as_encoded_bytes());
+        said.push(format!("'{path}' is nothing that belongs there: it is kept as '{kept}'"));
+    }
+    said.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
+    said.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
+    make_instance(home)?;
+    if let (Err(HostError::Damaged(damage)), Some(note)) = (host_name(home), Note::current(home))
+        && Store::deployed_at(&home.store())?.is_some()
+    {
+        durable::replace(&home.host_name(), note.host.as_str().as_bytes())?;
+        said.push(format!("'{}' {}: written anew by what runs", damage.path, damage.what));
+    }
+    said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
+    Ok(said)
+}
+
+/// The files in our directory that any agent can have made.
+fn records(home: &Home) -> [PathBuf; 5] {
+    [home.claims(), home.attempts(), home.failed_units(), home.instance(), home.host_name()]
+}
+
+fn move_if_damaged(home: &Home, path: &Path, looked: Result<(), HostError>) -> Result<Option<String>, HostError> {
+    match looked {
+        Ok(()) => Ok(None),
+        Err(HostError::Damaged(damage)) => {
+            let kept = set_aside(home, path)?;
+            Ok(Some(format!("'{}' {}: it is kept as '{kept}'", damage.path, damage.what)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Move what is at `path` out of our way. Returns where it is then, to be shown.
+pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
+    let directory = home.kept().join("damaged");
+    make_private(&home.kept())?;
+    make_private(&directory)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = (1..).map(|number| directory.join(format!("{name}.{number}"))).find(|free| kind_of(free) == "nothing");
+    let to = free.unwrap_or_else(|| directory.join(name));
+    fs::rename(path, &to).during("move away", path)?;
+    Ok(printable(to.as_os_str().as_encoded_bytes()))
+}
+
+/// Make a directory that only we can enter.
+pub fn make_private(directory: &Path) -> Result<(), HostError> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", directory),
+        _ => Ok(()),
+    }
+}
