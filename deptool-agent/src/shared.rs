@@ -1,4 +1,6 @@
-//! What both ends know: names, paths, the tree's format, the plan, and the messages. Pure; builds wherever the helper does.
+//! What helper and agent share: names, paths, the config tree, the plan, the messages and the host's Git store.
+//!
+//! Nothing here depends on Linux, so the helper builds on every Unix system.
 
 pub mod build;
 pub mod desired;

@@ -160,17 +160,17 @@ fn one_name_twice_is_refused() {
     let deployed = Deployed::new(&sandbox);
     let (one, two) = (deployed.blob("one"), deployed.blob("two"));
     let files = deployed.raw_tree(&[("100644", b"x", &one), ("100644", b"x", &two)]);
-    assert_eq!(deployed.refused_app(&files), "web1: 'web/x' is there twice");
+    assert_eq!(deployed.refused_app(&files), "web1: 'web/x' exists twice");
     let both = deployed.raw_tree(&[("100644", b"x", &one), ("40000", b"x", &files[..])]);
-    assert!(deployed.refused_app(&both).ends_with("is there twice"));
+    assert!(deployed.refused_app(&both).ends_with("exists twice"));
     let inner = deployed.mktree(&format!("100644 blob {one}\ty\0"));
     let both = deployed.raw_tree(&[("100644", b"x", &one), ("40000", b"x", &inner)]);
-    assert_eq!(deployed.refused_app(&both), "web1: 'web/x' is there twice");
+    assert_eq!(deployed.refused_app(&both), "web1: 'web/x' exists twice");
     let host = deployed.raw_tree(&[("40000", b"web", &inner), ("40000", b"web", &deployed.mktree(""))]);
     let root = deployed.mktree(&format!("040000 tree {host}\tweb1\0"));
     let commit = deployed.commit_of(&root);
     let why = deployed.refused(&["push", "web1", &format!("{commit}:prod")]);
-    assert_eq!(why, "web1: app 'web' is there twice");
+    assert_eq!(why, "web1: app 'web' exists twice");
 }
 
 #[test]

@@ -1,12 +1,11 @@
-//! Which build this is. Helper and agent talk to each other only if theirs is the same.
+//! The identity of this build. Helper and agent only talk to each other if both are of the same build.
 
-/// The version of the packages.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// 16 hexadecimal digits that identify the sources of both ends: see `build.rs`.
+/// 16 hexadecimal digits that identify the sources of helper and agent. See the build script of this crate.
 pub const BUILD_ID: &str = env!("DEPTOOL_BUILD_ID");
 
-/// The agent's file name on a host: `deptool-agent-<version>-<build id>`.
+/// The file name of the agent on a host: `deptool-agent-<version>-<build id>`.
 pub fn agent_file_name() -> String {
     format!("deptool-agent-{VERSION}-{BUILD_ID}")
 }

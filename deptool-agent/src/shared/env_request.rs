@@ -1,26 +1,25 @@
-//! A request that travels in an environment variable, beside the one on stdin.
+//! The request in the environment: the beginning of the helper's stream travels in a variable as well as on stdin.
 //!
-//! An SSH session takes nothing on stdin before its command was started, which costs a round trip on a connection that is
-//! there already. Environment variables travel ahead of the command (RFC 4254, 6.4), and OpenSSH's servers are commonly
-//! set up to accept those that are named like locale settings (`AcceptEnv LC_*`), as sudo passes them on. So a helper
-//! that is far away sends the beginning of its stream in such a variable, too. Where the variable does not arrive, stdin
-//! brings the same; where it does, the agent has it a round trip sooner, and skips it on stdin.
+//! An SSH session takes nothing on stdin before its command was started, which costs a round trip even on a connection
+//! that is already open. Environment variables are sent before the command (RFC 4254, 6.4). OpenSSH servers commonly
+//! accept variables that are named like locale settings (`AcceptEnv LC_*`), and sudo passes them on. So a helper that is
+//! far away also sends the beginning of its stream in such a variable. If the variable arrives, the agent has the request
+//! a round trip earlier and skips the same bytes on stdin. If it does not arrive, stdin brings everything.
 //!
-//! Only processes of the login and of root can read the variable; it is no less secret than stdin.
+//! Only processes of the same user and of root can read the variable, so the request is as secret as on stdin.
 
 use crate::shared::text::{hex, unhex};
 
-/// The name of the variable.
 pub const VARIABLE: &str = "LC_DEPTOOL";
-/// How many bytes travel this way at most. Everything that passes the variable on has room for some more.
+/// The most bytes that travel this way. sshd, sudo and the kernel all have room for more.
 pub const MOST: usize = 16 << 10;
 
-/// Bytes as the variable's value: hex digits, which neither sudo nor a shell minds.
+/// The value of the variable for `bytes`: hex digits pass through sudo and every shell unchanged.
 pub fn encode(bytes: &[u8]) -> String {
     hex(bytes)
 }
 
-/// The bytes of the variable's `value`; `None` if it is none of ours.
+/// The bytes that `value` encodes, or `None` if it was not made by [`encode`].
 pub fn decode(value: &[u8]) -> Option<Vec<u8>> {
     if value.len() > 2 * MOST { None } else { unhex(value) }
 }

@@ -1,7 +1,6 @@
-//! Frames: a length of four bytes, big-endian, then that many bytes of MessagePack.
+//! Frames: the length in four bytes, big-endian, then that many bytes of MessagePack.
 //!
-//! The end of a stream between two frames is its end; anywhere else the stream was cut off. Nobody may take the one for
-//! the other.
+//! A stream that stops between two frames has ended. A stream that stops anywhere else was cut off, which is an error.
 
 use std::io::{self, Read, Write};
 
@@ -9,12 +8,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::shared::messagepack;
 
-/// The longest frame that either side sends or takes. Bulk data travels in many.
+/// The longest frame that either side sends or accepts, in bytes. Bulk data travels in many frames.
 pub const MAX_FRAME: usize = 1 << 20;
-/// How much bulk data one frame carries.
+/// The bulk data in one frame, in bytes.
 ///
-/// musl's allocator takes what is larger than some 24 KiB from the kernel, page by page, and gives it back at once: with
-/// 64 KiB that took an agent longer than all else it does with a large file.
+/// musl's allocator gets any block of more than about 24 KiB from the kernel and returns it when it is freed. With chunks
+/// of 64 KiB that took longer than everything else that the agent does with a large file.
 pub const CHUNK: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +22,13 @@ pub enum FrameError {
     CutOff,
     #[error("a message of {0} bytes is too long")]
     TooLong(usize),
-    #[error("a message makes no sense: {0}")]
+    #[error("a message can't be decoded: {0}")]
     Malformed(String),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// `message` as one frame.
+/// Encode `message` as one frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; 4];
     messagepack::write(&mut frame, message).map_err(|error| FrameError::Malformed(error.to_string()))?;
@@ -48,11 +47,11 @@ pub fn send<T: Serialize>(out: &mut dyn Write, message: &T) -> Result<(), FrameE
     Ok(())
 }
 
-/// Takes bytes as they come and gives messages when they are whole.
+/// Collects received bytes until they are whole messages.
 #[derive(Default)]
 pub struct FrameBuffer {
     bytes: Vec<u8>,
-    /// How much of `bytes` was given out.
+    /// How many of `bytes` were already taken out as messages.
     taken: usize,
 }
 
@@ -63,7 +62,7 @@ impl FrameBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next message if it is there as a whole.
+    /// Take the next message, if all of it was received.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = &self.bytes[self.taken..];
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
@@ -78,7 +77,7 @@ impl FrameBuffer {
         Ok(Some(message))
     }
 
-    /// What comes before the next line feed, if that is there: streams begin with a line.
+    /// Take the bytes before the next line feed, if one was received. Every stream begins with a line of text.
     pub fn take_line(&mut self) -> Option<Vec<u8>> {
         let rest = &self.bytes[self.taken..];
         let line = rest[..rest.iter().position(|byte| *byte == b'\n')?].to_vec();
@@ -86,18 +85,18 @@ impl FrameBuffer {
         Some(line)
     }
 
-    /// How many bytes were received and not given out.
+    /// The number of bytes that were received and not yet taken.
     pub fn waiting(&self) -> usize {
         self.bytes.len() - self.taken
     }
 
-    /// What was received and not given out, for somebody else to take apart.
+    /// Take all bytes that are left, undecoded.
     pub fn take_rest(&mut self) -> Vec<u8> {
         let taken = std::mem::take(&mut self.taken);
         std::mem::take(&mut self.bytes).split_off(taken)
     }
 
-    /// Whether the stream may end here.
+    /// Whether the stream may end here without having been cut off.
     pub fn is_between_frames(&self) -> bool {
         self.waiting() == 0
     }
@@ -114,7 +113,7 @@ impl<R: Read> FrameReader<R> {
         FrameReader { stream, buffer: FrameBuffer::default() }
     }
 
-    /// The next message; `None` at the end of the stream.
+    /// Wait for the next message. `None` means the end of the stream.
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let mut chunk = [0; 16 * 1024];
         loop {

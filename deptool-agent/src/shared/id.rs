@@ -1,4 +1,4 @@
-//! Ids: of objects by what they name, so that a commit is never taken for a tree, and of deployments.
+//! Object ids and deployment ids. Each kind of object has an id type of its own, so a commit is never taken for a tree.
 
 use std::{
     fmt,
@@ -10,9 +10,9 @@ use std::{
 use gix_hash::ObjectId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A text that is no object id.
+/// The text is not an object id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no SHA-1 object id")]
+#[error("'{0}' is not a SHA-1 object id")]
 pub struct IdError(String);
 
 macro_rules! id_type {
@@ -50,7 +50,7 @@ macro_rules! id_type {
             }
         }
 
-        /// Hex in text formats, so that the ledgers on the host can be read by people; 20 bytes on the wire.
+        /// Hex in text formats, so that people can read the ledgers on a host; 20 bytes on the wire.
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 if serializer.is_human_readable() {
@@ -80,27 +80,27 @@ id_type! {
     CommitId
 }
 id_type! {
-    /// A tree: a config tree's root, a host's directory, an app's directory.
+    /// A tree: the root of the config tree, a host's directory or an app's directory.
     TreeId
 }
 id_type! {
-    /// A file's content.
+    /// The content of a file.
     BlobId
 }
 
-/// One deployment to one host. The helper makes it up, so that it can ask about this deployment and no other.
+/// One deployment to one host. The helper chooses the id, and can later ask about exactly this deployment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeploymentId([u8; DeploymentId::LENGTH]);
 
-/// A text that is no deployment's id.
+/// The text is not a deployment id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no deployment's id")]
+#[error("'{0}' is not a deployment id")]
 pub struct DeploymentIdError(String);
 
 impl DeploymentId {
     const LENGTH: usize = 16;
 
-    /// A new one, at random.
+    /// A new random id.
     pub fn random() -> io::Result<DeploymentId> {
         random_bytes().map(DeploymentId)
     }
@@ -122,13 +122,13 @@ impl FromStr for DeploymentId {
     type Err = DeploymentIdError;
 
     fn from_str(hex: &str) -> Result<Self, DeploymentIdError> {
-        // Only as it is written, so that ids can be compared as text.
+        // Accept only the form that `Display` writes, so that ids can be compared as text.
         let bytes = crate::shared::text::unhex(hex.as_bytes()).and_then(|bytes| bytes.try_into().ok());
         bytes.map(DeploymentId).ok_or_else(|| DeploymentIdError(crate::shared::text::printable(hex.as_bytes())))
     }
 }
 
-/// Hex in text formats, bytes on the wire, as with object ids.
+/// Hex in text formats, bytes on the wire, like object ids.
 impl Serialize for DeploymentId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
@@ -141,18 +141,18 @@ impl<'de> Deserialize<'de> for DeploymentId {
             return String::deserialize(deserializer)?.parse().map_err(D::Error::custom);
         }
         let bytes = deserializer.deserialize_bytes(RawBytes)?.try_into();
-        bytes.map(DeploymentId).map_err(|_| D::Error::custom("a deployment's id has 16 bytes"))
+        bytes.map(DeploymentId).map_err(|_| D::Error::custom("a deployment id has 16 bytes"))
     }
 }
 
-/// Bytes that nobody can guess.
+/// Unpredictable bytes from the kernel.
 pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Collects bytes, however many a peer sent: a frame's limit holds.
+/// Collects bytes. It sets no limit, because a frame has one.
 pub(crate) struct RawBytes;
 
 impl serde::de::Visitor<'_> for RawBytes {

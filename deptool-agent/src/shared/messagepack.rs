@@ -1,30 +1,30 @@
-//! MessagePack: how messages and the agent's own records are written. Structs are arrays, so names take no space.
+//! MessagePack, the encoding of messages and of the agent's journal. Structs become arrays, so field names take no space.
 
 use rmp_serde::Deserializer;
 pub use rmp_serde::{decode::Error as DecodeError, encode::Error as EncodeError};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// `value` in bytes.
+/// Encode `value`.
 pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> {
     rmp_serde::to_vec(value)
 }
 
-/// Append `value` to `bytes`.
+/// Encode `value` and append it to `bytes`.
 pub fn write<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), EncodeError> {
     rmp_serde::encode::write(bytes, value)
 }
 
-/// The value that `bytes` hold. Bytes that are left over are an error.
+/// Decode the value that all of `bytes` encode. Left-over bytes are an error.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut rest = bytes;
     let value = T::deserialize(&mut Deserializer::new(&mut rest))?;
     match rest.is_empty() {
         true => Ok(value),
-        false => Err(DecodeError::Syntax("there is more than was expected".into())),
+        false => Err(DecodeError::Syntax("there are bytes after its end".into())),
     }
 }
 
-/// The first field of a struct of which this build may know nothing else.
+/// Decode only the first field of a struct. This works for structs that another build wrote.
 pub fn first_field<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, DecodeError> {
     rmp::decode::read_array_len(&mut bytes)?;
     T::deserialize(&mut Deserializer::new(&mut bytes))
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::shared::path::TreePath;
 
-    /// Every shape that our types have.
+    /// Has every kind of field that messages have.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct All {
         flag: bool,

@@ -1,17 +1,17 @@
-//! Names that come from a tree, an operator or a host, parsed once at the edge.
+//! Names from a tree, an operator or a host. They are parsed once, where they come in.
 //!
-//! What has one of these types is safe to join to a path, to show on a terminal and to put into a unit's name.
+//! A value of one of these types is safe in a path, on a terminal and in a unit name.
 
 use std::{borrow::Borrow, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// Why a string is no valid name.
+/// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {kind} '{shown}': {why}")]
 pub struct NameError {
     kind: &'static str,
-    /// The rejected bytes with everything a terminal would act on escaped.
+    /// The refused bytes, escaped for a terminal.
     shown: String,
     why: &'static str,
 }
@@ -30,7 +30,7 @@ macro_rules! name_type {
         pub struct $name(String);
 
         impl $name {
-            /// Parse `bytes`, or say what is wrong with them.
+            /// Check that `bytes` are a valid name.
             pub fn parse(bytes: &[u8]) -> Result<Self, NameError> {
                 match (std::str::from_utf8(bytes), $check(bytes)) {
                     (_, Err(why)) => Err(NameError::new($kind, bytes, why)),
@@ -39,7 +39,6 @@ macro_rules! name_type {
                 }
             }
 
-            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -73,7 +72,7 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// A host: a directory at the root of the config tree, which `ssh` can reach under this name.
+    /// A host: a directory at the root of the config tree, and the name under which `ssh` reaches the host.
     HostName, "host name", check_host
 }
 name_type! {
@@ -130,7 +129,7 @@ fn check_unit(bytes: &[u8]) -> Result<(), &'static str> {
     const SUFFIXES: [&[u8]; 9] =
         [b"service", b"socket", b"timer", b"path", b"mount", b"automount", b"target", b"swap", b"slice"];
     if !SUFFIXES.contains(&suffix) {
-        return Err("its suffix is no unit type that can be deployed");
+        return Err("units with this suffix can't be deployed");
     }
     Ok(())
 }
@@ -158,9 +157,8 @@ fn check_length(bytes: &[u8], most: usize) -> Result<(), &'static str> {
     }
 }
 
-/// One component of a path in a tree: any bytes that can't leave its directory, break a line or drive a terminal.
-///
-/// Returns what is wrong with it.
+/// Check one component of a path in a tree. It may have any bytes but those that leave the directory, break a line or
+/// control a terminal. The error says what is wrong.
 pub fn check_component(bytes: &[u8]) -> Result<(), &'static str> {
     if bytes.is_empty() {
         return Err("it is empty");
@@ -177,7 +175,7 @@ pub fn check_component(bytes: &[u8]) -> Result<(), &'static str> {
     if bytes.iter().any(|b| b.is_ascii_control()) {
         return Err("control characters are not allowed");
     }
-    // C1 control characters, as UTF-8 encodes them: some terminals act on them too.
+    // C1 control characters in UTF-8. Some terminals obey them, too.
     if bytes.windows(2).any(|w| w[0] == 0xc2 && (0x80..0xa0).contains(&w[1])) {
         return Err("control characters are not allowed");
     }

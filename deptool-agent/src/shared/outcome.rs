@@ -1,4 +1,4 @@
-//! How a deployment can end, and the record that a host keeps of it.
+//! The phases of a deployment, the ways in which it can end, and the record that the host keeps of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,30 +7,30 @@ use crate::shared::{
     name::{ClusterName, HostName, UnitName},
 };
 
-/// What a host is doing.
+/// What a deployment is doing on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// Objects are coming in and the host is being checked; nothing is visible.
+    /// Receives objects and checks the host. Nothing has changed yet.
     Preparing,
-    /// Everything is ready; waits for the other hosts.
+    /// Is ready to activate and waits for the other hosts.
     Prepared,
     Activating,
     /// Watches the units that it started.
     Settling,
-    /// Waits to be reached from outside.
+    /// Waits for a new connection to confirm that the host can still be reached.
     AwaitingConfirmation,
-    /// Waits to hear whether the other hosts are healthy.
+    /// Waits for the helper to say whether all hosts are healthy.
     AwaitingVerdict,
-    /// The deployment is kept; waits to hear that the other hosts have kept it, too.
+    /// The deployment is kept. Waits for the helper to say that the other hosts have kept it, too.
     AwaitingRelease,
     RollingBack,
-    /// The deployment is kept; old generations are pruned.
+    /// The deployment is kept. Old generations are pruned.
     Finishing,
 }
 
 impl Phase {
-    /// The word for it in progress lines.
+    /// The text for progress lines.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Preparing => "preparing",
@@ -46,85 +46,85 @@ impl Phase {
     }
 }
 
-/// What is to be deployed.
+/// What a deployment deploys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goal {
     Commit(CommitId),
-    /// Everything that was ever deployed is removed.
+    /// Remove everything that was deployed.
     Nothing,
 }
 
-/// What runs on a host.
+/// What is deployed on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployed {
     pub host: HostName,
     pub cluster: ClusterName,
     pub commit: CommitId,
-    /// Who deployed it.
+    /// The operator, as `Name <address>`.
     pub by: String,
-    /// When, in seconds since 1970.
+    /// The time of the deployment, in seconds since 1970.
     pub when: i64,
 }
 
-/// Who holds a host's lock.
+/// The agent that holds the lock of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The deployment that is under way; `None` while an earlier one is undone or finished.
+    /// The deployment that is under way. `None` while the agent undoes or finishes an earlier deployment.
     pub id: Option<DeploymentId>,
     pub by: String,
     pub phase: Phase,
-    /// In seconds since 1970.
+    /// When it took the lock, in seconds since 1970.
     pub since: i64,
 }
 
 /// How a deployment ended on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// The target runs, and that is durable.
+    /// The goal was reached, and that is durable.
     Done {
-        /// Units beside those of the plan that systemd restarted because of them.
+        /// Units that are not in the plan, but that systemd restarted together with units of the plan.
         also_restarted: Vec<UnitName>,
     },
-    /// Something else than what was expected is deployed; nothing was changed.
+    /// The lease did not hold: something else is deployed than the plan was made from. Nothing was changed.
     Stale { actual: Option<Deployed> },
-    /// Another deployment is under way; nothing was changed.
+    /// Another deployment is under way. Nothing was changed.
     Busy(Holder),
-    /// The host can't take it; nothing was changed.
+    /// The deployment can't be carried out on this host. Nothing was changed.
     Refused {
         /// One line.
         why: String,
-        /// More of it, several lines, such as what a check said; may be empty.
+        /// More lines, such as the output of a check. May be empty.
         details: String,
     },
-    /// The helper or its connection went away in time; nothing was changed.
+    /// The helper cancelled, or its connection was lost, before anything was changed.
     Cancelled,
-    /// It was activated, failed, and what ran before runs again.
+    /// The deployment was activated and failed; the host went back to what was deployed before.
     RolledBack(Rollback),
 }
 
 impl Outcome {
-    /// A refusal that one line says all of.
+    /// A refusal without details.
     pub fn refused(why: impl Into<String>) -> Outcome {
         Outcome::Refused { why: why.into(), details: String::new() }
     }
 }
 
-/// Why a deployment was rolled back, and how well that went.
+/// Why a deployment was rolled back, and what went wrong on the way back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
-    /// One line: `nginx.service failed: exited with status 1`.
+    /// One line, such as `nginx.service failed: exited with status 1`.
     pub why: String,
-    /// More of it, several lines, such as the end of a journal; may be empty.
+    /// More lines, such as the end of a unit's journal. May be empty.
     pub details: String,
-    /// What went wrong while rolling back; empty if the host is as it was.
+    /// What went wrong during the rollback. Empty if the host is as it was before.
     pub rollback_errors: Vec<String>,
 }
 
-/// One deployment that was tried, as the host remembers it.
+/// A deployment that was activated, as the host records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     pub id: DeploymentId,
-    /// When it began, in seconds since 1970.
+    /// The time at which the deployment began, in seconds since 1970.
     pub when: i64,
     pub by: String,
     pub cluster: ClusterName,
@@ -133,17 +133,17 @@ pub struct Attempt {
     pub result: AttemptResult,
 }
 
-/// How an attempt ended that got as far as activation.
+/// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttemptResult {
     Done,
     RolledBack {
         why: String,
-        /// What went wrong while rolling back; empty if the host was as before.
+        /// What went wrong during the rollback. Empty if the host was as before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         errors: Vec<String>,
     },
-    /// The agent died or the machine went down in the middle; it was undone afterwards.
+    /// The agent died or the machine went down in the middle. A later agent undid the deployment.
     Interrupted,
 }

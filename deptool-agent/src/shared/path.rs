@@ -1,4 +1,4 @@
-//! Paths: inside an app, and outside of `/var/lib/deptool` on the host.
+//! Paths inside an app, and external paths: those on the host outside of `/var/lib/deptool`.
 
 use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::shared::{name::check_component, text::printable};
 
-/// Where everything of ours is on a host.
+/// The directory on a host that belongs to deptool.
 pub const STATE_DIR: &str = "/var/lib/deptool";
 
-/// Why a path is not acceptable.
+/// Why a path was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid path '{shown}': {why}")]
 pub struct PathError {
@@ -21,12 +21,12 @@ fn bad(bytes: &[u8], why: &'static str) -> PathError {
     PathError { shown: printable(bytes), why }
 }
 
-/// The path of a file in an app: components joined by `/`, any bytes that [`check_component`] lets pass.
+/// The path of a file in an app. [`check_component`] accepts each of its components.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(Vec<u8>);
 
 impl TreePath {
-    /// Parse a path relative to an app's directory.
+    /// Parse a path that is relative to an app's directory.
     pub fn parse(bytes: &[u8]) -> Result<Self, PathError> {
         if bytes.len() > 4000 {
             return Err(bad(&bytes[..80], "it is too long"));
@@ -40,27 +40,25 @@ impl TreePath {
         Ok(TreePath(bytes.to_vec()))
     }
 
-    /// Whether `bytes` can be the name of a file or directory: one component of a path.
+    /// Check that `bytes` can be the name of one file or directory.
     pub fn check_name(bytes: &[u8]) -> Result<(), PathError> {
         check_component(bytes).map_err(|why| bad(bytes, why))
     }
 
-    /// The path's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The path for the file system.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// Its components, at least one.
+    /// The components of the path. There is at least one.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/')
     }
 
-    /// Whether `self` is `directory` or lies below it.
+    /// Whether this path is `directory` or lies below it.
     pub fn is_within(&self, directory: &TreePath) -> bool {
         self.0.strip_prefix(directory.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
@@ -106,12 +104,12 @@ impl<'de> Deserialize<'de> for TreePath {
     }
 }
 
-/// An absolute path on the host, outside of [`STATE_DIR`], as the tree wrote it.
+/// An absolute path on the host, spelled as in the config tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ExternalPath(String);
 
-/// Directories in which a manifest may put no link, and what to use instead.
+/// Directories in which a manifest must not put a link, and the reason or what to use instead.
 const OFF_LIMITS: [(&str, &str); 7] = [
     (STATE_DIR, "it is deptool's own directory"),
     ("/etc/systemd/system", "put the file into the app's 'systemd/' directory instead"),
@@ -123,7 +121,7 @@ const OFF_LIMITS: [(&str, &str); 7] = [
 ];
 
 impl ExternalPath {
-    /// Parse an absolute path without `.`, `..`, empty components or control characters.
+    /// Parse an absolute path. It has no `.`, no `..`, no empty components and no control characters.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let bytes = text.as_bytes();
         let rest = text.strip_prefix('/').ok_or_else(|| bad(bytes, "it is not absolute"))?;
@@ -136,17 +134,17 @@ impl ExternalPath {
         Ok(ExternalPath(text.to_owned()))
     }
 
-    /// As [`ExternalPath::parse`], for a link that a manifest asks for.
+    /// Like [`ExternalPath::parse`], for a link that a manifest asks for: some places are off limits.
     pub fn parse_link(text: &str) -> Result<Self, PathError> {
         let path = Self::parse(text)?;
-        // Such names are those of our own temporary files and backups beside what is deployed.
+        // Temporary files and backups beside deployed paths are named like this.
         let name = text.rsplit('/').next().unwrap_or_default();
         if name.starts_with('.') && name.contains(".deptool-") {
             return Err(bad(text.as_bytes(), "the name is reserved for backups"));
         }
         let real = path.normalized();
         for (directory, why) in OFF_LIMITS {
-            // A link *above* our own directory would replace it.
+            // A link *above* the state directory would replace that directory.
             if is_within(&real, directory) || is_within(STATE_DIR, &real) {
                 return Err(bad(text.as_bytes(), why));
             }
@@ -154,17 +152,17 @@ impl ExternalPath {
         Ok(path)
     }
 
-    /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The path without its leading slash, to be resolved below a root.
+    /// The path without its leading slash, for joining to a root directory.
     pub fn relative(&self) -> &Path {
         Path::new(&self.0[1..])
     }
 
-    /// The same place on a system with a merged `/usr` and `/var/run` in `/run`, for comparing two claims.
+    /// The same place on a system with a merged `/usr` and with `/var/run` in `/run`. Two claims to one place are found by
+    /// comparing these.
     pub fn normalized(&self) -> String {
         const ALIASES: [(&str, &str); 6] = [
             ("/bin", "/usr/bin"),
@@ -207,10 +205,10 @@ impl From<ExternalPath> for String {
     }
 }
 
-/// Check that a symlink at `link` in an app, with this `target`, stays in the app.
+/// Check that the symlink at `link` with this `target` stays inside its app.
 ///
-/// `..` is only allowed at the beginning: after a name that is itself a link, the kernel and we could disagree about
-/// what it means.
+/// `..` is only allowed at the beginning of the target. After a name it could follow another symlink, and then the kernel
+/// would end up in a different place than this check.
 pub fn check_symlink(link: &TreePath, target: &[u8]) -> Result<(), PathError> {
     let shown = || [link.as_bytes(), b" -> ", target].concat();
     if target.is_empty() || target.contains(&0) {

@@ -1,22 +1,22 @@
-//! The host's store: a bare Git repository with what this host was ever given, and nothing of other hosts.
+//! The host's store: a bare Git repository with the configuration that this host was given, and nothing of other hosts.
 //!
 //! Guarantees:
-//! - All objects are in packs with a `.promisor` mark, never loose: stock Git takes the store for a partial clone of
-//!   an operator's repository, so that `git fsck` passes and `git log -p <cluster> -- <host>` works although the trees
-//!   of other hosts are not there.
-//! - A commit of which a parent is missing is in Git's `shallow` file: history ends there, and does not break.
-//! - A pack is added whole or not at all, and every object in it has been hashed.
-//! - HEAD names the cluster's branch. The branch is there exactly while something is deployed.
-//! - No configuration is read: not the host's, not root's, not the store's own.
+//! - All objects are in packs with a `.promisor` file, never loose. Stock Git takes the store for a partial clone of an
+//!   operator's repository: `git fsck` passes and `git log -p <cluster> -- <host>` works although the trees of other
+//!   hosts are missing.
+//! - A commit with a missing parent is in Git's `shallow` file, so history ends there without an error.
+//! - A pack is added whole or not at all. Every object in it has been hashed.
+//! - HEAD names the cluster's branch. The branch exists exactly while something is deployed.
+//! - No Git configuration is read: neither the host's, nor root's, nor the store's own.
 //!
-//! Whoever changes the store holds the host lock. Who does not may read ([`Store::open_to_read`]); packs that a repack
-//! removes meanwhile stay readable for him, as their files are mapped.
+//! Changing the store needs the host lock. Reading does not ([`Store::open_to_read`]): a reader has its packs mapped, and
+//! can still read them after a repack has removed the files.
 //!
 //! ```text
-//! pack              the stream format, shared with the helper     receive, index   taking a pack in
-//! packs             looking objects up                             walk, shallow    what of a commit is here
-//! refs, ref_files   what is deployed, since when, by whom          export, repack   giving packs out, tidying up
-//! layout, damage    the files, and what a crash or a disk leaves of them
+//! pack              the pack format, shared with the helper      receive, index   add a received pack
+//! packs             look up objects                              walk, shallow    which objects of a commit are here
+//! refs, ref_files   which commit is deployed                     export, repack   write packs
+//! layout, damage    the files of the store; recovery after a crash or a disk error
 //! ```
 
 mod damage;
@@ -47,7 +47,6 @@ use gix_object::{CommitRef, Data, Kind, Tree, TreeRef};
 use self::{error::At, packs::Packs, ref_files::RefFiles};
 pub use self::{
     error::{Result, StoreError},
-    export::Exported,
     receive::Added,
     refs::{Expected, LogEntry},
 };
@@ -56,18 +55,18 @@ use crate::shared::{
     name::ClusterName,
 };
 
-/// The store of one host, opened by who holds the host lock.
+/// The store of one host. Its owner holds the host lock.
 pub struct Store {
     dir: PathBuf,
     packs: Packs,
     refs: RefFiles,
-    /// The indices of packs that were added since.
+    /// The indices of the packs that were added since the store was opened.
     added: Vec<PathBuf>,
-    /// Something that was here could not be read.
+    /// An object that should be here was missing or could not be read.
     is_doubted: bool,
 }
 
-/// A store that can only be read: somebody else may hold the host lock.
+/// A store that can only be read, because another agent may hold the host lock.
 pub struct ReadStore(Store);
 
 impl Deref for ReadStore {
@@ -78,21 +77,21 @@ impl Deref for ReadStore {
     }
 }
 
-/// What a commit says, as far as a host needs to know.
+/// The parts of a commit that a host needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// Its root tree, with the directories of all hosts.
+    /// The root tree, with the directories of all hosts.
     pub tree: TreeId,
-    /// Its parents, which need not be here.
+    /// The parents. They need not be here.
     pub parents: Vec<CommitId>,
-    /// When it was committed, in seconds since 1970.
+    /// The commit time, in seconds since 1970.
     pub seconds: i64,
-    /// The first line of its message, as the author wrote it: not safe for a terminal.
+    /// The first line of the message. It is unchecked, and not safe for a terminal.
     pub summary: Vec<u8>,
 }
 
 impl Store {
-    /// Open the store at `dir`, making it or what is missing of it, and removing what a crash has left.
+    /// Open the store at `dir`. Create whatever is missing, and remove whatever a crash left.
     ///
     /// The caller holds the host lock.
     pub fn open_or_init(dir: &Path) -> Result<Self> {
@@ -103,17 +102,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Remove what a crash has left in the store at `dir`, if there is one. The caller holds the host lock.
+    /// Remove whatever a crash left in the store at `dir`, if there is a store. The caller holds the host lock.
     pub fn sweep(dir: &Path) -> Result<()> {
         layout::sweep(dir)
     }
 
-    /// Remove the locks and temporary files of the store at `dir` that could not be removed when they should have been.
+    /// Remove the lock files and temporary files of the store at `dir`. The caller holds the host lock.
     pub fn sweep_passing(dir: &Path) -> Result<()> {
         layout::sweep_passing(dir)
     }
 
-    /// Take the packs away that were added since the store was opened: nothing that is deployed needs them.
+    /// Remove the packs that were added since the store was opened. Nothing that is deployed needs them.
     pub fn forget_added(&mut self) -> Result<()> {
         for index in std::mem::take(&mut self.added) {
             self.packs.forget(&index);
@@ -122,7 +121,7 @@ impl Store {
         self.update_shallow(std::iter::empty())
     }
 
-    /// Open the store at `dir` without the host lock and without changing anything; `None` if there is none.
+    /// Open the store at `dir` without the host lock, for reading. `None` if there is no store.
     pub fn open_to_read(dir: &Path) -> Result<Option<ReadStore>> {
         let head = dir.join("HEAD");
         if !head.try_exists().at("look at", &head)? {
@@ -142,19 +141,20 @@ impl Store {
         Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new(), is_doubted: false }
     }
 
-    /// What is deployed by the store at `dir`, if there is one: [`Store::deployed`] without looking at any object.
+    /// What is deployed according to the store at `dir`. Like [`Store::deployed`], without opening any pack.
     pub fn deployed_at(dir: &Path) -> Result<Option<(ClusterName, CommitId)>> {
         RefFiles::at(dir).deployed()
     }
 
-    /// The one cluster that the store at `dir` has a branch for, readable or not.
+    /// The only cluster that has a branch in the store at `dir`, even if the branch can't be read. `None` if there are no
+    /// branches or several.
     pub fn only_branch_at(dir: &Path) -> Result<Option<ClusterName>> {
         let names = RefFiles::at(dir).names_in("refs/heads")?;
         let mut clusters = names.iter().filter_map(|name| ClusterName::parse(name.as_bytes()).ok());
         Ok(clusters.next().filter(|_| clusters.next().is_none()))
     }
 
-    /// Where the store is.
+    /// The directory of the store.
     pub fn path(&self) -> &Path {
         &self.dir
     }
@@ -163,13 +163,13 @@ impl Store {
         pack_dir(&self.dir)
     }
 
-    /// The files that were written since the store was opened.
+    /// The files that were written since the store was opened. They are not synced yet.
     pub fn written(&self) -> impl Iterator<Item = PathBuf> {
         let packs = self.added.iter().flat_map(|index| layout::PACK_FILES.map(|end| index.with_extension(end)));
         packs.chain([self.dir.join("shallow")]).filter(|path| path.exists())
     }
 
-    /// Make everything durable that was added so far, and all else on the same file system.
+    /// Make durable whatever was added so far, along with everything else on the same file system.
     pub fn sync(&self) -> Result<()> {
         let dir = File::open(&self.dir).at("open", &self.dir)?;
         #[cfg(target_os = "linux")]
@@ -182,12 +182,11 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an object of any kind is here.
+    /// Whether the object is here, whatever its kind.
     pub fn has(&self, id: &oid) -> bool {
         self.packs.has(id)
     }
 
-    /// Read a commit.
     pub fn commit(&self, id: &CommitId) -> Result<Commit> {
         let data = self.packs.expect(&id.0, Kind::Commit)?;
         let parse = || -> gix_error::Result<Commit> {
@@ -202,19 +201,18 @@ impl Store {
         parse().map_err(|source| StoreError::Corrupt { id: id.0, source })
     }
 
-    /// Read a tree.
     pub fn tree(&self, id: &TreeId) -> Result<Tree> {
         let data = self.packs.expect(&id.0, Kind::Tree)?;
         let tree = TreeRef::from_bytes(&data, HashKind::Sha1);
         tree.map(Tree::from).map_err(|source| StoreError::Corrupt { id: id.0, source })
     }
 
-    /// Read a blob. None here is larger than [`pack::LARGE_BLOB`].
+    /// Read a blob. No blob here is larger than [`pack::LARGE_BLOB`].
     pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
         self.packs.expect(&id.0, Kind::Blob)
     }
 
-    /// How many packs there are: a reason to repack.
+    /// The number of packs. Many packs are a reason to repack.
     pub fn pack_count(&self) -> usize {
         self.packs.len()
     }
@@ -236,5 +234,4 @@ impl gix_object::Exists for Store {
     }
 }
 
-/// Ids of objects, each once.
 type IdSet = std::collections::HashSet<ObjectId>;

@@ -1,7 +1,7 @@
-//! Making text of unknown origin safe to show.
+//! Makes text of unknown origin safe to show, and converts hex digits.
 
-/// `bytes` as one line for a terminal: valid UTF-8 stays, everything that could move the cursor, change colours or
-/// reorder text is shown as an escape (`\n`, `\x1b`, `\u{202e}`).
+/// `bytes` as one line that is safe on a terminal. Valid UTF-8 stays. Whatever could move the cursor, change colours or
+/// reorder text becomes an escape (`\n`, `\x1b`, `\u{202e}`).
 pub fn printable(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -25,7 +25,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes that [`hex`] has written; `None` for what it writes never.
+/// The bytes that [`hex`] wrote as `digits`, or `None` if [`hex`] can't have written them.
 pub fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     let value = |digit: u8| match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -37,7 +37,7 @@ pub fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     if rest.is_empty() { bytes.collect() } else { None }
 }
 
-/// As [`printable`], for text of several lines: line feeds and tabs stay.
+/// Like [`printable`], for text of several lines: line feeds and tabs stay.
 pub fn printable_lines(bytes: &[u8]) -> String {
     let lines: Vec<String> = bytes
         .split(|b| *b == b'\n')
@@ -46,7 +46,7 @@ pub fn printable_lines(bytes: &[u8]) -> String {
     lines.join("\n")
 }
 
-/// Characters that have no shape of their own but change how others are shown: bidirectional overrides, zero-width
+/// Characters that are invisible but change how the text around them is shown: bidirectional overrides, zero-width
 /// characters, line and paragraph separators.
 fn is_invisible_format(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{61c}')

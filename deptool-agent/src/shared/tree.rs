@@ -1,6 +1,6 @@
-//! A host's directory of the config tree, read from Git objects and checked.
+//! Reads a host's directory of the config tree from Git objects, and checks it.
 //!
-//! Whatever gets past here can be written below an app's directory without leaving it.
+//! A tree that was loaded is safe to check out: no path and no symlink in it leaves its app's directory.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -19,21 +19,21 @@ use crate::shared::{
     unit_file::Facts,
 };
 
-/// Directories deeper than this are no configuration.
+/// How deep directories may be nested.
 const MAX_DEPTH: usize = 64;
-/// As many files and directories as a pack may have objects. A few small trees that name each other many times over would
-/// else be a configuration of more files than there are atoms.
+/// How many files and directories a host may have: as many as a pack may have objects. Without a limit, a few small trees
+/// that contain each other many times over would expand to an endless number of files.
 const MAX_ENTRIES: usize = 500_000;
-/// The length of all paths together, in bytes.
+/// The limit for the length of all paths together, in bytes.
 const MAX_PATHS: usize = 64 << 20;
-/// Directories whose files systemd or Podman's generator read.
+/// The directories of an app with files for systemd and for Podman's generator.
 const UNITS: [&[u8]; 2] = [b"systemd/", b"quadlets/"];
-/// The longest symlink target that Linux takes is 4095 bytes.
+/// The longest symlink target that Linux accepts, in bytes.
 const MAX_LINK: usize = 4095;
-/// Manifests and units are written by people or generators, not by enemies.
+/// The limit for the size of a manifest or a unit file, in bytes.
 const MAX_TEXT: usize = 1 << 20;
 
-/// Why a tree can't be deployed. Every text names the path.
+/// Why a tree can't be deployed. Every message names the path or the object.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     #[error("object {id} is missing")]
@@ -42,7 +42,7 @@ pub enum TreeError {
     Unreadable { id: ObjectId, why: String },
     #[error("in the host's directory: {0}")]
     AppName(NameError),
-    #[error("app '{app}' is there twice")]
+    #[error("app '{app}' exists twice")]
     AppTwice { app: AppName },
     #[error("in app '{app}': {source}")]
     Path { app: AppName, source: PathError },
@@ -58,7 +58,7 @@ pub enum TreeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     pub kind: FileKind,
-    /// The content; for a symlink its target.
+    /// The blob with the content of the file, or with the target of the symlink.
     pub id: BlobId,
 }
 
@@ -69,36 +69,36 @@ pub enum FileKind {
     Symlink,
 }
 
-/// One app: all of its files and its manifest.
+/// An app: all of its files and its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
     pub tree: TreeId,
     pub files: BTreeMap<TreePath, Entry>,
     pub manifest: Manifest,
-    /// What files in `systemd/` and `quadlets/` say.
+    /// What is known of the files in `systemd/` and `quadlets/`.
     pub units: BTreeMap<TreePath, Facts>,
 }
 
-/// A host's directory: its apps. Empty for a host from which everything is removed.
+/// The apps of a host. There are none if everything is to be removed from the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostTree {
     pub apps: BTreeMap<AppName, Arc<App>>,
-    /// Entries beside the apps that are not deployed, for a note to the operator.
+    /// Entries of the host's directory that are not apps. The operator is told that they are not deployed.
     pub ignored: Vec<String>,
 }
 
-/// Apps that were read already: the same directory is read once, for however many hosts and commits it is there.
+/// Apps that were read already. An app that several hosts or commits have in common is only read once.
 pub type Apps = BTreeMap<TreeId, Arc<App>>;
 
 impl HostTree {
-    /// Read the host's directory `tree` with all that is below it.
+    /// Read the host's directory `tree` and everything below it.
     ///
-    /// Contents are only read where they matter: manifests and symlinks.
+    /// Of the files, only manifests, units and symlinks are read.
     pub fn load(objects: &dyn Find, tree: TreeId) -> Result<HostTree, TreeError> {
         Self::load_sharing(objects, tree, &mut Apps::new())
     }
 
-    /// As [`HostTree::load`]; apps that are in `known` are not read again, others are added to it.
+    /// Like [`HostTree::load`], but take apps from `known` where they are there, and add the others to it.
     pub fn load_sharing(objects: &dyn Find, tree: TreeId, known: &mut Apps) -> Result<HostTree, TreeError> {
         Self::load_within(Budget { entries: MAX_ENTRIES, paths: MAX_PATHS }, objects, tree, known)
     }
@@ -144,7 +144,7 @@ pub fn root_of(objects: &dyn Find, commit: CommitId) -> Result<TreeId, TreeError
     Ok(TreeId(commit_ref.tree()))
 }
 
-/// The host's directory in the root tree `root`, `None` if there is none.
+/// The directory of `host` in the root tree `root`, or `None` if there is no such directory.
 pub fn host_directory(objects: &dyn Find, root: TreeId, host: &HostName) -> Result<Option<TreeId>, TreeError> {
     let found = entries(objects, root.0)?.into_iter().find(|(name, _, _)| name == host.as_str().as_bytes());
     Ok(found.filter(|(_, kind, _)| *kind == EntryKind::Tree).map(|(_, _, id)| TreeId(id)))
@@ -167,7 +167,7 @@ pub fn entries(objects: &dyn Find, tree: ObjectId) -> Result<Vec<(Vec<u8>, Entry
 }
 
 fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) -> Result<(), TreeError> {
-    // `try_find` may answer with a slice of its own choosing: make it the buffer's whole content.
+    // `try_find` may use only the beginning of the buffer.
     let (kind, length) = match objects.try_find(&id, buffer) {
         Ok(Some(data)) => (data.kind, data.data.len()),
         Ok(None) => return Err(TreeError::Missing { id }),
@@ -181,7 +181,7 @@ fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) 
     }
 }
 
-/// What may still be found in the host's directory.
+/// How much more the host's directory may have.
 struct Budget {
     entries: usize,
     paths: usize,
@@ -227,21 +227,21 @@ fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budge
     Ok(App { tree, files, manifest, units })
 }
 
-/// A hand-made tree can have a file and a directory of one name.
+/// Refuse a file and a directory of the same name. Git never writes such a tree, but somebody else could.
 fn check_no_file_is_a_directory(app: &AppName, files: &BTreeMap<TreePath, Entry>) -> Result<(), TreeError> {
     for path in files.keys() {
         for (at, _) in path.as_bytes().iter().enumerate().filter(|(_, byte)| **byte == b'/') {
             if let Ok(above) = TreePath::parse(&path.as_bytes()[..at])
                 && files.contains_key(&above)
             {
-                return Err(TreeError::Entry { app: app.clone(), path: above, why: "is there twice" });
+                return Err(TreeError::Entry { app: app.clone(), path: above, why: "exists twice" });
             }
         }
     }
     Ok(())
 }
 
-/// A walk over an app's directory.
+/// A walk over the directory of an app.
 struct Walk<'a> {
     objects: &'a dyn Find,
     app: &'a AppName,
@@ -250,13 +250,13 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Add everything below the directory `tree`, which is at `above`, `depth` levels below the app's.
+    /// Add everything in the directory `tree`. Its path is `above`, which is `depth` levels below the app's directory.
     fn directory(&mut self, tree: ObjectId, depth: usize, above: &mut Vec<u8>) -> Result<(), TreeError> {
         let app = self.app;
         let length = above.len();
         for (name, kind, id) in entries(self.objects, tree)? {
             let in_app = |source| TreeError::Path { app: app.clone(), source };
-            // On its own first: a hand-made name with a slash in it would look like a path below.
+            // Check the name alone first: a forged name with a slash in it would pass as a longer path.
             TreePath::check_name(&name).map_err(in_app)?;
             above.truncate(length);
             if depth > 0 {
@@ -288,7 +288,7 @@ impl Walk<'_> {
                 btree_map::Entry::Vacant(place) => place.insert(Entry { kind, id: BlobId(id) }),
                 btree_map::Entry::Occupied(first) => {
                     let path = first.key().clone();
-                    return Err(TreeError::Entry { app: app.clone(), path, why: "is there twice" });
+                    return Err(TreeError::Entry { app: app.clone(), path, why: "exists twice" });
                 }
             };
         }
@@ -296,7 +296,7 @@ impl Walk<'_> {
     }
 }
 
-/// Objects in memory, for the tests of whatever reads trees.
+/// An object database in memory, for tests.
 #[cfg(test)]
 pub mod memory {
     use super::*;
@@ -342,7 +342,8 @@ pub mod memory {
             self.put(Kind::Tree, bytes)
         }
 
-        /// The tree of `files`: path -> content. A path that ends in `*` is executable, in `@` a symlink.
+        /// The tree of `files`, each a path and its content. `*` at the end of a path makes the file executable, `@`
+        /// makes it a symlink.
         pub fn directory(&self, files: &[(&str, &str)]) -> TreeId {
             let mut here: Vec<(Vec<u8>, EntryKind, ObjectId)> = Vec::new();
             let mut below: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
@@ -367,7 +368,7 @@ pub mod memory {
             TreeId(self.tree(&entries))
         }
 
-        /// The host tree of `files`, whose paths begin with the app's name.
+        /// The host tree of `files`. Their paths begin with the name of the app.
         pub fn host(&self, files: &[(&str, &str)]) -> Result<HostTree, TreeError> {
             HostTree::load(self, self.directory(files))
         }

@@ -1,7 +1,7 @@
 //! The messages between helper and agent. Types only.
 //!
-//! After one line of text from each side (`deptool-hello BUILD`, `deptool-agent VERSION BUILD`) both send frames
-//! (see [`crate::shared::frame`]). Both are built from the same sources or they refuse to talk, so messages have no versions.
+//! Each side sends one line of text (`deptool-hello BUILD`, `deptool-agent VERSION BUILD`) and then frames (see
+//! [`crate::shared::frame`]). Messages have no versions, because both sides must be of the same build.
 //!
 //! A deployment, as the helper sends it:
 //!
@@ -9,20 +9,19 @@
 //! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Confirm]  [Keep | Revert]  [Release | Revert]
 //! ```
 //!
-//! With [`Go::AtOnce`] all of it may be sent before the agent has said anything. The agent answers with progress and
-//! notes and exactly one [`Response::Ended`], and asks where it waits, in this order:
+//! With [`Go::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers with
+//! progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this order:
 //!
-//! | agent | waits for | otherwise |
+//! | the agent sends | and waits for | otherwise |
 //! | --- | --- | --- |
-//! | [`Prepared`](Response::Prepared), with [`Go::WhenTold`] | `Activate` | lost link, 30 s of silence, anything else: forgets it |
-//! | [`AwaitsConfirmation`](Response::AwaitsConfirmation), if asked for | `Attach` and `Confirm` on a new connection | time is up, `Revert`: goes back. Losing the old connection is no reason |
-//! | [`Healthy`](Response::Healthy), with [`DecidedBy::Helper`] | `Keep` | lost link, 30 s of silence, anything else: goes back |
-//! | [`Kept`](Response::Kept), durable | `Release` | `Revert`: goes back, as if it had not been kept. A lost link or silence: held for 30 s from what was heard last, then it is done |
+//! | [`Prepared`](Response::Prepared), with [`Go::WhenTold`] | `Activate` | lost connection, 30 s of silence, any other request: discards the deployment |
+//! | [`AwaitsConfirmation`](Response::AwaitsConfirmation), if asked for | `Attach` and `Confirm` on a new connection | time-out, `Revert`: rolls back. A lost connection does not matter |
+//! | [`Healthy`](Response::Healthy), with [`DecidedBy::Helper`] | `Keep` | lost connection, 30 s of silence, any other request: rolls back |
+//! | [`Kept`](Response::Kept), once that is durable | `Release` | `Revert`: rolls back. 30 s without a message, on this or a new connection: keeps the deployment |
 //!
-//! From activation on a deployment outlives its connection. [`Request::Attach`] on another connection, as its first
-//! request, takes the place of the earlier one: the answer is [`Response::Attached`], followed by what the agent said
-//! last of the above if it still waits for the answer; or [`Response::NotRunning`] with how that deployment has ended.
-//! On an attached connection everything is as on the first one.
+//! A deployment outlives its connection from activation on. [`Request::Attach`], as the first request of another
+//! connection, takes the deployment over. The agent answers [`Response::Attached`], and repeats the message of the gate at
+//! which it waits. If the deployment has ended, the agent answers [`Response::NotRunning`] and says how it ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,76 +32,76 @@ use crate::shared::{
     plan::PlanDigest,
 };
 
-/// What the helper asks.
+/// A message from the helper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     Deploy(Box<Deploy>),
-    /// Part of the pack, or of the blob that was announced.
+    /// Part of the pack or of the announced blob.
     Data(Bytes),
     /// The pack is complete.
     PackEnd,
-    /// A blob too large for the pack follows.
+    /// A blob that is too large for the pack follows.
     Blob {
         id: BlobId,
         size: u64,
     },
-    /// Everything that the deployment needs was sent.
+    /// The deployment needs no more objects.
     ObjectsEnd,
-    /// Speak for a deployment that began on another connection.
+    /// Take over a deployment that began on another connection.
     Attach(DeploymentId),
-    /// Every host is prepared: go on.
+    /// Every host is prepared: activate.
     Activate,
-    /// Forget it, if nothing visible has happened yet.
+    /// Discard the deployment, if nothing was changed yet.
     Cancel,
-    /// The host can still be reached from outside: keep what was activated.
+    /// The helper could still connect: keep what was activated.
     Confirm,
     /// All hosts are healthy: keep what was activated.
     Keep,
-    /// Some host is not: go back.
+    /// Another host failed: roll back.
     Revert,
-    /// All hosts have acknowledged: the way back is no longer needed.
+    /// All hosts have kept the deployment: rolling back is no longer possible.
     Release,
-    /// Send the objects that `want` and its history need and `have` does not reach.
+    /// Send the objects of `want` and its history that `have` does not reach.
     Export {
         want: CommitId,
         have: Vec<CommitId>,
     },
-    /// Send the content of a blob that is too large for a pack, from what is checked out.
+    /// Send a blob that is too large for a pack, from the checked-out files.
     ExportBlob(BlobId),
-    /// The last deployments that were tried here, newest first.
+    /// Send the last attempts, newest first.
     Attempts {
         most: u32,
     },
-    /// Compare the host with what was deployed.
+    /// Compare the host with what is deployed.
     Verify,
-    /// Answer at once, so that the way there and back can be timed.
+    /// Answer at once: the helper measures the round-trip time.
     Ping,
-    /// The helper is alive.
+    /// The helper is still there.
     Heartbeat,
 }
 
-/// One deployment.
+/// The request for one deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deploy {
     pub id: DeploymentId,
-    /// The host's directory in the tree.
+    /// The host's directory in the config tree.
     pub host: HostName,
-    /// What `/etc/hostname` is compared with; nothing for a root directory.
+    /// The name that `/etc/hostname` must have. `None` for a root directory.
     pub hostname: Option<HostName>,
     pub cluster: ClusterName,
-    /// What the plan was made from: the lease.
+    /// The lease: what the plan assumes to be deployed.
     pub expected: Lease,
     pub target: Goal,
     pub plan: PlanDigest,
-    /// Who deploys, for the host's history: `Name <address>`.
+    /// The operator, for the host's history: `Name <address>`.
     pub operator: String,
     pub go: Go,
     pub verdict: DecidedBy,
-    /// Go back unless [`Request::Confirm`] comes within so many seconds. Apps can ask for it, too.
+    /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
 }
 
-/// What must be deployed for the deployment to be taken. "Anything" can't be said.
+/// What must be deployed now, or the deployment is refused. There is no variant for "anything", on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lease {
     Absent,
@@ -117,38 +116,39 @@ pub enum Go {
     WhenTold,
 }
 
-/// Who decides that a settled deployment is kept.
+/// Whether host or helper decides to keep a deployment that has settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DecidedBy {
-    /// The host, on its own.
+    /// The host alone.
     Host,
-    /// The helper, with [`Request::Keep`]; silence means going back.
+    /// The helper, with [`Request::Keep`]. Silence means rolling back.
     Helper,
 }
 
-/// What the agent answers.
+/// A message from the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Response {
     /// The first message of every connection.
     Hello(Box<Hello>),
-    /// The pack assumed objects that are not here: send one that assumes nothing.
+    /// The host lacks objects that the pack builds on: send a pack that has everything.
     NeedFull,
     Progress(Phase),
-    /// Something that the operator should know, one line or a few.
+    /// Something that the operator should know, in one or a few lines.
     Note(String),
-    /// Everything is checked and durable, nothing is visible.
+    /// Everything is checked and durable. Nothing was changed yet.
     Prepared,
-    /// [`Request::Attach`]: this connection speaks for the deployment now.
+    /// Answers [`Request::Attach`]: this connection has taken the deployment over.
     Attached,
-    /// [`Request::Attach`]: the deployment is not under way, and will not be. How it ended, if it got as far as activation.
+    /// Answers [`Request::Attach`]: the deployment is not under way and never will be. If it was activated, this says how
+    /// it ended.
     NotRunning(Option<Box<Attempt>>),
-    /// Activated and settled; goes back unless [`Request::Confirm`] comes on a new connection within so many seconds.
+    /// Activated and settled. Rolls back unless [`Request::Confirm`] comes on a new connection within this many seconds.
     AwaitsConfirmation {
         seconds: u16,
     },
-    /// Activated and settled; waits for [`Request::Keep`].
+    /// Activated and settled. Waits for [`Request::Keep`].
     Healthy,
-    /// [`Request::Keep`] was heard, and that is durable; waits for [`Request::Release`].
+    /// Answers [`Request::Keep`], once the deployment is durably kept. Waits for [`Request::Release`].
     Kept,
     /// How the deployment ended.
     Ended(Box<Outcome>),
@@ -156,18 +156,18 @@ pub enum Response {
     Data(Bytes),
     /// The exported pack is complete.
     End,
-    /// The blob that was asked for has this size in bytes and follows; `None`: it is not here.
+    /// Answers [`Request::ExportBlob`]: the blob follows and has this size in bytes. `None` means that it is not here.
     Blob {
         size: Option<u64>,
     },
     Attempts(Vec<Attempt>),
-    /// What is not as it was deployed; empty if everything is.
+    /// Answers [`Request::Verify`]. Empty if everything is as it was deployed.
     Drift(Vec<Drift>),
-    /// The request can't be served. The connection ends.
+    /// The request failed. The connection ends.
     Error(String),
-    /// [`Request::Ping`].
+    /// Answers [`Request::Ping`].
     Pong,
-    /// The agent is alive.
+    /// The agent is still there.
     Heartbeat,
 }
 
@@ -175,14 +175,14 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     pub subject: Subject,
-    /// To follow it in a sentence: "was edited", "was disabled".
+    /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
     pub what: String,
 }
 
-/// What has drifted.
+/// The thing that has drifted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subject {
-    /// An absolute path on the host, for people.
+    /// An absolute path on the host, safe to show.
     Path(String),
     Unit(UnitName),
 }
@@ -196,23 +196,23 @@ impl std::fmt::Display for Drift {
     }
 }
 
-/// What a host says of itself.
+/// The state of the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Made at random when the host's state was created: another one means a reinstalled host.
+    /// A random id that the host chose when its state was created. A new id means that the host was reinstalled.
     pub instance: String,
     pub deployed: Option<Deployed>,
-    /// The last deployment that was tried.
+    /// The last deployment that was activated, however it ended.
     pub last_attempt: Option<Attempt>,
-    /// What this agent found unfinished and mended, in a sentence.
+    /// What this agent recovered from an interrupted deployment, in a sentence.
     pub recovered: Option<String>,
-    /// What an attempt that failed has changed and could not be put back, in sentences. Empty if the host is whole.
+    /// What a failed deployment changed and could not be undone, in sentences. Empty if the host is in order.
     pub broken: Vec<String>,
-    /// Another agent is at work.
+    /// The agent that holds the host's lock, if one does.
     pub busy: Option<Holder>,
 }
 
-/// Bytes that MessagePack carries as such.
+/// Bytes, encoded as MessagePack's binary type.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 

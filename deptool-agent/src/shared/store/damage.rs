@@ -1,4 +1,4 @@
-//! What a store does that has lost objects, to a disk or to a person.
+//! Repairs a store that has lost objects, through a disk error or because somebody deleted files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use crate::shared::store::{
 };
 
 impl Store {
-    /// Something that should be here is not, or can't be read: all of it is looked at in [`Store::drop_damaged`].
+    /// Note that an object that should be here is missing or can't be read, so [`Store::drop_damaged`] has to be called.
     pub fn doubt(&mut self) {
         self.is_doubted = true;
     }
 
-    /// Whether it is to be looked at.
+    /// Whether [`Store::drop_damaged`] has to be called.
     pub fn is_doubted(&self) -> bool {
         self.is_doubted
     }
 
-    /// Remove packs that are not what was written, and let history end where its commits are lost. What is deployed has to
-    /// be in other packs by now. Reads all that there is.
+    /// Remove damaged packs, and end history where commits were lost. The objects that are deployed must already be in
+    /// other packs. This reads every pack.
     pub fn drop_damaged(&mut self) -> Result<()> {
         let indices: Vec<PathBuf> = self.packs.indices().map(Path::to_owned).collect();
         for index in indices {
@@ -36,7 +36,7 @@ impl Store {
         self.end_history_where_it_ends()
     }
 
-    /// Take commits that are lost out of reflogs, and refs of our own that name one away: Git would call the store broken.
+    /// Remove lost commits from reflogs, and refs in `refs/deptool` that name a lost commit. Git would report them as errors.
     fn forget_lost(&self) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
             let log = read_file(path).at("read", path)?;
@@ -51,7 +51,7 @@ impl Store {
         })
     }
 
-    /// A line of a reflog, `<old> <new> …`, without ids that are lost: nothing if that is the new one.
+    /// A line of a reflog, `<old> <new> …`, without lost ids. Returns nothing if the new id is lost.
     fn mended(&self, line: &[u8]) -> Vec<u8> {
         let id = |from: usize| ObjectId::from_hex(line.get(from..from + 40)?).ok();
         let is_known = |id: ObjectId| id.is_null() || self.has(&id);
@@ -64,7 +64,7 @@ impl Store {
         }
     }
 
-    /// Find the ends of history anew if the list of them can't be understood.
+    /// Write the `shallow` file anew if it can't be parsed.
     pub(super) fn mend_shallow(&self) -> Result<()> {
         match self.shallow() {
             Err(StoreError::BadShallow) => {

@@ -1,4 +1,4 @@
-//! Giving out what the host was given: to an operator who has lost it, or never had it.
+//! Exports commits to an operator who lacks them: another operator deployed them, or a repository was lost.
 
 use std::io::Write;
 
@@ -16,26 +16,19 @@ use crate::shared::{
     },
 };
 
-/// How many commits are given out at most.
+/// The most commits that one pack exports.
 const COMMITS: usize = 10_000;
 
-/// What was given out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exported {
-    /// The size of the pack, how many objects it has, its checksum.
-    pub summary: Summary,
-}
-
 impl Store {
-    /// Write a pack of `want` and its history, as far as it is here and `have` does not reach it: commits, their root
-    /// trees, and the host's directory in each. What is not here is left out.
+    /// Write a pack with `want` and its history, without the part of it that `have` reaches. The pack has the commits, their
+    /// root trees, and the host's directory in each. Objects that are not here are left out.
     pub fn export_pack(
         &self,
         want: &CommitId,
         have: &[CommitId],
         host: &HostName,
         out: &mut dyn Write,
-    ) -> Result<Exported> {
+    ) -> Result<Summary> {
         if !self.has(&want.0) {
             return Err(StoreError::Missing(want.0));
         }
@@ -55,10 +48,10 @@ impl Store {
             self.copy_object(id, &mut writer)?;
         }
         let (_, summary) = writer.finish().at("write", &self.dir)?;
-        Ok(Exported { summary })
+        Ok(summary)
     }
 
-    /// The root tree of a commit and what is here of the host's directory, unless already in `seen`.
+    /// Add the root tree of a commit to `found`, and whatever is here of the host's directory. Trees in `seen` are skipped.
     fn collect_commit(
         &self,
         commit: &ObjectId,
@@ -82,7 +75,7 @@ impl Store {
         PackWriter::new(out, objects).at("write", &self.dir)
     }
 
-    /// Add an object that is here to a pack, as it is.
+    /// Copy an object of the store into a pack, compressed as it is.
     pub(super) fn copy_object<W: Write>(&self, id: &ObjectId, writer: &mut PackWriter<W>) -> Result<Written> {
         if let Some((kind, size, zlib)) = self.packs.raw(id) {
             return writer.compressed(kind, size, zlib).at("write", &self.dir);

@@ -1,10 +1,10 @@
-//! The index of a pack, in Git's format (gitformat-pack(5), version 2).
+//! Writes the index of a pack in Git's format (gitformat-pack(5), version 2).
 
 use std::io::{self, Write};
 
 use gix_hash::{Kind as HashKind, ObjectId, hasher};
 
-/// Where one object is in a pack.
+/// The position of one object in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct IndexEntry {
     pub id: ObjectId,
@@ -12,7 +12,7 @@ pub(super) struct IndexEntry {
     pub crc32: u32,
 }
 
-/// Sort `entries` by id, or tell which id is there twice.
+/// Sort `entries` by id. The error is an id that occurs twice.
 pub(super) fn sort(entries: &mut [IndexEntry]) -> Result<(), ObjectId> {
     entries.sort_unstable();
     match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
@@ -21,7 +21,7 @@ pub(super) fn sort(entries: &mut [IndexEntry]) -> Result<(), ObjectId> {
     }
 }
 
-/// Write the index of the pack that ends in `checksum`; `entries` are sorted.
+/// Write the index of the pack whose checksum is `checksum`. `entries` must be sorted.
 pub(super) fn write(out: &mut dyn Write, entries: &[IndexEntry], checksum: &ObjectId) -> io::Result<()> {
     let mut out = Hashed { out, hash: hasher(HashKind::Sha1) };
     out.write_all(b"\xfftOc\0\0\0\x02")?;
@@ -57,6 +57,7 @@ pub(super) fn write(out: &mut dyn Write, entries: &[IndexEntry], checksum: &Obje
     out.flush()
 }
 
+/// Hashes whatever is written to `out`.
 struct Hashed<'a> {
     out: &'a mut dyn Write,
     hash: gix_hash::Hasher,

@@ -1,4 +1,4 @@
-//! The files of the store: made so that stock Git reads it, and swept after a crash.
+//! The files of the store: created so that stock Git can read the store, and cleaned up after a crash.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -9,11 +9,10 @@ use std::{
 
 use crate::shared::store::error::{At, Result};
 
-/// What makes stock Git (2.39 and later) take the store for what it is: objects that are not here are elsewhere, on
-/// purpose. The url is a path at which nothing can be, so that an attempt to fetch one of them fails at once, never
-/// leaves the machine, and says why.
+/// With this configuration stock Git (2.39 and later) accepts that objects are missing. The url is a path that does not
+/// exist: an attempt to fetch a missing object fails at once, on this machine, and the error message shows the reason.
 const CONFIG: &str = "\
-# Written by deptool-agent. This is what the host was ever given: nothing of other hosts is here.
+# Written by deptool-agent. This repository has the history of this host, and nothing of other hosts.
 [core]
 \trepositoryformatversion = 1
 \tfilemode = true
@@ -30,15 +29,15 @@ const CONFIG: &str = "\
 \tauto = false
 ";
 
-/// HEAD before the first deployment: a branch that is not there.
+/// HEAD before the first deployment: it names a branch that does not exist.
 const UNBORN: &str = "ref: refs/heads/main\n";
 
 const DIRECTORIES: [&str; 7] = ["", "objects", "objects/pack", "objects/info", "refs", "refs/heads", "refs/deptool"];
 
-/// The files of a pack of ours, by their suffixes.
+/// The suffixes of the three files of a pack.
 pub(super) const PACK_FILES: [&str; 3] = ["pack", "promisor", "idx"];
 
-/// Make what is missing of a store at `dir`. HEAD comes last: without it Git sees no repository.
+/// Create whatever is missing of a store at `dir`. HEAD comes last: without it Git does not see a repository.
 pub(super) fn complete(dir: &Path) -> Result<()> {
     for name in DIRECTORIES {
         let path = dir.join(name);
@@ -122,7 +121,7 @@ pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> 
     Ok(found)
 }
 
-/// Put `content` at `path` in one step, durable but for the directory's entry.
+/// Replace `path` with `content` atomically. The content is synced, the directory is not.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -136,21 +135,21 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     };
     let result = write();
     if result.is_err() {
-        // Nobody can be told if this fails, too; the sweep gets it.
+        // The error above is the one to report. The next sweep removes the file.
         let _ = fs::remove_file(&temporary);
     }
     result.at("write", path)
 }
 
-/// Remove what a crash has left: temporary files, locks, packs that were cut off or are without their index, the torn
-/// last line of a reflog. Only who holds the host lock may do this.
+/// Remove whatever a crash left: temporary files, lock files, packs that are cut off or lack their index, and the torn last
+/// line of a reflog. The caller holds the host lock.
 pub(super) fn sweep(dir: &Path) -> Result<()> {
     sweep_passing(dir)?;
     visit_files(&dir.join("logs"), &mut mend_reflog)?;
     sweep_packs(&dir.join("objects/pack"))
 }
 
-/// Remove locks and temporary files, by their names alone. Only who holds the host lock may do this.
+/// Remove lock files and temporary files. They are told by their names. The caller holds the host lock.
 pub(super) fn sweep_passing(dir: &Path) -> Result<()> {
     for name in ["config.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"] {
         remove_if_there(&dir.join(name))?;
@@ -186,17 +185,18 @@ fn sweep_packs(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Remove a pack, given by any of its files, and all that Git may have put beside it: first what makes Git see it.
+/// Remove a pack, given by any of its files, along with the files that Git may have added to it. The index goes first,
+/// because Git only sees packs that have an index.
 pub(super) fn remove_pack(file: &Path) -> Result<()> {
     ["idx", "rev", "mtimes", "bitmap", "promisor", "pack"]
         .iter()
         .try_for_each(|suffix| remove_if_there(&file.with_extension(suffix)))
 }
 
-/// Whether a pack has its index, and the end that its index says it has.
+/// Whether a pack has its index, and ends with the checksum that the index names.
 ///
-/// A pack is not synced before it gets its name (the caller does that with all else, before anything depends on it):
-/// after a power cut it may be there shorter than it was.
+/// A pack gets its name before it is synced (the caller syncs it later, before anything depends on it). So after a power
+/// cut it may be shorter than it was.
 fn is_whole(pack: &Path) -> Result<bool> {
     let index = pack.with_extension("idx");
     match (last(pack, 20)?, last(&index, 40)?) {
@@ -205,7 +205,7 @@ fn is_whole(pack: &Path) -> Result<bool> {
     }
 }
 
-/// Whether a pack, given by its index, and the index still are what was written: both end in a digest of what is before.
+/// Whether a pack and its index, given by the index, are undamaged. Each ends with a checksum of everything before.
 pub(super) fn is_sound(index: &Path) -> Result<bool> {
     let pack = index.with_extension("pack");
     Ok(is_whole(&pack)? && is_as_hashed(&pack)? && is_as_hashed(index)?)
@@ -221,7 +221,7 @@ fn is_as_hashed(path: &Path) -> Result<bool> {
     Ok(hash.0.try_finalize().is_ok_and(|digest| digest.as_slice() == end))
 }
 
-/// A hash of what is written to it.
+/// Hashes whatever is written to it.
 struct Hashing(gix_hash::Hasher);
 
 impl Write for Hashing {
@@ -235,7 +235,7 @@ impl Write for Hashing {
     }
 }
 
-/// The last `n` bytes of a file, if it is there and has as many.
+/// The last `n` bytes of a file. `None` if the file is missing or shorter.
 fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
     let mut file = match open_file(path, OpenOptions::new().read(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -249,7 +249,7 @@ fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Cut an unfinished last line off.
+/// Cut off an unfinished last line.
 fn mend_reflog(path: &Path) -> Result<()> {
     if last(path, 1)?.is_none_or(|end| end == b"\n") {
         return Ok(());
@@ -263,7 +263,7 @@ fn mend_reflog(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Call `each` with every file at or below `dir`, which need not be there.
+/// Call `each` with every file below `dir`, which need not exist.
 pub(super) fn visit_files(dir: &Path, each: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,7 +1,7 @@
-//! Packs without deltas, as they travel between helper and agent: read with distrust, written in one pass.
+//! Reads and writes the packs that travel between helper and agent. Packs that are read are not trusted.
 //!
-//! The format is Git's, gitformat-pack(5), version 2. Deltas are refused: neither side ever sends one, and a hostile
-//! one can make a few bytes explode into gigabytes. Both directions hold one object at a time.
+//! The format is Git's, gitformat-pack(5), version 2. Deltas are refused: neither side sends any, and a hostile delta can
+//! expand a few bytes to gigabytes. Reader and writer hold one object in memory at a time.
 
 use std::io::{self, BufRead, Write};
 
@@ -10,19 +10,19 @@ use gix_object::Kind;
 use gix_zlib::{Decompress, FlushDecompress, Status};
 use zlib_rs::crc32::crc32;
 
-/// Blobs of this size and more, in bytes, travel outside of packs and are never in a host's store.
+/// Blobs of this size and more, in bytes, travel outside of packs, and are never in a host's store.
 pub const LARGE_BLOB: u64 = 4 << 20;
 
-/// What a pack may cost the one who reads it.
+/// Limits for a pack that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The size of one object in bytes.
+    /// The size of one object, in bytes.
     pub object: u64,
-    /// How many objects.
+    /// The number of objects.
     pub objects: u32,
-    /// The size of the pack in bytes.
+    /// The size of the pack, in bytes.
     pub pack: u64,
-    /// The size of all objects together in bytes.
+    /// The size of all objects together, in bytes.
     pub inflated: u64,
 }
 
@@ -35,47 +35,37 @@ impl Default for Limits {
 /// Why a pack was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The bytes could not be read.
     #[error("could not read the pack")]
     Read(#[source] io::Error),
-    /// What was read could not be stored.
+    /// The copy of the pack could not be written.
     #[error("could not store the pack")]
     Write(#[source] io::Error),
-    /// It ends too early.
     #[error("the pack is cut off")]
     CutOff,
-    /// It does not begin as a pack does.
     #[error("not a pack of version 2")]
     NotAPack,
-    /// It has more objects, or more bytes, than is allowed.
     #[error("the pack is too large: more than {limit} {unit}")]
     TooLarge {
-        /// How much is allowed.
         limit: u64,
-        /// Of what.
+        /// What is limited: `objects`, `bytes` …
         unit: &'static str,
     },
-    /// One object is larger than is allowed.
     #[error("an object of {size} bytes is too large for a pack (limit: {limit})")]
     ObjectTooLarge {
-        /// Its size in bytes, as announced.
+        /// The size in bytes that the entry announces.
         size: u64,
-        /// How much is allowed.
         limit: u64,
     },
-    /// It has a delta.
     #[error("the pack has a delta, which is not allowed")]
     Delta,
-    /// It has something else than commits, trees, blobs and tags.
     #[error("the pack has an object of the unknown type {0}")]
     Type(u8),
-    /// Its compressed data are no zlib stream of the announced size.
+    /// The data of an object are not a zlib stream of the announced size.
     #[error("the pack has an object with corrupt data")]
     Corrupt,
-    /// It has an object twice.
     #[error("the pack has object {0} twice")]
     Twice(ObjectId),
-    /// Its checksum, or the hash of an object, could not be computed or is another.
+    /// The checksum does not match, or a SHA-1 collision attack was detected.
     #[error("the checksum of the pack is wrong")]
     Checksum,
 }
@@ -83,32 +73,30 @@ pub enum PackError {
 /// One object of a pack that is being read.
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// Computed from the bytes.
+    /// The id, computed from kind and data.
     pub id: ObjectId,
-    /// What it says it is.
     pub kind: Kind,
-    /// The whole object.
     pub data: &'a [u8],
-    /// Where its entry begins, in bytes from the pack's beginning.
+    /// The position of the entry in the pack, in bytes.
     pub offset: u64,
-    /// Over the entry's bytes in the pack.
+    /// The CRC-32 of the entry in the pack.
     pub crc32: u32,
 }
 
-/// A pack that was read to its end and is what its checksum says.
+/// A pack that was read or written as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The SHA-1 of all before it: the last 20 bytes of the pack.
+    /// The last 20 bytes of the pack: the SHA-1 of everything before them.
     pub checksum: ObjectId,
-    /// How many objects it has.
+    /// The number of objects.
     pub objects: u32,
-    /// Its size in bytes.
+    /// The size of the pack, in bytes.
     pub bytes: u64,
 }
 
-/// Read one pack from `input`, not a byte further, copying its bytes to `copy` and giving each object to `each`.
+/// Read one pack from `input`, and not a byte more. Copy its bytes to `copy`, and call `each` with every object.
 ///
-/// Nothing that was copied or given may be relied on before this returns `Ok`.
+/// The copy and the objects are only valid if this returns `Ok`.
 pub fn read(
     input: &mut dyn BufRead,
     limits: &Limits,
@@ -149,7 +137,7 @@ fn read_header(tap: &mut Tap<'_>, limits: &Limits) -> Result<u32, PackError> {
     Ok(objects)
 }
 
-/// The type and the size of the next entry.
+/// Read the kind and the size of the next entry.
 fn read_entry_header(tap: &mut Tap<'_>) -> Result<(Kind, u64), PackError> {
     let mut byte = tap.byte()?;
     let kind = match (byte >> 4) & 7 {
@@ -164,7 +152,7 @@ fn read_entry_header(tap: &mut Tap<'_>) -> Result<(Kind, u64), PackError> {
     let mut shift = 4;
     while byte & 0x80 != 0 {
         byte = tap.byte()?;
-        // No object that is allowed needs more: beyond this the sender only plays with us.
+        // No object within the limits needs more than 50 bits.
         if shift > 50 {
             return Err(PackError::ObjectTooLarge { size: u64::MAX, limit: 1 << shift });
         }
@@ -174,14 +162,14 @@ fn read_entry_header(tap: &mut Tap<'_>) -> Result<(Kind, u64), PackError> {
     Ok((kind, size))
 }
 
-/// Inflates one entry after the other into the same memory.
+/// Inflates one entry after another into the same memory.
 struct Inflate {
     state: Decompress,
     data: Vec<u8>,
 }
 
 impl Inflate {
-    /// Inflate one entry that has to have `size` bytes. Memory grows with what arrives, not with what is announced.
+    /// Inflate one entry of exactly `size` bytes. Memory grows with the data that arrive, not with the announced size.
     fn entry(&mut self, tap: &mut Tap<'_>, size: u64) -> Result<(), PackError> {
         let mut chunk = [0u8; 16 << 10];
         self.state.reset();
@@ -210,7 +198,7 @@ impl Inflate {
     }
 }
 
-/// Counts, hashes and copies what is taken from `input`.
+/// Counts, hashes and copies whatever is read from `input`.
 struct Tap<'a> {
     input: &'a mut dyn BufRead,
     copy: &'a mut dyn Write,
@@ -231,7 +219,7 @@ impl<'a> Tap<'a> {
         Ok(byte)
     }
 
-    /// Take `n` bytes, which the last `fill_buf` has returned.
+    /// Consume `n` of the bytes that the last `fill_buf` returned.
     fn consume(&mut self, n: usize) -> Result<(), PackError> {
         self.bytes += n as u64;
         if self.bytes > self.limit {
@@ -245,7 +233,7 @@ impl<'a> Tap<'a> {
         Ok(())
     }
 
-    /// The checksum that ends a pack: compare and copy it.
+    /// Read, compare and copy the checksum at the end of the pack.
     fn trailer(self, objects: u32) -> Result<Summary, PackError> {
         let mut announced = [0u8; 20];
         self.input.read_exact(&mut announced).map_err(|error| match error.kind() {
@@ -261,7 +249,7 @@ impl<'a> Tap<'a> {
     }
 }
 
-/// Writes a pack of a number of objects that is known from the start.
+/// Writes a pack. The number of objects must be known at the beginning.
 pub struct PackWriter<W> {
     out: W,
     hash: Hasher,
@@ -271,7 +259,7 @@ pub struct PackWriter<W> {
 }
 
 impl<W: Write> PackWriter<W> {
-    /// Begin a pack of exactly `objects` objects.
+    /// Begin a pack with exactly `objects` objects.
     pub fn new(out: W, objects: u32) -> io::Result<Self> {
         let mut writer = PackWriter { out, hash: hasher(HashKind::Sha1), bytes: 0, objects, left: objects };
         writer.put(b"PACK\0\0\0\x02")?;
@@ -279,12 +267,12 @@ impl<W: Write> PackWriter<W> {
         Ok(writer)
     }
 
-    /// Add an object whose zlib stream is at hand.
+    /// Add an object that is already compressed. `size` is its size before compression.
     pub fn compressed(&mut self, kind: Kind, size: u64, zlib: &[u8]) -> io::Result<Written> {
         self.entry(kind, size, &[zlib])
     }
 
-    /// Add an object as it is, in a zlib stream that does not compress: whoever only copies needs no compressor.
+    /// Add an object in a zlib stream that does not compress. This way the agent needs no compressor.
     pub fn stored(&mut self, kind: Kind, data: &[u8]) -> io::Result<Written> {
         let mut parts: Vec<Vec<u8>> = vec![vec![0x78, 0x01]];
         let blocks = data.len().div_ceil(0xffff).max(1);
@@ -318,7 +306,7 @@ impl<W: Write> PackWriter<W> {
         self.out.write_all(bytes)
     }
 
-    /// End the pack; it is an error if objects are still owed.
+    /// Write the checksum. It is an error if fewer objects were added than announced.
     pub fn finish(mut self) -> io::Result<(W, Summary)> {
         if self.left > 0 {
             return Err(io::Error::other("fewer objects than announced"));
@@ -330,12 +318,12 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// Where an entry was written.
+/// An entry that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// In bytes from the pack's beginning.
+    /// The position of the entry in the pack, in bytes.
     pub offset: u64,
-    /// Over the entry's bytes.
+    /// The CRC-32 of the entry.
     pub crc32: u32,
 }
 
@@ -356,10 +344,10 @@ fn entry_header(kind: Kind, size: u64) -> Vec<u8> {
     header
 }
 
-/// The checksum at the end of a zlib stream, RFC 1950.
+/// The checksum at the end of a zlib stream (RFC 1950).
 fn adler32(data: &[u8]) -> u32 {
     let (mut a, mut b) = (1u32, 0u32);
-    // As many bytes as can't overflow before the sums are reduced.
+    // The largest number of bytes for which the sums can't overflow.
     for chunk in data.chunks(5552) {
         for byte in chunk {
             a += u32::from(*byte);

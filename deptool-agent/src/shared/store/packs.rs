@@ -1,4 +1,4 @@
-//! Looking objects up in the packs of the store.
+//! Looks up objects in the packs of the store.
 
 use std::{
     cell::OnceCell,
@@ -16,22 +16,22 @@ use gix_zlib::{Inflate, Status};
 
 use crate::shared::store::error::{At, Result, StoreError};
 
-/// No object that the store was given needs more memory: what asks for it is a corrupt or foreign pack.
+/// The limit for the memory that one object may take, in bytes. Only a corrupt or foreign pack can exceed it.
 const ALLOCATION: usize = 64 << 20;
 
 /// All packs of the store, the newest last.
 ///
-/// There are no loose objects, no alternates and no configuration to look at, which is why this is not `gix-odb`.
+/// The store has no loose objects, no alternates and no configuration to obey, so it does not need `gix-odb`.
 pub(super) struct Packs {
     packs: Vec<Pack>,
-    /// Its state is large and made once.
+    /// Shared, because creating one is expensive.
     inflate: Mutex<Inflate>,
 }
 
-/// A pack, opened when something is first looked for in it: mostly the newest have what is asked for.
+/// A pack. It is opened at the first look-up, because mostly the newest packs have what is needed.
 struct Pack {
     index: PathBuf,
-    /// `None` if it can't be read: what is missing for that is asked of the helper again.
+    /// `None` if the pack can't be read. Its objects then count as missing, and the helper sends them again.
     bundle: OnceCell<Option<Bundle>>,
 }
 
@@ -52,15 +52,15 @@ fn open(index: &Path) -> gix_error::Result<Bundle> {
 }
 
 impl Packs {
-    /// The packs in `dir` that have an index, for who holds the host lock: nobody else removes any.
+    /// The packs in `dir` that have an index. The caller holds the host lock, so that no pack is removed meanwhile.
     pub fn list(dir: &Path) -> Result<Self> {
         let packs = list(dir)?.iter().map(|index| Pack::at(index)).collect();
         Ok(Packs { packs, inflate: Mutex::new(Inflate::default()) })
     }
 
-    /// The same, with all of them opened at once. What is in one that can't be read is missing.
+    /// Like [`Packs::list`], but open all packs now. The objects of a pack that can't be read count as missing.
     ///
-    /// For a reader without the host lock a repack may remove what was just listed: then it is listed again.
+    /// This is for readers without the host lock: if a repack removes a pack that was just listed, the packs are listed again.
     pub fn open_all(dir: &Path) -> Result<Self> {
         let mut tries = 3;
         loop {
@@ -83,22 +83,21 @@ impl Packs {
         self.packs.iter().any(|pack| pack.index == index)
     }
 
-    /// How many packs there are.
     pub fn len(&self) -> usize {
         self.packs.len()
     }
 
-    /// The paths of all indices.
+    /// The paths of the indices of all packs.
     pub fn indices(&self) -> impl Iterator<Item = &Path> {
         self.packs.iter().map(|pack| pack.index.as_path())
     }
 
-    /// Forget the pack with this index.
+    /// Stop using the pack with this index.
     pub fn forget(&mut self, index: &Path) {
         self.packs.retain(|pack| pack.index != index);
     }
 
-    /// Forget all packs but the one with this index.
+    /// Stop using all packs except the one with this index.
     pub fn keep_only(&mut self, index: &Path) {
         self.packs.retain(|pack| pack.index == index);
     }
@@ -108,12 +107,12 @@ impl Packs {
         bundles.find_map(|bundle| bundle.index.lookup(id).map(|at| (bundle, at)))
     }
 
-    /// Whether an object is there. No file is read for this but indices.
+    /// Whether there is an object with this id. This reads only indices.
     pub fn has(&self, id: &oid) -> bool {
         self.locate(id).is_some()
     }
 
-    /// Decode an object into `buffer`, if it is there.
+    /// Decode an object into `buffer`. `None` if it is not here.
     pub fn read<'a>(&self, id: &oid, buffer: &'a mut Vec<u8>) -> gix_error::Result<Option<Data<'a>>> {
         let Some((bundle, at)) = self.locate(id) else { return Ok(None) };
         let mut inflate = self.inflate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +120,7 @@ impl Packs {
         Ok(Some(data))
     }
 
-    /// Decode an object that has to be there and to be a `wanted`.
+    /// Decode an object. It is an error if the object is missing or of another kind than `wanted`.
     pub fn expect(&self, id: &oid, wanted: Kind) -> Result<Vec<u8>> {
         let mut buffer = Vec::new();
         match self.read(id, &mut buffer) {
@@ -132,8 +131,8 @@ impl Packs {
         }
     }
 
-    /// An object's kind, its size and its zlib stream as it is in the pack; `None` if it is a delta there (Git's own
-    /// `repack` was run here) or not there at all.
+    /// The kind and size of an object, and its zlib stream as it is in the pack. `None` if the object is missing, or is a
+    /// delta because somebody ran `git repack` here.
     pub fn raw(&self, id: &ObjectId) -> Option<(Kind, u64, &[u8])> {
         let (bundle, at) = self.locate(id)?;
         let entry = bundle.pack.entry(bundle.index.pack_offset_at_index(at)).ok()?;

@@ -1,4 +1,4 @@
-//! Taking a pack in.
+//! Adds a received pack to the store.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,20 +21,19 @@ use crate::shared::{
     },
 };
 
-/// What a received pack had.
+/// The contents of a received pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Added {
-    /// Its size, how many objects it had, its checksum.
     pub summary: Summary,
-    /// Its commits, in its order.
+    /// The commits, in the order of the pack.
     pub commits: Vec<CommitId>,
 }
 
 impl Store {
-    /// Take one pack from `input`, not a byte further, and make its objects part of the store.
+    /// Read one pack from `input`, and not a byte more, and add its objects to the store.
     ///
-    /// Every object is hashed on the way. A pack that is cut off, corrupt, above `limits` or has deltas leaves nothing
-    /// behind. What is added is durable only when [`Store::written`] is.
+    /// Every object is hashed. A pack that is cut off, corrupt, above `limits` or that has deltas leaves nothing behind. The
+    /// caller has to sync the files in [`Store::written`].
     pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Added> {
         let dir = self.pack_dir();
         let mut temporary = Temporary::create(&dir, "pack")?;
@@ -58,9 +57,10 @@ impl Store {
         Ok(Added { summary, commits: history.commits.into_iter().map(|commit| CommitId(commit.0)).collect() })
     }
 
-    /// Give a written pack its name, its mark and its index: the index last, for it is what makes Git see the pack.
+    /// Give a written pack its name, its `.promisor` file and its index. The index comes last, because Git only sees packs
+    /// that have an index.
     ///
-    /// Returns the index; `None` if the pack was there already.
+    /// Returns the path of the index, or `None` if the store had the pack already.
     pub(super) fn publish(
         &mut self,
         pack: Temporary,
@@ -88,7 +88,7 @@ impl Store {
             index.rename(&index_path)
         };
         if let Err(error) = name() {
-            // Nobody can be told if this fails, too; the sweep at the next opening gets it.
+            // The error above is the one to report. The next sweep removes what is left.
             let _ = remove_pack(&index_path);
             return Err(error);
         }
@@ -97,7 +97,8 @@ impl Store {
     }
 }
 
-/// So many parents the commits of one pack may have together. They are held in memory, and compress well.
+/// The most parents that all commits of one pack may have together. They are held in memory, and a hostile pack can have
+/// many of them in few compressed bytes.
 const PARENTS: usize = 2_000_000;
 
 /// The commits of a pack and their parents.
@@ -121,7 +122,7 @@ impl History {
     }
 }
 
-/// A file in the making, gone if it is not renamed.
+/// A temporary file. It is removed when dropped, unless it was renamed.
 pub(super) struct Temporary {
     pub file: File,
     path: PathBuf,
@@ -129,7 +130,7 @@ pub(super) struct Temporary {
 }
 
 impl Temporary {
-    /// A new file in `dir`, named as Git names its own, so that Git's housekeeping knows it too.
+    /// Create a file in `dir`. It is named like Git's temporary files, so that `git gc` cleans it up, too.
     pub fn create(dir: &Path, kind: &str) -> Result<Self> {
         for n in 0..u32::MAX {
             let path = dir.join(format!("tmp_{kind}_{}_{n}", std::process::id()));
@@ -152,7 +153,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.keep {
-            // Nobody can be told here; the sweep at the next opening gets it.
+            // `drop` can't report an error. The next sweep removes the file.
             let _ = remove_if_there(&self.path);
         }
     }

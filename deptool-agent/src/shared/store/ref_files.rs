@@ -1,8 +1,8 @@
-//! Refs as Git keeps them in files: loose ones, `packed-refs`, reflogs, and the locks by which Git's own commands and
-//! we keep out of each other's way.
+//! Refs in Git's file format: loose refs, `packed-refs` and reflogs, with Git's lock files, so that Git's own commands can
+//! run at the same time.
 //!
-//! As gix-ref does it, but for the few cases there are here: that crate would make a quarter of a megabyte of the
-//! agent. Names come from validated types or constants; no name is a directory of another one.
+//! This is a small part of what gix-ref does. That crate would add a quarter of a megabyte to the agent. Ref names come
+//! from validated types or constants, and no name is a directory of another name.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,10 +18,10 @@ use crate::shared::store::{
     layout::{open_file, read_file, remove_if_there, replace},
 };
 
-/// A reflog longer than this, in bytes, loses its older half. It has some 150 for each deployment.
+/// A reflog that is longer than this many bytes loses its older half. A deployment takes about 150 bytes.
 const LONG_LOG: u64 = 256 * 1024;
 
-/// What a ref says.
+/// The value of a ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Object(ObjectId),
@@ -39,7 +39,7 @@ impl RefFiles {
         RefFiles { dir: dir.to_owned() }
     }
 
-    /// Read a ref; `None` if there is none.
+    /// Read a ref. `None` if it does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Target>> {
         let path = self.dir.join(name);
         let content = match read_file(&path) {
@@ -73,7 +73,7 @@ impl RefFiles {
         }
     }
 
-    /// Lock a ref against everybody who knows Git's locks.
+    /// Lock a ref, as Git's own commands do.
     pub fn lock(&self, name: &str) -> Result<RefLock<'_>> {
         let path = self.dir.join(name);
         let parent = path.parent().unwrap_or(&self.dir);
@@ -81,7 +81,7 @@ impl RefFiles {
         Ok(RefLock { refs: self, name: name.to_owned(), lock: LockFile::take(&path)? })
     }
 
-    /// Take a ref out of `packed-refs`. The comment line of an annotated tag (`^…`) goes with it.
+    /// Remove a ref from `packed-refs`, along with the line of a peeled tag (`^…`) that may follow it.
     fn remove_packed(&self, name: &str) -> Result<()> {
         let path = self.dir.join("packed-refs");
         if !path.try_exists().at("look at", &path)? {
@@ -115,7 +115,7 @@ impl RefFiles {
         self.dir.join("logs").join(name)
     }
 
-    /// Give `to` the log of `from`, if that has one.
+    /// Copy the reflog of `from` to `to`, if `from` has a reflog.
     pub fn copy_log(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (self.log_path(from), self.log_path(to));
         let parent = to.parent().unwrap_or(&self.dir);
@@ -127,7 +127,7 @@ impl RefFiles {
     }
 }
 
-/// A ref that nobody else changes.
+/// A locked ref. The lock is released when this is dropped.
 #[must_use]
 pub(super) struct RefLock<'a> {
     refs: &'a RefFiles,
@@ -136,7 +136,7 @@ pub(super) struct RefLock<'a> {
 }
 
 impl RefLock<'_> {
-    /// What the ref says. What can't be read counts as nothing, so that it can be replaced.
+    /// The value of the ref. A damaged ref counts as absent, so that it can be replaced.
     pub fn read(&self) -> Result<Option<Target>> {
         match self.refs.read(&self.name) {
             Err(StoreError::BadRef { .. }) => Ok(None),
@@ -144,8 +144,7 @@ impl RefLock<'_> {
         }
     }
 
-    /// Let the ref name `new`, and its log say so: `line` is all of the entry but the ids. What is written is on disk
-    /// before it has its name.
+    /// Set the ref to `new`. If there is a `line`, add it to the reflog after the two ids.
     pub fn set(mut self, new: &Target, line: Option<&str>) -> Result<()> {
         if let (Target::Object(id), Some(line)) = (new, line) {
             let old = match self.read()? {
@@ -167,7 +166,7 @@ impl RefLock<'_> {
         self.lock.commit(content.as_bytes())
     }
 
-    /// Remove the ref and its log: first where it would show through, last where it decides.
+    /// Remove the ref and its reflog. The loose file goes last: until then it hides the entry in `packed-refs`.
     pub fn remove(self) -> Result<()> {
         remove_if_there(&self.refs.log_path(&self.name))?;
         self.refs.remove_packed(&self.name)?;
@@ -175,7 +174,7 @@ impl RefLock<'_> {
     }
 }
 
-/// Keep the last lines of a log that has got long.
+/// Drop the older half of a reflog that has become too long.
 fn shorten_log(path: &Path) -> Result<()> {
     if fs::metadata(path).map_or(0, |meta| meta.len()) <= LONG_LOG {
         return Ok(());
@@ -186,7 +185,7 @@ fn shorten_log(path: &Path) -> Result<()> {
     replace(path, &log[from..])
 }
 
-/// `<path>.lock`, gone when dropped, or become `path`.
+/// The lock file `<path>.lock`. It is renamed to `path` by [`LockFile::commit`], or removed when dropped.
 struct LockFile {
     file: File,
     path: PathBuf,
@@ -204,7 +203,7 @@ impl LockFile {
     }
 
     fn commit(&mut self, content: &[u8]) -> Result<()> {
-        // Not synced: the journal has the change too, and does it again if it is lost.
+        // Not synced: the journal records the change, too, and recovery repeats it if it was lost.
         let written = self.file.write_all(content);
         written.and_then(|()| fs::rename(&self.lock, &self.path)).at("write", &self.path)?;
         self.held = false;
@@ -215,18 +214,18 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         if self.held {
-            // Nobody can be told here; the sweep at the next opening gets it.
+            // `drop` can't report an error. The next sweep removes the file.
             let _ = remove_if_there(&self.lock);
         }
     }
 }
 
-/// Whether a line of `packed-refs` is that of a ref.
+/// Whether `line` of `packed-refs` is the line of the ref `name`.
 fn names(line: &[u8], name: &str) -> bool {
     line.len() == 41 + name.len() && line[40] == b' ' && &line[41..] == name.as_bytes()
 }
 
-/// Not there, or a directory where refs like it were once.
+/// Whether there is no such file. A directory can be in its place if refs with longer names were there once.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory)
 }

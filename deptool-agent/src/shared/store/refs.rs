@@ -1,4 +1,4 @@
-//! What is deployed: one branch, named after the cluster, to which HEAD points.
+//! The branch that records what is deployed. It is named after the cluster, and HEAD points to it.
 
 use crate::shared::{
     id::CommitId,
@@ -10,27 +10,27 @@ use crate::shared::{
     },
 };
 
-/// How many tips of removed branches are kept.
+/// How many removed branches are kept under `refs/deptool/removed`.
 const KEPT_REMOVED: usize = 10;
 const TARGET: &str = "refs/deptool/target";
 
-/// What has to be deployed for a change to happen.
+/// What a change expects to be deployed. If it is not, the change fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// Whatever: only recovery may ask for this, for which the journal decides.
+    /// Anything. Only for recovery, where the journal decides.
     Any,
-    /// Nothing.
+    /// Nothing is deployed.
     Absent,
-    /// This commit.
+    /// This commit is deployed.
     At(CommitId),
 }
 
-/// Who does something, when and why, for the reflog.
+/// An entry for the reflog, without the object ids. Characters that would break the line are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogEntry<'a> {
-    /// A person's name. Characters that would break the log's lines are left out, here and below.
+    /// The operator's name.
     pub name: &'a str,
-    /// A person's address.
+    /// The operator's address.
     pub email: &'a str,
     /// Seconds since 1970.
     pub seconds: i64,
@@ -49,7 +49,7 @@ impl RefFiles {
         }
     }
 
-    /// The branch that HEAD names, if it is there.
+    /// The branch that HEAD names and its commit, if the branch exists.
     pub(super) fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
         let Some(Target::Symbolic(branch)) = self.read("HEAD")? else { return Ok(None) };
         let Some(short) = branch.strip_prefix("refs/heads/") else { return Ok(None) };
@@ -62,14 +62,14 @@ impl RefFiles {
 }
 
 impl Store {
-    /// What is deployed, and as which cluster.
+    /// The commit that is deployed, and its cluster.
     pub fn deployed(&self) -> Result<Option<(ClusterName, CommitId)>> {
         self.refs.deployed()
     }
 
-    /// Say that `new` is deployed as `cluster`, if what is deployed is what was `expected`.
+    /// Record that `new` is deployed as `cluster`, if `expected` is what is deployed now: a compare-and-swap.
     ///
-    /// A host belongs to one cluster: while another one is deployed this is [`StoreError::Stale`] too.
+    /// A host belongs to one cluster. While another cluster is deployed, this fails with [`StoreError::Stale`], too.
     pub fn set_deployed(
         &mut self,
         cluster: &ClusterName,
@@ -82,16 +82,16 @@ impl Store {
         let actual = self.deployed_under_lock(expected)?;
         check(cluster, expected, &actual)?;
         if actual.is_none() {
-            // Before the branch is there, so that the branch alone decides whether anything is deployed.
+            // HEAD first: it has no effect until the branch exists, so creating the branch is the atomic step.
             self.refs.lock("HEAD")?.set(&Target::Symbolic(branch.clone()), None)?;
         }
         lock.set(&Target::Object(new.0), Some(&log.line()))
     }
 
-    /// Say that nothing is deployed any more. The last commit and the log of the branch stay under
-    /// `refs/deptool/removed/<cluster>/<seconds>`, whose name is returned.
+    /// Record that nothing is deployed any more. The last commit and the reflog stay under
+    /// `refs/deptool/removed/<cluster>/<seconds>`. Returns the name of that ref.
     ///
-    /// Doing it again with the same `log` after a crash ends in the same.
+    /// This is idempotent: it can be repeated with the same `log` after a crash.
     pub fn remove(&mut self, cluster: &ClusterName, expected: Expected, log: LogEntry<'_>) -> Result<Option<String>> {
         let branch = branch_name(cluster);
         let lock = self.refs.lock(&branch)?;
@@ -106,7 +106,7 @@ impl Store {
         Ok(Some(kept))
     }
 
-    /// Of what was removed only the last few are kept.
+    /// Delete the oldest removed branches of `cluster`, but keep the last few.
     fn forget_removed(&mut self, cluster: &ClusterName) -> Result<()> {
         let prefix = format!("refs/deptool/removed/{cluster}");
         // `<seconds>` and `<seconds>-<n>`.
@@ -127,12 +127,12 @@ impl Store {
         })
     }
 
-    /// Note which commit is being tried.
+    /// Record the commit of an attempt that begins.
     pub fn set_target(&mut self, commit: &CommitId) -> Result<()> {
         self.refs.lock(TARGET)?.set(&Target::Object(commit.0), None)
     }
 
-    /// What is deployed; a branch that can't be read is none for who does not expect anything of it.
+    /// What is deployed. With [`Expected::Any`], a branch that can't be read counts as absent, so that recovery can replace it.
     fn deployed_under_lock(&self, expected: Expected) -> Result<Option<(ClusterName, CommitId)>> {
         match (self.deployed(), expected) {
             (Err(StoreError::BadRef { .. }), Expected::Any) => Ok(None),
@@ -140,7 +140,7 @@ impl Store {
         }
     }
 
-    /// A name that is free, or was used for the same removal already.
+    /// A ref name that is free, or that an interrupted run of the same removal already used.
     fn name_for_removed(&self, cluster: &ClusterName, tip: &CommitId, seconds: i64) -> Result<String> {
         let base = format!("refs/deptool/removed/{cluster}/{seconds}");
         let mut name = base.clone();
@@ -166,14 +166,14 @@ fn check(cluster: &ClusterName, expected: Expected, actual: &Option<(ClusterName
 }
 
 impl LogEntry<'_> {
-    /// An entry of a reflog but for the ids.
+    /// The line in the reflog, without the two ids at its beginning.
     fn line(self) -> String {
         let (name, email) = (without(self.name, "<>"), without(self.email, "<>"));
         format!("{} <{}> {} +0000\t{}", name.trim(), email.trim(), self.seconds, without(self.message, ""))
     }
 }
 
-/// `text` without control characters and without those in `also`.
+/// `text` without control characters and without the characters in `also`.
 fn without(text: &str, also: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !also.contains(*c)).collect()
 }

@@ -1,4 +1,4 @@
-//! Making one pack of many.
+//! Combines many packs into one.
 
 use std::{
     fs::{self, File},
@@ -21,10 +21,10 @@ use crate::shared::{
 };
 
 impl Store {
-    /// If there are more than `limit` packs: one pack of all that refs, reflogs and `roots` reach, in place of all.
+    /// If there are more than `limit` packs, replace them with one pack of everything that refs, reflogs and `roots` reach.
     ///
-    /// What nothing reaches is gone afterwards. A crash at any point leaves at least everything that is reachable.
-    /// Returns whether anything was done.
+    /// Unreachable objects are dropped. A crash at any point leaves at least everything that is reachable. Returns whether
+    /// the store was repacked.
     pub fn repack_if_many(&mut self, limit: usize, roots: &[CommitId]) -> Result<bool> {
         if self.pack_count() <= limit {
             return Ok(false);
@@ -47,7 +47,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Remove the packs of these indices but for the one to keep, and what Git has derived from them.
+    /// Remove the packs with the indices `old`, except `keep`, and the files that Git derived from them.
     fn retire(&mut self, old: &[PathBuf], keep: &Path) -> Result<()> {
         self.packs.keep_only(keep);
         for name in ["objects/pack/multi-pack-index", "objects/info/commit-graph"] {
@@ -64,7 +64,7 @@ impl Store {
         File::open(self.pack_dir()).and_then(|dir| dir.sync_all()).at("sync", self.pack_dir())
     }
 
-    /// Commits first, then trees and blobs, each in the order in which history is walked.
+    /// The commits first, then trees and blobs, each in the order of history, newest first.
     fn everything_reachable(&self, roots: &[CommitId]) -> Result<Vec<ObjectId>> {
         let mut starts = self.named()?;
         starts.extend(roots.iter().map(|root| root.0));
@@ -78,7 +78,7 @@ impl Store {
         Ok(objects)
     }
 
-    /// What refs and reflogs name.
+    /// The ids in all refs and reflogs.
     pub(super) fn named(&self) -> Result<Vec<ObjectId>> {
         let mut ids = Vec::new();
         self.add_refs(&mut ids)?;
@@ -86,8 +86,8 @@ impl Store {
         Ok(ids)
     }
 
-    /// What is in the files of refs: an id, or in packed-refs one at the beginning of each line (`^` and an id for what
-    /// a tag names). Git's own iteration of refs would cost the agent 45 KB more.
+    /// Add the ids of all refs. A loose ref is an id; `packed-refs` has an id at the beginning of each line. gix's own
+    /// iterator over refs would add 45 KB to the agent.
     fn add_refs(&self, starts: &mut Vec<ObjectId>) -> Result<()> {
         let mut add = |path: &Path| {
             let content = match read_file(path) {
@@ -103,7 +103,7 @@ impl Store {
         add(&self.dir.join("HEAD"))
     }
 
-    /// Both ids of every line of every log: `<old> <new> <who> <when>\t<message>`.
+    /// Add both ids of every line of every reflog: `<old> <new> <name> <time>\t<message>`.
     fn add_reflogs(&self, starts: &mut Vec<ObjectId>) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
             let log = read_file(path).at("read", path)?;

@@ -1,4 +1,4 @@
-//! Git's `shallow` file: the commits at which the history that is here ends.
+//! Git's `shallow` file: the commits at which the history in the store ends.
 
 use std::{collections::BTreeSet, io, path::PathBuf};
 
@@ -19,7 +19,7 @@ impl Store {
         self.dir.join("shallow")
     }
 
-    /// The commits of which a parent is not here.
+    /// The commits in the `shallow` file.
     pub fn shallow(&self) -> Result<BTreeSet<ObjectId>> {
         let path = self.shallow_path();
         let text = match read_file(&path) {
@@ -30,8 +30,8 @@ impl Store {
         lines.map(|line| ObjectId::from_hex(line).map_err(|_| StoreError::BadShallow)).collect()
     }
 
-    /// Note the new ends of history *before* the pack with them gets its name: a reader, or a crash in between, may see
-    /// a commit marked that is not there yet, which Git does not mind; the other way round history would break.
+    /// Add the new ends of history *before* the pack with them gets its name. A reader, or a crash in between, may then see
+    /// a shallow commit that is not here yet, which Git ignores. In the other order history would be broken for a moment.
     pub(super) fn widen_shallow(&self, new: &History) -> Result<()> {
         let coming: super::IdSet = new.commits.iter().map(|(id, _)| *id).collect();
         let before = self.shallow()?;
@@ -44,7 +44,7 @@ impl Store {
         self.write_shallow(&before, &after)
     }
 
-    /// Make the file say what is true, given that only the commits in it and the `new` ones can have changed.
+    /// Make the file exact. Only the commits that it names and the `new` ones are looked at.
     pub(super) fn update_shallow(&self, new: impl Iterator<Item = ObjectId>) -> Result<()> {
         let before = self.shallow()?;
         let mut after = BTreeSet::new();

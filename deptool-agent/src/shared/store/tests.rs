@@ -414,12 +414,12 @@ fn an_exported_pack_has_what_is_asked_for_and_no_more() {
     add(&mut other.store, &pack).unwrap();
     assert!(other.store.missing(&second, &web1(), None, &nothing).unwrap().is_empty());
     assert!(other.store.missing(&first, &web1(), None, &nothing).unwrap().is_empty());
-    assert_eq!(all.summary.objects, 11);
+    assert_eq!(all.objects, 11);
     pack.clear();
     let some = host.store.export_pack(&second, &[first], &web1(), &mut pack).unwrap();
-    assert_eq!(some.summary.objects, 5, "commit, root, host, app, file");
+    assert_eq!(some.objects, 5, "commit, root, host, app, file");
     pack.clear();
-    assert_eq!(host.store.export_pack(&first, &[second], &web1(), &mut pack).unwrap().summary.objects, 0);
+    assert_eq!(host.store.export_pack(&first, &[second], &web1(), &mut pack).unwrap().objects, 0);
 }
 
 #[test]

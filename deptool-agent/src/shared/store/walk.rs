@@ -1,4 +1,4 @@
-//! What of a commit is here.
+//! Walks commits and trees, to find what is here and what is missing.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,20 +14,20 @@ use crate::shared::{
     },
 };
 
-/// How deep directories may be nested. A hostile tree could otherwise exhaust the stack.
+/// How deep directories may be nested. Without a limit a hostile tree could overflow the stack.
 const DEPTH: usize = 128;
 
-/// What a tree's entry points to, as far as the store cares.
+/// The object that an entry of a tree names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Child {
     Tree(ObjectId),
     Blob(ObjectId),
-    /// A submodule: a commit of another repository, never here.
+    /// A submodule: a commit of another repository, which is never here.
     Foreign,
 }
 
 impl Store {
-    /// The tree of the host's directory in a commit; `None` if the commit has no such directory.
+    /// The host's directory in a commit, or `None` if the commit has no such directory.
     pub fn host_tree(&self, commit: &CommitId, host: &HostName) -> Result<Option<TreeId>> {
         let root = self.commit(commit)?.tree;
         Ok(match self.children(&root.0)?.get(host.as_str().as_bytes()) {
@@ -36,11 +36,11 @@ impl Store {
         })
     }
 
-    /// The objects that are missing to check out the host's directory of `target`: of the commit, its root tree, and
-    /// every tree and blob below `<host>/`.
+    /// The objects that are missing for a checkout of the host's directory in `target`: the commit, its root tree, and every
+    /// tree and blob below `<host>/`.
     ///
-    /// What is equal in `base`, a commit that was complete, is not looked at. A blob that is not in the store because
-    /// of its size is not missing if `elsewhere` says that its content can be had.
+    /// Trees that are the same in `base`, a commit that is complete, are skipped. Blobs that are too large for the store are
+    /// not missing if `elsewhere` says that their content is available.
     pub fn missing(
         &self,
         target: &CommitId,
@@ -85,7 +85,7 @@ impl Store {
         Ok(children)
     }
 
-    /// Every tree and blob at or below `tree` that is here and not in `seen`, added to both `seen` and `found`.
+    /// Add `tree` and everything below it to `found` and `seen`, except what is already in `seen` or not here.
     pub(super) fn collect_tree(&self, tree: ObjectId, seen: &mut IdSet, found: &mut Vec<ObjectId>) -> Result<()> {
         let mut todo = vec![tree];
         while let Some(tree) = todo.pop() {
@@ -104,8 +104,8 @@ impl Store {
         Ok(())
     }
 
-    /// The commits that `starts` reach without going through `stop`, as far as they are here, nearest first, at most
-    /// `limit`.
+    /// The commits that `starts` reach without going through `stop`, nearest first and at most `limit` of them. Commits that
+    /// are not here are left out.
     pub(super) fn reachable(
         &self,
         starts: impl IntoIterator<Item = ObjectId>,
