@@ -47,11 +47,10 @@ use gix_object::{CommitRef, Data, Kind, Tree, TreeRef};
 use self::{error::At, packs::Packs, ref_files::RefFiles};
 pub use self::{
     error::{Result, StoreError},
-    receive::Added,
     refs::{Expected, LogEntry},
 };
 use crate::shared::{
-    id::{BlobId, CommitId, TreeId},
+    id::{CommitId, TreeId},
     name::ClusterName,
 };
 
@@ -84,10 +83,6 @@ pub struct Commit {
     pub tree: TreeId,
     /// The parents. They need not be here.
     pub parents: Vec<CommitId>,
-    /// The commit time, in seconds since 1970.
-    pub seconds: i64,
-    /// The first line of the message. It is unchecked, and not safe for a terminal.
-    pub summary: Vec<u8>,
 }
 
 impl Store {
@@ -191,25 +186,15 @@ impl Store {
         let data = self.packs.expect(&id.0, Kind::Commit)?;
         let parse = || -> gix_error::Result<Commit> {
             let commit = CommitRef::from_bytes(&data, HashKind::Sha1)?;
-            Ok(Commit {
-                tree: TreeId(commit.tree()),
-                parents: commit.parents().map(CommitId).collect(),
-                seconds: commit.time()?.seconds,
-                summary: commit.message.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec(),
-            })
+            Ok(Commit { tree: TreeId(commit.tree()), parents: commit.parents().map(CommitId).collect() })
         };
         parse().map_err(|source| StoreError::Corrupt { id: id.0, source })
     }
 
-    pub fn tree(&self, id: &TreeId) -> Result<Tree> {
+    pub(super) fn tree(&self, id: &TreeId) -> Result<Tree> {
         let data = self.packs.expect(&id.0, Kind::Tree)?;
         let tree = TreeRef::from_bytes(&data, HashKind::Sha1);
         tree.map(Tree::from).map_err(|source| StoreError::Corrupt { id: id.0, source })
-    }
-
-    /// Read a blob. No blob here is larger than [`pack::LARGE_BLOB`].
-    pub fn blob(&self, id: &BlobId) -> Result<Vec<u8>> {
-        self.packs.expect(&id.0, Kind::Blob)
     }
 
     /// The number of packs. Many packs are a reason to repack.

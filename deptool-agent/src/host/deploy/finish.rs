@@ -69,10 +69,10 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
     if store.is_doubted() {
         store.drop_damaged()?;
     }
-    match store.repack_if_many(MANY_PACKS, &[]) {
+    match store.repack_if_many(MANY_PACKS) {
         Err(StoreError::Corrupt { .. } | StoreError::Kind { .. } | StoreError::BadPack { .. }) => {
             store.drop_damaged()?;
-            store.repack_if_many(MANY_PACKS, &[])?;
+            store.repack_if_many(MANY_PACKS)?;
         }
         result => drop(result?),
     }

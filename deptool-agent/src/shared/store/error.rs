@@ -55,9 +55,6 @@ pub enum StoreError {
         /// The commit that is deployed.
         actual: Option<(ClusterName, CommitId)>,
     },
-    /// Directories are nested deeper than the limit.
-    #[error("tree {0} is nested too deeply")]
-    TooDeep(ObjectId),
     /// There are more objects than a pack can have.
     #[error("too many objects for one pack")]
     TooMany,

@@ -6,13 +6,12 @@ use gix_hash::ObjectId;
 use gix_object::Kind;
 
 use crate::shared::{
-    id::CommitId,
+    id::{CommitId, TreeId},
     name::HostName,
     store::{
         IdSet, Store,
         error::{At, Result, StoreError},
         pack::{PackWriter, Summary, Written},
-        walk::Child,
     },
 };
 
@@ -64,10 +63,11 @@ impl Store {
             return Ok(());
         }
         found.push(root);
-        if let Some(Child::Tree(tree)) = self.children(&root)?.get(host.as_str().as_bytes()) {
-            self.collect_tree(*tree, seen, found)?;
+        let entries = self.tree(&TreeId(root))?.entries;
+        match entries.iter().find(|entry| entry.filename == host.as_str()) {
+            Some(entry) if entry.mode.is_tree() => self.collect_tree(entry.oid, seen, found),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn begin_pack<W: Write>(&self, out: W, objects: usize) -> Result<PackWriter<W>> {

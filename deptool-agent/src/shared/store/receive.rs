@@ -10,31 +10,20 @@ use std::{
 use gix_hash::ObjectId;
 use gix_object::{CommitRefIter, Kind};
 
-use crate::shared::{
-    id::CommitId,
-    store::{
-        Store,
-        error::{At, Result, StoreError},
-        index::{self, IndexEntry},
-        layout::{is_sound, remove_if_there, remove_pack},
-        pack::{self, Limits, PackError, Summary},
-    },
+use crate::shared::store::{
+    Store,
+    error::{At, Result, StoreError},
+    index::{self, IndexEntry},
+    layout::{is_sound, remove_if_there, remove_pack},
+    pack::{self, Limits, PackError, Summary},
 };
-
-/// The contents of a received pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Added {
-    pub summary: Summary,
-    /// The commits, in the order of the pack.
-    pub commits: Vec<CommitId>,
-}
 
 impl Store {
     /// Read one pack from `input`, and not a byte more, and add its objects to the store.
     ///
     /// Every object is hashed. A pack that is cut off, corrupt, above `limits` or that has deltas leaves nothing behind. The
     /// caller has to sync the files in [`Store::written`].
-    pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Added> {
+    pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Summary> {
         let dir = self.pack_dir();
         let mut temporary = Temporary::create(&dir, "pack")?;
         let mut entries = Vec::new();
@@ -54,7 +43,7 @@ impl Store {
             self.added.extend(added);
             self.update_shallow(history.commits.iter().map(|commit| commit.0))?;
         }
-        Ok(Added { summary, commits: history.commits.into_iter().map(|commit| CommitId(commit.0)).collect() })
+        Ok(summary)
     }
 
     /// Give a written pack its name, its `.promisor` file and its index. The index comes last, because Git only sees packs

@@ -119,15 +119,7 @@ impl Store {
         Ok(())
     }
 
-    /// The commit of the last attempt, however it ended.
-    pub fn target(&self) -> Result<Option<CommitId>> {
-        Ok(match self.refs.read(TARGET)? {
-            Some(Target::Object(id)) => Some(CommitId(id)),
-            Some(Target::Symbolic(_)) | None => None,
-        })
-    }
-
-    /// Record the commit of an attempt that begins.
+    /// Record the commit of an attempt that begins, for people, and so that Git keeps its objects if it fails.
     pub fn set_target(&mut self, commit: &CommitId) -> Result<()> {
         self.refs.lock(TARGET)?.set(&Target::Object(commit.0), None)
     }

@@ -21,15 +21,15 @@ use crate::shared::{
 };
 
 impl Store {
-    /// If there are more than `limit` packs, replace them with one pack of everything that refs, reflogs and `roots` reach.
+    /// If there are more than `limit` packs, replace them with one pack of everything that refs and reflogs reach.
     ///
     /// Unreachable objects are dropped. A crash at any point leaves at least everything that is reachable. Returns whether
     /// the store was repacked.
-    pub fn repack_if_many(&mut self, limit: usize, roots: &[CommitId]) -> Result<bool> {
+    pub fn repack_if_many(&mut self, limit: usize) -> Result<bool> {
         if self.pack_count() <= limit {
             return Ok(false);
         }
-        let objects = self.everything_reachable(roots)?;
+        let objects = self.everything_reachable()?;
         let old: Vec<PathBuf> = self.packs.indices().map(Path::to_owned).collect();
         let mut temporary = Temporary::create(&self.pack_dir(), "pack")?;
         let mut writer = self.begin_pack(BufWriter::with_capacity(1 << 16, &mut temporary.file), objects.len())?;
@@ -65,10 +65,8 @@ impl Store {
     }
 
     /// The commits first, then trees and blobs, each in the order of history, newest first.
-    fn everything_reachable(&self, roots: &[CommitId]) -> Result<Vec<ObjectId>> {
-        let mut starts = self.named()?;
-        starts.extend(roots.iter().map(|root| root.0));
-        let mut objects = self.reachable(starts, &IdSet::new(), usize::MAX)?;
+    fn everything_reachable(&self) -> Result<Vec<ObjectId>> {
+        let mut objects = self.reachable(self.named()?, &IdSet::new(), usize::MAX)?;
         let commits = objects.len();
         let mut seen = IdSet::new();
         for n in 0..commits {

@@ -14,9 +14,10 @@ use gix_object::Kind;
 use crate::shared::{
     name::{ClusterName, HostName},
     store::{
-        pack::{Limits, PackError, PackWriter},
+        pack::{Limits, PackError, PackWriter, Summary},
         *,
     },
+    tree::{entries, host_directory},
 };
 
 /// An operator's repository in memory.
@@ -143,7 +144,7 @@ fn run_git(git: &str, dir: &Path, args: &[&str]) -> Output {
         .unwrap()
 }
 
-fn add(store: &mut Store, pack: &[u8]) -> Result<Added> {
+fn add(store: &mut Store, pack: &[u8]) -> Result<Summary> {
     // A small buffer: entries span several reads.
     store.add_pack(&mut BufReader::with_capacity(7, pack), &Limits::default())
 }
@@ -160,8 +161,21 @@ fn log(seconds: i64) -> LogEntry<'static> {
     LogEntry { name: "Carol <evil>", email: "carol@example.org", seconds, message: "deploy\nprod" }
 }
 
-fn nothing(_: &BlobId) -> bool {
-    false
+/// The objects that a checkout of web1's directory in `commit` needs and that are not in the store.
+fn missing(store: &Store, commit: &CommitId) -> Vec<ObjectId> {
+    let mut missing = Vec::new();
+    if !store.has(&commit.0) {
+        return vec![commit.0];
+    }
+    let root = store.commit(commit).unwrap().tree;
+    let mut todo: Vec<ObjectId> = host_directory(store, root, &web1()).unwrap().into_iter().map(|id| id.0).collect();
+    while let Some(id) = todo.pop() {
+        match store.has(&id) {
+            false => missing.push(id),
+            true => todo.extend(entries(store, id).into_iter().flatten().map(|(_, _, id)| id)),
+        }
+    }
+    missing
 }
 
 /// Everything in the directory of packs.
@@ -210,7 +224,7 @@ fn reading_makes_and_changes_nothing() {
     assert!(dir.join("objects/pack/tmp_pack_1_1").exists());
     store.sync().unwrap();
     store.set_target(&commit).unwrap();
-    assert_eq!(store.target().unwrap(), Some(commit));
+    assert_eq!(fs::read_to_string(dir.join("refs/deptool/target")).unwrap(), format!("{commit}\n"));
 }
 
 #[test]
@@ -255,15 +269,14 @@ fn history_ends_where_a_parent_is_missing_until_it_comes() {
     let own = host.objects.0.len();
     let third = host.deploy("three\n", &[second], 3);
     // The trees of `third` that it shares with its parents come with the rest.
-    let missing = host.store.missing(&third, &web1(), None, &nothing).unwrap();
-    assert_eq!(missing.len(), 1, "the unchanged blob");
+    assert_eq!(missing(&host.store, &third).len(), 1, "the unchanged blob");
     assert_eq!(host.store.shallow().unwrap().into_iter().collect::<Vec<_>>(), [third.0]);
     assert_eq!(host.git(&["rev-list", "--count", "prod"]).trim(), "1");
     let early = Objects(host.objects.0[..own].to_vec());
     add(&mut host.store, &early.pack(0)).unwrap();
     assert!(host.store.shallow().unwrap().is_empty());
     assert!(!host.store.path().join("shallow").exists());
-    assert!(host.store.missing(&third, &web1(), None, &nothing).unwrap().is_empty());
+    assert!(missing(&host.store, &third).is_empty());
     host.fsck();
     assert_eq!(host.git(&["rev-list", "--count", "prod"]).trim(), "3");
 }
@@ -272,16 +285,15 @@ fn history_ends_where_a_parent_is_missing_until_it_comes() {
 fn what_is_missing_is_found() {
     let mut host = Host::new();
     let first = host.send("one\n", &[], 1);
-    assert!(host.store.missing(&first, &web1(), None, &nothing).unwrap().is_empty());
+    assert!(missing(&host.store, &first).is_empty());
     let from = host.objects.0.len();
     let second = host.objects.deployment("two\n", &[first], 2);
-    assert_eq!(host.store.missing(&second, &web1(), None, &nothing).unwrap(), [second.0]);
+    assert_eq!(missing(&host.store, &second), [second.0]);
     let mut part = Objects(host.objects.0[from..].to_vec());
     let blob = part.0.iter().position(|object| object.1 == Kind::Blob).unwrap();
     let (blob, ..) = part.0.remove(blob);
     add(&mut host.store, &part.pack(0)).unwrap();
-    assert_eq!(host.store.missing(&second, &web1(), Some(&first), &nothing).unwrap(), [blob]);
-    assert!(host.store.missing(&second, &web1(), Some(&first), &|id| id.0 == blob).unwrap().is_empty());
+    assert_eq!(missing(&host.store, &second), [blob]);
 }
 
 #[test]
@@ -291,9 +303,8 @@ fn an_id_is_checked_against_what_it_names() {
     let tree = host.store.commit(&commit).unwrap().tree;
     assert!(matches!(host.store.commit(&CommitId(tree.0)), Err(StoreError::Kind { .. })));
     assert!(matches!(host.store.tree(&TreeId(commit.0)), Err(StoreError::Kind { .. })));
-    assert!(matches!(host.store.blob(&BlobId(tree.0)), Err(StoreError::Kind { .. })));
-    let nowhere = ObjectId::null(HashKind::Sha1);
-    assert!(matches!(host.store.blob(&BlobId(nowhere)), Err(StoreError::Missing(_))));
+    let nowhere = TreeId(ObjectId::null(HashKind::Sha1));
+    assert!(matches!(host.store.tree(&nowhere), Err(StoreError::Missing(_))));
 }
 
 #[test]
@@ -369,7 +380,7 @@ proptest::proptest! {
 fn an_empty_pack_adds_nothing() {
     let mut host = Host::new();
     let added = add(&mut host.store, &host.objects.pack(0)).unwrap();
-    assert_eq!(added.summary.objects, 0);
+    assert_eq!(added.objects, 0);
     assert!(pack_files(&host.store).is_empty());
 }
 
@@ -400,7 +411,7 @@ fn what_a_crash_leaves_is_swept() {
     let host = host.reopen();
     assert_eq!(pack_files(&host.store).len(), 3);
     // Which of the two packs comes last is the file system's business: something of the commit is gone either way.
-    assert!(!host.store.missing(&second, &web1(), None, &nothing).unwrap().is_empty());
+    assert!(!missing(&host.store, &second).is_empty());
 }
 
 #[test]
@@ -412,8 +423,8 @@ fn an_exported_pack_has_what_is_asked_for_and_no_more() {
     let mut pack = Vec::new();
     let all = host.store.export_pack(&second, &[], &web1(), &mut pack).unwrap();
     add(&mut other.store, &pack).unwrap();
-    assert!(other.store.missing(&second, &web1(), None, &nothing).unwrap().is_empty());
-    assert!(other.store.missing(&first, &web1(), None, &nothing).unwrap().is_empty());
+    assert!(missing(&other.store, &second).is_empty());
+    assert!(missing(&other.store, &first).is_empty());
     assert_eq!(all.objects, 11);
     pack.clear();
     let some = host.store.export_pack(&second, &[first], &web1(), &mut pack).unwrap();
@@ -429,22 +440,23 @@ fn repacking_keeps_what_refs_and_logs_reach_and_drops_the_rest() {
     for n in 1..12 {
         tip = host.deploy(&format!("{n}\n"), &[tip], n);
     }
-    // Only the log knows `away`; `root` is asked for; nothing knows `lost`.
+    // Only the reflog names `away`, only a ref of our own names `target`, nothing names `lost`.
     let away = host.deploy("away\n", &[tip], 20);
     host.store.set_deployed(&prod(), Expected::At(away), &tip, log(21)).unwrap();
-    let root = host.send("root\n", &[tip], 22);
+    let target = host.send("target\n", &[tip], 22);
+    host.store.set_target(&target).unwrap();
     let lost = host.send("lost\n", &[tip], 23);
-    assert!(!host.store.repack_if_many(20, &[]).unwrap());
-    assert!(host.store.repack_if_many(10, &[root]).unwrap());
+    assert!(!host.store.repack_if_many(20).unwrap());
+    assert!(host.store.repack_if_many(10).unwrap());
     assert_eq!(pack_files(&host.store).len(), 3);
     let mut host = host.reopen();
     host.fsck();
-    for commit in [tip, away, root] {
-        assert!(host.store.missing(&commit, &web1(), None, &nothing).unwrap().is_empty());
+    for commit in [tip, away, target] {
+        assert!(missing(&host.store, &commit).is_empty());
     }
     assert!(!host.store.has(&lost.0));
     assert_eq!(host.git(&["rev-list", "--count", "prod"]).trim(), "12");
-    assert!(host.store.repack_if_many(0, &[root]).unwrap(), "again: the same pack");
+    assert!(host.store.repack_if_many(0).unwrap(), "again: the same pack");
     host.reopen().fsck();
 }
 
@@ -457,11 +469,11 @@ fn a_store_that_git_has_repacked_with_deltas_still_works() {
     run_git("git", host.store.path(), &["repack", "-a", "-d", "-f"]);
     let mut host = host.reopen();
     assert_eq!(host.store.pack_count(), 1);
-    assert!(host.store.missing(&second, &web1(), None, &nothing).unwrap().is_empty());
+    assert!(missing(&host.store, &second).is_empty());
     let mut pack = Vec::new();
     host.store.export_pack(&second, &[], &web1(), &mut pack).unwrap();
     let mut other = Host::new();
     add(&mut other.store, &pack).unwrap();
-    assert!(host.store.repack_if_many(0, &[]).unwrap());
+    assert!(host.store.repack_if_many(0).unwrap());
     host.fsck();
 }

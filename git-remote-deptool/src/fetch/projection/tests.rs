@@ -30,7 +30,7 @@ impl HostObjects for Offer<'_> {
     fn pack(&mut self, want: CommitId, have: &[CommitId]) -> io::Result<Box<dyn BufRead + '_>> {
         let mut pack = Vec::new();
         let given = self.host.store.export_pack(&want, have, &self.host.name, &mut pack);
-        self.given = given.map_err(io::Error::other)?.summary.objects;
+        self.given = given.map_err(io::Error::other)?.objects;
         Ok(Box::new(Cursor::new(pack)))
     }
 

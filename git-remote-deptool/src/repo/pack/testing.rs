@@ -9,7 +9,8 @@ use std::{
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    store::{Added, Expected, LogEntry, Store, StoreError, pack::Limits},
+    store::{Expected, LogEntry, Store, StoreError, pack::Limits},
+    tree::{entries, host_directory},
 };
 
 use super::{Base, Selection, select, write};
@@ -159,14 +160,28 @@ impl Host {
         selection
     }
 
-    pub fn receive(&mut self, repo: &gix::Repository, selection: &Selection) -> Result<Added, StoreError> {
+    pub fn receive(&mut self, repo: &gix::Repository, selection: &Selection) -> Result<(), StoreError> {
         let mut pack = Vec::new();
         write(repo, &selection.objects, &mut pack).unwrap();
-        self.store.add_pack(&mut &pack[..], &Limits::default())
+        self.store.add_pack(&mut &pack[..], &Limits::default()).map(drop)
     }
 
+    /// How many of the objects that a checkout of the host's directory needs are not in the store.
     pub fn missing(&self, target: CommitId) -> usize {
-        self.store.missing(&target, &self.name, None, &|_| false).unwrap().len()
+        let mut missing = 0;
+        if !self.store.has(&target.0) {
+            return 1;
+        }
+        let root = self.store.commit(&target).unwrap().tree;
+        let directory = host_directory(&self.store, root, &self.name).unwrap();
+        let mut todo: Vec<_> = directory.into_iter().map(|id| id.0).collect();
+        while let Some(id) = todo.pop() {
+            match self.store.has(&id) {
+                false => missing += 1,
+                true => todo.extend(entries(&self.store, id).into_iter().flatten().map(|(_, _, id)| id)),
+            }
+        }
+        missing
     }
 
     pub fn git(&self, args: &[&str]) -> String {

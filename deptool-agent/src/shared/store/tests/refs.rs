@@ -49,7 +49,7 @@ fn refs_that_git_has_packed_are_found_changed_and_removed() {
     for step in 0..2 {
         host.git(&["pack-refs", "--all"]);
         assert!(!host.store.path().join("refs/heads/prod").exists());
-        assert!(host.store.repack_if_many(0, &[]).unwrap());
+        assert!(host.store.repack_if_many(0).unwrap());
         assert!(host.store.has(&second.0), "{step}");
         let expected = if step == 0 { first } else { second };
         host = host.reopen();
