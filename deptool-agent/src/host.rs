@@ -1,14 +1,13 @@
-//! The host's side. Linux only.
+//! The agent's work on a host. Linux only.
 //!
-//! [`session`] serves one connection. A deployment is all in [`deploy`]'s hands, which owns the order; what was interrupted
-//! is in [`recover`]'s. Below them:
+//! [`session`] serves one connection, [`deploy`] carries out one deployment, and [`recover`] finishes or undoes an
+//! interrupted deployment. Below them:
 //!
 //! ```text
-//! connection   the helper at the other end, heartbeats, another connection that takes over
-//! deploy       receive, prepare, apply, settle, gates, undo, finish
-//! external     paths outside of the state directory, and what somebody changed there
-//! store        the host's Git repository
-//! state        everything else below /var/lib/deptool
+//! connection   the helper at the other end, heartbeats, takeovers by another connection
+//! deploy/      the steps of a deployment
+//! external     external paths, outside of the state directory, and drift
+//! state        the files in the state directory; the Git store is in `shared/store`
 //! ```
 
 pub mod connection;

@@ -1,8 +1,9 @@
-//! The agent: talks to a helper over standard input and output, and ends.
+//! The program `deptool-agent`.
 //!
-//! `DEPTOOL_ROOT` names a root directory to work on instead of `/`; it is how helpers run it for `deptool::/path`.
+//! Without arguments it serves one helper over standard input and output. With the argument `recover` it only recovers an
+//! interrupted deployment: the unit `deptool-recover.service` runs it at boot.
 //!
-//! It takes no arguments but one: `recover` is how a booting machine runs it, to mend what was interrupted.
+//! `DEPTOOL_ROOT` names a root directory to work on instead of `/`. Helpers set it for urls like `deptool::/path`.
 
 use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
@@ -67,29 +68,30 @@ fn recover() -> Result<(), Box<dyn Error>> {
 }
 
 mod detach {
-    //! A deployment goes on when the login session that it came through ends.
+    //! Lets a deployment go on when the login session of its connection ends.
 
     use std::io;
 
     use rustix::process::{WaitOptions, setsid, waitpid};
 
-    /// Run `work` in a child of its own session that no terminal's or session's end can reach, and wait for it.
+    /// Run `work` in a child process with a session of its own, and wait for the child. Hang-ups and signals to the login
+    /// session do not reach the child.
     ///
-    /// The parent only waits: if it is killed with its session, nothing is lost. (Leaving the session's control group
-    /// is the work's own business; it needs the service manager.)
+    /// The parent only waits, so it does not matter if it is killed. The child is still in the control group of the login
+    /// session; `work` leaves it with the help of the service manager.
     #[allow(unsafe_code)]
     pub fn detached(work: &mut dyn FnMut()) -> io::Result<()> {
-        // SAFETY: the agent has only this thread, so the child's memory is consistent; it ends in `_exit` below, and
-        // runs no destructor or buffer flush of the parent's twice.
+        // SAFETY: no other thread is running, so the child's memory is consistent. The child ends in `_exit` below, so it
+        // does not repeat destructors or flushes of the parent.
         let child = unsafe { libc::fork() };
         match child {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 ignore_signals();
-                // Fails only for a group leader, which a forked child is not.
+                // This only fails for a group leader, and a forked child is none.
                 let _ = setsid();
                 work();
-                // SAFETY: nothing of the parent's is to be run.
+                // SAFETY: the parent runs the destructors, not the child.
                 unsafe { libc::_exit(0) }
             }
             child => {
@@ -103,7 +105,7 @@ mod detach {
     #[allow(unsafe_code)]
     fn ignore_signals() {
         for signal in [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGPIPE] {
-            // SAFETY: SIG_IGN is no handler: no code of ours runs in signal context.
+            // SAFETY: SIG_IGN installs no handler, so no code runs in signal context.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
     }
@@ -112,11 +114,10 @@ mod detach {
 #[cfg(no_unwinding)]
 #[allow(unsafe_code)]
 mod no_unwinding {
-    //! What std calls of libunwind, linked in its place.
+    //! Stand-ins for the functions of libunwind that std calls.
     //!
-    //! std's panic message looks for the stack through `_Unwind_Backtrace`. An agent that goes to hosts has no symbols: a
-    //! backtrace could name nothing. If nothing walks the stack, std's reader of debug information is not needed, nor is
-    //! libunwind, together a sixth of the agent.
+    //! std's panic handler walks the stack with `_Unwind_Backtrace`. The agent for hosts is stripped, so a backtrace could not
+    //! name any function. Without it the linker drops libunwind and std's reader of debug information: a sixth of the agent.
 
     use std::ffi::{c_int, c_void};
 
@@ -124,16 +125,16 @@ mod no_unwinding {
 
     const END_OF_STACK: c_int = 5;
 
-    // SAFETY: name and types are those of the Itanium C++ ABI, and the linker is told to take the first of two.
+    // SAFETY: name and types are those of the Itanium C++ ABI, and the linker is told to accept two definitions.
     #[unsafe(no_mangle)]
     extern "C" fn _Unwind_Backtrace(_visit: Visit, _argument: *mut c_void) -> c_int {
         END_OF_STACK
     }
 
-    /// Only std's personality function calls them, and only unwinding calls that.
+    /// Only std's personality function calls these, and only unwinding calls the personality function.
     macro_rules! never_called {
         ($($name:ident)*) => {$(
-            // SAFETY: as above; whatever the arguments are, none is looked at.
+            // SAFETY: as above. The arguments are ignored.
             #[unsafe(no_mangle)]
             extern "C" fn $name() {
                 std::process::abort()

@@ -1,8 +1,8 @@
 //! One deployment on this host, from the request to the outcome. This page owns the order and every early exit.
 //!
 //! ```text
-//! lock ▸ lease ▸ receive ▸ prepare ▸ (go?) ▸ journal opens ▸ apply ▸ settle ▸ (keep?) ▸ verdict ▸ finish ▸ rest
-//!                                     │ until here nothing happened   │ any failure: undo
+//! lock ▸ lease ▸ stage ▸ (activate?) ▸ journal opens ▸ apply ▸ settle ▸ (keep?) ▸ journal: kept ▸ finish ▸ clean up
+//!                                    │ nothing has changed so far     │ any failure: undo
 //! ```
 
 pub mod action;
@@ -56,7 +56,7 @@ pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
 }
 
-/// Whatever goes wrong before anything is visible is a refusal.
+/// An error before activation is a refusal: nothing was changed.
 fn refusal(error: HostError) -> Outcome {
     match error {
         HostError::Refused { why, details } => Outcome::Refused { why, details },
@@ -64,7 +64,7 @@ fn refusal(error: HostError) -> Outcome {
     }
 }
 
-/// Admission: the host is the right one, nobody else deploys, and the lease holds.
+/// Admit the deployment: this is the right host, nobody else deploys, and the lease holds. Then prepare and activate it.
 fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<End, HostError> {
     admission::check_hostname(home, request)?;
     admission::check_selinux(home)?;
@@ -100,7 +100,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     })
 }
 
-/// Everything slow. Nothing of it is visible, and all of it is durable before anything is.
+/// Stage the deployment, make that durable, and wait until all hosts are prepared. Nothing becomes visible.
 fn prepare(
     home: &Home,
     request: &Deploy,
@@ -114,24 +114,23 @@ fn prepare(
         Staged::Ready(ready) => ready,
         Staged::Gone => return Err(Outcome::Cancelled),
     };
-    // Here, and not with the journal: systemd needs its time to let us leave the session, and other hosts theirs.
+    // Sync here and not with the journal: meanwhile systemd moves the agent out of the session, and other hosts prepare.
     let written = match request.expected {
         Lease::At(_) if !store.is_doubted() => &ready.written,
-        // With the first deployment all that is ours is new; of a store that was damaged nobody knows what is.
+        // At the first deployment the whole state directory is new. After damage to the store it is unclear what is new.
         Lease::At(_) | Lease::Absent => &vec![home.directory().to_owned()],
     };
     durable::sync(home, written).map_err(refusal)?;
     if gates::await_activation(request, lock, peer) { Ok(*ready) } else { Err(Outcome::Cancelled) }
 }
 
-/// From the journal to the end: from its first visible change on a deployment ends well or is undone, whatever becomes of
-/// the connection.
+/// Activate, then keep or roll back. From the opened journal on, one of the two happens even if the connection is lost.
 fn activate(mut running: Running<'_>, store: &mut Store) -> End {
     let mut journal = match running.begin() {
         Ok(journal) => journal,
         Err(error) => {
             let outcome = refusal(error);
-            // What is left of the journal is undone by the next agent, which finds nothing that was done.
+            // If the journal can't be removed, the next agent undoes it, and finds nothing to undo.
             return match Journal::discard(running.home) {
                 Ok(()) => discard(running.home, running.lock, store, outcome),
                 Err(_) => End::Outcome(outcome),
@@ -146,15 +145,15 @@ fn activate(mut running: Running<'_>, store: &mut Store) -> End {
     match result {
         Ok(()) => running.keep(journal, store),
         Err(_) if running.system.is_stopping() => {
-            // No unit can be started any more. The journal says what is to be done at the next boot.
-            running.peer.send(&Response::Error("the host is shutting down; it goes back when it boots again".into()));
+            // systemd starts no more units. The journal stays, and recovery at the next boot rolls back.
+            running.peer.send(&Response::Error("the host is shutting down; it rolls back when it boots again".into()));
             End::Told
         }
         Err(why) => End::Outcome(running.roll_back(why, journal)),
     }
 }
 
-/// What was prepared goes again, and gives its space back. If that fails, the next agent tidies up.
+/// Remove what was staged. If that fails, the next agent cleans up: the lock file still names this deployment.
 fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> End {
     let forgotten = store.forget_added().map_err(HostError::from);
     if forgotten.and_then(|()| finish::tidy(home)).is_ok() {

@@ -1,4 +1,4 @@
-//! Sending what is deployed to whoever lacks it.
+//! Sends deployed commits and files to an operator who lacks them.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Send what the helper lacks of `want` and its history.
+/// Send the objects of `want` and its history that `have` does not reach.
 pub fn objects(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) -> Result<(), HostError> {
     let store = Store::open_to_read(&home.store())?;
     let store = store.ok_or_else(|| HostError::refused("nothing was ever deployed here"))?;
@@ -39,7 +39,7 @@ pub fn objects(home: &Home, peer: &mut Peer, want: CommitId, have: &[CommitId]) 
     Ok(())
 }
 
-/// Send a large blob from what is checked out.
+/// Send a large blob from the checked-out files.
 pub fn blob(home: &Home, peer: &mut Peer, id: BlobId) -> Result<(), HostError> {
     let Some(path) = checked_out(home, id)? else {
         peer.send(&Response::Blob { size: None });
@@ -52,7 +52,7 @@ pub fn blob(home: &Home, peer: &mut Peer, id: BlobId) -> Result<(), HostError> {
     io::copy(&mut io::Read::take(file, size), &mut out).and_then(|_| out.flush()).during("send", &path)
 }
 
-/// A file with the content `id` in the generation that runs.
+/// A file with the content `id` in the current generation.
 fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let store = Store::open_to_read(&home.store())?;
     let number = home.linked_generation(&home.current())?;
@@ -62,7 +62,7 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 
-/// Sends what is written to it as data messages.
+/// Sends whatever is written to it as data messages.
 struct Chunks<'a> {
     peer: &'a mut Peer,
 }

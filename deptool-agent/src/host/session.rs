@@ -1,4 +1,4 @@
-//! One connection: the first line, hello, then what the helper asks.
+//! Serves one connection: the first line, hello, and then one request after another.
 
 use std::io;
 
@@ -27,12 +27,12 @@ use crate::{
     system::{MakeSystem, System},
 };
 
-/// The longest first line that a helper sends.
+/// The limit for the first line of a helper, in bytes.
 const LINE: usize = 128;
-/// How many attempts are told at most.
+/// The most attempts that one answer lists.
 const ATTEMPTS: u32 = 1000;
 
-/// Runs a deployment out of the login session's reach, and returns when it has ended.
+/// Runs a deployment in a process that outlives the login session, and waits until it has ended.
 pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
 
 /// Serve one connection to its end.
@@ -46,14 +46,14 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
     match peer.receive_line(LINE) {
         Ok(line) if line == format!("deptool-hello {BUILD_ID}").as_bytes() => {}
         Ok(_) => return peer.send(&Response::Error("helper and agent are of different builds".into())),
-        // The install line starts an agent without knowing whether anybody still listens.
+        // The helper is gone. This is normal: the command that installs the agent also starts it.
         Err(_) => return,
     }
     loop {
         let result = match peer.receive() {
             Incoming::Request(Request::Deploy(request)) => {
                 let mut run = || deploy(home, &request, peer, &mut *system());
-                // The child that has deployed may have read what comes next: a connection ends with its deployment.
+                // The child process that deployed may have read further requests. So the connection ends here.
                 return detach(&mut run).unwrap_or_else(|error| {
                     peer.send(&Response::Error(format!("cannot leave the login session: {error}")));
                 });
@@ -84,7 +84,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
     }
 }
 
-/// Mend what an earlier agent left, then say what is here. What could not be mended does not keep anybody from reading.
+/// Recover from an interrupted deployment, then describe the host. What could not be mended does not keep anybody from reading.
 fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
     home.check_ownership()?;
     let (mut recovered, mut busy, mut broken) = (None, None, Vec::new());
@@ -101,7 +101,7 @@ fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result
     }
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
-    // At first contact over ssh our directory is there, with the agent in it. A full disk is no reason to say nothing: a
+    // At the first contact over SSH the state directory has nothing but the agent. A full disk is no reason to say nothing: a
     // deployment is refused, with that reason.
     if home.directory().exists()
         && let Err(error) = make_instance(home)

@@ -1,4 +1,4 @@
-//! Speaking for a deployment that began on another connection.
+//! Attaches a connection to a deployment that began on another connection.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ use crate::{
     system::MakeSystem,
 };
 
-/// How often it is looked whether the deployment has got so far that it can be attached to.
+/// The time between two attempts to reach the deployment's takeover socket.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Pass everything on between `peer` and the agent that carries out deployment `id`, or say how that has ended.
+/// Relay between `peer` and the agent that carries out deployment `id`. If the deployment has ended, tell `peer` how.
 pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSystem<'_>) -> Result<(), HostError> {
     let mut is_blocked = false;
     loop {
@@ -35,7 +35,8 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
             return Ok(());
         }
         match recover(home, &mut *system(), &mut || peer.tick())? {
-            // The deployment is being prepared or undone. If another one holds the lock, this one has ended.
+            // The deployment has no takeover socket yet, or is being undone: wait. If another deployment holds the lock,
+            // this one has ended.
             Recovery::Busy(holder) if holder.id.is_none_or(|other| other == id) => {}
             Recovery::Busy(_) | Recovery::Nothing | Recovery::Done(_) | Recovery::Stuck(_) => {
                 let attempt = attempts::find(home, id)?;
@@ -43,7 +44,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
                     peer.send(&Response::NotRunning(attempt.map(Box::new)));
                     return Ok(());
                 }
-                // It may be on its way still, in the buffers of the connection that was lost.
+                // The request may still be in the buffers of the lost connection. Block it, then look once more.
                 takeover::block(home, id)?;
                 is_blocked = true;
                 continue;

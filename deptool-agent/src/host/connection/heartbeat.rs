@@ -1,4 +1,4 @@
-//! Heartbeats while the agent can do nothing else: a slow disk may take longer to sync than the helper waits.
+//! Sends heartbeats during calls that block, such as syncing a slow disk.
 
 use std::{
     os::fd::OwnedFd,
@@ -15,30 +15,30 @@ use crate::shared::{frame::encode, wire::Response};
 /// The agent sends something at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Sends heartbeats to the connection that it followed last, as long as that lasts.
+/// Sends heartbeats to the current connection. It does not keep the connection open.
 #[derive(Debug, Clone, Default)]
 pub struct Heartbeat(Arc<Mutex<Weak<OwnedFd>>>);
 
 impl Heartbeat {
-    /// From here on heartbeats go to `output`.
+    /// Send heartbeats to `output` from now on.
     pub fn follow(&self, output: &Arc<OwnedFd>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(output);
     }
 
-    /// Do `work`, which can't be interrupted, while a thread sends a heartbeat every `period`. `work` must not write to the
-    /// connection itself, or a heartbeat could get between the bytes of a message.
+    /// Run `work`, which blocks, while a thread sends a heartbeat every `period`. `work` must not write to the connection:
+    /// a heartbeat could end up in the middle of a message.
     pub fn during<T>(&self, period: Duration, work: impl FnOnce() -> T) -> T {
         let output = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let (Some(output), Ok(frame)) = (output, encode(&Response::Heartbeat)) else { return work() };
         let (running, ended) = channel::<()>();
         let beat = move || {
             while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
-                // A pipe or socket takes something so short as a whole or not at all. If there is no room, the helper has
-                // enough to read.
+                // A frame this short is written whole or not at all. If the buffer is full, the helper has something to
+                // read anyway.
                 let _ = rustix::io::write(&*output, &frame);
             }
         };
-        // Without a thread the work is done in silence.
+        // If no thread can be started, the work is done without heartbeats.
         let thread = thread::Builder::new().stack_size(64 << 10).spawn(beat);
         let result = work();
         drop(running);
@@ -65,7 +65,7 @@ mod tests {
         let mut messages = FrameReader::new(File::from(OwnedFd::from(input)));
         let heard = heartbeat.during(Duration::from_millis(1), || messages.receive().unwrap());
         assert_eq!(heard, Some(Response::Heartbeat));
-        // Nothing keeps a connection open that was given up.
+        // A connection that was dropped is not kept open.
         drop(output);
         assert_eq!(heartbeat.during(Duration::from_secs(9), || 7), 7);
         while let Some(message) = messages.receive::<Response>().unwrap() {

@@ -1,4 +1,4 @@
-//! The helper, as the agent sees it: messages in, messages out, and whether it is still there.
+//! The agent's end of the connection to the helper.
 
 use std::{
     io,
@@ -30,32 +30,31 @@ use crate::{
     },
 };
 
-/// A helper that sends nothing for this long is gone.
+/// A helper that sends nothing for this long counts as gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// What came in.
+/// The result of waiting for a request.
 #[derive(Debug)]
 pub enum Incoming {
     Request(Request),
-    /// Nothing came in time.
+    /// No request came in time.
     Silence,
     /// The helper closed the connection between two messages.
     End,
-    /// The connection was cut in the middle of a message, or what came is no message.
+    /// The connection was cut off in the middle of a message, or a message can't be decoded.
     Broken(FrameError),
 }
 
 /// The helper at the other end.
 pub struct Peer {
-    /// `None` after it was dropped, until another connection takes over.
+    /// The current connection. `None` after it was dropped, until another connection takes over.
     link: Option<Link>,
     last_sent: Instant,
     takeover: Option<TakeoverSocket>,
-    /// How often the link was taken over by another one.
+    /// How often another connection has taken over.
     takeovers: usize,
-    /// The question that we wait to have answered. It is asked again when another connection takes over.
+    /// The question that the helper has not answered yet. A connection that takes over is asked again.
     question: Option<Response>,
-    /// Sends heartbeats while the agent waits for the disk.
     heartbeat: Heartbeat,
 }
 
@@ -64,14 +63,15 @@ struct Link {
     input: OwnedFd,
     output: Arc<OwnedFd>,
     buffer: FrameBuffer,
-    /// What `input` will bring once more before anything else: see [`crate::shared::env_request`].
+    /// The bytes that already arrived in the environment, and that `input` will repeat at its beginning. See
+    /// [`crate::shared::env_request`].
     known: Vec<u8>,
     lost: bool,
 }
 
 impl Peer {
-    /// The helper at the other end of `input` and `output`. `early` is the beginning of its stream, where that travelled in the
-    /// environment; `heartbeat` sends heartbeats while the agent waits for the disk.
+    /// Talk to the helper at the other end of `input` and `output`. `early` is the beginning of its stream if that arrived
+    /// in the environment, or empty. `heartbeat` is used while the agent waits for the disk.
     pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>, heartbeat: &Heartbeat) -> io::Result<Peer> {
         let mut link = Link::new(input, output)?;
         link.buffer.push(&early);
@@ -81,12 +81,12 @@ impl Peer {
         Ok(Peer { link, last_sent: Instant::now(), takeover: None, takeovers: 0, question: None, heartbeat })
     }
 
-    /// From now on another connection can take over through `socket`.
+    /// Let other connections take over through `socket` from now on.
     pub fn accept_takeovers(&mut self, socket: TakeoverSocket) {
         self.takeover = Some(socket);
     }
 
-    /// No connection takes over any more.
+    /// Let no more connections take over.
     pub fn stop_takeovers(&mut self) -> Result<(), HostError> {
         self.take_over();
         self.takeover.take().map_or(Ok(()), TakeoverSocket::close)
@@ -97,17 +97,17 @@ impl Peer {
         self.takeovers
     }
 
-    /// Whether the connection is known to be gone.
+    /// Whether the connection is known to be lost.
     pub fn is_lost(&self) -> bool {
         self.link.as_ref().is_none_or(|link| link.lost)
     }
 
-    /// Give the connection up. Another one may take over.
+    /// Close the connection. Another connection may take over.
     pub fn drop_link(&mut self) {
         self.link = None;
     }
 
-    /// Send `response`. If that fails the connection is lost, which not every caller minds.
+    /// Send `response`. If that fails, the connection counts as lost: see [`Peer::is_lost`].
     pub fn send(&mut self, response: &Response) {
         match (encode(response), &mut self.link) {
             (Ok(frame), _) => self.send_bytes(&frame),
@@ -116,7 +116,7 @@ impl Peer {
         }
     }
 
-    /// Send bytes that are no frame: the agent's first line.
+    /// Send raw bytes: the agent's first line is not a frame.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         if let Some(link) = &mut self.link {
             link.send(bytes);
@@ -130,12 +130,12 @@ impl Peer {
         self.question = Some(question);
     }
 
-    /// The question was answered, or is moot.
+    /// Stop asking: the question was answered, or no longer matters.
     pub fn answered(&mut self) {
         self.question = None;
     }
 
-    /// Send a heartbeat if one is due, and let a connection that waits take over.
+    /// Send a heartbeat if it is time for one, and let a waiting connection take over.
     pub fn tick(&mut self) {
         self.take_over();
         if self.last_sent.elapsed() >= HEARTBEAT {
@@ -167,7 +167,7 @@ impl Peer {
         }
     }
 
-    /// The next request other than a heartbeat; gives up after [`SILENCE`].
+    /// Wait for the next request other than a heartbeat. Gives up after [`SILENCE`].
     pub fn receive(&mut self) -> Incoming {
         loop {
             match self.receive_within(SILENCE) {
@@ -177,8 +177,8 @@ impl Peer {
         }
     }
 
-    /// The next request, if one comes within `wait`, from whichever connection is the current one by then. Sends heartbeats
-    /// meanwhile.
+    /// Wait up to `wait` for the next request, and send heartbeats meanwhile. If another connection takes over, its requests
+    /// are returned.
     pub fn receive_within(&mut self, wait: Duration) -> Incoming {
         let deadline = Instant::now() + wait;
         loop {
@@ -205,7 +205,7 @@ impl Peer {
         }
     }
 
-    /// Wait until the connection can be read from or another one wants to take over, at most `limit`.
+    /// Wait up to `limit` until the connection can be read or another connection wants to take over.
     fn wait(&self, limit: Duration) -> Result<Ready, Errno> {
         let link = self.link.as_ref().map(|link| PollFd::new(&link.input, PollFlags::IN));
         let socket = self.takeover.as_ref().map(|socket| PollFd::new(socket.listener(), PollFlags::IN));
@@ -219,7 +219,7 @@ impl Peer {
         }
     }
 
-    /// Take the peer's first line, which ends in a line feed within `most` bytes. Leaves what follows it.
+    /// Read the helper's first line. It is an error if there is no line feed within `most` bytes.
     pub fn receive_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
         let Some(link) = &mut self.link else { return Err(io::ErrorKind::NotConnected.into()) };
         loop {
@@ -242,7 +242,7 @@ impl Peer {
         }
     }
 
-    /// Pass everything on between the peer and the agent that is at work, until one of them ends.
+    /// Relay between the helper and the agent at the other end of `other`, until one of them closes the connection.
     pub fn relay(&mut self, other: UnixStream) -> io::Result<Relayed> {
         let other = Link::new(other.try_clone()?.into(), other.into())?;
         match &mut self.link {
@@ -252,15 +252,15 @@ impl Peer {
     }
 }
 
-/// What the agent at work has said to a relay.
+/// Whether the other agent sent anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relayed {
-    /// It ended without letting us in.
+    /// It closed the takeover socket without accepting the connection.
     Nothing,
     Something,
 }
 
-/// What can be read from.
+/// What there is to do for [`Peer`].
 enum Ready {
     Nothing,
     Link,
@@ -269,7 +269,7 @@ enum Ready {
 
 impl Link {
     fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Link> {
-        // A peer that does not read must not stop us in the middle of a deployment.
+        // A helper that does not read must not block the agent in the middle of a deployment.
         fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
         Ok(Link { input, output: Arc::new(output), buffer: FrameBuffer::default(), known: Vec::new(), lost: false })
     }
@@ -294,7 +294,7 @@ impl Link {
         Ok(())
     }
 
-    /// Read what is there; says so if that was the end.
+    /// Read into the buffer. Returns something if the connection has ended or failed.
     fn fill(&mut self) -> Option<Incoming> {
         let mut chunk = [0; 64 * 1024];
         match rustix::io::read(&self.input, &mut chunk) {
@@ -303,7 +303,8 @@ impl Link {
             Ok(n) => {
                 let (again, new) = chunk[..n].split_at(n.min(self.known.len()));
                 if !self.known.starts_with(again) {
-                    return Some(Incoming::Broken(FrameError::Malformed("it is not what was said before".into())));
+                    let why = "stdin and the environment bring different requests";
+                    return Some(Incoming::Broken(FrameError::Malformed(why.into())));
                 }
                 self.known.drain(..again.len());
                 self.buffer.push(new);
@@ -314,7 +315,7 @@ impl Link {
         }
     }
 
-    /// Pass on what comes, in both directions, until either end is gone.
+    /// Relay in both directions until either end is gone.
     fn relay(&mut self, mut other: Link) -> Result<Relayed, Errno> {
         other.send(&self.buffer.take_rest());
         let mut relayed = Relayed::Nothing;
@@ -338,7 +339,7 @@ impl Link {
     }
 }
 
-/// Pass on what can be read. Returns how many bytes that were; at the end of either it is 0.
+/// Relay what can be read now. Returns the number of bytes, or 0 if either end is gone.
 fn pass_on(from: &OwnedFd, to: &mut Link) -> Result<usize, Errno> {
     let mut chunk = [0; 64 * 1024];
     let count = retry_on_intr(|| rustix::io::read(from, &mut chunk))?;
@@ -346,7 +347,7 @@ fn pass_on(from: &OwnedFd, to: &mut Link) -> Result<usize, Errno> {
     Ok(if to.lost { 0 } else { count })
 }
 
-/// Whether `fd` can be read from or written to without waiting, at most `limit` from now. A hang-up counts as ready.
+/// Wait up to `limit` until `fd` is ready for `what`. A hang-up counts as ready.
 fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> Result<bool, Errno> {
     match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&timespec(limit))) {
         Ok(ready) => Ok(ready > 0),

@@ -3,8 +3,8 @@
 //! The socket is named after the deployment's id and lies in a directory that only root can enter. It exists from the
 //! moment at which the deployment outlives its connection. The connection that came last is the current one.
 //!
-//! Beside the sockets are tombstones: a deployment that was asked for while nothing was known of it must not begin when its
-//! request arrives late.
+//! The same directory has tombstones. When a helper asks for a deployment that is not known here, it is told that the
+//! deployment is not running. The tombstone makes sure that this stays true if the request arrives late.
 
 use std::{
     fs, io,
@@ -28,21 +28,21 @@ use crate::{
     shared::id::DeploymentId,
 };
 
-/// The end of the name of a file that says that a deployment must not begin any more.
+/// The suffix of tombstones: a deployment with a tombstone must not begin any more.
 const BLOCKED: &str = ".blocked";
-/// How long at least.
+/// The minimum age at which a tombstone is removed.
 const BLOCKED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A socket that other connections come in through. When it is dropped it refuses connections; its name stays for the next agent
-/// to remove.
+/// The socket through which other connections take over. Dropping it refuses further connections, but leaves the socket's
+/// file for the next agent to remove.
 pub struct TakeoverSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl TakeoverSocket {
-    /// Open the socket of deployment `id`. The caller holds the host's lock: other sockets there were left by
-    /// agents that were killed, and go.
+    /// Open the socket of deployment `id`. The caller holds the host lock, so all other sockets were left by agents that
+    /// were killed. They are removed.
     pub fn open(home: &Home, id: DeploymentId) -> Result<TakeoverSocket, HostError> {
         let directory = make_directory(home)?;
         clean(&directory)?;
@@ -53,7 +53,7 @@ impl TakeoverSocket {
         Ok(TakeoverSocket { listener, path })
     }
 
-    /// The connection that came in last, if one has since the last call. Does not wait.
+    /// Accept the connections that are waiting and return the latest. Does not block.
     pub fn accept(&self) -> Option<UnixStream> {
         let mut last = None;
         while let Ok((stream, _)) = self.listener.accept() {
@@ -62,7 +62,7 @@ impl TakeoverSocket {
         last
     }
 
-    /// Nobody comes in any more.
+    /// Close the socket and remove its file.
     pub fn close(self) -> Result<(), HostError> {
         durable::remove(&self.path)?;
         self.path.parent().map_or(Ok(()), remove_if_empty)
@@ -73,7 +73,7 @@ impl TakeoverSocket {
     }
 }
 
-/// Remove the sockets of agents that were killed. The caller holds the host's lock.
+/// Remove the sockets of agents that were killed. The caller holds the host lock.
 pub fn clear(home: &Home) -> Result<(), HostError> {
     let directory = home.run();
     if !directory.exists() {
@@ -92,7 +92,7 @@ fn remove_if_empty(directory: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Go in at the socket of deployment `id`; `None` if there is none.
+/// Connect to the socket of deployment `id`. `None` if no agent listens there.
 pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostError> {
     let directory = home.run();
     let opened = match open_directory(&directory) {
@@ -108,16 +108,16 @@ pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostEr
     }
 }
 
-/// See to it that deployment `id`, of which nothing is known here, is not carried out if it should still arrive.
+/// Write a tombstone for deployment `id`, which is not known here, so that it is not carried out if it arrives late.
 ///
-/// A caller that does this, and then sees that the deployment does not hold the lock, knows that it never will.
+/// If the deployment does not hold the lock afterwards, it never will.
 pub fn block(home: &Home, id: DeploymentId) -> Result<(), HostError> {
     home.create()?;
     let path = tombstone(&make_directory(home)?, id);
     fs::write(&path, b"").during("write", &path)
 }
 
-/// Whether there is a tombstone for deployment `id`. The caller holds the lock.
+/// Whether there is a tombstone for deployment `id`. The caller holds the host lock.
 pub fn is_blocked(home: &Home, id: DeploymentId) -> Result<bool, HostError> {
     let path = tombstone(&home.run(), id);
     path.try_exists().during("look at", &path)
@@ -136,7 +136,7 @@ fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
     Ok(directory)
 }
 
-/// Remove sockets that no agent listens on, and tombstones that are too old to matter.
+/// Remove all sockets, and tombstones that are too old to matter.
 fn clean(directory: &Path) -> Result<(), HostError> {
     for entry in fs::read_dir(directory).during("read", directory)? {
         let path = entry.during("read", directory)?.path();
@@ -149,18 +149,18 @@ fn clean(directory: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-/// A socket's path has 108 bytes, which the path of a root directory may exceed.
+/// A short path to the socket. The kernel allows only 108 bytes, and the path of a root directory may be longer.
 fn short(directory: &OwnedFd, id: DeploymentId) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{id}", directory.as_raw_fd()))
 }
 
-/// Nobody but us may have put a socket there.
+/// Refuse a directory in which another user could have put a socket.
 fn check_private(directory: &Path) -> Result<(), HostError> {
     let meta = fs::symlink_metadata(directory).during("look at", directory)?;
     if meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(HostError::refused(format!("'{}' is not a directory of our own", directory.display())))
+    Err(HostError::refused(format!("'{}' is not a directory that only this user can enter", directory.display())))
 }
 
 #[cfg(test)]

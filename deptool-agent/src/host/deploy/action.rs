@@ -1,7 +1,7 @@
-//! One kind of change to a machine each, with all that is needed to undo it.
+//! The actions of a deployment: the kinds of change to the machine, each with everything that is needed to undo it.
 //!
-//! Actions are decided in *prepare* and written to the journal before the first of them is carried out. Doing and undoing
-//! are in [`crate::host::deploy::apply`] and [`crate::host::deploy::undo`]; neither decides anything.
+//! *Prepare* decides all actions. They are in the journal before the first of them is carried out. Then
+//! [`crate::host::deploy::apply`] does them and [`crate::host::deploy::undo`] undoes them; neither decides anything.
 
 use std::collections::BTreeSet;
 
@@ -16,46 +16,46 @@ use crate::{
     system::JobKind,
 };
 
-/// A change, in the order in which a deployment makes them.
+/// One change. The variants are in the order in which a deployment makes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Action {
-    /// Stop units that go away, while their files are still there. All of them were running.
+    /// Stop running units that are removed, while their files still exist.
     Stop(Vec<UnitName>),
     /// Disable units that were enabled.
     Disable(Vec<UnitName>),
-    /// Make directories outside, outermost first. None of them was there.
+    /// Make external directories that do not exist, outermost first.
     MakeDirectories(Vec<ExternalPath>),
-    /// Change what is at one path outside.
+    /// Change one external path.
     Place(Placement),
-    /// Create the users of these snippets. They stay after a rollback.
+    /// Create the users in these sysusers.d snippets. The users stay after a rollback.
     CreateUsers(Vec<ExternalPath>),
-    /// Set owners and modes in the checkout `tree`, which nothing refers to yet.
+    /// Set owners and modes in the checkout `tree`, which is not visible yet.
     Own {
         tree: String,
         files: Vec<(TreePath, FileAttributes)>,
     },
-    /// Make the stable paths of apps that are new.
+    /// Make the stable paths of new apps.
     LinkApps(Vec<AppName>),
-    /// All apps of the host change at once.
+    /// Point `current` to the new generation: all apps of the host change at once.
     Switch {
         from: Option<u32>,
         to: u32,
     },
-    /// Create the files of these snippets. They stay after a rollback.
+    /// Create the files in these tmpfiles.d snippets. The files stay after a rollback.
     CreateTmpfiles(Vec<ExternalPath>),
     /// Enable units that were not enabled.
     Enable(Vec<UnitName>),
     DaemonReload,
-    /// Remove the stable paths of apps that are gone.
+    /// Remove the stable paths of apps that were removed.
     UnlinkApps(Vec<AppName>),
-    /// Start, restart and reload units; the ones in `running` ran before.
+    /// Start, restart and reload units. Those in `running` ran before.
     Jobs {
         jobs: Vec<(UnitName, JobKind)>,
         running: BTreeSet<UnitName>,
     },
 }
 
-/// What happens at one path outside.
+/// The change of one external path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Placement {
     pub path: ExternalPath,
@@ -63,29 +63,30 @@ pub struct Placement {
     pub old: Old,
 }
 
-/// What a path is to hold.
+/// What a path has after the change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum New {
+    /// A symlink with this target.
     Link(String),
-    /// A copy of an app's file, whose content has this SHA-256.
+    /// A copy of an app's file. Its content has this SHA-256.
     Copy {
         app: AppName,
         file: TreePath,
         sha256: String,
     },
-    /// What was there before us.
+    /// The backup of what was there before the first deployment.
     Before,
     Nothing,
 }
 
-/// What a path held when the deployment was prepared.
+/// What a path had when the deployment was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Old {
     Nothing,
     /// What an earlier deployment put there.
     Ours,
-    /// Equal to what we want, but not ours: kept for as long as we hold the path.
+    /// Something with the same content that no deployment put there. A backup is kept.
     Foreign,
-    /// Somebody put it in place of ours: kept, and the operator was told.
+    /// What somebody put in place of a deployed path. A backup is kept, and the operator was told.
     Drifted,
 }

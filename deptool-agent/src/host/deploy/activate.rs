@@ -1,4 +1,4 @@
-//! From the first visible change to the end: a deployment ends well or is undone, whatever becomes of the connection.
+//! The steps from the first visible change to the end. [`crate::host::deploy`] calls them in order.
 
 use crate::{
     host::{
@@ -38,16 +38,16 @@ use crate::{
 /// How a deployment ended.
 pub enum End {
     Outcome(Outcome),
-    /// The helper knows already: what was left to do then was nothing that it should wait for.
+    /// The helper was told already, before the agent cleaned up.
     Told,
 }
 
-/// Tell the helper how it ended.
+/// Tell the helper how the deployment ended.
 pub fn tell(peer: &mut Peer, outcome: Outcome) {
     peer.send(&Response::Ended(Box::new(outcome)));
 }
 
-/// A deployment that has begun to be visible. It ends well or is undone, whatever becomes of the connection.
+/// A deployment that is being activated. It is kept or rolled back, even if the connection is lost.
 pub struct Running<'a> {
     pub home: &'a Home,
     pub lock: HostLock,
@@ -55,15 +55,15 @@ pub struct Running<'a> {
     pub system: &'a mut dyn System,
     pub record: Record,
     pub expectations: Expectations,
-    /// Whose decision it is that it is kept.
+    /// Whether host or helper decides to keep the deployment.
     pub verdict: DecidedBy,
 }
 
 impl Running<'_> {
-    /// Open the journal and leave the login session. If that fails nothing became visible.
+    /// Open the journal and leave the login session. If this fails, nothing has become visible.
     ///
-    /// In this order: systemd takes some milliseconds to let us leave, and the disk to take the journal. Whoever ends
-    /// the session in between ends a deployment that has changed nothing.
+    /// systemd was asked earlier to move the agent out of the session. Writing the journal gives it time to do so. If the
+    /// session ends in between, the deployment has not changed anything yet.
     pub fn begin(&mut self) -> Result<Handle, HostError> {
         self.enter(Phase::Activating);
         self.peer.accept_takeovers(TakeoverSocket::open(self.home, self.record.id)?);
@@ -75,13 +75,14 @@ impl Running<'_> {
             }
         });
         if journal.is_err() {
-            // What stays of it goes with all else that was prepared.
+            // The deployment is about to be discarded. If the socket's file stays, the next agent removes it.
             let _ = self.peer.stop_takeovers();
         }
         journal
     }
 
-    /// What only moves links and files is over before anybody's patience is.
+    /// Whether the agent must have left the session before it goes on. A deployment that only changes files is so quick that
+    /// systemd's promise is enough.
     fn must_have_left(&self) -> Leave {
         let is_quick = |action: &Action| match action {
             Action::MakeDirectories(_)
@@ -144,7 +145,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Wait for whatever the helper has to say before the deployment is kept.
+    /// Wait for confirmation and verdict, where they are needed.
     pub fn await_helper(&mut self) -> Result<(), Failure> {
         if let Some(seconds) = self.expectations.confirm {
             self.enter(Phase::AwaitingConfirmation);
@@ -157,7 +158,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// The verdict is durable: where it is a common one, see to it that it is kept everywhere.
+    /// Wait until all hosts have kept the deployment, if they decide together. An error means that it was revoked.
     pub fn hold(&mut self, journal: &mut Handle) -> Result<(), Failure> {
         if self.verdict == DecidedBy::Host {
             return Ok(());
@@ -167,17 +168,17 @@ impl Running<'_> {
             return Ok(());
         }
         if let Err(error) = journal.revoke()
-            // Who knows which of the two the disk has: it is written once more, or the next agent might go back. If nothing
-            // can be written any more, what it will find decides.
+            // The journal on disk may say "kept" or "revoked" now. Write "kept" once more, or the next agent might roll
+            // back. If that fails, too, the journal on disk decides.
             && (journal.keep().is_ok() || journal.is_kept())
         {
-            self.peer.send(&Response::Note(format!("can't go back any more: {error}")));
+            self.peer.send(&Response::Note(format!("can't roll back any more: {error}")));
             return Ok(());
         }
         Err(Failure::Text("not kept, because another host failed".into()))
     }
 
-    /// Everything that was changed is on the disk, and then the verdict is.
+    /// Sync everything that was changed, and then record in the journal that the deployment is kept.
     pub fn make_durable(&mut self, journal: &mut Handle) -> Result<(), HostError> {
         let mut is_only_switched = true;
         for action in &self.record.actions {
@@ -187,7 +188,7 @@ impl Running<'_> {
                         place.sync()?;
                     }
                 }
-                // systemd makes links in several directories: those of all units that are named in [Install].
+                // systemd makes links in the directories of all units that [Install] names.
                 Action::Enable(_) | Action::Disable(_) => place::sync(self.home)?,
                 Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs { .. } => {}
                 Action::MakeDirectories(_)
@@ -205,20 +206,20 @@ impl Running<'_> {
         journal.keep()
     }
 
-    /// From here on the deployment is good: what is left is done again by the next agent if it fails here.
+    /// Finish a deployment that is kept. If a step fails here, the next agent repeats it.
     ///
-    /// The helper is told as soon as everything agrees; it need not wait for what is only cleaned up.
+    /// The helper is told as soon as the host's records agree. It does not wait for the cleaning up.
     pub fn keep(mut self, journal: Handle, store: &mut Store) -> End {
         let also_restarted = self.also_restarted();
         self.enter(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
         if let Err(error) = &finished {
-            self.peer.send(&Response::Note(format!("deployed, but not tidied up: {error}")));
+            self.peer.send(&Response::Note(format!("deployed, but not cleaned up: {error}")));
         }
-        // Whoever comes from now on finds how it ended in the log.
+        // From now on a connection that attaches finds the outcome in the attempts log.
         let closed = self.peer.stop_takeovers();
         tell(self.peer, Outcome::Done { also_restarted });
-        // Nobody listens any more. If it fails, the journal is there still: the next agent does it, or says why it can't.
+        // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
         let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
         if rested.and(closed).is_ok() {
             self.lock.leave();
@@ -235,7 +236,7 @@ impl Running<'_> {
         self.enter(Phase::RollingBack);
         let peer = &mut *self.peer;
         let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
-        // What failed units have written takes time to collect: the outage ends first.
+        // Collect the journals of failed units only now: that takes time, and the rollback ends an outage.
         let (why, details) = why.explain(self.system);
         let mut errors = left.sentences();
         let result = AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() };
@@ -244,7 +245,7 @@ impl Running<'_> {
             .and_then(|()| finish::tidy(self.home))
             .and_then(|()| place::sync(self.home))
             .and_then(|()| self.home.sync_own());
-        // With something left to undo, the journal stays for the next agent to try again.
+        // If something could not be undone, the journal stays, and the next agent tries again.
         let is_undone = left.errors.is_empty();
         let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });
         match ended.and_then(|()| self.peer.stop_takeovers()) {

@@ -1,4 +1,4 @@
-//! What has to hold before anything is received: nothing here is slow, and nothing is written.
+//! The checks before anything is received. They are quick and write nothing.
 
 use crate::{
     host::state::{
@@ -13,16 +13,17 @@ use crate::{
     },
 };
 
-/// Another agent may have been killed since this one looked: what it has begun is undone before anything else.
+/// Refuse to deploy over an interrupted deployment. This agent recovered when it started, but that may have failed, or
+/// another agent may have been killed since.
 pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
     if Journal::is_empty(home)? {
         return Ok(());
     }
-    let why = "an earlier deployment is not undone yet; 'git fetch' tries that again, and says what stands in the way";
+    let why = "an earlier deployment is not undone yet; 'git fetch' tries again, and says what stands in the way";
     Err(HostError::Interrupted(why.into()))
 }
 
-/// `/etc/hostname` must be the host's name, or one the other's first label. Compared before anything is written.
+/// Check that `/etc/hostname` has the name of the host. A short name matches a full name with the same first label.
 pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
     let Some(expected) = &request.hostname else { return Ok(()) };
     let path = home.root().join("etc/hostname");
@@ -44,7 +45,7 @@ pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
     Err(HostError::refused(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
 }
 
-/// Under an enforcing SELinux our files would need labels, which nobody has tried yet.
+/// Refuse a host with an enforcing SELinux: deployed files would need labels, which is not supported.
 pub fn check_selinux(home: &Home) -> Result<(), HostError> {
     let enforce = home.root().join("sys/fs/selinux/enforce");
     match std::fs::read(&enforce) {
@@ -55,7 +56,7 @@ pub fn check_selinux(home: &Home) -> Result<(), HostError> {
     }
 }
 
-/// The lease: what is deployed must be what the plan was made from.
+/// Check the lease: what is deployed must be what the plan was made from. Returns an outcome if it is not.
 pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
     let holds = match (&request.expected, &actual) {
         (Lease::Absent, None) => true,

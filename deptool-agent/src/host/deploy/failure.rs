@@ -1,4 +1,4 @@
-//! Why a deployment is rolled back.
+//! The failures for which a deployment is rolled back.
 
 use crate::{
     host::state::error::HostError,
@@ -9,7 +9,7 @@ use crate::{
     system::{System, settle},
 };
 
-/// How much of a failed unit's journal is shown.
+/// How many lines of a failed unit's journal are shown.
 const JOURNAL_LINES: usize = 10;
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl From<HostError> for Failure {
 }
 
 impl Failure {
-    /// One line, and what else there is to know.
+    /// One line, and details of several lines, which may be empty.
     pub fn explain(self, system: &mut dyn System) -> (String, String) {
         match self {
             Failure::Text(text) => (text, String::new()),
@@ -42,7 +42,7 @@ impl Failure {
     }
 }
 
-/// What a unit wrote to the journal at last, if anything.
+/// The last lines that a unit wrote to the journal, if there are any.
 pub fn journal_of(system: &mut dyn System, unit: &UnitName, invocations: &[String], lines: usize) -> Option<String> {
     let text = system.journal_tail(unit, invocations, lines);
     let text = printable_lines(text.trim_end().as_bytes());

@@ -1,4 +1,4 @@
-//! Where a deployment that is activated waits for the helper: to be confirmed, for the verdict, for the release.
+//! The gates at which a deployment waits for the helper: activation, confirmation, verdict, release.
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use crate::{
     },
 };
 
-/// What becomes of a deployment that was kept.
+/// The answer to a deployment that was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     Released,
-    /// Some other host has not kept it.
+    /// Another host has not kept the deployment.
     Revoked,
 }
 
-/// Wait until every host is prepared, where there are others. The last moment at which the deployment can be cancelled: returns
-/// whether it goes on.
+/// Wait until the helper says that every host is prepared, if it asked for that. This is the last chance to cancel: returns
+/// whether to go on.
 pub fn await_activation(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
     match request.go {
         Go::AtOnce => peer.still_waits(),
@@ -35,8 +35,8 @@ pub fn await_activation(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) 
     }
 }
 
-/// Wait to be reached over a new connection: the one that was there before may outlive a change that locks everybody
-/// else out.
+/// Wait for a confirmation over a new connection. An old connection can survive a change that locks everybody out, so it
+/// proves nothing.
 pub fn await_confirmation(seconds: u16, peer: &mut Peer) -> Result<(), Failure> {
     let before = peer.takeovers();
     let deadline = Instant::now() + Duration::from_secs(seconds.into());
@@ -51,7 +51,7 @@ pub fn await_confirmation(seconds: u16, peer: &mut Peer) -> Result<(), Failure> 
                 return Err(Failure::Text(why));
             }
             Incoming::Request(_) => return Err(Failure::Text("not confirmed: a message came out of order".into())),
-            // Expected, where the change concerns the network.
+            // Normal when the network configuration changes.
             Incoming::End | Incoming::Broken(_) => peer.drop_link(),
         }
     }
@@ -59,7 +59,7 @@ pub fn await_confirmation(seconds: u16, peer: &mut Peer) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Wait for the helper to say that all hosts are healthy; without an answer the deployment is not kept.
+/// Wait for the verdict: all hosts are healthy, or not. Without an answer the deployment is not kept.
 pub fn await_verdict(peer: &mut Peer) -> Result<(), Failure> {
     peer.ask(Response::Healthy);
     let answer = peer.receive();
@@ -74,8 +74,8 @@ pub fn await_verdict(peer: &mut Peer) -> Result<(), Failure> {
     }
 }
 
-/// Keep the way back until the helper has heard from all hosts. One that has lost its connection may come back for as
-/// long as it would be waited for in silence.
+/// Wait until the helper says that all hosts have kept the deployment; until then it can be revoked. After 30 seconds
+/// without a message, on this or a new connection, the deployment counts as released.
 pub fn await_release(peer: &mut Peer) -> Release {
     let mut heard = Instant::now();
     peer.ask(Response::Kept);

@@ -1,7 +1,7 @@
-//! Users and groups by name, as the host resolves them.
+//! Resolves names of users and groups to ids.
 //!
-//! A static binary knows nothing of NSS, so a running host is asked with `getent`; a root directory has its own
-//! `etc/passwd` and `etc/group`.
+//! The agent is a static binary and can't use NSS. So it runs `getent` on a live host, and reads `etc/passwd` and
+//! `etc/group` in a root directory.
 
 use std::{fs, process::Command};
 
@@ -10,7 +10,7 @@ use crate::{
     shared::manifest::Account,
 };
 
-/// Which of the two databases is meant.
+/// One of the two databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Database {
     Passwd,
@@ -26,7 +26,7 @@ impl Database {
     }
 }
 
-/// The numeric id of `account`, `None` if the host does not know it.
+/// The numeric id of `account`, or `None` if there is no such account.
 pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Option<u32>, HostError> {
     if home.is_live() { ask_host(database, account) } else { read_files(home, database, account) }
 }
@@ -36,7 +36,7 @@ fn ask_host(database: Database, account: &Account) -> Result<Option<u32>, HostEr
     let output = output.map_err(|error| HostError::refused(format!("cannot run 'getent': {error}")))?;
     match output.status.code() {
         Some(0) => Ok(id_in(&String::from_utf8_lossy(&output.stdout), account)),
-        // "one or more supplied key could not be found in the database"
+        // getent(1): "one or more supplied key could not be found in the database"
         Some(2) => Ok(None),
         _ => Err(HostError::refused(format!(
             "'getent {} {}' failed: {}",
@@ -51,25 +51,25 @@ fn read_files(home: &Home, database: Database, account: &Account) -> Result<Opti
     let path = home.root().join("etc").join(database.name());
     match fs::read(&path) {
         Ok(bytes) => Ok(id_in(&String::from_utf8_lossy(&bytes), account)),
-        // An empty root still has a root.
+        // root has id 0 even in a root directory without these files.
         Err(_) => Ok((account.as_str() == "root").then_some(0)),
     }
 }
 
-/// The third field of the line of `account`: passwd(5), group(5).
+/// The third field of the line of `account`. See passwd(5) and group(5).
 fn id_in(text: &str, account: &Account) -> Option<u32> {
     let line = text.lines().find(|line| line.split(':').next() == Some(account.as_str()))?;
     line.split(':').nth(2)?.parse().ok()
 }
 
-/// Whether a sysusers.d(5) snippet makes `account`.
+/// Whether a sysusers.d(5) snippet creates `account`.
 pub fn is_declared(snippet: &str, database: Database, account: &Account) -> bool {
     snippet.lines().any(|line| {
         let mut fields = line.split_whitespace();
         let kind = fields.next().unwrap_or_default().trim_end_matches('!');
         let makes = match database {
             Database::Passwd => kind == "u",
-            // Every user gets a group of the same name.
+            // A user line also creates a group of the same name.
             Database::Group => kind == "u" || kind == "g",
         };
         makes && fields.next().is_some_and(|name| name.trim_matches('"') == account.as_str())

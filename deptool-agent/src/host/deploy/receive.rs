@@ -1,4 +1,4 @@
-//! Taking in what a deployment needs: a pack, and blobs too large for one.
+//! Receives what a deployment needs: a pack, and blobs that are too large for a pack.
 
 use std::{
     fs::{self, File},
@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// Takes in what one deployment needs. `None` is what comes of it when the helper goes away or changes its mind.
+/// Receives the objects of one deployment. Its methods return `None` if the helper cancels or is gone.
 pub struct Receiving<'a> {
     pub home: &'a Home,
     pub request: &'a Deploy,
     pub store: &'a mut Store,
     pub peer: &'a mut Peer,
-    /// The last pack that may be asked for was taken in.
+    /// A pack with all objects was received, so asking again is pointless.
     is_complete: bool,
 }
 
@@ -39,8 +39,8 @@ impl<'a> Receiving<'a> {
         Receiving { home, request, store, peer, is_complete: false }
     }
 
-    /// What is deployed: a deployment needs to know what it takes away. If the store has lost it, it is asked for again,
-    /// with everything else.
+    /// Load the tree that is deployed, to know what the deployment removes. If the store has lost part of it, ask the helper
+    /// for everything.
     pub fn deployed(&mut self) -> Result<Option<HostTree>, HostError> {
         let Lease::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
         let unfit = |error: TreeError| HostError::tree(Whose::Deployed, error);
@@ -48,7 +48,7 @@ impl<'a> Receiving<'a> {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
             tree => return tree.map(Some).map_err(unfit),
         }
-        // What is on its way may assume what is lost; and it has to be taken in before anything else can be.
+        // The helper has already begun to send a pack, so that comes first. It may build on the lost objects.
         if !self.transfer()? {
             return Ok(None);
         }
@@ -60,14 +60,14 @@ impl<'a> Receiving<'a> {
                 "the host's store has lost what is deployed; push from a repository that has {commit}"
             ))),
             tree => {
-                let said = "the host's store had lost part of what is deployed: it was sent again";
-                self.peer.send(&Response::Note(said.into()));
+                let note = "the host's store had lost part of what is deployed: it was sent again";
+                self.peer.send(&Response::Note(note.into()));
                 tree.map(Some).map_err(unfit)
             }
         }
     }
 
-    /// What is to be deployed, all of which can be had then.
+    /// Receive and load the tree to deploy. The contents of all its files are then on this host.
     pub fn target(&mut self, earlier: &[Earlier<'_>]) -> Result<Option<HostTree>, HostError> {
         if !self.is_complete && !self.transfer()? {
             return Ok(None);
@@ -93,7 +93,7 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// The pack assumes what is not here, or can't be read any more: take in one that assumes nothing.
+    /// Ask for a pack with all objects, because the first one builds on objects that are lost or can't be read.
     fn ask_for_all(&mut self) -> Result<bool, HostError> {
         self.peer.send(&Response::NeedFull);
         self.store.doubt();
@@ -111,13 +111,13 @@ fn has_all(tree: &HostTree, contents: &Contents<'_>) -> bool {
     tree.apps.values().flat_map(|app| app.files.values()).all(|entry| contents.has(entry.id, &mut buffer))
 }
 
-/// One transfer: a pack, then large blobs. Whether it is complete, or the helper is gone.
+/// Receive one pack and then large blobs. Returns false if the helper cancels or is gone.
 fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, HostError> {
     let mut stream = DataStream { peer, pending: Vec::new(), at: 0, end: None };
     let added = store.add_pack(&mut BufReader::new(&mut stream), &Limits::default());
     let end = stream.end.take();
     match (added, end) {
-        // A pack that was cut off because the helper went away is no one's fault.
+        // If the helper is gone, the pack was cut off. That is not an error.
         (_, Some(Cut::Gone)) => return Ok(false),
         (_, Some(Cut::Protocol(error))) => return Err(error.into()),
         (Err(error), None) => return Err(error.into()),
@@ -146,7 +146,7 @@ fn expect_pack_end(peer: &mut Peer) -> Result<(), HostError> {
     }
 }
 
-/// Write a blob that came outside of the pack to `incoming/`, and check its hash. Whether it came as a whole.
+/// Receive a large blob into `incoming/` and check its hash. Returns false if the helper cancels or is gone.
 fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<bool, HostError> {
     let directory = home.incoming();
     fs::create_dir_all(&directory).during("create", &directory)?;
@@ -175,13 +175,15 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
     Ok(true)
 }
 
-/// Why a stream of data ended before its time.
+/// Why a stream of data was cut off.
 enum Cut {
+    /// The helper cancelled or is gone.
     Gone,
+    /// The helper sent something else.
     Protocol(ProtocolError),
 }
 
-/// The bytes of [`Request::Data`] messages, one after the other. Takes no message more than the reader asks for.
+/// Reads the bytes of [`Request::Data`] messages. Receives a message only when the reader needs more bytes.
 struct DataStream<'a> {
     peer: &'a mut Peer,
     pending: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Everything of a deployment that is not visible yet: what it needs is received, checked and written, and all that it
-//! will do is decided.
+//! Stages a deployment: receives, checks and writes everything that it needs, and decides every action. Nothing becomes
+//! visible.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -36,26 +36,26 @@ use crate::{
     system::System,
 };
 
-/// Where an app asks to be confirmed: seconds. To connect takes less, through any network.
+/// The time to confirm when an app asks for confirmation, in seconds. A new connection takes less through any network.
 const CONFIRM: u16 = 30;
 
-/// A deployment that only has to be activated.
+/// A staged deployment: all that is left is to activate it.
 pub struct Ready {
     pub record: Record,
-    /// What was written, and is not durable yet.
+    /// The files and directories that were written. They are not synced yet.
     pub written: Vec<PathBuf>,
     pub expectations: Expectations,
 }
 
-/// What a deployment must show after its activation.
+/// What has to hold after the activation.
 pub struct Expectations {
-    /// How long units must not fail after their start, where the manifest says so.
+    /// How long a unit must run without failing, where the manifest sets that time.
     pub windows: BTreeMap<UnitName, Duration>,
-    /// How long all of it may take.
+    /// The limit for the whole activation.
     pub timeout: Duration,
-    /// What must answer, of the apps that change.
+    /// The health probes of the apps that change.
     pub probes: Vec<(AppName, Probe)>,
-    /// Within how many seconds it must be confirmed, if it must be.
+    /// The time to confirm in seconds, if confirmation is needed.
     pub confirm: Option<u16>,
 }
 
@@ -68,7 +68,7 @@ impl Expectations {
         let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
         let probes =
             changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));
-        // Taking a firewall away is as bold as putting one up.
+        // The old manifest counts, too: removing a firewall is as risky as installing one.
         let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
         let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
         let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
@@ -76,14 +76,14 @@ impl Expectations {
     }
 }
 
-/// What came of it.
+/// The result of staging.
 pub enum Staged {
     Ready(Box<Ready>),
-    /// The helper went away or has changed its mind.
+    /// The helper cancelled or is gone.
     Gone,
 }
 
-/// Receive everything and prepare it: nothing of it is visible.
+/// Receive everything, check it against the plan, write the new generation, and decide the actions.
 pub fn stage(
     home: &Home,
     request: &Deploy,
@@ -154,7 +154,8 @@ pub fn stage(
     Ok(Staged::Ready(Box::new(Ready { record, written, expectations: Expectations::of(&sides, request) })))
 }
 
-/// Tell of files of ours that somebody changed: they are written anew, and the generation that runs now keeps them.
+/// Tell the operator about deployed files that somebody edited. The new generation has them as deployed; the current
+/// generation keeps the edited ones.
 fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earlier<'_>], peer: &mut Peer) {
     let Some(number) = current else { return };
     for (name, app) in &old.apps {
