@@ -9,6 +9,7 @@ mod cli_look;
 mod completion;
 mod cut;
 mod damaged;
+mod demo;
 mod dependencies;
 mod dist;
 mod files;

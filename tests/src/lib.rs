@@ -10,6 +10,7 @@
 
 pub mod build;
 pub mod deb;
+pub mod demo;
 pub mod dist;
 pub mod intercept;
 pub mod lab;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod relay;
 pub mod sandbox;
 pub mod simulation;
+pub mod site;
 pub mod stand_in;
 pub mod sweep;
 pub mod terminal;

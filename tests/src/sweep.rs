@@ -1,6 +1,6 @@
 //! Sweeps: a fault at every point at which something is changed, and what came of it, seen from outside.
 //!
-//! What has to hold after every fault and the next contact (DESIGN.md I1–I5): the old state or the new one, exactly;
+//! What has to hold after every fault and the next contact: the old state or the new one, exactly;
 //! what was said to be done is done, what was said to have failed is not; nothing of ours is left over, nothing of the
 //! host's own is lost. Nothing here believes what an agent says of itself: files, links and modes are compared, and
 //! Git looks at the store.

@@ -7,6 +7,7 @@ mod fuzz;
 mod lab;
 mod needs;
 mod scale;
+mod site;
 mod sweep;
 mod test;
 
@@ -19,19 +20,23 @@ use deptool_tests::sweep::Choice;
 const HELP: &str = "\
 usage: cargo xtask <task>
 
-    dist --prefix DIR       build for use and install: helper, git-deptool, agents, manual, completion
+    dist --prefix DIR       build and install everything: helper, git-deptool, agents, manual, completion
     deb                     the same as a Debian package, in target/debian
-    demo                    show the main job, step by step, with real commands
-    test [--quick] [NAME]   run all tests, or those whose name has NAME; --quick: without the lab
-    lab up [NAME…]          start hosts for people (default: web1 web2); --trixie for Debian 13
+    demo                    run the main workflow step by step, with real commands
+    demo --svg              draw part of it as doc/session.svg, the picture in the README
+    test [--quick] [NAME]   run all tests, or those whose name contains NAME; --quick: without the lab and slow tests
+    lab up [NAME…]          start hosts to play with (default: web1 web2); --trixie for Debian 13
     lab ssh HOST [CMD…]     a shell on one of them, or one command
-    lab down                end them
-    fuzz [--seconds N] [TARGET…]   feed what takes bytes of unknown origin, guided by coverage (60 s in all)
-    bench [--quick]         measure deployments against `ssh host true` and other tools (--no-peers: without those);
-                            --save writes it to README.md and tests/bench
+    lab down                stop them
+    fuzz [--seconds N] [TARGET…]
+                            fuzz everything that parses untrusted bytes, guided by coverage (60 s in all)
+    bench [--quick] [--no-peers] [--save]
+                            compare deployments with `ssh host true` and with other tools (--no-peers: without those);
+                            --save writes the result to doc/measurements.md and tests/bench
     sweep [--one-in N] [NAME]
-                            a fault at every point of a deployment, or at one in N of them
+                            inject a fault at every point of a deployment, or at one point in N
     scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
+    site                    the manual and doc/ as a website, in target/site; checks its links
 ";
 
 fn main() -> ExitCode {
@@ -55,6 +60,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["dist", "--prefix", prefix] => dist::run(prefix),
         ["deb"] => dist::deb(),
         ["demo"] => demo::run(),
+        ["demo", "--svg"] => demo::draw(),
         ["test", rest @ ..] => test::run(rest),
         ["lab", "up", rest @ ..] => lab::up(rest),
         ["lab", "down"] => lab::down(),
@@ -66,6 +72,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["sweep", "--one-in", step] => sweep::run(Choice::one_in(step)?, ""),
         ["sweep", "--one-in", step, word] => sweep::run(Choice::one_in(step)?, word),
         ["scale"] => scale::run(),
+        ["site"] => site::run(),
         // For ssh's ProxyCommand, not for people.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use deptool_tests::lab;
 use deptool_tests::process::{Cmd, find_program};
+use deptool_tests::site;
 use deptool_tests::sweep::disk;
 
 /// A program and the Debian package that has it.
@@ -21,22 +22,21 @@ const TO_TEST: &[Need] = &[
 
 /// What it takes to build. An error names what is missing.
 pub fn to_build() -> Result<()> {
-    let missing = provide(TO_BUILD)?;
-    if !missing.is_empty() {
-        bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
-    }
-    Ok(())
+    require(TO_BUILD)
 }
 
 /// What it takes to test. The lab does without what can't be had: its tests are skipped then, and say why.
 pub fn to_test() -> Result<()> {
     to_build()?;
-    let missing = provide(TO_TEST)?;
-    if !missing.is_empty() {
-        bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
-    }
+    require(TO_TEST)?;
+    require(site::NEEDS)?;
     provide(disk::NEEDS)?;
     provide(lab::NEEDS).map(drop)
+}
+
+/// What it takes to make the website.
+pub fn to_make_site() -> Result<()> {
+    require(site::NEEDS)
 }
 
 /// What it takes to sweep, file systems to make and mount included.
@@ -44,6 +44,15 @@ pub fn to_sweep() -> Result<()> {
     to_build()?;
     provide(disk::NEEDS)?;
     disk::unable().map_or(Ok(()), |why| bail!(why))
+}
+
+/// As [`provide`], but what is still missing is an error.
+fn require(needs: &[Need]) -> Result<()> {
+    let missing = provide(needs)?;
+    if !missing.is_empty() {
+        bail!("missing: {0} (on Debian: apt-get install {0})", missing.join(" "));
+    }
+    Ok(())
 }
 
 /// Installs what is missing, as root on Debian. Returns the packages that still are.

@@ -11,7 +11,7 @@ use deptool_tests::build;
 /// A ratio that is so many times that of the baseline is told of.
 const WORSE: f64 = 1.25;
 const BEGIN: &str = "<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n";
-const PLOT: &str = "![The medians on one scale](tests/bench/plot.svg)";
+const PLOT: &str = "![The medians on one scale](measurements.svg)";
 const END: &str = "<!-- END BENCH -->\n";
 
 /// Whose work it is.
@@ -186,13 +186,13 @@ fn time(took: Duration) -> String {
     }
 }
 
-fn dir() -> PathBuf {
-    build::workspace().join("tests/bench")
+fn baseline() -> PathBuf {
+    build::workspace().join("tests/bench/baseline.json")
 }
 
 /// Tell what has become slower than it was in the baseline.
 pub fn compare(table: &Table) -> Result<()> {
-    let Ok(text) = std::fs::read(dir().join("baseline.json")) else { return Ok(()) };
+    let Ok(text) = std::fs::read(baseline()) else { return Ok(()) };
     let before: BTreeMap<String, f64> = serde_json::from_slice(&text).context("baseline.json is not one")?;
     for (name, now) in table.ratios() {
         match before.get(&name) {
@@ -203,19 +203,23 @@ pub fn compare(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Make this the baseline: table and plot for the README.
+/// Make this the baseline, and write table and plot to doc/measurements.
 pub fn save(table: &Table) -> Result<()> {
-    std::fs::create_dir_all(dir())?;
-    std::fs::write(dir().join("baseline.json"), serde_json::to_string_pretty(&table.ratios())? + "\n")?;
-    std::fs::write(dir().join("plot.svg"), table.plot())?;
-    let readme = build::workspace().join("README.md");
-    let text = std::fs::read_to_string(&readme)?;
-    let (before, rest) = text.split_once(BEGIN).context("README.md has no place for the table")?;
-    let (_, after) = rest.split_once(END).context("README.md has no end of the table")?;
-    let table = table.markdown();
-    std::fs::write(&readme, format!("{before}{BEGIN}{table}\n{PLOT}\n{END}{after}"))?;
-    println!("written: README.md, tests/bench/baseline.json, tests/bench/plot.svg");
+    std::fs::write(baseline(), serde_json::to_string_pretty(&table.ratios())? + "\n")?;
+    let doc = build::workspace().join("doc");
+    std::fs::write(doc.join("measurements.svg"), table.plot())?;
+    let page = doc.join("measurements.md");
+    let text = std::fs::read_to_string(&page)?;
+    std::fs::write(&page, with_table(&text, &table.markdown())?)?;
+    println!("written: doc/measurements.md, doc/measurements.svg, tests/bench/baseline.json");
     Ok(())
+}
+
+/// A page with another table in the place of the one that it has.
+fn with_table(page: &str, table: &str) -> Result<String> {
+    let (before, rest) = page.split_once(BEGIN).context("doc/measurements.md has no place for the table")?;
+    let (_, after) = rest.split_once(END).context("doc/measurements.md has no end of the table")?;
+    Ok(format!("{before}{BEGIN}{table}\n{PLOT}\n{END}{after}"))
 }
 
 #[cfg(test)]
@@ -235,5 +239,13 @@ mod tests {
         assert_eq!(table.ratios(), BTreeMap::from([("push".to_owned(), 1.5)]));
         assert!(table.markdown().contains("| push | 1.50 | 30 ms | ≤ 1.1 |"), "{}", table.markdown());
         assert!(table.plot().contains("30 ms</text>"));
+    }
+
+    #[test]
+    fn the_page_has_a_place_for_the_table() {
+        let page = std::fs::read_to_string(build::workspace().join("doc/measurements.md")).unwrap();
+        let saved = with_table(&page, "| a | b |\n").unwrap();
+        assert!(saved.contains("| a | b |\n\n![The medians"), "{saved}");
+        assert_eq!(with_table(&saved, "| a | b |\n").unwrap(), saved);
     }
 }
