@@ -8,7 +8,7 @@ use deptool_tests::stand_in::with_stand_in;
 
 /// Runs programs for Linux on aarch64, a process of its own for each of theirs.
 const EMULATOR: &str = "qemu-aarch64-static";
-/// In bytes: what it has now, and some room. What an agent consists of: deptool-agent(8).
+/// In bytes: what it has now, and some room. Why it matters: doc/measurements.md.
 const LARGEST: u64 = 1_250_000;
 
 /// Whether to say nothing of what takes minutes to build.
