@@ -8,10 +8,7 @@ pub mod parallel;
 pub mod remote;
 
 use std::{
-    sync::{
-        atomic::Ordering,
-        mpsc::{RecvTimeoutError, channel},
-    },
+    sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::Duration,
 };
@@ -109,7 +106,7 @@ pub fn run(
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if connector.interrupted.load(Ordering::Relaxed) {
+            if connector.interrupted.is_set() {
                 let steps = fleet.decision.interrupt();
                 fleet.carry_out(steps);
             }

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod error;
+pub mod interrupt;
 pub mod offer;
 pub mod options;
 pub mod outcome;

@@ -5,6 +5,7 @@
 mod ancestry;
 mod config_file;
 mod environment;
+pub mod git;
 pub mod history;
 pub mod pack;
 mod parameters;

@@ -20,6 +20,8 @@ use std::{
 use deptool_agent::shared::{build, env_request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::model::interrupt::Interrupt;
+
 use super::install::{
     self, InstallError,
     agents::{AgentError, Agents},
@@ -200,7 +202,7 @@ pub struct Connector {
     /// Where is shown what ssh and agents print on stderr.
     pub display: Display,
     /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
-    pub interrupted: Arc<AtomicBool>,
+    pub interrupted: Interrupt,
     pub(crate) places: Places,
     gate: Arc<Gate>,
 }
@@ -245,7 +247,7 @@ impl Connector {
             ssh,
             agents,
             display,
-            interrupted: Arc::default(),
+            interrupted: Interrupt::default(),
             places: Places::default(),
             gate: Arc::default(),
         }
@@ -418,7 +420,7 @@ impl Connector {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let slice = Timespec::try_from(INTERRUPT_CHECK).map_err(io::Error::other)?;
         loop {
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.interrupted.is_set() {
                 return Ok(Readiness::Interrupted);
             }
             match poll(&mut [PollFd::new(&incoming.stdout, PollFlags::IN)], Some(&slice)) {

@@ -6,7 +6,6 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -249,7 +248,7 @@ fn push(remote: &Remote, deployment: &Deployment, plan: &ClusterPlan, how: &How)
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));
     git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress");
     let output = git.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    if output.status.signal().is_some() || remote.connector.interrupted.load(Ordering::Relaxed) {
+    if output.status.signal().is_some() || remote.connector.interrupted.is_set() {
         // Git dies of Ctrl-C at once; the helper tells the hosts first, and holds these until it has heard of them.
         for (host, _) in plan.affected() {
             drop(HostLock::acquire(&remote.repo, &host.tracking)?);

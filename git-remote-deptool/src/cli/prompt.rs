@@ -4,10 +4,11 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::AsFd,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::model::interrupt::Interrupt;
 
 /// How often we look whether Ctrl-C was pressed, in nanoseconds.
 const INTERRUPT_CHECK: i64 = 100_000_000;
@@ -22,11 +23,11 @@ impl Terminal {
     }
 
     /// What was typed, without the line feed. None for Ctrl-C, and at the end of input.
-    pub fn ask(&mut self, question: &str, interrupted: &AtomicBool) -> io::Result<Option<String>> {
+    pub fn ask(&mut self, question: &str, interrupted: &Interrupt) -> io::Result<Option<String>> {
         self.0.write_all(question.as_bytes())?;
         let mut line = Vec::new();
         loop {
-            if interrupted.load(Ordering::Relaxed) {
+            if interrupted.is_set() {
                 self.0.write_all(b"\n")?;
                 return Ok(None);
             }

@@ -57,6 +57,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
         cluster,
         message: args.message.as_ref().map(|message| message.as_encoded_bytes()),
         run: if args.dry_run { Run::Dry } else { Run::Real },
+        interrupt: &context.connector.interrupted,
     };
     let snapshot = snapshot::take(&context.repo, &context.settings, &request, &source)?;
     for warning in &snapshot.warnings {

@@ -6,7 +6,7 @@ use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
 };
 
 use super::remote::{Reach, Remote, Results};
@@ -17,6 +17,7 @@ use crate::{
         ssh::SshSettings,
     },
     config::{Settings, SettingsError, Target},
+    model::interrupt::Interrupt,
     repo::{Environment, OpenError, Repo},
     ui::{
         locale::{Charset, Shown},
@@ -79,7 +80,7 @@ impl Context {
         };
         let display = Display { sink: sink.clone(), kind };
         let mut connector = Connector::new(variables, ssh, env::current_exe().ok().as_deref(), display);
-        connector.interrupted = interrupted().map_err(ContextError::Signals)?;
+        connector.interrupted = Interrupt::of_process().map_err(ContextError::Signals)?;
         let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
         let report = report.map(|path| repo.top().join(path));
         let is_left = env::var_os("GIT_DEPTOOL_SHOW").is_some_and(|what| what == "progress");
@@ -98,13 +99,4 @@ impl Context {
     pub fn top(&self) -> &Path {
         self.repo.top()
     }
-}
-
-/// Set once Ctrl-C was pressed. Git dies of it at once; we tell the hosts first, and get the signal twice.
-fn interrupted() -> io::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, flag.clone())?;
-    }
-    Ok(flag)
 }

@@ -1,16 +1,16 @@
 //! A rendered directory as a commit on the cluster's branch, without touching index and work tree.
 //!
 //! ```text
-//! walk (what is there) ▸ cache (what of it is known by its stat) ▸ objects ▸ trees ▸ branch (parents, commit)
+//! walk    whether everything can be deployed
+//! index   the files as a tree, made by Git
+//! branch  what has changed on it, the new commit's parents, the commit
 //! ```
 //!
 //! The bytes in the directory are the bytes in the tree: no attributes, filters or ignore files apply.
 
 mod branch;
-mod cache;
-mod objects;
+mod index;
 mod source;
-mod trees;
 mod walk;
 
 use std::{
@@ -20,27 +20,19 @@ use std::{
 };
 
 use branch::Branch;
-use cache::Cache;
 use deptool_agent::shared::{
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     text::printable,
 };
-use gix::{
-    ObjectId,
-    bstr::{BString, ByteSlice},
-    index::entry::Stat,
-};
-use objects::Objects;
+use gix::bstr::{BString, ByteSlice};
+use index::Index;
 pub use source::Source;
-use walk::Kind;
 
-use super::{
-    AncestryError, ReadError, Repo,
-    history::{self, HistoryError},
-};
+use super::{AncestryError, ReadError, Repo, git::GitError, history::HistoryError};
 use crate::{
     config::{ClusterError, Settings},
+    model::interrupt::Interrupt,
     state::TrackingError,
 };
 
@@ -53,6 +45,7 @@ pub struct Request<'a> {
     /// The commit's message; without one it says what was committed.
     pub message: Option<&'a [u8]>,
     pub run: Run,
+    pub interrupt: &'a Interrupt,
 }
 
 /// Whether anything is written.
@@ -115,8 +108,7 @@ pub enum SnapshotError {
     /// Nothing to deploy is mostly a mistake.
     #[error("there is nothing in '{}'", printable(.0.as_os_str().as_encoded_bytes()))]
     Empty(PathBuf),
-    /// The object database.
-    #[error("could not write an object")]
+    #[error("could not hash a name")]
     Object(#[source] gix::Error),
     /// The branch.
     #[error(transparent)]
@@ -130,23 +122,8 @@ pub enum SnapshotError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Ancestry(#[from] AncestryError),
-    /// Git can't be run.
-    #[error("could not run git")]
-    Git(#[source] io::Error),
-    /// What Git said, the commit or the branch being its business.
-    #[error("git {command} failed: {said}")]
-    Refused { command: &'static str, said: String },
-}
-
-/// A file or link, and the id of its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Identified {
-    path: BString,
-    kind: Kind,
-    stat: Stat,
-    id: ObjectId,
-    /// Whether the id is known from before; the blob may have been pruned since.
-    is_cached: bool,
+    #[error(transparent)]
+    Git(#[from] GitError),
 }
 
 /// Commit a directory, if it is not what the branch has already. `source` is only asked if there is something to commit.
@@ -156,30 +133,23 @@ pub fn take(
     request: &Request<'_>,
     source: &dyn Fn() -> Option<Source>,
 ) -> Result<Snapshot, SnapshotError> {
-    let cache = Cache::open(repo, request.directory, request.run);
-    let found = walk::walk(request.directory)?;
-    if found.is_empty() {
+    let tops = walk::walk(request.directory)?;
+    let files = walk::total(&tops);
+    if files == 0 {
         return Err(SnapshotError::Empty(request.directory.to_owned()));
     }
-    let objects = Objects::new(repo, request.directory, request.run);
-    let files = objects.identify(found, &cache)?;
-    cache.store(&files);
+    let index = Index::open(repo, request.directory, request.run, request.interrupt)?;
+    let tree = index.tree(&tops)?;
+    let new = index.hosts(tree)?;
+    index.keep();
 
-    let mut root = Vec::new();
-    let tree = trees::build(&files, &mut |directory| {
-        if directory.is_root {
-            root = directory.data.to_owned();
-        }
-        Ok(())
-    })?;
-    let branch = Branch::of(repo, request.cluster)?;
+    let branch = Branch::of(repo, request.cluster, request.interrupt)?;
     let (old_tree, old) = branch.content()?;
-    let new = branch::hosts(history::parse_tree(&tree, &root)?);
     let parents = branch.parents(settings, &old.keys().chain(new.keys()).collect())?;
 
     let mut snapshot = Snapshot {
-        tree: TreeId(tree),
-        files: files.len(),
+        tree,
+        files,
         hosts: branch::changes(&old, &new),
         parents: parents.commits,
         source: None,
@@ -193,7 +163,6 @@ pub fn take(
     snapshot.result = match request.run {
         Run::Dry => Committed::Would,
         Run::Real => {
-            trees::build(&files, &mut |directory| objects.store(directory))?;
             let message = message(request, snapshot.source.as_ref());
             Committed::Commit(branch.commit(tree, &snapshot.parents, &message)?)
         }
@@ -241,9 +210,14 @@ mod tests {
     /// The message for what was typed, with a source or without.
     fn message_of(typed: Option<&str>, has_source: bool) -> String {
         let cluster = ClusterName::parse(b"prod").unwrap();
-        let request =
-            Request { directory: Path::new("."), cluster: &cluster, message: typed.map(str::as_bytes), run: Run::Real };
-        let commit = CommitId(ObjectId::empty_tree(gix::hash::Kind::Sha1));
+        let request = Request {
+            directory: Path::new("."),
+            cluster: &cluster,
+            message: typed.map(str::as_bytes),
+            run: Run::Real,
+            interrupt: &Interrupt::default(),
+        };
+        let commit = CommitId(gix::ObjectId::empty_tree(gix::hash::Kind::Sha1));
         let source = Source { commit, subject: "Add".into(), is_dirty: true };
         let message = message(&request, has_source.then_some(&source));
         String::from_utf8(message).unwrap().replace(&commit.to_string(), "<id>").replace(&commit.short(), "<short>")

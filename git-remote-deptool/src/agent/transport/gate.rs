@@ -5,12 +5,11 @@
 //! is soon not waited for any more: a host that is down is no burden to a jump host, which that login has passed.
 
 use std::{
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::model::interrupt::Interrupt;
 
 /// How many may be within. Two less than OpenSSH minds, for others who log in there.
 pub const AT_ONCE: usize = 8;
@@ -49,10 +48,10 @@ pub(super) struct Pass {
 
 impl Gate {
     /// Wait for a pass; `None` if `interrupted` becomes true before.
-    pub fn enter(self: &Arc<Self>, interrupted: &AtomicBool) -> Option<Pass> {
+    pub fn enter(self: &Arc<Self>, interrupted: &Interrupt) -> Option<Pass> {
         let mut state = self.lock();
         loop {
-            if interrupted.load(Ordering::Relaxed) {
+            if interrupted.is_set() {
                 return None;
             }
             let now = Instant::now();
@@ -100,11 +99,12 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, thread};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
 
     use super::*;
-
-    static GO: AtomicBool = AtomicBool::new(false);
 
     #[test]
     fn only_so_many_are_within_at_once_and_all_come_through() {
@@ -113,7 +113,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..60 {
                 scope.spawn(|| {
-                    let pass = gate.enter(&GO).unwrap();
+                    let pass = gate.enter(&Interrupt::default()).unwrap();
                     most.fetch_max(within.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     thread::yield_now();
                     within.fetch_sub(1, Ordering::SeqCst);
@@ -143,9 +143,11 @@ mod tests {
     #[test]
     fn whoever_waits_can_be_interrupted() {
         let gate = Arc::<Gate>::default();
-        let passes: Vec<_> = (0..AT_ONCE).map(|_| gate.enter(&GO).unwrap()).collect();
-        assert!(gate.enter(&AtomicBool::new(true)).is_none());
+        let passes: Vec<_> = (0..AT_ONCE).map(|_| gate.enter(&Interrupt::default()).unwrap()).collect();
+        let interrupted = Interrupt::default();
+        interrupted.set();
+        assert!(gate.enter(&interrupted).is_none());
         drop(passes);
-        assert!(gate.enter(&GO).is_some());
+        assert!(gate.enter(&Interrupt::default()).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! One conversation with a host, over one connection after the other.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -183,7 +183,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn is_interrupted(&self) -> bool {
-        self.connector.interrupted.load(Ordering::Relaxed)
+        self.connector.interrupted.is_set()
     }
 
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
+    os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Command, Stdio},
 };
 
 use deptool_agent::shared::{
@@ -12,13 +11,15 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     text::printable_lines,
 };
-use gix::{ObjectId, objs::tree::EntryKind};
+use gix::{ObjectId, bstr::ByteSlice, objs::tree::EntryKind};
 
 use super::{Change, SnapshotError};
 use crate::{
     config::{Settings, TrackingName},
+    model::interrupt::Interrupt,
     repo::{
         ReadError, Repo,
+        git::{Git, GitError},
         history::{Entry, Objects},
     },
     state::Tracking,
@@ -28,6 +29,7 @@ use crate::{
 pub(super) struct Branch<'a> {
     repo: &'a Repo,
     cluster: &'a ClusterName,
+    interrupt: &'a Interrupt,
     pub tip: Option<CommitId>,
 }
 
@@ -42,12 +44,12 @@ pub(super) struct Parents {
 }
 
 impl<'a> Branch<'a> {
-    pub fn of(repo: &'a Repo, cluster: &'a ClusterName) -> Result<Self, SnapshotError> {
+    pub fn of(repo: &'a Repo, cluster: &'a ClusterName, interrupt: &'a Interrupt) -> Result<Self, SnapshotError> {
         let name = format!("refs/heads/{cluster}");
         let failed = |error| ReadError::new(format!("'{name}'"), error);
         let found = repo.gix().try_find_reference(&*name).map_err(failed)?;
         let tip = found.map(|mut reference| reference.peel_to_id()).transpose().map_err(failed)?;
-        Ok(Branch { repo, cluster, tip: tip.map(|id| CommitId(id.detach())) })
+        Ok(Branch { repo, cluster, interrupt, tip: tip.map(|id| CommitId(id.detach())) })
     }
 
     /// The tree at the tip, and the hosts in it.
@@ -100,29 +102,40 @@ impl<'a> Branch<'a> {
     }
 
     /// Commit `tree` and move the branch, unless somebody else has moved it meanwhile.
-    pub fn commit(&self, tree: ObjectId, parents: &[CommitId], message: &[u8]) -> Result<CommitId, SnapshotError> {
-        let mut command = self.repo.git();
-        command.args(["commit-tree", "-F", "-"]);
-        for parent in parents {
-            command.args(["-p", &parent.to_string()]);
-        }
-        // commit-tree leaves that to its caller.
-        if self.repo.gix().config_snapshot().boolean("commit.gpgSign") == Some(true) {
-            command.arg("-S");
-        }
-        command.arg(tree.to_string());
-        let said = run("commit-tree", command, message)?;
-        let id: CommitId = String::from_utf8_lossy(&said)
+    pub fn commit(&self, tree: TreeId, parents: &[CommitId], message: &[u8]) -> Result<CommitId, SnapshotError> {
+        let signs = self.repo.gix().config_snapshot().boolean("commit.gpgSign") == Some(true);
+        let printed = self
+            .git("commit-tree")
+            .with(|git| {
+                git.args(["-F", "-"]);
+                for parent in parents {
+                    git.args(["-p", &parent.to_string()]);
+                }
+                // commit-tree leaves that to its caller.
+                git.args(signs.then_some("-S")).arg(tree.to_string());
+                if signs {
+                    // gpg may have to ask for a passphrase, on our terminal.
+                    git.process_group(rustix::process::getpgrp().as_raw_nonzero().get());
+                }
+            })
+            .run(message)?;
+        let id: CommitId = String::from_utf8_lossy(&printed)
             .trim()
             .parse()
-            .map_err(|_| SnapshotError::Refused { command: "commit-tree", said: printable_lines(&said) })?;
+            .map_err(|_| GitError::Failed { command: "commit-tree", stderr: printable_lines(&printed) })?;
         let subject = String::from_utf8_lossy(message).lines().next().unwrap_or_default().to_owned();
         let old = self.tip.map_or_else(|| ObjectId::null(gix::hash::Kind::Sha1).to_string(), |tip| tip.to_string());
-        let mut command = self.repo.git();
-        command.args(["update-ref", "--create-reflog", "-m", &format!("snapshot: {subject}")]);
-        command.args([format!("refs/heads/{}", self.cluster), id.to_string(), old]);
-        run("update-ref", command, b"")?;
+        self.git("update-ref")
+            .with(|git| {
+                git.args(["--create-reflog", "-m", &format!("snapshot: {subject}")]);
+                git.args([format!("refs/heads/{}", self.cluster), id.to_string(), old]);
+            })
+            .run(b"")?;
         Ok(id)
+    }
+
+    fn git(&self, name: &'static str) -> Git {
+        Git::new(self.repo.git(), name, self.interrupt.clone())
     }
 
     /// The work tree in which the branch is checked out: Git does not expect it to move there.
@@ -141,6 +154,16 @@ pub(super) fn hosts(entries: Vec<Entry>) -> Hosts {
     directories.filter_map(|entry| Some((HostName::parse(&entry.name).ok()?, entry.id))).collect()
 }
 
+/// The same, of what `git ls-tree -d -z` prints.
+pub(super) fn listed_hosts(printed: &[u8]) -> Hosts {
+    let parse = |line: &[u8]| {
+        let (head, name) = line.split_once_str("\t")?;
+        let id = ObjectId::from_hex(head.rsplit_once_str(" ")?.1).ok()?;
+        Some((HostName::parse(name).ok()?, id))
+    };
+    printed.split(|byte| *byte == 0).filter_map(parse).collect()
+}
+
 /// What is different in the directories of hosts.
 pub(super) fn changes(old: &Hosts, new: &Hosts) -> BTreeMap<HostName, Change> {
     let removed = old.keys().filter(|host| !new.contains_key(*host)).map(|host| (host.clone(), Change::Removed));
@@ -150,19 +173,4 @@ pub(super) fn changes(old: &Hosts, new: &Hosts) -> BTreeMap<HostName, Change> {
         Some(_) => None,
     });
     others.chain(removed).collect()
-}
-
-/// Run a command of Git's with an input, and return what it prints.
-fn run(name: &'static str, mut command: Command, input: &[u8]) -> Result<Vec<u8>, SnapshotError> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(SnapshotError::Git)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // Who does not want to read it says why.
-        let _ = stdin.write_all(input);
-    }
-    let output = child.wait_with_output().map_err(SnapshotError::Git)?;
-    match output.status.success() {
-        true => Ok(output.stdout),
-        false => Err(SnapshotError::Refused { command: name, said: printable_lines(output.stderr.trim_ascii()) }),
-    }
 }

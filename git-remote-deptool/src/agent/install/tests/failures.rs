@@ -1,6 +1,6 @@
 //! What goes wrong is said, and nothing is changed by it.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use super::*;
 use crate::agent::install::{InstallError, is_the_right_host, opening};
@@ -192,7 +192,7 @@ fn a_connection_that_is_being_made_can_be_interrupted() {
     let interrupted = host.connector.interrupted.clone();
     let later = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
-        interrupted.store(true, Ordering::Relaxed);
+        interrupted.set();
     });
     assert!(matches!(host.connect(), Err(ConnectError::Interrupted)));
     later.join().unwrap();

@@ -1,0 +1,161 @@
+//! Running `git` for the operator's repository: in a process group of its own, so that Ctrl-C reaches us alone, and
+//! stopped with all that it has started when it takes too long or the operator interrupts us.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Read, Write},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use deptool_agent::shared::text::printable_lines;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::model::interrupt::Interrupt;
+
+/// How often a running git looks whether we were interrupted.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
+
+/// A `git` command that asks nobody anything.
+pub struct Git {
+    /// Its subcommand, for messages.
+    name: &'static str,
+    command: Command,
+    interrupt: Interrupt,
+    patience: Option<Duration>,
+}
+
+/// Why a `git` command has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    #[error("could not run 'git {command}'")]
+    Start { command: &'static str, source: io::Error },
+    #[error("'git {command}' failed: {stderr}")]
+    Failed { command: &'static str, stderr: String },
+    #[error("'git {command}' took too long")]
+    TooSlow { command: &'static str },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Git {
+    /// `git <name>`: `command` has what is to come before the subcommand.
+    pub fn new(mut command: Command, name: &'static str, interrupt: Interrupt) -> Git {
+        command.arg(name).process_group(0);
+        Git { name, command, interrupt, patience: None }
+    }
+
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Git {
+        self.command.args(args);
+        self
+    }
+
+    /// Whatever else a command can have.
+    pub fn with(mut self, add: impl FnOnce(&mut Command)) -> Git {
+        add(&mut self.command);
+        self
+    }
+
+    /// It is killed if it takes longer.
+    pub fn within(mut self, patience: Duration) -> Git {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Run it. Returns what it prints.
+    pub fn run(mut self, input: &[u8]) -> Result<Vec<u8>, GitError> {
+        let name = self.name;
+        let failed = |source| GitError::Start { command: name, source };
+        let (stdin, stdout, stderr) = (Stdio::piped(), Stdio::piped(), Stdio::piped());
+        let mut child = self.command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        thread::scope(|scope| {
+            // A git that does not read its input says why.
+            scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
+            let stdout = scope.spawn(move || read(stdout));
+            let (done, ended) = channel();
+            let stderr = scope.spawn(move || {
+                let text = read(stderr);
+                let _ = done.send(());
+                text
+            });
+            let stopped = self.wait(&ended, &child);
+            let status = child.wait().map_err(failed);
+            let (Ok(stdout), Ok(stderr)) = (stdout.join(), stderr.join()) else {
+                return Err(failed(io::ErrorKind::Other.into()));
+            };
+            stopped?;
+            match status?.success() {
+                true => Ok(stdout),
+                false => Err(GitError::Failed { command: name, stderr: printable_lines(stderr.trim_ascii()) }),
+            }
+        })
+    }
+
+    /// Wait until its stderr ends, or stop it.
+    fn wait(&self, ended: &std::sync::mpsc::Receiver<()>, child: &Child) -> Result<(), GitError> {
+        let began = Instant::now();
+        loop {
+            if let Ok(()) | Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(INTERRUPT_CHECK) {
+                return Ok(());
+            }
+            let why = match self.patience {
+                _ if self.interrupt.is_set() => GitError::Interrupted,
+                Some(patience) if began.elapsed() >= patience => GitError::TooSlow { command: self.name },
+                Some(_) | None => continue,
+            };
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                // It was not waited for yet: the id is its own.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            return Err(why);
+        }
+    }
+}
+
+fn read(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // As much as there is: the exit status tells whether that is all.
+        let _ = pipe.read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (Git, Interrupt) {
+        let interrupt = Interrupt::default();
+        let mut command = Command::new("sh");
+        command.arg("-c");
+        // The subcommand is what the shell runs.
+        let script: &'static str = Box::leak(script.to_owned().into_boxed_str());
+        (Git::new(command, script, interrupt.clone()), interrupt)
+    }
+
+    #[test]
+    fn what_it_prints_is_returned_whatever_it_reads() {
+        assert_eq!(shell("cat").0.run(&vec![b'x'; 1 << 20]).unwrap().len(), 1 << 20);
+        assert_eq!(shell("echo yes").0.run(&vec![b'x'; 1 << 20]).unwrap(), b"yes\n");
+        let error = shell("echo no >&2; exit 3").0.run(b"").unwrap_err();
+        assert!(matches!(&error, GitError::Failed { stderr, .. } if stderr == "no"), "{error}");
+    }
+
+    #[test]
+    fn it_ends_with_all_its_children_when_it_is_interrupted_or_too_slow() {
+        let (git, interrupt) = shell("sleep 1000 & sleep 1000");
+        thread::scope(|scope| {
+            let running = scope.spawn(|| git.run(b""));
+            interrupt.set();
+            assert!(matches!(running.join().unwrap(), Err(GitError::Interrupted)));
+        });
+        let (git, _) = shell("sleep 1000 & sleep 1000");
+        let slow = git.within(Duration::from_millis(100)).run(b"").unwrap_err();
+        assert!(matches!(slow, GitError::TooSlow { .. }), "{slow}");
+    }
+}
