@@ -1,4 +1,4 @@
-//! libFuzzer's program, for one target, the one that `DEPTOOL_FUZZ` names. `cargo xtask fuzz` builds and runs it.
+//! Runs libFuzzer on the target that `DEPTOOL_FUZZ` names. `cargo xtask fuzz` builds and runs this program.
 
 #![no_main]
 #![allow(unsafe_code, reason = "the macro makes the function that libFuzzer calls")]

@@ -1,18 +1,16 @@
-//! Everything that takes bytes from somebody else, one function each, for a fuzzer.
+//! Fuzz targets: one function for each parser of untrusted bytes.
 //!
-//! Whatever the bytes are, none of these may panic, hang, or ask for more memory than the bytes are worth; and each asserts
-//! what must hold of anything that was accepted. `corpus/<name>/` has inputs to begin with, among them every one that
-//! has ever made a target fail: `tests/replay.rs` runs them all.
+//! No input may make a target panic, hang, or allocate memory out of proportion to the input. Each target also asserts
+//! whatever must hold for accepted input. `corpus/<name>/` has the inputs to begin with, among them every input that has ever
+//! made a target fail. `tests/replay.rs` runs all of them.
 
 mod targets;
 
-/// A target's name and function.
 pub struct Target {
     pub name: &'static str,
     pub run: fn(&[u8]),
 }
 
-/// All targets.
 pub const TARGETS: [Target; 13] = [
     Target { name: "requests", run: targets::requests },
     Target { name: "responses", run: targets::responses },
@@ -29,12 +27,11 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "texts", run: targets::texts },
 ];
 
-/// The target of this name.
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }
 
-/// The directory with the inputs of a target.
+/// The directory with the inputs for a target.
 pub fn corpus(target: &Target) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name)
 }

@@ -28,14 +28,14 @@ use gix_hash::oid;
 use gix_object::{Data, Find, Kind};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Nothing in it drives a terminal.
+/// Assert that `text` has nothing that controls a terminal.
 #[track_caller]
 fn assert_harmless(text: &str) {
     let bad = |c: char| c.is_control() && c != '\n' && c != '\t' || ('\u{202a}'..='\u{202e}').contains(&c);
     assert!(!text.contains(bad), "{text:?}");
 }
 
-/// As a stream, and as the body of one frame: a fuzzer seldom hits upon a right length.
+/// Decode `data` as a stream of frames, and as the body of one frame: a fuzzer rarely finds a valid length.
 fn messages<T>(data: &[u8], mut each: impl FnMut(T))
 where
     T: Serialize + DeserializeOwned + PartialEq + Debug,
@@ -44,7 +44,7 @@ where
     for stream in [data, &framed] {
         let mut reader = FrameReader::new(stream);
         while let Ok(Some(message)) = reader.receive::<T>() {
-            // What can be said can be said again.
+            // Whatever can be decoded can be encoded again.
             let again = encode(&message).unwrap();
             let mut reader = FrameReader::new(again.as_slice());
             assert_eq!(reader.receive::<T>().unwrap().as_ref(), Some(&message));
@@ -116,7 +116,7 @@ pub fn paths(data: &[u8]) {
     }
 }
 
-/// The target of a link at `path` is inside of the app, wherever it is read from.
+/// Assert that a link at `path` with this target stays inside its app.
 fn assert_stays_inside(path: &TreePath, target: &[u8]) {
     let mut depth = path.components().count() as i64 - 1;
     for component in target.split(|byte| *byte == b'/') {
@@ -133,8 +133,8 @@ pub fn units(data: &[u8]) {
     Facts::of(&String::from_utf8_lossy(data));
 }
 
-/// Git objects that are found under any id: which one is up to the id's first byte. So trees can name each other, and even
-/// themselves.
+/// An object database that finds an object for every id: the first byte of the id chooses one. So trees can contain each
+/// other, and even themselves.
 struct Anything<'a> {
     objects: Vec<&'a [u8]>,
     left: Cell<u32>,
@@ -165,7 +165,7 @@ pub fn trees(data: &[u8]) {
             for name in tree.ignored.iter() {
                 assert_harmless(name);
             }
-            // What can be loaded can be planned, or is refused.
+            // Every tree that can be loaded has a plan, or is refused with an error.
             let _ = HostPlan::between(&HostTree::default(), &tree).map(|plan| plan.digest());
             assert!(HostPlan::between(&tree, &tree).is_ok_and(|plan| plan.is_empty()) || tree_is_refused(&tree));
         }
@@ -230,7 +230,7 @@ pub fn openings(data: &[u8]) {
     }
 }
 
-/// The files that an agent reads back: a full disk or a power cut can leave anything in them.
+/// The records that an agent reads back. A full disk or a power cut can leave anything in them.
 pub fn ledgers(data: &[u8]) {
     thread_local!(static ROOT: tempfile::TempDir = tempfile::tempdir().unwrap());
     ROOT.with(|root| {

@@ -1,5 +1,5 @@
-//! Every input that is kept, and for a few seconds what can be made of them. A failure's input is written beside the test
-//! programs and named: it belongs into the corpus.
+//! Runs every input of the corpus, and for a few seconds random changes of these inputs. An input that fails is saved beside
+//! the test programs and named in the failure. Add it to the corpus.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use deptool_fuzz::{TARGETS, Target, corpus};
 
-/// So long each target is tried beyond its corpus.
+/// How long each target runs on changed inputs.
 const TIME: Duration = Duration::from_millis(700);
 
 fn seeds(target: &Target) -> Vec<Vec<u8>> {
@@ -28,7 +28,7 @@ fn run(target: &Target, input: &[u8]) {
 }
 
 #[test]
-fn every_target_has_inputs_and_takes_them() {
+fn every_target_has_a_corpus_and_survives_it() {
     for target in &TARGETS {
         let seeds = seeds(target);
         assert!(!seeds.is_empty(), "{} has no corpus", target.name);
@@ -39,7 +39,7 @@ fn every_target_has_inputs_and_takes_them() {
 }
 
 #[test]
-fn inputs_that_were_changed_at_random_are_taken_too() {
+fn every_target_survives_random_changes_of_its_corpus() {
     for target in &TARGETS {
         let seeds = seeds(target);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -50,7 +50,7 @@ fn inputs_that_were_changed_at_random_are_taken_too() {
     }
 }
 
-/// Marsaglia's xorshift: the same every time, so that a failure comes again.
+/// Marsaglia's xorshift with a fixed seed, so that failures are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -66,7 +66,7 @@ impl Random {
     }
 }
 
-/// A seed with a few changes: bytes flipped, set, removed, repeated, or taken from another seed.
+/// A random input of the corpus with a few changes: bytes are flipped, set, removed, repeated or taken from another input.
 fn mutate(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     const INTERESTING: [u8; 16] =
         [0, 1, 0x1b, 0x7f, 0x80, 0xff, b'/', b'.', b'\n', b'"', b'{', 0xc0, 0xdf, 0xc6, 0xdd, 0x9b];

@@ -1,4 +1,4 @@
-//! Whole deployments on a root directory, with a service manager in memory that fails where it is told to.
+//! Whole deployments on a root directory. The service manager is in memory, and fails where the test wants it to.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ mod properties;
 
 type Files<'a> = &'a [(&'a str, &'a str)];
 
-/// A host without anything on it but a user database.
+/// A host that has nothing but a user database.
 struct World {
     root: tempfile::TempDir,
     objects: Objects,
@@ -59,7 +59,7 @@ impl World {
         self.root.path().join(&path[1..])
     }
 
-    /// Deploy a tree: how it ended, and what was said on the way.
+    /// Deploy a tree. Returns the outcome and the notes.
     fn deploy(&mut self, files: Files<'_>) -> (Outcome, Vec<String>) {
         let host = self.objects.directory(files);
         let root = self.objects.tree(&[(b"web1", gix_object::tree::EntryKind::Tree, host.0)]);
@@ -87,7 +87,7 @@ impl World {
             to_agent.write_all(&encode(&request).unwrap()).unwrap();
         }
         let home = Home::new(self.root.path());
-        // Thousands of deployments need no signs of life.
+        // No heartbeats: the tests make thousands of deployments.
         let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &Heartbeat::default()).unwrap();
         deploy(&home, &request, &mut peer, &mut self.fake);
         drop(peer);
@@ -114,7 +114,7 @@ impl World {
         notes
     }
 
-    /// All that anybody can see of the host: paths, modes and contents outside and of what runs, and units.
+    /// Everything that is visible of the host: paths, modes and contents of external and deployed files, and the units.
     fn visible(&self) -> BTreeMap<String, String> {
         let mut seen = BTreeMap::new();
         walk(self.root.path(), self.root.path(), &mut seen);
@@ -136,12 +136,12 @@ impl World {
 
 fn pipe() -> (File, File) {
     let (read, write) = rustix::pipe::pipe().unwrap();
-    // Nobody reads or writes at the same time: all of it has to fit.
+    // Writer and reader take turns, so everything has to fit into the pipe.
     rustix::pipe::fcntl_setpipe_size(&write, 1 << 20).unwrap();
     (File::from(read), File::from(write))
 }
 
-/// How the deployment ended, and the notes.
+/// Read all messages of the agent. Returns the outcome and the notes.
 fn said(from_agent: impl Read) -> (Outcome, Vec<String>) {
     let mut reader = FrameReader::new(from_agent);
     let (mut outcome, mut notes) = (None, Vec::new());
@@ -185,7 +185,7 @@ const OLD: (&str, &str) = ("old/systemd/old.service", "[Service]\nExecStart=/bin
 const OLD_MANIFEST: (&str, &str) =
     ("old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}, "symlinks": {"/etc/old/x": "systemd"}}"#);
 
-/// What is deployed first, and what then: an app goes, one changes in everything that it has, one is new.
+/// The two trees of most tests. From the first to the second, one app is removed, one changes in every way, one is added.
 const BEFORE: Files<'_> =
     &[WEB, UNIT, TIMER, CHECK, OLD, OLD_MANIFEST, ("web/conf", "1"), ("web/key", "k"), ("web/tmpfiles/web.conf", "1")];
 const AFTER: Files<'_> = &[
@@ -202,7 +202,7 @@ const AFTER: Files<'_> = &[
     ("new/manifest.json", r#"{"systemd": {"units_enabled": ["new.service"]}, "symlinks": {"/etc/new/x": "systemd"}}"#),
 ];
 
-/// A host on which [`BEFORE`] runs.
+/// A host on which [`BEFORE`] is deployed.
 fn before() -> World {
     let mut world = World::new();
     world.fake.running("host.service");
@@ -268,7 +268,7 @@ fn whatever_call_fails_the_host_is_as_it_was() {
             world.deploys(AFTER);
         }
     }
-    // `is-stopping`, `other-jobs` and what is tried twice can't fail.
+    // The calls `is-stopping` and `other-jobs`, and calls that are retried, never make a deployment fail.
     assert!(kinds["refused"] >= 8 && kinds["rolled back"] >= 12, "{kinds:?}");
 }
 
@@ -301,7 +301,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment(
     let (outcome, _) = world.deploy(AFTER);
     let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.rollback_errors, ["cannot start 'web.service' again: failed"]);
-    // Everything else is as it was: another deployment is possible.
+    // Everything else was undone, so another deployment is possible.
     assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
     let last = attempts::latest(&home, 1).unwrap().remove(0);
     assert!(matches!(last.result, AttemptResult::RolledBack { errors, .. } if errors == failure.rollback_errors));
@@ -310,7 +310,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment(
     };
     assert_eq!(down(&home), ["web.service"]);
 
-    // What is deployed already is no reason to be content.
+    // Deploying the same tree again still tries to start the unit.
     let (outcome, _) = world.deploy(BEFORE);
     assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
     assert_eq!(down(&home), ["web.service"]);
@@ -349,7 +349,7 @@ fn what_is_not_healthy_is_rolled_back_and_only_apps_that_change_are_asked() {
     let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.why, "tcp 127.0.0.1:1 of 'sick' is not healthy after 0.3 s: nothing listens");
     assert_eq!(world.visible(), expected);
-    // As if it had been healthy once.
+    // An app that was healthy when it was deployed is not probed by later deployments.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let json = format!(r#"{{"health": [{{"tcp": "{}", "within": "0s"}}]}}"#, listener.local_addr().unwrap());
     let app = [("once/manifest.json", json.as_str())];
@@ -373,7 +373,7 @@ fn starting_and_settling_have_one_deadline() {
     }
 }
 
-/// What has drifted, a line each.
+/// The drift of the host, one line for each path or unit.
 fn drift(world: &mut World) -> Vec<String> {
     let found = crate::host::external::drift::look(&Home::new(world.root.path()), &mut world.fake).unwrap();
     found.iter().map(ToString::to_string).collect()

@@ -1,8 +1,7 @@
-//! A connection to systemd, spoken by hand: a D-Bus library would double the agent's size.
+//! A D-Bus connection to systemd. It is our own code because a D-Bus library would double the agent's size.
 //!
-//! Formats: D-Bus Specification, "Authentication Protocol" and "Message Protocol"; the calls themselves are in
-//! org.freedesktop.systemd1(5). Only what the agent needs is here: calls, replies, signals; no file descriptors, no
-//! services of our own.
+//! The formats are in the D-Bus Specification, "Authentication Protocol" and "Message Protocol"; the calls are in
+//! org.freedesktop.systemd1(5). Only calls, replies and signals are implemented: no file descriptors and no services.
 
 use std::{
     io::{self, Read, Write},
@@ -21,9 +20,9 @@ pub use marshal::WireError;
 pub use message::{Call, Kind, Message, Signal};
 pub use value::Value;
 
-/// Where systemd itself listens, for root only. There is no bus between: no names, all signals are sent.
+/// systemd's private socket, for root only. It is not a bus: there are no names, and all signals are sent.
 const PRIVATE: &str = "/run/systemd/private";
-/// The system bus, for machines where the private socket is not there.
+/// The system bus, for machines without the private socket.
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 /// systemd's name on the bus.
 pub const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -32,12 +31,12 @@ const BUS: &str = "org.freedesktop.DBus";
 pub const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 
-/// To connect, and to say hello.
+/// The time-out for connecting, authentication included.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// A line of the authentication protocol is far shorter.
+/// The limit for a line of the authentication protocol, in bytes. Real lines are far shorter.
 const LONGEST_LINE: usize = 4096;
 
-/// Why systemd could not be asked, or what it answered.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DbusError {
     #[error("can't connect to '{}': {source}", socket.display())]
@@ -46,48 +45,48 @@ pub enum DbusError {
     Io(#[from] io::Error),
     #[error("systemd closed the connection")]
     Closed,
-    #[error("systemd does not let us in: {0}")]
+    #[error("systemd refused the connection: {0}")]
     Refused(String),
     #[error("systemd did not answer in time")]
     TimedOut,
     #[error("systemd sent something unexpected: {0}")]
     Wire(#[from] WireError),
-    /// An error reply to a call. The connection is as good as before.
+    /// An error reply to a call. The connection is still usable.
     #[error("{text}")]
     Reply { name: String, text: String },
 }
 
-/// A call of systemd's main object.
+/// A call to systemd's main object.
 pub fn manager_call<'a>(member: &'a str, arguments: &'a [Value]) -> Call<'a> {
     Call { destination: SYSTEMD, path: MANAGER_PATH, interface: MANAGER, member, arguments }
 }
 
-/// An authenticated connection. After an error other than [`DbusError::Reply`] it is of no more use.
+/// An authenticated connection. After an error other than [`DbusError::Reply`] it must not be used any more.
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
-    /// Received, not yet taken as a message.
+    /// Bytes that were received and not yet parsed.
     pending: Vec<u8>,
     last_serial: u32,
-    /// Where a bus is between: systemd's unique name. Anybody on the bus may send us a signal that looks like systemd's.
+    /// systemd's unique name, on the system bus only. Any process on the bus can send a signal that looks like systemd's.
     systemd: Option<String>,
 }
 
 impl Connection {
-    /// Connect to systemd, directly or else over the system bus, and have it send its signals.
+    /// Connect to systemd, directly or else over the system bus, and subscribe to its signals.
     pub fn open() -> Result<Connection, DbusError> {
         let until = Instant::now() + CONNECTING;
         match Connection::authenticate(Path::new(PRIVATE), until) {
             Ok(connection) => Ok(connection),
             Err(first) => match Connection::open_bus(until) {
                 Ok(connection) => Ok(connection),
-                // The private socket is the one that should have worked.
+                // Report the error of the private socket, which should have worked.
                 Err(_) => Err(first),
             },
         }
     }
 
-    /// The way for where the private socket is not there.
+    /// Connect over the system bus.
     pub(super) fn open_bus(until: Instant) -> Result<Connection, DbusError> {
         let mut connection = Connection::authenticate(Path::new(SYSTEM_BUS), until)?;
         let mut bus = |member: &str, arguments: &[Value]| {
@@ -103,7 +102,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Specification, "Authentication Protocol": one zero byte, then lines, with the kernel vouching for our user id.
+    /// Authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells systemd
+    /// the user id.
     fn authenticate(path: &Path, until: Instant) -> Result<Connection, DbusError> {
         let socket = UnixStream::connect(path)
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
@@ -111,7 +111,7 @@ impl Connection {
         let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0, systemd: None };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex = crate::shared::text::hex(uid.as_bytes());
-        // All at once, as systemd's own library does: BEGIN after a refusal does no harm.
+        // Send BEGIN without waiting for the answer, as systemd's own library does. After a refusal it does no harm.
         connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), until)?;
         let line = connection.line(until)?;
         match line.starts_with(b"OK ") {
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// One line without its end.
+    /// Receive one line, without its CR LF.
     fn line(&mut self, until: Instant) -> Result<Vec<u8>, DbusError> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") {
@@ -137,16 +137,16 @@ impl Connection {
         }
     }
 
-    /// Send a call and return the serial that its reply will name.
+    /// Send a call. Returns the serial that the reply will name.
     pub fn send(&mut self, call: &Call<'_>, until: Instant) -> Result<u32, DbusError> {
         self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
         self.write(&call.to_bytes(self.last_serial), until)?;
         Ok(self.last_serial)
     }
 
-    /// The next message, or `None` when `until` has passed before one was complete.
+    /// Receive the next message, or `None` if no message is complete by `until`.
     ///
-    /// A signal that comes over a bus and is not systemd's becomes [`Kind::Other`].
+    /// A signal on the bus that is not from systemd becomes [`Kind::Other`].
     pub fn receive(&mut self, until: Instant) -> Result<Option<Message>, DbusError> {
         loop {
             if let Some(mut message) = self.take_message()? {
@@ -163,7 +163,7 @@ impl Connection {
         }
     }
 
-    /// Call, and drop whatever else comes before the reply. For the first calls, before signals matter.
+    /// Call, and ignore every message before the reply. Only for the first calls, before signals matter.
     fn only_reply(&mut self, call: &Call<'_>, until: Instant) -> Result<Vec<Value>, DbusError> {
         let serial = self.send(call, until)?;
         loop {

@@ -1,4 +1,4 @@
-//! Running systemd's own programs: arguments as they are, no shell, a clean environment, bounded time and output.
+//! Runs systemd's own programs: without a shell, with a clean environment, and with limits for time and output.
 
 use std::{
     ffi::OsStr,
@@ -12,12 +12,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::SystemError;
 
-/// Where programs are looked for, whatever the session's PATH was: sudo and ssh each have their own idea.
+/// The search path for programs. The PATH of the session is not used: sudo and ssh set it differently.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Bytes kept of each output stream; of longer ones the end is kept.
+/// The most bytes that are kept of each output stream: its end.
 const KEPT: usize = 64 << 10;
 
-/// How a program ended and what it said.
+/// How a program ended, and its output.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
@@ -30,7 +30,7 @@ pub fn exists(program: &str) -> bool {
     PATH.split(':').any(|directory| Path::new(directory).join(program).is_file())
 }
 
-/// Run a program to its end, and fail unless it succeeded.
+/// Run a program and wait for it. Fails unless the program succeeded.
 pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<Ended, SystemError> {
     let ended =
         run(program, arguments, limit).map_err(|error| SystemError(format!("can't run '{program}': {error}")))?;
@@ -40,14 +40,14 @@ pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<E
     }
 }
 
-/// What to say of a program that failed.
+/// The error for a program that failed.
 pub fn failure(program: &str, ended: &Ended) -> SystemError {
     let said = crate::shared::text::printable_lines(ended.stderr.trim_ascii());
     let colon = if said.is_empty() { "" } else { ": " };
     SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status))
 }
 
-/// Run a program to its end; after `limit` it is killed and the call fails.
+/// Run a program and wait for it. After `limit` the program is killed and the call fails.
 pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<Ended> {
     let until = Instant::now() + limit;
     let mut child = Command::new(program)
@@ -61,7 +61,7 @@ pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<E
         .spawn()?;
     let result = collect(&mut child, until);
     if result.is_err() {
-        // It may have ended just now: then there is nothing to kill, and it is reaped all the same.
+        // The program may have ended just now. Then killing it fails, but it must be reaped anyway.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -70,7 +70,7 @@ pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<E
 
 fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
     let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("its output is not ours"));
+        return Err(io::Error::other("its output can't be read"));
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let (mut out_open, mut err_open) = (true, true);
@@ -80,7 +80,7 @@ fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        // A stream that has ended is not polled any more: it would be ready for ever.
+        // Do not poll a stream that has ended: it would always be ready.
         let flags = |open| if open { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [PollFd::new(&out, flags(out_open)), PollFd::new(&err, flags(err_open))];
         match poll(&mut fds, Some(&left)) {
@@ -102,12 +102,12 @@ fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
         if Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // It has closed its output, so it is about to end.
+        // The program has closed its output, so it is about to end.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Read what is there; false at the end.
+/// Read what can be read now. Returns false at the end of the stream.
 fn read_some(from: &mut impl Read, kept: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 8 << 10];
     let count = match from.read(&mut buffer) {

@@ -1,54 +1,54 @@
-//! Whether a unit came up as it should: the decision, without the looking.
+//! Judges from the properties of a unit whether it came up. A pure decision without I/O.
 //!
-//! Neither a job's result nor one look at ActiveState is enough. The job of a Type=simple service is done as soon as its
-//! process was forked; one that crashes and is restarted is active most of the time; a oneshot that worked is inactive.
-//! So the job's result comes first, then what systemd counted and noted since, and for services that don't tell when
-//! they are ready, whether they stayed up for a while.
+//! Neither the result of a job nor one look at ActiveState is enough. The job of a Type=simple service is done as soon as
+//! the process was forked. A service that crashes and is restarted is active most of the time. A oneshot service that
+//! succeeded is inactive. So the result of the job comes first, then restarts and failures since then. Services that do
+//! not report when they are ready must also stay up for a while.
 
 use std::time::Duration;
 
 use super::{Active, JobKind, JobResult, Load, UnitDetail};
 
-/// How long a service must stay up that does not say when it is ready, or that is restarted when it dies.
+/// How long a service must stay up if it does not report that it is ready, or is restarted when it dies.
 pub const WINDOW: Duration = Duration::from_millis(1500);
 
-/// What is to be judged, as it was when its job had ended.
+/// A unit whose job has ended.
 #[derive(Debug, Clone)]
 pub struct Started {
     pub kind: JobKind,
     pub job: JobResult,
-    /// When the last job of the batch had ended, on the clock of [`super::System::clock`].
+    /// When the last job of the batch ended, on the clock of [`super::System::clock`].
     pub ended: Duration,
-    /// The unit before its job, and after [`super::System::reset_failed`], which makes systemd count restarts from 0.
+    /// The unit before its job, but after [`super::System::reset_failed`], which makes systemd count restarts from 0.
     pub before: UnitDetail,
-    /// How long the unit must stay up; without it [`window`] says. With 0 a service may also end.
+    /// How long the unit must stay up. `None` means the time of [`window`]. With 0 a service may also end.
     pub window: Option<Duration>,
 }
 
-/// What to make of a unit at one look.
+/// The judgement of a unit at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// Look again when something changes, or after so long at most.
+    /// Judge again when a signal comes, or after this time at most.
     Settling(Duration),
-    /// Why, to follow the unit's name: "exited with status 1 after 0.2 s".
+    /// The rest of a sentence that begins with the unit's name: "exited with status 1 after 0.2 s".
     Failed(String),
 }
 
-/// While a unit is on its way, systemd tells when it has arrived; this is for a signal that gets lost.
+/// How long to wait for a unit in transition. systemd sends a signal at the end; this is for lost signals.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
-/// The time that this kind of unit has to stay up before it is believed.
+/// How long a unit of this kind has to stay up.
 pub fn window(unit: &UnitDetail) -> Duration {
     match unit.service_type.as_str() {
         "simple" | "exec" | "idle" => WINDOW,
         _ if unit.restarts_itself => WINDOW,
-        // notify, forking, dbus and oneshot have said that they are ready; the rest has no process.
+        // notify, forking, dbus and oneshot services report when they are ready. Other units have no process.
         _ => Duration::ZERO,
     }
 }
 
-/// Judge a unit by its job and by how it is `now`, at the time `clock`.
+/// Judge a unit by its job and by its properties `now`, at the time `clock`.
 pub fn judge(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
     match &started.job {
         JobResult::Done if started.kind == JobKind::Stop => Verdict::Good,
@@ -79,7 +79,7 @@ fn judge_state(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict 
     }
 }
 
-/// Active, but for how long? Not since our job, but since it came up: other jobs may have taken their time.
+/// Judge an active unit by the time since it came up. The end of the batch would be too late: other jobs may take longer.
 fn stays_up(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
     let window = started.window.unwrap_or_else(|| window(now));
     let since = match started.kind {
@@ -93,7 +93,7 @@ fn stays_up(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
 }
 
 fn may_be_inactive(started: &Started, now: &UnitDetail) -> bool {
-    // A condition that was not met: the unit was not started at all.
+    // A condition was not met, so the unit was not started at all.
     (now.condition_failed && now.invocation == started.before.invocation)
         || now.result == "exec-condition"
         || now.service_type == "oneshot"
@@ -108,7 +108,7 @@ fn did_not_stay(now: &UnitDetail) -> String {
     }
 }
 
-/// Why a job failed: systemd's word for it, or the text of its refusal to queue it.
+/// The reason for a failed job. `result` is systemd's word for it, or the error if the job was refused.
 fn job_failure(started: &Started, result: &str, now: &UnitDetail) -> String {
     let (kind, end) = (started.kind, End::of(started, now));
     match (result, now.load) {
@@ -131,7 +131,7 @@ fn job_failure(started: &Started, result: &str, now: &UnitDetail) -> String {
     }
 }
 
-/// How a run ended.
+/// How a run of a service ended.
 struct End<'a> {
     result: &'a str,
     exit: Option<&'a str>,
@@ -139,7 +139,7 @@ struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    /// The run that is of interest: the one that failed since the job, even if the unit is up again.
+    /// The run to report: the run that failed since the job began, even if the unit is up again.
     fn of(started: &Started, now: &'a UnitDetail) -> End<'a> {
         let restarts = now.restarts.saturating_sub(started.before.restarts);
         match &now.last_failure {
@@ -156,7 +156,7 @@ impl<'a> End<'a> {
         matches!(self.result, "" | "success") && self.exit.is_none() && self.restarts == 0
     }
 
-    /// By its `Result`: org.freedesktop.systemd1(5).
+    /// Describe the end by the property `Result`, see org.freedesktop.systemd1(5).
     fn describe(&self, timeout: &str) -> String {
         let exit = |otherwise: &str| self.exit.unwrap_or(otherwise).to_owned();
         match self.result {
@@ -177,14 +177,14 @@ impl<'a> End<'a> {
             "watchdog" => "did not answer its watchdog in time".into(),
             "oom-kill" => "was killed for lack of memory".into(),
             "resources" => "could not be set up (resources)".into(),
-            // Already on its way up again.
+            // The service is already starting again.
             "" | "success" if self.restarts > 0 => self.and_restarted(self.restarts),
             "" | "success" => exit("failed"),
             other => format!("failed ({other})"),
         }
     }
 
-    /// A service that ended, and was restarted so many times by systemd or is about to be.
+    /// Describe a service that ended, and that systemd restarted this many times or is about to restart.
     fn and_restarted(&self, times: u32) -> String {
         let times = match times {
             0 => "is about to be restarted".to_owned(),

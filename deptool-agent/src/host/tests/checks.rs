@@ -1,4 +1,4 @@
-//! What is found out in *prepare*: by checks, and of unit files.
+//! Checks, and the verification of unit files.
 
 use crate::host::tests::*;
 
@@ -73,7 +73,7 @@ fn unit_files_that_can_not_be_right_are_refused_and_the_rest_is_noted() {
     assert_eq!(world.deploys(&all), [expected]);
     assert!(!world.path("/var/lib/deptool/generations/2/.verify").exists());
     world.fake.verdicts = "app.service: Refusing.\n".into();
-    // Nothing about units changes.
+    // No unit changes.
     world.deploys(&[&all[..], &[("app/x", "1")]].concat());
 }
 

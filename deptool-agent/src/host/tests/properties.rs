@@ -1,4 +1,4 @@
-//! What holds of any two trees, not only of those that somebody has thought of.
+//! Properties that hold for any two trees.
 
 use proptest::{collection::vec, option, prelude::*};
 
@@ -6,7 +6,7 @@ use crate::host::tests::*;
 
 type Tree = Vec<(String, String)>;
 
-/// An app's files: any of a few, with one of two contents, and a manifest that goes with them.
+/// The files of an app: some of a few files, each with one of two contents, and a matching manifest.
 fn app(name: &'static str) -> impl Strategy<Value = Tree> {
     let content = || option::of(prop_oneof![Just("1"), Just("2")]);
     (content(), content(), content(), vec(any::<bool>(), 4)).prop_map(move |(conf, deep, service, with)| {
@@ -60,7 +60,7 @@ impl World {
         assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
     }
 
-    /// As [`World::visible`], but for the numbers of generations: what a user of the host sees of it.
+    /// Like [`World::visible`], but without the numbers of generations.
     fn effect(&self) -> BTreeMap<String, String> {
         let mut seen = self.visible();
         seen.retain(|path, _| !["current", "previous"].contains(&path.trim_start_matches("var/lib/deptool/")));
@@ -124,7 +124,7 @@ proptest! {
         world.has(&second);
         let mut straight = World::with_host_unit();
         straight.has(&second);
-        // That a unit's file is gone is not known to the service manager here: the ledger has it as disabled.
+        // The fake service manager does not know that a unit's file is gone, so the ledger says that the unit is disabled.
         let without_ledger = |world: &World| {
             let mut seen = world.effect();
             seen.remove("var/lib/deptool/state/claims");

@@ -1,4 +1,4 @@
-//! Every promise of the store, with stock Git as the witness.
+//! The promises of the store, checked with stock Git.
 
 mod refs;
 
@@ -50,7 +50,7 @@ impl Objects {
         CommitId(self.add(Kind::Commit, text.into_bytes()))
     }
 
-    /// A commit in which the app's one file of host `web1` is `content`; host `web2` has a file too.
+    /// A commit in which `web1/app/file` has this content. Host `web2` has a file, too.
     fn deployment(&mut self, content: &str, parents: &[CommitId], n: usize) -> CommitId {
         let file = self.add(Kind::Blob, content.as_bytes().to_vec());
         let same = self.add(Kind::Blob, b"unchanged\n".to_vec());
@@ -63,7 +63,7 @@ impl Objects {
         self.commit(root, parents, n)
     }
 
-    /// All objects from number `from` on, but for those of web2.
+    /// A pack of all objects from number `from` on, without those of web2.
     fn pack(&self, from: usize) -> Vec<u8> {
         let mine: Vec<_> = self.0[from..].iter().filter(|object| !is_web2(&object.2)).collect();
         let mut writer = PackWriter::new(Vec::new(), mine.len() as u32).unwrap();
@@ -92,7 +92,7 @@ impl Host {
         Host { _temporary: temporary, objects: Objects::default(), store }
     }
 
-    /// Send a commit as a helper would: what is new, and only what is web1's.
+    /// Add a commit to the store as a push does: only new objects, and only those of web1.
     fn send(&mut self, content: &str, parents: &[CommitId], n: usize) -> CommitId {
         let from = self.objects.0.len();
         let commit = self.objects.deployment(content, parents, n);
@@ -145,7 +145,7 @@ fn run_git(git: &str, dir: &Path, args: &[&str]) -> Output {
 }
 
 fn add(store: &mut Store, pack: &[u8]) -> Result<Summary> {
-    // A small buffer: entries span several reads.
+    // The buffer is small, so that entries span several reads.
     store.add_pack(&mut BufReader::with_capacity(7, pack), &Limits::default())
 }
 
@@ -178,7 +178,7 @@ fn missing(store: &Store, commit: &CommitId) -> Vec<ObjectId> {
     missing
 }
 
-/// Everything in the directory of packs.
+/// The names of all files in the directory of packs.
 fn pack_files(store: &Store) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(store.pack_dir())
         .unwrap()
@@ -268,7 +268,7 @@ fn history_ends_where_a_parent_is_missing_until_it_comes() {
     let second = host.objects.deployment("two\n", &[first], 2);
     let own = host.objects.0.len();
     let third = host.deploy("three\n", &[second], 3);
-    // The trees of `third` that it shares with its parents come with the rest.
+    // The blob that `third` shares with its parents was not sent yet.
     assert_eq!(missing(&host.store, &third).len(), 1, "the unchanged blob");
     assert_eq!(host.store.shallow().unwrap().into_iter().collect::<Vec<_>>(), [third.0]);
     assert_eq!(host.git(&["rev-list", "--count", "prod"]).trim(), "1");
@@ -279,21 +279,6 @@ fn history_ends_where_a_parent_is_missing_until_it_comes() {
     assert!(missing(&host.store, &third).is_empty());
     host.fsck();
     assert_eq!(host.git(&["rev-list", "--count", "prod"]).trim(), "3");
-}
-
-#[test]
-fn what_is_missing_is_found() {
-    let mut host = Host::new();
-    let first = host.send("one\n", &[], 1);
-    assert!(missing(&host.store, &first).is_empty());
-    let from = host.objects.0.len();
-    let second = host.objects.deployment("two\n", &[first], 2);
-    assert_eq!(missing(&host.store, &second), [second.0]);
-    let mut part = Objects(host.objects.0[from..].to_vec());
-    let blob = part.0.iter().position(|object| object.1 == Kind::Blob).unwrap();
-    let (blob, ..) = part.0.remove(blob);
-    add(&mut host.store, &part.pack(0)).unwrap();
-    assert_eq!(missing(&host.store, &second), [blob]);
 }
 
 #[test]
@@ -335,7 +320,7 @@ fn a_flipped_bit_is_refused_and_leaves_nothing() {
     assert!(pack_files(&host.store).is_empty());
 }
 
-/// A pack's header and one entry, with no regard for its checksum.
+/// A pack with one entry and without a checksum.
 fn one_entry(header: &[u8], zlib: &[u8]) -> Vec<u8> {
     [b"PACK\0\0\0\x02\0\0\0\x01", header, zlib].concat()
 }
@@ -403,14 +388,14 @@ fn what_a_crash_leaves_is_swept() {
     assert!(!dir.join("refs/heads/prod.lock").exists());
     assert_eq!(fs::read(&reflog).unwrap(), whole);
     host.fsck();
-    // A pack that is shorter than its index says, as after a power cut.
+    // A truncated pack, as after a power cut.
     let last = host.store.packs.indices().last().unwrap().with_extension("pack");
     let content = fs::read(&last).unwrap();
     fs::remove_file(&last).unwrap();
     fs::write(&last, &content[..content.len() / 2]).unwrap();
     let host = host.reopen();
     assert_eq!(pack_files(&host.store).len(), 3);
-    // Which of the two packs comes last is the file system's business: something of the commit is gone either way.
+    // Whichever of the two packs was truncated, `second` needs an object from it.
     assert!(!missing(&host.store, &second).is_empty());
 }
 
@@ -440,7 +425,7 @@ fn repacking_keeps_what_refs_and_logs_reach_and_drops_the_rest() {
     for n in 1..12 {
         tip = host.deploy(&format!("{n}\n"), &[tip], n);
     }
-    // Only the reflog names `away`, only a ref of our own names `target`, nothing names `lost`.
+    // Only the reflog names `away`, only `refs/deptool/target` names `target`, nothing names `lost`.
     let away = host.deploy("away\n", &[tip], 20);
     host.store.set_deployed(&prod(), Expected::At(away), &tip, log(21)).unwrap();
     let target = host.send("target\n", &[tip], 22);

@@ -1,22 +1,22 @@
-//! How D-Bus values lie in a message.
+//! Encodes and decodes D-Bus values.
 //!
-//! Format: D-Bus Specification, "Marshaling (Wire Format)". Written as little-endian, read as either. Every length and
-//! every signature comes from the peer, so each is checked before it is believed.
+//! Format: D-Bus Specification, "Marshaling (Wire Format)". Values are written in little-endian order and read in either
+//! order. Lengths and signatures from the peer are not trusted.
 
 use super::value::Value;
 
-/// Arrays, structs and variants inside each other: the specification's limit for a whole message.
+/// How deep arrays, structs and variants may be nested: the specification's limit.
 const DEEPEST: usize = 64;
 /// The specification's limit for one array, in bytes.
 const LONGEST_ARRAY: usize = 64 << 20;
 const CUT_OFF: WireError = WireError("a message is cut off");
 
-/// Bytes that are no valid D-Bus message.
+/// Bytes that are not a valid D-Bus message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct WireError(pub &'static str);
 
-/// Where a type's values begin: a multiple of this, counted from the message's first byte.
+/// The alignment of a type's values, counted from the first byte of the message.
 fn alignment(code: u8) -> usize {
     match code {
         b'n' | b'q' => 2,
@@ -42,7 +42,7 @@ impl Writer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// A length. What we send is far below the limits.
+    /// Write a length. The agent's own messages are far below all limits.
     fn length(&mut self, length: usize) {
         self.number(&(length as u32).to_le_bytes());
     }
@@ -96,7 +96,7 @@ impl Writer {
     fn array(&mut self, element: &str, items: &[Value]) {
         self.length(0);
         let length_at = self.bytes.len() - 4;
-        // The padding before the first element is not counted, and is there even if there is no element.
+        // The length does not count the padding before the first element. The padding is there even in an empty array.
         self.align(alignment(element.as_bytes()[0]));
         let start = self.bytes.len();
         items.iter().for_each(|item| self.value(item));
@@ -105,7 +105,7 @@ impl Writer {
     }
 }
 
-/// Reads values from a message, or from its beginning.
+/// Reads values from a message or from its beginning.
 #[derive(Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -114,7 +114,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// `at` counts from the message's first byte, as alignment does.
+    /// Begin at position `at`. `bytes` must begin with the first byte of the message, because alignment counts from there.
     pub fn new(bytes: &'a [u8], at: usize, big_endian: bool) -> Self {
         Reader { bytes, at, big_endian }
     }
@@ -149,11 +149,11 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.number()?))
     }
 
-    /// `length` bytes of UTF-8 and the zero byte after them.
+    /// Read `length` bytes of UTF-8 and the zero byte after them.
     fn text(&mut self, length: usize) -> Result<String, WireError> {
         let bytes = self.take(length)?;
         if self.take(1)? != [0] || bytes.contains(&0) {
-            return Err(WireError("a string has no end or a zero byte in it"));
+            return Err(WireError("a string lacks its final zero byte or has a zero byte inside"));
         }
         let text = std::str::from_utf8(bytes).map_err(|_| WireError("a string is not UTF-8"))?;
         Ok(text.to_owned())
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         self.text(usize::from(length))
     }
 
-    /// All values of a body with this signature.
+    /// Read all values of a body with this signature.
     pub fn values(&mut self, signature: &str) -> Result<Vec<Value>, WireError> {
         self.sequence(signature.as_bytes(), 0)
     }
@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
-    /// The value of `one` complete type.
+    /// Read one value. `one` is the signature of a single complete type.
     fn value(&mut self, one: &[u8], depth: usize) -> Result<Value, WireError> {
         if depth > DEEPEST {
             return Err(WireError("values are nested too deep"));
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
                 let mut members = self.sequence(members, depth + 1)?.into_iter();
                 match (members.next(), members.next(), members.next()) {
                     (Some(key), Some(value), None) => Value::Entry(Box::new((key, value))),
-                    _ => return Err(WireError("a dictionary entry is no pair")),
+                    _ => return Err(WireError("a dictionary entry is not a pair")),
                 }
             }
             _ => return Err(WireError("a signature has an unknown type")),
@@ -244,13 +244,13 @@ impl<'a> Reader<'a> {
         }
         let mut items = Vec::new();
         while self.at < end {
-            // Every type takes a byte at least, so that this ends.
+            // Every type takes at least one byte, so this loop ends.
             items.push(self.value(element, depth + 1)?);
         }
         if self.at != end {
             return Err(WireError("an array ends inside an element"));
         }
-        // The signature was ASCII, or no element would have been read; an empty array's is checked by split_type.
+        // The signature is ASCII: either an element was read with it, or `split_type` has checked it.
         Ok(Value::Array(String::from_utf8_lossy(element).into_owned(), items))
     }
 }

@@ -1,4 +1,4 @@
-//! D-Bus messages: the header around a body.
+//! D-Bus messages: a header and a body.
 //!
 //! Format: D-Bus Specification, "Message Protocol".
 
@@ -7,9 +7,9 @@ use super::{
     value::Value,
 };
 
-/// The specification allows 128 MiB. A list of ten thousand units is 3 MiB.
+/// The limit for a message, in bytes. The specification allows 128 MiB, but a list of ten thousand units is only 3 MiB.
 const LARGEST: usize = 16 << 20;
-/// The part of a message that tells its whole length.
+/// The number of bytes at the beginning of a message that tell its whole length.
 pub const HEAD: usize = 16;
 
 const PATH: u8 = 1;
@@ -32,7 +32,7 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The message's bytes. `serial` is not 0, and names this call in its reply.
+    /// Encode the call. `serial` must not be 0; the reply will name it.
     pub fn to_bytes(&self, serial: u32) -> Vec<u8> {
         let (mut body, mut signature) = (Writer::default(), String::new());
         for argument in self.arguments {
@@ -61,7 +61,7 @@ impl Call<'_> {
     }
 }
 
-/// What a message that reached us is.
+/// The kind of a received message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// The call with this serial succeeded.
@@ -69,21 +69,21 @@ pub enum Kind {
     /// The call with this serial failed with the error of this name.
     Error(u32, String),
     Signal(Signal),
-    /// A call of us, or a type that a later specification may bring: to be ignored.
+    /// A call, or a type of a later specification. It is ignored.
     Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
-    /// The object that it is about.
+    /// The object that sent the signal.
     pub path: String,
     pub interface: String,
     pub member: String,
-    /// Unique name of the sender; none where there is no bus between us.
+    /// The unique name of the sender. `None` if there is no bus in between.
     pub sender: Option<String>,
 }
 
-/// A message that reached us. Its body is only taken apart when asked for: most signals are of no interest.
+/// A received message. The body is only parsed when it is asked for, because most signals are ignored.
 #[derive(Debug, Clone)]
 pub struct Message {
     pub kind: Kind,
@@ -94,7 +94,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Bytes that the message takes in all, told by its first [`HEAD`] bytes.
+    /// The length of the whole message in bytes, according to its first [`HEAD`] bytes.
     pub fn length(head: &[u8; HEAD]) -> Result<usize, WireError> {
         let big_endian = is_big_endian(head)?;
         let body = Reader::new(head, 4, big_endian).u32()? as usize;
@@ -105,7 +105,7 @@ impl Message {
         }
     }
 
-    /// Parse a whole message, as long as [`Message::length`] says.
+    /// Parse a whole message. It has exactly [`Message::length`] bytes.
     pub fn parse(bytes: Vec<u8>) -> Result<Message, WireError> {
         let big_endian = is_big_endian(&bytes)?;
         let mut reader = Reader::new(&bytes, 12, big_endian);

@@ -2,7 +2,7 @@
 //!
 //! D-Bus Specification, "Type System".
 
-/// One value of any type. Basic types that the agent never looks at are kept all the same, to step over them.
+/// A value of any type. The agent does not use all basic types, but it has to parse them to find what follows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Byte(u8),
@@ -17,11 +17,11 @@ pub enum Value {
     Str(String),
     Path(String),
     Signature(String),
-    /// An index into the file descriptors sent along; none ever are, as we do not negotiate them.
+    /// An index into the file descriptors of the message. There are never any, because they are not negotiated.
     Fd(u32),
-    /// `ay`, kept apart because it would take 32 bytes for each byte otherwise.
+    /// An array of bytes (`ay`). As a [`Value::Array`] each byte would take 32.
     Bytes(Vec<u8>),
-    /// The signature of one element, and the elements.
+    /// The signature of the elements, and the elements.
     Array(String, Vec<Value>),
     Struct(Vec<Value>),
     Entry(Box<(Value, Value)>),
@@ -33,12 +33,12 @@ impl Value {
         Value::Str(text.to_owned())
     }
 
-    /// An `as`.
+    /// An array of strings (`as`).
     pub fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
         Value::Array("s".into(), texts.into_iter().map(Value::str).collect())
     }
 
-    /// Text of a string, object path or signature.
+    /// The text of a string, object path or signature.
     pub fn text(&self) -> Option<&str> {
         match self {
             Value::Str(text) | Value::Path(text) | Value::Signature(text) => Some(text),
@@ -55,7 +55,7 @@ impl Value {
         }
     }
 
-    /// Any integer that is not negative.
+    /// The value of any integer that is not negative.
     pub fn unsigned(&self) -> Option<u64> {
         match self {
             Value::Byte(n) => Some(u64::from(*n)),

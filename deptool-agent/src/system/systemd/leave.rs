@@ -1,4 +1,4 @@
-//! Out of the login session, into a scope of our own: its end is the end of all that is in it.
+//! Moves the agent out of the login session into a scope of its own. systemd may kill everything in a session that ends.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::system::{
 };
 
 impl Systemd {
-    /// Ask for a scope with this process in it, and do not wait.
+    /// Ask systemd to move this process into a new scope. Does not wait for the answer.
     pub(super) fn ask_to_leave(&mut self) -> Result<(), DbusError> {
         let pid = std::process::id();
         let property =
@@ -17,9 +17,9 @@ impl Systemd {
         let properties = vec![
             property("Description", Value::str("Deptool agent, deploying")),
             property("PIDs", Value::Array("u".into(), vec![Value::U32(pid)])),
-            // A scope that failed would otherwise stay, and stand in the way of the next one of this name.
+            // Otherwise a failed scope would stay, and the next scope of this name could not be started.
             property("CollectMode", Value::str("inactive-or-failed")),
-            // The agent ignores TERM while it changes the machine; a shutdown is not held up for the usual 90 s.
+            // The agent ignores TERM while it changes the machine. Without this it would delay a shutdown by 90 s.
             property("TimeoutStopUSec", Value::U64(15_000_000)),
         ];
         let arguments = [
@@ -35,7 +35,7 @@ impl Systemd {
         Ok(())
     }
 
-    /// Do that if nobody has, and wait until it has come so far.
+    /// Ask systemd if that was not done yet, and wait until systemd has agreed or is done.
     pub(super) fn leave(&mut self, how_far: Leave) -> Result<(), SystemError> {
         const WHAT: &str = "leave the login session";
         let wait = |this: &mut Self| {
@@ -59,9 +59,7 @@ impl Systemd {
         match self.with(wait).map_err(failed(WHAT))? {
             Some(JobResult::Done) => Ok(()),
             Some(JobResult::Failed(why)) => Err(SystemError(format!("can't {WHAT}: {why}"))),
-            Some(JobResult::TimedOut) | None => {
-                Err(SystemError(format!("can't {WHAT}: systemd did not do it in time")))
-            }
+            Some(JobResult::TimedOut) | None => Err(SystemError(format!("can't {WHAT}: systemd took too long"))),
         }
     }
 }

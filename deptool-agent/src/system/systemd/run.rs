@@ -1,19 +1,19 @@
-//! Jobs in flight: which call made which job, and how each ended.
+//! A batch of systemd jobs that are under way: which call made which job, and how each job ended.
 //!
-//! A job's end is told by the signal `JobRemoved(u id, o job, s unit, s result)`, which can come before the reply that
-//! tells the job's path. Two calls can also be answered with one job, when systemd merges them.
+//! The signal `JobRemoved(u id, o job, s unit, s result)` tells the end of a job. It can come before the reply that tells the
+//! path of the job. systemd can also merge two jobs, and answer two calls with one path.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{JobResult, dbus::Value};
 use crate::shared::name::UnitName;
 
-/// What the signals `JobNew(u id, o job, s unit)` and `JobRemoved(u id, o job, s unit, s result)` say.
+/// The arguments of the signals `JobNew(u id, o job, s unit)` and `JobRemoved(u id, o job, s unit, s result)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSignal {
     pub job: String,
     pub unit: String,
-    /// Of a job that is gone.
+    /// The result, if the job has ended.
     pub result: Option<String>,
 }
 
@@ -26,9 +26,9 @@ impl JobSignal {
 
 #[derive(Debug)]
 enum Progress {
-    /// Sent; the reply will name this serial.
+    /// The call was sent. The reply will name this serial.
     Asked(u32),
-    /// The job's path.
+    /// The job has this path.
     Queued(String),
     Ended(JobResult),
 }
@@ -37,19 +37,19 @@ enum Progress {
 #[derive(Debug, Default)]
 pub struct Run {
     calls: Vec<Progress>,
-    /// Jobs that came or went, ours and others, by path.
+    /// The last signal of each job by path, of this batch and of others.
     jobs: BTreeMap<String, JobSignal>,
-    /// Paths of our jobs.
+    /// The paths of the jobs of this batch.
     ours: BTreeSet<String>,
 }
 
 impl Run {
-    /// A call was sent.
+    /// Note that a call was sent.
     pub fn asked(&mut self, serial: u32) {
         self.calls.push(Progress::Asked(serial));
     }
 
-    /// The serial of each call that has no reply yet.
+    /// The serials of the calls without a reply.
     pub fn awaited(&self) -> impl Iterator<Item = u32> {
         self.calls.iter().filter_map(|call| match call {
             Progress::Asked(serial) => Some(*serial),
@@ -57,7 +57,7 @@ impl Run {
         })
     }
 
-    /// The call was answered: with the job's path, or with why there is no job.
+    /// Note the reply to a call: the path of the job, or the text of an error.
     pub fn replied(&mut self, serial: u32, answer: Result<String, String>) {
         let ended = match &answer {
             Ok(job) => {
@@ -76,7 +76,7 @@ impl Run {
         }
     }
 
-    /// A job came or went, perhaps one of ours.
+    /// Note a signal, about a job of this batch or another.
     pub fn signal(&mut self, signal: JobSignal) {
         for call in &mut self.calls {
             if let (Progress::Queued(job), Some(result)) = (&call, &signal.result)
@@ -97,7 +97,7 @@ impl Run {
         self.calls.iter().all(|call| matches!(call, Progress::Ended(_)))
     }
 
-    /// One result per call, and the units of jobs that we did not ask for.
+    /// The result of each call, and the units of the jobs that are not in this batch.
     pub fn end(mut self) -> (Vec<JobResult>, Vec<UnitName>) {
         let result = |call| match call {
             Progress::Ended(result) => result,

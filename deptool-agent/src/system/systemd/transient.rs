@@ -1,7 +1,7 @@
-//! Units for once: files in `/run`, where nobody else has units of these names.
+//! Temporary units: unit files in `/run`, for checks.
 //!
-//! A unit that systemd has not loaded yet is read when it is first asked for, so there is no need for a daemon-reload.
-//! StartTransientUnit would need each key's value in a type of its own.
+//! systemd reads a new unit file when the unit is first used, so these need no daemon-reload. StartTransientUnit is not used
+//! because it needs every setting in a D-Bus type of its own.
 
 use std::{fs, io, path::Path};
 
@@ -11,7 +11,7 @@ use crate::shared::name::UnitName;
 const UNITS: &str = "/run/systemd/system";
 const PREFIX: &str = "deptool-check-";
 
-/// Write the files. A name has not been used since this machine was booted, or systemd could know it from then.
+/// Write the unit files. Names must not repeat while the machine runs, or systemd could still have an old unit loaded.
 pub fn add(files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
     remove_leftovers().map_err(|error| SystemError(format!("can't clean up in '{UNITS}': {error}")))?;
     let pid = std::process::id();
@@ -36,7 +36,7 @@ pub fn remove(unit: &UnitName) -> Result<(), SystemError> {
     }
 }
 
-/// What an agent left that was killed. There is no other one at work: this one has the host's lock.
+/// Remove the units of an agent that was killed. No other agent is running, because the caller holds the host lock.
 fn remove_leftovers() -> io::Result<()> {
     for entry in fs::read_dir(UNITS)? {
         let entry = entry?;

@@ -1,4 +1,4 @@
-//! What is deployed, as Git sees it.
+//! The refs of the store, as Git sees them.
 
 use crate::shared::store::tests::*;
 
