@@ -47,8 +47,8 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let home = Home::new(&root);
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
-    let early = env::var_os(env_request::VARIABLE).and_then(|value| env_request::decode(value.as_encoded_bytes()));
-    let mut peer = Peer::new(input, output, early.unwrap_or_default(), home.heartbeat())?;
+    let prefix = env::var_os(env_request::VARIABLE).and_then(|value| env_request::decode(value.as_encoded_bytes()));
+    let mut peer = Peer::new(input, output, prefix.unwrap_or_default(), home.heartbeat())?;
     let system = || -> Box<dyn System> {
         if home.is_live() { Box::new(Systemd::new()) } else { Box::new(Offline::new(root.clone())) }
     };

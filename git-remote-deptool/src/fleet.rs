@@ -17,7 +17,7 @@ pub use decision::Rules;
 use decision::{Decision, Ending, Input, Step};
 use deptool_agent::shared::{
     outcome::Outcome,
-    wire::{Go, Request},
+    wire::{Activation, Request},
 };
 
 use crate::{
@@ -66,7 +66,7 @@ pub fn run(
     supervisor: &mut dyn Supervisor,
 ) -> Vec<HostResult> {
     let count = deliveries.len();
-    let at_once = count == 1 && deliveries[0].request.go == Go::AtOnce;
+    let at_once = count == 1 && deliveries[0].request.activation == Activation::AtOnce;
     if at_once && let Err(why) = supervisor.before_activation(&[0]) {
         return vec![HostResult::Ended(DeliveryEnd::NotReached(SessionError::Here(why)))];
     }

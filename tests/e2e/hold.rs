@@ -40,9 +40,9 @@ impl World<'_> {
     }
 
     /// An agent that was asked to deploy the second commit, and the deployment's id.
-    fn deploy(&self, verdict: DecidedBy, confirm: Option<u16>) -> (Talk, DeploymentId) {
+    fn deploy(&self, decided_by: DecidedBy, confirm: Option<u16>) -> (Talk, DeploymentId) {
         let id = DeploymentId::random().unwrap();
-        let request = Deploy { id, verdict, confirm, ..self.request.clone() };
+        let request = Deploy { id, decided_by, confirm, ..self.request.clone() };
         let mut talk = Talk::with(self.sandbox, "web1");
         talk.send(&Request::Deploy(Box::new(request)));
         talk.send_all(&self.objects);

@@ -93,7 +93,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
         Ok(Ready { record, expectations, .. }) => {
-            let running = Running { home, lock, peer, system, record, expectations, verdict: request.verdict };
+            let running = Running { home, lock, peer, system, record, expectations, decided_by: request.decided_by };
             activate(running, &mut store)
         }
         Err(outcome) => discard(home, lock, &mut store, outcome),
@@ -115,8 +115,8 @@ fn prepare(
         Staged::Gone => return Err(Outcome::Cancelled),
     };
     // Sync here and not with the journal: meanwhile systemd moves the agent out of the session, and other hosts prepare.
-    let written = match request.expected {
-        Lease::At(_) if !store.is_doubted() => &ready.written,
+    let written = match request.lease {
+        Lease::At(_) if !store.is_suspect() => &ready.written,
         // At the first deployment the whole state directory is new. After damage to the store it is unclear what is new.
         Lease::At(_) | Lease::Absent => &vec![home.directory().to_owned()],
     };
@@ -126,7 +126,7 @@ fn prepare(
 
 /// Activate, then keep or roll back. From the opened journal on, one of the two happens even if the connection is lost.
 fn activate(mut running: Running<'_>, store: &mut Store) -> End {
-    let mut journal = match running.begin() {
+    let mut journal = match running.open_journal() {
         Ok(journal) => journal,
         Err(error) => {
             let outcome = refusal(error);
@@ -141,7 +141,7 @@ fn activate(mut running: Running<'_>, store: &mut Store) -> End {
     let result = result.and_then(|()| running.apply_and_settle());
     let result = result.and_then(|()| running.await_helper());
     let result = result.and_then(|()| running.make_durable(&mut journal).map_err(Failure::from));
-    let result = result.and_then(|()| running.hold(&mut journal));
+    let result = result.and_then(|()| running.await_release(&mut journal));
     match result {
         Ok(()) => running.keep(journal, store),
         Err(_) if running.system.is_stopping() => {
@@ -155,7 +155,7 @@ fn activate(mut running: Running<'_>, store: &mut Store) -> End {
 
 /// Remove what was staged. If that fails, the next agent cleans up: the lock file still names this deployment.
 fn discard(home: &Home, lock: HostLock, store: &mut Store, outcome: Outcome) -> End {
-    let forgotten = store.forget_added().map_err(HostError::from);
+    let forgotten = store.remove_added_packs().map_err(HostError::from);
     if forgotten.and_then(|()| finish::tidy(home)).is_ok() {
         lock.leave();
     }

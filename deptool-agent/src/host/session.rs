@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// The limit for the first line of a helper, in bytes.
-const LINE: usize = 128;
+const MAX_FIRST_LINE: usize = 128;
 /// The most attempts that one answer lists.
-const ATTEMPTS: u32 = 1000;
+const MAX_ATTEMPTS: u32 = 1000;
 
 /// Runs a deployment in a process that outlives the login session, and waits until it has ended.
 pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
@@ -38,12 +38,12 @@ pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
 /// Serve one connection to its end.
 pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Detach<'_>) {
     peer.send_bytes(format!("deptool-agent {VERSION} {BUILD_ID}\n").as_bytes());
-    let hello = match greet(home, &mut *system(), &mut || peer.tick()) {
+    let hello = match recover_and_describe(home, &mut *system(), &mut || peer.tick()) {
         Ok(hello) => hello,
         Err(error) => return peer.send(&Response::Error(error.to_string())),
     };
     peer.send(&Response::Hello(Box::new(hello)));
-    match peer.receive_line(LINE) {
+    match peer.receive_line(MAX_FIRST_LINE) {
         Ok(line) if line == format!("deptool-hello {BUILD_ID}").as_bytes() => {}
         Ok(_) => return peer.send(&Response::Error("helper and agent are of different builds".into())),
         // The helper is gone. This is normal: the command that installs the agent also starts it.
@@ -64,9 +64,8 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             },
             Incoming::Request(Request::Export { want, have }) => export::objects(home, peer, want, &have),
             Incoming::Request(Request::ExportBlob(id)) => export::blob(home, peer, id),
-            Incoming::Request(Request::Attempts { most }) => {
-                attempts::latest(home, most.min(ATTEMPTS) as usize).map(|list| peer.send(&Response::Attempts(list)))
-            }
+            Incoming::Request(Request::Attempts { limit }) => attempts::latest(home, limit.min(MAX_ATTEMPTS) as usize)
+                .map(|list| peer.send(&Response::Attempts(list))),
             Incoming::Request(Request::Verify) => {
                 drift::look(home, &mut *system()).map(|found| peer.send(&Response::Drift(found)))
             }
@@ -75,7 +74,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
                 Ok(())
             }
             Incoming::Request(_) => Err(ProtocolError::OutOfOrder.into()),
-            Incoming::Broken(error) => Err(ProtocolError::from(error).into()),
+            Incoming::Failed(error) => Err(ProtocolError::from(error).into()),
             Incoming::Silence | Incoming::End => return,
         };
         if let Err(error) = result {
@@ -85,19 +84,19 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
 }
 
 /// Recover from an interrupted deployment, then describe the host. What could not be mended does not keep anybody from reading.
-fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
+fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
     home.check_ownership()?;
-    let (mut recovered, mut busy, mut broken) = (None, None, Vec::new());
+    let (mut recovered, mut busy, mut failures) = (None, None, Vec::new());
     match recover(home, system, tick) {
         Ok(Recovery::Nothing) => {}
         Ok(Recovery::Busy(holder)) => busy = Some(holder),
         Ok(Recovery::Done(what)) => recovered = Some(what),
-        Ok(Recovery::Stuck(errors)) => broken = errors,
-        Err(error) => broken.push(error.to_string()),
+        Ok(Recovery::Stuck(errors)) => failures = errors,
+        Err(error) => failures.push(error.to_string()),
     }
     match failed_units::load(home) {
-        Ok(down) => broken.extend(down.into_iter().map(|down| down.why)),
-        Err(error) => broken.push(error.to_string()),
+        Ok(down) => failures.extend(down.into_iter().map(|down| down.why)),
+        Err(error) => failures.push(error.to_string()),
     }
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
@@ -107,8 +106,8 @@ fn greet(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result
         && let Err(error) = make_instance(home)
         && deployed.is_some()
     {
-        broken.push(error.to_string());
+        failures.push(error.to_string());
     }
     let instance = instance(home)?;
-    Ok(Hello { instance, deployed, last_attempt, recovered, broken, busy })
+    Ok(Hello { instance, deployed, last_attempt, recovered, failures, busy })
 }

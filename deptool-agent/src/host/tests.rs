@@ -26,7 +26,7 @@ use crate::{
         plan::HostPlan,
         store::pack::PackWriter,
         tree::{HostTree, memory::Objects},
-        wire::{Bytes, DecidedBy, Deploy, Go, Lease, Request, Response},
+        wire::{Activation, Bytes, DecidedBy, Deploy, Lease, Request, Response},
     },
     system::{
         Active, Manager, System, UnitFile,
@@ -73,12 +73,12 @@ impl World {
             host: HostName::parse(b"web1").unwrap(),
             hostname: None,
             cluster: ClusterName::parse(b"prod").unwrap(),
-            expected: self.deployed.as_ref().map_or(Lease::Absent, |(id, _)| Lease::At(*id)),
-            target: Goal::Commit(commit),
+            lease: self.deployed.as_ref().map_or(Lease::Absent, |(id, _)| Lease::At(*id)),
+            goal: Goal::Commit(commit),
             plan: HostPlan::between(old, &new).unwrap().digest(),
             operator: "Carol <c@d>".into(),
-            go: Go::AtOnce,
-            verdict: DecidedBy::Host,
+            activation: Activation::AtOnce,
+            decided_by: DecidedBy::Host,
             confirm: None,
         };
         let (input, mut to_agent) = pipe();
@@ -294,7 +294,7 @@ fn whatever_unit_fails_the_host_is_as_it_was() {
 }
 
 #[test]
-fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment() {
+fn a_unit_that_stays_down_after_a_rollback_is_started_by_the_next_deployment() {
     let mut world = before();
     let home = Home::new(world.root.path());
     world.fake.behave("web.service", Behaviour::FailsAtStart);
@@ -328,7 +328,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_by_the_next_deployment(
 }
 
 #[test]
-fn what_does_not_start_again_after_a_rollback_is_started_at_the_next_contact() {
+fn a_unit_that_stays_down_after_a_rollback_is_started_at_the_next_contact() {
     let mut world = before();
     let home = Home::new(world.root.path());
     world.fake.behave("web.service", Behaviour::FailsAtStart);
@@ -341,7 +341,7 @@ fn what_does_not_start_again_after_a_rollback_is_started_at_the_next_contact() {
 }
 
 #[test]
-fn what_is_not_healthy_is_rolled_back_and_only_apps_that_change_are_asked() {
+fn an_unhealthy_app_is_rolled_back_and_only_changed_apps_are_probed() {
     let mut world = before();
     let expected = world.visible();
     let sick = [("sick/manifest.json", r#"{"health": [{"tcp": "127.0.0.1:1", "within": "300ms"}]}"#)];
@@ -390,7 +390,7 @@ fn a_host_that_nobody_touched_has_no_drift() {
 }
 
 #[test]
-fn what_was_changed_by_hand_is_drift_and_kept_by_the_next_deployment() {
+fn a_change_by_hand_is_drift_and_is_kept_by_the_next_deployment() {
     let mut world = before();
     let web = world.path("/var/lib/deptool/apps/web/current");
     fs::write(web.join("conf"), "edited").unwrap();

@@ -12,7 +12,7 @@ use crate::shared::text::{hex, unhex};
 
 pub const VARIABLE: &str = "LC_DEPTOOL";
 /// The most bytes that travel this way. sshd, sudo and the kernel all have room for more.
-pub const MOST: usize = 16 << 10;
+pub const MAX_BYTES: usize = 16 << 10;
 
 /// The value of the variable for `bytes`: hex digits pass through sudo and every shell unchanged.
 pub fn encode(bytes: &[u8]) -> String {
@@ -21,7 +21,7 @@ pub fn encode(bytes: &[u8]) -> String {
 
 /// The bytes that `value` encodes, or `None` if it was not made by [`encode`].
 pub fn decode(value: &[u8]) -> Option<Vec<u8>> {
-    if value.len() > 2 * MOST { None } else { unhex(value) }
+    if value.len() > 2 * MAX_BYTES { None } else { unhex(value) }
 }
 
 #[cfg(test)]
@@ -29,12 +29,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_brings_the_bytes_that_it_was_given_or_none() {
+    fn bytes_survive_the_variable_and_foreign_values_are_ignored() {
         let bytes: Vec<u8> = (0..=255).collect();
         assert_eq!(decode(encode(&bytes).as_bytes()), Some(bytes));
         for bad in ["0", "0g", "C", "en_US.UTF-8"] {
             assert_eq!(decode(bad.as_bytes()), None);
         }
-        assert_eq!(decode(&vec![b'0'; 2 * MOST + 2]), None);
+        assert_eq!(decode(&vec![b'0'; 2 * MAX_BYTES + 2]), None);
     }
 }

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployments_id_survives_text_and_wire_and_is_written_in_one_way() {
+    fn a_deployment_id_survives_text_and_wire_and_has_one_text_form() {
         let id = DeploymentId::random().unwrap();
         assert_ne!(id, DeploymentId::random().unwrap());
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sha1_is_refused() {
+    fn anything_but_a_sha1_is_refused() {
         assert!("abc".parse::<TreeId>().is_err());
         assert!(rmp_serde::from_slice::<TreeId>(&rmp_serde::to_vec(&[1u8, 2]).unwrap()).is_err());
         let sha256 = "00".repeat(32);

@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read_and_no_part_of_it(value in all(), cut: prop::sample::Index) {
+        fn a_value_is_read_back_and_truncated_or_longer_bytes_are_refused(value in all(), cut: prop::sample::Index) {
             let bytes = to_vec(&value).unwrap();
             prop_assert_eq!(&from_slice::<All>(&bytes).unwrap(), &value);
             prop_assert_eq!(first_field::<bool>(&bytes).unwrap(), value.flag);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_lie_are_found_out_before_anything_is_made_room_for() {
+    fn a_false_length_is_refused_before_memory_is_allocated() {
         for bytes in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdd\xff\xff\xff\xff\xc0", b"\xdf\xff\xff\xff\xff"] {
             assert!(from_slice::<Vec<Kind>>(bytes).is_err());
             assert!(from_slice::<BTreeMap<String, Kind>>(bytes).is_err());

@@ -149,10 +149,10 @@ fn check_cluster(bytes: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_length(bytes: &[u8], most: usize) -> Result<(), &'static str> {
+fn check_length(bytes: &[u8], limit: usize) -> Result<(), &'static str> {
     match bytes.len() {
         0 => Err("it is empty"),
-        n if n > most => Err("it is too long"),
+        n if n > limit => Err("it is too long"),
         _ => Ok(()),
     }
 }

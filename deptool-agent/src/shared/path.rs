@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_place_is_recognised_under_its_other_name() {
+    fn an_alias_of_a_directory_is_recognised() {
         assert_eq!(ExternalPath::parse("/lib/systemd/x").unwrap().normalized(), "/usr/lib/systemd/x");
         assert_eq!(ExternalPath::parse("/library/x").unwrap().normalized(), "/library/x");
     }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_fine_in_a_file_name_but_for_those_that_drive_terminals() {
+    fn a_file_name_may_have_any_bytes_but_those_that_control_terminals() {
         for good in [&b"a b"[..], b"-x", b"\xff\xfe", "ü/\"'".as_bytes(), b"..x"] {
             let path = TreePath::parse(good).unwrap();
             let wire = rmp_serde::to_vec(&path).unwrap();

@@ -62,7 +62,7 @@ pub struct Store {
     /// The indices of the packs that were added since the store was opened.
     added: Vec<PathBuf>,
     /// An object that should be here was missing or could not be read.
-    is_doubted: bool,
+    is_suspect: bool,
 }
 
 /// A store that can only be read, because another agent may hold the host lock.
@@ -93,7 +93,7 @@ impl Store {
         layout::complete(dir)?;
         layout::sweep(dir)?;
         let store = Self::with(dir, Packs::list(&pack_dir(dir))?);
-        store.mend_shallow()?;
+        store.repair_shallow()?;
         Ok(store)
     }
 
@@ -103,12 +103,12 @@ impl Store {
     }
 
     /// Remove the lock files and temporary files of the store at `dir`. The caller holds the host lock.
-    pub fn sweep_passing(dir: &Path) -> Result<()> {
-        layout::sweep_passing(dir)
+    pub fn sweep_temporary_files(dir: &Path) -> Result<()> {
+        layout::sweep_temporary_files(dir)
     }
 
     /// Remove the packs that were added since the store was opened. Nothing that is deployed needs them.
-    pub fn forget_added(&mut self) -> Result<()> {
+    pub fn remove_added_packs(&mut self) -> Result<()> {
         for index in std::mem::take(&mut self.added) {
             self.packs.forget(&index);
             layout::remove_pack(&index)?;
@@ -133,7 +133,7 @@ impl Store {
     }
 
     fn with(dir: &Path, packs: Packs) -> Self {
-        Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new(), is_doubted: false }
+        Store { dir: dir.to_owned(), packs, refs: RefFiles::at(dir), added: Vec::new(), is_suspect: false }
     }
 
     /// What is deployed according to the store at `dir`. Like [`Store::deployed`], without opening any pack.

@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn trees_that_name_each_other_many_times_over_are_no_configuration() {
+    fn trees_that_contain_each_other_many_times_over_are_refused() {
         let objects = Objects::default();
         let file = objects.put(Kind::Blob, b"x".to_vec());
         for bottom in [objects.tree(&[]), objects.tree(&[(b"f", EntryKind::Blob, file)])] {
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_object_is_told_from_a_broken_one() {
+    fn a_missing_object_is_told_from_a_corrupt_one() {
         let objects = Objects::default();
         let nowhere: TreeId = "11".repeat(20).parse().unwrap();
         assert!(matches!(HostTree::load(&objects, nowhere), Err(TreeError::Missing { .. })));

@@ -9,12 +9,12 @@
 //! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Confirm]  [Keep | Revert]  [Release | Revert]
 //! ```
 //!
-//! With [`Go::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers with
+//! With [`Activation::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers with
 //! progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this order:
 //!
 //! | the agent sends | and waits for | otherwise |
 //! | --- | --- | --- |
-//! | [`Prepared`](Response::Prepared), with [`Go::WhenTold`] | `Activate` | lost connection, 30 s of silence, any other request: discards the deployment |
+//! | [`Prepared`](Response::Prepared), with [`Activation::WhenTold`] | `Activate` | lost connection, 30 s of silence, any other request: discards the deployment |
 //! | [`AwaitsConfirmation`](Response::AwaitsConfirmation), if asked for | `Attach` and `Confirm` on a new connection | time-out, `Revert`: rolls back. A lost connection does not matter |
 //! | [`Healthy`](Response::Healthy), with [`DecidedBy::Helper`] | `Keep` | lost connection, 30 s of silence, any other request: rolls back |
 //! | [`Kept`](Response::Kept), once that is durable | `Release` | `Revert`: rolls back. 30 s without a message, on this or a new connection: keeps the deployment |
@@ -70,7 +70,7 @@ pub enum Request {
     ExportBlob(BlobId),
     /// Send the last attempts, newest first.
     Attempts {
-        most: u32,
+        limit: u32,
     },
     /// Compare the host with what is deployed.
     Verify,
@@ -90,13 +90,13 @@ pub struct Deploy {
     pub hostname: Option<HostName>,
     pub cluster: ClusterName,
     /// The lease: what the plan assumes to be deployed.
-    pub expected: Lease,
-    pub target: Goal,
+    pub lease: Lease,
+    pub goal: Goal,
     pub plan: PlanDigest,
     /// The operator, for the host's history: `Name <address>`.
     pub operator: String,
-    pub go: Go,
-    pub verdict: DecidedBy,
+    pub activation: Activation,
+    pub decided_by: DecidedBy,
     /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
 }
@@ -110,7 +110,7 @@ pub enum Lease {
 
 /// When a prepared host activates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Go {
+pub enum Activation {
     AtOnce,
     /// On [`Request::Activate`].
     WhenTold,
@@ -207,7 +207,7 @@ pub struct Hello {
     /// What this agent recovered from an interrupted deployment, in a sentence.
     pub recovered: Option<String>,
     /// What a failed deployment changed and could not be undone, in sentences. Empty if the host is in order.
-    pub broken: Vec<String>,
+    pub failures: Vec<String>,
     /// The agent that holds the host's lock, if one does.
     pub busy: Option<Holder>,
 }

@@ -42,13 +42,13 @@ pub fn safe(response: Response) -> Response {
 }
 
 fn hello(hello: Hello) -> Hello {
-    let Hello { instance, deployed: runs, last_attempt, recovered, broken, busy } = hello;
+    let Hello { instance, deployed: runs, last_attempt, recovered, failures, busy } = hello;
     Hello {
         instance: line(&instance),
         deployed: runs.map(deployed),
         last_attempt: last_attempt.map(attempt),
         recovered: recovered.map(|text| line(&text)),
-        broken: few_lines(&broken),
+        failures: few_lines(&failures),
         busy: busy.map(holder),
     }
 }
@@ -142,7 +142,7 @@ mod tests {
             deployed: None,
             last_attempt: None,
             recovered: Some(evil.clone()),
-            broken: vec![evil.clone(); 1000],
+            failures: vec![evil.clone(); 1000],
             busy: Some(holder.clone()),
         };
         let drift = Drift { subject: Subject::Path(evil.clone()), what: evil.clone() };

@@ -105,7 +105,7 @@ impl Early {
         let hello = install::hello();
         let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();
         let mut bytes = hello.into_bytes();
-        (size <= env_request::MOST).then(|| {
+        (size <= env_request::MAX_BYTES).then(|| {
             self.parts.iter().for_each(|part| bytes.extend_from_slice(part));
             env_request::encode(&bytes)
         })

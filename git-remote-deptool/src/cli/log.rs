@@ -109,8 +109,8 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 }
 
 /// The last attempts of a host, newest first.
-pub(super) fn attempts(session: &mut Session, most: u32) -> Result<Vec<Attempt>, SessionError> {
-    session.send(&Request::Attempts { most })?;
+pub(super) fn attempts(session: &mut Session, limit: u32) -> Result<Vec<Attempt>, SessionError> {
+    session.send(&Request::Attempts { limit })?;
     match session.receive()? {
         Response::Attempts(attempts) => Ok(attempts),
         _ => Err(SessionError::OutOfOrder),

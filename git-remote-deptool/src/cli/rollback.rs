@@ -120,7 +120,7 @@ mod tests {
             deployed: Some(deployed),
             last_attempt: None,
             recovered: None,
-            broken: Vec::new(),
+            failures: Vec::new(),
             busy: None,
         };
         before(&host, &hello, attempts)

@@ -194,7 +194,7 @@ impl Remote {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
         }
-        for what in &hello.broken {
+        for what in &hello.failures {
             self.say(&format!("{}: not whole since a deployment failed: {}", host.host, printable(what.as_bytes())));
         }
     }
@@ -218,7 +218,7 @@ impl Remote {
         }
         if hello.busy.is_none() {
             match &hello.deployed {
-                Some(deployed) if !hello.broken.is_empty() => {
+                Some(deployed) if !hello.failures.is_empty() => {
                     self.tracking().mark_broken(&host.host, &deployed.cluster)?;
                 }
                 Some(_) | None => self.tracking().mark_whole(&host.host)?,

@@ -10,7 +10,7 @@ use deptool_agent::shared::{
     name::HostName,
     outcome::Goal,
     time::now,
-    wire::{DecidedBy, Deploy, Go},
+    wire::{Activation, DecidedBy, Deploy},
 };
 use gix::ObjectId;
 
@@ -69,10 +69,10 @@ fn deliveries(
 ) -> Result<Vec<Delivery>, RemoteError> {
     let options = request.options;
     let many = affected.len() > 1;
-    let (go, verdict) = match (many, options.atomicity) {
-        (false, _) => (Go::AtOnce, DecidedBy::Host),
-        (true, Atomicity::PerHost) => (Go::WhenTold, DecidedBy::Host),
-        (true, Atomicity::AllOrNothing) => (Go::WhenTold, DecidedBy::Helper),
+    let (activation, decided_by) = match (many, options.atomicity) {
+        (false, _) => (Activation::AtOnce, DecidedBy::Host),
+        (true, Atomicity::PerHost) => (Activation::WhenTold, DecidedBy::Host),
+        (true, Atomicity::AllOrNothing) => (Activation::WhenTold, DecidedBy::Helper),
     };
     let operator = remote.repo.operator();
     let mut deliveries = Vec::with_capacity(affected.len());
@@ -86,12 +86,12 @@ fn deliveries(
             host: one.remote.host.clone(),
             hostname: is_ssh.then(|| one.remote.host.clone()),
             cluster: request.cluster.clone(),
-            expected: one.expected,
-            target: request.goal,
+            lease: one.expected,
+            goal: request.goal,
             plan: one.plan.digest(),
             operator: operator.clone(),
-            go,
-            verdict,
+            activation,
+            decided_by,
             confirm: confirm(remote, request, one)?,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();

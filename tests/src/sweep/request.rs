@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use deptool_agent::shared::{
     frame::{FrameBuffer, encode},
-    wire::{self, DecidedBy, Deploy, Go},
+    wire::{self, Activation, DecidedBy, Deploy},
 };
 
 use super::state;
@@ -61,7 +61,7 @@ impl Request {
     /// The same, to wait for its verdict; the orders are there before they are asked for.
     pub fn held(&self, orders: &[wire::Request]) -> Result<Request> {
         let mut held = self.clone();
-        (held.deploy.go, held.deploy.verdict) = (Go::WhenTold, DecidedBy::Helper);
+        (held.deploy.activation, held.deploy.decided_by) = (Activation::WhenTold, DecidedBy::Helper);
         for order in std::iter::once(&wire::Request::Activate).chain(orders) {
             held.rest.extend(encode(order)?);
         }

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSystem<'_>) -> Result<(), HostError> {
     let mut is_blocked = false;
     loop {
-        if let Some(worker) = takeover::enter(home, id)?
+        if let Some(worker) = takeover::connect(home, id)?
             && peer.relay(worker).during("relay to", &home.run())? == Relayed::Something
         {
             return Ok(());
@@ -52,7 +52,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
         }
         match peer.receive_within(PAUSE) {
             Incoming::Silence | Incoming::Request(Request::Heartbeat) => peer.tick(),
-            Incoming::End | Incoming::Broken(_) => return Ok(()),
+            Incoming::End | Incoming::Failed(_) => return Ok(()),
             Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
         }
     }

@@ -57,14 +57,14 @@ mod tests {
     use crate::shared::frame::FrameReader;
 
     #[test]
-    fn a_helper_that_waits_hears_heartbeats_until_the_work_is_done() {
+    fn a_waiting_helper_gets_heartbeats_until_the_work_is_done() {
         let (input, output) = std::io::pipe().unwrap();
         let output = Arc::new(OwnedFd::from(output));
         let heartbeat = Heartbeat::default();
         heartbeat.follow(&output);
         let mut messages = FrameReader::new(File::from(OwnedFd::from(input)));
-        let heard = heartbeat.during(Duration::from_millis(1), || messages.receive().unwrap());
-        assert_eq!(heard, Some(Response::Heartbeat));
+        let received = heartbeat.during(Duration::from_millis(1), || messages.receive().unwrap());
+        assert_eq!(received, Some(Response::Heartbeat));
         // A connection that was dropped is not kept open.
         drop(output);
         assert_eq!(heartbeat.during(Duration::from_secs(9), || 7), 7);

@@ -42,7 +42,7 @@ pub enum Incoming {
     /// The helper closed the connection between two messages.
     End,
     /// The connection was cut off in the middle of a message, or a message can't be decoded.
-    Broken(FrameError),
+    Failed(FrameError),
 }
 
 /// The helper at the other end.
@@ -65,17 +65,17 @@ struct Link {
     buffer: FrameBuffer,
     /// The bytes that already arrived in the environment, and that `input` will repeat at its beginning. See
     /// [`crate::shared::env_request`].
-    known: Vec<u8>,
+    prefix: Vec<u8>,
     lost: bool,
 }
 
 impl Peer {
-    /// Talk to the helper at the other end of `input` and `output`. `early` is the beginning of its stream if that arrived
+    /// Talk to the helper at the other end of `input` and `output`. `prefix` is the beginning of its stream if that arrived
     /// in the environment, or empty. `heartbeat` is used while the agent waits for the disk.
-    pub fn new(input: OwnedFd, output: OwnedFd, early: Vec<u8>, heartbeat: &Heartbeat) -> io::Result<Peer> {
+    pub fn new(input: OwnedFd, output: OwnedFd, prefix: Vec<u8>, heartbeat: &Heartbeat) -> io::Result<Peer> {
         let mut link = Link::new(input, output)?;
-        link.buffer.push(&early);
-        link.known = early;
+        link.buffer.push(&prefix);
+        link.prefix = prefix;
         heartbeat.follow(&link.output);
         let (link, heartbeat) = (Some(link), heartbeat.clone());
         Ok(Peer { link, last_sent: Instant::now(), takeover: None, takeovers: 0, question: None, heartbeat })
@@ -124,14 +124,14 @@ impl Peer {
         self.last_sent = Instant::now();
     }
 
-    /// Send `question`, now and to every connection that takes over, until [`Peer::answered`].
+    /// Send `question`, now and to every connection that takes over, until [`Peer::stop_asking`].
     pub fn ask(&mut self, question: Response) {
         self.send(&question);
         self.question = Some(question);
     }
 
     /// Stop asking: the question was answered, or no longer matters.
-    pub fn answered(&mut self) {
+    pub fn stop_asking(&mut self) {
         self.question = None;
     }
 
@@ -150,7 +150,7 @@ impl Peer {
             match self.receive_within(Duration::ZERO) {
                 Incoming::Request(Request::Heartbeat) => {}
                 Incoming::Silence => return !self.is_lost(),
-                Incoming::Request(_) | Incoming::End | Incoming::Broken(_) => return false,
+                Incoming::Request(_) | Incoming::End | Incoming::Failed(_) => return false,
             }
         }
     }
@@ -187,7 +187,7 @@ impl Peer {
                 match link.buffer.take() {
                     Ok(Some(request)) => return Incoming::Request(request),
                     Ok(None) => {}
-                    Err(error) => return Incoming::Broken(error),
+                    Err(error) => return Incoming::Failed(error),
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -200,7 +200,7 @@ impl Peer {
                         return end;
                     }
                 }
-                Err(error) => return Incoming::Broken(FrameError::Io(error.into())),
+                Err(error) => return Incoming::Failed(FrameError::Io(error.into())),
             }
         }
     }
@@ -219,16 +219,16 @@ impl Peer {
         }
     }
 
-    /// Read the helper's first line. It is an error if there is no line feed within `most` bytes.
-    pub fn receive_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
+    /// Read the helper's first line. It is an error if there is no line feed within `limit` bytes.
+    pub fn receive_line(&mut self, limit: usize) -> io::Result<Vec<u8>> {
         let Some(link) = &mut self.link else { return Err(io::ErrorKind::NotConnected.into()) };
         loop {
             match link.buffer.take_line() {
-                Some(line) if line.len() < most => return Ok(line),
+                Some(line) if line.len() < limit => return Ok(line),
                 Some(_) => return Err(io::ErrorKind::InvalidData.into()),
                 None => {}
             }
-            if link.buffer.waiting() >= most {
+            if link.buffer.waiting() >= limit {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             if !is_ready(link.input.as_fd(), PollFlags::IN, SILENCE)? {
@@ -236,7 +236,7 @@ impl Peer {
             }
             match link.fill() {
                 None => {}
-                Some(Incoming::Broken(FrameError::Io(error))) => return Err(error),
+                Some(Incoming::Failed(FrameError::Io(error))) => return Err(error),
                 Some(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
@@ -271,7 +271,7 @@ impl Link {
     fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Link> {
         // A helper that does not read must not block the agent in the middle of a deployment.
         fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
-        Ok(Link { input, output: Arc::new(output), buffer: FrameBuffer::default(), known: Vec::new(), lost: false })
+        Ok(Link { input, output: Arc::new(output), buffer: FrameBuffer::default(), prefix: Vec::new(), lost: false })
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -299,19 +299,19 @@ impl Link {
         let mut chunk = [0; 64 * 1024];
         match rustix::io::read(&self.input, &mut chunk) {
             Ok(0) if self.buffer.is_between_frames() => Some(Incoming::End),
-            Ok(0) => Some(Incoming::Broken(FrameError::CutOff)),
+            Ok(0) => Some(Incoming::Failed(FrameError::CutOff)),
             Ok(n) => {
-                let (again, new) = chunk[..n].split_at(n.min(self.known.len()));
-                if !self.known.starts_with(again) {
+                let (again, new) = chunk[..n].split_at(n.min(self.prefix.len()));
+                if !self.prefix.starts_with(again) {
                     let why = "stdin and the environment bring different requests";
-                    return Some(Incoming::Broken(FrameError::Malformed(why.into())));
+                    return Some(Incoming::Failed(FrameError::Malformed(why.into())));
                 }
-                self.known.drain(..again.len());
+                self.prefix.drain(..again.len());
                 self.buffer.push(new);
                 None
             }
             Err(Errno::INTR | Errno::AGAIN) => None,
-            Err(error) => Some(Incoming::Broken(FrameError::Io(error.into()))),
+            Err(error) => Some(Incoming::Failed(FrameError::Io(error.into()))),
         }
     }
 

@@ -45,10 +45,10 @@ impl TakeoverSocket {
     /// were killed. They are removed.
     pub fn open(home: &Home, id: DeploymentId) -> Result<TakeoverSocket, HostError> {
         let directory = make_directory(home)?;
-        clean(&directory)?;
+        remove_stale_files(&directory)?;
         let path = directory.join(id.to_string());
         let opened = open_directory(&directory)?;
-        let listener = UnixListener::bind(short(&opened, id)).during("listen at", &path)?;
+        let listener = UnixListener::bind(short_path(&opened, id)).during("listen at", &path)?;
         listener.set_nonblocking(true).during("listen at", &path)?;
         Ok(TakeoverSocket { listener, path })
     }
@@ -74,12 +74,12 @@ impl TakeoverSocket {
 }
 
 /// Remove the sockets of agents that were killed. The caller holds the host lock.
-pub fn clear(home: &Home) -> Result<(), HostError> {
+pub fn remove_stale_sockets(home: &Home) -> Result<(), HostError> {
     let directory = home.run();
     if !directory.exists() {
         return Ok(());
     }
-    clean(&directory)?;
+    remove_stale_files(&directory)?;
     remove_if_empty(&directory)
 }
 
@@ -93,7 +93,7 @@ fn remove_if_empty(directory: &Path) -> Result<(), HostError> {
 }
 
 /// Connect to the socket of deployment `id`. `None` if no agent listens there.
-pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostError> {
+pub fn connect(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostError> {
     let directory = home.run();
     let opened = match open_directory(&directory) {
         Ok(opened) => opened,
@@ -101,7 +101,7 @@ pub fn enter(home: &Home, id: DeploymentId) -> Result<Option<UnixStream>, HostEr
         Err(error) => return Err(error),
     };
     check_private(&directory)?;
-    match UnixStream::connect(short(&opened, id)) {
+    match UnixStream::connect(short_path(&opened, id)) {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
         Err(error) => Err(error).during("connect to", &directory.join(id.to_string())),
@@ -137,7 +137,7 @@ fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
 }
 
 /// Remove all sockets, and tombstones that are too old to matter.
-fn clean(directory: &Path) -> Result<(), HostError> {
+fn remove_stale_files(directory: &Path) -> Result<(), HostError> {
     for entry in fs::read_dir(directory).during("read", directory)? {
         let path = entry.during("read", directory)?.path();
         let is_tombstone = path.as_os_str().as_encoded_bytes().ends_with(BLOCKED.as_bytes());
@@ -150,7 +150,7 @@ fn clean(directory: &Path) -> Result<(), HostError> {
 }
 
 /// A short path to the socket. The kernel allows only 108 bytes, and the path of a root directory may be longer.
-fn short(directory: &OwnedFd, id: DeploymentId) -> PathBuf {
+fn short_path(directory: &OwnedFd, id: DeploymentId) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{id}", directory.as_raw_fd()))
 }
 
@@ -172,24 +172,24 @@ mod tests {
     };
 
     #[test]
-    fn the_last_to_come_in_is_the_one_to_talk_to_however_long_the_path_is() {
+    fn the_latest_connection_takes_over_however_long_the_path_of_the_root_is() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("long/".repeat(30));
         let home = Home::new(&root);
         home.create().unwrap();
         let id = DeploymentId::random().unwrap();
-        assert!(enter(&home, id).unwrap().is_none());
+        assert!(connect(&home, id).unwrap().is_none());
         let socket = TakeoverSocket::open(&home, id).unwrap();
         assert!(socket.accept().is_none());
-        assert!(enter(&home, DeploymentId::random().unwrap()).unwrap().is_none());
-        let (mut first, mut second) = (enter(&home, id).unwrap().unwrap(), enter(&home, id).unwrap().unwrap());
+        assert!(connect(&home, DeploymentId::random().unwrap()).unwrap().is_none());
+        let (mut first, mut second) = (connect(&home, id).unwrap().unwrap(), connect(&home, id).unwrap().unwrap());
         socket.accept().unwrap().write_all(b"x").unwrap();
         let mut text = String::new();
         second.read_to_string(&mut text).unwrap();
         assert_eq!(text, "x");
         assert_eq!(first.read(&mut [0]).unwrap(), 0);
         socket.close().unwrap();
-        assert!(enter(&home, id).unwrap().is_none());
+        assert!(connect(&home, id).unwrap().is_none());
         assert!(!home.run().exists());
     }
 
@@ -200,12 +200,12 @@ mod tests {
         home.create().unwrap();
         let id = DeploymentId::random().unwrap();
         drop(TakeoverSocket::open(&home, id).unwrap());
-        assert!(enter(&home, id).unwrap().is_none());
+        assert!(connect(&home, id).unwrap().is_none());
         let _socket = TakeoverSocket::open(&home, id).unwrap();
         let other = TakeoverSocket::open(&home, DeploymentId::random().unwrap()).unwrap();
-        assert!(enter(&home, id).unwrap().is_none());
+        assert!(connect(&home, id).unwrap().is_none());
         drop(other);
-        clear(&home).unwrap();
+        remove_stale_sockets(&home).unwrap();
         assert!(!home.run().exists());
     }
 
@@ -233,6 +233,6 @@ mod tests {
         fs::create_dir(home.run()).unwrap();
         fs::set_permissions(home.run(), fs::Permissions::from_mode(0o755)).unwrap();
         assert!(TakeoverSocket::open(&home, DeploymentId::random().unwrap()).is_err());
-        assert!(enter(&home, DeploymentId::random().unwrap()).is_err());
+        assert!(connect(&home, DeploymentId::random().unwrap()).is_err());
     }
 }

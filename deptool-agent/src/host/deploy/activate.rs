@@ -56,7 +56,7 @@ pub struct Running<'a> {
     pub record: Record,
     pub expectations: Expectations,
     /// Whether host or helper decides to keep the deployment.
-    pub verdict: DecidedBy,
+    pub decided_by: DecidedBy,
 }
 
 impl Running<'_> {
@@ -64,11 +64,11 @@ impl Running<'_> {
     ///
     /// systemd was asked earlier to move the agent out of the session. Writing the journal gives it time to do so. If the
     /// session ends in between, the deployment has not changed anything yet.
-    pub fn begin(&mut self) -> Result<Handle, HostError> {
-        self.enter(Phase::Activating);
+    pub fn open_journal(&mut self) -> Result<Handle, HostError> {
+        self.enter_phase(Phase::Activating);
         self.peer.accept_takeovers(TakeoverSocket::open(self.home, self.record.id)?);
         let journal = Journal::open(self.home, &self.record).and_then(|journal| {
-            match self.system.leave_session(self.must_have_left()) {
+            match self.system.leave_session(self.required_leave()) {
                 Ok(()) => Ok(journal),
                 Err(_) if self.system.is_stopping() => Err(HostError::refused("the host is shutting down")),
                 Err(error) => Err(HostError::refused(error.to_string())),
@@ -83,7 +83,7 @@ impl Running<'_> {
 
     /// Whether the agent must have left the session before it goes on. A deployment that only changes files is so quick that
     /// systemd's promise is enough.
-    fn must_have_left(&self) -> Leave {
+    fn required_leave(&self) -> Leave {
         let is_quick = |action: &Action| match action {
             Action::MakeDirectories(_)
             | Action::Place(_)
@@ -99,13 +99,13 @@ impl Running<'_> {
             | Action::DaemonReload
             | Action::Jobs { .. } => false,
         };
-        let waits = self.verdict == DecidedBy::Helper
+        let waits = self.decided_by == DecidedBy::Helper
             || self.expectations.confirm.is_some()
             || !self.expectations.probes.is_empty();
         if !waits && self.record.actions.iter().all(is_quick) { Leave::Agreed } else { Leave::Done }
     }
 
-    pub fn enter(&mut self, phase: Phase) {
+    pub fn enter_phase(&mut self, phase: Phase) {
         self.lock.set_phase(phase);
         self.peer.send(&Response::Progress(phase));
     }
@@ -148,22 +148,22 @@ impl Running<'_> {
     /// Wait for confirmation and verdict, where they are needed.
     pub fn await_helper(&mut self) -> Result<(), Failure> {
         if let Some(seconds) = self.expectations.confirm {
-            self.enter(Phase::AwaitingConfirmation);
+            self.enter_phase(Phase::AwaitingConfirmation);
             gates::await_confirmation(seconds, self.peer)?;
         }
-        if self.verdict == DecidedBy::Helper {
-            self.enter(Phase::AwaitingVerdict);
+        if self.decided_by == DecidedBy::Helper {
+            self.enter_phase(Phase::AwaitingVerdict);
             gates::await_verdict(self.peer)?;
         }
         Ok(())
     }
 
     /// Wait until all hosts have kept the deployment, if they decide together. An error means that it was revoked.
-    pub fn hold(&mut self, journal: &mut Handle) -> Result<(), Failure> {
-        if self.verdict == DecidedBy::Host {
+    pub fn await_release(&mut self, journal: &mut Handle) -> Result<(), Failure> {
+        if self.decided_by == DecidedBy::Host {
             return Ok(());
         }
-        self.enter(Phase::AwaitingRelease);
+        self.enter_phase(Phase::AwaitingRelease);
         if gates::await_release(self.peer) == Release::Released {
             return Ok(());
         }
@@ -211,7 +211,7 @@ impl Running<'_> {
     /// The helper is told as soon as the host's records agree. It does not wait for the cleaning up.
     pub fn keep(mut self, journal: Handle, store: &mut Store) -> End {
         let also_restarted = self.also_restarted();
-        self.enter(Phase::Finishing);
+        self.enter_phase(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
         if let Err(error) = &finished {
             self.peer.send(&Response::Note(format!("deployed, but not cleaned up: {error}")));
@@ -233,7 +233,7 @@ impl Running<'_> {
     }
 
     pub fn roll_back(mut self, why: Failure, journal: Handle) -> Outcome {
-        self.enter(Phase::RollingBack);
+        self.enter_phase(Phase::RollingBack);
         let peer = &mut *self.peer;
         let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
         // Collect the journals of failed units only now: that takes time, and the rollback ends an outage.

@@ -58,7 +58,7 @@ pub fn check_selinux(home: &Home) -> Result<(), HostError> {
 
 /// Check the lease: what is deployed must be what the plan was made from. Returns an outcome if it is not.
 pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
-    let holds = match (&request.expected, &actual) {
+    let holds = match (&request.lease, &actual) {
         (Lease::Absent, None) => true,
         (Lease::At(id), Some(deployed)) => deployed.commit == *id,
         (Lease::Absent, Some(_)) | (Lease::At(_), None) => false,

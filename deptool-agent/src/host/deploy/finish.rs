@@ -66,7 +66,7 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
     prune(home)?;
     agents::prune(home, &record.agent)?;
     // Attempts of the last generations stay readable; nothing else needs objects that no reflog names.
-    if store.is_doubted() {
+    if store.is_suspect() {
         store.drop_damaged()?;
     }
     match store.repack_if_many(MANY_PACKS) {
@@ -76,7 +76,7 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
         }
         result => drop(result?),
     }
-    Store::sweep_passing(&home.store())?;
+    Store::sweep_temporary_files(&home.store())?;
     home.sync_own()?;
     journal.close()
 }
@@ -155,7 +155,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| name.ends_with(".new")) {
         durable::remove(&home.state().join(name))?;
     }
-    takeover::clear(home)?;
+    takeover::remove_stale_sockets(home)?;
     clear_instances(home)?;
     Store::sweep(&home.store())?;
     prune(home)

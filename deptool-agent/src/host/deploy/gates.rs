@@ -10,7 +10,7 @@ use crate::{
     },
     shared::{
         outcome::Phase,
-        wire::{Deploy, Go, Request, Response},
+        wire::{Activation, Deploy, Request, Response},
     },
 };
 
@@ -25,9 +25,9 @@ pub enum Release {
 /// Wait until the helper says that every host is prepared, if it asked for that. This is the last chance to cancel: returns
 /// whether to go on.
 pub fn await_activation(request: &Deploy, lock: &mut HostLock, peer: &mut Peer) -> bool {
-    match request.go {
-        Go::AtOnce => peer.still_waits(),
-        Go::WhenTold => {
+    match request.activation {
+        Activation::AtOnce => peer.still_waits(),
+        Activation::WhenTold => {
             lock.set_phase(Phase::Prepared);
             peer.send(&Response::Prepared);
             matches!(peer.receive(), Incoming::Request(Request::Activate))
@@ -52,10 +52,10 @@ pub fn await_confirmation(seconds: u16, peer: &mut Peer) -> Result<(), Failure> 
             }
             Incoming::Request(_) => return Err(Failure::Text("not confirmed: a message came out of order".into())),
             // Normal when the network configuration changes.
-            Incoming::End | Incoming::Broken(_) => peer.drop_link(),
+            Incoming::End | Incoming::Failed(_) => peer.drop_link(),
         }
     }
-    peer.answered();
+    peer.stop_asking();
     Ok(())
 }
 
@@ -63,12 +63,12 @@ pub fn await_confirmation(seconds: u16, peer: &mut Peer) -> Result<(), Failure> 
 pub fn await_verdict(peer: &mut Peer) -> Result<(), Failure> {
     peer.ask(Response::Healthy);
     let answer = peer.receive();
-    peer.answered();
+    peer.stop_asking();
     match answer {
         Incoming::Request(Request::Keep) => Ok(()),
         Incoming::Request(Request::Revert) => Err(Failure::Text("not kept, because another host failed".into())),
         Incoming::Request(_) => Err(Failure::Text("not kept: a message came out of order".into())),
-        Incoming::Silence | Incoming::End | Incoming::Broken(_) => {
+        Incoming::Silence | Incoming::End | Incoming::Failed(_) => {
             Err(Failure::Text("the connection was lost before the verdict".into()))
         }
     }
@@ -77,20 +77,20 @@ pub fn await_verdict(peer: &mut Peer) -> Result<(), Failure> {
 /// Wait until the helper says that all hosts have kept the deployment; until then it can be revoked. After 30 seconds
 /// without a message, on this or a new connection, the deployment counts as released.
 pub fn await_release(peer: &mut Peer) -> Release {
-    let mut heard = Instant::now();
+    let mut last_message = Instant::now();
     peer.ask(Response::Kept);
-    let hold = loop {
-        match peer.receive_within(SILENCE.saturating_sub(heard.elapsed())) {
-            Incoming::Request(Request::Heartbeat) => heard = Instant::now(),
+    let release = loop {
+        match peer.receive_within(SILENCE.saturating_sub(last_message.elapsed())) {
+            Incoming::Request(Request::Heartbeat) => last_message = Instant::now(),
             Incoming::Request(Request::Keep) => {
-                heard = Instant::now();
+                last_message = Instant::now();
                 peer.send(&Response::Kept);
             }
             Incoming::Request(Request::Revert) => break Release::Revoked,
             Incoming::Request(_) | Incoming::Silence => break Release::Released,
-            Incoming::End | Incoming::Broken(_) => peer.drop_link(),
+            Incoming::End | Incoming::Failed(_) => peer.drop_link(),
         }
     };
-    peer.answered();
-    hold
+    peer.stop_asking();
+    release
 }

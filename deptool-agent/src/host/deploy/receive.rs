@@ -41,8 +41,8 @@ impl<'a> Receiving<'a> {
 
     /// Load the tree that is deployed, to know what the deployment removes. If the store has lost part of it, ask the helper
     /// for everything.
-    pub fn deployed(&mut self) -> Result<Option<HostTree>, HostError> {
-        let Lease::At(commit) = self.request.expected else { return Ok(Some(HostTree::default())) };
+    pub fn load_deployed(&mut self) -> Result<Option<HostTree>, HostError> {
+        let Lease::At(commit) = self.request.lease else { return Ok(Some(HostTree::default())) };
         let unfit = |error: TreeError| HostError::tree(Whose::Deployed, error);
         match load_tree(self.store, &self.request.host, commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
@@ -68,11 +68,11 @@ impl<'a> Receiving<'a> {
     }
 
     /// Receive and load the tree to deploy. The contents of all its files are then on this host.
-    pub fn target(&mut self, earlier: &[Earlier<'_>]) -> Result<Option<HostTree>, HostError> {
+    pub fn receive_goal(&mut self, earlier: &[Earlier<'_>]) -> Result<Option<HostTree>, HostError> {
         if !self.is_complete && !self.transfer()? {
             return Ok(None);
         }
-        let Goal::Commit(target) = self.request.target else { return Ok(Some(HostTree::default())) };
+        let Goal::Commit(target) = self.request.goal else { return Ok(Some(HostTree::default())) };
         loop {
             match load_tree(self.store, &self.request.host, target) {
                 Ok(tree) => {
@@ -96,7 +96,7 @@ impl<'a> Receiving<'a> {
     /// Ask for a pack with all objects, because the first one builds on objects that are lost or can't be read.
     fn ask_for_all(&mut self) -> Result<bool, HostError> {
         self.peer.send(&Response::NeedFull);
-        self.store.doubt();
+        self.store.suspect_damage();
         self.is_complete = true;
         self.transfer()
     }
@@ -118,8 +118,8 @@ fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, Hos
     let end = stream.end.take();
     match (added, end) {
         // If the helper is gone, the pack was cut off. That is not an error.
-        (_, Some(Cut::Gone)) => return Ok(false),
-        (_, Some(Cut::Protocol(error))) => return Err(error.into()),
+        (_, Some(Interruption::Gone)) => return Ok(false),
+        (_, Some(Interruption::Protocol(error))) => return Err(error.into()),
         (Err(error), None) => return Err(error.into()),
         (Ok(_), None) => {}
     }
@@ -134,7 +134,7 @@ fn transfer(home: &Home, store: &mut Store, peer: &mut Peer) -> Result<bool, Hos
             Incoming::Request(Request::ObjectsEnd) => return Ok(true),
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
             Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
-            Incoming::Broken(error) => return Err(ProtocolError::from(error).into()),
+            Incoming::Failed(error) => return Err(ProtocolError::from(error).into()),
         }
     }
 }
@@ -165,7 +165,7 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
             }
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
             Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),
-            Incoming::Broken(error) => return Err(ProtocolError::from(error).into()),
+            Incoming::Failed(error) => return Err(ProtocolError::from(error).into()),
         }
     }
     if hasher.try_finalize().ok() != Some(id.0) {
@@ -176,7 +176,7 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
 }
 
 /// Why a stream of data was cut off.
-enum Cut {
+enum Interruption {
     /// The helper cancelled or is gone.
     Gone,
     /// The helper sent something else.
@@ -188,7 +188,7 @@ struct DataStream<'a> {
     peer: &'a mut Peer,
     pending: Vec<u8>,
     at: usize,
-    end: Option<Cut>,
+    end: Option<Interruption>,
 }
 
 impl Read for DataStream<'_> {
@@ -199,9 +199,9 @@ impl Read for DataStream<'_> {
                     (self.pending, self.at) = (bytes.0, 0);
                     continue;
                 }
-                Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => Some(Cut::Gone),
-                Incoming::Request(_) => Some(Cut::Protocol(ProtocolError::PackCutOff)),
-                Incoming::Broken(error) => Some(Cut::Protocol(error.into())),
+                Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => Some(Interruption::Gone),
+                Incoming::Request(_) => Some(Interruption::Protocol(ProtocolError::PackCutOff)),
+                Incoming::Failed(error) => Some(Interruption::Protocol(error.into())),
             };
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

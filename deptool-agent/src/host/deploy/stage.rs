@@ -91,17 +91,17 @@ pub fn stage(
     peer: &mut Peer,
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
-    let expected = match request.expected {
+    let from = match request.lease {
         Lease::Absent => None,
         Lease::At(id) => Some(id),
     };
     let claims = Claims::load(home)?.unwrap_or_default();
     let current = home.generation_of(&home.current())?;
     let mut receiving = Receiving::new(home, request, store, peer);
-    let Some(old) = receiving.deployed()? else { return Ok(Staged::Gone) };
+    let Some(old) = receiving.load_deployed()? else { return Ok(Staged::Gone) };
     let earlier = prepare::earlier(home, current, &old);
     note_drift(home, current, &old, &earlier, receiving.peer);
-    let Some(new) = receiving.target(&earlier)? else { return Ok(Staged::Gone) };
+    let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
     let desired = |whose, tree| Wanted::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
     let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
@@ -112,7 +112,7 @@ pub fn stage(
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
     let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
     let note = Note {
-        commit: request.target,
+        commit: request.goal,
         host: request.host.clone(),
         cluster: request.cluster.clone(),
         instance: instance(home)?,
@@ -137,8 +137,8 @@ pub fn stage(
         id: request.id,
         host: request.host.clone(),
         cluster: request.cluster.clone(),
-        from: expected,
-        to: request.target,
+        from,
+        to: request.goal,
         by: printable(request.operator.as_bytes()),
         when: now(),
         previous: current,

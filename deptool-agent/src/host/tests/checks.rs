@@ -3,7 +3,7 @@
 use crate::host::tests::*;
 
 #[test]
-fn a_check_that_fails_refuses_and_is_shown() {
+fn a_failing_check_refuses_the_deployment_and_its_output_is_shown() {
     let mut world = before();
     let expected = world.visible();
     world.fake.journal = "line 3: no such option\n".into();
@@ -29,7 +29,7 @@ fn a_check_that_fails_refuses_and_is_shown() {
 }
 
 #[test]
-fn unit_files_that_can_not_be_right_are_refused_and_the_rest_is_noted() {
+fn unit_files_with_errors_are_refused_and_warnings_are_noted() {
     let mut world = before();
     let files: Files<'_> = &[
         ("app/manifest.json", r#"{"symlinks": {"/opt/app": "bin"}, "files": {"bin/secret": {"mode": "0700"}}}"#),
@@ -85,7 +85,7 @@ fn a_check_is_run_only_if_its_app_changes() {
 }
 
 #[test]
-fn a_check_whose_user_is_yet_to_come_is_skipped_and_that_is_said() {
+fn a_check_whose_user_does_not_exist_yet_is_skipped_with_a_note() {
     let mut world = World::new();
     let files = &[
         ("app/manifest.json", r#"{"checks": ["c.service"]}"#),
@@ -98,7 +98,7 @@ fn a_check_whose_user_is_yet_to_come_is_skipped_and_that_is_said() {
 }
 
 #[test]
-fn without_a_running_systemd_checks_and_health_are_left_out_and_that_is_said() {
+fn without_a_running_systemd_checks_and_probes_are_skipped_with_a_note() {
     let mut world = World::new();
     world.fake.manager = Manager::Offline;
     let files = &[

@@ -83,7 +83,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_a_host_was_before_does_not_show(first in tree(), second in tree()) {
+    fn the_result_depends_only_on_the_last_tree(first in tree(), second in tree()) {
         let mut detour = World::with_host_unit();
         detour.has(&first);
         detour.has(&second);
@@ -107,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn what_fails_anywhere_is_as_if_it_had_not_been_tried(first in tree(), second in tree(), at in 0usize..40) {
+    fn a_failed_deployment_leaves_no_trace(first in tree(), second in tree(), at in 0usize..40) {
         let mut world = World::with_host_unit();
         world.has(&first);
         let before = world.visible();
@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_there_before_us_comes_back(tree in tree()) {
+    fn removing_everything_restores_the_host(tree in tree()) {
         let mut world = World::with_host_unit();
         world.has(&Tree::new());
         let before = world.effect();

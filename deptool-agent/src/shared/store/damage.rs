@@ -7,18 +7,18 @@ use gix_hash::{Kind as HashKind, ObjectId};
 use crate::shared::store::{
     IdSet, Store,
     error::{At, Result, StoreError},
-    layout::{is_sound, read_file, remove_if_there, remove_pack, replace, visit_files},
+    layout::{is_sound, read_file, remove_if_exists, remove_pack, replace, visit_files},
 };
 
 impl Store {
     /// Note that an object that should be here is missing or can't be read, so [`Store::drop_damaged`] has to be called.
-    pub fn doubt(&mut self) {
-        self.is_doubted = true;
+    pub fn suspect_damage(&mut self) {
+        self.is_suspect = true;
     }
 
     /// Whether [`Store::drop_damaged`] has to be called.
-    pub fn is_doubted(&self) -> bool {
-        self.is_doubted
+    pub fn is_suspect(&self) -> bool {
+        self.is_suspect
     }
 
     /// Remove damaged packs, and end history where commits were lost. The objects that are deployed must already be in
@@ -31,28 +31,28 @@ impl Store {
                 remove_pack(&index)?;
             }
         }
-        self.is_doubted = false;
-        self.forget_lost()?;
-        self.end_history_where_it_ends()
+        self.is_suspect = false;
+        self.remove_lost_commits()?;
+        self.rewrite_shallow()
     }
 
     /// Remove lost commits from reflogs, and refs in `refs/deptool` that name a lost commit. Git would report them as errors.
-    fn forget_lost(&self) -> Result<()> {
+    fn remove_lost_commits(&self) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
             let log = read_file(path).at("read", path)?;
             let mended: Vec<u8> =
-                log.split_inclusive(|byte| *byte == b'\n').flat_map(|line| self.mended(line)).collect();
+                log.split_inclusive(|byte| *byte == b'\n').flat_map(|line| self.without_lost_ids(line)).collect();
             if mended == log { Ok(()) } else { replace(path, &mended) }
         })?;
         visit_files(&self.dir.join("refs/deptool"), &mut |path| {
             let content = read_file(path).at("read", path)?;
             let is_here = ObjectId::from_hex(content.trim_ascii_end()).is_ok_and(|id| self.has(&id));
-            if is_here { Ok(()) } else { remove_if_there(path) }
+            if is_here { Ok(()) } else { remove_if_exists(path) }
         })
     }
 
     /// A line of a reflog, `<old> <new> …`, without lost ids. Returns nothing if the new id is lost.
-    fn mended(&self, line: &[u8]) -> Vec<u8> {
+    fn without_lost_ids(&self, line: &[u8]) -> Vec<u8> {
         let id = |from: usize| ObjectId::from_hex(line.get(from..from + 40)?).ok();
         let is_known = |id: ObjectId| id.is_null() || self.has(&id);
         match (id(0), id(41)) {
@@ -65,18 +65,18 @@ impl Store {
     }
 
     /// Write the `shallow` file anew if it can't be parsed.
-    pub(super) fn mend_shallow(&self) -> Result<()> {
+    pub(super) fn repair_shallow(&self) -> Result<()> {
         match self.shallow() {
             Err(StoreError::BadShallow) => {
-                remove_if_there(&self.shallow_path())?;
-                self.end_history_where_it_ends()
+                remove_if_exists(&self.shallow_path())?;
+                self.rewrite_shallow()
             }
             result => result.map(drop),
         }
     }
 
-    fn end_history_where_it_ends(&self) -> Result<()> {
-        let commits = self.reachable(self.named()?, &IdSet::new(), usize::MAX)?;
+    fn rewrite_shallow(&self) -> Result<()> {
+        let commits = self.reachable(self.ids_in_refs()?, &IdSet::new(), usize::MAX)?;
         self.update_shallow(commits.into_iter())
     }
 }

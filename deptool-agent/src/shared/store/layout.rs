@@ -144,24 +144,24 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
 /// Remove whatever a crash left: temporary files, lock files, packs that are cut off or lack their index, and the torn last
 /// line of a reflog. The caller holds the host lock.
 pub(super) fn sweep(dir: &Path) -> Result<()> {
-    sweep_passing(dir)?;
-    visit_files(&dir.join("logs"), &mut mend_reflog)?;
+    sweep_temporary_files(dir)?;
+    visit_files(&dir.join("logs"), &mut cut_torn_line)?;
     sweep_packs(&dir.join("objects/pack"))
 }
 
 /// Remove lock files and temporary files. They are told by their names. The caller holds the host lock.
-pub(super) fn sweep_passing(dir: &Path) -> Result<()> {
+pub(super) fn sweep_temporary_files(dir: &Path) -> Result<()> {
     for name in ["config.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"] {
-        remove_if_there(&dir.join(name))?;
+        remove_if_exists(&dir.join(name))?;
     }
     visit_files(&dir.join("refs"), &mut |path| match path.extension() {
-        Some(suffix) if suffix == "lock" => remove_if_there(path),
+        Some(suffix) if suffix == "lock" => remove_if_exists(path),
         _ => Ok(()),
     })?;
     let packs = dir.join("objects/pack");
     visit_files(&packs, &mut |path| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.starts_with(b"tmp_") { remove_if_there(path) } else { Ok(()) }
+        if name.starts_with(b"tmp_") { remove_if_exists(path) } else { Ok(()) }
     })
 }
 
@@ -179,7 +179,7 @@ fn sweep_packs(dir: &Path) -> Result<()> {
         };
         if !whole {
             remove_pack(&path)?;
-            remove_if_there(&path)?;
+            remove_if_exists(&path)?;
         }
     }
     Ok(())
@@ -190,7 +190,7 @@ fn sweep_packs(dir: &Path) -> Result<()> {
 pub(super) fn remove_pack(file: &Path) -> Result<()> {
     ["idx", "rev", "mtimes", "bitmap", "promisor", "pack"]
         .iter()
-        .try_for_each(|suffix| remove_if_there(&file.with_extension(suffix)))
+        .try_for_each(|suffix| remove_if_exists(&file.with_extension(suffix)))
 }
 
 /// Whether a pack has its index, and ends with the checksum that the index names.
@@ -250,7 +250,7 @@ fn last(path: &Path, n: usize) -> Result<Option<Vec<u8>>> {
 }
 
 /// Cut off an unfinished last line.
-fn mend_reflog(path: &Path) -> Result<()> {
+fn cut_torn_line(path: &Path) -> Result<()> {
     if last(path, 1)?.is_none_or(|end| end == b"\n") {
         return Ok(());
     }
@@ -286,6 +286,6 @@ fn remove_leftover(path: &Path) -> io::Result<()> {
     }
 }
 
-pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
     remove_leftover(path).at("remove", path)
 }

@@ -14,7 +14,7 @@ use crate::shared::store::{
     Store,
     error::{At, Result, StoreError},
     index::{self, IndexEntry},
-    layout::{is_sound, remove_if_there, remove_pack},
+    layout::{is_sound, remove_if_exists, remove_pack},
     pack::{self, Limits, PackError, Summary},
 };
 
@@ -25,7 +25,7 @@ impl Store {
     /// caller has to sync the files in [`Store::written`].
     pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Summary> {
         let dir = self.pack_dir();
-        let mut temporary = Temporary::create(&dir, "pack")?;
+        let mut temporary = TemporaryFile::create(&dir, "pack")?;
         let mut entries = Vec::new();
         let mut history = History::default();
         let mut copy = BufWriter::with_capacity(1 << 16, &mut temporary.file);
@@ -52,7 +52,7 @@ impl Store {
     /// Returns the path of the index, or `None` if the store had the pack already.
     pub(super) fn publish(
         &mut self,
-        pack: Temporary,
+        pack: TemporaryFile,
         entries: &[IndexEntry],
         checksum: &ObjectId,
     ) -> Result<Option<PathBuf>> {
@@ -65,7 +65,7 @@ impl Store {
             self.packs.forget(&index_path);
             remove_pack(&index_path)?;
         }
-        let mut index = Temporary::create(&self.pack_dir(), "idx")?;
+        let mut index = TemporaryFile::create(&self.pack_dir(), "idx")?;
         let mut out = BufWriter::with_capacity(1 << 16, &mut index.file);
         index::write(&mut out, entries, checksum).at("write", &index_path)?;
         drop(out);
@@ -112,19 +112,19 @@ impl History {
 }
 
 /// A temporary file. It is removed when dropped, unless it was renamed.
-pub(super) struct Temporary {
+pub(super) struct TemporaryFile {
     pub file: File,
     path: PathBuf,
     keep: bool,
 }
 
-impl Temporary {
+impl TemporaryFile {
     /// Create a file in `dir`. It is named like Git's temporary files, so that `git gc` cleans it up, too.
     pub fn create(dir: &Path, kind: &str) -> Result<Self> {
         for n in 0..u32::MAX {
             let path = dir.join(format!("tmp_{kind}_{}_{n}", std::process::id()));
             match OpenOptions::new().read(true).write(true).create_new(true).mode(0o400).open(&path) {
-                Ok(file) => return Ok(Temporary { file, path, keep: false }),
+                Ok(file) => return Ok(TemporaryFile { file, path, keep: false }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error).at("make", path),
             }
@@ -139,11 +139,11 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if !self.keep {
             // `drop` can't report an error. The next sweep removes the file.
-            let _ = remove_if_there(&self.path);
+            let _ = remove_if_exists(&self.path);
         }
     }
 }

@@ -15,7 +15,7 @@ use gix_hash::{Kind as HashKind, ObjectId};
 
 use crate::shared::store::{
     error::{At, Result, StoreError},
-    layout::{open_file, read_file, remove_if_there, replace},
+    layout::{open_file, read_file, remove_if_exists, replace},
 };
 
 /// A reflog that is longer than this many bytes loses its older half. A deployment takes about 150 bytes.
@@ -168,9 +168,9 @@ impl RefLock<'_> {
 
     /// Remove the ref and its reflog. The loose file goes last: until then it hides the entry in `packed-refs`.
     pub fn remove(self) -> Result<()> {
-        remove_if_there(&self.refs.log_path(&self.name))?;
+        remove_if_exists(&self.refs.log_path(&self.name))?;
         self.refs.remove_packed(&self.name)?;
-        remove_if_there(&self.refs.dir.join(&self.name))
+        remove_if_exists(&self.refs.dir.join(&self.name))
     }
 }
 
@@ -215,7 +215,7 @@ impl Drop for LockFile {
     fn drop(&mut self) {
         if self.held {
             // `drop` can't report an error. The next sweep removes the file.
-            let _ = remove_if_there(&self.lock);
+            let _ = remove_if_exists(&self.lock);
         }
     }
 }

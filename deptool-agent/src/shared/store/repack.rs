@@ -14,9 +14,9 @@ use crate::shared::{
         IdSet, Store,
         error::{At, Result, StoreError},
         index::{self, IndexEntry},
-        layout::{read_file, remove_if_there, remove_pack, visit_files},
+        layout::{read_file, remove_if_exists, remove_pack, visit_files},
         pack::PackError,
-        receive::Temporary,
+        receive::TemporaryFile,
     },
 };
 
@@ -31,7 +31,7 @@ impl Store {
         }
         let objects = self.everything_reachable()?;
         let old: Vec<PathBuf> = self.packs.indices().map(Path::to_owned).collect();
-        let mut temporary = Temporary::create(&self.pack_dir(), "pack")?;
+        let mut temporary = TemporaryFile::create(&self.pack_dir(), "pack")?;
         let mut writer = self.begin_pack(BufWriter::with_capacity(1 << 16, &mut temporary.file), objects.len())?;
         let mut entries = Vec::with_capacity(objects.len());
         for id in &objects {
@@ -43,15 +43,15 @@ impl Store {
         index::sort(&mut entries).map_err(|id| StoreError::Pack(PackError::Twice(id)))?;
         self.publish(temporary, &entries, &summary.checksum)?;
         self.sync()?;
-        self.retire(&old, &self.pack_dir().join(format!("pack-{}.idx", summary.checksum)))?;
+        self.remove_old_packs(&old, &self.pack_dir().join(format!("pack-{}.idx", summary.checksum)))?;
         Ok(true)
     }
 
     /// Remove the packs with the indices `old`, except `keep`, and the files that Git derived from them.
-    fn retire(&mut self, old: &[PathBuf], keep: &Path) -> Result<()> {
+    fn remove_old_packs(&mut self, old: &[PathBuf], keep: &Path) -> Result<()> {
         self.packs.keep_only(keep);
         for name in ["objects/pack/multi-pack-index", "objects/info/commit-graph"] {
-            remove_if_there(&self.dir.join(name))?;
+            remove_if_exists(&self.dir.join(name))?;
         }
         let graphs = self.dir.join("objects/info/commit-graphs");
         if graphs.try_exists().at("look at", &graphs)? {
@@ -66,7 +66,7 @@ impl Store {
 
     /// The commits first, then trees and blobs, each in the order of history, newest first.
     fn everything_reachable(&self) -> Result<Vec<ObjectId>> {
-        let mut objects = self.reachable(self.named()?, &IdSet::new(), usize::MAX)?;
+        let mut objects = self.reachable(self.ids_in_refs()?, &IdSet::new(), usize::MAX)?;
         let commits = objects.len();
         let mut seen = IdSet::new();
         for n in 0..commits {
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// The ids in all refs and reflogs.
-    pub(super) fn named(&self) -> Result<Vec<ObjectId>> {
+    pub(super) fn ids_in_refs(&self) -> Result<Vec<ObjectId>> {
         let mut ids = Vec::new();
         self.add_refs(&mut ids)?;
         self.add_reflogs(&mut ids)?;

@@ -9,7 +9,7 @@ use crate::shared::{
     store::{
         Store,
         error::{At, Result, StoreError},
-        layout::{read_file, remove_if_there, replace},
+        layout::{read_file, remove_if_exists, replace},
         receive::History,
     },
 };
@@ -61,7 +61,7 @@ impl Store {
             return Ok(());
         }
         if after.is_empty() {
-            return remove_if_there(&self.shallow_path());
+            return remove_if_exists(&self.shallow_path());
         }
         let text: String = after.iter().map(|id| format!("{id}\n")).collect();
         replace(&self.shallow_path(), text.as_bytes())

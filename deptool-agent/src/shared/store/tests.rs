@@ -212,7 +212,7 @@ fn a_half_made_store_is_completed() {
 }
 
 #[test]
-fn reading_makes_and_changes_nothing() {
+fn opening_to_read_creates_and_changes_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("store");
     assert!(Store::open_to_read(&dir).unwrap().is_none());
@@ -370,7 +370,7 @@ fn an_empty_pack_adds_nothing() {
 }
 
 #[test]
-fn what_a_crash_leaves_is_swept() {
+fn leftovers_of_a_crash_are_removed() {
     let mut host = Host::new();
     let commit = host.deploy("one\n", &[], 1);
     let second = host.deploy("two\n", &[commit], 2);

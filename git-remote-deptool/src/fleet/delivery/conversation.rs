@@ -10,7 +10,7 @@ use deptool_agent::shared::{
     frame::encode,
     id::BlobId,
     outcome::{Attempt, AttemptResult, Outcome, Rollback},
-    wire::{Go, Request, Response},
+    wire::{Activation, Request, Response},
 };
 
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
@@ -64,7 +64,7 @@ impl<'a> Conversation<'a> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
-        let at_once = delivery.request.go == Go::AtOnce;
+        let at_once = delivery.request.activation == Activation::AtOnce;
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,

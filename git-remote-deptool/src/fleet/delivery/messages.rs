@@ -2,7 +2,7 @@
 
 use deptool_agent::shared::{
     outcome::Outcome,
-    wire::{DecidedBy, Deploy, Go, Response},
+    wire::{Activation, DecidedBy, Deploy, Response},
 };
 
 use super::{DeliveryEvent, Permission};
@@ -23,14 +23,14 @@ pub(super) struct Expected {
 
 impl Expected {
     pub fn of(request: &Deploy) -> Expected {
-        let prepared = request.go == Go::WhenTold;
-        let verdict = request.verdict == DecidedBy::Helper;
+        let prepared = request.activation == Activation::WhenTold;
+        let verdict = request.decided_by == DecidedBy::Helper;
         Expected { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
     }
 
     /// On another connection it says again what it waits for.
     pub fn attached(&mut self, request: &Deploy) {
-        let verdict = request.verdict == DecidedBy::Helper;
+        let verdict = request.decided_by == DecidedBy::Helper;
         *self = Expected { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
     }
 
