@@ -43,7 +43,7 @@ impl Exact {
 /// Whether there are such ids, and nothing else beside them.
 fn has_only_bars(root: &Path) -> bool {
     let names = names(&root.join(RUN));
-    !names.is_empty() && names.iter().all(|name| name.ends_with(".barred"))
+    !names.is_empty() && names.iter().all(|name| name.ends_with(".blocked"))
 }
 
 /// What a root runs, whatever the numbers of its generations and the times of its files.
@@ -53,7 +53,7 @@ pub fn view(root: &Path) -> Lines {
     lines.retain(|path, _| !path.starts_with(OURS));
     let mut note = |name: &str, what: String| lines.insert(format!("deptool:{name}"), what);
     for name in ["state/claims", "state/host", "current/.commit"] {
-        note(name, fs::read_to_string(ours.join(name)).unwrap_or_default());
+        note(name, without_instance(&fs::read_to_string(ours.join(name)).unwrap_or_default()));
     }
     for name in names(&ours.join("apps")) {
         note(&format!("apps/{name}"), link(&ours.join("apps").join(&name).join("current")));
@@ -197,11 +197,18 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
         } else if text.ends_with(".files") {
             // It has times and inode numbers in it.
             "record".into()
+        } else if text.ends_with("/.commit") {
+            without_instance(&fs::read_to_string(&full).unwrap_or_default())
         } else {
             format!("{} {}", also(&meta), content(&full))
         };
         lines.insert(text, format!("{:o} {}:{} {what}", meta.mode(), meta.uid(), meta.gid()).trim_end().to_owned());
     }
+}
+
+/// The host's own id is made at random with each root.
+fn without_instance(note: &str) -> String {
+    note.lines().filter(|line| !line.starts_with("instance ")).collect::<Vec<_>>().join("\n")
 }
 
 /// Users, temporary files, and what programs of systemd that were killed have left of their own.
