@@ -1,12 +1,13 @@
-//! What the tests of this repository stand on, and the tasks of `cargo xtask`.
+//! The test harness of this repository, and the tasks of `cargo xtask`.
 //!
-//! Two grounds to test on:
-//! - [`sandbox`]: a temporary directory with a home of its own, repositories, and local roots (`deptool::/path`).
-//!   Needs no root rights, no systemd, no network. The tests in `tests/e2e/` use it.
-//! - [`lab`]: hosts with a real systemd and a real OpenSSH, in containers. Needs root. The tests in `tests/lab/` use it.
+//! There are two test environments:
+//! - [`sandbox`]: a temporary directory with its own home, repositories, and local roots (`deptool::/path`). It needs
+//!   neither root nor systemd nor a network. The tests in `tests/e2e/` use it.
+//! - [`lab`]: hosts with a real systemd and a real OpenSSH, in containers. It needs root. The tests in `tests/lab/` use
+//!   it.
 //!
-//! Both run the binaries of the present sources: [`build`] makes them. Every program is started through [`process`],
-//! which never waits longer than it was told to.
+//! Both run binaries that [`build`] makes from the current sources. Every program is started through [`process`], which
+//! enforces a deadline.
 
 pub mod build;
 pub mod deb;
