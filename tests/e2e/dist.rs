@@ -1,4 +1,5 @@
-//! What `cargo xtask dist` and `cargo xtask deb` lay out, with the binaries of the tests: the real ones take minutes.
+//! The files that `cargo xtask dist` and `cargo xtask deb` install, with the binaries of the tests, since release
+//! builds take minutes.
 
 use std::fs;
 use std::path::Path;
@@ -9,14 +10,14 @@ use deptool_tests::dist::{self, Built};
 use deptool_tests::process::{Cmd, find_program};
 use deptool_tests::sandbox::{BRANCH, Sandbox, default_git};
 
-/// What the tests run with.
+/// The binaries of the tests.
 fn built() -> Built {
     let agents = build::local().join("lib/deptool/agents");
     let agents = fs::read_dir(agents).unwrap().map(|entry| (entry.unwrap().path(), "linux-x86_64".to_owned()));
     Built { binaries: build::local().join("bin"), agents: agents.collect() }
 }
 
-/// The main job, with what is below `prefix` only.
+/// The main workflow, with only the files below `prefix`.
 #[track_caller]
 fn works(prefix: &Path) {
     let sandbox = Sandbox::make(&default_git(), prefix);

@@ -1,4 +1,4 @@
-//! What `git deptool init` and `add-host` set up, tried with every Git of this machine.
+//! What `git deptool init` and `add-host` set up, with every Git on this machine.
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -113,7 +113,7 @@ fn it_works_from_everywhere_in_the_repository() {
     repo.git(&["-C", "../bare.git", "deptool", "init"]).ok();
     assert_eq!(cluster("../bare.git"), "prod");
 
-    // A relative url is relative to the top, wherever the command is typed.
+    // A relative url is relative to the top of the work tree, whatever the current directory.
     std::fs::create_dir(sandbox.dir().join("operator/root")).unwrap();
     let add = ["-C", "web1/app", "deptool", "add-host", "--url", "./root/web1", "web1"];
     repo.git(&add).ok();
