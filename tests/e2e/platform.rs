@@ -1,7 +1,7 @@
 //! The agents as they are shipped, including the one for the other processor.
 
 use deptool_tests::build::{self, Platform};
-use deptool_tests::lab;
+use deptool_tests::is_quick;
 use deptool_tests::process::{Run, find_program};
 use deptool_tests::sandbox::{BRANCH, Repo, Sandbox};
 use deptool_tests::stand_in::with_stand_in;
@@ -10,11 +10,6 @@ use deptool_tests::stand_in::with_stand_in;
 const EMULATOR: &str = "qemu-aarch64-static";
 /// In bytes: the current size, with some room. Why it matters: doc/measurements.md.
 const LARGEST: u64 = 1_250_000;
-
-/// Whether to say nothing of what takes minutes to build.
-fn is_quick() -> bool {
-    std::env::var_os(lab::QUICK).is_some()
-}
 
 /// A script that runs the agent for aarch64 instead of the one for this machine; None if there is no emulator.
 fn emulated() -> Option<String> {

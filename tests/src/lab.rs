@@ -43,9 +43,6 @@ use ssh::{Peer, Ssh};
 /// The directory for base systems and running labs.
 pub const CACHE: &str = "/var/cache/deptool-lab";
 
-/// The environment variable that makes tests skip the lab (`cargo xtask test --quick`).
-pub const QUICK: &str = "DEPTOOL_TEST_QUICK";
-
 /// Programs that the lab needs, with their Debian packages.
 pub const NEEDS: &[(&str, &str)] = &[
     ("systemd-nspawn", "systemd-container"),
@@ -125,19 +122,13 @@ pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
 
 /// Whether to skip a test that can't run here for the given reason. Prints the reason. In CI, this is a failure.
 pub fn is_skipped(unavailable: Option<String>) -> bool {
-    if std::env::var_os(QUICK).is_some() {
-        skipped("only the quick tests were asked for");
+    if crate::is_quick() {
         return true;
     }
     let Some(why) = unavailable else { return false };
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-    skipped(&why);
+    crate::skipped(&why);
     true
-}
-
-/// This does not use eprintln, because libtest hides the output of tests that pass.
-fn skipped(why: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
 }
 
 impl Lab {

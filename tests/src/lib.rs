@@ -26,3 +26,20 @@ pub mod sweep;
 pub mod terminal;
 pub mod trace;
 pub mod watch;
+
+/// The environment variable that leaves the lab and slow tests to the full run (`cargo xtask test --quick`).
+pub const QUICK: &str = "DEPTOOL_TEST_QUICK";
+
+/// Whether a slow test is to be left to the full run. Prints that.
+pub fn is_quick() -> bool {
+    let is_quick = std::env::var_os(QUICK).is_some();
+    if is_quick {
+        skipped("only the quick tests were asked for");
+    }
+    is_quick
+}
+
+/// Prints that a test is skipped. This does not use eprintln, because libtest hides the output of tests that pass.
+pub(crate) fn skipped(why: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
+}

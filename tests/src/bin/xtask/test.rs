@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use deptool_tests::process::Cmd;
-use deptool_tests::{build, lab, sandbox};
+use deptool_tests::{QUICK, build, sandbox};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::needs;
@@ -22,7 +22,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     take_interrupts()?;
     let mut all = cargo_test(&["--workspace"], &names);
     if quick {
-        all = all.env(lab::QUICK, "1");
+        all = all.env(QUICK, "1");
     }
     all.inherit()?;
     if quick { Ok(()) } else { with_other_gits(&names) }
