@@ -118,7 +118,7 @@ web1: in app 'web': invalid path '<80 x>': it is too long
 }
 
 #[test]
-fn a_nul_in_a_name_is_not_what_it_seems() {
+fn a_nul_in_a_name_is_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let blob = deployed.blob("x");
@@ -156,7 +156,7 @@ web1: in the host's directory: invalid app name 'a\\nb': control characters are 
 }
 
 #[test]
-fn one_name_twice_is_refused() {
+fn duplicate_names_are_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let (one, two) = (deployed.blob("one"), deployed.blob("two"));
@@ -199,7 +199,7 @@ web1: in app 'web': invalid path 'link -> a/\\n': control characters are not all
 }
 
 #[test]
-fn manifests_that_can_not_be_meant_are_refused() {
+fn invalid_manifests_are_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let file = deployed.blob("x");

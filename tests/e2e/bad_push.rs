@@ -239,7 +239,7 @@ deptool::/
 ";
 
 #[test]
-fn a_root_that_can_not_be_is_refused() {
+fn an_impossible_root_is_refused() {
     let sandbox = Sandbox::new();
     let repo = sandbox.repo("operator");
     repo.write("web1/web/file", "1\n");

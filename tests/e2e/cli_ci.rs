@@ -71,7 +71,7 @@ fn the_example_for_github_plans_and_deploys() {
         let from = text.find(&format!("- name: {name}\n")).unwrap();
         below(&text[from..], "run: |")
     };
-    step(&sandbox, &clone, &part("Log in by key"), &[("DEPLOY_KEY", "key"), ("KNOWN_HOSTS", "hosts")]);
+    step(&sandbox, &clone, &part("Set up the ssh key"), &[("DEPLOY_KEY", "key"), ("KNOWN_HOSTS", "hosts")]);
     assert_eq!(std::fs::read(sandbox.home().join(".ssh/id_ed25519")).unwrap(), b"key\n");
     let summary = sandbox.dir().join("summary").display().to_string();
     let plan = step(&sandbox, &clone, &part("Plan"), &[("GITHUB_STEP_SUMMARY", &summary)]);

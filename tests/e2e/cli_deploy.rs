@@ -119,7 +119,7 @@ fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
 }
 
 #[test]
-fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
+fn the_question_can_show_the_changes_and_be_declined_or_accepted() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let run = typed(&sandbox, &repo, "d\nn\n").code(8);
@@ -134,7 +134,7 @@ fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
 }
 
 #[test]
-fn what_was_agreed_to_is_deployed_or_nothing() {
+fn exactly_the_accepted_plan_is_deployed_or_nothing() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     // A Git hook runs after the question: somebody else deploys, and this repository learns about it.
@@ -151,7 +151,7 @@ fn what_was_agreed_to_is_deployed_or_nothing() {
 }
 
 #[test]
-fn scripts_learn_how_it_ended_from_json_and_the_exit_status() {
+fn json_and_the_exit_status_tell_scripts_the_outcome() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let commit = repo.id("prod");
@@ -213,7 +213,7 @@ fn a_rollback_puts_back_what_ran_before_and_a_second_one_goes_forward_again() {
 }
 
 #[test]
-fn what_is_published_first_is_where_others_find_it_or_nothing_is_deployed() {
+fn the_commit_is_published_before_it_is_deployed_or_nothing_happens() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     sandbox.command("git").args(["init", "--quiet", "--bare", "shared"]).run().unwrap().ok();

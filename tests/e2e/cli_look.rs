@@ -149,7 +149,7 @@ fn a_host_that_is_not_there_is_told_and_the_others_answer() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_reader_that_stops_early_is_no_error() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     for number in 0..3000 {

@@ -254,7 +254,7 @@ fn ctrl_c_before_the_host_has_begun_changes_nothing() {
 }
 
 #[test]
-fn a_recovery_is_told() {
+fn a_recovery_is_reported() {
     let sandbox = Sandbox::new();
     if !has_strace(&sandbox) {
         return;
@@ -291,7 +291,7 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
 }
 
 #[test]
-fn a_disk_that_is_slow_is_not_taken_for_an_agent_that_is_gone() {
+fn a_slow_disk_is_not_taken_for_a_dead_agent() {
     let sandbox = Sandbox::new();
     if !has_strace(&sandbox) {
         return;

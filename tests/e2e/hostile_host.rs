@@ -117,7 +117,7 @@ fn ended(outcome: Outcome) -> Response {
 }
 
 #[test]
-fn whatever_it_says_last_is_shown_harmlessly() {
+fn the_last_output_of_a_host_is_shown_without_control_characters() {
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);
     let before = refs(&scene.repo);
@@ -200,7 +200,7 @@ fn absurd_greetings_do_no_harm() {
 }
 
 #[test]
-fn names_that_are_none_are_not_taken() {
+fn invalid_names_are_refused() {
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);
     let before = refs(&scene.repo);
@@ -249,7 +249,7 @@ fn messages_out_of_order_end_the_push() {
 }
 
 #[test]
-fn floods_end() {
+fn a_host_that_sends_without_end_is_cut_off() {
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);
     let before = refs(&scene.repo);

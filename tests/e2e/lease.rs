@@ -174,7 +174,7 @@ fn a_busy_host_says_by_whom_and_since_when() {
 }
 
 #[test]
-fn who_only_asks_does_not_get_in_the_way_of_who_deploys() {
+fn a_request_for_the_state_does_not_block_a_deployment() {
     let sandbox = Sandbox::new();
     let ada = operator(&sandbox);
     ada.commit("0");

@@ -248,7 +248,7 @@ fn links_on_the_way_are_followed_inside_of_the_root() {
 }
 
 #[test]
-fn two_ways_to_one_place_are_no_way_to_two_files() {
+fn one_place_can_not_be_claimed_by_two_paths() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     std::fs::create_dir(world.at("etc/real")).unwrap();
@@ -267,7 +267,7 @@ fn two_ways_to_one_place_are_no_way_to_two_files() {
 }
 
 #[test]
-fn a_way_that_another_user_can_change_is_not_taken() {
+fn a_path_that_another_user_can_change_is_not_followed() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: needs root");
     }
@@ -291,7 +291,7 @@ fn a_way_that_another_user_can_change_is_not_taken() {
 }
 
 #[test]
-fn nothing_is_put_into_our_own_directory_by_a_detour() {
+fn no_symlink_leads_into_the_state_directory() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     world.links(&[]).push();

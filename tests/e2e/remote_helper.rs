@@ -65,7 +65,7 @@ fn cloning_and_pulling_work_from_a_host() {
 }
 
 #[test]
-fn refs_that_are_not_there_are_said_to_be_missing() {
+fn missing_refs_are_reported() {
     with_every_git(|sandbox, repo, _| {
         let before = refs(repo);
         repo.git(&["fetch", "web1", "other"]).fails().says("couldn't find remote ref");

@@ -194,7 +194,7 @@ fn a_snapshot_is_a_fast_forward_of_what_every_host_runs() {
 }
 
 #[test]
-fn what_can_not_be_deployed_is_named() {
+fn names_that_hosts_would_refuse_are_refused() {
     let sandbox = Sandbox::new();
     let (repo, rendered) = begin(&sandbox);
     let bad = |path: &str, error: &str| {

@@ -154,7 +154,7 @@ fn a_unit_file_that_was_edited_on_the_host_is_kept_when_it_is_replaced() {
 }
 
 #[test]
-fn a_unit_that_is_nowhere_is_refused() {
+fn an_unknown_unit_is_refused() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
     if !has_systemctl(&sandbox) {

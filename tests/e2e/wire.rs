@@ -94,7 +94,7 @@ fn what_comes_in_a_variable_is_not_done_again_when_stdin_brings_it() {
 }
 
 #[test]
-fn helpers_of_other_builds_are_turned_away() {
+fn helpers_of_other_builds_are_refused() {
     let sandbox = Sandbox::new();
     for line in ["deptool-hello 0123456789abcdef\n", "deptool-hello\n", "x\n"] {
         assert_eq!(error_of(&talk(&sandbox, line.as_bytes())), "helper and agent are of different builds");

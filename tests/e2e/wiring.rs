@@ -83,7 +83,7 @@ fn a_remote_where_everybody_meets_stays_the_place_for_plain_push_and_is_not_prun
 }
 
 #[test]
-fn done_twice_is_done_once_and_git_config_takes_it_back() {
+fn a_second_run_changes_nothing_and_git_config_undoes_it() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let read = || std::fs::read_to_string(repo.dir.join(".git/config")).unwrap();
@@ -127,7 +127,7 @@ fn it_works_from_everywhere_in_the_repository() {
 }
 
 #[test]
-fn what_is_taken_is_not_taken_over() {
+fn existing_settings_are_never_replaced() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let error = |args: &[&str], text: &str| {
