@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deptool_tests::process::{Run, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
-use deptool_tests::{build, lab};
+use deptool_tests::{build, is_quick};
 
 use crate::{
     group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing},
@@ -155,7 +155,7 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
 #[test]
 fn a_helper_that_is_killed_between_two_keeps_may_leave_a_mix_which_the_next_contact_reports() {
     // After *keep*, an agent waits 30 seconds for the helper.
-    if lab::is_skipped(None) {
+    if is_quick() {
         return;
     }
     std::thread::scope(|scope| {

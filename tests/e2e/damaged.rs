@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use deptool_tests::is_quick;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
@@ -195,6 +196,9 @@ fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
 
 #[test]
 fn what_else_is_damaged_of_the_hosts_records_is_mended() {
+    if is_quick() {
+        return;
+    }
     type Damage = fn(&World);
     let damages: [Damage; 15] = [
         |world| garbage(&world.state().join("store/shallow")),

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::at_rest;
@@ -325,6 +326,9 @@ fn old_generations_and_checkouts_go() {
 
 #[test]
 fn many_files_and_an_empty_app_directory_are_fine() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
     for n in 0..1500 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use deptool_tests::link::{Fate, Fault, Way};
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::Sandbox;
-use deptool_tests::{build, lab};
+use deptool_tests::{build, is_quick};
 
 use crate::{cut::World, stand_in::with_stand_in};
 
@@ -29,6 +29,9 @@ fn push_over(world: &World<'_>, fault: Fault) -> (Run, bool) {
 
 #[test]
 fn a_link_that_is_cut_at_any_message_leaves_the_old_or_the_new_and_the_truth_is_told() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     let (mut points, mut ended) = (0, [0, 0]);
@@ -53,7 +56,7 @@ fn a_link_that_is_cut_at_any_message_leaves_the_old_or_the_new_and_the_truth_is_
 fn a_link_that_stalls_is_given_up_and_the_truth_is_told() {
     // Each of them waits for 30 seconds, all at the same time. There is no limit before the first line of an agent,
     // since somebody may be typing a password.
-    if lab::is_skipped(None) {
+    if is_quick() {
         return;
     }
     let stalls =
