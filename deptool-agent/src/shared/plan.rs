@@ -107,7 +107,13 @@ impl HostPlan {
     pub fn of_wanted(old: &HostTree, new: &HostTree, had: &Wanted, wants: &Wanted) -> HostPlan {
         let apps = app_changes(old, new);
         let outside = outside_changes(&had.outside, &wants.outside);
-        let units = unit_changes(&apps, had, wants);
+        let mut units = unit_changes(&apps, had, wants);
+        // A check is run on what is staged, and is not running at any other time.
+        let is_check = |unit: &UnitName| new.apps.values().any(|app| app.manifest.checks.contains(unit));
+        units.retain(|change| {
+            let is_idle = (change.enablement, change.job) == (Enablement::Keep, UnitJob::RestartIfRunning);
+            !(is_idle && !wants.watched.contains_key(&change.unit) && is_check(&change.unit))
+        });
         let unobserved = unobserved_reloads(&units, new, wants);
         HostPlan { apps, outside, units, unobserved }
     }
