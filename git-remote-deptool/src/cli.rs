@@ -10,15 +10,18 @@
 mod add_host;
 mod aim;
 mod candidates;
+mod caveats;
 mod complete;
 mod completion;
 mod deploy;
 mod diff;
 pub mod exit;
 mod hear;
+mod how;
 mod init;
 mod log;
 pub mod output;
+mod pager;
 mod ping;
 mod plan;
 mod prompt;
@@ -30,7 +33,7 @@ mod verify;
 mod view;
 mod wiring;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, io::Write as _};
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use deptool_agent::shared::{
@@ -135,9 +138,30 @@ pub enum CliError {
     /// A host, or a repository that can't be read.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// What is wrong with hosts, and how that ends the program.
+    #[error("{0}")]
+    Hosts(String, ExitStatus),
+    /// A command line that can't be meant.
+    #[error("{0}")]
+    Usage(String),
     /// A sentence that says it all.
     #[error("{0}")]
     Text(String),
+}
+
+impl CliError {
+    fn status(&self) -> ExitStatus {
+        match self {
+            CliError::Name(_) | CliError::Url(_) | CliError::Usage(_) => ExitStatus::Usage,
+            CliError::Remote(error) => view::status_of_error(error),
+            CliError::Hosts(_, status) => *status,
+            CliError::Context(_)
+            | CliError::Output(_)
+            | CliError::Config(_)
+            | CliError::Snapshot(_)
+            | CliError::Text(_) => ExitStatus::Failed,
+        }
+    }
 }
 
 /// What is wrong with hosts, wherever that was found.
@@ -165,9 +189,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
     if asks_for_manual(&arguments) {
         return show_manual();
     }
+    let wants_json = asks_for_json(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => return show_usage(&error),
+        Err(error) => return show_usage(&error, wants_json),
     };
     let output = Output::to_stdout(&cli.common);
     let done = run(&output, cli.command).and_then(|status| {
@@ -178,12 +203,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
         Ok(status) => status,
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Done,
         Err(error) => {
+            let text = chain(&error);
             // Where stdout can't be written to there is the error still.
-            let _ = output.complain(format_args!("error: {}", chain(&error)));
-            match &error {
-                CliError::Remote(error) => view::status_of_error(error),
-                _ => ExitStatus::Failed,
+            let _ = output.complain(format_args!("error: {text}"));
+            if wants_json && !output.has_document() {
+                let _ = output.json(&view::Failure::of(text)).and_then(|()| output.flush());
             }
+            error.status()
         }
     }
 }
@@ -229,13 +255,26 @@ fn show_manual() -> ExitStatus {
     }
 }
 
+/// Also of a command line that can't be parsed.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
 /// Asked for, or because of a mistake.
-fn show_usage(error: &clap::Error) -> ExitStatus {
+fn show_usage(error: &clap::Error, wants_json: bool) -> ExitStatus {
     // Where neither can be written to there is nothing to say it to.
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitStatus::Done,
-        _ => ExitStatus::Usage,
+        _ => {
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            let text = lines.join(" ").trim_start_matches("error: ").to_owned();
+            if wants_json && let Ok(document) = serde_json::to_string(&view::Failure::of(text)) {
+                let _ = writeln!(std::io::stdout(), "{document}");
+            }
+            ExitStatus::Usage
+        }
     }
 }
 

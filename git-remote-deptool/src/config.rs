@@ -188,7 +188,7 @@ impl Settings {
     pub fn target(&self, remote: &BStr, address: &Address) -> Result<Target, ClusterError> {
         match (address, Via::of(address, &self.directory)) {
             (_, Some(via)) => self.one_host(remote, via).map(Target::Host),
-            (Address::Group(group), None) => Ok(Target::Group(group.clone(), self.group(group)?)),
+            (Address::Group(group), None) => Ok(Target::Group(group.clone(), self.hosts_of_group(group)?)),
             (_, None) => Ok(Target::All),
         }
     }
@@ -237,7 +237,13 @@ impl Settings {
         Ok(HostRemote { host, tracking, via })
     }
 
-    fn group(&self, group: &GroupName) -> Result<Vec<HostRemote>, ClusterError> {
+    /// The groups that are configured.
+    pub fn group_names(&self) -> Vec<GroupName> {
+        self.groups.iter().map(|group| group.name.clone()).collect()
+    }
+
+    /// The hosts of a group.
+    pub fn hosts_of_group(&self, group: &GroupName) -> Result<Vec<HostRemote>, ClusterError> {
         let Group { members, .. } = self
             .groups
             .iter()

@@ -7,6 +7,7 @@
 
 mod ask;
 mod from_host;
+mod listed;
 pub mod projection;
 pub mod query;
 
@@ -44,6 +45,11 @@ pub struct Postponed(Vec<(HostRemote, Answer)>);
 /// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
 pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = hosts_of(remote)?;
+    if hosts.is_empty() && remote.tracking().is_unused()? {
+        let text = "'@all' stands for the hosts that a repository knows, and a new one knows none; \
+                    clone one of them by name, as in 'git clone deptool::web1'";
+        return Err(RemoteError::Text(text.into()));
+    }
     let is_group = !matches!(remote.target, Target::Host(_));
     // `git clone` aborts if the refs that it is about to make are there.
     let is_clone = remote.tracking().is_unused()?;
@@ -69,7 +75,12 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     not_asked(remote, failed, is_group)?;
     let refs =
         hosts.iter().zip(&running).filter_map(|(host, running)| Some(refs_of(host, running.as_ref()?, is_group)));
-    Ok((refs.flatten().collect(), postponed))
+    let mut refs: Vec<Ref> = refs.flatten().collect();
+    if is_group {
+        refs.extend(listed::branches(remote, &running, is_clone));
+    }
+    refs.extend(listed::tags(remote)?);
+    Ok((refs, postponed))
 }
 
 /// Whom to ask. Of `@all` that is every host that has a remote, or was last heard to run something, or is in what is

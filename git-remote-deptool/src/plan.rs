@@ -2,6 +2,9 @@
 //!
 //! Everything that shows or makes a deployment asks the one [`Planner`]: `git push`, its dry run, and `git deptool`.
 
+mod safeguards;
+mod stand_in;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZero,
@@ -19,14 +22,15 @@ use deptool_agent::shared::{
     wire::Lease,
 };
 
-use gix::objs::Find;
+pub use safeguards::Safeguards;
 use sha2::{Digest as _, Sha256};
+use stand_in::Objects;
 
 use crate::{
     config::HostRemote,
     fleet::{parallel, remote::RemoteError},
     model::{batch::Ancestry, error::chain, outcome::RefUpdate},
-    repo::Repo,
+    repo::{Files, PromisedError, Repo},
     state::{Known, Tracked, Tracking},
 };
 
@@ -71,6 +75,7 @@ pub struct HostChange {
     pub update: RefUpdate,
     /// Hosts whose directories change alike share one plan.
     pub plan: Arc<HostPlan>,
+    pub safeguards: Arc<Safeguards>,
     /// Entries beside the apps that are not deployed.
     pub ignored: Arc<[String]>,
 }
@@ -113,8 +118,8 @@ enum Judged {
 /// A host's directory before and after; none for nothing.
 type Trees = (Option<TreeId>, Option<TreeId>);
 
-/// What is read of two trees: the plan, and what is not deployed.
-type Drawn = Result<(Arc<HostPlan>, Arc<[String]>), String>;
+/// What is read of two trees: the plan, what watches over it, and what is not deployed.
+type Drawn = Result<(Arc<HostPlan>, Arc<Safeguards>, Arc<[String]>), String>;
 
 /// The plan for all hosts of a cluster, or for some of them.
 #[derive(Debug, Clone)]
@@ -236,18 +241,32 @@ impl<'r> Planner<'r> {
                 });
             }
         }
+        let lacks = self.need(&work).err().map(|error| chain(&error));
         let drawn = draw(self.repo, &work);
         let finish = |judged| match judged {
             Judged::Refused(refusal) => Impact::Refused(refusal),
             Judged::Unaffected => Impact::Unaffected,
+            Judged::Affected { .. } if lacks.is_some() => {
+                Impact::Refused(Refusal::Other(lacks.clone().unwrap_or_default()))
+            }
             Judged::Affected { tracked, expected, update, trees } => match drawn[different[&trees]].clone() {
-                Ok((plan, ignored)) => {
-                    Impact::Affected(Box::new(HostChange { tracked, expected, update, plan, ignored }))
+                Ok((plan, safeguards, ignored)) => {
+                    let change = HostChange { tracked, expected, update, plan, safeguards, ignored };
+                    Impact::Affected(Box::new(change))
                 }
                 Err(why) => Impact::Refused(Refusal::Unfit(why)),
             },
         };
         judged.into_iter().map(finish).collect()
+    }
+
+    /// In a partial clone, fetch what the plans are made from, and what is deployed.
+    fn need(&self, work: &[Trees]) -> Result<(), PromisedError> {
+        work.iter().try_for_each(|(old, new)| match (old, new) {
+            (old, Some(new)) => self.repo.need_host(*new, Files::Beyond(*old)),
+            (Some(old), None) => self.repo.need_host(*old, Files::Planned),
+            (None, None) => Ok(()),
+        })
     }
 
     fn judge(&mut self, host: &HostRemote, known: &Known) -> Result<Judged, RemoteError> {
@@ -289,14 +308,26 @@ impl<'r> Planner<'r> {
         }
         let update = match tracked {
             None => RefUpdate::FastForward,
-            Some(tracked) if self.is_forward(tracked, commit)? => RefUpdate::FastForward,
-            Some(_) if self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some() => RefUpdate::Forced,
+            Some(tracked) if self.is_known_forward(tracked, commit)? => RefUpdate::FastForward,
+            Some(_) if self.may_go_aside() => RefUpdate::Forced,
             Some(Tracked { commit: local, real }) => {
                 let missing = (real != local && !self.repo.has_commit(real)).then_some(real);
                 return Ok(Judged::Refused(Refusal::NonFastForward { missing }));
             }
         };
         Ok(Judged::Affected { tracked, expected, update, trees: (old, Some(new)) })
+    }
+
+    fn may_go_aside(&self) -> bool {
+        self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some()
+    }
+
+    /// As [`Self::is_forward`]. Where it need not be, a history that is too short to tell is no error.
+    fn is_known_forward(&mut self, tracked: Tracked, new: CommitId) -> Result<bool, RemoteError> {
+        match self.is_forward(tracked, new) {
+            Err(RemoteError::Ancestry(_)) if self.may_go_aside() => Ok(false),
+            told => told,
+        }
     }
 
     /// `--force-with-lease`: Git names the tracking ref's commit, which may be a projection of the real one.
@@ -345,7 +376,7 @@ fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
     })
 }
 
-fn draw_one(objects: &dyn Find, (old, new): Trees, apps: &mut Apps) -> Drawn {
+fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps) -> Drawn {
     let mut load = |tree: Option<TreeId>| match tree {
         Some(tree) => HostTree::load_sharing(objects, tree, apps).map_err(|error| error.to_string()),
         None => Ok(HostTree::default()),
@@ -353,5 +384,12 @@ fn draw_one(objects: &dyn Find, (old, new): Trees, apps: &mut Apps) -> Drawn {
     let (old, new) = (load(old)?, load(new)?);
     let wanted = |tree| Wanted::of(tree).map_err(|error| error.to_string());
     let (had, wants) = (wanted(&old)?, wanted(&new)?);
-    Ok((Arc::new(HostPlan::of_wanted(&old, &new, &had, &wants)), new.ignored.into()))
+    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    match stand_in::refusal(objects, &plan, &new) {
+        Some(why) => Err(why),
+        None => {
+            let safeguards = Safeguards::of(&plan, &old, &new);
+            Ok((Arc::new(plan), Arc::new(safeguards), new.ignored.into()))
+        }
+    }
 }

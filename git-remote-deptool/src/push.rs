@@ -25,6 +25,7 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::Goal,
     plan::HostPlan,
+    text::printable,
     wire::Lease,
 };
 use gix::bstr::{BStr, ByteSlice};
@@ -36,12 +37,12 @@ use crate::{
     fetch,
     fleet::remote::{Remote, RemoteError},
     model::{
-        batch::{Ancestry, Destination, PushBatch, PushCommand, Tags},
+        batch::{Ancestry, Deletions, Destination, PushBatch, PushCommand, Tags},
         error::chain,
         options::{Options, Run},
         outcome::{RefOutcome, RefReport, RefUpdate},
     },
-    plan::digest,
+    plan::{Safeguards, digest},
     state::{HostLock, Tracked},
     ui::render,
 };
@@ -85,6 +86,7 @@ pub(crate) struct Affected {
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub plan: Arc<HostPlan>,
+    pub safeguards: Arc<Safeguards>,
     pub update: RefUpdate,
     /// Held from before the mark is set until the host's answer was noted. A dry run has none.
     pub _lock: Option<HostLock>,
@@ -97,14 +99,18 @@ pub fn push(
     options: &Options,
     report: &mut RefReport,
 ) -> Result<Vec<HostName>, RemoteError> {
-    let tags = batch.tags_are(remote.settings.follow_tags);
-    let branches = batch.branches().count();
+    let (tags, deletions) = (batch.tags_are(remote.settings.follow_tags), batch.deletions_are());
+    let branches = batch.branches().filter(|(command, _)| !command.is_delete()).count();
     let mut deployed = Vec::new();
     for command in batch.commands() {
         let outcome = match command.destination() {
             Destination::Tag(_) if tags == Tags::Followed => RefOutcome::Unaffected,
             Destination::Tag(_) => reject("a tag can't be deployed; push a branch"),
             Destination::Other => reject("only branches can be deployed"),
+            Destination::Guard => RefOutcome::Unaffected,
+            Destination::Branch(name) if command.is_delete() && deletions != Deletions::Typed => {
+                reject(&not_typed(name, deletions))
+            }
             Destination::Branch(_) if branches > 1 => {
                 reject("a host belongs to one cluster: push one branch at a time")
             }
@@ -119,6 +125,19 @@ pub fn push(
         set(report, command.dst.as_bstr(), outcome);
     }
     Ok(deployed)
+}
+
+/// Why a deletion does not empty a host that nobody has asked for in so many words.
+fn not_typed(branch: &BStr, deletions: Deletions) -> String {
+    let branch = printable(branch);
+    match deletions {
+        Deletions::Pruned => {
+            format!("pruning and mirroring remove nothing from a host; 'git push <host> :{branch}' does")
+        }
+        Deletions::Accompanied | Deletions::Typed => {
+            format!("to remove everything from a host, push ':{branch}' there and nothing else")
+        }
+    }
 }
 
 fn reject(text: &str) -> RefOutcome {
@@ -200,7 +219,7 @@ fn show_plans(remote: &Remote, options: &Options, affected: &[Affected]) {
     }
     let mut text = String::new();
     for one in affected {
-        text += &render::plan(&one.remote.host, &one.plan);
+        text += &render::plan(&one.remote.host, &one.plan, &one.safeguards);
         text.extend(render::notes(&one.plan).iter().map(|note| format!("    ({note})\n")));
     }
     if !text.is_empty() {

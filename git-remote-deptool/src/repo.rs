@@ -5,10 +5,13 @@
 mod ancestry;
 mod config_file;
 mod environment;
+pub(crate) mod fsck;
 pub mod git;
 pub mod history;
+pub(crate) mod identity;
 pub mod pack;
 mod parameters;
+mod promised;
 mod revision;
 pub mod snapshot;
 
@@ -19,10 +22,12 @@ pub use config_file::{ConfigError, Others, Setting};
 use deptool_agent::shared::{
     id::{CommitId, TreeId},
     name::HostName,
+    text::printable,
 };
 use environment::Configuration;
 pub use environment::Environment;
 use gix::bstr::ByteSlice;
+pub use promised::{Files, PromisedError, promisors};
 pub use revision::RevisionError;
 
 /// The operator's repository.
@@ -51,16 +56,20 @@ pub enum OpenError {
 
 /// An object that has to be here is not, or is broken.
 #[derive(Debug, thiserror::Error)]
-#[error("could not read {what}")]
-pub struct ReadError {
-    what: String,
-    #[source]
-    source: gix::Error,
+pub enum ReadError {
+    #[error("could not read {what}")]
+    Object {
+        what: String,
+        #[source]
+        source: gix::Error,
+    },
+    #[error(transparent)]
+    Promised(#[from] PromisedError),
 }
 
 impl ReadError {
     pub(crate) fn new(what: impl Into<String>, source: gix::Error) -> Self {
-        ReadError { what: what.into(), source }
+        ReadError::Object { what: what.into(), source }
     }
 }
 
@@ -139,7 +148,9 @@ impl Repo {
     /// The root tree of a commit.
     pub fn tree_of(&self, commit: CommitId) -> Result<TreeId, ReadError> {
         let tree = self.gix.find_commit(commit.0).and_then(|commit| commit.tree_id());
-        tree.map(|id| TreeId(id.detach())).map_err(|error| ReadError::new(format!("commit {commit}"), error))
+        let tree = tree.map_err(|error| ReadError::new(format!("commit {commit}"), error))?.detach();
+        self.need([tree])?;
+        Ok(TreeId(tree))
     }
 
     /// The hosts in a commit, by name: the directories at its root whose names can be hosts. Everything else is ignored
@@ -157,25 +168,19 @@ impl Repo {
         Ok(self.host_trees(commit)?.into_iter().map(|(host, _)| host).collect())
     }
 
-    /// Who deploys: the committer that Git would use, or else the login.
-    pub fn operator(&self) -> String {
-        if let Some(Ok(committer)) = self.gix.committer() {
-            return format!("{} <{}>", committer.name, committer.email);
-        }
-        let name =
-            self.git().args(["var", "GIT_COMMITTER_IDENT"]).output().ok().filter(|output| output.status.success());
-        let text = name.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        match text.split_once('>') {
-            Some((ident, _)) => format!("{ident}>"),
-            None => "unknown <unknown>".into(),
-        }
+    /// The directories at the root of a commit that can't be a host's, safe to show. Those whose names begin with a dot
+    /// are not meant to be.
+    pub fn unusable_directories(&self, commit: CommitId) -> Result<Vec<String>, ReadError> {
+        let root = self.root_of(commit)?;
+        let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
+        let names = directories.map(|entry| entry.filename().to_owned());
+        let unusable = names.filter(|name| !name.starts_with(b".") && HostName::parse(name).is_err());
+        Ok(unusable.map(|name| printable(&name)).collect())
     }
 
     fn root_of(&self, commit: CommitId) -> Result<gix::Tree<'_>, ReadError> {
-        self.gix
-            .find_commit(commit.0)
-            .and_then(|commit| commit.tree())
-            .map_err(|error| ReadError::new(format!("the tree of commit {commit}"), error))
+        let tree = self.tree_of(commit)?;
+        self.gix.find_tree(tree.0).map_err(|error| ReadError::new(format!("the tree of commit {commit}"), error))
     }
 }
 

@@ -80,6 +80,8 @@ pub enum Attempt {
     Deploy(CommitId),
     /// Everything was to be removed.
     Remove,
+    /// The mark can't be read.
+    Unreadable,
 }
 
 /// Why a ref can't be read or written.
@@ -235,7 +237,7 @@ impl<'r> Tracking<'r> {
                 return Err(TrackingError::Missing { name: names.join(" "), id });
             }
             Attempt::Deploy(id) => id.0,
-            Attempt::Remove => self.refs.need_empty_tree(&names.join(" "))?,
+            Attempt::Remove | Attempt::Unreadable => self.refs.need_empty_tree(&names.join(" "))?,
         };
         self.refs.set_all(&names, id)
     }
@@ -300,6 +302,11 @@ impl<'r> Tracking<'r> {
         self.refs.get(&format!("refs/heads/{cluster}"))
     }
 
+    /// The tags, without `refs/tags/`.
+    pub fn tags(&self) -> Result<Vec<(String, CommitId)>, TrackingError> {
+        self.refs.below("refs/tags/")
+    }
+
     /// Whether the repository has no branch of its own or of another one: it is being cloned, or was just made.
     pub fn is_unused(&self) -> Result<bool, TrackingError> {
         Ok(self.refs.below("refs/heads/")?.is_empty() && self.refs.below("refs/remotes/")?.is_empty())
@@ -325,7 +332,11 @@ fn unsettled_ref(host: &HostName, cluster: &ClusterName) -> String {
 }
 
 fn attempt_of(mark: CommitId) -> Attempt {
-    if mark.0 == empty_tree() { Attempt::Remove } else { Attempt::Deploy(mark) }
+    match mark.0 {
+        id if id == empty_tree() => Attempt::Remove,
+        id if id.is_null() => Attempt::Unreadable,
+        _ => Attempt::Deploy(mark),
+    }
 }
 
 fn broken_ref(host: &HostName, cluster: &ClusterName) -> String {

@@ -1,4 +1,4 @@
-//! Invalid trees get a clear message in Git's style and an exit status other than 0, and nothing changes anywhere.
+//! What a bad tree gets, as any bad input: a clear message as Git would write it, a status other than zero, and nothing changed anywhere.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ impl Deployed<'_> {
         Deployed { sandbox, repo, commit }
     }
 
-    /// Pushes something that must be refused, to this host and to one without any deployment. Returns the reason.
+    /// Pushes what must be refused, here and on a host that nothing was ever deployed to. Returns why.
     #[track_caller]
     pub fn refused(&self, args: &[&str]) -> String {
         let (root, known) = (state_of(&self.sandbox.root("web1")), refs(&self.repo));
@@ -34,8 +34,7 @@ impl Deployed<'_> {
         why(&run)
     }
 
-    /// A commit with this directory of `web1`, on top of what runs. `host` has lines for `git mktree`, each terminated
-    /// by NUL.
+    /// A commit with this directory of `web1`, on top of what runs. `host` has lines for `git mktree`, with NUL at their ends.
     fn with_host(&self, host: &str) -> String {
         let host = self.mktree(host);
         let root = self.mktree(&format!("040000 tree {host}\tweb1\0"));
@@ -55,7 +54,7 @@ impl Deployed<'_> {
         hash.run().unwrap().ok().line()
     }
 
-    /// A tree object that `git mktree` would refuse.
+    /// A tree object that `git mktree` would not make.
     fn raw_tree(&self, entries: &[(&str, &[u8], &str)]) -> String {
         let mut bytes = Vec::new();
         for (mode, name, id) in entries {
@@ -69,7 +68,7 @@ impl Deployed<'_> {
         hash.run().unwrap().ok().line()
     }
 
-    /// The reason why a commit with this app on `web1` is refused.
+    /// The refusal of a commit with this app on `web1`.
     #[track_caller]
     fn refused_app(&self, app: &str) -> String {
         let commit = self.with_host(&format!("040000 tree {app}\tweb\0"));
@@ -77,7 +76,7 @@ impl Deployed<'_> {
     }
 }
 
-/// The reason in parentheses at the end of Git's line for the ref.
+/// What is in the parentheses at the end of Git's line for the ref.
 #[track_caller]
 pub fn why(run: &Run) -> String {
     let said = run.stderr();
@@ -118,11 +117,11 @@ web1: in app 'web': invalid path '<80 x>': it is too long
 }
 
 #[test]
-fn a_nul_in_a_name_is_refused() {
+fn a_nul_in_a_name_is_not_what_it_seems() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let blob = deployed.blob("x");
-    // The name ends at the NUL. What follows is parsed as an id, and the rest as garbage.
+    // The name ends at the NUL; what follows is taken for an id, and the rest for garbage.
     let app = deployed.raw_tree(&[("100644", b"a\0b", &blob)]);
     let why = deployed.refused_app(&app);
     assert!(why.starts_with("web1: object ") && why.contains("can't be read"), "{why}");
@@ -156,7 +155,7 @@ web1: in the host's directory: invalid app name 'a\\nb': control characters are 
 }
 
 #[test]
-fn duplicate_names_are_refused() {
+fn one_name_twice_is_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let (one, two) = (deployed.blob("one"), deployed.blob("two"));
@@ -199,7 +198,7 @@ web1: in app 'web': invalid path 'link -> a/\\n': control characters are not all
 }
 
 #[test]
-fn invalid_manifests_are_refused() {
+fn manifests_that_can_not_be_meant_are_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let file = deployed.blob("x");
@@ -322,15 +321,17 @@ fn a_path_that_two_apps_claim_is_refused() {
 }
 
 #[test]
-fn files_beside_hosts_and_beside_apps_are_ignored_with_a_note() {
+fn files_beside_apps_and_directories_that_can_be_no_hosts_are_ignored_with_a_note() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     deployed.repo.write("README", "about");
+    deployed.repo.write(".github/workflow", "");
+    deployed.repo.write("web 3/web/file", "3");
     deployed.repo.write("web1/NOTES", "about web1");
     deployed.repo.write("web1/web/file", "2\n");
     let two = deployed.repo.commit("Two");
     let run = deployed.repo.git(&["push", "web1", "prod"]).ok();
-    let expected = "note: 'README' at the top of the tree is no host: it is ignored\n\
+    let expected = "note: directory 'web 3' can't be a host's: it is ignored\n\
                     note: 'web1/NOTES' is beside the apps: it is not deployed\n\
                     To deptool::DIR/roots/web1\n   <one>..<two>  prod -> prod\ndeployed to 1 host in N s";
     shows(&sandbox, &run, &[("one", &deployed.commit), ("two", &two)], expected);

@@ -1,4 +1,4 @@
-//! `git deptool plan`, `deploy` and `rollback`, and their output for scripts.
+//! `git deptool plan`, `deploy` and `rollback`, and what scripts can tell from them.
 
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -45,7 +45,7 @@ fn a_plan_is_made_anywhere_in_the_repository_and_connects_to_nothing() {
     repo.write("web1/app/sub/x", "");
     repo.commit("Two");
     let deep = sandbox.repo_at(repo.dir.join("web1/app/sub"));
-    let plan = deptool(&deep, &["plan", "--hosts", "web1"]).ok().stdout();
+    let plan = deptool(&deep, &["plan", "web1"]).ok().stdout();
     assert_eq!(plan, "web1\n    add app\n        + conf\n        + sub/x\n");
     assert!(!sandbox.exists("web1", "/var"), "nothing was connected to");
     deptool(&deep, &["plan", "--exit-code"]).code(2);
@@ -57,7 +57,7 @@ fn a_plan_is_made_anywhere_in_the_repository_and_connects_to_nothing() {
 fn the_diff_of_a_plan_is_that_of_git_for_the_hosts_that_change() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    deptool(&repo, &["deploy", "--yes", "--hosts", "web1,db1"]).ok();
+    deptool(&repo, &["deploy", "--yes", "web1", "db1"]).ok();
     change(&repo, &["web1", "web2"], "two");
     let deep = sandbox.repo_at(repo.dir.join("db1/app"));
     let run = deptool(&deep, &["plan", "-p"]).ok();
@@ -66,7 +66,7 @@ fn the_diff_of_a_plan_is_that_of_git_for_the_hosts_that_change() {
     assert!(patch.contains("a/web1/app/conf b/web1/app/conf") && patch.contains("-one"), "{patch}");
     assert!(patch.contains("b/web2/app/conf\nnew file mode"), "{patch}");
     assert!(!patch.contains("a/db1"), "{patch}");
-    let stat = deptool(&deep, &["plan", "--stat", "--hosts", "web1"]).ok().stdout();
+    let stat = deptool(&deep, &["plan", "--stat", "web1"]).ok().stdout();
     assert!(stat.contains(" web1/app/conf | 2 +-"), "{stat}");
 }
 
@@ -74,12 +74,12 @@ fn the_diff_of_a_plan_is_that_of_git_for_the_hosts_that_change() {
 fn a_deployment_is_shown_and_told_for_each_host() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    let run = deptool(&repo, &["deploy", "--yes", "--hosts", "web1,web2"]).ok();
+    let run = deptool(&repo, &["deploy", "--yes", "web1", "web2"]).ok();
     let shown = crate::seen::shown(&sandbox, &run, &[]);
     crate::seen::same(&shown, DEPLOYED);
     assert_eq!(sandbox.read("web2", "/var/lib/deptool/apps/app/current/conf"), b"one");
     assert!(!sandbox.exists("db1", "/var"), "it was not asked for");
-    let again = deptool(&repo, &["deploy", "--yes", "--hosts", "web1,web2"]).ok();
+    let again = deptool(&repo, &["deploy", "--yes", "web1", "web2"]).ok();
     assert_eq!(again.stdout(), "Everything is up to date.\n");
     let left = std::fs::read_dir(repo.dir.join(".git/deptool")).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
@@ -94,7 +94,7 @@ web2
     add app
         + conf
 
-Rolls back automatically if a host fails.
+A host that fails is rolled back automatically.
 
   web1: done
   web2: done
@@ -111,7 +111,7 @@ fn without_a_terminal_and_without_yes_nothing_is_deployed() {
     assert!(!sandbox.exists("web1", "/var"));
 }
 
-/// Types at the terminal on which `git deptool deploy` asks. Returns the output.
+/// What is typed at the terminal that `git deptool deploy` asks at, and what is seen there.
 fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
     let command = sandbox.command("script").dir(&repo.dir).env("GIT_PAGER", "cat").env("TERM", "dumb");
     let command = command.args(["--quiet", "--return", "--command", "git deptool deploy", "/dev/null"]);
@@ -119,7 +119,7 @@ fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
 }
 
 #[test]
-fn the_question_can_show_the_changes_and_be_declined_or_accepted() {
+fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let run = typed(&sandbox, &repo, "d\nn\n").code(8);
@@ -134,10 +134,10 @@ fn the_question_can_show_the_changes_and_be_declined_or_accepted() {
 }
 
 #[test]
-fn exactly_the_accepted_plan_is_deployed_or_nothing() {
+fn what_was_agreed_to_is_deployed_or_nothing() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    // A Git hook runs after the question: somebody else deploys, and this repository learns about it.
+    // A hook of Git's runs after the question: somebody else deploys, and this repository hears of it.
     let other = sandbox.clone_of(&repo, "other");
     other.git(&["remote", "add", "web1", &format!("deptool::{}", sandbox.root("web1").display())]).ok();
     repo.git(&["config", "alias.other", &format!("!git -C '{}' push -q web1 prod", other.dir.display())]).ok();
@@ -151,22 +151,24 @@ fn exactly_the_accepted_plan_is_deployed_or_nothing() {
 }
 
 #[test]
-fn json_and_the_exit_status_tell_scripts_the_outcome() {
+fn scripts_learn_how_it_ended_from_json_and_the_exit_status() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let commit = repo.id("prod");
-    let done = json(deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1"]).ok());
+    let done = json(deptool(&repo, &["deploy", "--yes", "--json", "web1"]).ok());
     assert_eq!((&done["version"], &done["cluster"]), (&1.into(), &"prod".into()));
     assert_eq!((&done["hosts"][0]["outcome"], &done["hosts"][0]["to"]), (&"done".into(), &commit.into()));
-    let nothing = json(deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1"]).ok());
+    let nothing = json(deptool(&repo, &["deploy", "--yes", "--json", "web1"]).ok());
     assert_eq!(nothing["hosts"], serde_json::json!([]));
-    // A host that can't exist.
+    // A host that can't be there.
     repo.git(&["remote", "set-url", "web2", "deptool::/proc/nowhere/web2"]).ok();
-    let run = deptool(&repo, &["deploy", "--yes", "--json", "--hosts", "web1,web2"]);
+    let run = deptool(&repo, &["deploy", "--yes", "--json", "web1", "web2"]);
     assert!(!run.success());
     break_manifest(&repo, "db1");
-    deptool(&repo, &["deploy", "--yes", "--hosts", "db1"]).code(1).says("db1: app/manifest.json");
-    deptool(&repo, &["deploy", "--yes", "--hosts", "web1", "--waves", "0"]).code(0);
+    deptool(&repo, &["deploy", "--yes", "db1"]).code(1).says("db1: app/manifest.json");
+    for option in ["--waves=0", "--waves=foo", "--confirm=soon", "--lock-wait=x"] {
+        deptool(&repo, &["deploy", "--yes", "web1", option]).code(129).says("is written as");
+    }
     deptool(&repo, &["deploy", "--nonsense"]).code(129);
     repo.git(&["deptool", "deploy", "--json"]).code(129);
 }
@@ -175,7 +177,7 @@ fn json_and_the_exit_status_tell_scripts_the_outcome() {
 fn a_plan_as_json_has_all_that_would_happen() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    deptool(&repo, &["deploy", "--yes", "--hosts", "db1,web1"]).ok();
+    deptool(&repo, &["deploy", "--yes", "db1", "web1"]).ok();
     let before = repo.id("prod");
     repo.write("web1/app/manifest.json", r#"{"symlinks": {"/etc/web.conf": "conf"}}"#);
     repo.write("web2/app/manifest.json", "{");
@@ -189,14 +191,14 @@ fn a_plan_as_json_has_all_that_would_happen() {
         "host": "web1", "state": "affected", "from": before, "in_doubt": false, "update": "fast-forward",
         "apps": [{"app": "app", "change": "update", "files": [{"path": "manifest.json", "change": "add"}]}],
         "paths": [{"path": "/etc/web.conf", "change": "add", "kind": "link", "app": "app", "file": "conf"}],
-        "units": [], "notes": [],
+        "units": [], "checks": [], "health": [], "confirm": false, "notes": [],
     });
     assert_eq!(hosts[1], expected);
     assert!(hosts[2]["why"].as_str().unwrap().starts_with("app/manifest.json"), "{}", hosts[2]);
 }
 
 #[test]
-fn a_rollback_puts_back_what_ran_before_and_a_second_one_goes_forward_again() {
+fn a_rollback_puts_back_what_ran_before() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     deptool(&repo, &["deploy", "--yes"]).ok();
@@ -206,20 +208,19 @@ fn a_rollback_puts_back_what_ran_before_and_a_second_one_goes_forward_again() {
     deptool(&repo, &["rollback", "--yes", "web1", "web2"]).ok().prints("Deployed to 2 hosts");
     assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"one");
     assert_eq!(repo.id("refs/remotes/web2/prod"), one);
-    deptool(&repo, &["rollback", "--yes", "web1"]).ok();
-    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"two");
+    deptool(&repo, &["rollback", "--yes", "web1"]).code(1).says("nothing ran on 'web1' before");
     deptool(&repo, &["rollback", "--yes", "db1"]).code(1).says("nothing ran on 'db1' before");
     deptool(&repo, &["deploy", "--yes"]).ok().prints("  web2: done");
 }
 
 #[test]
-fn the_commit_is_published_before_it_is_deployed_or_nothing_happens() {
+fn what_is_published_first_is_where_others_find_it_or_nothing_is_deployed() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     sandbox.command("git").args(["init", "--quiet", "--bare", "shared"]).run().unwrap().ok();
     repo.add_remote("origin", &sandbox.dir().join("shared").display().to_string());
     repo.git(&["config", "deptool.publish", "origin"]).ok();
-    deptool(&repo, &["deploy", "--yes", "--hosts", "web1"]).ok();
+    deptool(&repo, &["deploy", "--yes", "web1"]).ok();
     let shared = sandbox.repo_at(sandbox.dir().join("shared"));
     assert_eq!(shared.id("refs/heads/prod"), repo.id("prod"));
     change(&repo, &["web1"], "two");

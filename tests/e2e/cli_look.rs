@@ -1,4 +1,4 @@
-//! `git deptool status`, `verify`, `log` and `ping`, on terminals and in pipes.
+//! `git deptool status`, `verify`, `log` and `ping`, and how they behave on terminals and in pipes.
 
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -28,7 +28,7 @@ fn json(run: Run) -> Value {
 fn the_status_says_what_runs_since_when_and_what_is_to_be_deployed() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    deptool(&repo, &["deploy", "--yes", "--hosts", "web1"]).ok();
+    deptool(&repo, &["deploy", "--yes", "web1"]).ok();
     let one = repo.id("prod");
     repo.write("web1/app/conf", "two");
     let two = repo.commit("Two");
@@ -38,12 +38,12 @@ fn the_status_says_what_runs_since_when_and_what_is_to_be_deployed() {
         &shown,
         "cluster 'prod' is at <two>\n\
          web1  1 app, 1 file to deploy  <one>  N s ago  Ada Operator\n\
-         web2  nothing deployed",
+         web2  not asked yet",
     );
     deptool(&repo, &["status", "--exit-code"]).code(2);
     let status = json(deptool(&repo, &["status", "--json"]).ok());
     let (first, second) = (&status["hosts"][0], &status["hosts"][1]);
-    assert_eq!((&first["state"], &second["state"]), (&"undeployed".into(), &"new".into()));
+    assert_eq!((&first["state"], &second["state"]), (&"undeployed".into(), &"not-asked".into()));
     assert_eq!(first["deployed"]["commit"], one);
     assert_eq!(first["deployed"]["by"], "Ada Operator <ada@example.org>");
     assert_eq!(first["undeployed"], serde_json::json!({"apps": 1, "files": 1, "paths": 0, "units": 0}));
@@ -63,7 +63,7 @@ fn what_somebody_else_has_deployed_is_seen_live() {
     let before = repo.id("refs/remotes/web1/prod");
     deptool(&repo, &["status"]).ok().prints("web1  up to date");
     let run = deptool(&repo, &["status", "--live", "--exit-code"]).code(2);
-    run.prints(&format!("    runs {}, deployed by Ada Operator", &theirs[..10]));
+    run.prints("web1  changed meanwhile").prints(&format!("    runs {}, deployed by Ada Operator", &theirs[..10]));
     assert_eq!(repo.id("refs/remotes/web1/prod"), before, "who looks changes nothing");
     let live = json(deptool(&repo, &["status", "--live", "--json"]).ok());
     assert_eq!(live["hosts"][0]["live"]["deployed"]["commit"], theirs);
@@ -77,7 +77,7 @@ fn a_host_that_the_tree_has_lost_is_still_named() {
     repo.remove("web2");
     repo.commit("Two");
     deptool(&repo, &["status"]).ok().prints("web2  not in the tree");
-    assert_eq!(deptool(&repo, &["status", "--hosts", "web1"]).ok().stdout().lines().count(), 2);
+    assert_eq!(deptool(&repo, &["status", "web1"]).ok().stdout().lines().count(), 2);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn the_log_has_the_deployments_of_all_hosts_newest_first() {
     assert!(0.0 < min && min <= p95, "{times}");
 }
 
-/// Prints ssh's messages.
+/// Says what ssh says.
 const NO_ROUTE: &str = "sh -c 'echo ssh: connect to host web1 port 22: No route to host >&2; exit 255' ssh";
 
 #[test]
@@ -149,7 +149,7 @@ fn a_host_that_is_not_there_is_told_and_the_others_answer() {
 }
 
 #[test]
-fn a_reader_that_stops_early_is_no_error() {
+fn a_reader_that_has_seen_enough_is_no_error() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     for number in 0..3000 {
@@ -167,7 +167,7 @@ fn a_reader_that_stops_early_is_no_error() {
 fn colour_is_for_terminals_and_for_those_who_ask() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    let plan = |args: &[&str]| deptool(&repo, &[&["plan", "--hosts", "web1"], args].concat()).ok().stdout();
+    let plan = |args: &[&str]| deptool(&repo, &[&["plan", "web1"], args].concat()).ok().stdout();
     assert!(!plan(&[]).contains('\x1b'));
     assert!(plan(&["--color", "always"]).contains("\x1b[32m        + conf\x1b[m"));
     let terminal = |no_colour: &str| {

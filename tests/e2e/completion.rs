@@ -1,11 +1,11 @@
-//! Shell completion of `git deptool`.
+//! What shells offer when TAB is pressed behind `git deptool`.
 
 use deptool_tests::process::find_program;
 use deptool_tests::sandbox::Sandbox;
 
 const GITS_COMPLETION: &str = "/usr/share/bash-completion/completions/git";
 
-/// The completions of bash for a line, through Git's own completion. None if that is not installed.
+/// What bash offers for a line, through Git's own completion. None if that is not installed.
 fn bash(sandbox: &Sandbox, line: &str) -> Option<Vec<String>> {
     if !std::path::Path::new(GITS_COMPLETION).exists() {
         eprintln!("skipped: {GITS_COMPLETION} is not there");
@@ -52,7 +52,7 @@ fn hosts_clusters_and_directories_are_offered() {
     let hosts = bash(&sandbox, "git -C operator deptool add-host w").unwrap();
     assert_eq!(hosts, ["web1 "], "those that have no remote yet");
     assert_eq!(bash(&sandbox, "git -C operator deptool rollback n").unwrap(), ["ns1.example.org "]);
-    assert_eq!(bash(&sandbox, "git -C operator deptool plan --hosts w").unwrap(), ["web1 "]);
+    assert_eq!(bash(&sandbox, "git -C operator deptool plan w").unwrap(), ["web1 "]);
     assert_eq!(bash(&sandbox, "git -C operator deptool deploy stag").unwrap(), ["staging "]);
     assert_eq!(bash(&sandbox, "git deptool snapshot oper").unwrap(), ["operator/"]);
 }

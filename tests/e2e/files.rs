@@ -1,11 +1,10 @@
-//! Files arrive byte for byte, whatever their names; files that did not change are not touched.
+//! The bytes in the tree are the bytes on the host, whatever their names; what did not change is not touched.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
-use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::at_rest;
@@ -59,7 +58,7 @@ fn names_of_all_kinds_arrive_unharmed() {
             }
         }
         at_rest(&sandbox, "web1", Some(&one));
-        // They are changed and removed, too.
+        // And they change, and go.
         operator.remove("web1/web/dir");
         operator.write(PathBuf::from("web1/web").join(OsStr::from_bytes(names[9])), "changed");
         let two = operator.commit("Two");
@@ -95,7 +94,7 @@ fn contents_and_modes_are_those_of_the_tree() {
     std::os::unix::fs::symlink("deep/er/file", operator.dir.join("web1/web/link")).unwrap();
     std::os::unix::fs::symlink("../../file", operator.dir.join("web1/web/deep/er/up")).unwrap();
     std::os::unix::fs::symlink("nowhere", operator.dir.join("web1/web/dangling")).unwrap();
-    // None of these attributes applies to deployed files.
+    // Nothing of these applies to what is deployed.
     operator.write("web1/web/.gitattributes", "* text eol=crlf\n*.x export-ignore ident\n");
     operator.write("web1/web/id.x", "$Id$\n");
     operator.git(&["config", "core.autocrlf", "false"]).ok();
@@ -172,12 +171,12 @@ fn generations_share_nothing() {
     operator.write("web1/web/file", "2\n");
     operator.commit("Two");
     operator.git(&["push", "web1", "prod"]).ok();
-    // Editing a file in place affects only that file.
+    // Who edits a file in place spoils that one only.
     std::fs::write(deployed(&sandbox, "web/same"), "spoilt").unwrap();
     assert_eq!(std::fs::read(first.join("same")).unwrap(), b"same");
 }
 
-/// Damages the checkout of `web` in some way, deploys something else, and checks that it is right again.
+/// Spoils the checkout of `web` in some way, deploys something else, and looks whether it is right again.
 fn spoil(how: &dyn Fn(&std::path::Path)) {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
@@ -199,7 +198,7 @@ fn a_tampered_checkout_is_not_used_again() {
     spoil(&|web| std::fs::write(web.join("dir/extra"), "x\n").unwrap());
     spoil(&|web| std::fs::set_permissions(web.join("file"), std::fs::Permissions::from_mode(0o600)).unwrap());
     spoil(&|web| {
-        // The same size and time.
+        // Same size, same time.
         let file = web.join("file");
         let time = file.metadata().unwrap().modified().unwrap();
         std::fs::write(&file, "x\n").unwrap();
@@ -213,7 +212,7 @@ fn a_file_of_five_mebibytes_travels_outside_of_the_pack_and_comes_home() {
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let operator = operator(&sandbox);
-        // Data that can't be compressed.
+        // Nothing that could be compressed to less.
         let mut state = 1_u32;
         let mut noise = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -231,19 +230,19 @@ fn a_file_of_five_mebibytes_travels_outside_of_the_pack_and_comes_home() {
         let size = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
         assert!(std::fs::read_dir(&packs).unwrap().map(size).sum::<u64>() < 100_000);
 
-        // It is not sent again, but reused in each generation.
+        // It is not sent again, and goes from generation to generation.
         operator.write("web1/web/file", "2\n");
         let two = operator.commit("Two");
         operator.git(&["push", "web1", "prod"]).ok();
         at_rest(&sandbox, "web1", Some(&two));
         assert!(std::fs::read(deployed(&sandbox, "web/large")).unwrap() == large);
 
-        // Another operator fetches it.
+        // Somebody else gets it back.
         let url = format!("deptool::{}", sandbox.root("web1").display());
         sandbox.command("git").args(["clone", "--quiet", &url, "back"]).run().unwrap().ok();
         assert!(std::fs::read(sandbox.dir().join("back/web1/web/large")).unwrap() == large);
 
-        // If the host has damaged it, it is sent again.
+        // When the host has spoilt it, it is sent once more.
         std::fs::write(deployed(&sandbox, "web/large"), "spoilt").unwrap();
         std::fs::write(deployed(&sandbox, "web/copy"), "spoilt").unwrap();
         operator.write("web1/web/file", "3\n");
@@ -326,9 +325,6 @@ fn old_generations_and_checkouts_go() {
 
 #[test]
 fn many_files_and_an_empty_app_directory_are_fine() {
-    if is_quick() {
-        return;
-    }
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
     for n in 0..1500 {

@@ -1,4 +1,4 @@
-//! Tests of the sandbox itself.
+//! The sandbox itself: that tests stand on what they think they do.
 
 use deptool_tests::build::{self, Version};
 use deptool_tests::sandbox::{Sandbox, gits};

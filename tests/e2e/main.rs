@@ -3,6 +3,7 @@
 mod atomic;
 mod bad_input;
 mod bad_push;
+mod cli_arguments;
 mod cli_ci;
 mod cli_deploy;
 mod cli_look;
@@ -13,6 +14,7 @@ mod demo;
 mod dependencies;
 mod dist;
 mod files;
+mod git_settings;
 mod ground;
 mod group;
 mod history;

@@ -1,4 +1,4 @@
-//! A dialogue with an agent, message by message, instead of a helper.
+//! A conversation with an agent, message by message, in a helper's place.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -13,7 +13,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::stand_in::{agent, with_stand_in};
 
-/// A running agent on a local root.
+/// One agent at work on a root directory.
 pub struct Talk {
     process: Child,
     input: ChildStdin,
@@ -44,7 +44,7 @@ impl Talk {
         self.input.write_all(&frames).unwrap();
     }
 
-    /// The next message that is not a sign of life; `None` at the end.
+    /// The next message that asks or tells something; `None` at the end.
     pub fn next(&mut self) -> Option<Response> {
         loop {
             match self.output.receive().unwrap() {
@@ -54,23 +54,23 @@ impl Talk {
         }
     }
 
-    /// Asserts the next message.
+    /// Asserts what the next message is.
     #[track_caller]
     pub fn says(&mut self, expected: &Response) -> &mut Self {
         assert_eq!(self.next().as_ref(), Some(expected));
         self
     }
 
-    /// Closes the connection: the agent reads the end of its input, and nobody reads its output.
+    /// Hangs up: the agent reads the end of its input, and what it says reaches nobody.
     pub fn hang_up(self) {}
 
-    /// Closes the connection, and waits until the agent has exited.
+    /// Hangs up, and waits until the agent has ended.
     pub fn end(mut self) {
         drop((self.input, self.output));
         self.process.wait().unwrap();
     }
 
-    /// Kills the agent that carries out the deployment, and waits until it has exited.
+    /// Kills what is at work on the deployment, and waits for its end.
     pub fn kill(mut self) {
         let children = format!("/proc/{0}/task/{0}/children", self.process.id());
         for child in std::fs::read_to_string(children).unwrap().split_whitespace() {
@@ -81,9 +81,9 @@ impl Talk {
     }
 }
 
-/// Everything that a helper sends for a push to `web1`, recorded with another host.
+/// All that a helper sends for a push to `web1`. It is another host that gets it, which has nothing to do with it.
 pub fn recorded(sandbox: &Sandbox, repo: &Repo<'_>) -> Vec<Request> {
-    // Afterwards, the helper asks what runs there. We want what it sends first.
+    // Afterwards the helper asks what runs there: what it sends first is what we want.
     let script = r#"tee -a "$DEPTOOL_ROOT/../recorded" | DEPTOOL_ROOT="$DEPTOOL_ROOT/../other" "$DEPTOOL_AGENT""#;
     let record = sandbox.dir().join("roots/recorded");
     std::fs::write(&record, "").unwrap();

@@ -1,4 +1,4 @@
-//! What `git deptool init` and `add-host` set up, with every Git on this machine.
+//! What `git deptool init` and `add-host` set up, tried with every Git of this machine.
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -83,7 +83,7 @@ fn a_remote_where_everybody_meets_stays_the_place_for_plain_push_and_is_not_prun
 }
 
 #[test]
-fn a_second_run_changes_nothing_and_git_config_undoes_it() {
+fn done_twice_is_done_once_and_git_config_takes_it_back() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let read = || std::fs::read_to_string(repo.dir.join(".git/config")).unwrap();
@@ -97,7 +97,6 @@ fn a_second_run_changes_nothing_and_git_config_undoes_it() {
     for section in ["deptool", "remote.cluster", "remote.web1", "branch.prod"] {
         repo.git(&["config", "--remove-section", section]).ok();
     }
-    repo.git(&["config", "--unset", "core.sshCommand"]).ok();
     assert_eq!(read(), before);
 }
 
@@ -113,7 +112,7 @@ fn it_works_from_everywhere_in_the_repository() {
     repo.git(&["-C", "../bare.git", "deptool", "init"]).ok();
     assert_eq!(cluster("../bare.git"), "prod");
 
-    // A relative url is relative to the top of the work tree, whatever the current directory.
+    // A relative url is relative to the top, wherever the command is typed.
     std::fs::create_dir(sandbox.dir().join("operator/root")).unwrap();
     let add = ["-C", "web1/app", "deptool", "add-host", "--url", "./root/web1", "web1"];
     repo.git(&add).ok();
@@ -127,12 +126,12 @@ fn it_works_from_everywhere_in_the_repository() {
 }
 
 #[test]
-fn existing_settings_are_never_replaced() {
+fn what_is_taken_is_not_taken_over() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let error = |args: &[&str], text: &str| {
         let before = std::fs::read(repo.dir.join(".git/config")).unwrap();
-        repo.git(&[&["deptool"], args].concat()).code(1).says(text);
+        repo.git(&[&["deptool"], args].concat()).fails().says(text);
         assert_eq!(std::fs::read(repo.dir.join(".git/config")).unwrap(), before);
     };
     error(&["add-host", "web1"], "run 'git deptool init'");

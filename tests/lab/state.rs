@@ -1,16 +1,16 @@
-//! Everything on a host that a deployment can change, as text for comparisons.
+//! All of a host that a deployment can change, as text: to be taken before and after, and compared.
 
 use deptool_tests::lab::Host;
 
-/// Files and units. Files that the machine itself writes, users (which stay), and units that come and go with logins
-/// are left out; see [`SCRIPT`].
+/// Files and units. What the machine itself writes (users excepted: [`SCRIPT`] leaves them out, because they stay), and
+/// units that come and go with logins, are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// One line per path in `/etc`: type, mode, owner, group, target, SHA-256.
+    /// A line per path in `/etc`: kind, mode, owner, group, target, SHA-256.
     pub etc: String,
-    /// One line per unit that is not inactive, and per unit file with its enablement.
+    /// A line per unit that is not just inactive, and per unit file with its enablement.
     pub units: String,
-    /// Our own records of what runs: symlinks, claims, the branch, and whether the journal is at rest.
+    /// What says which deployment runs: links, claims, the branch, and whether the journal is at rest.
     pub deptool: String,
 }
 
@@ -41,14 +41,14 @@ const DEPTOOL: &str = r"
 ";
 
 impl State {
-    /// Waits until the agent is done, because it answers before it cleans up.
+    /// Once the agent is done: it answers before it tidies up.
     #[track_caller]
     pub fn of(host: &Host) -> State {
         host.sh("[ ! -e /var/lib/deptool/state/lock ] || flock -w 60 /var/lib/deptool/state/lock true");
         State { etc: host.sh(ETC), units: host.sh(UNITS), deptool: host.sh(DEPTOOL) }
     }
 
-    /// Asserts that the host is as before, and shows the differences otherwise.
+    /// Asserts that the host is as it was; says what is not.
     #[track_caller]
     pub fn assert_same(&self, host: &Host, when: &str) {
         let now = State::of(host);

@@ -1,4 +1,4 @@
-//! Hosts with a real systemd and a real OpenSSH, in systemd-nspawn containers on this computer.
+//! Hosts with a real systemd and a real OpenSSH, in systemd-nspawn containers, on one computer.
 //!
 //! ```no_run
 //! use deptool_tests::lab::{HostSpec, Lab};
@@ -11,13 +11,13 @@
 //! - A host has systemd as process 1, sshd, sudo, nft, nginx and nsd (installed, not enabled), and neither Git nor
 //!   Python. Users: `root`, `core` (sudo without a password), `asks` (sudo wants a password), `plain` (no sudo). One key opens
 //!   them all. A login's processes are killed when it ends (KillUserProcesses=yes).
-//! - ssh reaches a host by its name through [`Lab::ssh_command`], which is meant for `GIT_SSH_COMMAND`.
-//! - Tests call [`start_or_skip`]. If the computer can't run a lab, it says why and returns None.
-//! - Dropping the value removes everything: processes by their ids, mounts, network links, files. If a test is killed,
-//!   the next lab that takes its slot cleans up.
+//! - ssh reaches a host by its name through [`Lab::ssh_command`]: put it into `GIT_SSH_COMMAND`.
+//! - [`start_or_skip`] is what a test calls: it returns None, and says why, where the computer can't do it.
+//! - When the value is dropped everything ends: processes by their ids, mounts, network links, files. What a killed test
+//!   leaves behind is ended by the next lab that takes its slot.
 //!
-//! Several labs can run at the same time. Each holds a *slot* with a directory in [`CACHE`], a subnet 10.x.slot.0, and
-//! its own machine names. Network traffic goes to these hosts only.
+//! Labs don't meet: each holds a *slot* with a directory below [`CACHE`], a subnet 10.x.slot.0 and machine names of its
+//! own. Traffic goes to these hosts only.
 
 mod base;
 mod disk;
@@ -40,10 +40,13 @@ use machine::Machine;
 use slot::{MAX_HOSTS, Slot};
 use ssh::{Peer, Ssh};
 
-/// The directory for base systems and running labs.
+/// Where the bases are kept and the labs run.
 pub const CACHE: &str = "/var/cache/deptool-lab";
 
-/// Programs that the lab needs, with their Debian packages.
+/// The environment variable that makes tests go without a lab (`cargo xtask test --quick`).
+pub const QUICK: &str = "DEPTOOL_TEST_QUICK";
+
+/// Programs that the lab runs, and the Debian package that has each.
 pub const NEEDS: &[(&str, &str)] = &[
     ("systemd-nspawn", "systemd-container"),
     ("debootstrap", "debootstrap"),
@@ -56,25 +59,25 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
 ];
 
-/// The properties of a host to start.
+/// What a host is to be like.
 #[derive(Debug, Clone, Default)]
 pub struct HostSpec {
     pub name: String,
     pub base: Base,
-    /// systemd mounts `/var` during boot.
+    /// `/var` is mounted by systemd during boot, not there from the beginning.
     pub var_is_mount: bool,
     /// What `/var/lib/deptool` is.
     pub state: State,
 }
 
 impl HostSpec {
-    /// An ordinary bookworm host.
+    /// A bookworm host with nothing special about it.
     pub fn new(name: &str) -> HostSpec {
         HostSpec { name: name.to_owned(), ..HostSpec::default() }
     }
 }
 
-/// Running hosts.
+/// Some hosts that run.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
@@ -83,7 +86,7 @@ pub struct Lab {
     keep: bool,
 }
 
-/// The reason why this computer can't run a lab; None if it can.
+/// Why there can be no lab here; None if there can.
 pub fn unavailable() -> Option<String> {
     if !cfg!(target_os = "linux") {
         return Some("the lab needs Linux".to_owned());
@@ -101,8 +104,7 @@ pub fn unavailable() -> Option<String> {
     None
 }
 
-/// Whether this process has CAP_SYS_ADMIN and CAP_NET_ADMIN, which root in a container often lacks. See
-/// capabilities(7).
+/// Root in a container often may not: CAP_SYS_ADMIN and CAP_NET_ADMIN of capabilities(7).
 fn may_administer() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default().trim();
@@ -110,8 +112,8 @@ fn may_administer() -> bool {
     u64::from_str_radix(bits, 16).is_ok_and(|bits| bits & needed == needed)
 }
 
-/// Starts a lab for a test. If this computer can't run one, it prints `skipped: why` and returns None; with `CI=true`
-/// that is a failure. A lab that fails to start is always a failure.
+/// A lab for a test. None, after saying `skipped: why`, where this computer can't have one; with `CI=true` that is a
+/// failure. So is a lab that could be started but was not.
 #[track_caller]
 pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
     if is_skipped(unavailable()) {
@@ -120,19 +122,25 @@ pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
     Some(Lab::start(specs).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Whether to skip a test that can't run here for the given reason. Prints the reason. In CI, this is a failure.
+/// Whether a test that can't be run here, and why, is to be skipped: says so. In CI that is a failure.
 pub fn is_skipped(unavailable: Option<String>) -> bool {
-    if crate::is_quick() {
+    if std::env::var_os(QUICK).is_some() {
+        skipped("only the quick tests were asked for");
         return true;
     }
     let Some(why) = unavailable else { return false };
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-    crate::skipped(&why);
+    skipped(&why);
     true
 }
 
+/// Not with eprintln: what a test that passes prints is not shown.
+fn skipped(why: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
+}
+
 impl Lab {
-    /// Creates and boots the hosts in parallel. They are up when this returns.
+    /// Makes the hosts and boots them, all at once. They are up when this returns.
     pub fn start(specs: &[HostSpec]) -> Result<Lab> {
         if let Some(why) = unavailable() {
             bail!(why);
@@ -143,7 +151,7 @@ impl Lab {
         }
         let slot = Slot::take()?;
         let ssh = Ssh::create(&slot.dir)?;
-        // From here on, dropping the lab cleans up.
+        // From here on, dropping it cleans up.
         let mut lab = Lab { hosts: Vec::new(), ssh, slot, keep: false };
         for (index, spec) in specs.iter().enumerate() {
             let machine = lab.machine(index, spec);
@@ -156,7 +164,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The lab that was kept in a slot, with its hosts.
+    /// The kept lab in a slot, with the hosts that it was started with.
     pub fn attach(number: u8, specs: &[HostSpec]) -> Result<Lab> {
         let slot = Slot::take_over(number)?;
         let ssh = Ssh::open(&slot.dir);
@@ -167,14 +175,14 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Keeps the lab running when this value is dropped and this process exits. [`Lab::attach`] finds it again.
+    /// From here on the lab outlives this value and this process; [`Lab::attach`] finds it again.
     pub fn keep(&mut self) -> Result<u8> {
         self.slot.keep()?;
         self.keep = true;
         Ok(self.slot.number)
     }
 
-    /// Stops a lab that was kept.
+    /// Ends a lab that was kept.
     pub fn end(mut self) {
         self.keep = false;
     }
@@ -222,7 +230,7 @@ impl Lab {
         self.ssh.write_config(link, &peers).context("cannot write the ssh configuration")
     }
 
-    /// The value of `GIT_SSH_COMMAND` that reaches the hosts over that kind of link.
+    /// What to put into `GIT_SSH_COMMAND` so that the hosts are reached over that kind of link.
     pub fn ssh_command(&self, link: Link) -> Result<String> {
         Ok(format!("ssh -F {}", self.ssh_config(link)?.display()))
     }

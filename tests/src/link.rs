@@ -1,5 +1,4 @@
-//! A connection between helper and agent that is cut, or stalls, at a message. It runs instead of the agent; see
-//! `stand_in`.
+//! A link between helper and agent that is cut, or stalls, at a message. Takes the agent's place: see `stand_in`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
@@ -7,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use deptool_agent::shared::frame::MAX_FRAME;
 
-/// The direction of a message.
+/// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// From the helper to the agent.
@@ -15,18 +14,18 @@ pub enum Way {
     Down,
 }
 
-/// The fault.
+/// What becomes of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The connection is cut before the message.
+    /// It is cut before the message.
     Cut,
-    /// The connection is cut in the middle of the message.
+    /// It is cut in the middle of the message.
     CutInside,
-    /// Nothing passes in that direction any more, without an error.
+    /// Nothing goes that way any more, and nobody is told.
     Stall,
 }
 
-/// A fault at the message with this number, counted from 0. The first line of each side is message 0.
+/// The message with this number, counted from 0, and what becomes of the link there. The first line of each side is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     pub way: Way,
@@ -35,7 +34,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Parses the output of [`Fault::words`].
+    /// From the words that [`Fault::words`] makes.
     pub fn parse(words: &[&str]) -> Result<Fault> {
         let [way, at, fate] = words else { bail!("usage: link up|down N cut|cut-inside|stall AGENT") };
         let way = match *way {
@@ -66,8 +65,8 @@ impl Fault {
     }
 }
 
-/// Runs `agent` behind a connection with that fault. As on a host, the agent keeps running when the connection is cut.
-/// The file `hit` is created when the fault happens.
+/// Runs `agent` behind a link with that fault. The agent lives on when the link is cut, as on a host. The file `hit` is made
+/// when it comes to the fault.
 pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     let mut child = Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (stdin, stdout) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
@@ -84,7 +83,7 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
         _ => {}
     }
     child.wait()?;
-    // A stalled connection does not report the agent's exit, either.
+    // A link that stalls does not tell of the agent's end, either.
     if fault.way == Way::Down && fault.fate == Fate::Stall {
         loop {
             std::thread::park();
@@ -93,7 +92,7 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     Ok(())
 }
 
-/// How one direction ended.
+/// How one direction has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,
@@ -113,7 +112,7 @@ fn carry(mut from: impl Read, mut to: impl Write, fault: Option<(Fault, String)>
                 let _ = to.write_all(&message[..message.len() / 2]).and_then(|()| to.flush());
                 return End::Cut;
             }
-            // Discard the rest until the sender gives up.
+            // Swallow the rest until the sender gives up.
             Some(Fate::Stall) => {
                 let _ = std::io::copy(&mut from, &mut std::io::sink());
                 std::mem::forget(to);
@@ -128,7 +127,7 @@ fn carry(mut from: impl Read, mut to: impl Write, fault: Option<(Fault, String)>
     End::Closed
 }
 
-/// The next message, with its delimiter.
+/// The next message, with what says where it ends.
 fn message(from: &mut impl Read, is_line: bool) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if is_line {

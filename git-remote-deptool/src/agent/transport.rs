@@ -35,6 +35,7 @@ pub mod local;
 pub mod messages;
 pub mod process;
 pub mod ssh;
+mod user_config;
 
 use gate::{Gate, Pass};
 use messages::{Display, Kind};

@@ -11,6 +11,7 @@ use super::{
     exit::ExitStatus,
     init,
     output::Output,
+    view,
     wiring::{Draft, NewHost},
 };
 use crate::{config::url::Address, fleet::context::Context, repo::Setting};
@@ -45,6 +46,7 @@ pub(super) struct Args {
 /// `--json`
 #[derive(serde::Serialize)]
 struct Report<'a> {
+    version: u32,
     written: &'a [Setting],
 }
 
@@ -62,7 +64,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     let written = draft.into_settings();
     context.repo.configure(&written)?;
     if args.json {
-        output.json(&Report { written: &written })?;
+        output.json(&Report { version: view::VERSION, written: &written })?;
         return Ok(ExitStatus::Done);
     }
     init::show(output, &written)?;
@@ -76,10 +78,10 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
 fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
     let host = HostName::parse(name.as_bytes())?;
     if name == "all" {
-        return Err(CliError::Text("a host can't be named 'all'".into()));
+        return Err(CliError::Usage("a host can't be named 'all'".into()));
     }
     let address = match &args.url {
-        Some(_) if args.hosts.len() > 1 => return Err(CliError::Text("--url is for one host".into())),
+        Some(_) if args.hosts.len() > 1 => return Err(CliError::Usage("--url is for one host".into())),
         Some(url) => Address::parse_url(url.as_bytes()).unwrap_or_else(|| Address::parse(url.as_bytes()))?,
         None => {
             let user = args.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
@@ -89,7 +91,7 @@ fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
     };
     match address {
         Address::Ssh(_) | Address::Local(_) => Ok(NewHost { host, address }),
-        Address::All | Address::Group(_) => Err(CliError::Text(format!("'{address}' is no single host"))),
+        Address::All | Address::Group(_) => Err(CliError::Usage(format!("'{address}' is no single host"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a subcommand is about: a cluster, the commit that is its branch's, and its hosts.
+//! What a subcommand is about: a cluster, one commit of it, and hosts.
 
 use std::collections::BTreeSet;
 
@@ -8,25 +8,43 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::Goal,
 };
+use gix::bstr::ByteSlice;
 
 use super::{CliError, candidates};
 use crate::{
-    config::HostRemote,
+    config::{HostRemote, Settings, url::GroupName},
     fleet::remote::Remote,
     model::batch::Ancestry,
     plan::{ClusterPlan, Intent, Scope},
     push,
     repo::Repo,
-    state::HostFacts,
 };
 
 /// Which hosts of the cluster are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Selection {
     /// All of the tree's.
     All,
-    /// These.
-    Some(Vec<HostName>),
+    /// Those that were named.
+    Some,
+}
+
+/// Which commit is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The tip of the cluster's branch.
+    Branch,
+    /// One that was named.
+    Commit,
+}
+
+/// Which hosts can be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hosts {
+    /// Those that the tree has a directory for.
+    OfTree,
+    /// Those that are known, too.
+    Known,
 }
 
 /// What is to be looked at, or deployed.
@@ -34,6 +52,7 @@ pub(super) enum Selection {
 pub(super) struct Aim {
     pub cluster: ClusterName,
     pub commit: CommitId,
+    pub source: Source,
     pub selection: Selection,
     pub hosts: Vec<HostRemote>,
 }
@@ -41,34 +60,69 @@ pub(super) struct Aim {
 /// How a subcommand is told what it is about.
 #[derive(Debug, clap::Args)]
 pub(super) struct AimArgs {
-    /// The cluster, and the commit if it is not the branch's; by default deptool.cluster, else the current branch
-    #[arg(value_name = "[source:]cluster", add = ArgValueCandidates::new(candidates::clusters))]
-    cluster: Option<String>,
-    /// Only these hosts, separated by commas
-    #[arg(long, value_name = "host", value_delimiter = ',', add = ArgValueCandidates::new(candidates::hosts))]
-    hosts: Vec<String>,
+    /// Hosts, groups, and the cluster; by default all hosts of deptool.cluster, else of the current branch
+    #[arg(value_name = "host|@group|[commit:]cluster", add = ArgValueCandidates::new(candidates::words))]
+    words: Vec<String>,
+}
+
+/// The words of a command line, by what they can be.
+#[derive(Default)]
+struct Words<'a> {
+    /// `<commit>:<cluster>`.
+    spec: Option<(&'a str, &'a str)>,
+    groups: Vec<GroupName>,
+    all: bool,
+    /// Hosts, or a cluster.
+    names: Vec<&'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn of(words: &'a [String]) -> Result<Self, CliError> {
+        let mut sorted = Words::default();
+        for word in words {
+            match (word.strip_prefix('@'), word.rsplit_once(':')) {
+                (Some("all"), _) => sorted.all = true,
+                (Some(group), None) => sorted.groups.push(
+                    GroupName::parse(group.as_bytes())
+                        .ok_or_else(|| CliError::Usage(format!("'{word}' can't be the name of a group")))?,
+                ),
+                (_, Some(spec)) if sorted.spec.replace(spec).is_some() => {
+                    return Err(CliError::Usage("only one commit can be deployed at a time".into()));
+                }
+                (_, Some(_)) => {}
+                (None, None) => sorted.names.push(word),
+            }
+        }
+        Ok(sorted)
+    }
 }
 
 impl Aim {
     /// What `args` mean here.
-    pub fn of(remote: &Remote, args: &AimArgs) -> Result<Aim, CliError> {
-        let (cluster, source) = named(remote, args.cluster.as_deref())?;
-        let commit = remote.repo.resolve(source.as_str().into())?;
-        let selection = match args.hosts.is_empty() {
-            true => Selection::All,
-            false => Selection::Some(parse(&args.hosts)?),
+    pub fn of(remote: &Remote, args: &AimArgs, which: Hosts) -> Result<Aim, CliError> {
+        let words = Words::of(&args.words)?;
+        let (cluster, source, names) = cluster_of(remote, &words)?;
+        let (source, commit) = match source {
+            Some(text) => (Source::Commit, remote.repo.resolve(text.as_bytes().as_bstr())?),
+            None => (Source::Branch, remote.repo.resolve(format!("refs/heads/{cluster}").as_str().into())?),
         };
-        let hosts = match &selection {
-            Selection::All => push::hosts_of_tree(&remote.repo, &remote.settings, commit)?,
-            Selection::Some(names) => {
-                let there = remote.repo.hosts(commit)?;
-                if let Some(missing) = names.iter().find(|name| !there.contains(name)) {
-                    return Err(CliError::Text(format!("the tree of '{source}' has no directory '{missing}'")));
-                }
-                names.iter().map(|name| remote.settings.host(name)).collect::<Result<_, _>>()?
+        if words.all || (names.is_empty() && words.groups.is_empty()) {
+            let hosts = push::hosts_of_tree(&remote.repo, &remote.settings, commit)?;
+            return Ok(Aim { cluster, commit, source, selection: Selection::All, hosts });
+        }
+        let there: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
+        let mut hosts: Vec<HostRemote> = Vec::new();
+        for name in names {
+            let host = HostName::parse(name.as_bytes())?;
+            if !there.contains(&host) && (which == Hosts::OfTree || !is_known(remote, &host)?) {
+                return Err(CliError::Text(no_such_host(remote, &cluster, &host)));
             }
-        };
-        Ok(Aim { cluster, commit, selection, hosts })
+            hosts.push(remote.settings.host(&host)?);
+        }
+        for group in &words.groups {
+            hosts.extend(members(&remote.settings, group)?.into_iter().filter(|host| there.contains(&host.host)));
+        }
+        Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts) })
     }
 
     /// What a push of the commit would mean, from what is known here.
@@ -90,62 +144,99 @@ impl Aim {
 
     /// Whether one host is meant, by name.
     pub fn scope(&self) -> Scope {
-        match (&self.selection, self.hosts.len()) {
-            (Selection::Some(_), 1) => Scope::OneHost,
-            (Selection::Some(_) | Selection::All, _) => Scope::Group,
+        match (self.selection, self.hosts.len()) {
+            (Selection::Some, 1) => Scope::OneHost,
+            (Selection::Some | Selection::All, _) => Scope::Group,
         }
     }
 }
 
-/// The cluster that is meant, and which commit.
-pub(super) fn named(remote: &Remote, typed: Option<&str>) -> Result<(ClusterName, String), CliError> {
-    let (source, cluster) = match typed {
-        Some(typed) => match typed.rsplit_once(':') {
-            Some((source, cluster)) => (Some(source), ClusterName::parse(cluster.as_bytes())?),
-            None => (None, ClusterName::parse(typed.as_bytes())?),
-        },
-        None => (None, usual(remote)?),
-    };
-    let source = source.map_or_else(|| format!("refs/heads/{cluster}"), str::to_owned);
-    Ok((cluster, source))
-}
-
-fn usual(remote: &Remote) -> Result<ClusterName, CliError> {
-    if let Some(configured) = &remote.settings.cluster {
-        return Ok(configured.clone());
+/// The hosts that words name which can't be anything else.
+pub(super) fn hosts_named(settings: &Settings, words: &[String]) -> Result<Vec<HostRemote>, CliError> {
+    let words = Words::of(words)?;
+    if words.all || words.spec.is_some() {
+        return Err(CliError::Usage("name the hosts, or a group of them".into()));
     }
-    let head = remote.repo.gix().head_name().ok().flatten();
-    let current = head.and_then(|name| ClusterName::parse(name.shorten()).ok());
-    current.ok_or_else(|| CliError::Text("which cluster? name one, or set deptool.cluster".into()))
+    let mut hosts = Vec::new();
+    for name in words.names {
+        hosts.push(settings.host(&HostName::parse(name.as_bytes())?)?);
+    }
+    for group in &words.groups {
+        hosts.extend(members(settings, group)?);
+    }
+    Ok(unique(hosts))
 }
 
-/// Names without repetition, in the order in which they were typed.
-pub(super) fn parse(names: &[String]) -> Result<Vec<HostName>, CliError> {
+fn members(settings: &Settings, group: &GroupName) -> Result<Vec<HostRemote>, CliError> {
+    Ok(settings.hosts_of_group(group)?)
+}
+
+/// Without repetition, in the order in which they were named.
+fn unique(hosts: Vec<HostRemote>) -> Vec<HostRemote> {
     let mut seen = BTreeSet::new();
-    let names: Vec<HostName> = names.iter().map(|name| HostName::parse(name.as_bytes())).collect::<Result<_, _>>()?;
-    Ok(names.into_iter().filter(|name| seen.insert(name.clone())).collect())
+    hosts.into_iter().filter(|host| seen.insert(host.host.clone())).collect()
 }
 
-/// Hosts that were last heard to run the cluster and are not in `hosts`, with what they run: the tree has lost them.
-pub(super) fn left_over(
+/// The cluster that is meant, a commit if one was named, and the names that are left: hosts.
+fn cluster_of<'a>(
     remote: &Remote,
-    cluster: &ClusterName,
-    hosts: &[HostRemote],
-) -> Result<Vec<(HostName, CommitId)>, CliError> {
-    let mut known = remote.settings.known_hosts()?;
-    for (_, facts) in HostFacts::all(&remote.repo) {
-        if !known.iter().any(|host| host.host == facts.host) {
-            // A host whose name a remote has taken since is that remote's business.
-            known.extend(remote.settings.host(&facts.host));
+    words: &Words<'a>,
+) -> Result<(ClusterName, Option<&'a str>, Vec<&'a str>), CliError> {
+    if let Some((source, cluster)) = words.spec {
+        let source = Some(source).filter(|source| !source.is_empty());
+        return Ok((ClusterName::parse(cluster.as_bytes())?, source, words.names.clone()));
+    }
+    // A host's name is a host, whatever branches there are: who means the branch can write ':<branch>'.
+    let default = usual(remote);
+    let in_tree = default.as_ref().and_then(|cluster| remote.repo.resolve(branch(cluster).as_str().into()).ok());
+    let in_tree: Vec<HostName> = in_tree.and_then(|tip| remote.repo.hosts(tip).ok()).unwrap_or_default();
+    let (mut clusters, mut hosts) = (Vec::new(), Vec::new());
+    for name in words.names.iter().copied() {
+        let host = HostName::parse(name.as_bytes()).ok();
+        let is_host = match &host {
+            Some(host) => in_tree.contains(host) || is_known(remote, host)?,
+            None => false,
+        };
+        match ClusterName::parse(name.as_bytes()) {
+            Ok(cluster) if !is_host && is_cluster(remote, &cluster) => clusters.push(cluster),
+            _ => hosts.push(name),
         }
     }
-    known.retain(|host| !hosts.iter().any(|there| there.host == host.host));
-    let clusters = remote.tracking().known(&known.iter().collect::<Vec<_>>())?;
-    let running = known.into_iter().zip(clusters).filter_map(|(host, known)| {
-        let tracked = known.clusters.get(cluster)?;
-        Some((host.host, tracked.real))
-    });
-    Ok(running.collect())
+    match (clusters.len(), default) {
+        (2.., _) => Err(CliError::Usage("only one cluster can be looked at, or deployed, at a time".into())),
+        (1, _) => Ok((clusters.remove(0), None, hosts)),
+        (_, Some(default)) => Ok((default, None, hosts)),
+        (_, None) => Err(CliError::Text("which cluster? name one, or set deptool.cluster".into())),
+    }
+}
+
+/// The cluster that is meant where none was named.
+pub(super) fn usual(remote: &Remote) -> Option<ClusterName> {
+    let current = || {
+        let head = remote.repo.gix().head_name().ok().flatten()?;
+        ClusterName::parse(head.shorten()).ok()
+    };
+    remote.settings.cluster.clone().or_else(current)
+}
+
+fn branch(cluster: &ClusterName) -> String {
+    format!("refs/heads/{cluster}")
+}
+
+fn is_cluster(remote: &Remote, name: &ClusterName) -> bool {
+    remote.settings.cluster.as_ref() == Some(name) || remote.repo.resolve(branch(name).as_str().into()).is_ok()
+}
+
+/// Whether a host has a remote, or was talked to.
+fn is_known(remote: &Remote, host: &HostName) -> Result<bool, CliError> {
+    let known = remote.known_hosts()?;
+    Ok(known.iter().any(|(known, _)| known.host == *host) || remote.has_facts(host))
+}
+
+fn no_such_host(remote: &Remote, cluster: &ClusterName, host: &HostName) -> String {
+    let there = ClusterName::parse(host.as_str().as_bytes()).is_ok_and(|name| is_cluster(remote, &name));
+    let also = if there { "" } else { &format!(", and there is no branch '{host}'") };
+    format!("the tree of '{cluster}' has no directory '{host}'{also}")
 }
 
 /// The remote of one host, or else its address.

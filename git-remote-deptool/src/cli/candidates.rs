@@ -27,6 +27,19 @@ pub(super) fn hosts_without_remote() -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
+/// What a subcommand can be about: hosts, groups, clusters.
+pub(super) fn words() -> Vec<CompletionCandidate> {
+    let groups = open().map(|(_, settings)| settings.group_names()).unwrap_or_default();
+    let groups = groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")));
+    hosts().into_iter().chain(groups).chain(clusters()).collect()
+}
+
+/// Hosts, and groups of them.
+pub(super) fn hosts_and_groups() -> Vec<CompletionCandidate> {
+    let groups = open().map(|(_, settings)| settings.group_names()).unwrap_or_default();
+    hosts().into_iter().chain(groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")))).collect()
+}
+
 /// Local branches: each can be a cluster.
 pub(super) fn clusters() -> Vec<CompletionCandidate> {
     let Some((repo, _)) = open() else { return Vec::new() };

@@ -1,17 +1,10 @@
 //! The changes behind a plan, as `git diff` shows them: with the user's pager, colours and diff drivers.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    io::{self, IsTerminal, Write},
-    os::unix::process::ExitStatusExt,
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, io, os::unix::process::ExitStatusExt, process::Stdio};
 
 use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
-use gix::bstr::ByteSlice;
 
-use super::{CliError, output::Output};
+use super::{CliError, output::Output, pager::Pager};
 use crate::{fleet::remote::Remote, plan::ClusterPlan};
 
 /// What is shown of the changes.
@@ -96,62 +89,4 @@ fn print(
         }
     }
     Ok(())
-}
-
-/// The user's pager, if stdout is a terminal.
-struct Pager(Child);
-
-impl Pager {
-    fn start(remote: &Remote) -> io::Result<Option<Self>> {
-        if !io::stdout().is_terminal() {
-            return Ok(None);
-        }
-        let Some(command) = command(remote)? else { return Ok(None) };
-        // As Git: a command line for the shell, with these defaults.
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(command).stdin(Stdio::piped());
-        for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
-            if env::var_os(name).is_none() {
-                shell.env(name, value);
-            }
-        }
-        Ok(Some(Pager(shell.spawn()?)))
-    }
-
-    fn write(&self, text: &[u8]) -> io::Result<()> {
-        self.0.stdin.as_ref().map_or(Ok(()), |mut input| input.write_all(text))
-    }
-
-    fn input(&self) -> io::Result<Stdio> {
-        let input = self.0.stdin.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(std::os::fd::AsFd::as_fd(input).try_clone_to_owned()?.into())
-    }
-
-    fn wait(mut self) -> Result<(), CliError> {
-        drop(self.0.stdin.take());
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-/// GIT_PAGER, pager.deptool, core.pager, PAGER, in this order. None: no pager is wanted.
-fn command(remote: &Remote) -> io::Result<Option<std::ffi::OsString>> {
-    let config = remote.repo.gix().config_snapshot();
-    let own = config.string("pager.deptool").filter(|_| env::var_os("GIT_PAGER").is_none());
-    if let Some(own) = own {
-        match config.boolean("pager.deptool") {
-            Some(false) => return Ok(None),
-            Some(true) => {}
-            None => return Ok(Some(own.to_os_str_lossy().into_owned())),
-        }
-    }
-    let said = remote.repo.git().args(["var", "GIT_PAGER"]).env_remove("GIT_PAGER").envs(pager()).output()?;
-    let command = said.stdout.trim_end();
-    let is_none = command.is_empty() || command == b"cat" || !said.status.success();
-    Ok((!is_none).then(|| command.to_os_str_lossy().into_owned()))
-}
-
-/// What `git` of ours is not told of otherwise.
-fn pager() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
-    env::var_os("GIT_PAGER").map(|value| ("GIT_PAGER", value)).into_iter()
 }

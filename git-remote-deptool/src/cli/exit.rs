@@ -51,6 +51,23 @@ impl ExitStatus {
         }
     }
 
+    /// The one of two that a script has to know of.
+    pub fn worse(self, other: ExitStatus) -> ExitStatus {
+        const FROM_WORST: [ExitStatus; 10] = [
+            ExitStatus::Unknown,
+            ExitStatus::RolledBack,
+            ExitStatus::Stale,
+            ExitStatus::Busy,
+            ExitStatus::Unreachable,
+            ExitStatus::Failed,
+            ExitStatus::Usage,
+            ExitStatus::Declined,
+            ExitStatus::Changes,
+            ExitStatus::Done,
+        ];
+        FROM_WORST.into_iter().find(|status| [self, other].contains(status)).unwrap_or(self)
+    }
+
     /// What it means.
     pub fn words(self) -> &'static str {
         match self {
@@ -83,6 +100,15 @@ pub(super) fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exit_status_is_that_of_the_host_that_matters_most() {
+        use ExitStatus::*;
+        assert_eq!([Done.worse(Done), Done.worse(Failed), Unreachable.worse(RolledBack)], [Done, Failed, RolledBack]);
+        assert_eq!([Unknown.worse(RolledBack), Stale.worse(Busy)], [Unknown, Stale]);
+        assert_eq!([Changes.worse(Unreachable), Failed.worse(Unreachable)], [Unreachable, Unreachable]);
+        assert!(ExitStatus::ALL.iter().all(|status| status.worse(*status) == *status));
+    }
 
     #[test]
     fn each_has_a_number_of_its_own() {

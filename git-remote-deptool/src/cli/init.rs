@@ -8,6 +8,7 @@ use super::{
     CliError, candidates,
     exit::ExitStatus,
     output::Output,
+    view,
     wiring::{Destination, Draft},
 };
 use crate::{
@@ -20,9 +21,8 @@ use crate::{
 const REMOTE: &str = "cluster";
 /// The branch, where nothing else names one.
 const CLUSTER: &str = "prod";
-/// A line for a shell, as core.sshCommand is. Sockets are where nobody else can make them.
-const SHARED: &str =
-    "ssh -o ControlMaster=auto -o ControlPersist=10m -o ControlPath=\"${XDG_RUNTIME_DIR:-$HOME/.ssh}/deptool-%C\"";
+/// Has the ssh connections of this repository shared: see `agent/transport/ssh.rs`.
+pub(super) const SHARE: &str = "deptool.shareConnections";
 
 /// Set up a branch as a cluster: a remote for all its hosts, and push defaults
 ///
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// The cluster's branch; by default deptool.cluster, else the current branch
     #[arg(value_name = "cluster", add = ArgValueCandidates::new(candidates::clusters))]
     cluster: Option<String>,
-    /// Share the ssh connections of this repository, with core.sshCommand
+    /// Share the ssh connections to hosts, with deptool.shareConnections
     #[arg(long)]
     share_connections: bool,
     /// Print what was written as JSON
@@ -43,6 +43,7 @@ pub(super) struct Args {
 /// `--json`
 #[derive(serde::Serialize)]
 struct Report<'a> {
+    version: u32,
     cluster: &'a str,
     remote: &'a str,
     written: &'a [Setting],
@@ -55,14 +56,19 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     let remote = group_remote(&draft)?;
     draft.cluster(&cluster, &remote);
     if args.share_connections {
-        share_connections(&mut draft)?;
+        draft.set(SHARE, "true");
     }
     let plain = draft.plain(&cluster);
-    let is_shared = draft.get("core.sshCommand").is_some();
+    let is_shared = [SHARE, "core.sshCommand"].iter().any(|key| draft.get(key).is_some());
     let written = draft.into_settings();
     context.repo.configure(&written)?;
     if args.json {
-        output.json(&Report { cluster: cluster.as_str(), remote: &remote, written: &written })?;
+        output.json(&Report {
+            version: view::VERSION,
+            cluster: cluster.as_str(),
+            remote: &remote,
+            written: &written,
+        })?;
         return Ok(ExitStatus::Done);
     }
     show(output, &written)?;
@@ -130,18 +136,5 @@ pub(super) fn group_remote(draft: &Draft<'_>) -> Result<String, CliError> {
              git remote add <name> deptool::@all"
         ))),
         false => Ok(REMOTE.into()),
-    }
-}
-
-fn share_connections(draft: &mut Draft<'_>) -> Result<(), CliError> {
-    match draft.get("core.sshCommand") {
-        Some(other) if other != SHARED => Err(CliError::Text(
-            "core.sshCommand is set already; put ControlMaster and ControlPersist into ~/.ssh/config, or into it"
-                .into(),
-        )),
-        Some(_) | None => {
-            draft.set("core.sshCommand", SHARED);
-            Ok(())
-        }
     }
 }

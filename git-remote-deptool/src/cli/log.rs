@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use super::{
     CliError,
-    aim::{Aim, AimArgs},
+    aim::{Aim, AimArgs, Hosts},
     exit::ExitStatus,
     output::{Output, Style, painted},
-    table, view,
+    pager, table, view,
 };
 use crate::{
     agent::session::{Session, SessionError},
@@ -74,7 +74,7 @@ struct HostError {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let aim = Aim::of(remote, &args.aim)?;
+    let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
     let answers = query(remote, &aim.hosts, |session, _| attempts(session, args.number));
     let (mut exit, mut deployments, mut errors) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
@@ -84,7 +84,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
                 deployments.extend(ours.map(|attempt| Entry::of(&host.host, attempt)));
             }
             Err(error) => {
-                exit = view::status_of_error(&error);
+                exit = exit.worse(view::status_of_error(&error));
                 output.complain(chain(&error))?;
                 errors.push(HostError { host: host.host.clone(), error: chain(&error) });
             }
@@ -97,13 +97,12 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         output.json(&Log { version: view::VERSION, deployments, errors })?;
     } else if args.oneline {
         let rows: Vec<_> = deployments.iter().map(Entry::row).collect();
-        for line in table::lines(&rows, table::terminal_width()) {
-            output.line(line)?;
-        }
+        let lines = table::lines(&rows, table::terminal_width());
+        pager::page(remote, output, &lines.into_iter().map(|line| line + "\n").collect::<String>())?;
     } else {
         let colour = output.has_colour(remote.repo.gix().config_snapshot().plumbing());
         let texts: Vec<String> = deployments.iter().map(|entry| entry.text(remote, colour)).collect();
-        output.text(&texts.join("\n"))?;
+        pager::page(remote, output, &texts.join("\n"))?;
     }
     Ok(exit)
 }
@@ -177,7 +176,7 @@ impl Entry {
 }
 
 /// The first line of a commit's message, if the commit is here.
-fn subject(remote: &Remote, commit: CommitId) -> Option<String> {
+pub(super) fn subject(remote: &Remote, commit: CommitId) -> Option<String> {
     let commit = remote.repo.gix().find_commit(commit.0).ok()?;
     let message = commit.message_raw().ok()?;
     message.lines().next().map(printable)

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     env, fmt,
     io::{self, BufWriter, IsTerminal, Write},
 };
@@ -19,6 +19,7 @@ pub struct Output {
     quiet: bool,
     colour: Colour,
     charset: Charset,
+    has_document: Cell<bool>,
 }
 
 /// When to use colour.
@@ -65,6 +66,7 @@ impl Output {
             quiet: common.quiet,
             colour: common.color,
             charset: Charset::of_process(),
+            has_document: Cell::new(false),
         }
     }
 
@@ -94,6 +96,11 @@ impl Output {
         if self.quiet { Ok(()) } else { self.line(text) }
     }
 
+    /// Say on stderr what is good to know, unless `-q` was given.
+    pub fn remark(&self, text: impl fmt::Display) -> io::Result<()> {
+        if self.quiet { Ok(()) } else { self.complain(format_args!("note: {text}")) }
+    }
+
     /// Say on stderr what the operator should know. Where nobody listens that is no error.
     pub fn warn(&self, text: impl fmt::Display) {
         let _ = self.complain(format_args!("warning: {text}"));
@@ -109,9 +116,15 @@ impl Output {
 
     /// Print one JSON document on a line of its own.
     pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
+        self.has_document.set(true);
         let mut out = self.out.borrow_mut();
         serde_json::to_writer(&mut *out, value)?;
         out.write_all(b"\n")
+    }
+
+    /// Whether a JSON document was printed.
+    pub fn has_document(&self) -> bool {
+        self.has_document.get()
     }
 
     /// Whether only errors and results are wanted.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     CliError,
-    aim::{Aim, AimArgs},
+    aim::{Aim, AimArgs, Hosts},
     exit::ExitStatus,
     output::Output,
     table, view,
@@ -59,7 +59,7 @@ struct Times {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let aim = Aim::of(remote, &args.aim)?;
+    let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
     let answers = query(remote, &aim.hosts, |session, _| ping(session, args.count));
     let (mut exit, mut rows, mut hosts) = (ExitStatus::Done, Vec::new(), Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
@@ -71,7 +71,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
                 (Some(times), None)
             }
             Err(error) => {
-                exit = view::status_of_error(&error);
+                exit = exit.worse(view::status_of_error(&error));
                 output.complain(chain(&error))?;
                 (None, Some(chain(&error)))
             }

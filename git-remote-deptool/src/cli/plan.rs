@@ -1,11 +1,15 @@
 //! `git deptool plan`: what a deployment would change, from what is known here.
 
+use deptool_agent::shared::name::HostName;
+
 use super::{
     CliError,
-    aim::{Aim, AimArgs},
+    aim::{Aim, AimArgs, Hosts},
+    caveats,
     diff::{self, Format},
     exit::ExitStatus,
     hear::{self, Heard, Whom},
+    how::Course,
     output::{Output, Style, painted},
     view,
 };
@@ -13,7 +17,10 @@ use crate::{
     fleet::remote::Remote,
     model::batch::Ancestry,
     plan::ClusterPlan,
-    ui::render::cluster::{Detail, plans},
+    ui::render::{
+        cluster::{Detail, Shown, names, plans},
+        plural,
+    },
 };
 
 /// Show what a deployment would change, and on which hosts
@@ -24,6 +31,11 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
+    /// Also plan for a commit that does not descend from the one that runs, to go back
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    course: Course,
     /// Fetch what the hosts run first
     #[arg(long)]
     fetch: bool,
@@ -45,16 +57,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let aim = Aim::of(remote, &args.aim)?;
+    let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
     if args.fetch && hear::hear(remote, &aim.hosts, Whom::All)? == Heard::Some {
-        return Ok(ExitStatus::Unreachable);
+        return Err(CliError::Hosts("not all hosts could be asked what they run".into(), ExitStatus::Unreachable));
     }
-    let plan = aim.plan(&remote.repo, Ancestry::Required)?;
+    let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
+    let plan = aim.plan(&remote.repo, ancestry)?;
+    let mut notes = caveats::of_tree(remote, &aim)?;
+    if plan.affected().next().is_none() && plan.refused().next().is_none() {
+        notes.extend(caveats::of_work_tree(remote, &aim));
+    }
+    notes.iter().try_for_each(|note| output.remark(note))?;
     if args.json {
-        output.json(&view::Plan::of(&plan))?;
+        let waves = waves(remote, &plan, &args.course);
+        output.json(&view::Plan::of(&plan, waves, notes))?;
     } else {
         let detail = if args.full { Detail::Full } else { Detail::Readable };
-        let text = text(remote, output, &plan, detail);
+        let text = text(remote, output, &plan, detail) + &course(remote, &plan, &args.course);
         let format = match (args.patch, args.stat) {
             (true, true) => Some(Format::Both),
             (true, false) => Some(Format::Patch),
@@ -66,8 +85,10 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
                 let text = format!("{text}\n");
                 diff::show(remote, output, &text, &plan, format)?;
             }
-            _ if text.is_empty() => output.note("everything is up to date, as last heard")?,
-            _ => output.text(&text)?,
+            _ if !text.is_empty() => output.text(&text)?,
+            _ if plan.refused().next().is_some() => {}
+            _ if notes.is_empty() => output.note("everything is up to date, as last heard")?,
+            _ => output.note("nothing to deploy, as last heard")?,
         }
     }
     show_problems(&plan, output)?;
@@ -81,7 +102,11 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 
 /// What changes, painted.
 pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail: Detail) -> String {
-    let affected: Vec<_> = plan.affected().map(|(host, change)| (&host.host, &change.plan)).collect();
+    let shown = |(host, change)| {
+        let (host, change): (&crate::config::HostRemote, &crate::plan::HostChange) = (host, change);
+        Shown { host: &host.host, plan: &change.plan, safeguards: &change.safeguards }
+    };
+    let affected: Vec<_> = plan.affected().map(shown).collect();
     let text = plans(&affected, detail);
     if !output.has_colour(remote.repo.gix().config_snapshot().plumbing()) {
         return text;
@@ -98,6 +123,40 @@ pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail:
         painted(line, style, true) + "\n"
     };
     text.lines().map(paint).collect()
+}
+
+/// Which hosts go first, and how soon they have to be reached anew: what was asked for, else what is configured.
+pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &Course) -> String {
+    let mut out = String::new();
+    for (number, wave) in waves(remote, plan, course).iter().enumerate() {
+        let hosts: Vec<_> = wave.iter().collect();
+        let count = plural(wave.len(), "host");
+        out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
+    }
+    let confirm = course.parsed(&configured(remote)).confirm.and_then(|confirm| confirm.seconds());
+    if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
+        out += &format!("confirm: a host goes back unless it can be reached anew within {seconds} s\n");
+    }
+    out
+}
+
+/// The hosts of each wave; none if all go at once.
+fn waves(remote: &Remote, plan: &ClusterPlan, course: &Course) -> Vec<Vec<HostName>> {
+    let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
+    let ends = course.parsed(&configured(remote)).waves.ends(hosts.len());
+    if ends.len() < 2 {
+        return Vec::new();
+    }
+    let begins = [0].into_iter().chain(ends.iter().copied());
+    begins.zip(&ends).map(|(begin, end)| hosts[begin..*end].to_vec()).collect()
+}
+
+/// `push.pushOption`; an empty value takes back those before it.
+fn configured(remote: &Remote) -> Vec<Vec<u8>> {
+    let config = remote.repo.gix().config_snapshot();
+    let options = config.plumbing().strings("push.pushOption").unwrap_or_default();
+    let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
+    last.iter().map(|option| option.to_vec()).collect()
 }
 
 /// Say on stderr which hosts a push would fail at, and which are in doubt.

@@ -8,6 +8,7 @@ use super::{
     CliError, cluster_of,
     exit::ExitStatus,
     output::{Output, Style, painted},
+    view,
 };
 use crate::{
     fleet::context::Context,
@@ -37,6 +38,7 @@ pub(super) struct Args {
 /// `--json`
 #[derive(serde::Serialize)]
 struct Report<'a> {
+    version: u32,
     cluster: &'a str,
     result: &'static str,
     commit: Option<String>,
@@ -77,6 +79,7 @@ fn report<'a>(cluster: &'a str, snapshot: &'a Snapshot) -> Report<'a> {
         Committed::Commit(id) => ("committed", Some(id)),
     };
     Report {
+        version: view::VERSION,
         cluster,
         result,
         commit: commit.map(|id| id.to_string()),

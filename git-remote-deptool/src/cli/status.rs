@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::{
     CliError,
-    aim::{self, Aim, AimArgs},
+    aim::{Aim, AimArgs, Hosts},
+    caveats,
     exit::ExitStatus,
     output::Output,
     table::{self, name_of, now},
@@ -77,6 +78,10 @@ enum State {
     Undeployed,
     /// Nothing runs there.
     New,
+    /// What runs there was never asked here.
+    NotAsked,
+    /// It says that it runs something else than was known.
+    Elsewhere,
     /// The branch can't be pushed there.
     Refused,
     /// It runs the cluster, and the tree has lost it.
@@ -121,16 +126,15 @@ struct Busy {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let aim = Aim::of(remote, &args.aim)?;
+    let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
     let plan = aim.plan(&remote.repo, Ancestry::Required)?;
     let facts: BTreeMap<_, _> =
         HostFacts::all(&remote.repo).into_iter().map(|(_, facts)| (facts.host.clone(), facts)).collect();
     let mut hosts: Vec<HostStatus> =
         plan.hosts.iter().map(|host| HostStatus::of(&plan, host, facts.get(&host.remote.host))).collect();
-    if aim.is_everything() {
-        let lost = aim::left_over(remote, &aim.cluster, &aim.hosts)?;
-        hosts.extend(lost.iter().map(|(host, commit)| HostStatus::lost(host, *commit, facts.get(host))));
-    }
+    let lost = caveats::vanished(remote, &aim)?;
+    hosts.extend(lost.iter().map(|(host, commit)| HostStatus::lost(host, *commit, facts.get(host))));
+    caveats::of_work_tree(remote, &aim).iter().try_for_each(|note| output.remark(note))?;
     let mut exit = if args.live { ask_hosts(remote, &mut hosts)? } else { ExitStatus::Done };
     if args.exit_code && exit == ExitStatus::Done && hosts.iter().any(HostStatus::wants_attention) {
         exit = ExitStatus::Changes;
@@ -161,7 +165,7 @@ fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, Cl
         match answer {
             Ok((hello, ())) => host.hear(hello),
             Err(error) => {
-                exit = view::status_of_error(&error);
+                exit = exit.worse(view::status_of_error(&error));
                 host.live = Some(Live { error: Some(chain(&error)), deployed: None, busy: None, is_as_known: true });
             }
         }
@@ -177,7 +181,11 @@ impl HostStatus {
             (Impact::Unaffected, _) => (State::UpToDate, None, None),
             (Impact::Refused(refusal), _) => (State::Refused, None, Some(refusal.words())),
             (Impact::Affected(change), tracked) => {
-                let state = if tracked.is_some() { State::Undeployed } else { State::New };
+                let state = match (tracked, facts) {
+                    (Some(_), _) => State::Undeployed,
+                    (None, Some(_)) => State::New,
+                    (None, None) => State::NotAsked,
+                };
                 let plan = &change.plan;
                 let undeployed = Undeployed {
                     apps: plan.apps.len(),
@@ -195,7 +203,7 @@ impl HostStatus {
             undeployed,
             why,
             in_doubt: view::doubt(known),
-            last_attempt_failed: facts.and_then(|facts| facts.failed.clone()),
+            last_attempt_failed: facts.and_then(|facts| facts.failed.clone()).filter(|_| state != State::UpToDate),
             live: None,
         }
     }
@@ -217,7 +225,14 @@ impl HostStatus {
         let runs = hello.deployed.as_ref().map(|deployed| deployed.commit.to_string());
         let is_as_known = runs == self.deployed.as_ref().map(|deployed| deployed.commit.clone());
         let busy = hello.busy.map(|Holder { by, phase, since, .. }| Busy { by, phase, since });
-        self.last_attempt_failed = hello.last_attempt.as_ref().and_then(Failed::of);
+        self.state = match (is_as_known, &hello.deployed) {
+            (true, None) => State::New,
+            (true, Some(_)) => self.state,
+            (false, None) => State::New,
+            (false, Some(_)) => State::Elsewhere,
+        };
+        let failed = hello.last_attempt.as_ref().and_then(Failed::of);
+        self.last_attempt_failed = failed.filter(|_| self.state != State::UpToDate);
         self.live = Some(Live { error: None, deployed: hello.deployed, busy, is_as_known });
     }
 
@@ -236,6 +251,8 @@ impl HostStatus {
             }
             (State::Undeployed, None) => "to deploy".into(),
             (State::New, _) => "nothing deployed".into(),
+            (State::NotAsked, _) => "not asked yet".into(),
+            (State::Elsewhere, _) => "changed meanwhile".into(),
             (State::Refused, _) => "can't be deployed to".into(),
             (State::NotInTree, _) => "not in the tree".into(),
         };

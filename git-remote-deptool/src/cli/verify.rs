@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     CliError,
-    aim::{Aim, AimArgs},
+    aim::{Aim, AimArgs, Hosts},
     exit::ExitStatus,
     output::Output,
     view,
@@ -52,15 +52,15 @@ struct One {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let aim = Aim::of(remote, &args.aim)?;
+    let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
     let answers = query(remote, &aim.hosts, |session, _| session.verify());
     let (mut exit, mut hosts) = (ExitStatus::Done, Vec::new());
     for (host, answer) in aim.hosts.iter().zip(answers) {
         let host = host.host.clone();
         match answer {
             Ok((_, drift)) => {
-                if !drift.is_empty() && exit == ExitStatus::Done {
-                    exit = ExitStatus::Changes;
+                if !drift.is_empty() {
+                    exit = exit.worse(ExitStatus::Changes);
                 }
                 if !args.json && drift.is_empty() {
                     output.note(format_args!("{host}: as deployed"))?;
@@ -71,7 +71,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
                 hosts.push(HostDrift { host, error: None, drift: drift.into_iter().map(One::of).collect() });
             }
             Err(error) => {
-                exit = view::status_of_error(&error);
+                exit = exit.worse(view::status_of_error(&error));
                 output.complain(chain(&error))?;
                 hosts.push(HostDrift { host, error: Some(chain(&error)), drift: Vec::new() });
             }

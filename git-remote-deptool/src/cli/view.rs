@@ -2,6 +2,7 @@
 //! never renamed or removed. `man/git-deptool.1` describes it.
 
 use deptool_agent::shared::{
+    name::HostName,
     outcome::Goal,
     plan::{Change as Kind, Class, Enablement, HostPlan, UnitJob},
 };
@@ -11,13 +12,26 @@ use super::exit::ExitStatus;
 use crate::{
     fleet::remote::RemoteError,
     model::outcome::RefUpdate,
-    plan::{ClusterPlan, HostForecast, Impact, Refusal},
+    plan::{ClusterPlan, HostForecast, Impact, Refusal, Safeguards},
     state::{Attempt, Known},
     ui::render,
 };
 
 /// The format's version, in every document.
 pub(super) const VERSION: u32 = 1;
+
+/// Where nothing else could be printed.
+#[derive(Debug, Serialize)]
+pub(super) struct Failure {
+    version: u32,
+    error: String,
+}
+
+impl Failure {
+    pub fn of(error: String) -> Self {
+        Failure { version: VERSION, error }
+    }
+}
 
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
@@ -26,6 +40,9 @@ pub(super) struct Plan {
     /// Null if everything is to be removed.
     commit: Option<String>,
     hosts: Vec<HostView>,
+    /// Who goes first; empty if all go at once.
+    waves: Vec<Vec<HostName>>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,6 +67,12 @@ struct Changes {
     apps: Vec<App>,
     paths: Vec<Path>,
     units: Vec<Unit>,
+    /// Units that are run before anything is changed.
+    checks: Vec<String>,
+    /// What must answer afterwards.
+    health: Vec<String>,
+    /// Whether the tree asks that the host can be reached anew afterwards.
+    confirm: bool,
     notes: Vec<String>,
 }
 
@@ -86,13 +109,13 @@ struct Unit {
 }
 
 impl Plan {
-    pub fn of(plan: &ClusterPlan) -> Self {
+    pub fn of(plan: &ClusterPlan, waves: Vec<Vec<HostName>>, notes: Vec<String>) -> Self {
         let commit = match plan.goal {
             Goal::Commit(commit) => Some(commit.to_string()),
             Goal::Nothing => None,
         };
         let hosts = plan.hosts.iter().map(|host| HostView::of(plan, host)).collect();
-        Plan { version: VERSION, cluster: plan.cluster.to_string(), commit, hosts }
+        Plan { version: VERSION, cluster: plan.cluster.to_string(), commit, hosts, waves, notes }
     }
 }
 
@@ -108,7 +131,7 @@ impl HostView {
                     (Some(_), RefUpdate::FastForward) => "fast-forward",
                     (Some(_), RefUpdate::Forced) => "forced",
                 };
-                ("affected", None, Some(update), Some(Changes::of(&change.plan)))
+                ("affected", None, Some(update), Some(Changes::of(&change.plan, &change.safeguards)))
             }
         };
         HostView {
@@ -124,7 +147,8 @@ impl HostView {
 }
 
 impl Changes {
-    fn of(plan: &HostPlan) -> Self {
+    fn of(plan: &HostPlan, safeguards: &Safeguards) -> Self {
+        let Safeguards { checks, health, confirm } = safeguards;
         let HostPlan { apps, outside, units, unobserved: _ } = plan;
         Changes {
             apps: apps
@@ -158,6 +182,9 @@ impl Changes {
                     apps: change.apps.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
+            checks: checks.iter().map(ToString::to_string).collect(),
+            health: health.clone(),
+            confirm: *confirm,
             notes: render::notes(plan),
         }
     }
@@ -206,6 +233,7 @@ pub(super) fn doubt(known: &Known) -> Option<String> {
     Some(match attempt {
         Attempt::Deploy(commit) => format!("it is not known how the deployment of {} ended", commit.short()),
         Attempt::Remove => "it is not known how the removal ended".into(),
+        Attempt::Unreadable => "it is not known how the last deployment ended".into(),
     })
 }
 

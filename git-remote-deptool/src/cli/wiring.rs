@@ -59,6 +59,7 @@ impl<'a> Draft<'a> {
         self.unless_set(&format!("remote.{name}.fetch"), &format!("+refs/heads/*/{cluster}:refs/remotes/*/{cluster}"));
         // Pruning would take all others that look like them for hosts that are gone.
         self.unless_set(&format!("remote.{name}.prune"), "false");
+        self.unless_set(&format!("remote.{name}.pruneTags"), "false");
         self.spare_others(name);
         // Two fetches of one host would be in each other's way.
         self.unless_set(&format!("remote.{name}.skipFetchAll"), "true");
@@ -71,6 +72,8 @@ impl<'a> Draft<'a> {
         self.unless_set(&format!("remote.{name}.url"), &format!("deptool::{}", new.address));
         self.unless_set(&format!("remote.{name}.fetch"), &format!("+refs/heads/*:refs/remotes/{name}/*"));
         self.unless_set(&format!("remote.{name}.push"), &refspec(cluster));
+        // A host has no tags: with fetch.pruneTags those of the repository would go.
+        self.unless_set(&format!("remote.{name}.pruneTags"), "false");
         if new.address.directory_name().as_ref() != Some(&new.host) {
             self.unless_set(&format!("remote.{name}.deptoolHost"), name);
         }

@@ -25,6 +25,8 @@ pub struct Settings {
     pub(super) directory: PathBuf,
     /// `deptool.cluster`.
     pub cluster: Option<ClusterName>,
+    /// `deptool.shareConnections`: ssh is told to share its connections.
+    pub share_connections: bool,
     /// `push.followTags`.
     pub follow_tags: FollowTags,
     /// Whether `check` is in `push.pushOption`. With `-o` it would come too late: Git asks for the list before it
@@ -98,6 +100,7 @@ impl Settings {
             groups: groups(config),
             directory: directory.to_owned(),
             cluster: cluster.map_err(|source| SettingsError { key: "deptool.cluster", source })?,
+            share_connections: config.boolean("deptool.shareConnections").ok().flatten() == Some(true),
             follow_tags: follow_tags(config),
             host_check: host_check(config),
         })

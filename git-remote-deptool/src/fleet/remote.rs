@@ -143,6 +143,11 @@ impl Remote {
         Ok(known)
     }
 
+    /// Whether a host of that name was ever talked to.
+    pub fn has_facts(&self, host: &HostName) -> bool {
+        HostFacts::all(&self.repo).iter().any(|(_, facts)| facts.host == *host)
+    }
+
     /// Opens the same remote again. A repository's handle can't go from one thread to another: each opens its own.
     pub fn opener(&self) -> impl Fn() -> Result<Remote, OpenError> + Send + Sync + use<> {
         let (environment, reach) = (self.repo.environment().clone(), self.reach.clone());
@@ -183,7 +188,8 @@ impl Remote {
                     return Err(RemoteError::Text(text));
                 };
                 let name = name.clone();
-                let (port, sharing) = (address.port, Sharing::AsConfigured);
+                let sharing = if self.settings.share_connections { Sharing::Asked } else { Sharing::AsConfigured };
+                let port = address.port;
                 Ok(transport::Endpoint::Ssh(SshEndpoint { user, host: name, port, name: host.host.clone(), sharing }))
             }
         }

@@ -31,11 +31,16 @@ pub enum Source {
     Revision(BString),
 }
 
+/// A branch that is offered and that nobody deletes: `--prune` and `--mirror` ask for that, and so give themselves away.
+pub const GUARD: &str = "refs/heads/deptool-prune-guard";
+
 /// What kind of ref a destination is. Only a branch can be a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination<'a> {
     /// `refs/heads/<name>`.
     Branch(&'a BStr),
+    /// [`GUARD`].
+    Guard,
     /// `refs/tags/<name>`.
     Tag(&'a BStr),
     /// Anything else.
@@ -45,7 +50,9 @@ pub enum Destination<'a> {
 impl PushCommand {
     /// What kind of ref this would change.
     pub fn destination(&self) -> Destination<'_> {
-        if let Some(branch) = self.dst.strip_prefix(b"refs/heads/") {
+        if self.dst == GUARD {
+            Destination::Guard
+        } else if let Some(branch) = self.dst.strip_prefix(b"refs/heads/") {
             Destination::Branch(branch.as_bstr())
         } else if let Some(tag) = self.dst.strip_prefix(b"refs/tags/") {
             Destination::Tag(tag.as_bstr())
@@ -90,8 +97,20 @@ impl PushBatch {
     pub fn branches(&self) -> impl Iterator<Item = (&PushCommand, &BStr)> {
         self.commands.iter().filter_map(|command| match command.destination() {
             Destination::Branch(name) => Some((command, name)),
-            Destination::Tag(_) | Destination::Other => None,
+            Destination::Guard | Destination::Tag(_) | Destination::Other => None,
         })
+    }
+
+    /// How deletions in this batch came to be there. Git does not say either.
+    ///
+    /// `git push <host> :<cluster>` is a removal of everything: it is believed only where nothing else is pushed with it.
+    pub fn deletions_are(&self) -> Deletions {
+        let is_pruning = self.commands.iter().any(|command| command.destination() == Destination::Guard);
+        match (is_pruning, self.commands.len()) {
+            (true, _) => Deletions::Pruned,
+            (false, 0 | 1) => Deletions::Typed,
+            (false, _) => Deletions::Accompanied,
+        }
     }
 
     /// How tags in this batch came to be there. Git does not say: `--follow-tags` is not among the options of a push.
@@ -114,6 +133,17 @@ pub enum FollowTags {
     Configured,
     /// Git adds tags only with `--follow-tags`.
     NotConfigured,
+}
+
+/// Why there are deletions in a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletions {
+    /// A person typed the one that there is.
+    Typed,
+    /// `--prune` or `--mirror`: what is not here is to go.
+    Pruned,
+    /// Other refs are pushed, too.
+    Accompanied,
 }
 
 /// Why there are tags in a push.
@@ -146,6 +176,19 @@ mod tests {
         let mut batch = batch(&["refs/heads/prod"]);
         assert!(batch.add(push("refs/heads/prod")).is_err());
         assert_eq!(batch.commands().len(), 1);
+    }
+
+    #[test]
+    fn a_deletion_is_typed_if_it_is_alone() {
+        let delete = |dst: &str| PushCommand { src: Source::Delete, ..push(dst) };
+        let of = |commands: Vec<PushCommand>| {
+            let mut batch = PushBatch::default();
+            commands.into_iter().for_each(|command| batch.add(command).unwrap());
+            batch.deletions_are()
+        };
+        assert_eq!(of(vec![delete("refs/heads/prod")]), Deletions::Typed);
+        assert_eq!(of(vec![delete("refs/heads/prod"), push("refs/heads/main")]), Deletions::Accompanied);
+        assert_eq!(of(vec![delete("refs/heads/prod"), delete(GUARD)]), Deletions::Pruned);
     }
 
     #[test]

@@ -35,7 +35,8 @@ impl Dialogue {
 
 /// `deployed to 2 hosts in 0.41 s`
 fn summary(batch: &PushBatch, hosts: usize, took: Duration) -> String {
-    let what = if batch.branches().any(|(command, _)| command.is_delete()) { "removed from" } else { "deployed to" };
+    let is_removal = batch.branches().all(|(command, _)| command.is_delete());
+    let what = if is_removal { "removed from" } else { "deployed to" };
     let hosts = if hosts == 1 { "1 host".into() } else { format!("{hosts} hosts") };
     format!("{what} {hosts} in {:.2} s", took.as_secs_f64())
 }

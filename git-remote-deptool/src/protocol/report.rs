@@ -4,7 +4,10 @@
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 
-use crate::model::outcome::{Entry, RefOutcome, RefReport, RefUpdate};
+use crate::model::{
+    batch::GUARD,
+    outcome::{Entry, RefOutcome, RefReport, RefUpdate},
+};
 
 /// The longest reason that is passed on, in characters: a host may say more than anybody wants to read.
 const MAX_REASON: usize = 1000;
@@ -42,7 +45,7 @@ impl Entry {
             RefOutcome::NotAttempted => self.error(out, "not attempted"),
             RefOutcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
             // Hidden by Git: someone who asked for a removal would believe that it had happened.
-            RefOutcome::Unaffected if self.is_delete => self.error(out, "not attempted"),
+            RefOutcome::Unaffected if self.is_delete && self.dst != GUARD => self.error(out, "not attempted"),
             RefOutcome::Unaffected => self.line(out, b"ok ", "no match"),
             RefOutcome::StaleInfo => self.error(out, "stale info"),
             RefOutcome::NonFastForward => self.error(out, "non-fast forward"),

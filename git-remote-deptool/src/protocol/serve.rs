@@ -15,7 +15,7 @@ use super::{
     list::{self, ListError},
 };
 use crate::model::{
-    batch::{Duplicate, PushBatch, PushCommand},
+    batch::{Duplicate, GUARD, PushBatch, PushCommand},
     error::chain,
     offer::Offer,
     options::Options,
@@ -130,7 +130,10 @@ pub fn serve<B: Backend>(
 
 fn list<B: Backend>(backend: &mut B, purpose: Purpose, options: &Options) -> Result<Vec<u8>, ServeError<B::Error>> {
     let mut lines = match purpose {
-        Purpose::Push => list::push_lines(&backend.offers(options).map_err(ServeError::Backend)?),
+        Purpose::Push => {
+            let offered = list::push_lines(&backend.offers(options).map_err(ServeError::Backend)?);
+            [&offered[..], b"? ", GUARD.as_bytes(), b"\n"].concat()
+        }
         Purpose::Fetch => list::fetch_lines(&backend.advertised(options).map_err(ServeError::Backend)?)?,
     };
     lines.push(b'\n');

@@ -48,8 +48,8 @@ fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<
     for ignored in change.ignored.iter() {
         remote.say(&format!("note: '{}/{ignored}' is beside the apps: it is not deployed", host.host));
     }
-    let HostChange { tracked, expected, update, plan, ignored: _ } = change;
-    Affected { remote: host, tracked, expected, plan, update, _lock: lock }
+    let HostChange { tracked, expected, update, plan, safeguards, ignored: _ } = change;
+    Affected { remote: host, tracked, expected, plan, safeguards, update, _lock: lock }
 }
 
 /// Why the push can't go to a host.

@@ -22,11 +22,12 @@ pub(super) fn report(
     affected: &[Affected],
     reports: &[HostReport],
 ) -> RefOutcome {
-    if let Some(path) = &remote.report
-        && request.options.run == Run::Real
-        && let Err(error) = host_report::append(path, reports)
-    {
-        remote.say(&format!("warning: could not write '{}': {error}", path.display()));
+    let mut is_written = false;
+    if let Some(path) = remote.report.as_ref().filter(|_| request.options.run == Run::Real) {
+        match host_report::append(path, reports) {
+            Ok(()) => is_written = true,
+            Err(error) => remote.say(&format!("warning: could not write '{}': {error}", path.display())),
+        }
     }
     let concerned = || reports.iter().filter(|report| report.outcome != HostOutcome::Unaffected);
     if !request.is_single && remote.results == Results::Shown {
@@ -43,6 +44,10 @@ pub(super) fn report(
     }
     if concerned().all(|report| report.outcome == HostOutcome::Done) {
         return if affected.is_empty() { RefOutcome::Unaffected } else { done(request, affected) };
+    }
+    if remote.results == Results::LeftToReader && is_written {
+        // The program that reads the report tells of failures: Git need not add to that.
+        return RefOutcome::Unaffected;
     }
     if concerned().all(|report| report.outcome == HostOutcome::NotAttempted) {
         return RefOutcome::Rejected("interrupted; nothing was changed".into());

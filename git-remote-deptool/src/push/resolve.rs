@@ -7,12 +7,8 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::Goal,
     text::printable,
-    tree::entries,
 };
-use gix::{
-    bstr::{BStr, ByteSlice},
-    objs::tree::EntryKind,
-};
+use gix::bstr::{BStr, ByteSlice};
 
 use super::{
     Request,
@@ -22,7 +18,7 @@ use crate::{
     agent::open_files::{self, Use},
     config::{HostRemote, Settings, Target, TrackingName},
     fetch,
-    fleet::remote::{Remote, RemoteError},
+    fleet::remote::{Remote, RemoteError, Results},
     model::{
         batch::{PushCommand, Source},
         error::chain,
@@ -166,7 +162,7 @@ fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
 /// Name the hosts that the cluster runs on and the tree does not have any more: they are left alone.
 pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
-    if request.is_single || request.options.verbosity == 0 {
+    if request.is_single || request.options.verbosity == 0 || remote.results == Results::LeftToReader {
         return Ok(());
     }
     let candidates = match remote.target {
@@ -190,18 +186,14 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     Ok(())
 }
 
-/// Say what at the top of the tree is no host's directory.
+/// Say which directories at the top of the tree can't be a host's. Files there are none of our business.
 pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
-    if request.options.verbosity == 0 {
+    if request.options.verbosity == 0 || remote.results == Results::LeftToReader {
         return Ok(());
     }
-    let root = remote.repo.tree_of(commit)?;
-    let top = entries(&remote.repo.gix().objects, root.0).map_err(|error| RemoteError::Text(error.to_string()))?;
-    for (name, kind, _) in top {
-        if kind != EntryKind::Tree {
-            remote.say(&format!("note: '{}' at the top of the tree is no host: it is ignored", printable(&name)));
-        }
+    for name in remote.repo.unusable_directories(commit)? {
+        remote.say(&format!("note: directory '{name}' can't be a host's: it is ignored"));
     }
     Ok(())
 }

@@ -27,7 +27,10 @@ use crate::{
         remote::{Remote, RemoteError},
     },
     model::{error::chain, options::Atomicity, push_option::Confirm},
-    repo::pack::{self, Base, Selection},
+    repo::{
+        Files, ReadError,
+        pack::{self, Base, Selection},
+    },
     state::{Attempt, HostFacts, RequestPath},
     ui::{
         progress::{self, FirstContact, Progress},
@@ -154,6 +157,12 @@ fn payload_for(
 ) -> Result<Payload, RemoteError> {
     let payload = |bytes: &[u8], large| Payload::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
     let (repo, host) = (remote.repo.gix(), &one.remote.host);
+    if let (Completeness::Full, Goal::Commit(target)) = (completeness, request.goal) {
+        let directories = remote.repo.host_trees(target)?;
+        if let Some((_, directory)) = directories.into_iter().find(|(name, _)| name == host) {
+            remote.repo.need_host(directory, Files::Beyond(None)).map_err(ReadError::from)?;
+        }
+    }
     let mut selection = match (request.goal, completeness, &one.tracked) {
         (Goal::Nothing, _, _) => Selection::default(),
         (Goal::Commit(target), Completeness::Incremental, Some(tracked)) => {

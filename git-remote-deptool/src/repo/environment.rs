@@ -48,8 +48,16 @@ const KEPT: [&str; 14] = [
     "GIT_PROXY_COMMAND",
     "GIT_CEILING_DIRECTORIES",
 ];
-const KEPT_PREFIXES: [&str; 6] =
-    ["GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "GIT_COMMITTER_", "GIT_AUTHOR_", "GIT_TRACE", "GIT_HTTP"];
+const KEPT_PREFIXES: [&str; 8] = [
+    "GIT_CONFIG_KEY_",
+    "GIT_CONFIG_VALUE_",
+    "GIT_COMMITTER_",
+    "GIT_AUTHOR_",
+    "GIT_TRACE",
+    "GIT_HTTP",
+    "GIT_SSL_",
+    "GIT_PROXY_",
+];
 
 impl Environment {
     /// Read the environment and the working directory of this process. Only here; but with this, gix looks there for
@@ -121,7 +129,7 @@ impl Environment {
 }
 
 /// Whether a `git` started by us may see a variable.
-fn is_kept(name: &OsStr) -> bool {
+pub(crate) fn is_kept(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     !bytes.starts_with(b"GIT_")
         || KEPT.iter().any(|kept| bytes == kept.as_bytes())

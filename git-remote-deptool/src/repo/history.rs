@@ -17,6 +17,8 @@ use deptool_agent::shared::{
 use gix_hash::{ObjectId, oid};
 use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeRefIter, tree::EntryKind};
 
+use super::environment::is_kept;
+
 /// How deep directories may be nested, as on the host.
 pub(crate) const DEPTH: usize = 128;
 
@@ -288,23 +290,11 @@ pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<Obje
     Ok(())
 }
 
-/// What of our environment another Git may see: where configuration and programs are, and how to get through proxies.
-const KEPT: [&[u8]; 7] = [
-    b"GIT_CONFIG_GLOBAL",
-    b"GIT_CONFIG_SYSTEM",
-    b"GIT_CONFIG_NOSYSTEM",
-    b"GIT_EXEC_PATH",
-    b"GIT_ALLOW_PROTOCOL",
-    b"GIT_SSL_",
-    b"GIT_PROXY_",
-];
-
 /// A `git` of `repo` that nothing in our environment can lead elsewhere, that never prompts and fetches nothing.
 pub(crate) fn git(git_dir: &Path) -> Command {
     let mut command = Command::new("git");
     for (name, _) in std::env::vars_os() {
-        let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b"GIT_") && !KEPT.iter().any(|kept| bytes.starts_with(kept)) {
+        if !is_kept(&name) {
             command.env_remove(name);
         }
     }

@@ -20,7 +20,10 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use gix_hash::ObjectId;
 use gix_object::{Kind, tree::EntryKind};
 
-use super::history::{DEPTH, HistoryError, Objects, collect, git};
+use super::{
+    fsck,
+    history::{DEPTH, Entry, HistoryError, Objects, collect, git, parse_tree},
+};
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -64,6 +67,9 @@ pub enum SelectError {
         /// Its path from the root, safe to show.
         path: String,
     },
+    /// A host would take it, and nobody could fetch it from there.
+    #[error("tree {id} {why}: Git does not accept it, and neither do hosts")]
+    Malformed { id: ObjectId, why: &'static str },
     /// A commit or a tree is larger than a pack may have objects.
     #[error("{kind} {id} has {size} bytes, more than a host accepts ({LARGE_BLOB})")]
     TooLarge {
@@ -98,7 +104,10 @@ pub fn select(
         let root = objects.header(&objects.commit(&target)?.tree.0)?.1;
         let most = usize::try_from(ROOTS / root.max(1)).unwrap_or(COMMITS);
         let between = objects.between(&[old], &target, most.clamp(1, COMMITS))?;
-        commits.extend(between.into_iter().filter(|commit| *commit != target));
+        // A treeless clone has the commits of the past without their trees; some of the past may be malformed.
+        let is_fit = |id: &ObjectId| objects.expect(id, Kind::Tree).is_ok_and(|data| fsck::fault(&data).is_none());
+        let has_root = |commit: &CommitId| objects.commit(commit).is_ok_and(|commit| is_fit(&commit.tree.0));
+        commits.extend(between.into_iter().filter(|commit| *commit != target && has_root(commit)));
     }
     let mut search = Search {
         objects: &objects,
@@ -139,7 +148,7 @@ impl Search<'_> {
             return Ok(());
         }
         self.small(root)?;
-        let entries = self.objects.entries(&root)?;
+        let entries = self.fit(&root)?;
         match entries.into_iter().find(|entry| entry.name == host.as_str().as_bytes()) {
             Some(entry) if Some(entry.id) == self.base => Ok(()),
             Some(entry) => {
@@ -176,13 +185,27 @@ impl Search<'_> {
         if self.path.len() > DEPTH {
             return Err(HistoryError::TooDeep(id).into());
         }
+        let entries = match self.fit(&id) {
+            // Of the past not everything has to be there.
+            Err(SelectError::Malformed { .. }) if age == Age::Past => return Ok(()),
+            entries => entries?,
+        };
         self.small(id)?;
-        for entry in self.objects.entries(&id)? {
+        for entry in entries {
             self.path.push(entry.name);
             self.entry(entry.kind, entry.id, age)?;
             self.path.pop();
         }
         Ok(())
+    }
+
+    /// The entries of a tree that Git would accept.
+    fn fit(&self, id: &ObjectId) -> Result<Vec<Entry>, SelectError> {
+        let data = self.objects.expect(id, Kind::Tree)?;
+        match fsck::fault(&data) {
+            Some(why) => Err(SelectError::Malformed { id: *id, why }),
+            None => Ok(parse_tree(id, &data)?),
+        }
     }
 
     fn blob(&mut self, id: ObjectId, age: Age) -> Result<(), SelectError> {

@@ -44,7 +44,8 @@ impl Pairs {
         let mut pairs = Vec::new();
         let platform = repo.references()?;
         for reference in platform.prefixed(REFS)? {
-            let reference = reference?;
+            // One that can't be read is none.
+            let Ok(reference) = reference else { continue };
             let name = reference.name().as_bstr().to_string();
             if let (Some(name), Some(id)) = (name.strip_prefix(REFS), reference.try_id()) {
                 pairs.extend(Pair::parse(name, CommitId(id.detach())));

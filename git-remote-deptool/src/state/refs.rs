@@ -1,5 +1,7 @@
 //! Refs that are on the disk when they are said to be.
 
+mod read;
+
 use std::{
     fs::{self, File},
     io,
@@ -12,7 +14,6 @@ use std::{
 use deptool_agent::shared::id::CommitId;
 use gix::{
     ObjectId,
-    bstr::ByteSlice,
     refs::{
         FullName, Target,
         transaction::{LogChange, PreviousValue, RefEdit, RefLog},
@@ -20,7 +21,7 @@ use gix::{
 };
 
 use super::TrackingError;
-use crate::repo::Repo;
+use crate::repo::{Repo, identity::committer};
 
 /// So many threads wait for the disk at once.
 const SYNCING: usize = 16;
@@ -32,6 +33,8 @@ struct Written {
     /// The deepest of its directories that was there before.
     existing: PathBuf,
 }
+/// How long a change of a ref is tried again that another Git is in the way of.
+const BESIDE_GIT: Duration = Duration::from_secs(1);
 /// Refs that nobody else writes.
 const OURS: &str = "refs/deptool/";
 /// Nobody who lives holds the lock of a ref for so long.
@@ -48,29 +51,6 @@ impl Refs {
         // As `git update-ref --create-reflog` does: `git log -g web1/prod` works in a bare repository, too.
         gix.refs.write_reflog = gix::refs::store::WriteReflog::Normal;
         Refs { gix }
-    }
-
-    pub fn get(&self, name: &str) -> Result<Option<CommitId>, TrackingError> {
-        let failed = |source| TrackingError::Read { name: name.to_owned(), source };
-        let found = self.gix.try_find_reference(&full(name)?).map_err(failed)?;
-        // gix also looks for refs/tags/refs/…, and the like.
-        let found = found.filter(|reference| reference.name().as_bstr() == name);
-        Ok(found.and_then(|reference| reference.try_id().map(|id| CommitId(id.detach()))))
-    }
-
-    /// All refs whose names begin with `prefix`, without it. A symbolic ref (`HEAD`) says nothing of its own.
-    pub fn below(&self, prefix: &str) -> Result<Vec<(String, CommitId)>, TrackingError> {
-        let failed = |source| TrackingError::Read { name: prefix.to_owned(), source };
-        let platform = self.gix.references().map_err(failed)?;
-        let mut out = Vec::new();
-        for reference in platform.prefixed(prefix.as_bytes()).map_err(failed)? {
-            let reference = reference.map_err(failed)?;
-            let short = reference.name().as_bstr().strip_prefix(prefix.as_bytes()).and_then(|name| name.to_str().ok());
-            if let (Some(short), Some(id)) = (short, reference.try_id()) {
-                out.push((short.to_owned(), CommitId(id.detach())));
-            }
-        }
-        Ok(out)
     }
 
     pub fn set(&self, name: &str, id: ObjectId, message: &str) -> Result<(), TrackingError> {
@@ -105,6 +85,7 @@ impl Refs {
 
     /// Set a ref, and say where it was written; `None` if it was so already.
     fn write(&self, name: &str, id: ObjectId, message: &str) -> Result<Option<Written>, TrackingError> {
+        self.clear_damaged(name);
         if self.get(name)?.is_some_and(|known| known.0 == id) {
             return Ok(None);
         }
@@ -118,6 +99,15 @@ impl Refs {
         let edit = RefEdit::update_with_log(full(name)?, Target::Object(id), PreviousValue::Any, log);
         self.edit(name, edit)?;
         Ok(Some(Written { path, existing }))
+    }
+
+    /// Remove the file of a ref that can't be read: Git and gix refuse to write over it. Git writes a ref at once, so
+    /// nobody is about to.
+    fn clear_damaged(&self, name: &str) {
+        if self.is_damaged(name) {
+            // What can't be removed is told by whoever wants to write.
+            let _ = fs::remove_file(self.gix.common_dir().join(name));
+        }
     }
 
     /// What became of writing a ref to the disk.
@@ -149,6 +139,7 @@ impl Refs {
 
     /// The deletion may be lost with the power: what comes back is asked about once more.
     pub fn delete(&self, name: &str) -> Result<(), TrackingError> {
+        self.clear_damaged(name);
         if self.get(name)?.is_none() {
             return Ok(());
         }
@@ -156,12 +147,23 @@ impl Refs {
     }
 
     fn edit(&self, name: &str, edit: RefEdit) -> Result<(), TrackingError> {
+        let begun = Instant::now();
+        loop {
+            match self.try_edit(name, edit.clone()) {
+                // `git pack-refs` takes the lock of all packed refs, and removes directories that it has emptied.
+                Err(_) if begun.elapsed() < BESIDE_GIT => thread::sleep(BESIDE_GIT / 50),
+                done => return done,
+            }
+        }
+    }
+
+    fn try_edit(&self, name: &str, edit: RefEdit) -> Result<(), TrackingError> {
         let failed = |source| TrackingError::Write { name: name.to_owned(), source };
         clear_stale_lock(&self.gix.common_dir().join(format!("{name}.lock")), patience(name));
         let now = gix::date::Time::now_local_or_utc().to_string();
         // Git makes up a name where none is configured; a reflog is no reason to fail.
-        let nobody = gix::actor::SignatureRef { name: "unknown".into(), email: "unknown".into(), time: &now };
-        let who = self.gix.committer().transpose().map_err(failed)?.unwrap_or(nobody);
+        let (who, email) = committer(&self.gix).unwrap_or_else(|| ("unknown".into(), "unknown".into()));
+        let who = gix::actor::SignatureRef { name: who.as_str().into(), email: email.as_str().into(), time: &now };
         self.gix.edit_references_as([edit], Some(who)).map(drop).map_err(|source| match self.lock_of(name) {
             Some(lock) => TrackingError::Locked { name: name.to_owned(), lock },
             None => failed(source),

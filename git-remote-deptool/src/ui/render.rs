@@ -9,6 +9,8 @@ pub mod cluster;
 
 use cluster::Detail;
 
+use crate::plan::Safeguards;
+
 /// With more changed files than this in one app, the rest is counted.
 const FILES: usize = 40;
 
@@ -20,8 +22,13 @@ const FILES: usize = 40;
 ///         ~ zones/example.org.zone
 ///         reload unit nsd.service
 /// ```
-pub fn plan(host: &HostName, plan: &HostPlan) -> String {
-    format!("{host}\n{}", plan_body(plan, Detail::Readable))
+pub fn plan(host: &HostName, plan: &HostPlan, safeguards: &Safeguards) -> String {
+    format!("{host}\n{}{}", plan_body(plan, Detail::Readable), safeguards_body(safeguards))
+}
+
+/// The lines below those of the plan.
+fn safeguards_body(safeguards: &Safeguards) -> String {
+    safeguards.lines().into_iter().map(|line| format!("    {line}\n")).collect()
 }
 
 /// The lines below the host's name.
@@ -184,7 +191,7 @@ mod tests {
         };
         let host = HostName::parse(b"ns1.example.org").unwrap();
         assert_eq!(
-            plan(&host, &plan_),
+            plan(&host, &plan_, &Safeguards::default()),
             "ns1.example.org\n    update nsd\n        ~ zones/example.org.zone\n        + new\\u{202e}\n        \
              link /etc/nsd/nsd.conf -> nsd.conf\n        stop unit nsd.service\n        disable unit nsd.service\n"
         );

@@ -105,7 +105,7 @@ impl Scripted {
                     Tags::Asked => RefOutcome::Rejected("a tag is no cluster".into()),
                 }));
             }
-            Destination::Other => panic!("{command:?}"),
+            Destination::Guard | Destination::Other => panic!("{command:?}"),
         };
         let (verdict, text) = self.script.verdict(command.dst.to_str().unwrap());
         Ok(match verdict.as_str() {

@@ -1,4 +1,4 @@
-//! Many deployments to one host: the last ones are as fast as the first ones, and nothing grows without limit.
+//! Many deployments to one host: the last ones are as fast as the first ones, and nothing grows for ever.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use anyhow::{Result, ensure};
 
 use super::state;
 
-/// The limit for files in the store. Packs are combined before there are many more than fifty.
+/// The host may have so many files of its store: packs are made one before they are many more than fifty.
 const MOST_FILES: usize = 220;
-/// The number of deployments in a median.
+/// How many deployments the median is taken of.
 const SOME: usize = 20;
-/// The directory of the agents, relative to a root.
+/// Where agents are, below a root.
 const AGENTS: &str = "var/lib/deptool/bin";
-/// The number of agents that a host keeps.
+/// A host keeps so many agents.
 const MOST_AGENTS: usize = 3;
 
-/// The result of many deployments.
+/// What many deployments came to.
 #[derive(Debug)]
 pub struct Many {
     pub deployments: usize,
     /// The median of the first twenty, and of the last.
     pub first: Duration,
     pub last: Duration,
-    /// The maximum number of files in the store.
+    /// The most files that the store ever had.
     pub files: usize,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Many {
     }
 }
 
-/// Makes this many deployments, each of another commit, to a new root. It is an error if files are left behind.
+/// Makes so many deployments, each of another commit, to a new root. An error if anything has been left lying about.
 pub fn deploy(deployments: usize) -> Result<Many> {
     let temporary = super::world::in_memory()?;
     let sandbox = super::world::sandbox_at(temporary.path())?;

@@ -1,7 +1,6 @@
-//! Faults in the helper: at each call that changes something, it is killed, or the call fails as on a full or broken
-//! disk.
+//! Faults in the helper: killed, or told that the operator's disk is full or broken, at each call that changes something.
 //!
-//! Git and the agents are traced to their exits, without faults.
+//! Git and the agents are followed to their ends, and left alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,11 +24,11 @@ const HELPER: Watched = Watched::From { from: "git-remote-deptool", but: "deptoo
 pub enum Act {
     /// Pushes the new commit to a host that runs the old one.
     Push,
-    /// Deletes the branch, which removes everything from the host.
+    /// Pushes nothing: the host is emptied.
     Remove,
-    /// Fetches from a host that runs a commit of this repository.
+    /// Fetches from a host that runs a commit which is here.
     Fetch,
-    /// Fetches from a host that runs a commit that only the host has.
+    /// Fetches from a host that runs a commit which only the host has.
     FetchUnknown,
 }
 
@@ -49,7 +48,7 @@ impl Act {
     }
 }
 
-/// A repository that is recreated for each fault.
+/// A repository that is made anew for each fault.
 struct Operator<'a> {
     world: &'a World,
     scenario: Scenario,
@@ -102,12 +101,12 @@ impl Operator<'_> {
         Ok(())
     }
 
-    /// Acts with a fault at the helper's call with that number. Returns the call, if there was one, and whether Git
-    /// reported success.
+    /// Acts with a fault at the helper's call with that number. Returns the call, if it came to it, and whether Git
+    /// said that all is well.
     fn act(&self, at: usize, fault: Deed) -> Result<(Option<Call>, bool)> {
         let status = self.world.sandbox.dir().join("tmp/status");
         let _ = fs::remove_file(&status);
-        // The tracer waits for Git instead.
+        // The tracer takes the place of who waits for Git.
         let script = "git \"$@\" >/dev/null 2>&1; echo $? >\"$STATUS\"";
         let command = self.world.sandbox.command("sh").args(["-c", script, "sh"]).args(self.act.command());
         let mut command = command.dir(&self.dir).env("STATUS", &status).into_inner();
@@ -164,7 +163,7 @@ impl Operator<'_> {
         if run.success() { Ok(()) } else { Err(format!("{when}, git fsck: {}{}", run.stdout(), run.stderr())) }
     }
 
-    /// The tracked commit, by its id on the host.
+    /// The commit that is tracked, by its id on the host.
     fn tracked(&self) -> Option<String> {
         let id = self.repo().id_if_any("refs/remotes/web1/prod")?;
         let pairs = self.repo().git(&["for-each-ref", "--format=%(objectname) %(refname)", "refs/deptool/projection"]);
@@ -185,7 +184,7 @@ impl Operator<'_> {
     }
 }
 
-/// Stale locks and temporary files, except temporary objects and their directories, which `git gc` removes.
+/// Locks and temporary files of nobody; but `git gc` knows temporary objects, also in directories of their own.
 fn left_over(git: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![git.to_owned()];

@@ -1,4 +1,4 @@
-//! The content of a root directory, for comparisons.
+//! What is in a root directory, to be compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,24 +9,23 @@ use sha2::{Digest as _, Sha256};
 
 use crate::process::Run;
 
-/// Our state directory, relative to a root.
+/// Our own directory, below a root.
 const OURS: &str = "var/lib/deptool";
-/// Users and temporary files that programs of the host create. They remain after a rollback.
+/// What programs of the host make of users and temporary files: it stays after a rollback.
 const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "run"];
-/// Tombstones, kept for a day: the ids of deployments that must not begin, because the helper was told that they have
-/// not.
+/// Where a root has, for a day, the ids of deployments that must not begin any more: the helper was told that they have not.
 const RUN: &str = "var/lib/deptool/state/run";
-/// Hidden files next to deployed ones that no deployment may leave behind.
+/// Hidden siblings that no deployment may leave.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 
-/// Paths and their content.
+/// Paths and what is there.
 pub type Lines = BTreeMap<String, String>;
 
-/// Everything in a root that a failed deployment must not have changed.
+/// Everything in a root that a deployment which did not happen must not have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exact {
     pub files: Lines,
-    /// The store, of which only reachable objects count.
+    /// The store's, of which only what is reachable counts.
     pub store: Lines,
 }
 
@@ -41,13 +40,13 @@ impl Exact {
     }
 }
 
-/// Whether there are tombstones, and nothing else.
+/// Whether there are such ids, and nothing else beside them.
 fn has_only_bars(root: &Path) -> bool {
     let names = names(&root.join(RUN));
     !names.is_empty() && names.iter().all(|name| name.ends_with(".blocked"))
 }
 
-/// What a root runs, regardless of the numbers of generations and of file times.
+/// What a root runs, whatever the numbers of its generations and the times of its files.
 pub fn view(root: &Path) -> Lines {
     let ours = root.join(OURS);
     let mut lines = walk(root, &|_| String::new());
@@ -69,7 +68,7 @@ pub fn view(root: &Path) -> Lines {
     lines
 }
 
-/// Violations in a root at rest, in sentences.
+/// What must not be in a root at rest, in sentences.
 pub fn left_over(root: &Path) -> Vec<String> {
     let ours = root.join(OURS);
     let mut found = Vec::new();
@@ -89,12 +88,12 @@ fn is_passing_in_store(path: &str) -> bool {
     name.ends_with(".lock") || name.starts_with("tmp_")
 }
 
-/// The number of packs in the store.
+/// How many packs the store has.
 pub fn packs(root: &Path) -> usize {
     names(&root.join(OURS).join("store/objects/pack")).iter().filter(|name| name.ends_with(".pack")).count()
 }
 
-/// Files of incomplete packs.
+/// Files of a pack that has lost the others.
 fn packs_left(dir: &Path) -> Vec<String> {
     let all: BTreeSet<String> = names(dir).into_iter().collect();
     let is_whole = |name: &&String| {
@@ -104,7 +103,7 @@ fn packs_left(dir: &Path) -> Vec<String> {
     all.iter().filter(|name| !is_whole(name)).map(|name| format!("a part of a pack: {name}")).collect()
 }
 
-/// Unexpected files in the state directory.
+/// What the state directory has beside what belongs there.
 fn states_left(ours: &Path) -> Vec<String> {
     let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
     let known_state = ["attempts", "claims", "host", "instance", "journal", "lock"];
@@ -121,7 +120,7 @@ fn states_left(ours: &Path) -> Vec<String> {
     found
 }
 
-/// Generations that are too many or newer than the running one; checkouts that no generation uses, or that are missing.
+/// Generations that are too many or newer than the one that runs; checkouts that no generation has, or that are gone.
 fn generations_left(ours: &Path) -> Vec<String> {
     let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
     let current = fs::read_link(ours.join("current")).ok().and_then(number);
@@ -149,7 +148,7 @@ fn generations_left(ours: &Path) -> Vec<String> {
     found
 }
 
-/// A short description of the differences; empty if there are none.
+/// What is different, in a few words; nothing if all is equal.
 pub fn difference(now: &Lines, expected: &Lines) -> Option<String> {
     let missing = expected.iter().filter(|(path, what)| now.get(*path) != Some(what));
     let wrong = missing.map(|(path, what)| match now.get(path) {
@@ -165,7 +164,7 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(90).collect()
 }
 
-/// Has Git check the store. Returns its complaints.
+/// Whether Git finds the store in order; what it says if not.
 pub fn fsck(git: crate::process::Cmd, store: &Path) -> Option<String> {
     let run: Run = git.arg("--git-dir").arg(store).args(["fsck", "--strict", "--no-dangling"]).run().ok()?;
     (!run.success()).then(|| format!("git fsck: {}{}", run.stdout(), run.stderr()))
@@ -190,13 +189,13 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
             format!("-> {}", link(&full))
         } else if meta.is_dir() {
             walk_below(root, &path, also, lines);
-            // systemctl creates it, and leaves it behind if it is killed or fails.
+            // systemctl makes it, and leaves it when it is killed or fails.
             if text.ends_with(".wants") {
                 continue;
             }
             String::new()
         } else if text.ends_with(".files") {
-            // It contains times and inode numbers.
+            // It has times and inode numbers in it.
             "record".into()
         } else if text.ends_with("/.commit") {
             without_instance(&fs::read_to_string(&full).unwrap_or_default())
@@ -207,18 +206,18 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
     }
 }
 
-/// The host's id differs between roots, because it is random.
+/// The host's own id is made at random with each root.
 fn without_instance(note: &str) -> String {
     note.lines().filter(|line| !line.starts_with("instance ")).collect::<Vec<_>>().join("\n")
 }
 
-/// Users, temporary files, and files that killed programs of systemd have left behind.
+/// Users, temporary files, and what programs of systemd that were killed have left of their own.
 fn is_theirs(path: &str) -> bool {
     let is_theirs = THEIRS.iter().any(|theirs| path.starts_with(theirs)) || path.contains("/.#");
     is_theirs && !path.contains(".deptool-")
 }
 
-/// Files that every attempt writes, whatever its outcome.
+/// What is written in every attempt, however it ends.
 fn is_own_record(path: &str) -> bool {
     let own = ["state/attempts", "state/lock", "state/journal", "state/instance", "store/refs/deptool/target"];
     path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))

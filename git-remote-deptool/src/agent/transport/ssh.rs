@@ -12,7 +12,7 @@ use std::{
 
 use deptool_agent::shared::{env_request, name::HostName};
 
-use super::{ConnectError, Environment, messages::Kind, process};
+use super::{ConnectError, Environment, messages::Kind, process, user_config};
 
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
@@ -35,6 +35,8 @@ pub struct SshEndpoint {
 pub enum Sharing {
     /// If the user has set it up (`ControlMaster`).
     AsConfigured,
+    /// Yes, and what is made now is left for those that follow (`deptool.shareConnections`).
+    Asked,
     /// Never: that the host can be reached anew is to be found out, or a shared connection may be what was lost.
     Never,
 }
@@ -48,14 +50,18 @@ pub struct SshSettings {
     pub program: Option<OsString>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
     pub variant: Option<OsString>,
+    /// Options that the user's ssh configuration makes necessary.
+    pub overrides: Vec<&'static str>,
 }
 
 impl SshSettings {
     /// What Git would use, given the environment and its configuration.
     pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
+        let command = variable("GIT_SSH_COMMAND").or(core_ssh_command);
         SshSettings {
-            command: variable("GIT_SSH_COMMAND").or(core_ssh_command),
+            overrides: user_config::overrides(environment, command.as_deref()),
+            command,
             program: variable("GIT_SSH"),
             variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
         }
@@ -118,7 +124,7 @@ pub fn command(
     remote_command: &str,
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
-    let arguments = arguments(variant, target, remote_command)?;
+    let arguments = arguments(variant, target, (settings, environment), remote_command)?;
     let mut command = shell(environment);
     command.args(program.run("trap \"\" INT; ")).args(arguments);
     Ok(command)
@@ -127,7 +133,7 @@ pub fn command(
 /// Whether there is a connection to `target` that the next session would share (`ssh -O check`). Nothing is sent.
 pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
     let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
-    let Ok(arguments) = arguments(Variant::OpenSsh, target, "") else { return false };
+    let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it says is for nobody.
@@ -216,7 +222,12 @@ fn destination(target: &SshEndpoint) -> String {
 /// An address that does not answer is given up in less than the ten seconds after which a host counts as unreachable;
 /// a connection that died is noticed after thirty, as the protocol does. A value that the user's own command line
 /// sets comes before ours, so it is the one that counts.
-fn arguments(variant: Variant, target: &SshEndpoint, remote_command: &str) -> Result<Vec<OsString>, ConnectError> {
+fn arguments(
+    variant: Variant,
+    target: &SshEndpoint,
+    (settings, environment): (&SshSettings, &Environment),
+    remote_command: &str,
+) -> Result<Vec<OsString>, ConnectError> {
     let destination = destination(target);
     if destination.starts_with('-') || destination.contains(char::is_control) {
         return Err(ConnectError::BadLogin(destination));
@@ -227,10 +238,16 @@ fn arguments(variant: Variant, target: &SshEndpoint, remote_command: &str) -> Re
         // Unlike `-o ControlPath` it counts also where the user's own command line has set one.
         push(&["-S", "none"]);
     }
+    if (variant, target.sharing) == (Variant::OpenSsh, Sharing::Asked) {
+        push(&["-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", &control_path(environment)]);
+    }
     let port = target.port.map(|port| port.to_string());
     match (variant, port.as_deref()) {
         (Variant::OpenSsh, _) => {
             push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]);
+            // A user's own settings for interactive sessions would be in the way of a command.
+            push(&["-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"]);
+            settings.overrides.iter().for_each(|option| push(&["-o", option]));
             // Always: what may be sent over a shared connection is settled when that is made.
             push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
         }
@@ -246,6 +263,15 @@ fn arguments(variant: Variant, target: &SshEndpoint, remote_command: &str) -> Re
     }
     push(&[&destination, remote_command]);
     Ok(arguments)
+}
+
+/// Sockets are where nobody else can make them. ssh knows where a home is.
+fn control_path(environment: &Environment) -> String {
+    let runtime = environment.get("XDG_RUNTIME_DIR").and_then(OsStr::to_str);
+    // What ssh would take for more than a path is not worth the trouble.
+    let is_plain = |directory: &&str| directory.starts_with('/') && !directory.contains(['%', '"', ' ', '$']);
+    let directory = runtime.filter(is_plain).filter(|directory| Path::new(directory).is_dir()).unwrap_or("~/.ssh");
+    format!("ControlPath={directory}/deptool-%C")
 }
 
 /// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
@@ -290,12 +316,19 @@ mod tests {
         assert_eq!(chosen(line("/bin/false")), Variant::Simple, "it does not understand -G");
         assert_eq!(chosen(line("X=y true")), Variant::OpenSsh, "it accepts -G");
         let with_port = SshEndpoint { port: Some(2222), user: Some("core".into()), ..target() };
-        let shown = |variant| arguments(variant, &with_port, "cmd").map(|a| a.join(OsStr::new(" ")));
+        let unset = (&SshSettings::default(), &Environment::default());
+        let shown = |variant| arguments(variant, &with_port, unset, "cmd").map(|a| a.join(OsStr::new(" ")));
         assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
         assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
         let afresh = SshEndpoint { sharing: Sharing::Never, ..with_port.clone() };
-        let line = arguments(Variant::OpenSsh, &afresh, "cmd").unwrap().join(OsStr::new(" "));
+        let line = arguments(Variant::OpenSsh, &afresh, unset, "cmd").unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");
+        let asked = SshEndpoint { sharing: Sharing::Asked, ..with_port.clone() };
+        let environment = Environment::from_iter([("XDG_RUNTIME_DIR", "/nowhere")]);
+        let line = arguments(Variant::OpenSsh, &asked, (&SshSettings::default(), &environment), "cmd")
+            .unwrap()
+            .join(OsStr::new(" "));
+        assert!(line.to_str().unwrap().contains("-o ControlPath=~/.ssh/deptool-%C"), "{line:?}");
         assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
         assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1 cmd");
         assert!(matches!(shown(Variant::Simple), Err(ConnectError::PortNotSupported)));
@@ -314,7 +347,10 @@ mod tests {
     #[test]
     fn an_address_can_not_become_an_option() {
         let target = SshEndpoint { user: Some("-oProxyCommand=x".into()), ..target() };
-        assert!(matches!(arguments(Variant::OpenSsh, &target, "cmd"), Err(ConnectError::BadLogin(_))));
+        assert!(matches!(
+            arguments(Variant::OpenSsh, &target, (&SshSettings::default(), &Environment::default()), "cmd"),
+            Err(ConnectError::BadLogin(_))
+        ));
     }
 
     #[test]

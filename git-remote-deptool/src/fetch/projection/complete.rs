@@ -10,7 +10,10 @@ use gix_hash::ObjectId;
 use gix_object::{Kind, tree::EntryKind};
 
 use super::ResolveError;
-use crate::repo::history::{DEPTH, Entry, HistoryError, Objects, Result};
+use crate::repo::{
+    history::{DEPTH, Entry, HistoryError, Objects, Result},
+    promisors,
+};
 
 /// Answers for one state of the repository's refs.
 pub(super) struct Completeness {
@@ -38,7 +41,7 @@ impl Completeness {
             Some(commits) => commits.iter().copied().collect(),
             None => HashSet::new(),
         };
-        let partial = repo.config_snapshot().string("extensions.partialClone").is_some();
+        let partial = !promisors(repo).is_empty();
         Ok(Completeness { objects, tips, shallow, partial })
     }
 

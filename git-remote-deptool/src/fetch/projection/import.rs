@@ -17,6 +17,7 @@ use gix_hash::ObjectId;
 use gix_object::{Kind, Write as _};
 
 use crate::repo::{
+    fsck::HARMLESS,
     history::{Objects, git},
     pack::{WriteError, write_from},
 };
@@ -127,11 +128,12 @@ pub(super) fn write(
 ) -> Result<(), ImportError> {
     let config = repo.config_snapshot();
     let check = config.boolean("fetch.fsckObjects").or_else(|| config.boolean("transfer.fsckObjects"));
+    let strict = format!("--strict={HARMLESS}");
     let (name, arguments): (_, &[&str]) = match (ids.len() + made.len() < UNPACK, check.unwrap_or(true)) {
         (true, false) => ("unpack-objects", &["-q"]),
-        (true, true) => ("unpack-objects", &["-q", "--strict"]),
+        (true, true) => ("unpack-objects", &["-q", &strict]),
         (false, false) => ("index-pack", &["--stdin"]),
-        (false, true) => ("index-pack", &["--stdin", "--strict"]),
+        (false, true) => ("index-pack", &["--stdin", &strict]),
     };
     let failed = |source| ImportError::Git { command: name, source };
     let mut command = git(repo.git_dir());

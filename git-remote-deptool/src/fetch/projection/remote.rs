@@ -50,6 +50,7 @@ pub(super) fn fetch(repo: &gix::Repository, remote: &str, id: CommitId, patience
         .args(["--no-recurse-submodules", "--no-prune", "--end-of-options", remote])
         .arg(id.to_string())
         .env_remove("SSH_ASKPASS")
+        .env_remove("GIT_ASKPASS")
         .env("SSH_ASKPASS_REQUIRE", "never")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -8,7 +8,8 @@ use deptool_agent::shared::{
     plan::{AppChange, HostPlan},
 };
 
-use super::{change_word, notes, plan_body, plural, unit_lines};
+use super::{change_word, notes, plan_body, plural, safeguards_body, unit_lines};
+use crate::plan::Safeguards;
 
 /// So many hosts with the same plan are shown one by one all the same.
 const FEW: usize = 3;
@@ -26,18 +27,28 @@ pub enum Detail {
     Full,
 }
 
+/// One host's part of what is shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    pub host: &'a HostName,
+    pub plan: &'a Arc<HostPlan>,
+    pub safeguards: &'a Arc<Safeguards>,
+}
+
 /// Hosts that change alike.
 struct Group<'a> {
     hosts: Vec<&'a HostName>,
     plan: &'a HostPlan,
+    safeguards: &'a Safeguards,
 }
 
 /// The plans of `hosts`, each as [`super::plan`] shows it with its notes.
-pub fn plans(hosts: &[(&HostName, &Arc<HostPlan>)], detail: Detail) -> String {
+pub fn plans(hosts: &[Shown<'_>], detail: Detail) -> String {
     let groups = grouped(hosts, detail);
     let full = |group: &Group<'_>| {
         let notes = notes(group.plan).into_iter().map(|note| format!("    ({note})\n")).collect::<String>();
-        format!("{}\n{}{notes}", heading(&group.hosts, detail), plan_body(group.plan, detail))
+        let (heading, safeguards) = (heading(&group.hosts, detail), safeguards_body(group.safeguards));
+        format!("{heading}\n{}{safeguards}{notes}", plan_body(group.plan, detail))
     };
     let whole: String = groups.iter().map(full).collect();
     if detail == Detail::Full || whole.lines().nth(LINES).is_none() {
@@ -55,21 +66,21 @@ pub fn plans(hosts: &[(&HostName, &Arc<HostPlan>)], detail: Detail) -> String {
     brief + "(shortened; --full shows all of it)\n"
 }
 
-fn grouped<'a>(hosts: &[(&'a HostName, &'a Arc<HostPlan>)], detail: Detail) -> Vec<Group<'a>> {
-    let mut alike: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
+fn grouped<'a>(hosts: &[Shown<'a>], detail: Detail) -> Vec<Group<'a>> {
+    let mut alike: HashMap<([u8; 32], &Safeguards), Vec<usize>> = HashMap::new();
     let mut digests: HashMap<*const HostPlan, [u8; 32]> = HashMap::new();
     let digests: Vec<[u8; 32]> =
-        hosts.iter().map(|(_, plan)| *digests.entry(Arc::as_ptr(plan)).or_insert_with(|| plan.digest().0)).collect();
-    for (at, digest) in digests.iter().enumerate() {
-        alike.entry(*digest).or_default().push(at);
+        hosts.iter().map(|one| *digests.entry(Arc::as_ptr(one.plan)).or_insert_with(|| one.plan.digest().0)).collect();
+    for (at, (digest, one)) in digests.iter().zip(hosts).enumerate() {
+        alike.entry((*digest, &**one.safeguards)).or_default().push(at);
     }
     let mut groups = Vec::new();
-    for (at, &(host, plan)) in hosts.iter().enumerate() {
-        let members = &alike[&digests[at]];
+    for (at, &Shown { host, plan, safeguards }) in hosts.iter().enumerate() {
+        let members = &alike[&(digests[at], &**safeguards)];
         if detail == Detail::Full || members.len() <= FEW {
-            groups.push(Group { hosts: vec![host], plan });
+            groups.push(Group { hosts: vec![host], plan, safeguards });
         } else if members.first() == Some(&at) {
-            groups.push(Group { hosts: members.iter().map(|at| hosts[*at].0).collect(), plan });
+            groups.push(Group { hosts: members.iter().map(|at| hosts[*at].host).collect(), plan, safeguards });
         }
     }
     groups
@@ -209,8 +220,9 @@ mod tests {
         let names: Vec<String> = (1..=40).map(|n| format!("web{n}")).collect();
         let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (one, other) = (plan_of(1), plan_of(2));
-        let all: Vec<_> =
-            names.iter().enumerate().map(|(at, name)| (name, if at == 6 { &other } else { &one })).collect();
+        let none = Arc::new(Safeguards::default());
+        let shown = |(at, host)| Shown { host, plan: if at == 6 { &other } else { &one }, safeguards: &none };
+        let all: Vec<_> = names.iter().enumerate().map(shown).collect();
         let text = plans(&all, Detail::Readable);
         let heads: Vec<&str> = text.lines().filter(|line| !line.starts_with(' ')).collect();
         assert_eq!(heads, ["web1 ... web6, web8 ... web40 (39 hosts)", "web7"]);
@@ -226,7 +238,9 @@ mod tests {
         let names: Vec<String> = (1..=300).map(|n| format!("web{n}")).collect();
         let names = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let plans_: Vec<Arc<HostPlan>> = (1..=300).map(plan_of).collect();
-        let all: Vec<_> = names.iter().zip(&plans_).collect();
+        let none = Arc::new(Safeguards::default());
+        let all: Vec<_> =
+            names.iter().zip(&plans_).map(|(host, plan)| Shown { host, plan, safeguards: &none }).collect();
         let brief = plans(&all[..90], Detail::Readable);
         assert!(brief.starts_with("web1\n    update web: 1 file\nweb2\n    update web: 2 files\n"), "{brief}");
         assert!(brief.ends_with("(shortened; --full shows all of it)\n"));

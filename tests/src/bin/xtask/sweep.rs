@@ -9,10 +9,10 @@ use deptool_tests::sweep::{Choice, Tally, disk, many};
 
 use crate::needs;
 
-/// The number of concurrent pushes to two hosts.
+/// So many pushes to two hosts at a time.
 const WORKERS: usize = 6;
 
-/// Runs those parts whose names contain `word`.
+/// Sweeps those parts whose names have `word` in them.
 pub fn run(choice: Choice, word: &str) -> Result<()> {
     needs::to_sweep()?;
     let world = World::new()?;

@@ -1,4 +1,4 @@
-//! The results as a table and a plot, and the comparison with earlier results.
+//! What was measured: as a table, as a plot, and against what was measured before.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,35 +8,35 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use deptool_tests::build;
 
-/// A ratio that exceeds the baseline by this factor is reported.
+/// A ratio that is so many times that of the baseline is told of.
 const WORSE: f64 = 1.25;
 const BEGIN: &str = "<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n";
 const PLOT: &str = "![The medians on one scale](measurements.svg)";
 const END: &str = "<!-- END BENCH -->\n";
 
-/// Whose time a row shows.
+/// Whose work it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Ours,
-    /// A baseline.
+    /// What ours is compared with.
     Floor,
-    /// Another tool that does the same.
+    /// Another tool doing the same.
     Peer,
 }
 
-/// The target for a row.
+/// What we want it to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Aim {
     None,
-    /// At most this many times the floor.
+    /// So many times the floor at most.
     Times(f64),
-    /// At most this much above the floor.
+    /// So much above the floor at most.
     Above(Duration),
-    /// At most this long.
+    /// So long at most.
     Within(Duration),
 }
 
-/// A row of the table.
+/// One thing that is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
@@ -60,7 +60,7 @@ impl Row {
     }
 }
 
-/// A number that is not a time.
+/// A number that is no time.
 #[derive(Debug)]
 struct Fact {
     name: String,
@@ -68,7 +68,7 @@ struct Fact {
     aim: &'static str,
 }
 
-/// All results.
+/// All that was measured.
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<(Row, Vec<Duration>)>,
@@ -77,7 +77,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds a measurement of a row.
+    /// Add a measurement of a row.
     pub fn add(&mut self, row: Row, took: Duration) {
         match self.rows.iter_mut().find(|(known, _)| known.name == row.name) {
             Some((_, all)) => all.push(took),
@@ -89,7 +89,7 @@ impl Table {
         self.facts.push(Fact { name: name.into(), value: value.into(), aim });
     }
 
-    /// Adds a line below the table.
+    /// A line below the table.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
@@ -100,7 +100,7 @@ impl Table {
         all.get(all.len() / 2).copied()
     }
 
-    /// Its median, and the ratio to the median of its floor.
+    /// Its median, and how many times its floor that is.
     fn result(&self, row: &Row) -> (Duration, Option<f64>) {
         let median = self.median(row.name).unwrap_or_default();
         let floor = row.floor.and_then(|floor| self.median(floor));
@@ -190,7 +190,7 @@ fn baseline() -> PathBuf {
     build::workspace().join("tests/bench/baseline.json")
 }
 
-/// Prints what has become slower than in the baseline.
+/// Tell what has become slower than it was in the baseline.
 pub fn compare(table: &Table) -> Result<()> {
     let Ok(text) = std::fs::read(baseline()) else { return Ok(()) };
     let before: BTreeMap<String, f64> = serde_json::from_slice(&text).context("baseline.json is not one")?;
@@ -203,7 +203,7 @@ pub fn compare(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Makes these results the baseline, and writes table and plot to doc/measurements.
+/// Make this the baseline, and write table and plot to doc/measurements.
 pub fn save(table: &Table) -> Result<()> {
     std::fs::write(baseline(), serde_json::to_string_pretty(&table.ratios())? + "\n")?;
     let doc = build::workspace().join("doc");
@@ -215,7 +215,7 @@ pub fn save(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the table in a page.
+/// A page with another table in the place of the one that it has.
 fn with_table(page: &str, table: &str) -> Result<String> {
     let (before, rest) = page.split_once(BEGIN).context("doc/measurements.md has no place for the table")?;
     let (_, after) = rest.split_once(END).context("doc/measurements.md has no end of the table")?;

@@ -1,0 +1,84 @@
+//! What makes "everything is up to date" less than the whole truth: in one line each.
+
+use std::process::Stdio;
+
+use deptool_agent::shared::{id::CommitId, name::HostName, text::printable};
+
+use super::{
+    CliError,
+    aim::{Aim, Source},
+};
+use crate::{config::HostRemote, fleet::remote::Remote, state::HostFacts};
+
+/// More names than this are counted.
+const NAMES: usize = 8;
+
+/// Hosts that were last heard to run the cluster and are not in the tree, with what they run.
+pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, CommitId)>, CliError> {
+    if !aim.is_everything() {
+        return Ok(Vec::new());
+    }
+    let mut known: Vec<HostRemote> = remote.settings.known_hosts()?;
+    for (_, facts) in HostFacts::all(&remote.repo) {
+        if !known.iter().any(|host| host.host == facts.host) {
+            // A host whose name a remote has taken since is that remote's business.
+            known.extend(remote.settings.host(&facts.host));
+        }
+    }
+    known.retain(|host| !aim.hosts.iter().any(|there| there.host == host.host));
+    let clusters = remote.tracking().known(&known.iter().collect::<Vec<_>>())?;
+    let running = known.into_iter().zip(clusters).filter_map(|(host, known)| {
+        let tracked = known.clusters.get(&aim.cluster)?;
+        Some((host.host, tracked.real))
+    });
+    Ok(running.collect())
+}
+
+/// What of the tree is passed over, and which hosts it has lost.
+pub(super) fn of_tree(remote: &Remote, aim: &Aim) -> Result<Vec<String>, CliError> {
+    let mut lines: Vec<String> = Vec::new();
+    for name in remote.repo.unusable_directories(aim.commit)? {
+        lines.push(format!("directory '{name}' can't be a host's: it is ignored"));
+    }
+    let gone = vanished(remote, aim)?;
+    if let [(first, _), ..] = gone.as_slice() {
+        let names: Vec<&str> = gone.iter().take(NAMES).map(|(host, _)| host.as_str()).collect();
+        let more = gone.len().checked_sub(NAMES + 1).map(|more| format!(" and {} more", more + 1)).unwrap_or_default();
+        let (names, cluster) = (names.join(", "), &aim.cluster);
+        let (run, are) = if gone.len() == 1 { ("runs", "is") } else { ("run", "are") };
+        lines.push(format!(
+            "{names}{more} {run} '{cluster}' but {are} not in the tree any more: nothing changes there; \
+             'git push {first} :{cluster}' removes everything from a host"
+        ));
+    }
+    Ok(lines)
+}
+
+/// What was not looked at, of which one may think that it was.
+pub(super) fn of_work_tree(remote: &Remote, aim: &Aim) -> Vec<String> {
+    let gix = remote.repo.gix();
+    if gix.workdir().is_none() {
+        return Vec::new();
+    }
+    let current = gix.head_name().ok().flatten();
+    let head = gix.head_id().ok().map(|id| CommitId(id.detach()));
+    let current = current.map(|name| printable(name.shorten()));
+    if let (Source::Branch, Some(current)) = (aim.source, current.filter(|name| name != aim.cluster.as_str())) {
+        return vec![format!("branch '{current}' is checked out; this is about '{}'", aim.cluster)];
+    }
+    match head == Some(aim.commit) && has_changes(remote) {
+        true => vec!["the work tree has changes that are not committed".into()],
+        false => Vec::new(),
+    }
+}
+
+fn has_changes(remote: &Remote) -> bool {
+    let mut git = remote.repo.git();
+    if let Some(workdir) = remote.repo.gix().workdir() {
+        git.current_dir(workdir).env("GIT_WORK_TREE", workdir);
+    }
+    git.args(["--no-optional-locks", "status", "--porcelain", "-z", "--ignore-submodules=all"]);
+    let Ok(said) = git.stdin(Stdio::null()).output() else { return false };
+    // Files beside the hosts' directories are never deployed.
+    said.status.success() && said.stdout.split(|byte| *byte == 0).any(|entry| entry.contains(&b'/'))
+}

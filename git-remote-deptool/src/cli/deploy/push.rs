@@ -1,0 +1,153 @@
+//! `git push`, as it carries out what was agreed to.
+
+use std::{
+    fs, io,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use deptool_agent::shared::text::printable;
+
+use super::{
+    super::{
+        CliError,
+        aim::{self, Aim, Selection},
+        exit::ExitStatus,
+        hear,
+        how::How,
+        output::Output,
+        wiring::Draft,
+    },
+    Deployment,
+};
+use crate::{
+    config::url::Address,
+    fleet::remote::Remote,
+    model::batch::Ancestry,
+    plan::ClusterPlan,
+    push::host_report::{HostOutcome, HostReport},
+    state::HostLock,
+};
+
+/// What a push has come to.
+pub(super) struct Pushed {
+    pub status: ExitStatus,
+    pub reports: Vec<HostReport>,
+    /// Why it failed, where no host has anything to do with it.
+    pub rejections: Vec<String>,
+}
+
+/// Carry out what was agreed to, and nothing else.
+pub(super) fn push(
+    remote: &Remote,
+    deployment: &Deployment,
+    plan: &ClusterPlan,
+    how: &How,
+    output: &Output,
+) -> Result<Pushed, CliError> {
+    let Deployment { aim, ancestry, intro: _ } = deployment;
+    let report = ReportFile::new(remote)?;
+    let mut git = Command::new("git");
+    let destination = destination(remote, aim, &mut git)?;
+    git.args(["push", "--porcelain"]);
+    if how.atomic {
+        git.arg("--atomic");
+    }
+    if output.is_quiet() {
+        git.arg("--quiet");
+    }
+    for option in [format!("plan={}", plan.digest())].into_iter().chain(how.push_options()) {
+        git.arg("-o").arg(option);
+    }
+    let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
+    git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));
+    git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress");
+    let ended = git.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    if ended.status.signal().is_some() || remote.connector.interrupted.is_set() {
+        // Git dies of Ctrl-C at once; the helper tells the hosts first, and holds these until it has heard of them.
+        for (host, _) in plan.affected() {
+            drop(HostLock::acquire(&remote.repo, &host.tracking)?);
+        }
+    }
+    let reports = report.read()?;
+    let reported = reports.iter().map(|report| status_of(report.outcome)).fold(ExitStatus::Done, ExitStatus::worse);
+    if reported != ExitStatus::Done || ended.status.success() {
+        return Ok(Pushed { status: reported, reports, rejections: Vec::new() });
+    }
+    let rejections = rejections(&String::from_utf8_lossy(&ended.stdout));
+    let is_stale = rejections.iter().any(|why| why.contains("(stale info)"));
+    let status = if is_stale { ExitStatus::Stale } else { ExitStatus::Failed };
+    Ok(Pushed { status, reports, rejections })
+}
+
+/// What `git push --porcelain` says of refs that were rejected: `[remote rejected] (why)`.
+fn rejections(table: &str) -> Vec<String> {
+    let rejected = table.lines().filter_map(|line| line.strip_prefix("!\t"));
+    rejected.filter_map(|line| Some(printable(line.split_once('\t')?.1.as_bytes()))).collect()
+}
+
+/// The remote to push to. Tells `git` whatever it has to know of it.
+fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, CliError> {
+    match (aim.selection, aim.hosts.as_slice()) {
+        (Selection::Some, [only]) => Ok(aim::remote_of(remote, only)),
+        (Selection::Some, hosts) => Ok(hear::address(git, hosts.iter())),
+        (Selection::All, _) => {
+            let config = remote.repo.gix().config_snapshot();
+            let remotes = Draft::new(config.plumbing()).remotes();
+            let all = remotes.into_iter().find(|remote| remote.address == Some(Address::All));
+            Ok(all.map_or_else(|| "deptool::@all".to_owned(), |remote| remote.name))
+        }
+    }
+}
+
+/// What the helper says of each host. The file goes when this does.
+struct ReportFile(PathBuf);
+
+impl ReportFile {
+    fn new(remote: &Remote) -> io::Result<Self> {
+        let directory = remote.repo.common_dir().join("deptool");
+        fs::create_dir_all(&directory)?;
+        let path = fs::canonicalize(directory)?.join(format!("report.{}", std::process::id()));
+        fs::write(&path, "")?;
+        Ok(ReportFile(path))
+    }
+
+    fn read(&self) -> io::Result<Vec<HostReport>> {
+        let text = fs::read(&self.0)?;
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
+    }
+}
+
+impl Drop for ReportFile {
+    fn drop(&mut self) {
+        // What is left is in nobody's way.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// How the whole ends if that became of one host.
+fn status_of(outcome: HostOutcome) -> ExitStatus {
+    match outcome {
+        HostOutcome::Done | HostOutcome::Unaffected => ExitStatus::Done,
+        HostOutcome::RolledBack | HostOutcome::Reverted => ExitStatus::RolledBack,
+        HostOutcome::Stale | HostOutcome::NonFastForward => ExitStatus::Stale,
+        HostOutcome::Busy => ExitStatus::Busy,
+        HostOutcome::Unreachable | HostOutcome::Skipped => ExitStatus::Unreachable,
+        HostOutcome::Refused | HostOutcome::Cancelled | HostOutcome::NotAttempted => ExitStatus::Failed,
+        HostOutcome::Unknown | HostOutcome::NotNoted => ExitStatus::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_has_rejected_is_told() {
+        let table =
+            "To deptool::@all\n!\tprod:refs/heads/prod\t[remote rejected] (bad waves)\n=\ta:b\t[up to date]\nDone\n";
+        assert_eq!(rejections(table), ["[remote rejected] (bad waves)"]);
+    }
+}

@@ -1,0 +1,93 @@
+//! How a deployment is carried out: the options that `deploy`, `rollback` and `plan` share.
+
+use crate::model::push_option::{PushOptionError, PushOptions};
+
+/// What a plan shows of it.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Course {
+    /// Deploy in waves: '1,25%,100%' is one host, then a quarter of them, then all
+    #[arg(long, value_name = "until,...", value_parser = waves)]
+    waves: Option<String>,
+    /// Undo the deployment on hosts that can't be reached again within this time
+    #[arg(
+        long,
+        value_name = "time",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "30s",
+        value_parser = confirm
+    )]
+    confirm: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct How {
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Fetch what the hosts run first
+    #[arg(long)]
+    pub fetch: bool,
+    /// If one host fails, roll back all of them
+    #[arg(long)]
+    pub atomic: bool,
+    #[command(flatten)]
+    pub course: Course,
+    /// Wait up to this time for another deployment to end
+    #[arg(long, value_name = "time", value_parser = lock_wait)]
+    lock_wait: Option<String>,
+    /// Skip hosts that can't be reached
+    #[arg(long, conflicts_with = "atomic")]
+    pub skip_unreachable: bool,
+    /// Print the outcome for each host as JSON; needs --yes
+    #[arg(long, requires = "yes")]
+    pub json: bool,
+}
+
+impl Course {
+    /// As `git push` takes them.
+    pub fn push_options(&self) -> Vec<String> {
+        let waves = self.waves.as_ref().map(|waves| format!("waves={waves}"));
+        let confirm = self.confirm.as_ref().map(|time| format!("confirm={time}"));
+        waves.into_iter().chain(confirm).collect()
+    }
+
+    /// What they come to, on top of what `push.pushOption` has.
+    pub fn parsed(&self, configured: &[Vec<u8>]) -> PushOptions {
+        let mut options = PushOptions::default();
+        let own = self.push_options().into_iter().map(String::into_bytes);
+        for option in configured.iter().cloned().chain(own) {
+            // What is wrong with a configured one is told by the push.
+            let _ = options.set(&option);
+        }
+        options
+    }
+}
+
+impl How {
+    /// As `git push` takes them.
+    pub fn push_options(&self) -> Vec<String> {
+        let mut options = self.course.push_options();
+        options.extend(self.lock_wait.as_ref().map(|time| format!("lock-wait={time}")));
+        options.extend(self.skip_unreachable.then(|| "skip-unreachable".to_owned()));
+        options
+    }
+}
+
+/// Whether `git push` would take a value: what can be misread fails before anything else.
+fn checked(name: &str, value: &str) -> Result<String, PushOptionError> {
+    PushOptions::default().set(format!("{name}={value}").as_bytes())?;
+    Ok(value.to_owned())
+}
+
+fn waves(value: &str) -> Result<String, PushOptionError> {
+    checked("waves", value)
+}
+
+fn confirm(value: &str) -> Result<String, PushOptionError> {
+    checked("confirm", value)
+}
+
+fn lock_wait(value: &str) -> Result<String, PushOptionError> {
+    checked("lock-wait", value)
+}

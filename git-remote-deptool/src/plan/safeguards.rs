@@ -1,0 +1,40 @@
+//! What watches over a deployment to one host: checks before anything is changed, probes afterwards.
+
+use deptool_agent::shared::{
+    name::{AppName, UnitName},
+    plan::HostPlan,
+    tree::HostTree,
+};
+
+/// Of the apps that change; the others' are not asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Safeguards {
+    /// Units that are run on what is staged.
+    pub checks: Vec<UnitName>,
+    /// What must answer after the units have settled.
+    pub health: Vec<String>,
+    /// Whether an app asks that the host can be reached anew afterwards.
+    pub confirm: bool,
+}
+
+impl Safeguards {
+    pub fn of(plan: &HostPlan, old: &HostTree, new: &HostTree) -> Safeguards {
+        let changed = || plan.apps.iter().filter_map(|change| new.apps.get(&change.app));
+        let checks = changed().flat_map(|app| app.manifest.checks.iter().cloned());
+        let probes = changed().flat_map(|app| &app.manifest.health);
+        let health = probes.map(|probe| format!("{} within {} s", probe.target, probe.within.as_secs_f64()));
+        // As on the host: to take a firewall away is as bold as to put one up.
+        let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
+        let confirm = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
+        Safeguards { checks: checks.collect(), health: health.collect(), confirm }
+    }
+
+    /// For people, each safe for a terminal.
+    pub fn lines(&self) -> Vec<String> {
+        let Safeguards { checks, health, confirm } = self;
+        let checks = checks.iter().map(|unit| format!("check with {unit}"));
+        let health = health.iter().map(|probe| format!("wait for {probe}"));
+        let confirm = confirm.then(|| "go back unless the host can be reached anew".to_owned());
+        checks.chain(health).chain(confirm).collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! Who deploys.
+
+use std::process::{Command, Stdio};
+
+use deptool_agent::shared::text::printable;
+use gix::bstr::ByteSlice;
+
+use super::Repo;
+
+impl Repo {
+    /// The committer that Git would use. Where none is configured, as in a server's hook, the login on this machine.
+    pub fn operator(&self) -> String {
+        if let Some((name, email)) = committer(&self.gix) {
+            return format!("{name} <{email}>");
+        }
+        let said = self.git().args(["var", "GIT_COMMITTER_IDENT"]).stderr(Stdio::null()).output().ok();
+        let said = said.filter(|said| said.status.success()).map(|said| said.stdout.to_str_lossy().into_owned());
+        match said.as_deref().and_then(|said| said.split_once('>')).and_then(|(who, _)| who.split_once('<')) {
+            Some((name, email)) if !cleaned(name).is_empty() => format!("{} <{}>", cleaned(name), cleaned(email)),
+            Some(_) | None => {
+                let login = login();
+                format!("{login} <{login}@{}>", machine())
+            }
+        }
+    }
+}
+
+/// Name and address of the configured committer, fit for a line of Git's; nothing if there is none, or one without a
+/// name.
+pub(crate) fn committer(repo: &gix::Repository) -> Option<(String, String)> {
+    let committer = repo.committer()?.ok()?;
+    let (name, email) = (cleaned(&committer.name.to_str_lossy()), cleaned(&committer.email.to_str_lossy()));
+    (!name.is_empty()).then_some((name, email))
+}
+
+/// As Git's `ident.c`: without what could end the line or be taken for its structure, nor crud around it.
+fn cleaned(text: &str) -> String {
+    let is_crud = |c: char| c <= ' ' || ".,:;<>\"\\'".contains(c);
+    text.trim_matches(is_crud).replace(['\n', '\r', '<', '>'], "")
+}
+
+fn login() -> String {
+    let said = Command::new("id").arg("-un").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let name = said.map(|said| printable(said.stdout.trim())).unwrap_or_default();
+    if name.is_empty() { format!("uid {}", rustix::process::getuid().as_raw()) } else { name }
+}
+
+fn machine() -> String {
+    let name = printable(rustix::system::uname().nodename().to_bytes());
+    if name.is_empty() { "localhost".into() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_line_without_git_s_own_signs() {
+        assert_eq!([cleaned("Ada\nOperator"), cleaned(" <ada@example.org>")], ["AdaOperator", "ada@example.org"]);
+        assert_eq!([cleaned("\"Ada\" O."), cleaned("a\r\nb"), cleaned(" .")], ["Ada\" O", "ab", ""]);
+    }
+}
