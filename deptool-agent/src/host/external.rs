@@ -1,4 +1,4 @@
-//! Paths outside of the state directory.
+//! External paths: those outside of `/var/lib/deptool`.
 
 pub mod drift;
 pub mod place;

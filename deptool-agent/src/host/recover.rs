@@ -1,4 +1,4 @@
-//! What an earlier agent has left unfinished is finished or undone, under the host's lock.
+//! Recovers from an interrupted deployment: finishes or undoes it, under the host lock.
 
 use std::{
     fs,
@@ -28,24 +28,25 @@ use crate::{
     system::System,
 };
 
-/// What was found.
+/// The result of a recovery.
 pub enum Recovery {
+    /// There was nothing to recover.
     Nothing,
-    /// Somebody is at work, so there is nothing to recover.
+    /// Another agent holds the lock, so nothing was interrupted.
     Busy(Holder),
-    /// What was done, in a sentence.
+    /// Something was recovered. The text says what, in a sentence.
     Done(String),
-    /// Why an interrupted deployment could not be undone, in sentences. The next agent tries again.
+    /// An interrupted deployment could not be undone; the sentences say why. The next agent tries again.
     Stuck(Vec<String>),
 }
 
-/// Undo or finish what the journal holds, under the lock.
+/// Finish or undo the deployment in the journal, and repair damaged records.
 pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Recovery, HostError> {
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
     if Journal::is_empty(home)? && HostLock::was_left(home)? && is_whole(home)? && !heal::is_needed(home) {
-        // Without taking the lock, or who only asks would get in the way of somebody who deploys.
+        // Do not take the lock for this: a fetch would get in the way of a deployment.
         return Ok(Recovery::Nothing);
     }
     let holder = Holder { id: None, by: "recovery".into(), phase: Phase::RollingBack, since: now() };
@@ -65,7 +66,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     }
 }
 
-/// Whether no unit is known to be down that should run.
+/// Whether no failed deployment has left units down.
 fn is_whole(home: &Home) -> Result<bool, HostError> {
     match failed_units::load(home) {
         Ok(down) => Ok(down.is_empty()),
@@ -74,7 +75,7 @@ fn is_whole(home: &Home) -> Result<bool, HostError> {
     }
 }
 
-/// Nothing is under way: remove what an agent that died has left, and mend what is damaged.
+/// No deployment is under way: remove what a dead agent left, repair records, and start units that are down.
 fn tidy_up(
     home: &Home,
     lock: HostLock,
@@ -93,7 +94,7 @@ fn tidy_up(
     Ok(if said.is_empty() { Recovery::Nothing } else { Recovery::Done(said.join("; ")) })
 }
 
-/// The deployment has its verdict: finish it.
+/// Finish a deployment that was kept.
 fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Result<Recovery, HostError> {
     let mut store = Store::open_or_init(&home.store())?;
     finish::finish(home, record, &mut store)?;
@@ -104,7 +105,7 @@ fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Resul
     Ok(Recovery::Done("an interrupted deployment was good, and was finished".into()))
 }
 
-/// The deployment has no verdict: undo it.
+/// Undo a deployment that was not kept.
 fn go_back(
     home: &Home,
     lock: HostLock,
@@ -116,7 +117,7 @@ fn go_back(
         return Err(HostError::Interrupted("the host is shutting down in the middle of a deployment".into()));
     }
     let left = undo(home, record, system, tick);
-    // One that was rolled back, but not completely, stays one.
+    // An attempt that is already in the log as rolled back stays rolled back; only the errors are new.
     let known = attempts::find(home, record.id)?.map(|attempt| attempt.result);
     let result = match known {
         Some(AttemptResult::RolledBack { why, errors: _ }) => {
@@ -129,7 +130,7 @@ fn go_back(
     if !left.errors.is_empty() {
         return Ok(Recovery::Stuck(left.errors));
     }
-    // The agent that was interrupted may not have got it onto the disk.
+    // The interrupted agent may not have synced this ref.
     finish::note_target(record, &mut Store::open_or_init(&home.store())?)?;
     finish::tidy(home)?;
     place::sync(home)?;
@@ -139,7 +140,7 @@ fn go_back(
     Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))
 }
 
-/// The journal is damaged: whether anything is under way is seen by comparing.
+/// The journal is damaged. Compare the running generation with the branch to see whether a deployment was under way.
 fn compare(
     home: &Home,
     lock: HostLock,
@@ -152,15 +153,15 @@ fn compare(
     if running.is_some_and(|running| running != deployed) {
         return Err(HostError::Interrupted(format!("{damage}, and what runs is not what is deployed")));
     }
-    // Of no use to anybody: it was being written when the machine stopped, or what it began has not happened.
+    // The two agree, so the journal is of no use: the machine stopped while it was written, or before anything changed.
     if durable::open(&home.journal()).is_err() {
         heal::set_aside(home, &home.journal())?;
     }
     tidy_up(home, lock, system, tick)
 }
 
-/// Recover while the machine boots. `system` must not wait for jobs: they may be waiting for the end of this. Returns what
-/// was done, in a sentence.
+/// Recover while the machine boots. `system` must not wait for jobs, because jobs may wait for this to end. Returns a
+/// sentence about what was recovered, if anything was.
 pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, HostError> {
     home.check_ownership()?;
     match recover(home, system, &mut || ())? {
@@ -171,7 +172,7 @@ pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, H
     }
 }
 
-/// Let the agent that wrote the journal deal with it: it recovers, and ends at the end of its input.
+/// Run the agent that wrote the journal. It recovers when it starts, and exits because its stdin is empty.
 fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> {
     let path = home.bin().join(agent.as_str());
     if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
@@ -182,7 +183,7 @@ fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> 
         )));
     }
     let mut command = Command::new(&path);
-    // That is for us.
+    // The request in the environment is for this agent.
     command.env_remove(crate::shared::env_request::VARIABLE);
     if !home.is_live() {
         command.env("DEPTOOL_ROOT", home.root());

@@ -1,4 +1,4 @@
-//! What is below the state directory, `/var/lib/deptool`, beside the store.
+//! The files in `/var/lib/deptool`, except the Git store: layout, lock, journal and records, generations and checkouts.
 
 pub mod agents;
 pub mod attempts;

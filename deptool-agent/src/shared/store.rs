@@ -125,8 +125,8 @@ impl Store {
         Ok(Some(ReadStore(Self::with(dir, Packs::open_all(&pack_dir(dir))?))))
     }
 
-    /// What there is in the store at `dir` that nobody can have made who works with it: links, directories in the place of
-    /// files, files that are far too long. The store works once they are moved away.
+    /// Paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of files, files
+    /// that are far too long. The store works once they are moved away.
     pub fn strange(dir: &Path) -> Result<Vec<PathBuf>> {
         let branch = RefFiles::at(dir).branch();
         layout::strange(dir, branch.as_deref())

@@ -1,6 +1,6 @@
-//! After the verdict: refs, ledger, log and links agree with the new generation, and what is no longer needed goes.
+//! Finishes a deployment that is kept: updates refs, ledger, log and links, and then removes what is no longer needed.
 //!
-//! All of it can be done again after an interruption.
+//! Everything here is idempotent, so that it can be repeated after an interruption.
 
 use std::collections::BTreeSet;
 
@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// With more packs than this the store is repacked.
+/// If there are more packs than this, the store is repacked.
 const MANY_PACKS: usize = 50;
 
-/// Let what was tried stay readable in the store, however it ends.
+/// Record the commit in `refs/deptool/target`, so that it stays readable however the deployment ends.
 pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> {
     match record.to {
         Goal::Commit(id) => Ok(store.set_target(&id)?),
@@ -38,10 +38,10 @@ pub fn note_target(record: &Record, store: &mut Store) -> Result<(), HostError> 
     }
 }
 
-/// Make everything agree with the deployment of `record`, which has its verdict.
+/// Make all records agree with the deployment of `record`, which is kept.
 pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), HostError> {
     release_reserve(home)?;
-    // What is deployed is never there without the directory that it is deployed from.
+    // Before the branch: whatever is deployed must have the name of its directory on record.
     if let Goal::Commit(_) = record.to {
         durable::replace(&home.host_name(), record.host.as_str().as_bytes())?;
     }
@@ -54,18 +54,18 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     if record.to == Goal::Nothing {
         durable::remove(&home.host_name())?;
     }
-    // Whatever was down runs now, or is not asked for any more.
+    // Units that were down run now, or are no longer deployed.
     failed_units::clear(home)?;
     attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
     clear_siblings(home, record)?;
     release_directories(home, record)
 }
 
-/// Remove what no generation needs, then close the journal: the host is at rest.
+/// Remove what no generation needs, and close the journal.
 pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) -> Result<(), HostError> {
     prune(home)?;
     agents::prune(home, &record.agent)?;
-    // Attempts of the last generations stay readable; nothing else needs objects that no reflog names.
+    // Repacking drops objects that no ref and no reflog names.
     if store.is_suspect() {
         store.drop_damaged()?;
     }
@@ -81,7 +81,7 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
     journal.close()
 }
 
-/// The log's line for the deployment of `record`.
+/// The entry in the attempts log for the deployment of `record`.
 pub fn attempt_of(record: &Record, result: AttemptResult) -> Attempt {
     let Record { id, by, when, cluster, from, to, .. } = record.clone();
     Attempt { id, when, by, cluster, from, to, result }
@@ -95,7 +95,7 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     let log = LogEntry { name, email, seconds: record.when, message: "deptool: deployed" };
     match record.to {
         Goal::Commit(commit) => {
-            // A ref that was damaged when the machine went down is written again, too.
+            // This also replaces a ref that was damaged when the machine went down.
             let is_set =
                 matches!(store.deployed(), Ok(Some((cluster, id))) if cluster == record.cluster && id == commit);
             if !is_set {
@@ -110,7 +110,7 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The backups of the deployment are not needed any more; what we do not hold any more needs no backup either.
+/// Remove the backups for undoing this deployment, and the original backups of paths that are no longer claimed.
 fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
     for action in &record.actions {
         let Action::Place(placement) = action else { continue };
@@ -128,7 +128,7 @@ fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Directories that we made go when nothing is left in them.
+/// Remove directories that a deployment made, if nothing is left in them.
 fn release_directories(home: &Home, record: &Record) -> Result<(), HostError> {
     let mut claims = Claims { directories: BTreeSet::new(), ..record.claims.clone() };
     // Innermost first.
@@ -150,7 +150,7 @@ fn below(path: &ExternalPath, directory: &ExternalPath) -> bool {
     crate::shared::path::is_within(path.as_str(), directory.as_str())
 }
 
-/// Remove whatever a deployment that did not happen may have left. Only who holds the host lock may do this.
+/// Remove whatever a deployment that was not activated left. The caller holds the host lock.
 pub fn tidy(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| name.ends_with(".new")) {
         durable::remove(&home.state().join(name))?;

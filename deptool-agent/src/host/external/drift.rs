@@ -1,4 +1,4 @@
-//! Drift: what on this host is not as it was deployed. Reads, changes nothing.
+//! Finds drift: whatever on this host is not as it was deployed. This only reads.
 
 use std::{collections::BTreeSet, fs};
 
@@ -27,14 +27,14 @@ use crate::{
     system::{Active, Manager, System, UnitFile},
 };
 
-/// Where systemd reads unit files before `/etc/systemd/system`: what `systemctl set-property` and its like leave.
+/// The directories that take precedence over `/etc/systemd/system`. `systemctl set-property` and the like write to them.
 const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
 const ETC: &str = "/etc/systemd/system";
 const RUN: &str = "/run/systemd/system";
-/// Where packages have their units.
+/// The directories for the units of packages.
 const BELOW: [&str; 3] = ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
-/// Compare the host with what was deployed. Empty if they agree, or if nothing is deployed.
+/// Compare the host with what is deployed. Empty if they agree, or if nothing is deployed.
 pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
@@ -54,7 +54,7 @@ pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostErro
     Ok(looking.found)
 }
 
-/// What was changed by hand in an app's checkout of a generation, as paths on the host.
+/// The changes by hand in the checkout of an app in a generation.
 pub fn of_checkout(home: &Home, generation: u32, name: &AppName, app: &crate::shared::tree::App) -> Vec<Drift> {
     let stable = Home::stable_path(name);
     let link = home.generation(generation).join(name.as_str());
@@ -85,7 +85,7 @@ impl Looking<'_> {
         self.found.push(Drift { subject: Subject::Unit(unit.clone()), what: what.into() });
     }
 
-    /// The links to the generation, and the checkouts in it.
+    /// Compare the links to the current generation, and the checkouts in it.
     fn generation(&mut self, deployed: &Deployed) {
         let current = self.home.linked_generation(&self.home.current()).ok().flatten();
         let is_deployed = |number: &u32| {
@@ -106,7 +106,7 @@ impl Looking<'_> {
         }
     }
 
-    /// What we hold outside of our own directory.
+    /// Compare the external paths in the ledger.
     fn outside(&mut self) -> Result<(), HostError> {
         let held: Vec<(ExternalPath, PathClaim)> = self.claims.paths.clone().into_iter().collect();
         for (path, claim) in held {
@@ -175,7 +175,7 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Whether it runs, if it is of a kind that stays.
+    /// Check that the unit runs, unless it may end by itself.
     fn activity(&mut self, unit: &UnitName, wanted: &WantedUnit, system: &mut dyn System) -> Result<(), HostError> {
         let now = system.detail(unit)?;
         let may_end = now.service_type == "oneshot"
@@ -193,11 +193,11 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Unit files and drop-ins that come before ours, or beside them, and are not ours.
+    /// Find unit files and drop-ins that were not deployed and that override the deployed ones.
     fn overrides(&mut self, unit: &UnitName) {
         let exists = |directory: &str| {
             let path = self.home.root().join(&directory[1..]).join(unit.as_str());
-            // Another name for it is a link.
+            // A symlink is only an alias.
             fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
         };
         let mut over: Vec<String> =

@@ -1,12 +1,12 @@
-//! Paths outside of `/var/lib/deptool`, reached without being led astray.
+//! Reads and writes external paths, safe from other users' symlinks.
 //!
-//! A path is walked component by component from the root. Symlinks on the way are followed only if root (or whoever
-//! runs the agent on a root directory of their own) owns them and only root can write to the directory they are in;
-//! everything else could be a trap that a user of the host has set.
+//! A path is walked from the root, one component at a time. A symlink on the way is only followed if it belongs to root (or
+//! to the user who runs the agent on a local root), and if only that user can write to the directory it is in. Any other
+//! symlink could be a trap.
 //!
-//! openat2(2) would walk a whole path in one call, but follows all links or none: which ones may be followed depends on who
-//! owns them and what they are in. One component opened without following, and looked at as what was opened, leaves no more
-//! room for a race, and is the same on every kernel.
+//! openat2(2) can walk a path in one call, but it follows either all symlinks or none. Here it depends on the owner of each.
+//! Each component is opened without following symlinks, and then the opened file is checked. That leaves no race, and works
+//! on every kernel.
 
 use std::{
     collections::VecDeque,
@@ -38,15 +38,15 @@ use crate::{
     },
 };
 
-/// Opens whatever is there without reading it. Elsewhere than on Linux, where agents run, this only has to compile.
+/// The flags to open a file without reading it. Agents run on Linux; elsewhere this only has to compile.
 #[cfg(target_os = "linux")]
 const LOOK: OFlags = OFlags::PATH;
 #[cfg(not(target_os = "linux"))]
 const LOOK: OFlags = OFlags::RDONLY;
-/// More links than this on one path are a loop.
+/// A path with more symlinks than this is taken for a loop.
 const MAX_LINKS: usize = 40;
 
-/// A directory outside of ours, held open.
+/// An external path: its parent directory, held open, and a name in it.
 pub struct Place {
     directory: OwnedFd,
     /// The directory's real path on the host, for messages.
@@ -54,15 +54,15 @@ pub struct Place {
     name: OsString,
 }
 
-/// Where a path leads.
+/// The result of resolving a path.
 pub enum Resolved {
     Place(Place),
-    /// These directories are missing, outermost first, given as paths on the host.
+    /// These directories do not exist. The outermost is first.
     Missing(Vec<ExternalPath>),
 }
 
 impl Resolved {
-    /// Where `path`, which was resolved to this, really is. Two paths can be one place.
+    /// The real path of `path`, which was resolved to this. Two paths can have the same real path.
     pub fn real(&self, path: &ExternalPath) -> PathBuf {
         let name = Path::new(path.as_str()).file_name().unwrap_or_default();
         match self {
@@ -75,7 +75,7 @@ impl Resolved {
 }
 
 impl Place {
-    /// Resolve the directory that holds `path`.
+    /// Resolve the parent directory of `path`.
     pub fn resolve(home: &Home, path: &ExternalPath) -> Result<Resolved, HostError> {
         let full = Path::new(path.as_str());
         let mut walk = Walk::start(home)?;
@@ -98,7 +98,7 @@ impl Place {
         Ok(Resolved::Place(Place { directory: walk.into_directory(), real, name }))
     }
 
-    /// As [`Place::resolve`], for a path whose directory must be there.
+    /// Like [`Place::resolve`], but `None` if the parent directory does not exist.
     pub fn existing(home: &Home, path: &ExternalPath) -> Result<Option<Place>, HostError> {
         match Self::resolve(home, path)? {
             Resolved::Place(place) => Ok(Some(place)),
@@ -118,7 +118,7 @@ impl Place {
         }
     }
 
-    /// What is there: nothing, a link, a file, or something that we can't take over.
+    /// What is at the path: nothing, a link, a file, or something that can't be taken over.
     pub fn found(&self) -> Result<Found, HostError> {
         self.found_as(&self.name.clone())
     }
@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// Mode and owner of what is there.
+    /// Mode, owner and group, if the path exists.
     pub fn attributes(&self) -> Result<Option<(u32, u32, u32)>, HostError> {
         let stat = self.stat(&self.name)?;
         Ok(stat.map(|stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)))
@@ -158,12 +158,12 @@ impl Place {
         Ok(File::from(file))
     }
 
-    /// Whether a sibling of this kind is there.
+    /// Whether a sibling of this kind exists.
     pub fn has(&self, sibling: Sibling) -> Result<bool, HostError> {
         Ok(self.stat(&sibling.name(&self.name))?.is_some())
     }
 
-    /// Keep what is there under a sibling's name as well. One that is there from before an interruption stays.
+    /// Back up the path under a sibling's name. A sibling that exists, from before an interruption, stays.
     pub fn keep_as(&self, sibling: Sibling) -> Result<(), HostError> {
         let name = sibling.name(&self.name);
         match rustix::fs::linkat(&self.directory, &self.name, &self.directory, &name, AtFlags::empty()) {
@@ -172,18 +172,18 @@ impl Place {
         }
     }
 
-    /// Give one sibling another name, replacing what has it.
+    /// Rename a sibling, and replace what has the new name.
     pub fn rename_sibling(&self, from: Sibling, to: Sibling) -> Result<(), HostError> {
         self.rename(&from.name(&self.name), &to.name(&self.name))
     }
 
-    /// Put a sibling back in place. The rename of two names of one file does nothing, so the sibling is removed after it.
+    /// Move a sibling back to the path. If both are hard links to one file, rename does nothing, so remove the sibling, too.
     pub fn put_back(&self, sibling: Sibling) -> Result<(), HostError> {
         self.rename(&sibling.name(&self.name), &self.name)?;
         self.remove_name(&sibling.name(&self.name))
     }
 
-    /// Put what a sibling has in place, and keep the sibling.
+    /// Restore the path from a sibling, and keep the sibling.
     pub fn copy_back(&self, sibling: Sibling) -> Result<(), HostError> {
         let (from, new) = (sibling.name(&self.name), Sibling::New.name(&self.name));
         self.remove_name(&new)?;
@@ -212,7 +212,7 @@ impl Place {
         self.remove_name(&sibling.name(&self.name))
     }
 
-    /// Put a symlink in place by a rename.
+    /// Put a symlink at the path, by a rename.
     pub fn write_link(&self, target: &str, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
@@ -220,7 +220,7 @@ impl Place {
         self.put_in_place(over)
     }
 
-    /// Give what is under the new name its place.
+    /// Rename the new sibling to the path.
     fn put_in_place(&self, over: Over) -> Result<(), HostError> {
         let flags = match over {
             Over::Anything => RenameFlags::empty(),
@@ -228,7 +228,7 @@ impl Place {
         };
         let new = Sibling::New.name(&self.name);
         match rustix::fs::renameat_with(&self.directory, &new, &self.directory, &self.name, flags) {
-            // Some file systems can't promise not to replace: looking first is the best that can be had there.
+            // Some file systems do not support RENAME_NOREPLACE. There, looking first has to do.
             Err(Errno::INVAL) if over == Over::Nothing && self.stat(&self.name)?.is_none() => {
                 self.rename(&new, &self.name)
             }
@@ -236,7 +236,7 @@ impl Place {
         }
     }
 
-    /// Put a file of mode 0644 with the content of `source` in place by a rename; its content is durable before that.
+    /// Put a copy of `source` with mode 0644 at the path, by a rename. The content is synced first.
     pub fn write_copy(&self, source: &Path, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
@@ -253,14 +253,14 @@ impl Place {
         self.put_in_place(over)
     }
 
-    /// Make the directory's entries durable.
+    /// Sync the parent directory.
     pub fn sync(&self) -> Result<(), HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()).during("open", &self.real)?;
         rustix::fs::fsync(directory).during("sync", &self.real)
     }
 
-    /// Make a directory of this name. One that is there is fine.
+    /// Make a directory at the path, if it does not exist.
     pub fn make_directory(&self) -> Result<(), HostError> {
         match rustix::fs::mkdirat(&self.directory, &self.name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -268,7 +268,7 @@ impl Place {
         }
     }
 
-    /// Remove the directory of this name if it is empty; whether it is gone.
+    /// Remove the directory at the path if it is empty. Returns whether it is gone.
     pub fn remove_directory_if_empty(&self) -> Result<bool, HostError> {
         match rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
@@ -278,7 +278,7 @@ impl Place {
     }
 }
 
-/// Make what was changed outside of our directory durable.
+/// Sync the file system of `/etc`.
 pub fn sync(home: &Home) -> Result<(), HostError> {
     let etc = home.root().join("etc");
     if etc.exists() { home.sync_file_system(&etc) } else { Ok(()) }
@@ -295,22 +295,23 @@ pub enum Found {
 /// What a new file or link may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// Only what was looked at and kept.
+    /// Whatever is at the path: it was checked and backed up before.
     Anything,
-    /// Nothing: what turned up since is somebody else's.
+    /// Nothing: it is an error if something is at the path.
     Nothing,
 }
 
-/// Hidden names beside a path. They begin with a dot and end in nothing that a `*.conf` or `*.service` glob takes.
+/// Hidden files beside a path. Their names begin with a dot, and their suffix matches no glob such as `*.conf` or
+/// `*.service`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sibling {
-    /// What is about to take the path's place.
+    /// The new content, before it is renamed to the path.
     New,
-    /// What the running deployment replaces.
+    /// The backup of what the deployment that is under way replaces.
     Undo,
-    /// What was there before us.
+    /// The backup of what was there before the first deployment.
     Before,
-    /// What somebody put in place of ours.
+    /// The backup of what somebody put in place of a deployed path.
     Drift,
 }
 
@@ -357,7 +358,7 @@ fn check_outside(path: &ExternalPath, real: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The directories to make so that everything in `pending` below `real` is there.
+/// The directories to make for the path `pending` below `real`.
 fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostError> {
     let mut path = real.to_owned();
     let mut directories = Vec::new();
@@ -369,7 +370,7 @@ fn missing(real: &Path, pending: &VecDeque<OsString>) -> Result<Resolved, HostEr
     Ok(Resolved::Missing(directories))
 }
 
-/// A walk down from the root: the directories entered so far, so that `..` in a link needs no trust in the kernel's idea.
+/// A walk down from the root. It holds all entered directories, so that `..` in a symlink goes back the same way.
 struct Walk {
     root: OwnedFd,
     below: Vec<(OsString, OwnedFd)>,
@@ -452,7 +453,7 @@ impl Walk {
         }
     }
 
-    /// Go on where a link leads: its components come before what was still to be walked.
+    /// Follow a symlink: its components come before the pending ones.
     fn follow(&mut self, target: &[u8], pending: &mut VecDeque<OsString>) -> Result<(), WalkError> {
         self.links += 1;
         if self.links > MAX_LINKS {
@@ -462,7 +463,7 @@ impl Walk {
         for component in Path::new(OsStr::from_bytes(target)).components() {
             match component {
                 Component::RootDir => self.below.clear(),
-                // Only at the beginning can `..` be resolved here; below a name it is walked later.
+                // Only a `..` at the beginning can be resolved here. After a name it would be walked later.
                 Component::ParentDir if ahead.is_empty() => {
                     self.below.pop();
                 }
@@ -483,7 +484,7 @@ fn is_trusted(stat: &Stat) -> bool {
     owner.is_root() || owner == rustix::process::geteuid()
 }
 
-/// Set owner, group and mode of a staged file, in an order in which it never has more rights than asked for.
+/// Set owner, group and mode of a staged file. The owner comes first, so that the file never grants more than it should.
 pub fn set_owner_and_mode(path: &Path, uid: Option<u32>, gid: Option<u32>, mode: u32) -> Result<(), HostError> {
     if uid.is_some() || gid.is_some() {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));

@@ -1,7 +1,7 @@
-//! The agents in `bin/`: those that were used last, and for as long as a deployment is under way the one that carries it out.
+//! The agents in `bin/`: those that deployed last, and the agent of the deployment that is under way.
 //!
-//! Only the agent that wrote a journal can undo what it says. On a local root it may be started from anywhere, and be gone
-//! when it is needed: so it is put into `bin/` before the journal opens, and taken away when that is closed.
+//! Only the agent that wrote a journal can undo it. For a local root the agent can be started from anywhere, and may be gone
+//! when it is needed. So it is copied to `bin/` before the journal is opened, and removed when the journal is closed.
 
 use std::{
     fs, io,
@@ -19,14 +19,14 @@ use crate::host::state::{
     layout::Home,
 };
 
-/// How many agents stay.
+/// How many agents are kept.
 const KEPT: usize = 3;
 /// The present, for [`utimensat`].
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-/// Our own program.
+/// The program of this process.
 const SELF: &str = "/proc/self/exe";
 
-/// See to it that this agent is in `bin/`. Returns what has to be made durable of it.
+/// Put this agent into `bin/` unless it is there. Returns the path to sync, if it was written.
 pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     let path = home.bin().join(AgentId::own().as_str());
     if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
@@ -37,7 +37,7 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
         _ => {}
     }
     durable::remove_all(&path)?;
-    // Where it is on the same file system, a second name is enough.
+    // On the same file system a hard link is enough.
     if linkat(CWD, SELF, CWD, &path, AtFlags::SYMLINK_FOLLOW).is_err() {
         let temporary = home.bin().join(format!("{}.new", AgentId::own()));
         let mut program = fs::File::open(SELF).during("open", Path::new(SELF))?;
@@ -49,18 +49,18 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     Ok(Some(path))
 }
 
-/// No journal needs this agent any more: on a local root it goes.
+/// Remove this agent from a local root's `bin/`, because no journal needs it any more.
 pub fn release_own(home: &Home) -> Result<(), HostError> {
     if home.is_live() {
         return Ok(());
     }
     durable::remove(&home.bin().join(AgentId::own().as_str()))?;
-    // Another agent may be in it.
+    // This fails if another agent is in it.
     let _ = fs::remove_dir(home.bin());
     Ok(())
 }
 
-/// Remove agents beyond those that deployed last, by their times; never the one that is running.
+/// Remove all agents but those that deployed last, by modification time. Never removes the agent that is running.
 pub fn prune(home: &Home, running: &AgentId) -> Result<(), HostError> {
     let bin = home.bin();
     if !bin.exists() {
@@ -70,7 +70,7 @@ pub fn prune(home: &Home, running: &AgentId) -> Result<(), HostError> {
     for name in names(&bin)? {
         let path = bin.join(&name);
         if name == running.as_str() {
-            // So that it counts as the last used when another one looks.
+            // Other agents see by this time that it was used last.
             let now = Timestamps { last_access: NOW, last_modification: NOW };
             utimensat(CWD, &path, &now, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", &path)?;
         }

@@ -1,7 +1,7 @@
-//! Every deployment that got as far as activation, and how it ended: one JSON object per line.
+//! The attempts log: every deployment that was activated, and how it ended, as one JSON object per line.
 //!
-//! A log that is not a file of ours counts as empty until the next agent that holds the lock has moved it away. Lines that
-//! can't be understood are passed over.
+//! Lines that can't be parsed are skipped. If something else than a regular file is in the log's place, the log counts as
+//! empty, until the next agent that holds the lock moves it away.
 
 use std::{
     fs::File,
@@ -20,15 +20,14 @@ use crate::{
     },
 };
 
-/// A log longer than this is shortened, to its end of the other length: in bytes.
+/// A log that is longer than `MOST` bytes is shortened to its last `KEPT` bytes.
 const MOST: u64 = 256 * 1024;
 const KEPT: usize = 128 * 1024;
-/// So much of its end is looked at first. Of a longer log than we ever write, no more than the other is looked at.
+/// `RECENT` bytes at the end are read first, because they have the last attempts. No more than `ALL` bytes are ever read.
 const RECENT: u64 = 4 * 1024;
 const ALL: u64 = 2 * MOST;
 
-/// Add `attempt` to the log. One that is the last already is not added twice. Durable after the next sync of the file
-/// system.
+/// Add `attempt` to the log, unless it already is the last one. The caller syncs the file system.
 pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
     if latest(home, 1)?.first() == Some(attempt) {
         return Ok(());
@@ -38,14 +37,14 @@ pub fn record(home: &Home, attempt: &Attempt) -> Result<(), HostError> {
     let mut line = serde_json::to_vec(attempt).map_err(|error| HostError::refused(error.to_string()))?;
     line.push(b'\n');
     let mut file = durable::open_to_write(&path, Writing::Append)?;
-    // A line that was cut off by a crash must not swallow this one.
+    // A crash may have left half a line. Do not append to it.
     if !ends_with_newline(&mut file).during("read", &path)? {
         line.insert(0, b'\n');
     }
     file.write_all(&line).during("write", &path)
 }
 
-/// Keep the end of a log that has got long, and what was deployed last.
+/// Shorten a log that has become too long. The last deployment that was kept stays in it.
 fn shorten(home: &Home) -> Result<(), HostError> {
     let path = home.attempts();
     let length = durable::open(&path)?.map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()));
@@ -61,7 +60,7 @@ fn shorten(home: &Home) -> Result<(), HostError> {
     {
         short = serde_json::to_vec(&done).map_err(|error| HostError::refused(error.to_string()))?;
     }
-    // What is left of a line that was cut through can't be understood, and is passed over.
+    // The first line may be only half a line, which is skipped when it is read.
     short.push(b'\n');
     short.extend(kept);
     durable::replace(&path, &short)
@@ -77,7 +76,7 @@ fn ends_with_newline(file: &mut File) -> std::io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// The last `most` attempts, newest first. Lines that can't be understood are passed over.
+/// The last `most` attempts, newest first.
 pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
     let recent: Vec<Attempt> = newest_first(&end(home, RECENT)?).take(most).collect();
     if recent.len() == most {
@@ -86,7 +85,7 @@ pub fn latest(home: &Home, most: usize) -> Result<Vec<Attempt>, HostError> {
     Ok(newest_first(&end(home, ALL)?).take(most).collect())
 }
 
-/// The attempt of that id.
+/// The attempt with this id.
 pub fn find(home: &Home, id: DeploymentId) -> Result<Option<Attempt>, HostError> {
     Ok(newest_first(&end(home, ALL)?).find(|attempt| attempt.id == id))
 }
@@ -100,7 +99,7 @@ pub fn last_done(home: &Home) -> Result<Option<Attempt>, HostError> {
     }
 }
 
-/// The end of the log: at most so many bytes, which may begin within a line.
+/// The last `most` bytes of the log. They may begin within a line.
 fn end(home: &Home, most: u64) -> Result<Vec<u8>, HostError> {
     let path = home.attempts();
     let file = match durable::open(&path) {
@@ -118,7 +117,7 @@ fn end(home: &Home, most: u64) -> Result<Vec<u8>, HostError> {
     read(file).during("read", &path)
 }
 
-/// The attempts in the log, parsed only as far as somebody asks: every hello wants the last few of many.
+/// The attempts in the log. They are parsed lazily, because mostly only the last few are needed.
 fn newest_first(log: &[u8]) -> impl Iterator<Item = Attempt> {
     log.split(|b| *b == b'\n').rev().filter_map(|line| serde_json::from_slice(line).ok())
 }
@@ -132,7 +131,7 @@ mod tests {
 
     fn attempt(when: i64, result: AttemptResult) -> Attempt {
         let cluster = ClusterName::parse(b"prod").unwrap();
-        // The same for the same moment.
+        // The same time gives the same id.
         let id = format!("{when:032x}").parse().unwrap();
         Attempt { id, when, by: "carol".into(), cluster, from: None, to: Goal::Nothing, result }
     }

@@ -1,7 +1,7 @@
-//! The unit that has an agent recover when the machine boots: there only while a deployment is under way.
+//! The unit that recovers at boot. It exists only while a deployment is under way.
 //!
-//! A machine that goes down in the middle must come up whole, whether or not anybody connects to it. The unit runs as
-//! early as files can be restored, so that most services start with the right ones.
+//! A machine that goes down during a deployment must recover even if no operator connects. The unit runs as early as files
+//! can be restored, so that services start with the right configuration.
 
 use std::{
     fs::{self, File},
@@ -20,10 +20,10 @@ use crate::{
 };
 
 const UNIT: &str = "deptool-recover.service";
-/// The agent's argument.
+/// The argument with which the unit runs the agent.
 pub const RECOVER: &str = "recover";
 
-/// Put the unit in place. Returns what has to be made durable of it.
+/// Install the unit. Returns the paths to sync.
 pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
     let Some(places) = Places::of(home) else { return Ok(Vec::new()) };
     let agent = fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))?;
@@ -35,12 +35,12 @@ pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
     Ok(vec![places.unit, places.link])
 }
 
-/// Remove it. If that gets lost with the machine, it finds nothing to do at boot and removes itself.
+/// Remove the unit. If a power cut undoes the removal, the unit runs at boot, finds nothing to recover and removes itself.
 pub fn remove(home: &Home) -> Result<(), HostError> {
     let Some(places) = Places::of(home) else { return Ok(()) };
     durable::remove(&places.link)?;
     durable::remove(&places.unit)?;
-    // Systemd does not tell an empty directory from none. One with something in it stays.
+    // systemd ignores an empty directory, so failing to remove it does not matter.
     let _ = fs::remove_dir(&places.wants);
     Ok(())
 }
@@ -52,7 +52,7 @@ struct Places {
 }
 
 impl Places {
-    /// `None` where no systemd will boot.
+    /// `None` if this host does not boot with systemd.
     fn of(home: &Home) -> Option<Places> {
         if !home.is_live() || !Path::new("/run/systemd/system").is_dir() {
             return None;
@@ -63,7 +63,8 @@ impl Places {
     }
 }
 
-/// What is restored may be read by anything from sysinit.target on; sysctl and tmpfiles run before that.
+/// The text of the unit. It runs before sysinit.target, and before sysctl and tmpfiles, because all of them may read restored
+/// files.
 fn text(agent: &Path) -> String {
     let agent = quoted(agent);
     format!(
@@ -82,7 +83,7 @@ fn text(agent: &Path) -> String {
     )
 }
 
-/// As systemd.syntax(7) wants words that may have anything in them.
+/// Quote a path that may have any characters, see systemd.syntax(7).
 fn quoted(path: &Path) -> String {
     let mut out = String::from("\"");
     for byte in path.as_os_str().as_bytes() {

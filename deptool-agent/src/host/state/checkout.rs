@@ -1,7 +1,7 @@
-//! Checkouts of apps: `trees/<tree id>.<n>/`, and beside each the record of what was written.
+//! Checkouts of apps: `trees/<tree id>.<n>/`, each with a record of what was written.
 //!
-//! A checkout is written before anything refers to it and never changed afterwards. One that is there is used again only
-//! if every file and directory still is what was recorded.
+//! A checkout is complete before anything refers to it, and never changed afterwards. It is only used again if every file
+//! and directory still matches the record.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,13 +34,13 @@ use crate::{
     },
 };
 
-/// What a file or directory of a checkout was when it was written.
+/// The attributes of a file or directory of a checkout at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     path: TreePath,
     size: u64,
     modified: (i64, i64),
-    /// Of the inode: nobody can set it, as they can the other one.
+    /// The change time of the inode. Unlike the modification time, users can't set it.
     changed: (i64, i64),
     inode: u64,
     mode: u32,
@@ -52,7 +52,7 @@ impl Seen {
         let meta = fs::symlink_metadata(at)?;
         Ok(Seen {
             path: path.clone(),
-            // A directory's size is the file system's business.
+            // The size of a directory depends on the file system, not on its entries alone.
             size: if meta.is_dir() { 0 } else { meta.len() },
             modified: (meta.mtime(), meta.mtime_nsec()),
             changed: (meta.ctime(), meta.ctime_nsec()),
@@ -64,7 +64,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// What became of it. Its content is only looked at if anything else is not as it was.
+    /// How the file has changed, if it has. Its content is only read if other attributes differ.
     fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
         let kind = |seen: &Seen| FileType::from_raw_mode(seen.mode);
         let is_file = kind(self) != FileType::Directory;
@@ -82,7 +82,7 @@ impl Seen {
     }
 }
 
-/// A checkout of an app's earlier tree, from which unchanged files keep their times.
+/// The checkout of an earlier version of an app. Unchanged files keep their modification times.
 pub struct Earlier<'a> {
     pub directory: PathBuf,
     pub app: &'a App,
@@ -90,7 +90,7 @@ pub struct Earlier<'a> {
 }
 
 impl<'a> Earlier<'a> {
-    /// The checkout of `app` in a generation, if it still is what was recorded.
+    /// The checkout of `app` in a generation, if it still matches its record.
     pub fn verified(
         home: &Home,
         generation: u32,
@@ -103,18 +103,18 @@ impl<'a> Earlier<'a> {
         Some(Earlier { directory: home.trees().join(tree), app, seen })
     }
 
-    /// The checkout's file with this content, if it has one.
+    /// A file of the checkout with this content, if there is one.
     pub fn file_with(&self, id: BlobId) -> Option<PathBuf> {
         let (path, _) = self.app.files.iter().find(|(_, entry)| entry.id == id && entry.kind != FileKind::Symlink)?;
         Some(self.directory.join(path.as_path()))
     }
 
-    /// The time of `path`, if its content there is that of `entry`.
+    /// The modification time of `path` in this checkout, if its content is that of `entry`.
     fn time_of(&self, path: &TreePath, entry: &Entry) -> Option<(i64, i64)> {
         if self.app.files.get(path)?.id != entry.id {
             return None;
         }
-        // The record has them in the order of the paths.
+        // The record is sorted by path.
         let at = self.seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
         Some(self.seen[at].modified)
     }
@@ -124,17 +124,17 @@ impl<'a> Earlier<'a> {
     }
 }
 
-/// Where contents come from.
+/// The sources for the contents of files.
 pub struct Contents<'a> {
     pub objects: &'a dyn Find,
-    /// Blobs that came outside of the pack, a file each, named by their ids.
+    /// The directory of large blobs that were just received. Files are named by their ids.
     pub incoming: PathBuf,
-    /// Checkouts that may have large files which the store never has.
+    /// Earlier checkouts, for large files: the store does not have these.
     pub earlier: &'a [Earlier<'a>],
 }
 
 impl Contents<'_> {
-    /// Whether the content is where it belongs: in the store, or outside of it if it is too large.
+    /// Whether the content is available: in the store, or elsewhere if it is too large for the store.
     pub fn has(&self, id: BlobId, buffer: &mut Vec<u8>) -> bool {
         let is_large = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| meta.len() >= LARGE_BLOB);
         matches!(self.objects.try_find(&id.0, buffer), Ok(Some(_))) || self.large(id).is_some_and(is_large)
@@ -161,7 +161,7 @@ impl Contents<'_> {
         if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
             return io::copy(&mut source, into).map(drop).during("copy", &large);
         }
-        // The user whose file it is may write to it now that it was found to be unchanged.
+        // The owner of the file may change it after it was verified, so hash what is copied.
         match copy_hashed(&mut source, into).during("copy", &large)? {
             copied if copied == id.0 => Ok(()),
             _ => Err(HostError::refused(format!("'{}' is changed while it is read", large.display()))),
@@ -169,12 +169,12 @@ impl Contents<'_> {
     }
 }
 
-/// Copy a file, and return the id of the blob that was copied.
+/// Copy a file. Returns the blob id of the copied bytes.
 fn copy_hashed(source: &mut File, into: &mut dyn Write) -> io::Result<ObjectId> {
     let size = source.metadata()?.len();
     let (mut hash, mut chunk) = (hasher(HashKind::Sha1), vec![0; 64 << 10]);
     hash.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
-    // Not further than it was long: somebody might make it longer all the time.
+    // Stop at the size that was hashed: somebody may be appending to the file.
     let mut source = io::Read::take(source, size);
     loop {
         match io::Read::read(&mut source, &mut chunk)? {
@@ -187,10 +187,10 @@ fn copy_hashed(source: &mut File, into: &mut dyn Write) -> io::Result<ObjectId> 
     }
 }
 
-/// Check `app` out for `generation`, or find a checkout of the same tree that can be used again.
+/// Check out `app` for `generation`, or find a checkout of the same tree that can be used again.
 ///
-/// Returns the checkout's name below `trees/` and whether it was written now. Files that need an owner or a mode of their
-/// own are written 0600; their checkout has no record until [`record`] makes one.
+/// Returns the name of the checkout below `trees/`, and whether it was written now. Files with an owner or a mode in the
+/// manifest are written with mode 0600. A checkout with such files has no record until [`record`] writes it.
 pub fn check_out(
     home: &Home,
     generation: u32,
@@ -231,7 +231,7 @@ fn write_file(at: &Path, path: &TreePath, entry: &Entry, app: &App, contents: &C
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.write(true).create_new(true).open(at).during("create", at)?;
         contents.write(entry.id, &mut file)?;
-        // Secrets stay closed until activation knows whose they are.
+        // Such files stay private until the activation sets owner and mode.
         let private = app.manifest.files.contains_key(path);
         let mode = match entry.kind {
             _ if private => 0o600,
@@ -273,12 +273,12 @@ fn record_path(home: &Home, name: &str) -> PathBuf {
     home.trees().join(format!("{name}.files"))
 }
 
-/// What there is of the checkout `name`: its directory, and its record if it has one.
+/// The directory of the checkout `name`, and its record if it has one.
 pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
     [home.trees().join(name), record_path(home, name)].into_iter().filter(|path| path.exists())
 }
 
-/// Record what the checkout `name` is now, so that it can be used again.
+/// Write the record of the checkout `name`, so that it can be used again.
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
     let seen = look(&directory).during("look at", &directory)?;
@@ -286,7 +286,7 @@ pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     durable::replace(&record_path(home, name), &bytes)
 }
 
-/// Everything in a checkout, in the order of the paths.
+/// The attributes of everything in a checkout, sorted by path.
 fn look(directory: &Path) -> io::Result<Vec<Seen>> {
     let mut seen = Vec::new();
     look_below(directory, &mut Vec::new(), &mut seen)?;
@@ -312,7 +312,7 @@ fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io
     Ok(())
 }
 
-/// The record of the checkout `name`, if it has one and everything still is as recorded.
+/// The record of the checkout `name`, if it has one and everything still matches.
 fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
     let seen: Vec<Seen> = messagepack::from_slice(&bytes).ok()?;
@@ -320,8 +320,8 @@ fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     (now == seen).then_some(seen)
 }
 
-/// In what the checkout `name` is not what was written: path with a slash in front (none for the directory itself),
-/// and what is wrong with it.
+/// How the checkout `name` differs from what was written. Each difference has a path with a slash in front (empty for the
+/// checkout itself) and the rest of a sentence that begins with the path.
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static str)> {
     let directory = home.trees().join(name);
     let all = |what| vec![(String::new(), what)];
@@ -332,7 +332,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
     let now = match look(&directory) {
         Ok(now) => now,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
-        Err(_) => return all("can't be read, or has names in it that are no app's"),
+        Err(_) => return all("can't be read, or has invalid names in it"),
     };
     let by_path = now.iter().map(|seen| (&seen.path, seen)).collect::<BTreeMap<_, _>>();
     let mut found = Vec::new();
@@ -349,7 +349,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static 
     found
 }
 
-/// Whether a file or symlink has the content that the tree says.
+/// Whether a file or symlink has the content that the tree has.
 fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
     let (at, Some(entry)) = (directory.join(path.as_path()), app.files.get(path)) else { return false };
     let hash = || -> io::Result<ObjectId> {

@@ -1,13 +1,13 @@
-//! Files of our own: read, replaced and made durable in one way.
+//! Reads, replaces and syncs the agent's own files.
 //!
-//! - A file of ours is opened without following a link and only if it is a regular file, and is never read beyond a limit.
-//!   Anything else that is found under its name is [`Damage`].
-//! - A file is replaced by a rename, so that a reader sees the old or the new content as a whole.
-//! - What was written is durable after [`sync`], and not before.
+//! - Files are opened without following links, must be regular files, and are never read beyond a limit. Anything else in
+//!   their place is [`Damage`].
+//! - Files are replaced by a rename, so that readers see either the old or the new content.
+//! - Written files are durable after [`sync`], not before.
 //!
-//! `syncfs` writes out the whole file system: on a host with a busy database that is much more than what was deployed,
-//! and takes seconds. So where little was written, it is synced file by file. The kernel is asked to begin with all of
-//! them first; otherwise each would wait for a transaction of its own.
+//! `syncfs` writes out the whole file system. On a host with a busy database that takes seconds. So a few files are synced
+//! one by one. The kernel is asked to start writing all of them first; otherwise each fsync would wait for a transaction of
+//! its own.
 
 use std::{
     collections::BTreeSet,
@@ -28,27 +28,27 @@ use crate::host::state::{
     layout::Home,
 };
 
-/// With more files and directories than this, the whole file system is less work.
+/// If there are more files and directories than this, syncing the whole file system is faster.
 const FEW: usize = 64;
-/// A disk that takes so long for a few files is one to give signs of life for.
+/// If a few files take longer than this to sync, heartbeats are sent meanwhile.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// The longest files of our own, in bytes: records of one deployment, and short notes.
+/// The limits for the agent's files, in bytes: for records of a deployment, and for short notes.
 pub const RECORD: u64 = 64 << 20;
 pub const NOTE: u64 = 64 << 10;
 
-/// How a file of our own is opened to be changed.
+/// How a file is opened for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// Reading and writing what is there.
+    /// Keep the content, read and write anywhere.
     InPlace,
-    /// Whatever was in it is dropped.
+    /// Empty the file.
     Anew,
-    /// Adding to its end.
+    /// Write at the end.
     Append,
 }
 
-/// The content of a file of our own; `None` if it is not there or empty.
+/// The content of a file. `None` if it does not exist or is empty.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
     let Some(file) = open(path)? else { return Ok(None) };
     let length = file.metadata().during("look at", path)?.len();
@@ -60,29 +60,29 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
     Ok(if bytes.is_empty() { None } else { Some(bytes) })
 }
 
-/// Open a file of our own for reading; `None` if it is not there.
+/// Open a file for reading. `None` if it does not exist.
 pub fn open(path: &Path) -> Result<Option<File>, HostError> {
     open_with(path, OFlags::RDONLY)
 }
 
-/// Open a file of our own to change it. It is made if it is not there, for nobody but us to read.
+/// Open a file for writing. If it does not exist, it is created with mode 0600.
 pub fn open_to_write(path: &Path, how: Writing) -> Result<File, HostError> {
     let flags = match how {
         Writing::InPlace | Writing::Anew => OFlags::RDWR | OFlags::CREATE,
         Writing::Append => OFlags::RDWR | OFlags::CREATE | OFlags::APPEND,
     };
-    // With O_CREAT there always is one.
+    // O_CREAT never answers that the file is missing.
     let missing = || HostError::from(Damage::of(path, "was removed"));
     let file = open_with(path, flags)?.ok_or_else(missing)?;
     if how == Writing::Anew {
-        // Only now is it known that this is a file of ours.
+        // Not O_TRUNC: only now it is certain that this is a regular file.
         file.set_len(0).during("empty", path)?;
     }
     Ok(file)
 }
 
 fn open_with(path: &Path, flags: OFlags) -> Result<Option<File>, HostError> {
-    // Nonblocking, because opening a FIFO would wait for its other end.
+    // O_NONBLOCK, because opening a FIFO would wait for its other end.
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)) {
         Ok(file) => File::from(file),
@@ -101,7 +101,7 @@ fn not_a_file(path: &Path) -> HostError {
     Damage::of(path, format!("is {}, not a file", kind_of(path))).into()
 }
 
-/// What there is at `path`, in words.
+/// The kind of file at `path`, in words.
 pub fn kind_of(path: &Path) -> &'static str {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => "a symlink",
@@ -112,7 +112,7 @@ pub fn kind_of(path: &Path) -> &'static str {
     }
 }
 
-/// Replace the file at `path` by one with `content`, by one rename.
+/// Replace the file at `path` atomically, by a rename.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
     let temporary = temporary_of(path);
     let write = || -> Result<(), HostError> {
@@ -123,7 +123,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
     or_nothing(write(), &temporary)
 }
 
-/// Make a file that was not there. One of the same name that an agent left behind is removed first.
+/// Create a new file. If a dead agent left a file of this name, it is removed first.
 pub fn create(path: &Path, mode: u32) -> Result<File, HostError> {
     remove(path)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -132,7 +132,7 @@ pub fn create(path: &Path, mode: u32) -> Result<File, HostError> {
     Ok(File::from(file))
 }
 
-/// Point the symlink `link` at `target` by one rename.
+/// Point the symlink `link` to `target` atomically, by a rename.
 pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
     let temporary = temporary_of(link);
     remove(&temporary)?;
@@ -146,7 +146,7 @@ fn temporary_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What could not be put in place goes. Nobody can be told if it does not: the next agent tidies up.
+/// Remove the temporary file if the result is an error. If that fails, the next agent removes the file.
 fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), HostError> {
     if result.is_err() {
         let _ = fs::remove_file(temporary);
@@ -154,7 +154,7 @@ fn or_nothing(result: Result<(), HostError>, temporary: &Path) -> Result<(), Hos
     result
 }
 
-/// Remove a file or link; one that is not there is fine.
+/// Remove a file or link, if it exists.
 pub fn remove(path: &Path) -> Result<(), HostError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("remove", path),
@@ -162,7 +162,7 @@ pub fn remove(path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Remove whatever is at `path`, with all that is below it.
+/// Remove whatever is at `path`, with everything below it.
 pub fn remove_all(path: &Path) -> Result<(), HostError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).during("remove", path),
@@ -172,7 +172,7 @@ pub fn remove_all(path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Make `written` durable: files, directories with all that is below them, and their names.
+/// Make `written` durable: files, directories with everything below them, and the directory entries of all these.
 pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
     let mut all = names_of(home, written);
     for path in written {
@@ -180,14 +180,15 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
     }
     if all.len() > FEW {
         home.sync_own()?;
-        // Some of what was written may be on another one.
+        // Some of the written files may be on another file system.
         all = names_of(home, written);
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
     sync_each(home, &all)
 }
 
-/// The directories that have the names of `written`. Our own directory may have been made with those above it.
+/// The parent directories of `written`. If the state directory is among these, then all directories above it, because they
+/// may be new, too.
 fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
     let above = |path: &PathBuf| match path == home.directory() {
         true => {
@@ -198,8 +199,8 @@ fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
     written.iter().flat_map(above).collect()
 }
 
-/// Add `path` and what is below it to `all`, which need not get longer than [`FEW`]. A symlink is durable with its
-/// directory.
+/// Add `path` and everything below it to `all`. Stops when there are more than [`FEW`]. A symlink needs no sync of its own:
+/// syncing its directory is enough.
 fn add(path: &Path, all: &mut BTreeSet<PathBuf>) -> Result<(), HostError> {
     let kind = fs::symlink_metadata(path).during("look at", path)?.file_type();
     if kind.is_symlink() || all.len() > FEW {
@@ -218,7 +219,7 @@ fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
     let mut open = Vec::with_capacity(paths.len());
     for path in paths {
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
-        // Whatever it answers: this only begins what fsync does.
+        // Ignore errors: this only starts the work that fsync waits for.
         #[cfg(target_os = "linux")]
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         open.push((file, path));

@@ -1,4 +1,4 @@
-//! What can go wrong on a host, told apart by whose business it is.
+//! The errors of the agent, by their origin.
 
 use std::{io, path::Path};
 
@@ -7,58 +7,58 @@ use crate::{
     system::SystemError,
 };
 
-/// Why the agent could not do something.
+/// Why an operation on the host failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// A system call failed.
     #[error("cannot {what} '{path}': {}", reason(source))]
     Io { what: &'static str, path: String, source: io::Error },
-    /// A file of our own is not what we wrote.
+    /// One of the agent's own files is damaged.
     #[error(transparent)]
     Damaged(#[from] Damage),
-    /// A path outside of our directory can't be used.
+    /// An external path can't be used.
     #[error("{0}")]
     External(String),
-    /// A tree can't be read, or asks for something that can't be.
+    /// A tree can't be read, or asks for something impossible.
     #[error("{}{source}", whose.prefix())]
     Tree { whose: Whose, source: TreeProblem },
     /// The service manager or a program of the host failed.
     #[error(transparent)]
     Machine(#[from] SystemError),
-    /// The helper sent something that does not belong there.
+    /// The helper broke the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     #[error("{}", with_causes(.0))]
     Store(#[from] StoreError),
-    /// An earlier deployment was interrupted, and that can't be mended from here.
+    /// An earlier deployment was interrupted, and this agent can't recover from that.
     #[error("{0}")]
     Interrupted(String),
-    /// The host does not take the deployment: a sentence for the operator, and details of several lines, such as what a
-    /// check printed. The details may be empty.
+    /// The deployment is refused: a sentence for the operator, and details of several lines, such as the output of a check.
+    /// The details may be empty.
     #[error("{why}")]
     Refused { why: String, details: String },
 }
 
-/// One of our own files was changed, cut short, or replaced by something else.
+/// One of the agent's own files was changed, truncated, or replaced by something else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{path}' {what}{}", advice.map(|advice| format!(": {advice}")).unwrap_or_default())]
 pub struct Damage {
-    /// The file, as it can be shown.
+    /// The path, safe to show.
     pub path: String,
-    /// To follow the path in a sentence: "is a symlink".
+    /// The rest of a sentence that begins with the path: "is a symlink".
     pub what: String,
-    /// What to do about it, if we can't.
+    /// What the operator can do about it, if the agent can't repair it.
     pub advice: Option<&'static str>,
 }
 
-/// Which tree is meant.
+/// One of the two trees of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Deployed,
     New,
 }
 
-/// What is wrong with a tree.
+/// Why a tree can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeProblem {
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum TreeProblem {
     Desired(#[from] WantedError),
 }
 
-/// What the helper did wrong.
+/// How the helper broke the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     #[error("a message came out of order")]
@@ -83,17 +83,17 @@ pub enum ProtocolError {
 }
 
 impl HostError {
-    /// A refusal that one sentence explains.
+    /// A refusal without details.
     pub fn refused(why: impl Into<String>) -> HostError {
         HostError::Refused { why: why.into(), details: String::new() }
     }
 
-    /// A problem of the tree that is deployed or to be deployed.
+    /// A problem with one of the trees.
     pub fn tree(whose: Whose, problem: impl Into<TreeProblem>) -> HostError {
         HostError::Tree { whose, source: problem.into() }
     }
 
-    /// Whether a file or directory that was looked for is not there.
+    /// Whether the error is that a file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, HostError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -104,7 +104,7 @@ impl Damage {
         Damage { path: printable(path.as_os_str().as_encoded_bytes()), what: what.into(), advice: None }
     }
 
-    /// A file whose content can't be understood.
+    /// A file that can't be parsed.
     pub fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Damage {
         Damage::of(path, printable(format!("can't be understood: {error}").as_bytes()))
     }
@@ -123,7 +123,7 @@ impl Whose {
     }
 }
 
-/// An error's reason without the number that Rust appends.
+/// The text of an error, without the "(os error 2)" that Rust appends.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
@@ -140,7 +140,7 @@ fn with_causes(error: &StoreError) -> String {
     text
 }
 
-/// Says what was being done to which path when an I/O error happened.
+/// Adds the operation and the path to an I/O error.
 pub trait Context<T> {
     fn during(self, what: &'static str, path: &Path) -> Result<T, HostError>;
 }

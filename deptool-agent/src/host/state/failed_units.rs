@@ -1,5 +1,6 @@
-//! Units that ran before a deployment that failed, and could not be started again: the configuration is as before, the host
-//! is not. It stays so on record until they run, or a deployment is good without them.
+//! Failed units: they ran before a deployment that was rolled back, and could not be started again.
+//!
+//! They stay on record until they run again, or until a deployment is kept.
 
 use std::time::Duration;
 
@@ -15,25 +16,25 @@ use crate::{
     system::{JobKind, JobResult, Manager, System, SystemError},
 };
 
-/// How long a batch of units may take to start again.
+/// The time-out for starting the units again.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// A unit that should run, and does not.
+/// A unit that should run but does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Down {
     pub unit: UnitName,
-    /// What came of starting it, in a sentence.
+    /// Why it could not be started, in a sentence.
     pub why: String,
 }
 
-/// What is on record. Nothing if the host is whole.
+/// Load the failed units. Mostly there are none.
 pub fn load(home: &Home) -> Result<Vec<Down>, HostError> {
     let path = home.failed_units();
     let Some(bytes) = durable::read(&path, NOTE)? else { return Ok(Vec::new()) };
     serde_json::from_slice(&bytes).map_err(|error| Damage::unreadable(&path, &error).into())
 }
 
-/// Note these, too. Durable with the next sync of the file system.
+/// Add units to the record. The caller syncs the file system.
 pub fn add(home: &Home, new: &[Down]) -> Result<(), HostError> {
     if new.is_empty() {
         return Ok(());
@@ -44,7 +45,7 @@ pub fn add(home: &Home, new: &[Down]) -> Result<(), HostError> {
     save(home, &all)
 }
 
-/// The host is whole.
+/// Remove the record: there are no failed units any more.
 pub fn clear(home: &Home) -> Result<(), HostError> {
     durable::remove(&home.failed_units())
 }
@@ -57,8 +58,8 @@ fn save(home: &Home, all: &[Down]) -> Result<(), HostError> {
     durable::replace(&home.failed_units(), &text)
 }
 
-/// Start what is on record and still does not run, and note what is left. Returns the units that run again. The caller
-/// holds the host's lock.
+/// Try to start the failed units, and record those that still fail. Returns the units that run again. The caller holds the
+/// host lock.
 pub fn mend(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Vec<UnitName>, HostError> {
     let all = load(home)?;
     if all.is_empty() || system.manager() != Manager::Running {
@@ -70,7 +71,7 @@ pub fn mend(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Res
     Ok(all.into_iter().map(|down| down.unit).filter(|unit| !is_left(unit)).collect())
 }
 
-/// Returns those that could not be started.
+/// Start the units that do not run. Returns those that could not be started.
 fn start(all: &[Down], system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Vec<Down>, SystemError> {
     let loaded = system.snapshot()?;
     let runs = |down: &&Down| loaded.get(&down.unit).is_some_and(|state| state.active.is_up());
@@ -84,7 +85,7 @@ fn start(all: &[Down], system: &mut dyn System, tick: &mut dyn FnMut()) -> Resul
     Ok(units.into_iter().zip(results).filter_map(|(unit, result)| down(unit, result)).collect())
 }
 
-/// What `result` says of a unit that was started again.
+/// The failed unit that follows from the `result` of starting it, if it failed.
 pub fn down(unit: UnitName, result: JobResult) -> Option<Down> {
     let why = match result {
         JobResult::Done => return None,

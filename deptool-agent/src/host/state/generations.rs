@@ -1,7 +1,7 @@
-//! Generations: `generations/<n>/` has a link to each app's checkout and a note of what it is.
+//! Generations: `generations/<n>/` has a link to the checkout of each app, and a note.
 //!
-//! The note (`.commit`) says again what the store and `state/` say of the deployment, one fact per line. If those are
-//! damaged, they are written anew from it.
+//! The note (`.commit`) repeats what the store and `state/` record about the deployment, one fact per line. If those are
+//! damaged, they are restored from the note.
 
 use std::{
     collections::BTreeSet,
@@ -24,11 +24,11 @@ use crate::{
     },
 };
 
-/// How many generations stay, the running one included.
+/// How many generations are kept, including the current one.
 const KEPT: usize = 5;
 const NOTE_NAME: &str = ".commit";
 
-/// What a generation is.
+/// The facts about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     pub commit: Goal,
@@ -60,19 +60,19 @@ impl Note {
         Some(Note { commit, host, cluster, instance })
     }
 
-    /// The note of generation `number`; `None` if there is none that can be understood.
+    /// The note of generation `number`. `None` if it is missing or can't be parsed.
     pub fn read(home: &Home, number: u32) -> Option<Note> {
         let bytes = durable::read(&home.generation(number).join(NOTE_NAME), NOTE).ok()??;
         Note::parse(std::str::from_utf8(&bytes).ok()?)
     }
 
-    /// The note of the generation that runs.
+    /// The note of the current generation.
     pub fn current(home: &Home) -> Option<Note> {
         Note::read(home, home.generation_of(&home.current()).ok()??)
     }
 }
 
-/// Make the directory of generation `number`.
+/// Write the directory of generation `number`.
 pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) -> Result<(), HostError> {
     let directory = home.generation(number);
     durable::remove_all(&directory)?;
@@ -86,7 +86,7 @@ pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) 
     fs::write(&path, note.text()).during("write", &path)
 }
 
-/// The checkout of `app` in generation `number`, by its name below `trees/`.
+/// The name below `trees/` of the checkout of `app` in generation `number`.
 pub fn tree_of(home: &Home, number: u32, app: &AppName) -> Option<String> {
     let target = fs::read_link(home.generation(number).join(app.as_str())).ok()?;
     Some(target.file_name()?.to_str()?.to_owned())
@@ -99,17 +99,17 @@ pub fn of_commit(home: &Home, commit: Goal) -> Result<Option<u32>, HostError> {
     Ok(numbers.into_iter().find(|number| Note::read(home, *number).is_some_and(|note| note.commit == commit)))
 }
 
-/// The number of the next generation: one more than any that is there.
+/// The number for the next generation: one more than the highest.
 pub fn next(home: &Home) -> Result<u32, HostError> {
     Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)
 }
 
-/// Remove generations beyond the last ones, checkouts that no generation has, and what came in for a deployment.
+/// Remove old generations, checkouts that no generation uses, and received blobs.
 pub fn prune(home: &Home) -> Result<(), HostError> {
     let in_use = [home.generation_of(&home.current())?, home.generation_of(&home.previous())?];
     let mut numbers = numbered(home)?;
     numbers.sort_unstable_by(|a, b| b.cmp(a));
-    // What is newer than the running one was never kept.
+    // A generation that is newer than the current one was never kept.
     let current = in_use[0].unwrap_or(0);
     let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().collect();
     let mut trees = BTreeSet::new();
@@ -135,7 +135,7 @@ fn numbered(home: &Home) -> Result<Vec<u32>, HostError> {
     Ok(names(&home.generations())?.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// The names in a directory; none if it is not there.
+/// The names in a directory. There are none if it does not exist.
 pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -145,7 +145,7 @@ pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
     names.collect::<io::Result<_>>().during("read", directory)
 }
 
-/// The checkouts that a generation refers to.
+/// The names of the checkouts that a generation uses.
 fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
     let mut trees = Vec::new();
     for name in names(generation)? {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_says_again_what_the_rest_of_the_state_says() {
+    fn a_note_is_read_back_and_an_incomplete_one_is_ignored() {
         let note = Note {
             commit: Goal::Commit("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
             host: HostName::parse(b"web1").unwrap(),

@@ -1,8 +1,8 @@
-//! Records of ours that were damaged, by a disk or by a person.
+//! Repairs records that were damaged, by a disk or by a person.
 //!
-//! What stands in the place of one and is none is moved to `kept/` and named. What can be known from elsewhere is written
-//! anew: the host's id and its name in the tree from the generation that runs. The ledger is rebuilt where it is needed,
-//! see [`crate::host::state::ledger`]; the branch in [`crate::host::state::missing_branch`].
+//! Whatever is in the place of a record and is not a valid one is moved to `kept/`, and the operator is told. The host's id
+//! and its name in the tree are restored from the note of the current generation. The ledger is rebuilt where it is needed,
+//! see [`crate::host::state::ledger`]; the branch is restored by [`crate::host::state::missing_branch`].
 
 use std::{
     fs::{self, DirBuilder},
@@ -24,7 +24,7 @@ use crate::{
     shared::{store::Store, text::printable},
 };
 
-/// Whether something of ours is not what it should be. Does not change anything.
+/// Whether any record is damaged. This only reads.
 pub fn is_needed(home: &Home) -> bool {
     records(home).iter().any(|path| durable::open(path).is_err())
         || !matches!(read_instance(home), Ok(Some(_)))
@@ -34,7 +34,8 @@ pub fn is_needed(home: &Home) -> bool {
         || (host_name(home).is_err() && !matches!(Store::deployed_at(&home.store()), Ok(None)))
 }
 
-/// Mend what can be mended; what was done, in sentences. The caller holds the lock, and nothing is under way.
+/// Repair whatever can be repaired. Returns sentences about the repairs. The caller holds the lock, and no deployment is under
+/// way.
 pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
     let mut said = Vec::new();
     for path in records(home) {
@@ -58,7 +59,7 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
     Ok(said)
 }
 
-/// The files in our directory that any agent can have made.
+/// The records that must be regular files.
 fn records(home: &Home) -> [PathBuf; 5] {
     [home.claims(), home.attempts(), home.failed_units(), home.instance(), home.host_name()]
 }
@@ -74,7 +75,7 @@ fn move_if_damaged(home: &Home, path: &Path, looked: Result<(), HostError>) -> R
     }
 }
 
-/// Move what is at `path` out of our way. Returns where it is then, to be shown.
+/// Move whatever is at `path` to `kept/`. Returns the new path, safe to show.
 pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
     let directory = home.kept().join("damaged");
     make_private(&home.kept())?;
@@ -86,7 +87,7 @@ pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
     Ok(printable(to.as_os_str().as_encoded_bytes()))
 }
 
-/// Make a directory that only we can enter.
+/// Make a directory that only this user can enter, if it does not exist.
 pub fn make_private(directory: &Path) -> Result<(), HostError> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", directory),

@@ -1,6 +1,6 @@
-//! What a host knows of itself: its own id, and what is deployed on it.
+//! The identity of the host: its id, its name in the tree, and what is deployed on it.
 //!
-//! The generation that runs says the same again: what was damaged here is read from there.
+//! The note of the current generation repeats these, for when a file here is damaged.
 
 use std::{fs, io::Write as _, path::Path};
 
@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// The bytes of a host's id.
+/// The length of a host's id, in bytes.
 const LENGTH: usize = 16;
 
-/// What is deployed here, for whoever asks.
+/// What is deployed on this host.
 pub fn deployed(home: &Home) -> Result<Option<Deployed>, HostError> {
     let Some((cluster, commit)) = Store::deployed_at(&home.store())? else { return Ok(None) };
     let host = match (host_name(home), Note::current(home)) {
@@ -42,7 +42,7 @@ pub fn deployed(home: &Home) -> Result<Option<Deployed>, HostError> {
     Ok(Some(Deployed { host, cluster, commit, by, when }))
 }
 
-/// The name of the host's directory in the tree, as it was written down when it was deployed.
+/// The name of the host's directory in the tree, as it was recorded at the last deployment.
 pub fn host_name(home: &Home) -> Result<HostName, HostError> {
     let path = home.host_name();
     let bytes = durable::read(&path, NOTE)?.unwrap_or_default();
@@ -50,7 +50,7 @@ pub fn host_name(home: &Home) -> Result<HostName, HostError> {
     HostName::parse(&bytes).map_err(|error| Damage::unreadable(&path, &error).with_advice(advice).into())
 }
 
-/// The directory of `host` in `commit`; empty if it has none.
+/// Load the directory of `host` in `commit`. The tree is empty if there is no such directory.
 pub fn load_tree(store: &Store, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
     let root = root_of(store, commit)?;
     match host_directory(store, root, host)? {
@@ -59,7 +59,7 @@ pub fn load_tree(store: &Store, host: &HostName, commit: CommitId) -> Result<Hos
     }
 }
 
-/// This host's own id. Empty in a root directory that nothing was ever deployed to.
+/// The id of this host. Empty if nothing was ever deployed to a root directory.
 pub fn instance(home: &Home) -> Result<String, HostError> {
     match (read_instance(home), Note::current(home)) {
         (Ok(Some(instance)), _) => Ok(instance),
@@ -69,17 +69,17 @@ pub fn instance(home: &Home) -> Result<String, HostError> {
     }
 }
 
-/// The id in its file; `None` if there is none.
+/// Read the id from its file. `None` if there is no file.
 pub fn read_instance(home: &Home) -> Result<Option<String>, HostError> {
     let path = home.instance();
     let Some(bytes) = durable::read(&path, NOTE)? else { return Ok(None) };
     match unhex(&bytes) {
         Some(id) if id.len() == LENGTH => Ok(Some(hex(&id))),
-        _ => Err(Damage::of(&path, "is not an id that we made").into()),
+        _ => Err(Damage::of(&path, "does not hold a valid id").into()),
     }
 }
 
-/// Make the id if there is none: the first to write it, of several agents, decides. One that was lost is the same again.
+/// Create the id if there is none. If several agents do so at once, the first one wins. A lost id is restored.
 pub fn make_instance(home: &Home) -> Result<(), HostError> {
     if read_instance(home)?.is_some() {
         return Ok(());
@@ -94,24 +94,24 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
     let written = durable::create(&temporary, 0o600)?.write_all(id.as_bytes()).during("write", &temporary);
     let named = written.and_then(|()| name_instance(&temporary, &home.instance()));
     if named.is_err() {
-        // Nobody can be told if this fails, too: the next agent clears it away.
+        // The error above is the one to report. The next agent removes the file.
         let _ = fs::remove_file(&temporary);
     }
     named
 }
 
-/// Give the id its name, unless somebody else was first.
+/// Rename the temporary file to `path`, unless another agent was first.
 fn name_instance(temporary: &Path, path: &Path) -> Result<(), HostError> {
     match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => fs::remove_file(temporary).during("remove", temporary),
-        // Some file systems can't promise not to replace.
+        // Some file systems do not support RENAME_NOREPLACE.
         Err(Errno::INVAL) if !path.exists() => fs::rename(temporary, path).during("write", path),
         Err(error) => Err(error).during("write", path),
     }
 }
 
-/// Remove what agents that are gone have left half written of this host's id.
+/// Remove temporary files that dead agents left while they created the id.
 pub fn clear_instances(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| is_of_dead_agent(name)) {
         durable::remove(&home.state().join(name))?;
@@ -119,16 +119,15 @@ pub fn clear_instances(home: &Home) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Whether a file was to become this host's id, and the agent that made it is gone.
+/// Whether this is the name of a temporary file for the id, and its agent is dead.
 fn is_of_dead_agent(name: &str) -> bool {
     name.strip_prefix("instance.").is_some_and(|process| !is_alive(process))
 }
 
-/// Whether there is a process of that number that has not ended. One that was killed stays known until somebody has asked
-/// how it ended.
+/// Whether the process with this number is alive. A zombie is not.
 fn is_alive(process: &str) -> bool {
     let stat = fs::read(Path::new("/proc").join(process).join("stat")).unwrap_or_default();
-    // The name, in brackets, may hold anything.
+    // The state follows the program's name, which is in brackets and may have brackets in it.
     let state = stat.rsplit(|byte| *byte == b')').next().and_then(|fields| fields.get(1));
     state.is_some_and(|state| !b"ZX".contains(state))
 }
@@ -140,13 +139,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_agent_that_was_killed_has_left_goes_also_while_nobody_has_taken_note_of_its_end() {
+    fn files_of_a_killed_agent_are_removed_even_if_it_is_a_zombie() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         home.create().unwrap();
         let mut killed = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         killed.kill().unwrap();
-        // It has ended, and is not waited for.
+        // Wait for its end without reaping it: it is a zombie now.
         let pid = Pid::from_child(&killed);
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         for process in [killed.id(), std::process::id()] {

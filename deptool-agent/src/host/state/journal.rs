@@ -1,18 +1,18 @@
-//! The journal: what the running deployment does and how to undo it, durable before the first visible change.
+//! The journal: what a deployment does and how to undo it. It is durable before the first visible change.
 //!
-//! The file is empty at rest. During a deployment it holds
+//! The file is empty at rest. During a deployment it has this content:
 //!
 //! ```text
 //! "deptool journal 2\n"  agent's file name  "\n"
 //! length (4 bytes, big-endian)  SHA-256 of the record  record (MessagePack)  verdict (16 bytes)
 //! ```
 //!
-//! Every build can read the first two lines; the rest is read only by the build that wrote it. The verdict is zero until
-//! the deployment is kept; it lies within what was allocated before, so that writing it needs no space.
+//! Every build can read the first two lines. Only the build that wrote the journal reads the rest. The verdict is zero until
+//! the deployment is kept. Its bytes are already allocated, so that writing it can't fail on a full disk.
 //!
-//! A journal that can't be understood is not an empty one: it may have been written only in part when the machine stopped,
-//! and nothing was changed yet, or it was damaged afterwards. Which of the two is seen by comparing the host with the
-//! commit that its branch names: see [`crate::host::recover`].
+//! A journal that can't be parsed does not count as empty. Either the machine stopped while the journal was written, and
+//! nothing was changed yet, or the journal was damaged later. Recovery finds out by comparing the current generation with the
+//! branch: see [`crate::host::recover`].
 
 use std::{fs::File, io::Write, os::unix::fs::FileExt, path::PathBuf};
 
@@ -41,18 +41,18 @@ use crate::{
 };
 
 const MAGIC: &[u8] = b"deptool journal 2\n";
-/// What the journals of all builds begin with.
+/// The beginning of the journals of all builds.
 const ANY_MAGIC: &[u8] = b"deptool journal ";
-/// The longest name of an agent.
+/// The longest name of an agent, in bytes.
 const LONGEST_NAME: usize = 255;
-/// Bytes for refs, links and lines in logs.
+/// The space for refs, links and lines in logs, in bytes.
 const RESERVED: u64 = 64 << 10;
 const GOOD: &[u8; 16] = b"verdict: good  \n";
 
-/// All that is needed to undo a deployment, or to finish it.
+/// Everything that is needed to finish or undo a deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The file name of the agent that wrote this; only that one undoes it.
+    /// The agent that wrote this. Only this agent finishes or undoes the deployment.
     pub agent: AgentId,
     pub id: DeploymentId,
     pub host: HostName,
@@ -71,17 +71,17 @@ pub struct Record {
     pub claims: Claims,
 }
 
-/// What the journal says.
+/// The state of the journal.
 pub enum Journal {
     /// No deployment is under way.
     AtRest,
-    /// To be undone.
+    /// A deployment was not kept: it must be undone.
     Open(Box<Record>, Handle),
-    /// Its verdict is good: to be finished.
+    /// A deployment is kept: it must be finished.
     Kept(Box<Record>, Handle),
-    /// Another build of the agent wrote it and must deal with it.
+    /// The agent of another build wrote the journal, and must finish or undo the deployment.
     Foreign(AgentId),
-    /// What it said can't be known any more.
+    /// The journal can't be parsed.
     Damaged(Damage),
 }
 
@@ -90,13 +90,13 @@ pub enum Journal {
 #[serde(try_from = "String", into = "String")]
 pub struct AgentId(String);
 
-/// A text that is no agent's file name.
+/// The text is not the file name of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{}' is no agent's name", printable(.0.as_bytes()))]
+#[error("'{}' is not the name of an agent", printable(.0.as_bytes()))]
 pub struct AgentIdError(String);
 
 impl AgentId {
-    /// This agent's own.
+    /// The file name of this agent.
     pub fn own() -> AgentId {
         AgentId(crate::shared::build::agent_file_name())
     }
@@ -130,7 +130,7 @@ impl std::fmt::Display for AgentId {
     }
 }
 
-/// The file of a journal that has a record. Ends with [`Handle::keep`] and [`Handle::close`], or with undoing and
+/// An open journal. A deployment ends with [`Handle::keep`] and [`Handle::close`], or is undone and ends with
 /// [`Handle::close`].
 #[must_use]
 pub struct Handle {
@@ -140,9 +140,9 @@ pub struct Handle {
 }
 
 impl Journal {
-    /// Write `record` durably. From here on the host may be changed.
+    /// Write `record` and sync it. From here on the host may be changed.
     ///
-    /// What was prepared is durable already.
+    /// Everything that was staged is already durable.
     pub fn open(home: &Home, record: &Record) -> Result<Handle, HostError> {
         let bytes = encode(record)?;
         let verdict_at = (bytes.len() - GOOD.len()) as u64;
@@ -151,21 +151,21 @@ impl Journal {
         let path = home.journal();
         let mut file = durable::open_to_write(&path, Writing::Anew)?;
         file.write_all(&bytes).during("write", &path)?;
-        // The record has the ledger, which is what takes most space afterwards.
+        // Later writes are mostly copies of the ledger, which is part of the record.
         reserve(home, RESERVED + 2 * bytes.len() as u64)?;
         written.extend([path, reserve_path(home)]);
         durable::sync(home, &written)?;
         Ok(Handle { file, home: home.clone(), verdict_at })
     }
 
-    /// Empty a journal of a deployment that has changed nothing.
+    /// Empty the journal of a deployment that has changed nothing.
     pub fn discard(home: &Home) -> Result<(), HostError> {
         drop(durable::open_to_write(&home.journal(), Writing::Anew)?);
         agents::release_own(home)?;
         boot::remove(home)
     }
 
-    /// Look what the last deployment left behind.
+    /// Read the journal.
     pub fn find(home: &Home) -> Result<Journal, HostError> {
         let path = home.journal();
         let bytes = match durable::read(&path, RECORD) {
@@ -193,7 +193,7 @@ impl Journal {
         })
     }
 
-    /// Whether there is nothing in it, without reading all of it.
+    /// Whether the journal is empty. This does not read it.
     pub fn is_empty(home: &Home) -> Result<bool, HostError> {
         match durable::open(&home.journal()) {
             Ok(None) => Ok(true),
@@ -205,33 +205,33 @@ impl Journal {
 }
 
 impl Handle {
-    /// The commit point: from here on the deployment is finished, whatever happens.
+    /// Write the verdict. This is the commit point: from here on the deployment is kept, even if the agent dies.
     pub fn keep(&mut self) -> Result<(), HostError> {
         let path = self.home.journal();
         let written = self.file.write_all_at(GOOD, self.verdict_at).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // Half a verdict must not be found by the next agent while this one is going back.
+            // This agent rolls back now. The next agent must not find half a verdict and finish the deployment.
             let _ = self.revoke();
         }
         written.during("write", &path)
     }
 
-    /// Whether the next agent would finish the deployment.
+    /// Whether the next agent would finish the deployment, by the verdict in the file.
     pub fn is_kept(&self) -> bool {
         let mut verdict = [0; GOOD.len()];
-        // One that can't be read was written, when that was last asked for.
+        // If the verdict can't be read, assume that the last write succeeded.
         self.file.read_exact_at(&mut verdict, self.verdict_at).is_err() || is_good(&verdict)
     }
 
-    /// The deployment is not good after all: from here on it is undone, whatever happens.
+    /// Erase the verdict: from here on the deployment is undone, even if the agent dies.
     pub fn revoke(&mut self) -> Result<(), HostError> {
         let written = self.file.write_all_at(&[0; GOOD.len()], self.verdict_at).and_then(|()| self.file.sync_data());
         written.during("write", &self.home.journal())
     }
 
-    /// The deployment is dealt with, and that is durable: at rest again.
+    /// Empty the journal: the deployment is finished or undone, and that is durable.
     ///
-    /// If this gets lost with the machine, the next agent does once more what can be done twice.
+    /// If a power cut undoes this, the next agent finishes or undoes the deployment again, which is idempotent.
     pub fn close(self) -> Result<(), HostError> {
         let path = self.home.journal();
         self.file.set_len(0).during("empty", &path)?;
@@ -244,29 +244,29 @@ fn reserve_path(home: &Home) -> PathBuf {
     home.state().join("reserve.new")
 }
 
-/// Take space that undoing or finishing needs, so that a disk that gets full meanwhile is in the way of neither.
+/// Reserve the space that finishing or undoing needs, in case the disk becomes full meanwhile.
 fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
     let path = reserve_path(home);
     let file = durable::create(&path, 0o600)?;
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-        // Some file systems can't promise any.
+        // Some file systems can't reserve space.
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(error) => Err(error).during("reserve", &path),
     }
 }
 
-/// Give the reserved space back: now it is needed.
+/// Give back the reserved space, because it is needed now.
 pub fn release_reserve(home: &Home) -> Result<(), HostError> {
     durable::remove(&reserve_path(home))
 }
 
-/// Whether a verdict of 16 bytes was written. Some of it may have been damaged since: it counts as what it mostly is.
+/// Whether the 16 bytes of the verdict say that the deployment is kept. If some were damaged since, the majority counts.
 fn is_good(verdict: &[u8]) -> bool {
     let same = verdict.iter().zip(GOOD).filter(|(is, good)| is == good).count();
     2 * same > GOOD.len()
 }
 
-/// The journal's content with `record`, before its verdict.
+/// The content of a journal with `record` and without a verdict.
 fn encode(record: &Record) -> Result<Vec<u8>, HostError> {
     let body = messagepack::to_vec(record).map_err(|error| HostError::refused(error.to_string()))?;
     let mut bytes = MAGIC.to_vec();
@@ -279,18 +279,18 @@ fn encode(record: &Record) -> Result<Vec<u8>, HostError> {
     Ok(bytes)
 }
 
-/// The agent that wrote the journal's `bytes`; what is the matter with them if that can't be told.
+/// The agent that wrote the journal. The error is the rest of a sentence that begins with the path of the journal.
 fn agent_of(bytes: &[u8]) -> Result<AgentId, &'static str> {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let (first, name) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let is_ours = first.starts_with(ANY_MAGIC) && lines.next().is_some();
     let name = String::from_utf8(name.to_vec()).ok().and_then(|name| AgentId::try_from(name).ok());
-    name.filter(|_| is_ours).ok_or("has something in it that no agent wrote")
+    name.filter(|_| is_ours).ok_or("was not written by an agent")
 }
 
-/// The record in the journal's `bytes` and where its verdict is; what is the matter with them if there is none.
+/// The record in the journal, and the position of its verdict. The error is the rest of a sentence that begins with the path.
 fn record_of(bytes: &[u8]) -> Result<(Box<Record>, u64), String> {
-    let cut = || "is cut short or was changed".to_owned();
+    let cut = || "is cut off or was changed".to_owned();
     let whole = || -> Option<(&[u8], &[u8])> {
         let rest = bytes.strip_prefix(MAGIC)?;
         let rest = &rest[rest.iter().position(|byte| *byte == b'\n')? + 1..];
@@ -372,9 +372,9 @@ mod tests {
             changed[at] ^= 1;
             match find(&changed) {
                 Journal::Damaged(_) => {}
-                // It may really be that of another agent, which says that it is damaged.
+                // This could be the valid journal of another build. The agent of that build will find the damage.
                 Journal::Foreign(_) if version.contains(&at) => {}
-                // Most of the verdict is as it was.
+                // The majority of the verdict is unchanged.
                 Journal::Open(found, _) if at >= whole.len() - GOOD.len() => assert_eq!(*found, record()),
                 _ => panic!("{at}"),
             }
@@ -388,7 +388,7 @@ mod tests {
         let other = AgentId::try_from("deptool-agent-0.0.1-x".to_owned()).unwrap();
         let _handle = Journal::open(&home, &Record { agent: other.clone(), ..record() }).unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Foreign(agent) if agent == other));
-        // Whatever else that build writes.
+        // The rest of another build's journal may be anything.
         std::fs::write(home.journal(), "deptool journal 17\ndeptool-agent-0.0.1-x\n?").unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Foreign(agent) if agent == other));
         std::fs::write(home.journal(), "deptool journal 17\ndeptool-agent-/../x\n?").unwrap();

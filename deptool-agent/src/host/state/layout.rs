@@ -1,4 +1,4 @@
-//! Where things are on a host.
+//! The layout of `/var/lib/deptool` on a host.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -23,7 +23,7 @@ use crate::{
     shared::{name::AppName, path::STATE_DIR, text::printable},
 };
 
-/// The root directory of a host, and what we keep below it.
+/// The root directory of a host, and deptool's directory below it.
 #[derive(Debug, Clone)]
 pub struct Home {
     root: PathBuf,
@@ -32,13 +32,12 @@ pub struct Home {
 }
 
 impl Home {
-    /// The home of the host whose root directory is `root`: `/`, or a directory for a local root.
+    /// The home below `root`: `/` for a live host, or another directory for a local root.
     pub fn new(root: &Path) -> Home {
         Home { root: root.to_owned(), directory: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
     }
 
-    /// Refuse to work where another user of the host could put things in our place: what is below our directory is
-    /// trusted.
+    /// Refuse to work if another user can write to deptool's directory, because everything in it is trusted.
     pub fn check_ownership(&self) -> Result<(), HostError> {
         let (link, directory) = match (fs::symlink_metadata(&self.directory), fs::metadata(&self.directory)) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -63,7 +62,7 @@ impl Home {
         }
     }
 
-    /// Create our directories where they are missing, and close the one with our records to other users.
+    /// Create all directories that are missing, and make `state/` private.
     pub fn create(&self) -> Result<(), HostError> {
         for directory in [self.directory.clone(), self.trees(), self.generations(), self.apps()] {
             fs::create_dir_all(&directory).during("create", &directory)?;
@@ -71,7 +70,7 @@ impl Home {
         self.create_state()
     }
 
-    /// Create the directory with our records.
+    /// Create `state/` if it is missing, and make it private.
     pub fn create_state(&self) -> Result<(), HostError> {
         let state = self.state();
         match DirBuilder::new().mode(0o700).create(&state) {
@@ -84,23 +83,21 @@ impl Home {
         Ok(())
     }
 
-    /// Whom to tell that we are alive while the disk is waited for.
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
-    /// Do what may take long because of a disk, and let the peer know that we are alive meanwhile. Not for what is over
-    /// in a moment: it takes a fork, which has to wait while systemd moves us out of the login session.
+    /// Run `work`, which waits for a disk, and send heartbeats meanwhile.
     pub fn wait_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
         self.heartbeat.during(HEARTBEAT, work)
     }
 
-    /// Make everything on the file system of `path` durable.
+    /// Sync the file system of `path`.
     pub fn sync_file_system(&self, path: &Path) -> Result<(), HostError> {
         self.wait_for_disk(|| sync_file_system(path))
     }
 
-    /// The same for the file system of our own directory.
+    /// Sync the file system of deptool's directory.
     pub fn sync_own(&self) -> Result<(), HostError> {
         self.sync_file_system(&self.directory)
     }
@@ -109,17 +106,17 @@ impl Home {
         &self.root
     }
 
-    /// Whether this is the running system, not a directory made to look like one.
+    /// Whether this is the running system, and not a local root.
     pub fn is_live(&self) -> bool {
         self.root == Path::new("/")
     }
 
-    /// Our own directory.
+    /// deptool's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What we remember, for nobody else to read.
+    /// The directory for the agent's records. Only this user can enter it.
     pub fn state(&self) -> PathBuf {
         self.directory.join("state")
     }
@@ -148,12 +145,12 @@ impl Home {
         self.directory.join("apps")
     }
 
-    /// Where `app` is for configuration to refer to, as a path on the host.
+    /// The stable path of `app`, as a path on the host: other configuration can refer to it.
     pub fn stable_path(app: &AppName) -> String {
         format!("{STATE_DIR}/apps/{app}/current")
     }
 
-    /// Whether that is there, as it was made.
+    /// Whether the stable path of `app` is the link that was made.
     pub fn has_stable_path(&self, app: &AppName) -> bool {
         let link = self.apps().join(app.as_str()).join("current");
         fs::read_link(link).is_ok_and(|target| target == Path::new(&format!("../../current/{app}")))
@@ -179,7 +176,7 @@ impl Home {
         self.state().join("attempts")
     }
 
-    /// Units that a failed deployment left down.
+    /// The record of [`crate::host::state::failed_units`].
     pub fn failed_units(&self) -> PathBuf {
         self.state().join("failed-units")
     }
@@ -197,12 +194,12 @@ impl Home {
         self.state().join("host")
     }
 
-    /// What was at external paths before us.
+    /// Backups of what was at external paths before the first deployment.
     pub fn backups(&self) -> PathBuf {
         self.state().join("backups")
     }
 
-    /// What somebody put in the place of ours, and a deployment moved out of its way.
+    /// Files that somebody put in place of deployed ones, and that the agent moved out of the way.
     pub fn kept(&self) -> PathBuf {
         self.state().join("kept")
     }
@@ -212,17 +209,18 @@ impl Home {
         self.state().join("incoming")
     }
 
-    /// What exists only while a deployment is under way. A root directory that is no running system is not for sockets.
+    /// The directory for takeover sockets, which exists only during a deployment. A local root has no `/run`, so the directory
+    /// is in its `state/`.
     pub fn run(&self) -> PathBuf {
         if self.is_live() { PathBuf::from("/run/deptool") } else { self.state().join("run") }
     }
 
-    /// The generation that `link` (`current` or `previous`) names; `None` if there is no link.
+    /// The generation to which `link` (`current` or `previous`) points. `None` if there is no link.
     pub fn linked_generation(&self, link: &Path) -> Result<Option<u32>, HostError> {
         match fs::read_link(link) {
             Ok(target) => {
                 let number = target.strip_prefix("generations").ok().and_then(|n| n.to_str()?.parse().ok());
-                let strange = || Damage::of(link, "is not a link that we made").into();
+                let strange = || Damage::of(link, "does not point to a generation").into();
                 number.map(Some).ok_or_else(strange)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -233,7 +231,7 @@ impl Home {
         }
     }
 
-    /// As [`Home::linked_generation`]; what is no link of ours names none.
+    /// Like [`Home::linked_generation`], but `None` if the link is damaged.
     pub fn generation_of(&self, link: &Path) -> Result<Option<u32>, HostError> {
         match self.linked_generation(link) {
             Err(HostError::Damaged(_)) => Ok(None),
@@ -256,7 +254,7 @@ fn sync_file_system(path: &Path) -> Result<(), HostError> {
     let directory = open_directory(path)?;
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(directory).during("sync", path)?;
-    // Only for building elsewhere: agents run on Linux.
+    // Agents run on Linux. Elsewhere this only has to compile.
     #[cfg(not(target_os = "linux"))]
     {
         drop(directory);

@@ -1,4 +1,4 @@
-//! The ledger of everything that we hold outside of `/var/lib/deptool`, and what was there before us.
+//! The ledger: the external paths and units that are claimed by deployed apps, and what was there before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,35 +19,35 @@ use crate::{
     system::UnitFile,
 };
 
-/// What we hold. Kept as JSON, so that people can read it.
+/// The ledger. It is stored as JSON, so that people can read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Claims {
     pub paths: BTreeMap<ExternalPath, PathClaim>,
     pub units: BTreeMap<UnitName, UnitClaim>,
-    /// Directories that we made; they go when they are empty.
+    /// Directories that a deployment made. They are removed when they become empty.
     pub directories: BTreeSet<ExternalPath>,
 }
 
-/// A path that is ours.
+/// A path that an app claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathClaim {
     pub app: AppName,
     pub before: Before,
-    /// What we put there, to recognise what somebody else did since.
+    /// What the deployment put there, to recognise later changes by hand.
     pub ours: Content,
 }
 
-/// What was at a path before we took it.
+/// What was at a path before it was claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Before {
     Absent,
-    /// It is kept beside the path under its backup's name.
+    /// Something, which is kept as a backup.
     Kept,
 }
 
-/// What a path outside holds.
+/// The content of an external path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Content {
@@ -57,25 +57,25 @@ pub enum Content {
     File(String),
 }
 
-/// A unit that is ours to run.
+/// A unit that an app enables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitClaim {
-    /// Its enablement before us.
+    /// Its enablement before it was claimed.
     pub file: UnitFile,
-    /// Whether it ran before us.
+    /// Whether it ran before it was claimed.
     pub active: bool,
 }
 
-/// The ledger's file. A ledger that reads well and is wrong would have us remove what is not ours: so it has a digest.
+/// The ledger's file. It has a digest: with a changed ledger, a deployment could remove files that were never deployed.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
-    /// Of `claims` as JSON without spaces.
+    /// The digest of `claims` as JSON without spaces.
     sha256: String,
     claims: Claims,
 }
 
 impl Claims {
-    /// Read the ledger; `None` if there is none.
+    /// Read the ledger. `None` if there is none.
     pub fn load(home: &Home) -> Result<Option<Claims>, HostError> {
         let path = home.claims();
         let Some(bytes) = durable::read(&path, RECORD)? else { return Ok(None) };
@@ -86,7 +86,7 @@ impl Claims {
         Ok(Some(sealed.claims))
     }
 
-    /// Replace the ledger. Durable after the next sync of the file system.
+    /// Replace the ledger. The caller syncs the file system.
     pub fn save(&self, home: &Home) -> Result<(), HostError> {
         let sealed = Sealed { sha256: self.digest()?, claims: self.clone() };
         let text = serde_json::to_vec_pretty(&sealed).map_err(not_written)?;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_that_reads_well_and_was_changed_is_damage() {
+    fn a_ledger_that_was_changed_is_damage_even_if_it_can_be_parsed() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         home.create().unwrap();

@@ -1,4 +1,4 @@
-//! The host lock: one deployment at a time. A file lock, so it never has to be broken by hand.
+//! The host lock: one deployment at a time. It is a file lock, so it never has to be removed by hand.
 
 use std::{
     fs::{self, File},
@@ -23,15 +23,16 @@ use crate::{
     shared::outcome::{Holder, Phase},
 };
 
-/// Nobody takes longer than this to say who it is.
+/// How long to wait for a holder that has just locked the file, and has not written its name yet.
 const A_MOMENT: Duration = Duration::from_secs(1);
-/// A deployment that is good, and only tidies up, is waited for.
+/// How long to wait for a holder whose deployment is kept, and that only cleans up.
 const TIDYING: Duration = Duration::from_secs(10);
 
-/// The lock, held until it is dropped. Whatever changes the host takes it as a parameter.
+/// The lock, held until it is dropped.
 ///
-/// Its file has the holder's name in it for as long as there may be something to tidy up: it is emptied only by who left
-/// nothing behind ([`HostLock::leave`]). Who finds a name in it, and the lock free, tidies up.
+/// The holder writes its name into the lock file, and empties the file when there is nothing left to clean up
+/// ([`HostLock::leave`]). A lock file that names a holder but is not locked was left by an agent that died; the next agent
+/// cleans up.
 #[must_use]
 pub struct HostLock {
     file: File,
@@ -39,16 +40,16 @@ pub struct HostLock {
     written: io::Result<()>,
 }
 
-/// What came of trying to take the lock.
+/// The result of trying to take the lock.
 pub enum Taken {
     Lock(HostLock),
-    /// Another agent has it; who, as far as it has said.
+    /// Another agent holds the lock.
     Busy(Holder),
 }
 
 impl HostLock {
-    /// Take the lock for `holder`, or say who has it. Waits only for one who has it and has not said who it is, for a
-    /// moment, and for one who has deployed and said so, and only tidies up.
+    /// Take the lock for `holder`, or return the current holder. This waits a moment if the current holder has not written
+    /// its name yet, and longer if its deployment is kept and it only cleans up.
     pub fn take(home: &Home, holder: Holder) -> Result<Taken, HostError> {
         let begun = Instant::now();
         let mut file = open(home)?;
@@ -59,7 +60,7 @@ impl HostLock {
                     lock.written = lock.write_holder();
                     return Ok(Taken::Lock(lock));
                 }
-                // Somebody has moved it away meanwhile.
+                // Somebody has moved the file away meanwhile.
                 Ok(()) => {
                     file = open(home)?;
                     continue;
@@ -76,7 +77,7 @@ impl HostLock {
         }
     }
 
-    /// Whether the last holder has left nothing to tidy up.
+    /// Whether the last holder has cleaned up.
     pub fn was_left(home: &Home) -> Result<bool, HostError> {
         match durable::open(&home.lock()) {
             Ok(None) => Ok(true),
@@ -86,20 +87,20 @@ impl HostLock {
         }
     }
 
-    /// Let others know what the deployment is doing. The phase is for people: a full disk is no reason to fail.
+    /// Write the phase of the deployment into the lock file. It is only shown to people, so errors are ignored.
     pub fn set_phase(&mut self, phase: Phase) {
         self.holder.phase = phase;
         let _ = self.write_holder();
     }
 
-    /// Make sure that the next agent tidies up if this one can't. An error means that the lock's file can't be written.
+    /// Check that the holder was written to the lock file: otherwise the next agent would not clean up if this one dies.
     pub fn is_written(&mut self, home: &Home) -> Result<(), HostError> {
         std::mem::replace(&mut self.written, Ok(())).during("write", &home.lock())
     }
 
-    /// Nothing is left to tidy up.
+    /// Release the lock: there is nothing left to clean up.
     pub fn leave(self) {
-        // Should this fail, the next agent looks for what is not there.
+        // If this fails, the next agent cleans up and finds nothing.
         let _ = self.file.set_len(0);
     }
 
@@ -111,7 +112,7 @@ impl HostLock {
     }
 }
 
-/// Open the lock's file. What is in its place and is no file goes out of the way.
+/// Open the lock file. If something else is in its place, move that away.
 fn open(home: &Home) -> Result<File, HostError> {
     match durable::open_to_write(&home.lock(), Writing::InPlace) {
         Err(HostError::Damaged(_)) => {
@@ -122,14 +123,14 @@ fn open(home: &Home) -> Result<File, HostError> {
     }
 }
 
-/// Whether `file` is what others will lock.
+/// Whether `file` still is the file that other agents will lock.
 fn is_still_there(home: &Home, file: &File) -> Result<bool, HostError> {
     let path = home.lock();
     let ours = file.metadata().during("look at", &path)?;
     Ok(fs::symlink_metadata(&path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (ours.dev(), ours.ino())))
 }
 
-/// How long somebody who has the lock is waited for.
+/// How long to wait for the holder.
 fn patience(holder: Option<&Holder>) -> Duration {
     match holder {
         None => A_MOMENT,
@@ -138,7 +139,7 @@ fn patience(holder: Option<&Holder>) -> Duration {
     }
 }
 
-/// What the holder has written. It writes without regard to readers: half of it may be there.
+/// Read the holder from the lock file. `None` if it is being written at this moment.
 fn read_holder(file: &mut File) -> Option<Holder> {
     let mut text = Vec::new();
     file.seek(SeekFrom::Start(0)).ok()?;
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_is_told_who_is_first_and_what_they_do() {
+    fn the_second_agent_is_told_who_holds_the_lock_and_in_which_phase() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         home.create().unwrap();
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_tidies_up_is_waited_for() {
+    fn a_holder_that_only_cleans_up_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         home.create().unwrap();

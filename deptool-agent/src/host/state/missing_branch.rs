@@ -1,5 +1,7 @@
-//! The store may lose the branch that says what runs, to a disk or to a person. The generation that runs says it, too:
-//! nobody may take such a host for an empty one, on which nothing would be stopped or removed.
+//! Restores the store's branch if it was lost, through a disk error or because somebody deleted it.
+//!
+//! The note of the current generation has the commit and the cluster, too. Without the branch the host would count as empty,
+//! and a deployment would not stop or remove anything.
 
 use crate::{
     host::state::{durable, error::HostError, generations::Note, layout::Home},
@@ -12,14 +14,14 @@ use crate::{
     },
 };
 
-/// A branch that has to be written anew.
+/// A branch that has to be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     cluster: ClusterName,
     commit: CommitId,
 }
 
-/// Whether that may be so. Somebody who is at work may be the reason.
+/// Whether the branch may be lost. A deployment that is under way looks the same.
 pub fn is_suspected(home: &Home) -> bool {
     match (Store::deployed_at(&home.store()), running(home)) {
         (Ok(Some((_, commit))), Some((running, _))) => commit != running,
@@ -29,12 +31,11 @@ pub fn is_suspected(home: &Home) -> bool {
     }
 }
 
-/// What runs, if the store does not say so; `None` where all is well. The caller holds the host's lock, and nothing is
-/// under way.
+/// Find out whether the branch is lost. The caller holds the host lock, and no deployment is under way.
 pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
     let running = running(home);
     let damage = match (Store::deployed_at(&home.store()), &running) {
-        // A branch that names a commit which nobody has sent was changed since.
+        // The branch names a commit that is not in the store, so somebody has changed it.
         (Ok(Some((_, commit))), Some((other, _))) if commit != *other && !has(home, commit) && has(home, *other) => {
             None
         }
@@ -53,7 +54,7 @@ pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
     }
 }
 
-/// The commit of the generation that runs, and its cluster, as that is noted there.
+/// Commit and cluster in the note of the current generation.
 fn running(home: &Home) -> Option<(CommitId, ClusterName)> {
     match Note::current(home)? {
         Note { commit: Goal::Commit(commit), cluster, .. } => Some((commit, cluster)),
@@ -66,10 +67,10 @@ fn has(home: &Home, commit: CommitId) -> bool {
 }
 
 impl Lost {
-    /// Write the branch anew. Returns what is to be said of that.
+    /// Restore the branch. Returns a sentence about that.
     pub fn restore(&self, home: &Home) -> Result<String, HostError> {
         let Lost { cluster, commit } = self;
-        // What HEAD says is of use only if it is the name of a branch.
+        // HEAD itself may be damaged. It is written anew.
         let head = home.store().join("HEAD");
         if Store::deployed_at(&home.store()).is_err() {
             durable::remove(&head)?;

@@ -58,10 +58,10 @@ pub(super) fn complete(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// No file of ours but a pack is longer than this, in bytes.
+/// The limit for files of the store other than packs, in bytes.
 const LONGEST: u64 = 64 << 20;
 
-/// Open a file of the store: no link is followed, and nothing that is not a file is waited for.
+/// Open a file of the store. It must be a regular file; links are not followed.
 pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let not_ours = || io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file");
     let file = match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
@@ -71,7 +71,7 @@ pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_ours()) }
 }
 
-/// The content of a file of the store.
+/// Read a file of the store.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_file(path, OpenOptions::new().read(true))?;
     if file.metadata()?.len() > LONGEST {
@@ -82,8 +82,8 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Paths in the store at `dir` at which there is something that Git and we can't have made: links, directories in the
-/// place of files, files that are far too long. `branch` is the name of the ref that has to be a file.
+/// Find paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of files, files
+/// that are far too long. `branch` is the name of a ref that must be a file.
 pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let kind = |path: &Path| fs::symlink_metadata(path);
