@@ -141,14 +141,6 @@ impl Store {
         RefFiles::at(dir).deployed()
     }
 
-    /// The only cluster that has a branch in the store at `dir`, even if the branch can't be read. `None` if there are no
-    /// branches or several.
-    pub fn only_branch_at(dir: &Path) -> Result<Option<ClusterName>> {
-        let names = RefFiles::at(dir).names_in("refs/heads")?;
-        let mut clusters = names.iter().filter_map(|name| ClusterName::parse(name.as_bytes()).ok());
-        Ok(clusters.next().filter(|_| clusters.next().is_none()))
-    }
-
     /// The directory of the store.
     pub fn path(&self) -> &Path {
         &self.dir

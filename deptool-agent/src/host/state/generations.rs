@@ -92,13 +92,6 @@ pub fn tree_of(home: &Home, number: u32, app: &AppName) -> Option<String> {
     Some(target.file_name()?.to_str()?.to_owned())
 }
 
-/// The newest generation of this commit.
-pub fn of_commit(home: &Home, commit: Goal) -> Result<Option<u32>, HostError> {
-    let mut numbers = numbered(home)?;
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(numbers.into_iter().find(|number| Note::read(home, *number).is_some_and(|note| note.commit == commit)))
-}
-
 /// The number for the next generation: one more than the highest.
 pub fn next(home: &Home) -> Result<u32, HostError> {
     Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)
