@@ -1,10 +1,10 @@
-//! `--atomic`: all hosts, or none; and what is left when the operator's side dies or a link breaks.
+//! `--atomic`: all hosts or none, even if the operator's side dies or a connection is lost.
 
 use std::time::Duration;
 
 use deptool_tests::process::{Run, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
-use deptool_tests::{build, lab};
+use deptool_tests::{build, is_quick};
 
 use crate::{
     group::{HOSTS, breaks_when_activated, outcomes, report, runs, second_commit, with_one_failing},
@@ -12,7 +12,7 @@ use crate::{
     units::has_systemctl,
 };
 
-/// A push in which something happens between the helper and the agent of `web2`, on its first connection: see
+/// A push with a fault between the helper and the agent of `web2`, on its first connection. See
 /// `deptool_tests::intercept`.
 fn intercepted(sandbox: &Sandbox, operator: &Repo<'_>, rule: &str, args: &[&str]) -> Run {
     let once = sandbox.dir().join("once");
@@ -58,12 +58,12 @@ fn a_link_that_breaks_leaves_all_with_it_or_none() {
     sandbox.set_env("GIT_DEPTOOL_REPORT", "../report");
     let (operator, one, two) = second_commit(&sandbox);
     report(&sandbox);
-    // Which message to or from web2 does not arrive, what becomes of the hosts, and whether they have it.
+    // The message to or from web2 that does not arrive, the outcome of the hosts, and whether they have the commit.
     let cases = [
         ("cut:helper:Activate", "web1 reverted, web2 unreachable, web3 reverted", false),
         ("cut:agent:Healthy", "web1 reverted, web2 rolled-back, web3 reverted", false),
         ("cut:helper:Keep", "web1 reverted, web2 rolled-back, web3 reverted", false),
-        // The host has not heard of it when it is asked again, so it has not gone back.
+        // The host has not noticed when it is asked again, so it was not rolled back.
         ("cut-unheard:helper:Keep", "web1 done, web2 done, web3 done", true),
         ("cut:agent:Kept", "web1 done, web2 done, web3 done", true),
         ("cut:helper:Release", "web1 done, web2 done, web3 done", true),
@@ -101,7 +101,7 @@ fn without_all_or_nothing_a_link_that_breaks_concerns_one_host_and_the_truth_is_
 fn a_helper_that_is_killed_leaves_hosts_that_tell_the_truth() {
     let sandbox = Sandbox::new();
     let (operator, one, two) = second_commit(&sandbox);
-    // Where the helper dies, and what all hosts run then; nothing: each one or the other.
+    // Where the helper dies, and what all hosts run then; `None` if each host may run either.
     let cases: [(&str, &[&str], Option<&str>); 5] = [
         ("agent:Hello", &[], Some(&one)),
         ("agent:Prepared", &[], Some(&one)),
@@ -113,7 +113,7 @@ fn a_helper_that_is_killed_leaves_hosts_that_tell_the_truth() {
         let push = [&["push"], options, &["cluster", "prod"]].concat();
         let run = intercepted(&sandbox, &operator, &format!("kill-helper:{point}"), &push);
         assert!(!run.success(), "{point}: {run}");
-        // Agents that have lost their helper may still be at work.
+        // Agents that have lost their helper may still be working.
         let ask = || (!operator.git(&["fetch", "cluster"]).ok().stderr().contains("has been")).then_some(());
         poll("the hosts are at rest", Duration::from_secs(30), ask).unwrap();
         let known = HOSTS.map(|host| operator.id(&format!("refs/remotes/{host}/prod")));
@@ -121,7 +121,7 @@ fn a_helper_that_is_killed_leaves_hosts_that_tell_the_truth() {
         if let Some(expected) = expected {
             assert_eq!(known, [expected, expected, expected], "{point}: {run}");
         }
-        // What is pending is pushed, and only that.
+        // Only the hosts that do not have the commit are pushed to.
         operator.git(&["push", "cluster", "prod"]).ok();
         runs(&sandbox, &operator, [&two, &two, &two]);
         operator.git(&["push", "-f", "cluster", "prod~1:prod"]).ok();
@@ -133,10 +133,10 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
     let sandbox = Sandbox::new();
     let (operator, one, two) = second_commit(&sandbox);
     operator.git(&["push", "--atomic", "-o", "confirm=20s", "cluster", "prod"]).ok();
-    // They are talked to by way of other agents, and tidy up when they have answered; who asks waits for that.
+    // The agents clean up after they have answered. The next request waits for that.
     operator.git(&["fetch", "cluster"]).ok();
     runs(&sandbox, &operator, [&two, &two, &two]);
-    // The second connection can't be made.
+    // The second connection fails.
     let once = sandbox.dir().join("first");
     let script = format!(r#"if mkdir {}; then exec "$DEPTOOL_AGENT"; else exit 1; fi 2>/dev/null"#, once.display());
     operator.git(&["config", "remote.web2.deptoolConfirm", "1s"]).ok();
@@ -154,12 +154,12 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
 
 #[test]
 fn a_helper_that_is_killed_between_two_keeps_may_leave_a_mix_which_the_next_contact_reports() {
-    // What was kept waits half a minute for whoever leads.
-    if lab::is_skipped(None) {
+    // After *keep*, an agent waits 30 seconds for the helper.
+    if is_quick() {
         return;
     }
     std::thread::scope(|scope| {
-        // One host has not been told to keep it, or its answer is not heard.
+        // One host was not told to keep the deployment, or its answer is lost.
         for point in ["helper:Keep", "agent:Kept"] {
             scope.spawn(move || {
                 let sandbox = Sandbox::new();
@@ -189,7 +189,7 @@ fn a_helper_that_is_killed_between_two_keeps_may_leave_a_mix_which_the_next_cont
                     }
                 }
                 assert_eq!(known[1] == two, point == "agent:Kept", "{point}: {status}");
-                // What is pending is pushed, and only that.
+                // Only the hosts that do not have the commit are pushed to.
                 operator.git(&["push", "--atomic", "cluster", "prod"]).ok();
                 runs(&sandbox, &operator, [&two, &two, &two]);
             });

@@ -1,4 +1,4 @@
-//! What a bad tree gets, as any bad input: a clear message as Git would write it, a status other than zero, and nothing changed anywhere.
+//! Invalid trees get a clear message in Git's style and an exit status other than 0, and nothing changes anywhere.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ impl Deployed<'_> {
         Deployed { sandbox, repo, commit }
     }
 
-    /// Pushes what must be refused, here and on a host that nothing was ever deployed to. Returns why.
+    /// Pushes something that must be refused, to this host and to one without any deployment. Returns the reason.
     #[track_caller]
     pub fn refused(&self, args: &[&str]) -> String {
         let (root, known) = (state_of(&self.sandbox.root("web1")), refs(&self.repo));
@@ -34,7 +34,8 @@ impl Deployed<'_> {
         why(&run)
     }
 
-    /// A commit with this directory of `web1`, on top of what runs. `host` has lines for `git mktree`, with NUL at their ends.
+    /// A commit with this directory of `web1`, on top of what runs. `host` has lines for `git mktree`, each terminated
+    /// by NUL.
     fn with_host(&self, host: &str) -> String {
         let host = self.mktree(host);
         let root = self.mktree(&format!("040000 tree {host}\tweb1\0"));
@@ -54,7 +55,7 @@ impl Deployed<'_> {
         hash.run().unwrap().ok().line()
     }
 
-    /// A tree object that `git mktree` would not make.
+    /// A tree object that `git mktree` would refuse.
     fn raw_tree(&self, entries: &[(&str, &[u8], &str)]) -> String {
         let mut bytes = Vec::new();
         for (mode, name, id) in entries {
@@ -68,7 +69,7 @@ impl Deployed<'_> {
         hash.run().unwrap().ok().line()
     }
 
-    /// The refusal of a commit with this app on `web1`.
+    /// The reason why a commit with this app on `web1` is refused.
     #[track_caller]
     fn refused_app(&self, app: &str) -> String {
         let commit = self.with_host(&format!("040000 tree {app}\tweb\0"));
@@ -76,7 +77,7 @@ impl Deployed<'_> {
     }
 }
 
-/// What is in the parentheses at the end of Git's line for the ref.
+/// The reason in parentheses at the end of Git's line for the ref.
 #[track_caller]
 pub fn why(run: &Run) -> String {
     let said = run.stderr();
@@ -117,11 +118,11 @@ web1: in app 'web': invalid path '<80 x>': it is too long
 }
 
 #[test]
-fn a_nul_in_a_name_is_not_what_it_seems() {
+fn a_nul_in_a_name_is_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let blob = deployed.blob("x");
-    // The name ends at the NUL; what follows is taken for an id, and the rest for garbage.
+    // The name ends at the NUL. What follows is parsed as an id, and the rest as garbage.
     let app = deployed.raw_tree(&[("100644", b"a\0b", &blob)]);
     let why = deployed.refused_app(&app);
     assert!(why.starts_with("web1: object ") && why.contains("can't be read"), "{why}");
@@ -155,7 +156,7 @@ web1: in the host's directory: invalid app name 'a\\nb': control characters are 
 }
 
 #[test]
-fn one_name_twice_is_refused() {
+fn duplicate_names_are_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let (one, two) = (deployed.blob("one"), deployed.blob("two"));
@@ -198,7 +199,7 @@ web1: in app 'web': invalid path 'link -> a/\\n': control characters are not all
 }
 
 #[test]
-fn manifests_that_can_not_be_meant_are_refused() {
+fn invalid_manifests_are_refused() {
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let file = deployed.blob("x");

@@ -1,4 +1,4 @@
-//! What a push gets that can't be meant, whatever its tree has: as in `bad_input.rs`.
+//! Invalid pushes, with valid trees, are refused with a clear message. See `bad_input.rs` for invalid trees.
 
 use std::fmt::Write as _;
 
@@ -56,7 +56,7 @@ fn only_one_branch_can_be_deployed() {
             writeln!(seen, "{}\n{}", refspecs.join(" "), lines.collect::<Vec<_>>().join("\n")).unwrap();
         }
         crate::seen::same(&seen, ONE_BRANCH);
-        // A tag's commit can be deployed, to the branch.
+        // The commit of a tag can be deployed to the branch.
         deployed.repo.git(&["push", "web1", "v2^{}:prod"]).ok();
     }
 }
@@ -239,7 +239,7 @@ deptool::/
 ";
 
 #[test]
-fn a_root_that_can_not_be_is_refused() {
+fn an_impossible_root_is_refused() {
     let sandbox = Sandbox::new();
     let repo = sandbox.repo("operator");
     repo.write("web1/web/file", "1\n");

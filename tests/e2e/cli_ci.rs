@@ -1,4 +1,4 @@
-//! The examples for CI in `doc/ci`: what they have a shell do is done here, in a clone as CI makes it.
+//! The examples for CI in `doc/ci`: their shell commands run here, in a clone as in CI.
 
 use deptool_tests::sandbox::{Repo, Sandbox};
 
@@ -8,7 +8,7 @@ fn example(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The block of lines below the line `key`, without its indentation.
+/// The block of lines below the line `key`, without indentation.
 fn below(text: &str, key: &str) -> String {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut lines = text.lines().skip_while(|line| line.trim_start() != key);
@@ -18,13 +18,13 @@ fn below(text: &str, key: &str) -> String {
     block.iter().map(|line| line.get(least..).unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The commands of a list of GitLab's, one a line.
+/// The commands of a list in GitLab's format, one per line.
 fn commands(text: &str, key: &str) -> String {
     let lines = below(text, key);
     lines.lines().filter_map(|line| line.strip_prefix("- ")).collect::<Vec<_>>().join("\n")
 }
 
-/// An operator with two hosts that run something, and a commit that they don't run.
+/// An operator with two hosts that run something, and a newer commit.
 fn operator(sandbox: &Sandbox) -> Repo<'_> {
     let repo = sandbox.repo("operator");
     for host in ["web1", "web2"] {
@@ -39,7 +39,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     repo
 }
 
-/// A checkout of a commit, without a branch and without knowledge of the hosts; where they are is the runner's business.
+/// A checkout of a commit, without a branch and without knowledge of the hosts. The runner configures their addresses.
 fn checkout<'a>(sandbox: &'a Sandbox, repo: &Repo<'_>) -> Repo<'a> {
     let clone = sandbox.clone_of(repo, "builds");
     clone.git(&["checkout", "--quiet", "--detach"]).ok();
@@ -50,7 +50,7 @@ fn checkout<'a>(sandbox: &'a Sandbox, repo: &Repo<'_>) -> Repo<'a> {
     clone
 }
 
-/// Runs a step as a runner does: a shell that stops at the first failure, without a terminal.
+/// Runs a step as a runner does: in a shell that stops at the first failure, without a terminal.
 #[track_caller]
 fn step(sandbox: &Sandbox, clone: &Repo<'_>, script: &str, variables: &[(&str, &str)]) -> String {
     let mut shell =
@@ -71,7 +71,7 @@ fn the_example_for_github_plans_and_deploys() {
         let from = text.find(&format!("- name: {name}\n")).unwrap();
         below(&text[from..], "run: |")
     };
-    step(&sandbox, &clone, &part("Log in by key"), &[("DEPLOY_KEY", "key"), ("KNOWN_HOSTS", "hosts")]);
+    step(&sandbox, &clone, &part("Set up the ssh key"), &[("DEPLOY_KEY", "key"), ("KNOWN_HOSTS", "hosts")]);
     assert_eq!(std::fs::read(sandbox.home().join(".ssh/id_ed25519")).unwrap(), b"key\n");
     let summary = sandbox.dir().join("summary").display().to_string();
     let plan = step(&sandbox, &clone, &part("Plan"), &[("GITHUB_STEP_SUMMARY", &summary)]);

@@ -1,4 +1,4 @@
-//! `git deptool plan`, `deploy` and `rollback`, and what scripts can tell from them.
+//! `git deptool plan`, `deploy` and `rollback`, and their output for scripts.
 
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -111,7 +111,7 @@ fn without_a_terminal_and_without_yes_nothing_is_deployed() {
     assert!(!sandbox.exists("web1", "/var"));
 }
 
-/// What is typed at the terminal that `git deptool deploy` asks at, and what is seen there.
+/// Types at the terminal on which `git deptool deploy` asks. Returns the output.
 fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
     let command = sandbox.command("script").dir(&repo.dir).env("GIT_PAGER", "cat").env("TERM", "dumb");
     let command = command.args(["--quiet", "--return", "--command", "git deptool deploy", "/dev/null"]);
@@ -119,7 +119,7 @@ fn typed(sandbox: &Sandbox, repo: &Repo<'_>, keys: &str) -> Run {
 }
 
 #[test]
-fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
+fn the_question_can_show_the_changes_and_be_declined_or_accepted() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let run = typed(&sandbox, &repo, "d\nn\n").code(8);
@@ -134,10 +134,10 @@ fn who_is_asked_can_look_at_the_changes_and_decline_or_agree() {
 }
 
 #[test]
-fn what_was_agreed_to_is_deployed_or_nothing() {
+fn exactly_the_accepted_plan_is_deployed_or_nothing() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
-    // A hook of Git's runs after the question: somebody else deploys, and this repository hears of it.
+    // A Git hook runs after the question: somebody else deploys, and this repository learns about it.
     let other = sandbox.clone_of(&repo, "other");
     other.git(&["remote", "add", "web1", &format!("deptool::{}", sandbox.root("web1").display())]).ok();
     repo.git(&["config", "alias.other", &format!("!git -C '{}' push -q web1 prod", other.dir.display())]).ok();
@@ -151,7 +151,7 @@ fn what_was_agreed_to_is_deployed_or_nothing() {
 }
 
 #[test]
-fn scripts_learn_how_it_ended_from_json_and_the_exit_status() {
+fn json_and_the_exit_status_tell_scripts_the_outcome() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     let commit = repo.id("prod");
@@ -160,7 +160,7 @@ fn scripts_learn_how_it_ended_from_json_and_the_exit_status() {
     assert_eq!((&done["hosts"][0]["outcome"], &done["hosts"][0]["to"]), (&"done".into(), &commit.into()));
     let nothing = json(deptool(&repo, &["deploy", "--yes", "--json", "web1"]).ok());
     assert_eq!(nothing["hosts"], serde_json::json!([]));
-    // A host that can't be there.
+    // A host that can't exist.
     repo.git(&["remote", "set-url", "web2", "deptool::/proc/nowhere/web2"]).ok();
     let run = deptool(&repo, &["deploy", "--yes", "--json", "web1", "web2"]);
     assert!(!run.success());
@@ -214,7 +214,7 @@ fn a_rollback_puts_back_what_ran_before() {
 }
 
 #[test]
-fn what_is_published_first_is_where_others_find_it_or_nothing_is_deployed() {
+fn the_commit_is_published_before_it_is_deployed_or_nothing_happens() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     sandbox.command("git").args(["init", "--quiet", "--bare", "shared"]).run().unwrap().ok();

@@ -1,4 +1,4 @@
-//! `git deptool status`, `verify`, `log` and `ping`, and how they behave on terminals and in pipes.
+//! `git deptool status`, `verify`, `log` and `ping`, on terminals and in pipes.
 
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -132,7 +132,7 @@ fn the_log_has_the_deployments_of_all_hosts_newest_first() {
     assert!(0.0 < min && min <= p95, "{times}");
 }
 
-/// Says what ssh says.
+/// Prints ssh's messages.
 const NO_ROUTE: &str = "sh -c 'echo ssh: connect to host web1 port 22: No route to host >&2; exit 255' ssh";
 
 #[test]
@@ -149,7 +149,7 @@ fn a_host_that_is_not_there_is_told_and_the_others_answer() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_reader_that_stops_early_is_no_error() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     for number in 0..3000 {

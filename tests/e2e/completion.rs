@@ -1,11 +1,11 @@
-//! What shells offer when TAB is pressed behind `git deptool`.
+//! Shell completion of `git deptool`.
 
 use deptool_tests::process::find_program;
 use deptool_tests::sandbox::Sandbox;
 
 const GITS_COMPLETION: &str = "/usr/share/bash-completion/completions/git";
 
-/// What bash offers for a line, through Git's own completion. None if that is not installed.
+/// The completions of bash for a line, through Git's own completion. None if that is not installed.
 fn bash(sandbox: &Sandbox, line: &str) -> Option<Vec<String>> {
     if !std::path::Path::new(GITS_COMPLETION).exists() {
         eprintln!("skipped: {GITS_COMPLETION} is not there");

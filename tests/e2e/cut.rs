@@ -1,4 +1,5 @@
-//! Whoever is killed, and whenever: the host undoes or finishes what was begun, and the next contact tells the truth.
+//! Kills: whichever process is killed, and whenever, the host undoes or completes the deployment, and the next contact
+//! reports the truth.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,17 +9,17 @@ use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::{seen::at_rest, stand_in::with_stand_in};
 
-/// Two commits that differ in every way that a root directory knows.
+/// Two commits that differ in every way that a local root supports.
 pub struct World<'a> {
     pub sandbox: &'a Sandbox,
     pub repo: Repo<'a>,
     commits: [String; 2],
-    /// What is outside of our own directory with each of them.
+    /// The external files of each of them.
     outside: [Vec<String>; 2],
 }
 
 impl World<'_> {
-    /// The first commit runs; the second was deployed and gone back from.
+    /// The first commit runs. The second one was deployed and replaced by the first.
     pub fn new(sandbox: &Sandbox) -> World<'_> {
         let repo = sandbox.repo("operator");
         repo.add_root("web1");
@@ -57,7 +58,8 @@ impl World<'_> {
         world
     }
 
-    /// Asserts that the commit of that number runs, here and there, and nothing else is left.
+    /// Asserts that the commit with that number runs, on the host and in the tracking ref, and that nothing else is
+    /// left.
     #[track_caller]
     fn is_right(&self, number: usize) {
         at_rest(self.sandbox, "web1", Some(&self.commits[number]));
@@ -66,10 +68,10 @@ impl World<'_> {
         assert_eq!(self.repo.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "", "nothing is in doubt");
     }
 
-    /// Fetches, asserts that all is well, and goes back to the first commit. Returns the number of the one that ran.
+    /// Fetches, checks the state, and goes back to the first commit. Returns the number of the commit that ran.
     #[track_caller]
     pub fn heal(&self, push: &Run) -> usize {
-        // An agent that has lost its helper may still be at work.
+        // An agent that has lost its helper may still be working.
         let at_rest = || (!self.repo.git(&["fetch", "web1"]).ok().stderr().contains("has been")).then_some(());
         poll("the host is at rest", Duration::from_secs(30), at_rest).unwrap();
         let runs = self.repo.id("web1/prod");
@@ -105,11 +107,12 @@ fn content(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string())
 }
 
-/// The system calls with which an agent changes a host. Each of its processes is killed at the n-th of them.
+/// The system calls with which an agent changes a host. Each process of the agent is killed at the n-th of them.
 const CHANGES: &str = "rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,\
                        write,pwrite64,ftruncate,fsync,fdatasync,syncfs,chmod,fchmod,fchmodat,utimensat";
 
-/// Kills the agent at its n-th change, and the one that is asked how it ended, too. None if it has no such change.
+/// Kills the agent at its n-th change, and also the agent that is asked for the outcome. None if there is no such
+/// change.
 fn kill_at(world: &World<'_>, n: usize) -> Option<Run> {
     let logs = world.sandbox.dir().join("roots/strace");
     let _ = std::fs::remove_dir_all(&logs);
@@ -143,7 +146,7 @@ fn kill_at_each(first: usize, step: usize) {
     let mut ended = [0, 0];
     for n in (first..).step_by(step) {
         let Some(push) = kill_at(&world, n) else {
-            // It has fewer changes to make, so it was not killed.
+            // It makes fewer changes, so it was not killed.
             assert!(n > 20, "{n}");
             world.repo.git(&["fetch", "web1"]).ok();
             world.is_right(1);
@@ -181,7 +184,7 @@ fn an_agent_that_is_killed_before_it_has_begun_changes_nothing() {
 fn a_lost_answer_is_asked_for_again() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
-    // The agent works, but what it says is cut off; whoever asks again is answered.
+    // The agent works, but its output is cut off. A later request is answered.
     let script = r#"if mkdir "$DEPTOOL_ROOT/../once" 2>/dev/null; then "$DEPTOOL_AGENT" | head -c 500; \
                     else exec "$DEPTOOL_AGENT"; fi"#;
     let run = world.push_with(script);
@@ -207,7 +210,7 @@ fn a_host_in_doubt_is_asked_before_the_next_push() {
     let world = World::new(&sandbox);
     let script = r#"mkdir "$DEPTOOL_ROOT/../once" 2>/dev/null || exit 1; "$DEPTOOL_AGENT" >/dev/null"#;
     world.push_with(script).code(1);
-    // The same commit once more: it turns out to run already.
+    // The same commit again: it is running already.
     world.repo.git(&["push", "web1", "prod"]).ok();
     world.is_right(1);
     world.repo.git(&["push", "-f", "web1", "prod"]).ok();
@@ -220,7 +223,7 @@ fn a_helper_that_is_killed_leaves_what_a_fetch_can_heal() {
         let sandbox = Sandbox::with_git(&git);
         let world = World::new(&sandbox);
         for script in [
-            // Before the agent has begun, after it has ended, and in the middle of its work.
+            // Before the agent starts, after it has finished, and in the middle.
             "kill -9 $PPID; exec \"$DEPTOOL_AGENT\"",
             "\"$DEPTOOL_AGENT\" >/dev/null; kill -9 $PPID",
             "head -c 600 | \"$DEPTOOL_AGENT\" >/dev/null; kill -9 $PPID",
@@ -245,19 +248,19 @@ fn ctrl_c_before_the_host_has_begun_changes_nothing() {
     push.signal_group(Signal::INT).unwrap();
     let run = push.wait().unwrap();
     assert!(!run.success(), "{run}");
-    // Git is dead by then, so the helper says it: the request was sent ahead, and nobody has read any of it.
+    // Git is dead by then, so the helper reports it: the request was sent ahead, but nobody has read it.
     assert_eq!(run.stderr(), "fatal: git is gone; 'refs/heads/prod': interrupted; nothing was changed\n");
     assert_eq!(world.heal(&run), 0, "{run}");
 }
 
 #[test]
-fn a_recovery_is_told() {
+fn a_recovery_is_reported() {
     let sandbox = Sandbox::new();
     if !has_strace(&sandbox) {
         return;
     }
     let world = World::new(&sandbox);
-    // Right after everything has changed, before the verdict.
+    // After everything has changed, but before the verdict.
     let script =
         "exec strace -f -qq -o /dev/null -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=1 \"$DEPTOOL_AGENT\"";
     let run = world.push_with(script).fails();
@@ -274,7 +277,7 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
         return;
     }
     let world = World::new(&sandbox);
-    // The agent is held up right before its verdict.
+    // The agent is stopped right before its verdict.
     let hold = "-e trace=pwrite64 -e inject=pwrite64:delay_enter=300000:when=1";
     let script = format!("exec strace -f -qq -o /dev/null {hold} \"$DEPTOOL_AGENT\"");
     let push = with_stand_in(&sandbox, &world.repo, &["push", "web1", "prod"], &script).start().unwrap();
@@ -288,14 +291,14 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
 }
 
 #[test]
-fn a_disk_that_is_slow_is_not_taken_for_an_agent_that_is_gone() {
+fn a_slow_disk_is_not_taken_for_a_dead_agent() {
     let sandbox = Sandbox::new();
     if !has_strace(&sandbox) {
         return;
     }
     let world = World::new(&sandbox);
     let said = sandbox.dir().join("roots/said");
-    // A little longer than is waited for before a sign of life is given.
+    // A little longer than the interval between signs of life.
     let slow = "-e trace=syncfs -e inject=syncfs:delay_enter=5500000:when=1";
     let script = format!("strace -f -qq -o /dev/null {slow} \"$DEPTOOL_AGENT\" | tee '{}'", said.display());
     world.push_with(&script).ok();

@@ -1,20 +1,20 @@
-//! What we are built from: under which licences, from where, and that none of it is C. (`cargo deny check` says the same and
-//! more; this needs nothing that has to be installed.)
+//! The dependencies: their licences, their source, and that none of them compiles C. `cargo deny check` checks the same
+//! and more, but must be installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use deptool_tests::build;
 use serde_json::Value;
 
-/// Licences that ask for no more than that their text comes along.
+/// Licences that require only that their text is distributed, too.
 const LICENCES: [&str; 9] =
     ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "MIT", "NCSA", "Unicode-3.0", "Unlicense", "Zlib"];
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
-/// What compiles or looks for C libraries.
+/// Crates that compile C code or look for C libraries.
 const FOREIGN: [&str; 5] = ["bindgen", "cc", "cmake", "pkg-config", "vcpkg"];
 
 fn metadata() -> Value {
-    // What a build for this computer needs is here after the build: nothing is downloaded for this.
+    // After a build for this computer, its dependencies are here, so this downloads nothing.
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let cargo = build::cargo_command().args(["metadata", "--format-version=1", "--locked", "--filter-platform", &host]);
     serde_json::from_slice(&cargo.run().unwrap().ok().stdout).unwrap()
@@ -24,7 +24,7 @@ fn text<'a>(package: &'a Value, key: &str) -> &'a str {
     package[key].as_str().unwrap_or_default()
 }
 
-/// Whether an SPDX expression, or its older form with slashes, can be met with what is in [`LICENCES`].
+/// Whether [`LICENCES`] satisfy an SPDX expression, or its older form with slashes.
 fn is_fine(expression: &str) -> bool {
     let all_of: Vec<&str> = expression.split(" AND ").map(|part| part.trim_matches(['(', ')'])).collect();
     all_of.iter().all(|part| part.replace('/', " OR ").split(" OR ").any(|one| LICENCES.contains(&one.trim())))

@@ -1,4 +1,4 @@
-//! The sandbox itself: that tests stand on what they think they do.
+//! Tests of the sandbox itself.
 
 use deptool_tests::build::{self, Version};
 use deptool_tests::sandbox::{Sandbox, gits};

@@ -1,4 +1,5 @@
-//! A push to many hosts: who is contacted, what is said, and that nobody goes before everybody is prepared.
+//! A push to many hosts: which hosts are contacted, what is reported, and that no host activates before all are
+//! prepared.
 
 use std::os::fd::AsFd as _;
 
@@ -34,7 +35,7 @@ pub fn second_commit<'a>(sandbox: &'a Sandbox) -> (Repo<'a>, String, String) {
     (operator, one, two)
 }
 
-/// Asserts that each host runs that commit, and that the tracking refs say so and nothing is in doubt.
+/// Asserts that each host runs that commit, that the tracking refs agree, and that no host is in doubt.
 #[track_caller]
 pub fn runs(sandbox: &Sandbox, operator: &Repo<'_>, commits: [&str; 3]) {
     for (host, commit) in HOSTS.iter().zip(commits) {
@@ -60,7 +61,7 @@ pub fn report(sandbox: &Sandbox) -> Vec<[String; 3]> {
     lines.map(|line| ["host", "outcome", "why"].map(|key| line[key].as_str().unwrap().to_owned())).collect()
 }
 
-/// Everything before a host's `why`.
+/// The report without the reasons.
 pub fn outcomes(report: &[[String; 3]]) -> String {
     report.iter().map(|[host, outcome, _]| format!("{host} {outcome}")).collect::<Vec<_>>().join(", ")
 }
@@ -90,7 +91,7 @@ fn only_hosts_that_change_are_contacted_and_each_is_told_of() {
     run.says("Everything up-to-date");
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "web2\n");
 
-    // One host of the group, typed in full.
+    // A single host of the group.
     operator.write("web1/web/file", "3\n");
     operator.write("web3/web/file", "3\n");
     let three = operator.commit("Three");
@@ -99,7 +100,7 @@ fn only_hosts_that_change_are_contacted_and_each_is_told_of() {
     let run = operator.git(&["push", "cluster", "prod:refs/heads/web9/prod"]).code(1);
     run.says("('web9' is none of the hosts that are pushed to)");
 
-    // A group of its own, and a bare push that its refspec makes right.
+    // A separate group, and a push without arguments that uses its refspec.
     operator.git(&["config", "deptool.group.edge", "web3 web2"]).ok();
     operator.add_remote("edge", "deptool::@edge");
     operator.git(&["config", "remote.edge.push", "refs/heads/prod:refs/heads/prod"]).ok();
@@ -123,7 +124,7 @@ fn a_host_that_is_not_in_the_tree_any_more_is_named_and_left_alone() {
     at_rest(&sandbox, "web2", None);
 }
 
-/// Each way in which one host can fail before the barrier: a script in its agent's place, and what is said of it.
+/// Each way in which a host can fail before the barrier: a script instead of its agent, and the reason in the report.
 const FAILURES_BEFORE_THE_BARRIER: [(&str, &str, &str); 4] = [
     ("exit 1", "refused", "no answer from the agent on"),
     (r#"echo "deptool-agent x y""#, "refused", "is of another build"),
@@ -156,7 +157,7 @@ fn whatever_one_host_fails_of_before_the_barrier_nothing_changes_anywhere() {
     for (script, outcome, why) in FAILURES_BEFORE_THE_BARRIER {
         check(with_one_failing(&sandbox, &operator, "web2", script, push), outcome, why);
     }
-    // Somebody else deploys there.
+    // Another deployment is in progress there.
     let path = sandbox.root("web2").join("var/lib/deptool/state/lock");
     let lock = std::fs::File::options().write(true).open(path).unwrap();
     rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
@@ -165,7 +166,7 @@ fn whatever_one_host_fails_of_before_the_barrier_nothing_changes_anywhere() {
     check(operator.git(push), "busy", "locked by Ben <ben@example.org> since ");
     lock.set_len(0).unwrap();
     drop(lock);
-    // A file is in the way.
+    // An existing file is in the way.
     operator.write("web2/web/manifest.json", r#"{"symlinks": {"/etc/web.conf": "file", "/etc/there": "file"}}"#);
     operator.commit("Three");
     std::fs::write(sandbox.root("web2").join("etc/there"), "not ours").unwrap();
@@ -173,7 +174,7 @@ fn whatever_one_host_fails_of_before_the_barrier_nothing_changes_anywhere() {
     run.says("failed on web2 ('/etc/there' exists and differs from 'web/file'").says("not attempted on web1, web3)");
     runs(&sandbox, &operator, [&one, &one, &one]);
     report(&sandbox);
-    // Without any of it all goes on.
+    // Without these failures, the deployment succeeds.
     operator.git(&["push", "cluster", "prod~1:prod"]).ok();
     runs(&sandbox, &operator, [&two, &two, &two]);
 }
@@ -235,7 +236,7 @@ fn a_busy_host_is_waited_for_as_long_as_was_asked_for() {
     std::io::Write::write_all(&mut &lock, holder.as_bytes()).unwrap();
     let run = operator.git(&["push", "-o", "lock-wait=300ms", "cluster", "prod"]).code(1);
     run.says("web2: waiting for Ben, who has been settling for ").says("failed on web2 (locked by Ben since ");
-    // The third time that it is found busy, it is free.
+    // It is busy twice, and free at the third attempt.
     let count = sandbox.dir().join("count");
     std::thread::scope(|scope| {
         let (operator, sandbox, count) = (&operator, &sandbox, &count);
@@ -259,7 +260,7 @@ fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() 
     if !sandbox.command("systemctl").arg("--version").run().is_ok_and(|run| run.success()) {
         return eprintln!("skipped: no systemctl here");
     }
-    // The second wave can't be activated.
+    // The second wave fails to activate.
     breaks_when_activated(&operator, "web2");
     let three = operator.commit("Three");
     let order = sandbox.dir().join("order");
@@ -270,7 +271,7 @@ fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() 
         .says("not attempted on web3; deployed to web1)");
     assert_eq!(std::fs::read_to_string(&order).unwrap().lines().next(), Some("web1"), "it was first to be done");
     runs(&sandbox, &operator, [&three, &one, &one]);
-    // A second push is for those that do not have it.
+    // A second push goes to the hosts that do not have it.
     operator.remove("web2/web/systemd");
     operator.write("web2/web/manifest.json", r#"{"symlinks": {"/etc/web.conf": "file"}}"#);
     let four = operator.commit("Four");
@@ -287,7 +288,7 @@ pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
     operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["bad.service"]}}"#);
 }
 
-/// In ssh's place: notes whom it was asked to connect to, and runs the agent on the root of that name.
+/// Runs instead of ssh: records the host, and runs the agent on the local root with that name.
 const SSH: &str = r#"
 for word; do host=$last; last=$word; done
 while [ "$#" -gt 1 ]; do
@@ -324,7 +325,7 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
         lines.join(" ")
     };
     assert_eq!(asked(), "core@web2:2222 web1 web3");
-    // They answer before they tidy up, and whoever comes next waits for that.
+    // They answer before they clean up, and the next agent waits for that.
     operator.git(&["fetch", "cluster"]).ok();
     asked();
     for (tracking, host) in [("web1", "web1"), ("front", "web2"), ("web3", "web3")] {
@@ -332,7 +333,7 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
         at_rest(&sandbox, host, Some(&one));
     }
 
-    // The request is sent ahead to a host that is known; ssh has read nothing of it when it can't connect.
+    // The request is sent ahead to a known host. ssh has read nothing of it if it can't connect.
     operator.write("web3/web/file", "2\n");
     let two = operator.commit("Two");
     let away = sandbox.dir().join("roots/web3.away");
@@ -345,7 +346,7 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
     operator.git(&["fetch", "deptool::web3"]).ok();
     at_rest(&sandbox, "web3", Some(&two));
 
-    // Had ssh read it before it failed, in whatever words, the host would have been asked.
+    // If ssh had read the request before it failed, the host would have been asked, whatever the message.
     operator.write("web3/web/file", "3\n");
     operator.commit("Three");
     sandbox_ssh_reads_and_fails(&operator).code(1).says("(outcome unknown; run git fetch)");
@@ -398,7 +399,7 @@ fn racer<'a>(sandbox: &'a Sandbox, name: &str) -> Repo<'a> {
     repo
 }
 
-/// Adds an app to every host, once: a push that was rejected is made anew on top of what is published and what runs.
+/// Adds an app to every host once. A push that was rejected is repeated on top of what is published and what runs.
 fn race(name: &str, repo: &Repo<'_>) {
     for _ in 0..100 {
         repo.git(&["fetch", "--quiet", "origin"]).ok();
@@ -406,7 +407,7 @@ fn race(name: &str, repo: &Repo<'_>) {
         repo.git(&["reset", "--quiet", "--hard", "origin/prod"]).ok();
         HOSTS.iter().for_each(|host| repo.write(format!("{host}/{name}/file"), "x"));
         repo.commit(name);
-        // Whoever may publish may deploy: so nobody waits for a commit that only the hosts have.
+        // The operator who has published deploys next, so nobody waits for a commit that only the hosts have.
         if !repo.git(&["push", "--quiet", "origin", "prod"]).success() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! What a host runs can be asked for, seen and got back: fetch, ls-remote, log, clone, projections.
+//! The state and history of a host: fetch, ls-remote, log, clone, projections.
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -12,7 +12,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     operator
 }
 
-/// A repository that has nothing in common with the first operator's but the host.
+/// A repository that has only the host in common with that of the first operator.
 fn stranger(sandbox: &Sandbox) -> Repo<'_> {
     let stranger = sandbox.repo("stranger");
     stranger.add_root("web1");
@@ -33,7 +33,7 @@ fn a_fetch_learns_what_runs_and_changes_nothing_on_the_host() {
         let run = ada.git(&["ls-remote", "web1"]).ok();
         shows(&sandbox, &run, &[("one", &one)], "<one>\tHEAD\n<one>\trefs/heads/prod");
         unchanged(&state_of(&sandbox.root("web1")), &before);
-        // A url does as well as a remote.
+        // A url works like a remote.
         let url = format!("deptool::{}", sandbox.root("web1").display());
         ada.git(&["fetch", &url, "prod:fetched"]).ok();
         assert_eq!(ada.id("fetched"), one);
@@ -70,7 +70,7 @@ fn the_log_tells_what_runs_and_what_was_deployed_from_here() {
     // The plan, as a difference of trees.
     let diff = ada.git(&["diff", "--stat", "web1/prod", "prod", "--", "web1"]).ok();
     assert!(diff.stdout().starts_with(" web1/web/file | 2 +-\n"), "{diff}");
-    // And on the host, with nothing but Git.
+    // And on the host, with Git alone.
     let store = sandbox.root("web1").join("var/lib/deptool/store");
     let store = store.to_str().unwrap();
     let log = ada.git(&["-C", store, "log", "-p", "--format=%s", two.as_str(), "--", "web1"]).ok();
@@ -112,7 +112,7 @@ fn a_clone_gets_the_configuration_back_from_a_host() {
         back.git(&["fsck", "--strict", "--no-dangling"]).ok();
         assert_eq!(back.git(&["branch", "--show-current"]).ok().line(), "prod");
 
-        // Work goes on from there, on that host.
+        // Further work on that host can start there.
         back.write("web1/web/file", "3\n");
         let three = back.commit("Three");
         back.git(&["push", "origin", "prod"]).ok();
@@ -168,12 +168,12 @@ fn a_commit_that_only_the_host_knows_is_shown_as_far_as_the_host_knows_it() {
         assert_eq!(files, "web1/web/file\n");
         other.git(&["fsck", "--strict", "--no-dangling"]).ok();
 
-        // Asking again makes nothing new.
+        // Another fetch creates nothing new.
         let before = refs(&other);
         other.git(&["fetch", "web1"]).ok();
         assert_eq!(refs(&other), before);
 
-        // As soon as the commit itself is here it takes the projection's place.
+        // Once the commit itself is available, it replaces the projection.
         other.git(&["fetch", "--quiet", "../operator", "prod:theirs"]).ok();
         other.git(&["fetch", "web1"]).ok();
         assert_eq!(other.id("web1/prod"), two);
@@ -254,7 +254,7 @@ fn a_host_that_was_emptied_or_set_up_anew_is_noticed() {
     std::fs::remove_dir_all(sandbox.root("web1").join("var")).unwrap();
     ada.write("web1/web/file", "2\n");
     let two = ada.commit("Two");
-    // What was last heard is not so any more: the lease does not hold.
+    // The known state is out of date, so the lease fails.
     ada.git(&["push", "web1", "prod"]).code(1).says("(stale info)");
     ada.git(&["push", "web1", "prod"]).ok();
     at_rest(&sandbox, "web1", Some(&two));

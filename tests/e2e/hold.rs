@@ -20,7 +20,7 @@ struct World<'a> {
     repo: Repo<'a>,
     commits: [String; 2],
     request: Deploy,
-    /// What follows the request.
+    /// The frames after the request.
     objects: Vec<Request>,
 }
 
@@ -55,7 +55,7 @@ impl World<'_> {
         talk
     }
 
-    /// How the deployment ended that is not under way any more.
+    /// The outcome of a deployment that has ended.
     #[track_caller]
     fn result(&self, id: DeploymentId) -> AttemptResult {
         match self.attach(id).next() {
@@ -67,10 +67,10 @@ impl World<'_> {
         }
     }
 
-    /// The commit of that number runs, wholly, and the host is at rest.
+    /// Asserts that exactly the commit with that number runs, and that the host is at rest.
     #[track_caller]
     fn runs(&self, number: usize) {
-        // The next agent waits for one that has answered and tidies up.
+        // The next agent waits until the previous one has cleaned up.
         Talk::with(self.sandbox, "web1").end();
         at_rest(self.sandbox, "web1", Some(&self.commits[number]));
         let root = self.sandbox.root("web1");
@@ -103,7 +103,7 @@ fn done() -> Response {
     Response::Ended(Box::new(Outcome::Done { also_restarted: Vec::new() }))
 }
 
-/// The reason for which the agent says that it went back.
+/// The reason that the agent gives for its rollback.
 #[track_caller]
 fn rolled_back(talk: &mut Talk) -> String {
     match talk.next() {
@@ -125,7 +125,7 @@ fn a_kept_deployment_is_done_when_it_is_released_and_undone_when_it_is_revoked()
     let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy).send(&Request::Keep);
     talk.says(&Response::Kept);
-    // Who asks is told whose deployment it is, and what it waits for.
+    // Others are told whose deployment it is, and what it waits for.
     let holder = Talk::with(&sandbox, "web1").hello.busy.unwrap();
     assert_eq!((holder.id, holder.phase), (Some(id), Phase::AwaitingRelease));
     talk.send(&Request::Release);
@@ -154,7 +154,7 @@ fn without_a_verdict_the_host_goes_back_at_once() {
     let why = "the connection was lost before the verdict".into();
     assert_eq!(world.result(id), AttemptResult::RolledBack { why, errors: vec![] });
 
-    // Killed while it waits, it is undone by the next agent.
+    // If it is killed while it waits, the next agent undoes it.
     let (mut talk, id) = world.deploy(DecidedBy::Helper, None);
     talk.says(&Response::Healthy);
     talk.kill();
@@ -172,7 +172,7 @@ fn a_connection_that_was_lost_is_taken_over_by_the_next() {
         let mut second = world.attach(id);
         second.says(&Response::Attached).says(&Response::Healthy).send(&Request::Keep);
         second.says(&Response::Kept);
-        // The first one is not listened to any more.
+        // The first connection is ignored from now on.
         first.send(&Request::Revert);
         second.hang_up();
         let mut third = world.attach(id);
@@ -215,7 +215,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     talk.says(&question(600));
     let holder = Talk::with(&sandbox, "web1").hello.busy.unwrap();
     assert_eq!((holder.id, holder.phase), (Some(id), Phase::AwaitingConfirmation));
-    // Over the connection that was there before, it proves nothing.
+    // A confirmation over the existing connection proves nothing.
     talk.send(&Request::Confirm);
     assert_eq!(rolled_back(&mut talk), "not confirmed: a message came out of order");
     world.runs(0);
@@ -232,7 +232,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     world.runs(0);
     assert_eq!(world.result(id), AttemptResult::RolledBack { why, errors: vec![] });
 
-    // The change may well have cut the connection.
+    // The change may have cut the connection.
     let (mut talk, id) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600));
     talk.hang_up();
@@ -242,7 +242,7 @@ fn what_is_not_confirmed_over_a_new_connection_is_undone() {
     world.runs(1);
     world.again();
 
-    // Killed while it waits: undone.
+    // If it is killed while it waits, it is undone.
     let (mut talk, id) = world.deploy(DecidedBy::Host, Some(600));
     talk.says(&question(600));
     talk.kill();
@@ -279,7 +279,7 @@ fn an_app_can_ask_to_be_confirmed() {
     other.says(&done());
     world.commits[1] = bold;
     world.runs(1);
-    // Its removal is as bold.
+    // Removing the app needs a confirmation, too.
     world.repo.git(&["fetch", "-q", "web1"]).ok();
     world.repo.remove("web1/web");
     world.repo.write("web1/other/file", "1\n");
@@ -305,7 +305,7 @@ fn a_deployment_that_is_declared_not_to_be_under_way_does_not_begin_afterwards()
     talk.send(&Request::Deploy(Box::new(Deploy { id, ..world.request.clone() })));
     talk.says(&Response::Ended(Box::new(Outcome::Cancelled)));
     world.runs(0);
-    // Others do.
+    // Other apps do not.
     let (mut talk, _) = world.deploy(DecidedBy::Host, None);
     talk.says(&done());
     world.runs(1);

@@ -1,4 +1,4 @@
-//! Nobody overwrites what they have not seen: the lease, and hosts that are busy.
+//! Nobody overwrites a deployment that they have not seen: leases, and busy hosts.
 
 use std::os::fd::AsFd as _;
 
@@ -13,7 +13,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     operator
 }
 
-/// A second operator, who has seen what the first one has deployed.
+/// A second operator, who has fetched what the first one deployed.
 fn colleague<'a>(sandbox: &'a Sandbox, first: &Repo<'_>) -> Repo<'a> {
     let second = sandbox.clone_of(first, "colleague");
     second.git(&["config", "user.name", "Ben Colleague"]).ok();
@@ -49,12 +49,12 @@ fn a_stale_push_is_rejected_says_who_and_is_healed_by_a_fetch() {
         shows(&sandbox, &run, &names, expected);
         unchanged(&state_of(&sandbox.root("web1")), &before);
 
-        // Now the plan is made from what runs, and says what would be lost.
+        // Now the plan is made from what runs, and shows what would be lost.
         let run = ada.git(&["push", "web1", "prod"]).code(1);
         run.says("! [rejected]        prod -> prod (non-fast-forward)");
         unchanged(&state_of(&sandbox.root("web1")), &before);
 
-        // Ben's work comes from Ben.
+        // Ben's commit comes from Ben.
         ada.git(&["fetch", "--quiet", "../colleague", "prod:ben"]).ok();
         ada.git(&["fetch", "web1"]).ok();
         assert_eq!(ada.id("web1/prod"), two, "the projection gives way to the commit");
@@ -79,7 +79,7 @@ fn force_does_not_waive_the_lease() {
     ada.write("web1/web/file", "3\n");
     ada.commit("Three");
     for args in [&["push", "-f", "web1", "prod"][..], &["push", "web1", "+prod"]] {
-        // The first of them learns what runs; so that each is stale, forget it again.
+        // The first push learns what runs. Forget that again, so that each push is stale.
         let one = ada.id("prod~1");
         ada.git(&["update-ref", "refs/remotes/web1/prod", &one]).ok();
         ada.git(args).code(1).says("(stale info)");
@@ -101,7 +101,7 @@ fn a_first_push_to_a_host_that_somebody_has_deployed_is_stale() {
     ben.write("web1/web/file", "2\n");
     let two = ben.commit("Two");
     ben.git(&["push", "web1", "prod"]).code(1).says("(stale info)").says("Ada Operator <ada@example.org> deployed");
-    // What was heard with the rejection is enough for the next one.
+    // What the rejected push has fetched is enough for the next push.
     ben.git(&["push", "web1", "prod"]).ok();
     at_rest(&sandbox, "web1", Some(&two));
 }
@@ -174,7 +174,7 @@ fn a_busy_host_says_by_whom_and_since_when() {
 }
 
 #[test]
-fn who_only_asks_does_not_get_in_the_way_of_who_deploys() {
+fn a_request_for_the_state_does_not_block_a_deployment() {
     let sandbox = Sandbox::new();
     let ada = operator(&sandbox);
     ada.commit("0");
@@ -220,14 +220,14 @@ fn of_operators_who_race_each_builds_on_what_the_one_before_has_deployed() {
     std::thread::scope(|scope| {
         for (n, repo) in repos.iter().enumerate() {
             scope.spawn(move || {
-                // Each adds an app, once: a push that was rejected is made anew on top of what runs.
+                // Each adds an app once. A push that was rejected is repeated on top of what runs.
                 for _ in 0..100 {
                     repo.git(&["fetch", "--quiet", "origin"]).ok();
                     repo.git(&["fetch", "--quiet", "web1"]);
                     repo.git(&["reset", "--quiet", "--hard", "origin/prod"]).ok();
                     repo.write(format!("web1/app{n}/file"), "x");
                     repo.commit(&format!("App {n}"));
-                    // Whoever may publish may deploy: so nobody waits for a commit that only the host has.
+                    // The operator who has published deploys next, so nobody waits for a commit that only the host has.
                     if !repo.git(&["push", "--quiet", "origin", "prod"]).success() {
                         continue;
                     }

@@ -1,4 +1,4 @@
-//! Another user of a host can't use a deployment to write where they may not, however they race with it. Needs root.
+//! Another user of a host can't use a deployment to write where they may not, even by racing it. These tests need root.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
@@ -9,7 +9,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::{at_rest, state_of, unchanged};
 
-/// A user that owns nothing else.
+/// A user id that owns nothing else.
 const MALLORY: u32 = 64_999;
 
 /// A host on which Mallory has a home directory, and a repository whose app links into it.
@@ -52,7 +52,7 @@ impl World<'_> {
         self.repo.commit(content)
     }
 
-    /// A shell of Mallory's that runs this script until it is stopped.
+    /// Mallory's shell, which repeats this script until it is stopped.
     fn racing(&self, directory: &Path, script: &str) -> Racing {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).current_dir(directory).uid(MALLORY).gid(MALLORY);
@@ -69,11 +69,11 @@ impl Drop for Racing {
     }
 }
 
-/// Nothing that Mallory has would give them more rights than they had.
+/// Asserts that Mallory has gained no rights.
 #[track_caller]
 fn nothing_gained(directory: &Path) {
     for entry in std::fs::read_dir(directory).unwrap() {
-        // It may be gone already.
+        // It may have been removed in the meantime.
         let Ok(entry) = entry else { continue };
         let Ok(meta) = entry.path().symlink_metadata() else { continue };
         assert!(meta.is_symlink() || meta.mode() & 0o6000 == 0, "{entry:?}");
@@ -87,7 +87,7 @@ fn a_race_for_the_place_of_a_link_gains_nothing() {
     let Some(world) = World::new(&sandbox) else { return };
     let etc = state_of(&world.at("etc"));
     let home = world.at("home/mallory");
-    // What is at the path, what is beside it under our own temporary names, and the directory itself change all the time.
+    // The path, our temporary files next to it, and the directory itself change constantly.
     let script = "while :; do
         ln -s ../../../etc/secret d/app.conf; ln ../../etc/secret d/x; mkfifo d/x; mv -f d/x d/app.conf
         ln -sf ../../../etc/secret d/.app.conf.deptool-new; mkdir d/.app.conf.deptool-undo
@@ -148,7 +148,7 @@ fn links_fifos_and_files_of_others_in_a_files_place_are_refused() {
         assert!(run.stderr().contains("/home/mallory/d/app.conf"), "{what}: {run}");
         unchanged(&state_of(&world.at("home")), &before);
         std::fs::remove_file(&place).unwrap();
-        // A second name of the secret is gone again.
+        // A second hard link to the secret is removed again.
         unchanged(&state_of(&world.at("etc")), &etc);
     }
 }
@@ -205,7 +205,7 @@ fn a_state_directory_that_others_can_write_to_is_refused() {
     symlink("real", &state).unwrap();
     std::os::unix::fs::lchown(&state, Some(MALLORY), None).unwrap();
     refused();
-    // Root may keep it elsewhere.
+    // Root may have it elsewhere.
     std::os::unix::fs::lchown(&state, Some(0), None).unwrap();
     world.repo.git(&["push", "web1", "prod"]).ok();
 }

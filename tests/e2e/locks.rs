@@ -1,5 +1,5 @@
-//! Locks that a Git or a helper has left which was killed: those of refs that are ours to write go by themselves. Others
-//! are named, and what a host runs is said truthfully all the same.
+//! Stale locks of a Git or a helper that was killed. Locks of our own refs are removed automatically. Other locks are
+//! named, and the state of a host is still reported correctly.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::{seen::at_rest, stand_in::with_stand_in};
 
-/// A host with one commit, and a second one to be pushed.
+/// A host that runs one commit, and a second commit to push.
 fn second_commit(sandbox: &Sandbox) -> (Repo<'_>, String) {
     let ada = sandbox.repo("ada");
     ada.add_root("web1");
@@ -49,7 +49,7 @@ fn a_lock_of_all_refs_is_named_and_nothing_is_sent() {
     ada.git(&["push", "web1", "prod"]).code(1).says(&advice).does_not_say("unknown");
     assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/web/current/file"), b"1\n");
     assert!(lock.exists(), "it may be somebody's who lives");
-    // Heard, but not noted: no success either.
+    // The host was asked, but the answer could not be recorded, so this is no success either.
     let ben = sandbox.clone_of(&ada, "ben");
     ben.add_root("web1");
     ben.git(&["fetch", "web1"]).ok();
@@ -65,7 +65,7 @@ fn a_deployment_that_could_not_be_noted_is_said_to_be_one() {
     let sandbox = Sandbox::new();
     let (ada, two) = second_commit(&sandbox);
     let lock = ada.dir.join(".git/packed-refs.lock");
-    // Somebody is killed while the host is at work, which it is not before that was noted.
+    // A process is killed while the host is working, which starts only after the deployment was recorded.
     let script = format!(
         "until [ -e '{}' ] && (set -C; : >'{}') 2>/dev/null; do sleep 0.01; done; exec \"$DEPTOOL_AGENT\"",
         ada.dir.join(".git/refs/deptool/unsettled/web1/prod").display(),
@@ -78,7 +78,7 @@ fn a_deployment_that_could_not_be_noted_is_said_to_be_one() {
     assert!(report.contains("\"outcome\":\"not-noted\""), "{report}{push}");
     at_rest(&sandbox, "web1", Some(&two));
     fs::remove_file(&lock).unwrap();
-    // It counts as in doubt until it was asked.
+    // The host is in doubt until it has been asked.
     assert_ne!(ada.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "", "{push}");
     ada.git(&["fetch", "web1"]).ok();
     is_settled(&ada, &two);

@@ -6,7 +6,7 @@ use deptool_tests::sandbox::Sandbox;
 use deptool_tests::site;
 
 #[test]
-fn man_has_nothing_to_say_against_the_pages() {
+fn man_shows_the_pages_without_warnings() {
     let sandbox = Sandbox::new();
     if find_program("man").is_none() {
         eprintln!("skipped: man is not installed");

@@ -1,4 +1,4 @@
-//! What a deployment does outside of its own directory: links, files that were there before, and what others do to them.
+//! External paths: symlinks, files that were there before, and what others do to them.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl World<'_> {
         run.stderr()
     }
 
-    /// A push that the host refuses: nothing changes. Returns what was said.
+    /// A push that the host refuses, without changing anything. Returns the message.
     #[track_caller]
     fn refused(&self) -> String {
         self.repo.commit("Next");
@@ -112,7 +112,7 @@ fn an_equal_file_is_taken_over_and_given_back_as_it_was() {
     let said = world.links(&["/etc/a.conf", "/etc/b.conf"]).push();
     assert!(said.contains("web1: '/etc/a.conf' was there with the same content: it is taken over\n"), "{said}");
     assert_eq!(world.link_of("etc/a.conf").unwrap(), OURS);
-    // However often it changes meanwhile.
+    // It does not matter how often it has changed in the meantime.
     world.repo.write("web1/web/file", "2\n");
     world.push();
     world.links(&["/etc/b.conf"]).push();
@@ -248,7 +248,7 @@ fn links_on_the_way_are_followed_inside_of_the_root() {
 }
 
 #[test]
-fn two_ways_to_one_place_are_no_way_to_two_files() {
+fn one_place_can_not_be_claimed_by_two_paths() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     std::fs::create_dir(world.at("etc/real")).unwrap();
@@ -258,7 +258,7 @@ fn two_ways_to_one_place_are_no_way_to_two_files() {
     world.repo.write("web1/web/manifest.json", manifest);
     let said = world.refused();
     assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
-    // Nor if one of them is there already, or the directory is not.
+    // It makes no difference if one of them exists already, or if the directory does not exist.
     world.links(&["/etc/real/a", "/etc/real/new/b"]).push();
     let said = world.links(&["/etc/real/a", "/etc/alias/a", "/etc/real/new/b"]).refused();
     assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
@@ -267,7 +267,7 @@ fn two_ways_to_one_place_are_no_way_to_two_files() {
 }
 
 #[test]
-fn a_way_that_another_user_can_change_is_not_taken() {
+fn a_path_that_another_user_can_change_is_not_followed() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: needs root");
     }
@@ -291,7 +291,7 @@ fn a_way_that_another_user_can_change_is_not_taken() {
 }
 
 #[test]
-fn nothing_is_put_into_our_own_directory_by_a_detour() {
+fn no_symlink_leads_into_the_state_directory() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     world.links(&[]).push();
@@ -324,7 +324,8 @@ fn a_deployment_that_fails_half_way_is_rolled_back_to_what_was_there() {
     std::fs::remove_file(world.at("etc/drift")).unwrap();
     std::fs::write(world.at("etc/drift"), "by hand").unwrap();
     let one = world.repo.id("prod");
-    // Links made, relinked, removed, taken over, drifted; directories made and removed; then a unit that is not there.
+    // Symlinks are created, changed, removed, taken over, and have drifted; directories are created and removed. Then a
+    // unit is missing.
     world.repo.write("web1/web/other", "other\n");
     world.repo.write("web1/new/file", "new\n");
     world.repo.write(
@@ -346,7 +347,7 @@ fn a_deployment_that_fails_half_way_is_rolled_back_to_what_was_there() {
     assert_eq!(world.repo.git(&["for-each-ref", "refs/deptool"]).ok().stdout(), "", "nothing is in doubt");
     let attempts = std::fs::read_to_string(world.at("var/lib/deptool/state/attempts")).unwrap();
     assert!(attempts.lines().last().unwrap().contains("rolled-back"), "{attempts}");
-    // What did not work can be mended.
+    // After a failure, the cause can be fixed.
     world.repo.write("web1/web/systemd/bad.service", "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=x.target\n");
     world.push();
 }

@@ -1,5 +1,5 @@
-//! Everything that needs no root and no service manager works without them: on a machine that has neither systemd nor
-//! its programs, for a user who is not root.
+//! Everything that does not need root or a service manager works without them: on a machine without systemd, for a user
+//! who is not root.
 
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
@@ -8,12 +8,12 @@ use deptool_tests::build;
 use deptool_tests::process::{Cmd, find_program};
 use deptool_tests::sandbox::gits;
 
-/// A user that owns nothing else.
+/// A user id that owns nothing else.
 const NOBODY: u32 = 64_998;
-/// All that is on PATH beside Git and ours.
+/// The only programs on PATH besides Git and ours.
 const PROGRAMS: [&str; 2] = ["sh", "mkdir"];
 
-/// What an operator does with a directory that stands for a host.
+/// The main workflow of an operator with a local root.
 const SCRIPT: &str = r#"
 git init -q -b prod operator && cd operator
 git config user.name Ada && git config user.email ada@example.org
@@ -50,7 +50,7 @@ fn all_of_it_works_without_root_and_without_systemd() {
     for git in gits() {
         let directory = tempfile::tempdir().unwrap();
         let at = |path: &str| directory.path().join(path);
-        // The build may lie where other users can't go.
+        // Other users may have no access to the build directory.
         for path in ["bin/git-remote-deptool", "bin/git-deptool"] {
             copy(&build::local().join(path), &at(path));
         }

@@ -1,4 +1,4 @@
-//! `git push --dry-run` shows the plan, connects to nothing and changes nothing.
+//! `git push --dry-run` shows the plan, does not connect, and changes nothing.
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -69,7 +69,7 @@ fn the_plan_of_a_change_has_only_what_changes() {
     shows(&sandbox, &run, &names, CHANGE);
     unchanged(&state_of(&sandbox.root("web1")), &before.0);
     assert_eq!(refs(&operator), before.1);
-    // With -v it is shown before it is carried out.
+    // With -v, the plan is shown before it is carried out.
     let run = operator.git(&["push", "-v", "web1", "prod"]).ok();
     run.says("    update web\n").says("        ~ web.conf\n");
 }

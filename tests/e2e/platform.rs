@@ -1,22 +1,17 @@
-//! The agents as they are shipped, and the one for the other kind of processor.
+//! The agents as they are shipped, including the one for the other processor.
 
 use deptool_tests::build::{self, Platform};
-use deptool_tests::lab;
+use deptool_tests::is_quick;
 use deptool_tests::process::{Run, find_program};
 use deptool_tests::sandbox::{BRANCH, Repo, Sandbox};
 use deptool_tests::stand_in::with_stand_in;
 
-/// Runs programs for Linux on aarch64, a process of its own for each of theirs.
+/// Runs programs for Linux on aarch64, with one local process for each of theirs.
 const EMULATOR: &str = "qemu-aarch64-static";
-/// In bytes: what it has now, and some room. Why it matters: doc/measurements.md.
+/// In bytes: the current size, with some room. Why it matters: doc/measurements.md.
 const LARGEST: u64 = 1_250_000;
 
-/// Whether to say nothing of what takes minutes to build.
-fn is_quick() -> bool {
-    std::env::var_os(lab::QUICK).is_some()
-}
-
-/// A script that runs the agent for aarch64 in place of the one for this machine; None where there is no emulator.
+/// A script that runs the agent for aarch64 instead of the one for this machine; None if there is no emulator.
 fn emulated() -> Option<String> {
     if is_quick() {
         return None;
@@ -61,7 +56,7 @@ fn the_agent_for_aarch64_deploys_changes_rolls_back_and_removes() {
     let large = sandbox.read("web1", "/var/lib/deptool/apps/app/current/dir/large");
     assert_eq!(large.len(), 5 << 20);
 
-    // What is in the way is found by the agent, on the machine.
+    // The agent itself detects files that are in the way.
     std::fs::write(sandbox.root("web1").join("etc/taken"), "foreign").unwrap();
     repo.write("web1/app/manifest.json", r#"{"symlinks": {"/etc/app.conf": "file", "/etc/taken": "secret"}}"#);
     repo.commit("Three");

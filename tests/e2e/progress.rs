@@ -1,4 +1,4 @@
-//! What a push shows while it is at work: on a terminal, and where there is none.
+//! The progress of a push, on a terminal and without one.
 
 use deptool_tests::process::{Cmd, Run};
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -17,8 +17,8 @@ fn operator<'a>(sandbox: &'a Sandbox, hosts: &[&str]) -> Repo<'a> {
     operator
 }
 
-/// Runs a command line on a terminal of its own, of 80 by 24 characters, where `command` would run and in its
-/// environment; stdout is all that the terminal got.
+/// Runs a command line on a terminal of 80 by 24 characters, in the directory and environment of `command`. stdout is
+/// everything that was written to the terminal.
 #[track_caller]
 fn on_terminal(command: Cmd, line: &str, term: &str) -> Run {
     let command = command.into_inner();
@@ -46,7 +46,7 @@ fn without_a_terminal_there_is_a_line_for_each_host_and_nothing_moves() {
 fn on_a_terminal_the_hosts_are_drawn_in_place_until_all_have_ended() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox, &["web1", "web2"]);
-    // Hosts that take their time, or there would be nothing to draw.
+    // Slow hosts, because fast ones leave nothing to draw.
     let slow = with_stand_in(&sandbox, &operator, &[], "sleep 0.5; exec \"$DEPTOOL_AGENT\"");
     let run = on_terminal(slow, "git push cluster prod", "xterm").ok();
     let text = run.stdout();

@@ -1,4 +1,4 @@
-//! A host that was set up anew is recognised at the next contact of any kind, and plans are then made for what it is.
+//! A host that was reinstalled is recognised at the next contact of any kind, and plans are made accordingly.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::seen::at_rest;
 
 const ANEW: &str = "web1: the host was set up anew since we last talked to it";
 
-/// All that asks a host something without deploying to it.
+/// All commands that ask a host without deploying to it.
 const CONTACTS: [&[&str]; 6] = [
     &["fetch", "web1"],
     &["ls-remote", "web1"],
@@ -39,7 +39,7 @@ impl World {
         self.sandbox.repo_at(self.sandbox.dir().join("ada"))
     }
 
-    /// Somebody else, whose branch has one commit more.
+    /// Another operator, whose branch has one more commit.
     fn ben(&self) -> (Repo<'_>, String) {
         let ben = self.sandbox.clone_of(&self.ada(), "ben");
         ben.add_root("web1");
@@ -56,7 +56,7 @@ impl World {
         std::fs::remove_dir_all(self.state()).unwrap();
     }
 
-    /// The same host, by another machine that Ben has deployed to. What is there now is another deployment.
+    /// Replaces the host with another machine, to which Ben has deployed something else.
     fn replace(&self, ben: &Repo<'_>) {
         self.wipe();
         ben.git(&["fetch", "web1"]).ok();
@@ -98,13 +98,13 @@ fn a_push_to_a_wiped_host_is_stale_once_and_one_that_asks_first_works_at_once() 
     world.tracked(None, &run);
     ada.git(&["push", "web1", "prod"]).ok().does_not_say(ANEW);
     at_rest(&world.sandbox, "web1", Some(&two));
-    // What is up to date as last heard is not, if that is asked.
+    // A push that considers the host up to date finds that it is not, if it is told to ask.
     world.wipe();
     ada.git(&["push", "-o", "check", "web1", "prod"]).ok().says("Everything up-to-date");
     ada.git(&["config", "push.pushOption", "check"]).ok();
     ada.git(&["push", "web1", "prod"]).ok().says(ANEW).says("[new branch]");
     at_rest(&world.sandbox, "web1", Some(&two));
-    // There is nothing left to remove, and that was not done by this push.
+    // Nothing is left to remove, but this push did not remove it.
     ada.git(&["config", "--unset", "push.pushOption"]).ok();
     world.wipe();
     let run = ada.git(&["push", "web1", ":prod"]).code(1).says(ANEW).says("(stale info)");
@@ -122,7 +122,7 @@ fn a_host_that_was_replaced_by_one_with_another_deployment_is_recognised_and_tha
         world.replace(&ben);
         let run = ada.git(contact).says(ANEW);
         world.tracked(Some(&theirs), &run);
-        // As with any host that somebody else has deployed to: what is older does not go over it by accident.
+        // As with any deployment by somebody else: an older commit does not replace it by accident.
         ada.git(&["push", "web1", "prod"]).code(1).says("[rejected]");
         ada.git(&["push", "-f", "web1", "prod"]).ok();
         at_rest(&world.sandbox, "web1", Some(&one));

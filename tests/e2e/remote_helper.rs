@@ -1,5 +1,5 @@
-//! What people do with any remote, in the order of Git's own tests of remote helpers (t5801), as far as it applies to hosts.
-//! What the helper says to Git line by line is in the helper's `tests/dialogue.rs`.
+//! What people do with any remote, in the order of Git's own tests of remote helpers (t5801), as far as they apply to
+//! hosts. The helper's own tests cover its dialogue with Git line by line.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::{at_rest, refs};
 
-/// Runs this with every Git that is here: a repository with a commit that runs on `web1`.
+/// Runs a test with every Git on this machine, in a repository with a commit that runs on `web1`.
 fn with_every_git(test: impl Fn(&Sandbox, &Repo<'_>, &str)) {
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
@@ -37,11 +37,11 @@ fn cloning_and_pulling_work_from_a_host() {
         repo.git(&["push", "web1", "prod"]).ok();
         clone.git(&["pull", "-q", "--ff-only"]).ok();
         assert_eq!(clone.id("HEAD"), two);
-        // Into a repository that has nothing yet, without a checkout, and from a url that is no remote.
+        // Into an empty repository, without a checkout, and from a url without a remote.
         for args in [&["clone", "-q", "--bare", &url, "bare"][..], &["clone", "-q", "--no-checkout", &url, "empty"]] {
             sandbox.command("git").args(args).run().unwrap().ok();
         }
-        // Some Gits make the repository that they were asked for, others what fits the remote.
+        // Some versions of Git create the requested kind of repository, others the kind that fits the remote.
         let other = sandbox.command("git").args(["clone", &url, "other"]).env("GIT_DEFAULT_HASH", "sha256");
         let other = other.run().unwrap();
         if other.success() {
@@ -65,7 +65,7 @@ fn cloning_and_pulling_work_from_a_host() {
 }
 
 #[test]
-fn refs_that_are_not_there_are_said_to_be_missing() {
+fn missing_refs_are_reported() {
     with_every_git(|sandbox, repo, _| {
         let before = refs(repo);
         repo.git(&["fetch", "web1", "other"]).fails().says("couldn't find remote ref");
@@ -95,7 +95,7 @@ fn pushing_everything_at_once_deploys_one_branch_or_nothing() {
         let two = repo.commit("Two");
         repo.git(&["push", "--all", "web1"]).ok();
         at_rest(sandbox, "web1", Some(&two));
-        // A branch of another name is deployed as the cluster's.
+        // A branch with another name is deployed as the cluster's branch.
         repo.git(&["checkout", "-q", "-b", "work"]).ok();
         repo.write("web1/web/file", "3\n");
         let three = repo.commit("Three");

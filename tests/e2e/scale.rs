@@ -7,7 +7,7 @@ use deptool_tests::simulation::Simulation;
 
 use crate::stand_in::{agent, with_stand_in};
 
-/// From ten on, OpenSSH's default MaxStartups drops connections that have not logged in.
+/// With ten or more, OpenSSH's default MaxStartups drops connections that have not logged in.
 const MAX_STARTUPS: usize = 10;
 
 #[test]
@@ -29,7 +29,7 @@ fn a_push_to_many_hosts_never_has_many_connections_that_are_not_logged_in() {
         assert_eq!(std::fs::read_to_string(file).unwrap(), format!("{host} one\n"));
     }
 
-    // Another operator, who knows the hosts by the branch alone.
+    // Another operator, who knows the hosts only from the branch.
     let other = sandbox.clone_of(&operator, "other");
     other.add_remote("cluster", "deptool::@all");
     other.git(&["config", "deptool.cluster", "prod"]).ok();
@@ -96,7 +96,7 @@ fn a_slow_host_holds_up_no_other_ones_fetch() {
     operator.commit("One");
     operator.add_remote("cluster", "deptool::@all");
     operator.git(&["push", "cluster", "prod"]).ok();
-    // The first one answers when the others have ended.
+    // The first host answers after the others have finished.
     let script = "case $DEPTOOL_ROOT in \
         */web1) until [ -e \"$DEPTOOL_ROOT/../web2.asked\" ] && [ -e \"$DEPTOOL_ROOT/../web3.asked\" ]; do \
             sleep 0.01; done; exec \"$DEPTOOL_AGENT\";; \

@@ -1,5 +1,5 @@
-//! A host has what is its own, and nothing of another host (DESIGN: I6), as stock Git reads its store; and so has whoever
-//! fetches from it.
+//! A host has its own files and nothing of another host, as Git itself reads its store. The same holds for those who
+//! fetch from it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ impl World<'_> {
         git.input(input).run().unwrap().ok().stdout()
     }
 
-    /// All objects of a repository: id and type.
+    /// All objects of a repository, with id and type.
     fn objects(&self, dir: &Path) -> BTreeSet<String> {
         let all = self.git(dir, &["cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"], "");
         all.lines().map(str::to_owned).collect()
@@ -29,7 +29,8 @@ impl World<'_> {
         self.sandbox.root(host).join("var/lib/deptool/store")
     }
 
-    /// What a host may have of a commit's history: commits, root trees, and its own directory in each.
+    /// The objects of a commit's history that a host may have: commits, root trees, and its own directory in each of
+    /// them.
     fn own(&self, host: &str, tip: &str) -> BTreeSet<String> {
         let mut own = BTreeSet::new();
         for commit in self.repo.git(&["rev-list", tip]).ok().stdout().lines() {
@@ -43,7 +44,7 @@ impl World<'_> {
         own
     }
 
-    /// Asserts that nothing of other hosts is on `host`, and that all that runs there is.
+    /// Asserts that `host` has no objects of other hosts, and has all objects of what it runs.
     #[track_caller]
     fn is_alone(&self, host: &str) {
         let store = self.store(host);
@@ -56,7 +57,7 @@ impl World<'_> {
         self.no_secrets(&store, host);
     }
 
-    /// Asserts that no object says anything of another host's secrets, whatever it is called.
+    /// Asserts that no object contains a secret of another host, whatever its type or name.
     #[track_caller]
     fn no_secrets(&self, dir: &Path, host: &str) {
         let ids: String = self
@@ -96,10 +97,10 @@ fn a_host_has_nothing_of_another_one_in_any_history() {
         }
         repo.write("README", format!("for all, {round}\n"));
         repo.commit(&format!("Round {round}"));
-        // The other host is a deployment behind, and gets two at once.
+        // The other host is one deployment behind, and gets two at once.
         world.push(if round % 2 == 0 { "web1" } else { "web2" });
     }
-    // What is no secret moves from one host to the other, and back under another name; a whole app, too.
+    // Files that are not secret move from one host to the other, and back under another name. So does a whole app.
     repo.write("web1/app/public", "known to both\n");
     repo.write("web1/moving/file", "also known to both\n");
     repo.commit("Public");
@@ -115,7 +116,7 @@ fn a_host_has_nothing_of_another_one_in_any_history() {
     world.is_alone("web1");
     world.is_alone("web2");
 
-    // Back in history, and forward again over a merge with work on the other host.
+    // Back in history, and forward again through a merge with work on the other host.
     repo.git(&["push", "--force", "web1", "prod~3:prod"]).ok();
     repo.git(&["checkout", "-q", "-b", "side", "prod~2"]).ok();
     repo.write("web2/app/side", "secret of web2, on the side\n");
@@ -126,7 +127,7 @@ fn a_host_has_nothing_of_another_one_in_any_history() {
     world.is_alone("web1");
     world.is_alone("web2");
 
-    // So many packs that the next deployment makes one of them.
+    // Enough packs that the next deployment combines them.
     let objects = world.objects(&world.store("web2"));
     let format = world.store("web2").join("objects/pack/pack");
     for line in objects.iter().take(52) {
@@ -143,7 +144,7 @@ fn a_host_has_nothing_of_another_one_in_any_history() {
     assert!(left.count() < 20, "it was repacked");
     at_rest(&sandbox, "web2", Some(&last));
 
-    // Whoever knows nothing and asks one host learns nothing of the others.
+    // An operator without any knowledge who asks one host learns nothing about the others.
     let stranger = sandbox.repo("stranger");
     stranger.add_root("web2");
     stranger.git(&["fetch", "web2"]).ok();

@@ -1,4 +1,4 @@
-//! What a test compares: what was shown, and all that a root or a repository has.
+//! What tests compare: the output of programs, and the content of a root or a repository.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-/// All that a program has shown, with what differs from run to run replaced: the sandbox's path by `DIR`, lengths of
-/// time by `N`, and ids by the names that they are given here.
+/// The output of a program, without what differs from run to run: the sandbox's path becomes `DIR`, durations become
+/// `N`, and ids become the given names.
 pub fn shown(sandbox: &Sandbox, run: &Run, names: &[(&str, &str)]) -> String {
     let mut text = format!("{}{}", run.stdout(), run.stderr());
     text = text.replace(&sandbox.dir().display().to_string(), "DIR");
@@ -39,13 +39,13 @@ pub fn same(actual: &str, expected: &str) {
     assert!(actual == expected, "--- actual\n{actual}\n--- expected\n{expected}\n---");
 }
 
-/// Asserts what was shown by a program, see [`shown`].
+/// Asserts the output of a program; see [`shown`].
 #[track_caller]
 pub fn shows(sandbox: &Sandbox, run: &Run, names: &[(&str, &str)], expected: &str) {
     same(&shown(sandbox, run, names), expected);
 }
 
-/// Everything below a directory: paths, kinds, modes, times of modification, contents. Compare with [`unchanged`].
+/// Everything in a directory: paths, types, modes, modification times, contents. Compare with [`unchanged`].
 #[must_use]
 pub fn state_of(dir: &Path) -> Vec<String> {
     let mut out = Vec::new();
@@ -53,8 +53,8 @@ pub fn state_of(dir: &Path) -> Vec<String> {
     out
 }
 
-/// As [`state_of`], but of what the host's own records are there is only what a deployment would change: a host that
-/// has refused one may have objects of it, and a state directory.
+/// Like [`state_of`], but of the host's own records only what a deployment would change: a host that has refused a
+/// deployment may have its objects, and a state directory.
 #[must_use]
 pub fn visible(dir: &Path) -> Vec<String> {
     let mut out = Vec::new();
@@ -71,7 +71,7 @@ pub fn visible(dir: &Path) -> Vec<String> {
     out
 }
 
-/// Asserts that two states are equal, and shows what is different if not.
+/// Asserts that two states are equal, and shows the differences otherwise.
 #[track_caller]
 pub fn unchanged(now: &[String], before: &[String]) {
     let only = |these: &[String], others: &[String], sign: &str| {
@@ -103,7 +103,7 @@ fn walk(root: &Path, at: &Path, out: &mut Vec<String>, wanted: &dyn Fn(&Path) ->
         let content = std::fs::read(at).unwrap();
         let is_text = content.len() < 1000 && content.iter().all(|byte| *byte == b'\n' || (b' '..127).contains(byte));
         let text = if is_text { format!("{:?}", String::from_utf8_lossy(&content)) } else { hash(&content) };
-        // Whoever has looked for who is at work has touched the lock.
+        // A look at the lock may have created it.
         let time = if at.ends_with("state/lock") { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
         out.push(format!("{shown:?} {:o} {time:?} {text}", meta.mode()));
     }
@@ -121,7 +121,7 @@ pub fn refs(repo: &Repo<'_>) -> String {
     repo.git(&["for-each-ref", "--format=%(refname) %(objectname)"]).ok().stdout()
 }
 
-/// Asserts what holds of every root at rest (see DESIGN: I1, I3): one commit runs, and nothing is half done.
+/// Asserts what holds for every root at rest: one commit runs, and nothing is half done.
 #[track_caller]
 pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
     let own = sandbox.root(root).join("var/lib/deptool");
@@ -153,7 +153,7 @@ pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
     assert_eq!(names(&own.join("apps")), names(&generation), "each app has a stable path\n{tree}");
     git(sandbox, &store, &["fsck", "--strict", "--no-dangling"]);
     let Some(commit) = commit else { return };
-    // What is checked out is what the commit has.
+    // The checkout matches the commit.
     for app in names(&generation) {
         let checkout = std::fs::canonicalize(generation.join(&app)).unwrap();
         let index = sandbox.dir().join("tmp/index");

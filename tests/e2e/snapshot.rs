@@ -1,4 +1,4 @@
-//! `git deptool snapshot`: what it commits, on top of what, and what it leaves alone.
+//! `git deptool snapshot`: what it commits, on which parents, and what it leaves alone.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,7 +9,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::state_of;
 
-/// A repository with the cluster `prod`, something else checked out, and beside it a rendered directory.
+/// A repository with the cluster `prod` and another branch checked out, and a rendered directory next to it.
 fn begin(sandbox: &Sandbox) -> (Repo<'_>, Repo<'_>) {
     let repo = sandbox.repo("operator");
     repo.git(&["deptool", "init", "prod"]).ok();
@@ -54,7 +54,7 @@ fn a_directory_is_committed_as_it_is_and_nothing_else_is_touched() {
     assert_eq!((index(), state_of(&rendered.dir)), (before, files));
     assert_eq!(repo.git(&["status", "--porcelain"]).ok().line(), "");
 
-    // Git itself makes the same tree of it.
+    // Git makes the same tree of it.
     let git = |args: &[&str]| {
         let command = sandbox.command("git").dir(&rendered.dir).env("GIT_DIR", repo.dir.join(".git"));
         let command =
@@ -90,7 +90,7 @@ fn what_has_not_changed_is_not_committed_and_what_has_is_found() {
     assert_eq!(json(&again)["commit"], first.as_str());
     assert_eq!(repo.id("prod"), first);
 
-    // The same length in the same tick of the clock, over and over.
+    // The same length within the same clock tick, repeatedly.
     for content in ["2", "3", "4", "5"] {
         rendered.write("web1/app/file", content);
         let changed = json(&snapshot(&repo, &["--json", "-m", content]).ok());
@@ -129,7 +129,7 @@ fn a_dry_run_writes_nothing_and_a_lost_or_broken_cache_or_blob_costs_only_time()
     let cache = repo.dir.join(".git/deptool/snapshot");
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [file] = files.as_slice() else { panic!("{files:?}") };
-    // It is an index: Git reads it.
+    // The cache is an index that Git can read.
     let listed = repo.command(&["ls-files", "--stage"]).env("GIT_INDEX_FILE", file).run().unwrap().ok();
     assert_eq!(listed.line(), format!("100644 {} 0\tweb1/app/file", repo.id("prod:web1/app/file")));
     let mut bytes = fs::read(file).unwrap();
@@ -138,7 +138,7 @@ fn a_dry_run_writes_nothing_and_a_lost_or_broken_cache_or_blob_costs_only_time()
     fs::write(file, bytes).unwrap();
     snapshot(&repo, &[]).ok().prints("nothing has changed");
 
-    // Everything of the branch is lost but the cache, which then knows ids of blobs that are not there.
+    // Everything of the branch is lost except the cache, which then contains ids of missing blobs.
     repo.git(&["update-ref", "-d", "refs/heads/prod"]).ok();
     repo.git(&["reflog", "expire", "--expire=all", "--all"]).ok();
     repo.git(&["gc", "-q", "--prune=now"]).ok();
@@ -171,7 +171,7 @@ fn a_snapshot_is_a_fast_forward_of_what_every_host_runs() {
     }
     repo.git(&["push", "-q", "cluster"]).ok();
 
-    // Somebody else deploys to web2 from a clone, and the branch here does not know.
+    // Another operator deploys to web2 from a clone, unknown to the branch here.
     let other = sandbox.clone_of(&repo, "other");
     other.git(&["checkout", "-q", "prod"]).ok();
     other.add_root("web2");
@@ -194,7 +194,7 @@ fn a_snapshot_is_a_fast_forward_of_what_every_host_runs() {
 }
 
 #[test]
-fn what_can_not_be_deployed_is_named() {
+fn names_that_hosts_would_refuse_are_refused() {
     let sandbox = Sandbox::new();
     let (repo, rendered) = begin(&sandbox);
     let bad = |path: &str, error: &str| {

@@ -1,4 +1,4 @@
-//! A conversation with an agent, message by message, in a helper's place.
+//! A dialogue with an agent, message by message, instead of a helper.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -13,7 +13,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::stand_in::{agent, with_stand_in};
 
-/// One agent at work on a root directory.
+/// A running agent on a local root.
 pub struct Talk {
     process: Child,
     input: ChildStdin,
@@ -44,7 +44,7 @@ impl Talk {
         self.input.write_all(&frames).unwrap();
     }
 
-    /// The next message that asks or tells something; `None` at the end.
+    /// The next message that is not a sign of life; `None` at the end.
     pub fn next(&mut self) -> Option<Response> {
         loop {
             match self.output.receive().unwrap() {
@@ -54,23 +54,23 @@ impl Talk {
         }
     }
 
-    /// Asserts what the next message is.
+    /// Asserts the next message.
     #[track_caller]
     pub fn says(&mut self, expected: &Response) -> &mut Self {
         assert_eq!(self.next().as_ref(), Some(expected));
         self
     }
 
-    /// Hangs up: the agent reads the end of its input, and what it says reaches nobody.
+    /// Closes the connection: the agent reads the end of its input, and nobody reads its output.
     pub fn hang_up(self) {}
 
-    /// Hangs up, and waits until the agent has ended.
+    /// Closes the connection, and waits until the agent has exited.
     pub fn end(mut self) {
         drop((self.input, self.output));
         self.process.wait().unwrap();
     }
 
-    /// Kills what is at work on the deployment, and waits for its end.
+    /// Kills the agent that carries out the deployment, and waits until it has exited.
     pub fn kill(mut self) {
         let children = format!("/proc/{0}/task/{0}/children", self.process.id());
         for child in std::fs::read_to_string(children).unwrap().split_whitespace() {
@@ -81,9 +81,9 @@ impl Talk {
     }
 }
 
-/// All that a helper sends for a push to `web1`. It is another host that gets it, which has nothing to do with it.
+/// Everything that a helper sends for a push to `web1`, recorded with another host.
 pub fn recorded(sandbox: &Sandbox, repo: &Repo<'_>) -> Vec<Request> {
-    // Afterwards the helper asks what runs there: what it sends first is what we want.
+    // Afterwards, the helper asks what runs there. We want what it sends first.
     let script = r#"tee -a "$DEPTOOL_ROOT/../recorded" | DEPTOOL_ROOT="$DEPTOOL_ROOT/../other" "$DEPTOOL_AGENT""#;
     let record = sandbox.dir().join("roots/recorded");
     std::fs::write(&record, "").unwrap();

@@ -1,4 +1,4 @@
-//! Units, drop-ins, users, temporary files and quadlets in a root directory: placed, enabled for its next boot, removed.
+//! Units, drop-ins, users, temporary files and quadlets on a local root: installed, enabled for the next boot, removed.
 
 use deptool_tests::sandbox::{Repo, Sandbox};
 
@@ -122,7 +122,7 @@ fn drop_ins_users_temporary_files_and_quadlets_go_where_the_system_looks() {
     for (_, placed, content) in files {
         assert_eq!(std::fs::read_to_string(sandbox.root("web1").join(placed)).unwrap(), content, "{placed}");
     }
-    // A new content takes the old one's place.
+    // New content replaces the old one.
     operator.write("web1/web/systemd/web.timer", "[Timer]\nOnCalendar=weekly\n");
     operator.remove("web1/web/quadlets/db.container.d");
     let two = operator.commit("Two");
@@ -154,7 +154,7 @@ fn a_unit_file_that_was_edited_on_the_host_is_kept_when_it_is_replaced() {
 }
 
 #[test]
-fn a_unit_that_is_nowhere_is_refused() {
+fn an_unknown_unit_is_refused() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
     if !has_systemctl(&sandbox) {

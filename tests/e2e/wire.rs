@@ -1,4 +1,5 @@
-//! Neither end trusts the other's bytes: what is cut off, too long, nonsensical or out of order changes nothing.
+//! Neither side trusts the other's bytes: messages that are truncated, too long, malformed or out of order change
+//! nothing.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
@@ -53,7 +54,7 @@ fn hello() -> Vec<u8> {
     format!("deptool-hello {BUILD_ID}\n").into_bytes()
 }
 
-/// Hello and these bytes.
+/// A hello, followed by these bytes.
 fn after_hello(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     [&hello(), bytes.as_ref()].concat()
 }
@@ -93,7 +94,7 @@ fn what_comes_in_a_variable_is_not_done_again_when_stdin_brings_it() {
 }
 
 #[test]
-fn helpers_of_other_builds_are_turned_away() {
+fn helpers_of_other_builds_are_refused() {
     let sandbox = Sandbox::new();
     for line in ["deptool-hello 0123456789abcdef\n", "deptool-hello\n", "x\n"] {
         assert_eq!(error_of(&talk(&sandbox, line.as_bytes())), "helper and agent are of different builds");
@@ -151,7 +152,7 @@ fn a_deployment_that_is_cut_off_at_any_byte_changes_nothing() {
     std::fs::remove_dir_all(&root).unwrap();
     std::fs::create_dir(&root).unwrap();
     let before = visible(&root);
-    // To the last byte: whoever hangs up then has not waited for the answer.
+    // Up to the last byte: then the client closes the connection without waiting for the answer.
     let step = bytes.len() / 60;
     for cut in (0..bytes.len()).step_by(step).chain(bytes.len() - 12..=bytes.len()) {
         talk(&sandbox, &bytes[..cut]);
@@ -196,7 +197,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     output.read_until(b'\n', &mut Vec::new()).unwrap();
     let mut output = FrameReader::new(output);
     assert!(matches!(output.receive().unwrap(), Some(Response::Hello(hello)) if hello.busy.is_none()));
-    // It has looked, and found the host at rest. Now another one begins, and is killed.
+    // It has looked and found the host at rest. Now another one begins, and is killed.
     let before = visible(&root);
     std::fs::write(root.join("var/lib/deptool/state/journal"), "what only the next agent can deal with").unwrap();
     input.write_all(&bytes).unwrap();
@@ -209,7 +210,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     at_rest(&sandbox, "web1", Some(&one));
 }
 
-/// What `git push` and `git fetch` make of an agent that says this and ends.
+/// The reaction of `git push` and `git fetch` to an agent that sends this and exits.
 fn heard(sandbox: &Sandbox, operator: &Repo<'_>, said: &[u8]) -> (Run, Run) {
     std::fs::write(sandbox.dir().join("roots/said"), said).unwrap();
     let script = r#"cat "$DEPTOOL_ROOT/../said""#;
@@ -248,7 +249,8 @@ fn an_agent_that_talks_nonsense_changes_nothing_here() {
         for run in [&push, &fetch] {
             assert!(!run.stderr().contains('\x1b') && run.stderr().len() < 2000, "{what}: {run}");
         }
-        // Some have been sent the request before they spoke: that is in doubt until the host says how it ended.
+        // Some agents were sent the request before they spoke. The deployment is in doubt until the host reports its
+        // outcome.
         let known = refs(&operator);
         let known: String = known.split_inclusive('\n').filter(|line| !line.contains("unsettled")).collect();
         assert_eq!(known, before, "{what}: {push}");

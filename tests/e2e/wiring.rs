@@ -1,4 +1,4 @@
-//! What `git deptool init` and `add-host` set up, tried with every Git of this machine.
+//! What `git deptool init` and `add-host` set up, with every Git on this machine.
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -83,7 +83,7 @@ fn a_remote_where_everybody_meets_stays_the_place_for_plain_push_and_is_not_prun
 }
 
 #[test]
-fn done_twice_is_done_once_and_git_config_takes_it_back() {
+fn a_second_run_changes_nothing_and_git_config_undoes_it() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let read = || std::fs::read_to_string(repo.dir.join(".git/config")).unwrap();
@@ -112,7 +112,7 @@ fn it_works_from_everywhere_in_the_repository() {
     repo.git(&["-C", "../bare.git", "deptool", "init"]).ok();
     assert_eq!(cluster("../bare.git"), "prod");
 
-    // A relative url is relative to the top, wherever the command is typed.
+    // A relative url is relative to the top of the work tree, whatever the current directory.
     std::fs::create_dir(sandbox.dir().join("operator/root")).unwrap();
     let add = ["-C", "web1/app", "deptool", "add-host", "--url", "./root/web1", "web1"];
     repo.git(&add).ok();
@@ -126,7 +126,7 @@ fn it_works_from_everywhere_in_the_repository() {
 }
 
 #[test]
-fn what_is_taken_is_not_taken_over() {
+fn existing_settings_are_never_replaced() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);
     let error = |args: &[&str], text: &str| {

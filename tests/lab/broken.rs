@@ -1,9 +1,9 @@
-//! A host that a failed deployment left in pieces is known as such, and is not up to date until it is whole.
+//! A host that a failed rollback has left incomplete is known as such, and not up to date until it is complete.
 
 use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::sandbox::Sandbox;
 
-/// Starts only as long as a file is there that nobody deploys.
+/// Starts only while a file exists that is not deployed.
 const FRAIL: &str = "\
 [Service]
 Type=oneshot
@@ -36,10 +36,10 @@ fn a_host_on_which_something_did_not_start_again_is_not_up_to_date_until_it_runs
         .says("while rolling back: cannot start 'frail.service' again")
         .says("rolled back, not completely: frail.service");
     assert_eq!(operator.id("refs/remotes/web1/prod"), good);
-    // The files are whole.
+    // The files are complete.
     assert_eq!(host.sh("head -n 1 /etc/systemd/system/frail.service"), "[Service]");
 
-    // Going back to what is there says what is the matter, again and again.
+    // Deploying the running commit reports the problem each time.
     operator.git(&["reset", "-q", "--hard", &good]).ok();
     for _ in 0..2 {
         operator.git(&["push", "web1", "prod"]).fails().says("rolled back").says("frail.service");

@@ -1,4 +1,4 @@
-//! Checks: what is wrong with a configuration is found before anything is changed.
+//! Checks: errors in a configuration are found before anything changes.
 
 use deptool_tests::lab::{Base, Host, HostSpec, Lab, start_or_skip};
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -52,7 +52,7 @@ fn operator(sandbox: &Sandbox) -> Repo<'_> {
     sandbox.repo_at(sandbox.dir().join("operator"))
 }
 
-/// No trace of a check: no unit, no file, no link of the app's own name.
+/// Asserts that a check has left no trace: no unit, no file, no symlink with the app's name.
 #[track_caller]
 fn assert_no_trace(host: &Host) {
     assert_eq!(
@@ -68,7 +68,7 @@ fn assert_no_trace(host: &Host) {
 fn a_typo_in_an_included_file_never_reaches_the_service() {
     let Some((lab, sandbox)) = with_nginx() else { return };
     let (host, operator) = (lab.host("web1"), operator(&sandbox));
-    // The first time, nothing is below apps/nginx/current but what is staged.
+    // The first time, apps/nginx/current has nothing except the staged files.
     operator.write("web1/nginx/sites/default.conf", "server { listne 80; }\n");
     operator.commit("A typo");
     let refused = operator.git(&["push", "web1", "prod"]).fails();
@@ -109,7 +109,7 @@ fn checks_run_when_and_as_whom_they_should() {
         operator.git(&["push", "web1", "prod"])
     };
 
-    // Its user is made by the deployment itself.
+    // Its user is created by the deployment itself.
     operator.write("web1/app/manifest.json", r#"{"checks": ["app-check.service"]}"#);
     operator.write("web1/app/sysusers/app.conf", "u app - \"The app\"\n");
     check("User=app\nExecStart=/bin/sh -c 'test ! -e /run/refuse && test $(id -un) = app'");
@@ -121,7 +121,7 @@ fn checks_run_when_and_as_whom_they_should() {
     host.sh("touch /run/refuse");
     operator.write("web1/app/file", "2");
     push("Refused").fails().says("check 'app-check.service' of 'app' failed: exited with status 1");
-    // Another app's change is none of its business.
+    // It does not run if only another app changes.
     operator.git(&["reset", "--quiet", "--hard", "HEAD^"]).ok();
     operator.write("web1/other/file", "1");
     push("Another app").ok();
@@ -146,7 +146,8 @@ fn a_unit_file_with_a_mistake_in_it_is_refused() {
         operator.commit(what);
         operator.git(&["push", "web1", "prod"])
     };
-    // A program that comes along, behind a link that is not there yet; one with a mode that it does not have yet.
+    // A program that is part of the deployment, behind a symlink that does not exist yet; and one with a mode that it
+    // does not have yet.
     operator.write("web1/app/bin/run", "#!/bin/sh\nexec sleep 1000\n");
     operator.write("web1/app/bin/pre", "#!/bin/sh\n");
     let links = r#""symlinks": {"/usr/local/libexec/app": "bin"}, "files": {"bin/pre": {"mode": "0755"}}"#;
@@ -170,7 +171,7 @@ fn a_unit_file_with_a_mistake_in_it_is_refused() {
     push("Unknown to systemd, which goes on").ok().says("'app/systemd/app.service': line 2: Unknown");
     assert_eq!(host.unit_state("app.service"), "active");
 
-    // A drop-in is read with the unit of the host that it is for, and without the one that goes.
+    // A drop-in is verified together with its unit of the host, and without a drop-in that is removed.
     operator.write("web1/app/systemd/nginx.service.d/one.conf", "[Service]\nExecStart=/usr/bin/no-such\n");
     push("A drop-in").fails().says("nginx.service: Service has more than one ExecStart=");
     operator.write("web1/app/systemd/nginx.service.d/one.conf", "[Service]\nExecStart=\n");

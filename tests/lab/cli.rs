@@ -1,4 +1,4 @@
-//! `git deptool` with real hosts: over ssh, with units, by way of a user and sudo.
+//! `git deptool` with real hosts: over ssh, with units, as a user with sudo.
 
 use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::process::Run;
@@ -39,7 +39,7 @@ fn every_command_works_on_a_real_host() {
     deptool(&repo, &["add-host", "--user", "core", "web1"]).ok();
     assert_eq!(repo.git(&["remote", "get-url", "web1"]).ok().line(), "deptool::core@web1");
 
-    // Nothing is connected to for a plan; a deployment is what it shows, and goes in one ssh connection for each.
+    // A plan does not connect. A deployment does what it shows, over one ssh connection per host.
     let plan = deptool(&repo, &["plan", "--exit-code"]).code(2).prints("start unit web.service");
     assert!(!host.path("/var/lib/deptool").exists(), "{plan}");
     deptool(&repo, &["deploy", "-y"]).ok().prints("web1: done").prints("Deployed to 1 host in ");
@@ -68,7 +68,7 @@ fn every_command_works_on_a_real_host() {
     let times = json(deptool(&repo, &["ping", "-n", "3", "--json"]).ok());
     assert!(times["hosts"][0]["p50"].as_f64().is_some_and(|time| time > 0.0), "{times}");
 
-    // The unit is still stopped: what ran before runs again all the same.
+    // The unit is still stopped, but what ran before runs again.
     deptool(&repo, &["rollback", "-y", "web1"]).ok().prints("web1: done");
     assert_eq!(
         host.sh("cat /etc/word; systemctl is-active web.service; systemctl is-enabled web.service"),
@@ -77,7 +77,7 @@ fn every_command_works_on_a_real_host() {
     assert_eq!(repo.id("refs/remotes/web1/prod"), one);
     deptool(&repo, &["verify"]).ok();
     deptool(&repo, &["status", "--exit-code"]).code(2).prints("1 app, 1 file to deploy");
-    // A host that is away is told of by each of them; those who ask nobody do not mind.
+    // Each command reports an unreachable host, except those that do not connect.
     host.sh("systemctl stop ssh.service");
     for command in
         [&["verify"][..], &["log"], &["ping"], &["status", "--live"], &["deploy", "-y"], &["rollback", "-y", "web1"]]

@@ -1,4 +1,4 @@
-//! A change that locks the operator out is taken back by the host itself.
+//! A change that locks the operator out is undone by the host itself.
 
 use deptool_tests::lab::HostSpec;
 
@@ -15,13 +15,13 @@ fn deployed() -> Option<Stage> {
 }
 
 impl Stage {
-    /// Pushes what is in the work tree. The host goes back, and can be reached as before.
+    /// Pushes the work tree. Asserts that the host undoes it and can be reached as before.
     #[track_caller]
     fn is_taken_back(&self, case: &str) {
         self.is_taken_back_after(case, &["-o", "confirm=4s"], 4);
     }
 
-    /// The same, with so many seconds to confirm, that are asked for by these options or by the tree.
+    /// The same, with this many seconds for the confirmation, as requested by these options or by the tree.
     #[track_caller]
     fn is_taken_back_after(&self, case: &str, options: &[&str], seconds: u16) {
         let (operator, host) = (self.operator(), self.host());
@@ -45,7 +45,7 @@ fn an_sshd_that_lets_nobody_in_is_taken_back() {
     operator.write("web1/sshd/manifest.json", manifest);
     operator.write("web1/sshd/lock.conf", "AllowUsers nobody\n");
     stage.is_taken_back("Nobody gets in");
-    // One that lets the operator in is kept.
+    // A change that lets the operator in is kept.
     operator.write("web1/sshd/lock.conf", "AllowUsers root core\n");
     operator.commit("The operator gets in");
     operator.git(&["push", "web1", "prod"]).ok();
@@ -71,7 +71,7 @@ WantedBy=multi-user.target
     stage.is_taken_back("No way back");
 }
 
-/// What may come in: `RULES`, and nothing else that is new.
+/// A firewall that lets in `RULES`, and no other new connections.
 const FIREWALL: &str = "\
 #!/usr/sbin/nft -f
 flush ruleset
@@ -85,12 +85,13 @@ table inet filter {
 }
 ";
 
-/// A firewall that drops new connections leaves the one that deploys it alone: only a fresh one tells.
+/// A firewall that drops new connections does not affect the one that deploys it: only a new connection shows the
+/// problem.
 #[test]
 fn a_firewall_that_lets_only_established_connections_in_is_taken_back() {
     let Some(stage) = deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
-    // As an operator would who puts the distribution's file under version control.
+    // As if an operator had put the distribution's file under version control.
     host.sh("rm /etc/nftables.conf");
     let manifest = |on_change: &str, confirm: bool| {
         format!(
@@ -105,7 +106,7 @@ fn a_firewall_that_lets_only_established_connections_in_is_taken_back() {
     operator.git(&["push", "-o", "confirm=30s", "web1", "prod"]).ok();
     let rules = host.sh("nft list ruleset");
     assert!(rules.contains("dport 22 accept"), "{rules}");
-    // Restarted (it is down in between) or reloaded; asked for by the operator or by the tree.
+    // Restarted (with a short outage) or reloaded; requested by the operator or by the tree.
     let cases: [(_, _, &[&str], _); 2] = [("restart", false, &["-o", "confirm=4s"], 4), ("reload", true, &[], 30)];
     for (on_change, in_tree, options, seconds) in cases {
         operator.write("web1/firewall/nftables.conf", FIREWALL.replace("RULES", "tcp dport 80 accept"));

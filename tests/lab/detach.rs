@@ -1,5 +1,5 @@
-//! Once activation has begun, the host finishes or goes back on its own, whatever becomes of the operator's side, of the
-//! login session or of the host itself. The next contact tells the truth.
+//! Once activation has begun, the host completes the deployment or rolls it back by itself, whatever happens to the
+//! operator's side, the login session or the host. The next contact reports the truth.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{stage::Stage, state::State};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Starts slowly, so that there is time to interfere, and as well or badly as the file says.
+/// Starts slowly, so that there is time to interfere, and succeeds or fails as the file says.
 const SLOW: &str = "\
 [Unit]
 After=nginx.service
@@ -25,7 +25,7 @@ exec /bin/sh /var/lib/deptool/apps/slow/current/verdict'
 WantedBy=multi-user.target
 ";
 
-/// A host with the one deployment that came before. The login is one of the lab's users.
+/// A host with one earlier deployment. The login is one of the lab's users.
 fn deployed(user: &str) -> Option<Stage> {
     deployed_to(&HostSpec::new("web1"), user)
 }
@@ -49,8 +49,8 @@ fn deployed_to(spec: &HostSpec, user: &str) -> Option<Stage> {
 }
 
 impl Stage {
-    /// Commits a change of everything, that will end with that status, and pushes it until activation waits for us.
-    /// Returns the push, and the commit.
+    /// Commits a change of everything whose service exits with that status, and pushes it until activation waits for
+    /// us. Returns the push and the commit.
     fn under_way(&self, status: u8) -> (Going, String) {
         let operator = self.operator();
         operator.write("web1/slow/verdict", format!("# new\nexit {status}\n"));
@@ -76,13 +76,13 @@ impl Stage {
         }
     }
 
-    /// The host is at rest: nobody holds the lock, and the journal is empty.
+    /// Waits until the host is at rest: no process holds the lock, and the journal is empty.
     fn wait_until_at_rest(&self) {
         let script = "[ -s /var/lib/deptool/state/journal ] || [ -s /var/lib/deptool/state/lock ] || echo rest";
         self.wait_for("the host at rest", || self.host().sh(script) == "rest");
     }
 
-    /// What is heard of the host is what it runs; `git status` of it agrees.
+    /// Asserts that a fetch learns what the host runs, and that `git deptool status` agrees.
     #[track_caller]
     fn fetch_tells(&self, commit: &str) {
         let operator = self.operator();
@@ -98,7 +98,7 @@ impl Stage {
         assert_eq!(unsettled, "");
     }
 
-    /// All of the change is there.
+    /// Asserts that the change is complete.
     #[track_caller]
     fn assert_new(&self) {
         let host = self.host();
@@ -111,7 +111,7 @@ impl Stage {
     }
 }
 
-/// Ends the ssh of a push from outside, as the network would.
+/// Kills the ssh of a push, as a broken network would.
 fn kill_ssh(push: &Going) {
     let ssh = below(push.pid()).into_iter().find(|pid| name(*pid) == "ssh").expect("the push has an ssh");
     rustix::process::kill_process(ssh, Signal::KILL).unwrap();
@@ -126,7 +126,7 @@ pub fn name(pid: Pid) -> String {
     std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default().trim().to_owned()
 }
 
-/// A process's children, and theirs.
+/// The descendants of a process.
 pub fn below(parent: Pid) -> Vec<Pid> {
     let mut found = vec![parent];
     let mut at = 0;
@@ -146,11 +146,11 @@ fn a_deployment_whose_login_ends_goes_on() {
     let Some(stage) = deployed("core") else { return };
     let (operator, host) = (stage.operator(), stage.host());
     let (push, commit) = stage.under_way(0);
-    // Somebody else sees who is at work.
+    // Another operator sees who is deploying.
     let other = stage.sandbox.clone_of(&operator, "other");
     let fetch = other.git(&["ls-remote", "deptool::web1"]).ok();
     fetch.says("web1: Ada Operator <ada@example.org> has been activating for");
-    // And whoever asks from the same repository waits for the answer that the push will get.
+    // A request from the same repository waits for the answer that the push will get.
     let mut waiting = operator.command(&["fetch", "web1"]).start().unwrap();
     waiting.wait_until_it_says("web1: waiting: another git process of this repository is talking to 'web1'").unwrap();
     kill_ssh(&push);
@@ -158,7 +158,7 @@ fn a_deployment_whose_login_ends_goes_on() {
     let gone = || host.sh("loginctl list-sessions --no-legend | grep -c core || true") == "0";
     stage.wait_for("the end of the session", gone);
     host.sh("rm /run/slow.hold");
-    // The helper asks again, and hears how it ended.
+    // The helper asks again, and learns the outcome.
     push.wait().unwrap().ok().says("prod -> prod");
     waiting.wait().unwrap().ok();
     assert_eq!(operator.id("refs/remotes/web1/prod"), commit);
@@ -196,7 +196,7 @@ fn a_helper_that_is_killed_leaves_the_host_in_doubt_until_it_is_asked() {
     let (push, commit) = stage.under_way(0);
     kill_helper(&push);
     push.wait().unwrap().fails();
-    // While it is at work, a second push is told who is.
+    // In the meantime, a second push is told who is deploying.
     operator.git(&["push", "web1", "prod"]).fails().says("Ada Operator").says("still under way");
     host.sh("rm /run/slow.hold");
     stage.wait_until_at_rest();
@@ -221,7 +221,7 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again(
         host.kill();
         let push = push.wait().unwrap().fails().says("outcome unknown; run git fetch");
         assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
-        // Nobody connects to it. What is seen is seen from outside.
+        // Nobody connects to it. It is observed from outside.
         host.boot().unwrap();
         let said = host.sh("journalctl -b -u deptool-recover.service --no-pager -o cat");
         assert!(said.contains("an interrupted deployment by Ada Operator <ada@example.org> was undone"), "{said}");
@@ -231,7 +231,7 @@ fn a_host_that_loses_power_while_it_activates_is_wholly_old_when_it_is_up_again(
         assert_eq!(host.sh("readlink -e /etc/link"), host.sh("readlink -e /var/lib/deptool/apps/links/current/a"));
         operator.git(&["fetch", "web1"]).ok().says("web1: the deployment of").says("was interrupted, and undone");
         stage.fetch_tells(&good);
-        // The next push is not hindered by it.
+        // The next push works.
         let push = operator.git(&["push", "web1", "prod"]).ok();
         assert_eq!(operator.id("refs/remotes/web1/prod"), commit, "{push}");
         stage.assert_new();

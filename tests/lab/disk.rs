@@ -1,4 +1,5 @@
-//! Root directories on file systems of their own: full ones, and ones whose power is cut. No host is needed, but root.
+//! Local roots on file systems of their own: full ones, and ones with power failures. These tests need root, but no
+//! host.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::sweep::world::{Scenario, World};
 use deptool_tests::sweep::{Choice, Tally, disk};
 
-/// A spread of what `cargo xtask sweep` tries. `None`, and why, where nothing can be mounted.
+/// A sample of what `cargo xtask sweep` tries. If nothing can be mounted here, prints the reason and returns `None`.
 fn sweep(sweep: fn(&World, Scenario, Choice) -> anyhow::Result<Tally>, choice: Choice) -> Option<Tally> {
     if lab::is_skipped(disk::unable()) {
         return None;
@@ -42,7 +43,7 @@ fn a_power_cut_leaves_the_old_or_the_new_and_what_was_acknowledged_stays() {
 
 const HOSTS: [&str; 2] = ["web1", "web2"];
 
-/// Gives both hosts files of new content, which no file system can make small.
+/// Gives both hosts files with new content that can't be compressed.
 fn change(operator: &Repo<'_>, message: &str) -> String {
     let random = Cmd::new("head").args(["-c", "200000", "/dev/urandom"]).check().unwrap().stdout;
     for host in HOSTS {
@@ -52,7 +53,7 @@ fn change(operator: &Repo<'_>, message: &str) -> String {
     operator.commit(message)
 }
 
-/// Asserts that each host is wholly what is known of it, and returns what that is.
+/// Asserts that each host is exactly in its known state, and returns that state.
 #[track_caller]
 fn known(sandbox: &Sandbox, operator: &Repo<'_>) -> [String; 2] {
     HOSTS.map(|host| {
@@ -101,11 +102,12 @@ fn a_disk_that_is_full_on_one_host_of_a_group_is_told_of_and_with_atomic_keeps_a
                     refused += 1;
                     let push = push.says("No space left on device");
                     assert_eq!(runs[1], before, "{push}");
-                    // Where each host goes by itself, the space for going back may be missed when others have begun.
+                    // Without `--atomic`, each host is independent, so a lack of space may be noticed after others have
+                    // begun.
                     let is_alone = options.len() == 1 && push.stderr().contains("; deployed to web1)");
                     assert_eq!(runs[0], if is_alone { after.clone() } else { before.clone() }, "{push}");
                 }
-                // With space again, nothing is in the way.
+                // With free space, the deployment succeeds.
                 fs::remove_file(full.join("filler"))?;
                 operator.git(&[options, &["cluster", "prod"]].concat()).ok();
                 assert_eq!(known(&sandbox, &operator), [after.clone(), after.clone()]);

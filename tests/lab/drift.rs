@@ -1,4 +1,4 @@
-//! Drift: what somebody changed on a host is told when asked for, and kept when a deployment takes its place.
+//! Drift: changes by hand are reported on request, and kept when a deployment replaces them.
 
 use deptool_agent::shared::{
     build::BUILD_ID,
@@ -20,7 +20,7 @@ const MANIFEST: &str = r#"{
   "files": {"key": {"mode": "0600"}}
 }"#;
 
-/// What the agent says of the host, a line each.
+/// The agent's report about the host, one line per item.
 fn drift(host: &Host) -> Vec<String> {
     let hello = format!("deptool-hello {BUILD_ID}\n").into_bytes();
     let input = [hello, encode(&Request::Verify).unwrap()].concat();
@@ -84,10 +84,10 @@ fn what_somebody_changed_is_told_and_kept() {
         "nsd.service is overridden by '/etc/systemd/system/nsd.service'",
     ];
     assert_eq!(drift(host), expected);
-    // To ask changes nothing.
+    // Asking changes nothing.
     assert_eq!(drift(host), expected);
 
-    // A deployment that takes the place of what was changed says so, and keeps it.
+    // A deployment that replaces changed files says so, and keeps them.
     host.sh("systemctl unmask masked.service; rm /etc/systemd/system/nsd.service /etc/systemd/system/app.service.d/*");
     write("systemd/nsd.service.d/app.conf", "[Unit]\nDescription=The name server, again\n");
     write("systemd/masked.service", &APP_SERVICE.replace("infinity", "1000000"));
@@ -102,7 +102,7 @@ fn what_somebody_changed_is_told_and_kept() {
     assert_eq!(kept, "[Unit]");
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/conf"), "new");
 
-    // What no deployment touches stays as somebody left it, and is still told.
+    // Changes that no deployment touches remain, and are still reported.
     let left = drift(host);
     assert!(left.contains(&"'/etc/app/other' leads to '/etc/passwd'".to_owned()), "{left:#?}");
     assert!(!left.iter().any(|line| line.contains("/current/") || line.contains("nsd.service")), "{left:#?}");

@@ -1,4 +1,4 @@
-//! A host that is far away, on a connection that is shared: the request travels with the command, not after it.
+//! A distant host with a shared connection: the request travels with the command, not after it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 const FAR: Link = Link::SharedDelayed(Duration::from_millis(60));
 
-/// An operator whose ssh is `script`, which finds the real one in `$SSH`, and in `$DIR` a FIFO `silent` that brings nothing.
+/// An operator whose ssh is `script`. The script finds the real ssh in `$SSH`, and in `$DIR` a FIFO `silent` without
+/// any data.
 fn deployed(script: &str) -> Option<(Lab, Sandbox)> {
     let lab = start_or_skip(&[HostSpec::new("web1")])?;
     let mut sandbox = Sandbox::for_lab(&lab);
@@ -51,7 +52,7 @@ fn a_request_arrives_with_the_command_although_stdin_brings_nothing() {
 
 #[test]
 fn a_request_that_may_have_arrived_with_the_command_is_asked_for_and_never_called_unreachable() {
-    // The first session is cut off without a word, and nobody has read its stdin.
+    // The first session is cut off without any output, and its stdin is not read.
     let script = "case \" $* \" in *' -O check '*) exec $SSH \"$@\" ;; esac\n\
                   mkdir $DIR/lost 2>/dev/null || exec $SSH \"$@\"\n\
                   $SSH \"$@\" <>$DIR/silent >/dev/null\nexit 255\n";

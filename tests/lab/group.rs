@@ -1,4 +1,4 @@
-//! Many hosts at once, over ssh and with systemd: waves, all or nothing, a host that is away.
+//! Several hosts at once, over ssh and with systemd: waves, all or none, an unreachable host.
 
 use deptool_tests::lab::{HostSpec, Lab, start_or_skip};
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -28,13 +28,13 @@ fn deployed() -> Option<(Lab, Sandbox)> {
     Some((lab, sandbox))
 }
 
-/// Writes a word for each host, and commits that.
+/// Writes a word for each host, and commits.
 fn say(operator: &Repo<'_>, words: [&str; 3]) -> String {
     HOSTS.iter().zip(words).for_each(|(host, word)| operator.write(format!("{host}/web/word"), format!("{word}\n")));
     operator.commit("Words")
 }
 
-/// Asserts what each host runs, by its own files and by what is known of it here, and that its service is up.
+/// Asserts what each host runs, from its own files and from its tracking ref, and that its service is up.
 #[track_caller]
 fn runs(lab: &Lab, operator: &Repo<'_>, commit: [&str; 3]) {
     for (name, commit) in HOSTS.iter().zip(commit) {

@@ -1,4 +1,4 @@
-//! Health: what must answer before a deployment is kept.
+//! Health probes, which must succeed before a deployment is accepted.
 
 use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::sandbox::Sandbox;
@@ -11,7 +11,7 @@ pid /run/nginx.pid;
 events {}
 http { server { listen 80; location / { return 200 'PAGE'; } location /healthz { return STATUS ''; } } }
 ";
-/// It listens three seconds after it was started, when its settling window is over.
+/// It starts to listen three seconds after its start, when its settling time is over.
 const LATE: &str = "\
 [Service]
 Type=simple
@@ -65,14 +65,14 @@ fn what_does_not_answer_as_it_should_is_rolled_back() {
     push("Nobody there").fails().says("rolled back: tcp 127.0.0.1:5353 of 'nginx' is not healthy after 0.2 s: nothing");
     assert!(page().ends_with("first"));
 
-    // A service that says nothing of its readiness, and takes its time.
+    // A slow service that does not announce its readiness.
     conf("fourth", "204");
     write("systemd/nginx.service.d/deptool.conf", LATE);
     manifest(&format!("[{}]", http.replace("1s", "20s")));
     push("Late").ok();
     assert!(page().ends_with("fourth"));
 
-    // What was never healthy is no reason to leave others alone: only apps that change are asked.
+    // An unhealthy app does not affect other apps: only apps that change are probed.
     host.sh("systemctl stop nginx.service");
     operator.write("web1/other/file", "1");
     push("Another app").ok();

@@ -1,4 +1,4 @@
-//! The lab itself: that a host is what the other tests take it for.
+//! Tests of the lab itself: hosts are as the other tests expect.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ fn links_can_be_shared_or_slow() {
     let shared = host.ssh_command(Link::Shared, "root", &["true"]).run().unwrap().ok();
     let slow = host.ssh_command(Link::Delayed(Duration::from_millis(100)), "root", &["cat"]).input("x").run().unwrap();
     let slow = slow.ok().prints("x");
-    // A handshake takes several round trips of 0.2 s, sharing takes none.
+    // A handshake takes several round trips of 0.2 s, a shared connection none.
     assert!(slow.took > shared.took + Duration::from_millis(600), "{:?} {:?}", slow.took, shared.took);
 }
 

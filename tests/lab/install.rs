@@ -1,4 +1,5 @@
-//! First contact: the agent gets onto hosts of every kind, or says exactly why not and leaves nothing behind.
+//! First contact: the agent is installed on hosts of every kind, or the error says exactly why not and nothing is left
+//! behind.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::state::State;
 
 const BIN: &str = "/var/lib/deptool/bin";
 
-/// The name that our agent has on hosts.
+/// The file name of our agent on hosts.
 fn agent_name() -> String {
     let version = Version::of(&build::lab().join("bin/git-remote-deptool")).unwrap();
     format!("deptool-agent-{}-{}", version.version, version.build)
@@ -30,20 +31,20 @@ fn operator<'a>(sandbox: &'a Sandbox, hosts: &[&str]) -> Repo<'a> {
     operator
 }
 
-/// What is in the directory of the agents, hidden files too.
+/// The files in the directory of the agents, including hidden ones.
 #[track_caller]
 fn agents(host: &Host) -> String {
     host.sh(&format!("ls -A {BIN} 2>/dev/null || true"))
 }
 
-/// A push that can't get the agent onto a host, which stays untouched.
+/// A push that can't install the agent on a host, and leaves the host untouched.
 #[track_caller]
 fn refused(host: &Host, push: Run, why: &str) {
     let push = push.fails().says(why).does_not_say("installing the agent");
     assert_eq!(host.sh("ls -A /var/lib/deptool 2>/dev/null || true"), "", "{push}");
 }
 
-/// An ssh that differs from the lab's by these lines of configuration, which come first.
+/// The lab's ssh with these additional lines of configuration, which come first.
 fn ssh_with(lab: &Lab, sandbox: &Sandbox, name: &str, lines: &str) -> String {
     let config = std::fs::read_to_string(lab.host("web1").ssh_config.as_path()).unwrap();
     let file = sandbox.dir().join(name);
@@ -61,7 +62,7 @@ fn the_first_push_brings_the_agent_along_and_later_ones_find_it() {
     assert_eq!(agents(host), agent_name());
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "content");
 
-    // It is ours that is found again; of the others, the two last used stay. An upload that was killed is swept up.
+    // Our agent is found again. Of the others, the last two used ones are kept. An interrupted upload is removed.
     let used = |name: &str, days: u32| host.sh(&format!("touch -d '{days} days ago' {BIN}/{name}"));
     for (name, days) in [("deptool-agent-0.0.1-a", 4), ("deptool-agent-0.0.1-b", 2), ("deptool-agent-0.0.2-c", 3)] {
         used(name, days);
@@ -73,7 +74,7 @@ fn the_first_push_brings_the_agent_along_and_later_ones_find_it() {
     assert_eq!(agents(host), format!("deptool-agent-0.0.1-b\ndeptool-agent-0.0.2-c\n{}", agent_name()));
     assert_eq!(host.sh(&format!("find {BIN} -name {} -mtime -1", agent_name())), format!("{BIN}/{}", agent_name()));
 
-    // Somebody removed it: the push that believes it to be there brings it again.
+    // Somebody has removed it. The next push, which expects it to be there, installs it again.
     host.sh(&format!("rm {BIN}/{}; echo half >{BIN}/.new-999999", agent_name()));
     operator.write("web1/app/file", "changed again\n");
     operator.commit("Change it again");
@@ -81,7 +82,7 @@ fn the_first_push_brings_the_agent_along_and_later_ones_find_it() {
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "changed again");
     assert_eq!(agents(host), format!("deptool-agent-0.0.1-b\ndeptool-agent-0.0.2-c\n{}", agent_name()));
 
-    // As a user whom sudo asks nothing.
+    // As a user with sudo without a password.
     operator.git(&["remote", "set-url", "web2", "deptool::core@web2"]).ok();
     operator.git(&["push", "web2", "prod"]).ok().says("web2: installing the agent");
     let installed = lab.host("web2").sh(&format!("stat -c '%U %a %n' {BIN}/*"));
@@ -112,7 +113,7 @@ fn a_host_that_can_not_take_the_agent_says_why_and_stays_untouched() {
     refused(host, push(&sandbox, "deptool::core@web1"), neither);
     host.sh("mv /usr/bin/sudo.away /usr/bin/sudo");
 
-    // Platforms: one that nobody knows, and one that there is no agent for here.
+    // Platforms: an unknown one, and one without an agent here.
     let uname = |answer: &str| {
         let script =
             format!("printf '#!/bin/sh\\necho {answer}\\n' >/usr/local/bin/uname; chmod 755 /usr/local/bin/uname");
@@ -148,7 +149,7 @@ fn a_host_that_answers_nothing_is_given_up_after_ten_seconds() {
     let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
     let mut sandbox = Sandbox::for_lab(&lab);
     let host = lab.host("web1");
-    // As a person has it: their configuration says nothing of time limits.
+    // As for most people, whose configuration sets no time limits.
     let config = std::fs::read_to_string(&host.ssh_config).unwrap().replace("ConnectTimeout", "# ConnectTimeout");
     let file = sandbox.dir().join("config");
     std::fs::write(&file, config).unwrap();
@@ -161,18 +162,18 @@ fn a_host_that_answers_nothing_is_given_up_after_ten_seconds() {
         assert_eq!(operator.id_if_any("refs/remotes/web1/prod"), None);
         push
     };
-    // Its packets go nowhere.
+    // Its packets are dropped.
     let ours =
         host.ip.rsplit_once('.').map(|(net, last)| format!("{net}.{}", last.parse::<u8>().unwrap() - 1)).unwrap();
     host.sh(&format!("ip route add blackhole {ours}/32"));
     gives_up("no route back").says("timed out");
     host.sh(&format!("ip route del blackhole {ours}/32"));
-    // It takes the connection and says nothing.
+    // It accepts the connection and sends nothing.
     host.sh("kill -STOP $(systemctl show --value --property MainPID ssh.service)");
     gives_up("a stopped sshd");
     host.sh("kill -CONT $(systemctl show --value --property MainPID ssh.service)");
     operator.git(&["push", "web1", "prod"]).ok();
-    // Of a host that is known, too, whose request would be sent ahead: nothing is in doubt.
+    // The same for a known host, whose request would be sent ahead: nothing is in doubt.
     operator.write("web1/app/file", "changed\n");
     operator.commit("Change it");
     host.kill();
@@ -210,7 +211,7 @@ fn disks_that_are_full_read_only_or_noexec_are_named() {
         assert_eq!(operator.id_if_any(&format!("refs/remotes/{host}/prod")), None);
     }
 
-    // The agent is there, but what is to be deployed does not fit: nothing of it stays, and what runs goes on.
+    // The agent is installed, but the deployment does not fit: nothing of it remains, and what ran keeps running.
     operator.git(&["push", "small", "prod"]).ok();
     let good = operator.id("prod");
     operator.write("small/app/file", noise(3 << 20));
@@ -224,7 +225,7 @@ fn disks_that_are_full_read_only_or_noexec_are_named() {
     operator.commit("It fits");
     operator.git(&["push", "small", "prod"]).ok();
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "fits");
-    // Going back needs no space, not even for another line in a log whose last block is full.
+    // A rollback needs no space, not even for another line in a log whose last block is full.
     host.sh("cd /var/lib/deptool/state; size=$(stat -c %s attempts); head -c $((4095 - size)) /dev/zero >>attempts; echo >>attempts");
     let before = State::of(host);
     let good = operator.id("prod");
@@ -260,7 +261,7 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
     let host = lab.host("web1");
     operator(&sandbox, &["web1"]);
     let operator = |sandbox: &Sandbox| sandbox.repo_at(sandbox.dir().join("operator")).dir;
-    // The connection carries so many bytes to the host, and then it is gone.
+    // The connection is lost after this many bytes to the host.
     let relay = executable(
         &sandbox.dir().join("relay"),
         "#!/bin/bash\nexec 3<>/dev/tcp/$1/$2\ncat <&3 & reader=$!\ndd bs=1 count=$3 2>/dev/null >&3\nkill $reader\n",
@@ -277,7 +278,7 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
         assert_eq!(host.sh("ls -A /var/lib/deptool 2>/dev/null | grep -v '^bin$' || true"), "");
     }
     sandbox.set_env("GIT_SSH_COMMAND", &lab.ssh_command(deptool_tests::lab::Link::Plain).unwrap());
-    // ssh is killed, as a laptop that is closed would: the upload has begun, and no byte comes any more.
+    // ssh is stopped, as on a laptop that is closed: the upload has begun, and no more bytes arrive.
     let stall = executable(
         &sandbox.dir().join("stall"),
         "#!/bin/bash\nexec 3<>/dev/tcp/$1/$2\ncat <&3 & dd bs=1 count=$3 2>/dev/null >&3\necho stalled >&2\nexec sleep 1000\n",
@@ -287,7 +288,7 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
     let operator = sandbox.repo_at(operator(&sandbox));
     let mut push = operator.command(&["push", "web1", "prod"]).env("GIT_SSH_COMMAND", command).start().unwrap();
     push.wait_until_it_says("stalled").unwrap();
-    // Meanwhile another one is not in its way.
+    // In the meantime, it does not block another upload.
     operator.git(&["push", "web1", "prod"]).ok();
     drop(push);
     let is_swept = || (agents(host) == agent_name()).then_some(());
@@ -309,7 +310,7 @@ fn a_question_of_ssh_reaches_the_terminal_and_is_answered_there() {
     let known = sandbox.dir().join("known");
     let lines = format!("UserKnownHostsFile {}\nStrictHostKeyChecking ask\nBatchMode no\n", known.display());
     let ssh = ssh_with(&lab, &sandbox, "asking", &lines);
-    // A terminal of its own, on which somebody answers when the question is there.
+    // A terminal on which somebody answers the question.
     let typescript = sandbox.dir().join("typescript");
     let answer = format!(
         "(until grep -q 'fingerprint\\])?' {0}; do sleep 0.02; done; echo yes) | script -qefc 'git push web1 prod' {0}",

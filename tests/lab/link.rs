@@ -1,5 +1,5 @@
-//! An ssh connection may be cut, or stall, after any number of bytes, and the operator's side may sleep: the host has the
-//! old or the new, and the next contact tells which.
+//! An ssh connection may be cut, or stall, after any number of bytes, and the operator's side may sleep: the host has
+//! the old state or the new one, and the next contact reports which.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// A unit whose restart shows that there was an activation; it takes a moment.
+/// A unit whose restart shows that there was an activation. It takes a moment.
 const SERVICE: &str = "\
 [Service]
 Type=oneshot
@@ -42,7 +42,7 @@ fn deployed(hosts: &[&str]) -> Option<Stage> {
 }
 
 impl Stage {
-    /// A push of one host's branch over a link with that fault. Later connections have a good link.
+    /// A push to one host over a connection with that fault. Later connections have no faults.
     fn push_over(&self, host: &str, fault: Fault) -> Cmd {
         let once = self.sandbox.dir().join(format!("once-{host}"));
         let _ = std::fs::remove_dir(&once);
@@ -61,8 +61,8 @@ impl Stage {
         self.operator().command(&["push", host, "prod"]).env("GIT_SSH_COMMAND", ssh).timeout(Duration::from_secs(200))
     }
 
-    /// Waits until the host is at rest, asks it, and asserts that it is wholly what it says it is, which is what is known
-    /// of it. Returns that.
+    /// Waits until the host is at rest, asks it, and asserts that it is exactly in the state that it reports and that
+    /// is recorded. Returns that state.
     #[track_caller]
     fn tells(&self, name: &str, push: &Run) -> String {
         let (operator, host) = (self.operator(), self.lab.host(name));
@@ -96,7 +96,7 @@ fn a_connection_that_is_cut_after_any_number_of_bytes_leaves_the_old_or_the_new(
             let push = stage.push_over("web1", Fault { way, at, fate: Fate::Cut }).run().unwrap();
             let is_new = stage.tells("web1", &push) == commit;
             ended[usize::from(is_new)] += 1;
-            // Nothing is in the way of the next one.
+            // The next deployment succeeds.
             operator.git(&["push", "web1", "prod"]).ok();
             stage.tells("web1", &push);
             if push.success() && step > 4 {
@@ -110,7 +110,8 @@ fn a_connection_that_is_cut_after_any_number_of_bytes_leaves_the_old_or_the_new(
 
 #[test]
 fn a_connection_that_stalls_is_given_up_and_the_truth_is_told() {
-    // In the handshake, before the request, in it; before the answer, and in it. Half a minute each, all at once.
+    // In the handshake, before the request, in the request, before the answer, and in the answer. Each takes 30
+    // seconds, all at the same time.
     let faults = [(Way::Up, 1500), (Way::Up, 3600), (Way::Down, 3900), (Way::Down, 4600)];
     let hosts = ["web1", "web2", "web3", "web4"];
     let Some(stage) = deployed(&hosts) else { return };
@@ -133,7 +134,7 @@ fn a_connection_that_stalls_is_given_up_and_the_truth_is_told() {
     assert!(failed > 0, "at least the one that could not even log in");
 }
 
-/// Pushes, and lets the helper sleep from activation on until the hosts are at rest.
+/// Pushes, and stops the helper from activation on until the hosts are at rest.
 fn push_asleep(stage: &Stage, names: &[&str], args: &[&str]) -> Run {
     let hosts: Vec<&Host> = names.iter().map(|name| stage.lab.host(name)).collect();
     let says = |host: &Host, script: &str| host.sh(&format!("if {script}; then echo yes; fi")) == "yes";
@@ -164,10 +165,10 @@ fn an_operator_who_closes_the_laptop_holds_nobody_up_and_finds_the_truth_later()
         operator.write(format!("{host}/web/systemd/web.service"), &slow);
     }
     let two = operator.commit("Two");
-    // Alone, the host goes on, and the answer waits.
+    // A single host completes the deployment, and its answer waits.
     let push = push_asleep(&stage, &["web1"], &["push", "web1", "prod"]).ok();
     assert_eq!(stage.tells("web1", &push), two);
-    // Of several, none is kept without the word of whoever leads them, who is silent for longer than they wait.
+    // Several hosts wait for the helper, which is silent for longer than they wait, so none keeps the deployment.
     let push = push_asleep(&stage, &["web2", "web3"], &["push", "--atomic", "cluster", "prod"]).fails();
     for name in ["web2", "web3"] {
         assert_eq!(stage.tells(name, &push), one, "{push}");

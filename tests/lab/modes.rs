@@ -1,4 +1,4 @@
-//! Modes and owners of files, users and temporary files that come with an app. Secrets are closed from the first moment.
+//! Modes and owners of files, users and temporary files. Secrets are protected from the first moment.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::process::{Signal, poll};
 use deptool_tests::sandbox::Sandbox;
 
-/// Reads whatever it can below our directory, as a user without rights, over and over, and notes where the
-/// secret was.
+/// Repeatedly reads everything that it can in our directory, as an unprivileged user, and records where it found the
+/// secret.
 const SPY: &str = "\
 >/tmp/seen
 while :; do
@@ -83,7 +83,7 @@ WantedBy=multi-user.target
     operator.git(&["push", "web1", "prod"]).ok();
     assert_eq!(modes(&["shared.pem"]), "660 root vaults");
 
-    // A failed deployment never opens them either, and those that are back have their modes.
+    // A failed deployment does not expose them either, and restored files have their modes.
     operator.write("web1/vault/key.pem", "TOPSECRET three\n");
     operator.write("web1/vault/systemd/vault.service", service.replace("cat /etc", "cat /no/etc"));
     operator.commit("Break it");
@@ -91,7 +91,7 @@ WantedBy=multi-user.target
     assert_eq!(host.sh("cat /etc/keys/key.pem"), "TOPSECRET too");
     assert_eq!(modes(&["key.pem", "shared.pem"]), "400 vault root\n660 root vaults");
 
-    // It does find what is open to it.
+    // It does find what it may read.
     host.sh("mkdir /etc/keys/left; echo TOPSECRET >/etc/keys/left/open");
     let seen = || Some(host.sh("sort -u /tmp/seen")).filter(|seen| !seen.is_empty());
     let seen = poll("the spy's finding", Duration::from_secs(30), seen).unwrap();

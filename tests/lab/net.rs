@@ -1,4 +1,4 @@
-//! Asking a host's services, from outside, as their clients would.
+//! Clients for the services of a host.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a web server says to `GET path`, head and body; None if nobody answers.
+/// The answer of a web server to `GET path`, head and body; None if there is no answer.
 pub fn http_get(ip: &str, path: &str) -> Option<String> {
     let mut socket = TcpStream::connect_timeout(&(address(ip), 80).into(), PATIENCE).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -16,7 +16,7 @@ pub fn http_get(ip: &str, path: &str) -> Option<String> {
     Some(said)
 }
 
-/// The IPv4 address that a name server has for a name; None if it has none, or if nobody answers.
+/// The IPv4 address of a name according to a name server; None if there is none, or no answer.
 pub fn dns_a(ip: &str, name: &str) -> Option<IpAddr> {
     // RFC 1035, 4.1: a header with one question, recursion not desired.
     let mut query = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -42,13 +42,13 @@ fn address(ip: &str) -> IpAddr {
     ip.parse().expect("the lab gives its hosts addresses")
 }
 
-/// Asks for a page over and over, each time on a connection of its own.
+/// Requests a page repeatedly, each time over a new connection.
 pub struct Poll {
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
     thread: std::thread::JoinHandle<Polled>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default)]
 pub struct Polled {
     pub good: usize,

@@ -1,11 +1,11 @@
-//! What systemd 257 and Podman have beyond systemd 252: units that a generator makes of quadlets, Type=notify-reload.
+//! Features of systemd 257 and Podman that systemd 252 lacks: units generated from quadlets, Type=notify-reload.
 
 use deptool_tests::lab::{Base, Host, HostSpec, Lab, start_or_skip};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::state::State;
 
-/// No image can be had here: the container runs the host's own programs.
+/// No image is available here, so the container runs the host's own programs.
 const CONTAINER: &str = "\
 [Container]
 Rootfs=/srv/box
@@ -65,7 +65,7 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
     assert_eq!(host.unit_state("box.service"), "active");
     assert_eq!(word_in_container(host), "two");
 
-    // One that Podman can't make a unit of, one that can't be started: what ran before runs again.
+    // A quadlet that Podman can't convert, and one that can't be started: what ran before runs again.
     let running = State::of(host);
     let good = operator.id("prod");
     let broken = [
@@ -85,7 +85,7 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
 
     operator.git(&["push", "web1", ":prod"]).ok();
     assert_eq!(host.sh("systemctl --failed --plain --no-legend"), "");
-    // At boot it had brought up the network's target, which stays.
+    // At boot it has started the network's target, which stays.
     host.reboot().unwrap();
     let after = State::of(host);
     State { deptool: after.deptool, ..before }.assert_same(host, "removed");
@@ -98,7 +98,7 @@ fn a_reload_that_systemd_can_observe_is_believed_and_one_that_fails_is_rolled_ba
     let Some(lab) = trixie() else { return };
     let (sandbox, host) = (Sandbox::for_lab(&lab), lab.host("web1"));
     let operator = operator(&sandbox);
-    // Reads its word at the start and at each reload; a word that it does not know ends it, or never makes it ready.
+    // Reads a word at its start and at each reload. With an unknown word, it exits, or is never ready.
     operator.write(
         "web1/bell/bell.sh",
         "
@@ -138,7 +138,7 @@ while :; do sleep 1000 & wait $!; done
         assert_eq!(host.sh("cat /run/bell"), "two");
         operator.git(&["reset", "--quiet", "--hard", &good]).ok();
     }
-    // Its own file changes: it is restarted all the same.
+    // Its own unit file changes, so it is restarted anyway.
     let pid = host.unit_property("bell.service", "MainPID");
     operator.write("web1/bell/systemd/bell.service.d/x.conf", "[Service]\nEnvironment=X=1\n");
     operator.commit("A drop-in");

@@ -1,6 +1,6 @@
-//! What clients notice of a deployment: nothing of a reload, of a bad one the unit's own stop and start.
+//! What clients notice of a deployment: nothing if the unit reloads; its stop and start if it restarts.
 //!
-//! Figures are printed (`cargo test … -- --nocapture`); what is asserted has room for a busy computer.
+//! Figures are printed (`cargo test … -- --nocapture`). The assertions leave room for a busy computer.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ ExecReload=
 ExecReload=/usr/sbin/nginx -c /var/lib/deptool/apps/nginx/current/nginx.conf -s reload
 ";
 
-/// nginx runs, and what happens to it when its files change is `on_change`.
+/// nginx runs, with this `on_change`.
 fn serving(on_change: &str) -> Option<Stage> {
     let stage = Stage::with(&[HostSpec::new("web1")])?;
     let operator = stage.operator();
@@ -58,7 +58,7 @@ fn a_reload_loses_no_request() {
     let invocation = host.unit_property("nginx.service", "InvocationID");
     let url = format!("http://{}/", host.ip);
     let said = std::thread::scope(|scope| {
-        // Each request has a connection of its own: one that is kept alive may end between two.
+        // Each request uses a new connection, because a persistent one may close between two requests.
         let load = ["-t", "1", "-c", "8", "-d", "8s", "-H", "Connection: close", &url];
         let wrk = scope.spawn(move || Cmd::new("wrk").args(load).run().expect("wrk runs").ok().stdout());
         for page in ["second", "third", "fourth"] {
@@ -74,7 +74,7 @@ fn a_reload_loses_no_request() {
     assert!(stage.serves("fourth"));
     assert_eq!(host.unit_property("nginx.service", "InvocationID"), invocation, "it was not restarted");
 
-    // A reload that fails: nginx says so, and the old configuration is the one that it has read.
+    // A reload that fails: nginx reports that, and keeps the old configuration.
     operator.write("web1/nginx/nginx.conf", "this is no configuration\n");
     operator.commit("Broken");
     let poll = Poll::start(&host.ip);
@@ -97,7 +97,8 @@ fn a_bad_configuration_costs_the_units_own_stop_and_start_and_little_of_ours() {
         println!("{what}: {polled}");
         polled.longest
     };
-    // What the unit needs by itself: stopped, failing to start, started. One systemctl each, which are not ours.
+    // What the unit itself needs: to stop, to fail to start, and to start. Each takes a systemctl, which is not part of
+    // our time.
     let conf = "/var/lib/deptool/apps/nginx/current/nginx.conf";
     let by_hand = format!(
         "cp {conf} /run/good; echo no configuration >/run/bad; cat /run/bad >{conf}; \

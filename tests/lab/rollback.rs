@@ -1,4 +1,4 @@
-//! A deployment that fails leaves the host as it was, byte for byte and unit for unit, and says what failed.
+//! A deployment that fails leaves the host as it was, byte for byte and unit for unit, and reports what failed.
 
 use deptool_tests::lab::{HostSpec, start_or_skip};
 use deptool_tests::process::Run;
@@ -27,8 +27,8 @@ fn deployed() -> Option<Stage> {
 }
 
 impl Stage {
-    /// Commits what is in the work tree and pushes it; that fails, and nothing is different on the host. The work tree
-    /// is that of the good commit again afterwards.
+    /// Commits the work tree and pushes it. Asserts that this fails and that nothing has changed on the host.
+    /// Afterwards, the work tree is that of the good commit again.
     #[track_caller]
     fn fails(&self, case: &str, says: &[&str]) -> Run {
         let (operator, host) = (self.operator(), self.host());
@@ -63,7 +63,7 @@ fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
     let operator = stage.operator();
     let died = "trial.service exited with status 3";
     let cases: &[(&str, &str, &[&str])] = &[
-        // Programs that are missing, and what can't be parsed, are refused before anything is changed: see checks.rs.
+        // Missing programs and parse errors are refused before anything changes; see checks.rs.
         (
             "simple, can't be executed",
             "ExecStart=/var/lib/deptool/apps/trial/current/run",
@@ -89,7 +89,7 @@ fn a_new_unit_of_any_kind_that_fails_is_taken_back_and_shown() {
             &["timed out"],
         ),
         ("forking, fails", "Type=forking\nExecStart=/bin/sh -c 'exit 3'", &[died]),
-        // journald looks up whose a line is when it reads it: of a process that is gone by then it can't tell.
+        // journald looks up the unit of a line when it reads it. If the process is gone by then, it can't.
         ("oneshot, fails", "Type=oneshot\nExecStart=/bin/sh -c 'echo oh no; sleep 0.3; exit 3'", &[died, "oh no"]),
         (
             "before it",
@@ -150,7 +150,7 @@ fn units_that_are_well_are_kept_and_a_removed_deployment_leaves_nothing() {
     let (sandbox, host) = (Sandbox::for_lab(&lab), lab.host("web1"));
     let operator = sandbox.repo("operator");
     operator.add_remote("web1", "deptool::web1");
-    // The host has some of it already: a service that runs, a file that is equal, with a mode and an owner of its own.
+    // The host has some of it already: a running service, and an equal file with another mode and owner.
     host.sh("systemctl enable --quiet --now nginx.service");
     host.sh("printf 'taken over\\n' >/etc/motd.tail; chown www-data:games /etc/motd.tail; chmod 640 /etc/motd.tail");
     host.sh("printf '[Service]\\nExecStart=/bin/sleep infinity\\n' >/etc/systemd/system/own.service");
@@ -223,7 +223,7 @@ fn units_that_are_well_are_kept_and_a_removed_deployment_leaves_nothing() {
         );
     }
 
-    // A service that nobody enabled, but that a socket of ours has started, goes with its unit file.
+    // A service that was not enabled, but started by a socket of ours, is removed with its unit file.
     host.sh("systemctl start door.service own.service");
     operator.git(&["push", "web1", ":prod"]).ok();
     let removed = State::of(host);
@@ -238,7 +238,7 @@ fn units_that_are_well_are_kept_and_a_removed_deployment_leaves_nothing() {
 fn everything_that_a_deployment_can_do_is_undone() {
     let Some(stage) = deployed() else { return };
     let (operator, host) = (stage.operator(), stage.host());
-    // Of the host: nginx runs; `lead` is needed by `follow`, both run; `rest` is there and does not.
+    // Units of the host: nginx runs; `follow` requires `lead`, and both run; `rest` does not run.
     host.sh(
         "systemctl enable --quiet --now nginx.service; printf 'equal\\n' >/etc/equal.conf; chmod 600 /etc/equal.conf",
     );
@@ -258,8 +258,9 @@ fn everything_that_a_deployment_can_do_is_undone() {
     operator.commit("More of it");
     operator.git(&["push", "web1", "prod"]).ok();
 
-    // Everything at once: a link, a unit and an app go, others come, a file is taken over, a drop-in changes, users and
-    // temporary files are made, what runs is restarted with a new file. The unit that fails comes last.
+    // Everything at once: a symlink, a unit and an app are removed, others are added, a file is taken over, a drop-in
+    // changes, users and temporary files are created, and running services are restarted with a new file. The failing
+    // unit comes last.
     let change = |operator: &Repo<'_>| {
         operator.remove("web1/leaves");
         operator.write(
@@ -284,14 +285,14 @@ fn everything_that_a_deployment_can_do_is_undone() {
         assert_eq!(host.unit_state(unit), "active", "{unit}");
     }
     assert_eq!(host.unit_property("nginx.service", "Environment"), "X=1");
-    // Users stay.
+    // Users remain.
     host.sh("getent passwd trial");
 
-    // The unit that systemd restarted along with the one that failed is up again, too.
+    // The unit that systemd restarted together with the failing one is up again, too.
     operator.write("web1/drop/systemd/lead.service.d/y.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n");
     stage.fails("a broken drop-in of the host's unit", &["rolled back", "lead.service"]);
 
-    // It did not stand in the way: the same without the failure is kept.
+    // The same deployment without the failure succeeds.
     change(&operator);
     write_unit(&operator, "zz", "zz.service", &format!("[Service]\nType=oneshot\nExecStart=/bin/true\n{INSTALL}"));
     operator.commit("Everything, and well");

@@ -55,8 +55,7 @@ OnCalendar=hourly
 WantedBy=timers.target
 ";
 
-/// Two hosts, and an operator who has deployed to both.
-/// None where there is no lab.
+/// Two hosts, and an operator who has deployed to both. None without a lab.
 fn deployed() -> Option<Stage> {
     let stage = Stage::with(&HOSTS.map(HostSpec::new))?;
     let operator = stage.operator();
@@ -71,7 +70,7 @@ fn deployed() -> Option<Stage> {
     Some(stage)
 }
 
-/// The configuration of the host with that number: pages and zones tell the hosts apart.
+/// The configuration of the host with that number. Pages and zones differ between the hosts.
 fn write_host(repo: &Repo<'_>, host: &str, number: usize) {
     let write = |path: &str, content: &str| repo.write(format!("{host}/{path}"), content);
     write("nginx/nginx.conf", NGINX_CONF);
@@ -100,7 +99,7 @@ fn zone(name: &str, serial: u32, address: &str) -> String {
     )
 }
 
-/// All services of the host with that number answer, with what was deployed first.
+/// Asserts that all services of the host with that number answer with the first deployment.
 #[track_caller]
 fn assert_all_up(host: &Host, number: usize) {
     for unit in ["nginx.service", "nsd.service", "hello.service", "beat.timer"] {
@@ -123,7 +122,7 @@ fn assert_address(host: &Host, name: &str, address: &str) {
     assert_eq!(dns_a(&host.ip, name).map(|ip| ip.to_string()).as_deref(), Some(address), "{name} on '{}'", host.name);
 }
 
-/// Which process a unit's is: the same one, if it was not restarted.
+/// The main process of a unit. It stays the same if the unit is not restarted.
 #[track_caller]
 fn main_pid(host: &Host, unit: &str) -> String {
     host.unit_property(unit, "MainPID")
@@ -171,10 +170,10 @@ fn nginx_with_a_broken_configuration_comes_back_with_the_old_one() {
     assert_eq!(operator.id("refs/remotes/web1/prod"), good, "{push}");
     assert_all_up(host, 1);
     assert_eq!(main_pid(host, "nsd.service"), nsd);
-    // What was rolled back leaves nothing that a reboot would bring up.
+    // A rollback leaves nothing behind that a reboot would start.
     host.reboot().unwrap();
     assert_all_up(host, 1);
-    // And it does not stand in the way of a good change.
+    // And it does not prevent a good change.
     operator.write("web1/nginx/nginx.conf", NGINX_CONF);
     operator.write("web1/nginx/html/index.html", "mended\n");
     operator.commit("Mend nginx");
@@ -194,7 +193,7 @@ fn a_removed_app_takes_its_units_with_it_and_the_others_stay() {
     assert_eq!(host.unit_property("hello.service", "LoadState"), "not-found");
     assert!(!host.path("/etc/systemd/system/hello.service").exists());
     assert!(!host.path("/etc/systemd/system/nginx.service.d").exists());
-    // As Debian had it before.
+    // As in Debian.
     assert_eq!(host.unit_state("nginx.service"), "inactive");
     assert_eq!(host.unit_file_state("nginx.service"), "disabled");
     assert_eq!(http_get(&host.ip, "/"), None);

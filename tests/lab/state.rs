@@ -1,16 +1,16 @@
-//! All of a host that a deployment can change, as text: to be taken before and after, and compared.
+//! Everything on a host that a deployment can change, as text for comparisons.
 
 use deptool_tests::lab::Host;
 
-/// Files and units. What the machine itself writes (users excepted: [`SCRIPT`] leaves them out, because they stay), and
-/// units that come and go with logins, are left out.
+/// Files and units. Files that the machine itself writes, users (which stay), and units that come and go with logins
+/// are left out; see [`SCRIPT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// A line per path in `/etc`: kind, mode, owner, group, target, SHA-256.
+    /// One line per path in `/etc`: type, mode, owner, group, target, SHA-256.
     pub etc: String,
-    /// A line per unit that is not just inactive, and per unit file with its enablement.
+    /// One line per unit that is not inactive, and per unit file with its enablement.
     pub units: String,
-    /// What says which deployment runs: links, claims, the branch, and whether the journal is at rest.
+    /// Our own records of what runs: symlinks, claims, the branch, and whether the journal is at rest.
     pub deptool: String,
 }
 
@@ -41,14 +41,14 @@ const DEPTOOL: &str = r"
 ";
 
 impl State {
-    /// Once the agent is done: it answers before it tidies up.
+    /// Waits until the agent is done, because it answers before it cleans up.
     #[track_caller]
     pub fn of(host: &Host) -> State {
         host.sh("[ ! -e /var/lib/deptool/state/lock ] || flock -w 60 /var/lib/deptool/state/lock true");
         State { etc: host.sh(ETC), units: host.sh(UNITS), deptool: host.sh(DEPTOOL) }
     }
 
-    /// Asserts that the host is as it was; says what is not.
+    /// Asserts that the host is as before, and shows the differences otherwise.
     #[track_caller]
     pub fn assert_same(&self, host: &Host, when: &str) {
         let now = State::of(host);

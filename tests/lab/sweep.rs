@@ -1,7 +1,7 @@
-//! An agent that is killed on a real host: units and files are as before, or as they were to become.
+//! An agent that is killed on a real host: units and files are in the old state or in the new one.
 //!
-//! The agent's system calls are followed from outside of the container (see `deptool_tests::trace`): the helper does not
-//! reach it over ssh, which must not be followed, but enters the container.
+//! The agent's system calls are traced from outside of the container (see `deptool_tests::trace`). The helper does not
+//! use ssh, which must not be traced, but enters the container.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::state::State;
 const AGENT: Watched = Watched::From { from: "deptool-agent", but: "git" };
 const WEB: &str = "[Unit]\nDescription=1\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n\
                    [Install]\nWantedBy=multi-user.target\n";
-/// What apps have, by what Git and the agent did not compute.
+/// The files of the apps, independently of Git and the agent.
 const FILES: &str = "cd /var/lib/deptool/apps && find -L . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2";
 
 struct Stage {
@@ -57,7 +57,8 @@ impl Stage {
         self.lab.host("web1")
     }
 
-    /// Pushes; `lead` decides about each call of the agent that changes something. Returns whether Git was content.
+    /// Pushes. `lead` decides about each call of the agent that changes something. Returns whether Git reported
+    /// success.
     fn push(&self, lead: &mut dyn FnMut(&Call) -> Deed) -> bool {
         let status = self.sandbox.dir().join("tmp/status");
         let script = "git push web1 prod >/dev/null 2>&1; echo $? >\"$STATUS\"";
@@ -68,7 +69,7 @@ impl Stage {
         std::fs::read_to_string(status).unwrap().trim() == "0"
     }
 
-    /// Kills all of the agent before or after its call of that number. Returns whether the new commit runs then.
+    /// Kills the agent before or after its call with that number. Returns whether the new commit runs then.
     #[track_caller]
     fn kill_at(&self, number: usize, deed: Deed) -> bool {
         let (operator, host) = (self.operator(), self.host());
@@ -104,7 +105,7 @@ impl Stage {
     }
 }
 
-/// Asks what runs, until the agent that was at work has come to its end.
+/// Asks what runs, until the working agent has exited.
 #[track_caller]
 fn fetch(operator: &Repo<'_>) {
     let fetch = || {
@@ -141,7 +142,7 @@ fn commits(operator: &Repo<'_>) {
     operator.commit("Two");
 }
 
-/// Kills the agent at so many points, from the first call of a deployment to the last.
+/// Kills the agent at this many points, from the first call of a deployment to the last.
 fn kill_at_some(points: usize) {
     if let Some(why) = trace::unable() {
         assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");

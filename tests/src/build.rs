@@ -1,10 +1,10 @@
-//! The binaries under test, built from the present sources.
+//! The binaries under test, built from the current sources.
 //!
-//! Cargo builds the binaries of a test's own package only: without this, the tests would run whatever helper and agent
-//! happened to be in the target directory.
+//! Cargo only builds the binaries of a test's own package. Without this module, the tests would run stale binaries of
+//! the helper and the agent.
 //!
-//! What is built is put under a *prefix*, laid out as `cargo xtask dist` does it, so that the helper finds its agents in
-//! the tests as it does for a user:
+//! The binaries are installed below a *prefix* with the layout of `cargo xtask dist`, so that the helper finds its
+//! agents as it does for a user:
 //!
 //! ```text
 //! bin/git-remote-deptool   bin/git-deptool   lib/deptool/agents/deptool-agent-<version>-<build>-linux-x86_64
@@ -17,10 +17,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process::{Cmd, find_program};
 
-/// The profile in which agents are built: small (see the workspace's Cargo.toml).
+/// The profile for agents, optimised for size (see the workspace's Cargo.toml).
 const AGENT_PROFILE: &str = "agent";
 
-/// A platform that there are agents for.
+/// A platform that agents are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
     X86_64,
@@ -30,12 +30,13 @@ pub enum Platform {
 impl Platform {
     pub const ALL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
 
-    /// That of this computer, which the lab's hosts share; on macOS the one that its Linux machines have.
+    /// The platform of this computer, which the hosts of the lab share. On macOS, it is that of a Linux machine with
+    /// the same processor.
     pub fn here() -> Platform {
         if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 }
     }
 
-    /// As agents are named after it.
+    /// The platform's name, which is part of the file names of agents.
     pub fn name(self) -> &'static str {
         match self {
             Platform::X86_64 => "linux-x86_64",
@@ -89,8 +90,8 @@ fn build_here() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Builds the agent for a platform, apart from all else: together with the helper it would get the helper's features
-/// and their weight.
+/// Builds the agent for a platform, on its own: in one build with the helper, cargo would enable the helper's features
+/// of shared dependencies, which makes the agent larger.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
     let target = platform.target();
     ensure_target(target)?;
@@ -107,7 +108,7 @@ pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Resu
     let version = Version::of(&bin.join("git-remote-deptool"))?;
     let dir = prefix.join("lib/deptool/agents");
     if dir.exists() {
-        // Those of other builds would never be used again.
+        // Agents of other builds are never used again.
         std::fs::remove_dir_all(&dir)?;
     }
     for (agent, platform) in agents {
@@ -116,7 +117,7 @@ pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Resu
     Ok(())
 }
 
-/// A copy under its final name at once: somebody may be running the old one.
+/// Replaces a file by renaming a copy, since another process may be running the old one.
 fn put(from: &Path, to: &Path) -> Result<()> {
     let dir = to.parent().context("no directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -126,7 +127,7 @@ fn put(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a binary says it is: `git-remote-deptool 0.1.0 (build 0123456789abcdef)`.
+/// The version that a binary prints: `git-remote-deptool 0.1.0 (build 0123456789abcdef)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub version: String,
@@ -152,7 +153,7 @@ pub fn cargo(args: &[&str]) -> Result<()> {
     cargo_command().args(args).inherit()
 }
 
-/// cargo, to be given arguments.
+/// cargo, without arguments.
 pub fn cargo_command() -> Cmd {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let command = Cmd::new(cargo).dir(workspace());
@@ -162,7 +163,7 @@ pub fn cargo_command() -> Cmd {
     }
 }
 
-/// Makes sure that Rust can build for a target; installs it where rustup can.
+/// Ensures that Rust can build for a target, and installs it if rustup can.
 fn ensure_target(target: &str) -> Result<()> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let dir = Cmd::new(rustc).dir(workspace()).args(["--print", "target-libdir", "--target", target]).check()?.line();
@@ -195,7 +196,7 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(dir.parent().context("no target directory")?.to_owned())
 }
 
-/// The xtask binary, for what a test needs as a program (the relay).
+/// The xtask binary, which is also the relay and other programs that tests run.
 pub fn xtask() -> Result<PathBuf> {
     Ok(profile_dir()?.join("xtask"))
 }

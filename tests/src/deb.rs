@@ -1,7 +1,7 @@
 //! A Debian package of what [`crate::dist`] installs.
 //!
-//! The same sources make the same package, byte by byte: it has no time of its own but that of the last commit, or
-//! `SOURCE_DATE_EPOCH`, and no owner but root.
+//! Builds are reproducible: all times are that of the last commit, or `SOURCE_DATE_EPOCH`, and the owner is always
+//! root.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +16,7 @@ use crate::{
     process::Cmd,
 };
 
-/// Where all the documentation is that Debian wants of a package.
+/// The directory for the documentation that Debian requires.
 const DOC: &str = "usr/share/doc/git-deptool";
 
 const COPYRIGHT: &str = "\
@@ -38,17 +38,16 @@ deploy configuration to hosts with git push
  Nothing has to be installed on hosts.
 ";
 
-/// How the package's files are compressed.
+/// The compression of the package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// As packages are.
+    /// As usual for packages.
     Xz,
-    /// For tests, whose binaries are large.
+    /// Fast, for tests, whose binaries are large.
     None,
 }
 
-/// Packs what was built. `stage` is a directory for the package's contents, emptied first; the package's path is
-/// returned.
+/// Makes a package, and returns its path. `stage` is a directory for its contents, which is emptied first.
 pub fn package(built: &Built, stage: &Path, out: &Path, compression: Compression) -> Result<PathBuf> {
     let root = stage.join("root");
     if root.exists() {
@@ -70,7 +69,7 @@ pub fn package(built: &Built, stage: &Path, out: &Path, compression: Compression
 
     fs::create_dir_all(out)?;
     let package = out.join(format!("git-deptool_{version}_{architecture}.deb"));
-    // With several threads xz would write something else.
+    // The output of xz depends on the number of threads.
     let compression = match compression {
         Compression::Xz => "-Zxz",
         Compression::None => "-Znone",
@@ -93,7 +92,7 @@ fn control(root: &Path, version: &str, architecture: &str) -> Result<String> {
     ))
 }
 
-/// What the binaries need of the system's libraries: the newest version of glibc's symbols that they name.
+/// The version of glibc that the binaries need: the newest symbol version that they refer to.
 fn libc_of(binaries: &[PathBuf]) -> Result<String> {
     let mut newest = (2, 0);
     for binary in binaries {
@@ -108,7 +107,8 @@ fn libc_of(binaries: &[PathBuf]) -> Result<String> {
     Ok(format!("libc6 (>= {}.{}), libgcc-s1", newest.0, newest.1))
 }
 
-/// Manual and changelog, as Debian wants them. Without name and time in them, gzip writes the same each time.
+/// Compresses the manual and the changelog, as Debian requires. Without name and time, the output of gzip is
+/// reproducible.
 fn compress(root: &Path) -> Result<()> {
     for file in dist::files(root)? {
         let is_page = file.starts_with("usr/share/man");
@@ -119,13 +119,13 @@ fn compress(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One line for each file of the package, as md5sum(1) writes and `dpkg --verify` reads them.
+/// One line per file of the package, in the format of md5sum(1), for `dpkg --verify`.
 fn sums(root: &Path) -> Result<String> {
     let files = dist::files(root)?.into_iter().filter(|file| !file.starts_with("DEBIAN"));
     Ok(Cmd::new("md5sum").dir(root).args(files).check()?.stdout())
 }
 
-/// Seconds since 1970 that all files of the package get.
+/// The time of all files in the package, in seconds since 1970.
 fn epoch() -> Result<u64> {
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         return epoch.parse().context("SOURCE_DATE_EPOCH is not a number of seconds");
@@ -135,7 +135,7 @@ fn epoch() -> Result<u64> {
     log.line().parse().context("the last commit has no time")
 }
 
-/// Modes and times that do not depend on who builds, and when.
+/// Sets modes and times that do not depend on who builds the package, and when.
 fn settle(place: &Path, time: SystemTime) -> Result<()> {
     let metadata = place.symlink_metadata()?;
     if metadata.is_dir() {

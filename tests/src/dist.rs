@@ -1,4 +1,4 @@
-//! All that a user installs, under one prefix.
+//! Everything that a user installs, below one prefix.
 //!
 //! ```text
 //! bin/            git-remote-deptool, git-deptool
@@ -12,26 +12,26 @@ use anyhow::{Context as _, Result};
 
 use crate::build::{self, Platform};
 
-/// What there is to install.
+/// The files to install.
 pub struct Built {
-    /// A directory that has the helper's binaries.
+    /// The directory with the helper's binaries.
     pub binaries: PathBuf,
     /// Agents, with the names of their platforms.
     pub agents: Vec<(PathBuf, String)>,
 }
 
-/// Where things are that have another place in packages than below any other prefix.
+/// Paths that differ between packages and other prefixes.
 pub struct Places {
-    /// zsh's functions, relative to the prefix.
+    /// The directory of zsh's functions, relative to the prefix.
     pub zsh: &'static str,
 }
 
-/// Below `/usr/local`, `~/.local` and the like.
+/// For `/usr/local`, `~/.local` and similar prefixes.
 pub const USUAL: Places = Places { zsh: "share/zsh/site-functions" };
-/// What a package of Debian's installs below `/usr`.
+/// For a Debian package, which installs below `/usr`.
 pub const DEBIAN: Places = Places { zsh: "share/zsh/vendor-completions" };
 
-/// Builds for use: the helper for this computer, agents for these platforms.
+/// Builds the release: the helper for this computer, and agents for these platforms.
 pub fn build(platforms: &[Platform]) -> Result<Built> {
     build::cargo(&["build", "--release", "-p", "git-remote-deptool", "--bins"])?;
     let mut agents = Vec::new();
@@ -41,7 +41,7 @@ pub fn build(platforms: &[Platform]) -> Result<Built> {
     Ok(Built { binaries: build::target_dir()?.join("release"), agents })
 }
 
-/// Puts everything under a prefix. With `prefix/bin` on PATH nothing else is needed.
+/// Installs everything below a prefix. Users only need `prefix/bin` on their PATH.
 pub fn install(built: &Built, prefix: &Path, places: &Places) -> Result<()> {
     build::install(prefix, &built.binaries, &built.agents)?;
     install_manual(&build::workspace().join("man"), &prefix.join("share"))?;
@@ -62,7 +62,7 @@ fn install_manual(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where each shell looks for what it needs to complete `git deptool`.
+/// Where each shell looks for its completion of `git deptool`.
 fn install_completion(prefix: &Path, places: &Places) -> Result<()> {
     let from = build::workspace().join("git-remote-deptool/src/cli/completion");
     let share = prefix.join("share");
@@ -76,7 +76,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).with_context(|| format!("cannot install {}", to.display()))?;
     Ok(())
 }
-/// The files that [`install`] made, relative to the prefix, sorted.
+/// The files that [`install`] created, relative to the prefix, sorted.
 pub fn files(prefix: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut directories = vec![prefix.to_owned()];

@@ -1,4 +1,4 @@
-//! Between a helper and an agent: something happens at the moment when one of them says a certain message.
+//! Sits between a helper and an agent, and injects a fault when one of them sends a certain message.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd as _;
@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, getppid, kill_process};
 
-/// What is waited for, and what happens then.
+/// The message to wait for, and the fault.
 pub struct Rule {
     from: From,
     /// Part of a message: the name of a request or response.
@@ -27,7 +27,7 @@ enum Act {
     KillHelper,
     /// Both connections end. The message does not arrive.
     Cut,
-    /// The same, but the agent does not hear of it.
+    /// The same, but the agent does not notice.
     CutUnheard,
 }
 
@@ -51,9 +51,9 @@ impl Rule {
     }
 }
 
-/// Runs an agent with our own stdin and stdout, until the rule's message comes.
+/// Runs an agent with our own stdin and stdout, until the message of the rule arrives.
 ///
-/// A message is looked for in each piece of the stream as it is read: they are short, and are written in one go.
+/// The message is searched for in each chunk as it is read: messages are short and written at once.
 pub fn run(rule: &Rule, agent: &str) -> Result<()> {
     let mut child =
         Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run it")?;
@@ -64,7 +64,7 @@ pub fn run(rule: &Rule, agent: &str) -> Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| copy(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
         copy(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
-        // The helper may have more to say, but nobody listens.
+        // The helper may send more, but nobody reads it.
         std::process::exit(0);
     })
 }

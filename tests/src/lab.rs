@@ -1,4 +1,4 @@
-//! Hosts with a real systemd and a real OpenSSH, in systemd-nspawn containers, on one computer.
+//! Hosts with a real systemd and a real OpenSSH, in systemd-nspawn containers on this computer.
 //!
 //! ```no_run
 //! use deptool_tests::lab::{HostSpec, Lab};
@@ -11,13 +11,13 @@
 //! - A host has systemd as process 1, sshd, sudo, nft, nginx and nsd (installed, not enabled), and neither Git nor
 //!   Python. Users: `root`, `core` (sudo without a password), `asks` (sudo wants a password), `plain` (no sudo). One key opens
 //!   them all. A login's processes are killed when it ends (KillUserProcesses=yes).
-//! - ssh reaches a host by its name through [`Lab::ssh_command`]: put it into `GIT_SSH_COMMAND`.
-//! - [`start_or_skip`] is what a test calls: it returns None, and says why, where the computer can't do it.
-//! - When the value is dropped everything ends: processes by their ids, mounts, network links, files. What a killed test
-//!   leaves behind is ended by the next lab that takes its slot.
+//! - ssh reaches a host by its name through [`Lab::ssh_command`], which is meant for `GIT_SSH_COMMAND`.
+//! - Tests call [`start_or_skip`]. If the computer can't run a lab, it says why and returns None.
+//! - Dropping the value removes everything: processes by their ids, mounts, network links, files. If a test is killed,
+//!   the next lab that takes its slot cleans up.
 //!
-//! Labs don't meet: each holds a *slot* with a directory below [`CACHE`], a subnet 10.x.slot.0 and machine names of its
-//! own. Traffic goes to these hosts only.
+//! Several labs can run at the same time. Each holds a *slot* with a directory in [`CACHE`], a subnet 10.x.slot.0, and
+//! its own machine names. Network traffic goes to these hosts only.
 
 mod base;
 mod disk;
@@ -40,13 +40,10 @@ use machine::Machine;
 use slot::{MAX_HOSTS, Slot};
 use ssh::{Peer, Ssh};
 
-/// Where the bases are kept and the labs run.
+/// The directory for base systems and running labs.
 pub const CACHE: &str = "/var/cache/deptool-lab";
 
-/// The environment variable that makes tests go without a lab (`cargo xtask test --quick`).
-pub const QUICK: &str = "DEPTOOL_TEST_QUICK";
-
-/// Programs that the lab runs, and the Debian package that has each.
+/// Programs that the lab needs, with their Debian packages.
 pub const NEEDS: &[(&str, &str)] = &[
     ("systemd-nspawn", "systemd-container"),
     ("debootstrap", "debootstrap"),
@@ -59,25 +56,25 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
 ];
 
-/// What a host is to be like.
+/// The properties of a host to start.
 #[derive(Debug, Clone, Default)]
 pub struct HostSpec {
     pub name: String,
     pub base: Base,
-    /// `/var` is mounted by systemd during boot, not there from the beginning.
+    /// systemd mounts `/var` during boot.
     pub var_is_mount: bool,
     /// What `/var/lib/deptool` is.
     pub state: State,
 }
 
 impl HostSpec {
-    /// A bookworm host with nothing special about it.
+    /// An ordinary bookworm host.
     pub fn new(name: &str) -> HostSpec {
         HostSpec { name: name.to_owned(), ..HostSpec::default() }
     }
 }
 
-/// Some hosts that run.
+/// Running hosts.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
@@ -86,7 +83,7 @@ pub struct Lab {
     keep: bool,
 }
 
-/// Why there can be no lab here; None if there can.
+/// The reason why this computer can't run a lab; None if it can.
 pub fn unavailable() -> Option<String> {
     if !cfg!(target_os = "linux") {
         return Some("the lab needs Linux".to_owned());
@@ -104,7 +101,8 @@ pub fn unavailable() -> Option<String> {
     None
 }
 
-/// Root in a container often may not: CAP_SYS_ADMIN and CAP_NET_ADMIN of capabilities(7).
+/// Whether this process has CAP_SYS_ADMIN and CAP_NET_ADMIN, which root in a container often lacks. See
+/// capabilities(7).
 fn may_administer() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default().trim();
@@ -112,8 +110,8 @@ fn may_administer() -> bool {
     u64::from_str_radix(bits, 16).is_ok_and(|bits| bits & needed == needed)
 }
 
-/// A lab for a test. None, after saying `skipped: why`, where this computer can't have one; with `CI=true` that is a
-/// failure. So is a lab that could be started but was not.
+/// Starts a lab for a test. If this computer can't run one, it prints `skipped: why` and returns None; with `CI=true`
+/// that is a failure. A lab that fails to start is always a failure.
 #[track_caller]
 pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
     if is_skipped(unavailable()) {
@@ -122,25 +120,19 @@ pub fn start_or_skip(specs: &[HostSpec]) -> Option<Lab> {
     Some(Lab::start(specs).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Whether a test that can't be run here, and why, is to be skipped: says so. In CI that is a failure.
+/// Whether to skip a test that can't run here for the given reason. Prints the reason. In CI, this is a failure.
 pub fn is_skipped(unavailable: Option<String>) -> bool {
-    if std::env::var_os(QUICK).is_some() {
-        skipped("only the quick tests were asked for");
+    if crate::is_quick() {
         return true;
     }
     let Some(why) = unavailable else { return false };
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
-    skipped(&why);
+    crate::skipped(&why);
     true
 }
 
-/// Not with eprintln: what a test that passes prints is not shown.
-fn skipped(why: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {why}\n").as_bytes());
-}
-
 impl Lab {
-    /// Makes the hosts and boots them, all at once. They are up when this returns.
+    /// Creates and boots the hosts in parallel. They are up when this returns.
     pub fn start(specs: &[HostSpec]) -> Result<Lab> {
         if let Some(why) = unavailable() {
             bail!(why);
@@ -151,7 +143,7 @@ impl Lab {
         }
         let slot = Slot::take()?;
         let ssh = Ssh::create(&slot.dir)?;
-        // From here on, dropping it cleans up.
+        // From here on, dropping the lab cleans up.
         let mut lab = Lab { hosts: Vec::new(), ssh, slot, keep: false };
         for (index, spec) in specs.iter().enumerate() {
             let machine = lab.machine(index, spec);
@@ -164,7 +156,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The kept lab in a slot, with the hosts that it was started with.
+    /// The lab that was kept in a slot, with its hosts.
     pub fn attach(number: u8, specs: &[HostSpec]) -> Result<Lab> {
         let slot = Slot::take_over(number)?;
         let ssh = Ssh::open(&slot.dir);
@@ -175,14 +167,14 @@ impl Lab {
         Ok(lab)
     }
 
-    /// From here on the lab outlives this value and this process; [`Lab::attach`] finds it again.
+    /// Keeps the lab running when this value is dropped and this process exits. [`Lab::attach`] finds it again.
     pub fn keep(&mut self) -> Result<u8> {
         self.slot.keep()?;
         self.keep = true;
         Ok(self.slot.number)
     }
 
-    /// Ends a lab that was kept.
+    /// Stops a lab that was kept.
     pub fn end(mut self) {
         self.keep = false;
     }
@@ -230,7 +222,7 @@ impl Lab {
         self.ssh.write_config(link, &peers).context("cannot write the ssh configuration")
     }
 
-    /// What to put into `GIT_SSH_COMMAND` so that the hosts are reached over that kind of link.
+    /// The value of `GIT_SSH_COMMAND` that reaches the hosts over that kind of link.
     pub fn ssh_command(&self, link: Link) -> Result<String> {
         Ok(format!("ssh -F {}", self.ssh_config(link)?.display()))
     }

@@ -1,4 +1,5 @@
-//! A link between helper and agent that is cut, or stalls, at a message. Takes the agent's place: see `stand_in`.
+//! A connection between helper and agent that is cut, or stalls, at a message. It runs instead of the agent; see
+//! `stand_in`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
@@ -6,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use deptool_agent::shared::frame::MAX_FRAME;
 
-/// Which way a message goes.
+/// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// From the helper to the agent.
@@ -14,18 +15,18 @@ pub enum Way {
     Down,
 }
 
-/// What becomes of the link.
+/// The fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is cut before the message.
+    /// The connection is cut before the message.
     Cut,
-    /// It is cut in the middle of the message.
+    /// The connection is cut in the middle of the message.
     CutInside,
-    /// Nothing goes that way any more, and nobody is told.
+    /// Nothing passes in that direction any more, without an error.
     Stall,
 }
 
-/// The message with this number, counted from 0, and what becomes of the link there. The first line of each side is 0.
+/// A fault at the message with this number, counted from 0. The first line of each side is message 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     pub way: Way,
@@ -34,7 +35,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// From the words that [`Fault::words`] makes.
+    /// Parses the output of [`Fault::words`].
     pub fn parse(words: &[&str]) -> Result<Fault> {
         let [way, at, fate] = words else { bail!("usage: link up|down N cut|cut-inside|stall AGENT") };
         let way = match *way {
@@ -65,8 +66,8 @@ impl Fault {
     }
 }
 
-/// Runs `agent` behind a link with that fault. The agent lives on when the link is cut, as on a host. The file `hit` is made
-/// when it comes to the fault.
+/// Runs `agent` behind a connection with that fault. As on a host, the agent keeps running when the connection is cut.
+/// The file `hit` is created when the fault happens.
 pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     let mut child = Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (stdin, stdout) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
@@ -83,7 +84,7 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
         _ => {}
     }
     child.wait()?;
-    // A link that stalls does not tell of the agent's end, either.
+    // A stalled connection does not report the agent's exit, either.
     if fault.way == Way::Down && fault.fate == Fate::Stall {
         loop {
             std::thread::park();
@@ -92,7 +93,7 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     Ok(())
 }
 
-/// How one direction has ended.
+/// How one direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,
@@ -112,7 +113,7 @@ fn carry(mut from: impl Read, mut to: impl Write, fault: Option<(Fault, String)>
                 let _ = to.write_all(&message[..message.len() / 2]).and_then(|()| to.flush());
                 return End::Cut;
             }
-            // Swallow the rest until the sender gives up.
+            // Discard the rest until the sender gives up.
             Some(Fate::Stall) => {
                 let _ = std::io::copy(&mut from, &mut std::io::sink());
                 std::mem::forget(to);
@@ -127,7 +128,7 @@ fn carry(mut from: impl Read, mut to: impl Write, fault: Option<(Fault, String)>
     End::Closed
 }
 
-/// The next message, with what says where it ends.
+/// The next message, with its delimiter.
 fn message(from: &mut impl Read, is_line: bool) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if is_line {

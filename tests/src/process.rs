@@ -1,4 +1,4 @@
-//! Programs with a deadline: what they were, how they ended, all that they said.
+//! Programs with a deadline: their command line, exit status and output.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use rustix::process::{kill_process, kill_process_group};
 /// How long a program may take unless [`Cmd::timeout`] says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A program to run. Like `std::process::Command`, with a deadline and with its input.
+/// A program to run: like `std::process::Command`, with a deadline and an input.
 #[must_use]
 pub struct Cmd {
     command: Command,
@@ -23,7 +23,7 @@ pub struct Cmd {
     timeout: Duration,
 }
 
-/// A program that runs. Ended, with all of its group, when dropped.
+/// A running program. It is killed, with its process group, when dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct Going {
@@ -36,14 +36,14 @@ pub struct Going {
     err: Vec<u8>,
     /// Both outputs are closed.
     ended: bool,
-    /// Its status was taken: its number, and its group's, are free again.
+    /// It was waited for, so its process id and its group may be in use by others.
     reaped: bool,
 }
 
-/// A program that has ended.
+/// A program that has exited.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// The command line, to be shown.
+    /// The command line, for messages.
     pub command: String,
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
@@ -81,7 +81,7 @@ impl Cmd {
         self
     }
 
-    /// From here on, only what [`Cmd::env`] sets.
+    /// Clears the environment. Only what [`Cmd::env`] sets afterwards remains.
     pub fn env_clear(mut self) -> Cmd {
         self.command.env_clear();
         self
@@ -92,7 +92,7 @@ impl Cmd {
         self
     }
 
-    /// What the program reads on its standard input, followed by the end of file.
+    /// The program's standard input.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Cmd {
         self.input = bytes.into();
         self
@@ -103,15 +103,15 @@ impl Cmd {
         self
     }
 
-    /// The command itself, for those who want to hold its pipes.
+    /// The command itself, for callers that need its pipes.
     pub fn into_inner(self) -> Command {
         self.command
     }
 
-    /// Starts it, to be waited for later.
+    /// Starts it.
     pub fn start(mut self) -> Result<Going> {
         let line = command_line(&self.command);
-        // A group of its own, so that at the deadline all that it started can be ended with it.
+        // It gets a process group of its own, so that its descendants can be killed with it at the deadline.
         self.command.process_group(0);
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = Instant::now();
@@ -131,13 +131,13 @@ impl Cmd {
         })
     }
 
-    /// Runs it to its end and keeps what it said. An `Err` means that it could not be started or took too long;
-    /// a status other than 0 is no error here.
+    /// Runs it and keeps its output. An `Err` means that it could not be started or took too long; an exit status other
+    /// than 0 is not an error here.
     pub fn run(self) -> Result<Run> {
         self.start()?.wait()
     }
 
-    /// Like [`Cmd::run`]; a status other than 0 is an error that shows what was said.
+    /// Like [`Cmd::run`], but an exit status other than 0 is an error that shows the output.
     pub fn check(self) -> Result<Run> {
         let run = self.run()?;
         if !run.status.success() {
@@ -146,7 +146,7 @@ impl Cmd {
         Ok(run)
     }
 
-    /// Runs it on this terminal, with no deadline: for builds and for people.
+    /// Runs it on this terminal without a deadline, for builds and for interactive use.
     pub fn inherit(mut self) -> Result<()> {
         let line = command_line(&self.command);
         let status = self.command.status().with_context(|| format!("cannot start '{line}'"))?;
@@ -158,7 +158,7 @@ impl Cmd {
 }
 
 impl Going {
-    /// Waits for its end, at most for the time that it was given; past that all of its group is ended.
+    /// Waits until it exits. At the deadline, its process group is killed.
     pub fn wait(mut self) -> Result<Run> {
         while self.hear() {}
         let status = if self.ended { wait_until(&mut self.child, self.deadline)? } else { None };
@@ -171,7 +171,7 @@ impl Going {
         Ok(Run { command: self.line.clone(), status, stdout, stderr, took: self.start.elapsed() })
     }
 
-    /// Waits until its stderr has this text; an error if it ends before.
+    /// Waits until its stderr contains this text. It is an error if it exits before.
     pub fn wait_until_it_says(&mut self, text: &str) -> Result<()> {
         while !String::from_utf8_lossy(&self.err).contains(text) {
             if !self.hear() {
@@ -186,7 +186,7 @@ impl Going {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// Sends a signal to the program and all that it started, as the terminal does at Ctrl-C.
+    /// Sends a signal to the program and its descendants, as the terminal does at Ctrl-C.
     pub fn signal_group(&self, signal: Signal) -> Result<()> {
         Ok(kill_process_group(Pid::from_child(&self.child), signal)?)
     }
@@ -195,7 +195,7 @@ impl Going {
         Pid::from_child(&self.child)
     }
 
-    /// Takes in what it says next; false when both outputs are closed or the time is over.
+    /// Reads its next output. Returns false when both outputs are closed or the time is over.
     fn hear(&mut self) -> bool {
         match self.output.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
             Ok(Said::Out(bytes)) => self.out.extend(bytes),
@@ -209,7 +209,7 @@ impl Going {
 
 impl Drop for Going {
     fn drop(&mut self) {
-        // Once it was waited for, its number may be somebody else's.
+        // Once it was waited for, another process may have its id.
         if !self.reaped {
             let _ = self.signal_group(Signal::KILL);
             let _ = self.child.wait();
@@ -242,7 +242,7 @@ impl Run {
         self
     }
 
-    /// Asserts another status than 0, and that it was not a signal nor a panic that ended it.
+    /// Asserts a status other than 0, and that it neither panicked nor was killed by a signal.
     #[track_caller]
     pub fn fails(self) -> Run {
         assert!(!self.status.success(), "should have failed: {self}");
@@ -258,21 +258,21 @@ impl Run {
         self
     }
 
-    /// Asserts that stderr has this text.
+    /// Asserts that stderr contains this text.
     #[track_caller]
     pub fn says(self, text: &str) -> Run {
         assert!(self.stderr().contains(text), "stderr lacks '{text}': {self}");
         self
     }
 
-    /// Asserts that stderr lacks this text.
+    /// Asserts that stderr does not contain this text.
     #[track_caller]
     pub fn does_not_say(self, text: &str) -> Run {
         assert!(!self.stderr().contains(text), "stderr has '{text}': {self}");
         self
     }
 
-    /// Asserts that stdout has this text.
+    /// Asserts that stdout contains this text.
     #[track_caller]
     pub fn prints(self, text: &str) -> Run {
         assert!(self.stdout().contains(text), "stdout lacks '{text}': {self}");
@@ -288,7 +288,7 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// Waits until `ready` has an answer; an error that says `what` when it has none in time.
+/// Waits until `ready` returns something. If that takes too long, the error names `what`.
 pub fn poll<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -323,7 +323,7 @@ enum Said {
 fn listen(child: &mut Child, input: Vec<u8>) -> Receiver<Said> {
     let (sender, receiver) = channel();
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read all of its input is no failure of ours.
+        // It is not an error if the program does not read all of its input.
         std::thread::spawn(move || drop(stdin.write_all(&input)));
     }
     if let Some(out) = child.stdout.take() {

@@ -1,5 +1,5 @@
-//! A link with latency, or one that is cut or stalls: every chunk is held for a while, in each direction, and after so
-//! many bytes in one of them there may be no more. Used as ssh's ProxyCommand.
+//! A connection with latency, or one that is cut or stalls. Every chunk is delayed in each direction, and after a
+//! number of bytes in one direction the fault happens. It is used as ssh's ProxyCommand.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result};
 
 use crate::link::{Fate, Fault, Way};
 
-/// Connects stdin and stdout with `host:port`, holding every chunk for `delay` in each direction. `fault` counts bytes.
+/// Connects stdin and stdout with `host:port`, and delays every chunk by `delay` in each direction. `fault` counts
+/// bytes.
 pub fn run(delay: Duration, fault: Option<Fault>, host: &str, port: u16) -> Result<()> {
     let socket = TcpStream::connect((host, port)).with_context(|| format!("cannot connect to {host}:{port}"))?;
     socket.set_nodelay(true)?;
@@ -24,7 +25,8 @@ pub fn run(delay: Duration, fault: Option<Fault>, host: &str, port: u16) -> Resu
     Ok(())
 }
 
-/// Copies until one side ends. Reading goes on while earlier chunks are held: it is a delay, not a lower bandwidth.
+/// Copies until one side closes. Reading continues while earlier chunks are delayed, so this adds latency without
+/// lowering the bandwidth.
 fn hold(mut from: impl Read + Send, mut to: impl Write, delay: Duration) {
     let (sender, receiver) = channel::<(Instant, Vec<u8>)>();
     std::thread::scope(|scope| {
@@ -45,7 +47,7 @@ fn hold(mut from: impl Read + Send, mut to: impl Write, delay: Duration) {
     });
 }
 
-/// One direction, and what becomes of the link after so many more bytes.
+/// One direction, and the fault that happens after this many more bytes.
 struct Faulty<W> {
     to: W,
     left: Option<(usize, Fate)>,

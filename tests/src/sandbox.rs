@@ -1,4 +1,5 @@
-//! A place of its own for one test: a home, repositories, local roots. Nothing of the user's is read or written.
+//! An isolated environment for one test: a home, repositories, local roots. The user's files are neither read nor
+//! written.
 //!
 //! ```no_run
 //! use deptool_tests::sandbox::Sandbox;
@@ -11,7 +12,7 @@
 //! assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/file"), b"content");
 //! ```
 //!
-//! Git is the first on PATH; `DEPTOOL_TEST_GIT=/usr/bin/git` or [`Sandbox::with_git`] choose another.
+//! Git is the first one on PATH, unless `DEPTOOL_TEST_GIT=/usr/bin/git` or [`Sandbox::with_git`] selects another.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,7 +40,7 @@ pub struct Sandbox {
     dir: PathBuf,
     _temporary: Option<TempDir>,
     env: Vec<(String, String)>,
-    /// Commits are made one minute apart, beginning at a fixed time: their ids never vary.
+    /// Commits are made one minute apart, starting at a fixed time, so their ids are reproducible.
     commits: AtomicU32,
 }
 
@@ -50,13 +51,13 @@ pub struct Repo<'a> {
     pub dir: PathBuf,
 }
 
-/// The Git that `DEPTOOL_TEST_GIT` names, else the first on PATH.
+/// The Git that `DEPTOOL_TEST_GIT` names, or the first one on PATH.
 pub fn default_git() -> PathBuf {
     let git = std::env::var_os(GIT).map(PathBuf::from).or_else(|| find_program("git"));
     git.expect("git is installed")
 }
 
-/// Every Git of this machine that differs from the others by its version.
+/// All Gits of this machine with different versions.
 pub fn gits() -> Vec<PathBuf> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     let usual = ["/usr/local/bin/git", "/usr/bin/git"].map(PathBuf::from);
@@ -80,21 +81,21 @@ impl Sandbox {
         Sandbox::make(git, build::local())
     }
 
-    /// One whose Git reaches the hosts of a lab, with the agents that run there.
+    /// A sandbox whose Git reaches the hosts of a lab, with agents for them.
     pub fn for_lab(lab: &Lab) -> Sandbox {
         let mut sandbox = Sandbox::make(&default_git(), build::lab());
         sandbox.set_link(lab, Link::Plain);
         sandbox
     }
 
-    /// With binaries from another prefix than the tests' own (`cargo xtask dist`).
+    /// With binaries from another prefix than that of the tests, such as that of `cargo xtask dist`.
     pub fn make(git: &Path, prefix: &Path) -> Sandbox {
         let temporary = tempfile::Builder::new().prefix("deptool-").tempdir().expect("a temporary directory");
         let sandbox = Sandbox::at(temporary.path(), git, prefix);
         Sandbox { _temporary: Some(temporary), ..sandbox }
     }
 
-    /// In an empty directory that stays when the sandbox is dropped.
+    /// In an empty directory, which is kept when the sandbox is dropped.
     pub fn at(dir: &Path, git: &Path, prefix: &Path) -> Sandbox {
         let at = |path: &str| dir.join(path);
         for made in ["home", "tmp", "git", "roots"] {
@@ -118,12 +119,12 @@ impl Sandbox {
         Sandbox { dir: dir.to_owned(), _temporary: None, env, commits: AtomicU32::new(0) }
     }
 
-    /// From here on ssh reaches the lab's hosts over that kind of link.
+    /// Makes ssh reach the lab's hosts over that kind of link.
     pub fn set_link(&mut self, lab: &Lab, link: Link) {
         self.set_env("GIT_SSH_COMMAND", &lab.ssh_command(link).expect("an ssh configuration"));
     }
 
-    /// Sets a variable for every program that is started from here on.
+    /// Sets a variable for every program that is started afterwards.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
@@ -150,39 +151,39 @@ impl Sandbox {
         repo
     }
 
-    /// A clone of a repository, as a second operator would have it (`origin` is the first one's).
+    /// A clone of a repository, as for a second operator. Its `origin` is the first one's repository.
     #[track_caller]
     pub fn clone_of(&self, repo: &Repo<'_>, name: &str) -> Repo<'_> {
         self.command("git").args(["clone", "--quiet"]).arg(&repo.dir).arg(name).run().expect("git runs").ok();
         Repo { sandbox: self, dir: self.dir().join(name) }
     }
 
-    /// A directory that was made by other means, as a repository.
+    /// An existing directory as a repository.
     pub fn repo_at(&self, dir: impl Into<PathBuf>) -> Repo<'_> {
         Repo { sandbox: self, dir: dir.into() }
     }
 
-    /// The local root of that name, for `deptool::/path`: an empty directory, made at the first call. Its name is that
-    /// of the host.
+    /// The local root with that name, for `deptool::/path`. The first call creates it as an empty directory. The host
+    /// has the same name.
     pub fn root(&self, name: &str) -> PathBuf {
         let root = self.dir().join("roots").join(name);
         std::fs::create_dir_all(&root).expect("a directory in the sandbox");
         root
     }
 
-    /// What is at an absolute path below a local root. Links to absolute paths are followed *inside* of the root.
+    /// The content of a file at an absolute path in a local root. Absolute symlinks are followed *inside* the root.
     #[track_caller]
     pub fn read(&self, root: &str, path: &str) -> Vec<u8> {
         let file = resolve(&self.root(root), Path::new(path));
         std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}\n{}", file.display(), self.tree(root)))
     }
 
-    /// Whether there is anything at an absolute path below a local root, links followed as by [`Sandbox::read`].
+    /// Whether an absolute path exists in a local root. Symlinks are followed as by [`Sandbox::read`].
     pub fn exists(&self, root: &str, path: &str) -> bool {
         resolve(&self.root(root), Path::new(path)).symlink_metadata().is_ok()
     }
 
-    /// All paths below a local root, one a line, with the targets of links: to be shown or compared.
+    /// All paths in a local root, one per line, with the targets of symlinks.
     pub fn tree(&self, root: &str) -> String {
         let mut lines = Vec::new();
         list(&self.root(root), Path::new(""), &mut lines);
@@ -197,18 +198,18 @@ impl Default for Sandbox {
 }
 
 impl Repo<'_> {
-    /// `git` with these arguments, run to its end.
+    /// Runs `git` with these arguments.
     #[track_caller]
     pub fn git(&self, args: &[&str]) -> Run {
         self.command(args).run().unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// `git` with these arguments, to be given an environment, an input or a time limit.
+    /// `git` with these arguments, so that the caller can add an environment, an input or a time limit.
     pub fn command(&self, args: &[&str]) -> Cmd {
         self.sandbox.command("git").dir(&self.dir).args(args)
     }
 
-    /// Writes a file of the work tree; directories are made.
+    /// Writes a file in the work tree, and creates its directories.
     #[track_caller]
     pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
         let file = self.dir.join(path);
@@ -216,7 +217,7 @@ impl Repo<'_> {
         std::fs::write(&file, content).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 
-    /// Removes a file or a directory of the work tree.
+    /// Removes a file or a directory from the work tree.
     #[track_caller]
     pub fn remove(&self, path: impl AsRef<Path>) {
         let path = self.dir.join(path);
@@ -224,7 +225,7 @@ impl Repo<'_> {
         removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// Commits all of the work tree, also if nothing changed. Returns the commit's id.
+    /// Commits the whole work tree, even if nothing has changed. Returns the commit id.
     #[track_caller]
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "--all", "--force"]).ok();
@@ -255,14 +256,14 @@ impl Repo<'_> {
         self.git(&["remote", "add", name, url]).ok();
     }
 
-    /// Adds a remote for the sandbox's local root of that name.
+    /// Adds a remote for the local root with that name.
     #[track_caller]
     pub fn add_root(&self, name: &str) {
         self.add_remote(name, &format!("deptool::{}", self.sandbox.root(name).display()));
     }
 }
 
-/// Follows links as if `root` were `/`. The last component is followed, too.
+/// Follows symlinks as if `root` were `/`, including the last component.
 fn resolve(root: &Path, path: &Path) -> PathBuf {
     let mut left: Vec<std::ffi::OsString> = path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
     let mut at = root.to_owned();

@@ -1,6 +1,6 @@
-//! Many hosts on one machine: root directories, behind an ssh that only takes its time.
+//! Many hosts on one machine: local roots behind a fake ssh that only takes time to log in.
 //!
-//! All connections are counted as the jump host would do it that they all go through.
+//! Connections are counted as a jump host in front of all hosts would count them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// From here on ssh is the fake one in that sandbox, and takes so long to log in.
+    /// Replaces ssh in that sandbox with the fake one, which takes this long to log in.
     pub fn new(sandbox: &mut Sandbox, agent: &std::path::Path, login: Duration) -> Result<Simulation> {
         let dir = sandbox.dir().join("simulation");
         std::fs::create_dir_all(dir.join("down")).context("cannot make the simulation's directory")?;
@@ -33,12 +33,12 @@ impl Simulation {
         Ok(Simulation { dir })
     }
 
-    /// The name of the host of that number.
+    /// The name of the host with that number.
     pub fn host(at: usize) -> String {
         format!("web{at:03}")
     }
 
-    /// Write this file of the one app that each of `count` hosts has.
+    /// Writes this file in the only app of each of `count` hosts.
     pub fn write(repo: &Repo<'_>, count: usize, content: &str) {
         for at in 0..count {
             let host = Simulation::host(at);
@@ -51,7 +51,7 @@ impl Simulation {
         self.dir.join("roots").join(host)
     }
 
-    /// From here on nobody reaches that host.
+    /// Makes that host unreachable.
     pub fn take_down(&self, host: &str) -> Result<()> {
         Ok(std::fs::write(self.dir.join("down").join(host), "")?)
     }
@@ -63,7 +63,7 @@ impl Simulation {
         value == Some(self.dir.as_os_str().as_encoded_bytes())
     }
 
-    /// How many connections there were since the last call, and how many at once that had not logged in.
+    /// The number of connections since the last call, and the maximum that were logging in at the same time.
     pub fn connections(&self) -> Result<(usize, usize)> {
         let log = self.dir.join("log");
         let events = std::fs::read(&log).context("nothing was connected to")?;

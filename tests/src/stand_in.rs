@@ -1,4 +1,4 @@
-//! A script in an agent's place, for tests that record, cut off or falsify what it says.
+//! A script that runs instead of an agent, for tests that record, cut off or forge its output.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{
     sandbox::{Repo, Sandbox},
 };
 
-/// What takes an agent's place, in the workspace: it runs the script in `$DEPTOOL_STAND_IN`.
+/// The program that runs instead of an agent. It runs the script in `$DEPTOOL_STAND_IN`.
 pub const STAND_IN: &str = "tests/e2e/stand-in";
 
 /// The agent itself.
@@ -19,15 +19,16 @@ pub fn agent() -> PathBuf {
     agent.clone()
 }
 
-/// `git` with these arguments, and with this script run in place of every agent. It finds the agent as `$DEPTOOL_AGENT`.
+/// `git` with these arguments, and with this script instead of every agent. The script finds the real agent as
+/// `$DEPTOOL_AGENT`.
 ///
-/// The script's own file is not written by the tests: a program that is open for writing can't be run, and the processes
-/// that other tests start at that moment would have it open.
+/// The script is passed in the environment, not written to an executable file: a program that is open for writing can't
+/// be run, and a process that another test starts at that moment would inherit the open file.
 pub fn with_stand_in(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: &str) -> Cmd {
     with_agent_replaced(sandbox, repo, &agent(), args, script)
 }
 
-/// The same for another agent than that of the tests.
+/// The same with another agent than that of the tests.
 pub fn with_agent_replaced(sandbox: &Sandbox, repo: &Repo<'_>, agent: &Path, args: &[&str], script: &str) -> Cmd {
     let dir = sandbox.dir().join("agents");
     let link = dir.join(agent.file_name().unwrap());

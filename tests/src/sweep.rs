@@ -1,9 +1,9 @@
-//! Sweeps: a fault at every point at which something is changed, and what came of it, seen from outside.
+//! Sweeps: a fault at every point at which something changes, and the result, as seen from outside.
 //!
-//! What has to hold after every fault and the next contact: the old state or the new one, exactly;
-//! what was said to be done is done, what was said to have failed is not; nothing of ours is left over, nothing of the
-//! host's own is lost. Nothing here believes what an agent says of itself: files, links and modes are compared, and
-//! Git looks at the store.
+//! After every fault and the next contact, the host must be in exactly the old state or the new one. What was reported
+//! as done is done; what was reported as failed is not. Nothing of ours is left over, and nothing of the host's own is
+//! lost. Sweeps do not rely on what an agent says: they compare files, symlinks and modes, and have Git check the
+//! store.
 
 pub mod agent;
 pub mod disk;
@@ -17,11 +17,11 @@ pub mod world;
 use anyhow::{Context as _, Result, ensure};
 use world::Runs;
 
-/// How many points of a sweep are tried.
+/// The points of a sweep to try.
 #[derive(Debug, Clone, Copy)]
 pub enum Choice {
     All,
-    /// One in so many: another kind of fault at each.
+    /// One point in this many, with another kind of fault at each.
     OneIn(usize),
 }
 
@@ -41,19 +41,19 @@ impl Choice {
     }
 }
 
-/// What a sweep has found.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// How many faults were tried.
+    /// The number of faults.
     pub points: usize,
-    /// How many of them ended in the old state; the others ended in the new one.
+    /// How many of them ended in the old state. The others ended in the new one.
     pub old: usize,
-    /// What must not be, in sentences.
+    /// Violations, in sentences.
     pub violations: Vec<String>,
 }
 
 impl Tally {
-    /// Counts a point and what came of it.
+    /// Counts a point and its result.
     fn note(&mut self, point: &str, result: std::result::Result<Runs, String>) {
         self.points += 1;
         match result {

@@ -1,4 +1,4 @@
-//! A terminal of a test's own: a program runs on it, the test types, and looks at the screen.
+//! A terminal for a test: it runs a program, types, and reads the screen.
 //!
 //! ```no_run
 //! use deptool_tests::{sandbox::Sandbox, terminal::Terminal};
@@ -32,10 +32,10 @@ use crate::process::{Cmd, Run};
 
 /// Rows and columns.
 const SIZE: (u16, u16) = (24, 80);
-/// How long a program may run, and how long a test waits for a text.
+/// The time limit for a program, and for waiting for a text.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program with a terminal of its own as its controlling terminal, stdin, stdout and stderr. Ended when dropped.
+/// A program with a terminal as its controlling terminal, stdin, stdout and stderr. It is killed when dropped.
 #[derive(Debug)]
 pub struct Terminal {
     line: String,
@@ -53,7 +53,7 @@ impl Terminal {
         Terminal::start_sized(cmd, SIZE.0, SIZE.1)
     }
 
-    /// The same on a terminal of another size.
+    /// The same, on a terminal of another size.
     pub fn start_sized(cmd: Cmd, rows: u16, columns: u16) -> Result<Terminal> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -64,13 +64,13 @@ impl Terminal {
         let (mut command, line) = on_terminal(cmd.into_inner(), &slave)?;
         let start = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start '{line}'"))?;
-        // Our own copies of the slave keep its end from being seen.
+        // As long as we hold copies of the slave, we would not notice when the program closes it.
         drop((command, slave));
         let output = listen(master.try_clone()?);
         Ok(Terminal { line, child, master: master.into(), output, seen: Vec::new(), start, reaped: false })
     }
 
-    /// Waits until the program has written this text, control sequences included; an error if it ends before.
+    /// Waits until the program has written this text, including control sequences. It is an error if it exits before.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.text().contains(text) {
@@ -86,7 +86,7 @@ impl Terminal {
         Ok(self.master.write_all(keys.as_bytes())?)
     }
 
-    /// The terminal's SIGINT, to the program and all that it has started.
+    /// Sends the terminal's SIGINT to the program and its descendants.
     pub fn press_ctrl_c(&mut self) -> Result<()> {
         self.type_in("\x03")
     }
@@ -96,17 +96,17 @@ impl Terminal {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// All that was written so far, as it was written.
+    /// Everything that was written so far, unprocessed.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }
 
-    /// What a person sees now, without white space at the ends of lines.
+    /// The current screen, without trailing white space.
     pub fn screen(&self) -> String {
         screen_of(&self.seen)
     }
 
-    /// Waits for the program's end; `stdout` is all that was written. The terminal's `\r\n` are `\n`.
+    /// Waits until the program exits. `stdout` is everything that was written, with `\n` for the terminal's `\r\n`.
     pub fn end(mut self) -> Result<Run> {
         let deadline = self.start + PATIENCE;
         while self.hear(deadline) {}
@@ -124,7 +124,7 @@ impl Terminal {
         Ok(Run { command: self.line.clone(), status, stdout, stderr: Vec::new(), took: self.start.elapsed() })
     }
 
-    /// Takes in what is written next; false when the terminal was closed or the time is over.
+    /// Reads the next output. Returns false when the terminal was closed or the time is over.
     fn hear(&mut self, deadline: Instant) -> bool {
         match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(bytes) => self.seen.extend(bytes),
@@ -143,7 +143,7 @@ impl Drop for Terminal {
     }
 }
 
-/// What is on a screen of the usual size after these bytes were written to it.
+/// The content of a screen of the usual size after these bytes were written to it.
 pub fn screen_of(bytes: &[u8]) -> String {
     let mut parser = vt100::Parser::new(SIZE.0, SIZE.1, 0);
     parser.process(bytes);
@@ -168,7 +168,7 @@ fn on_terminal(command: Command, slave: &File) -> Result<(Command, String)> {
     Ok((with, line))
 }
 
-/// A thread that reads what is written, until nobody has the terminal any more.
+/// A thread that reads the output until no process has the terminal open.
 fn listen(master: OwnedFd) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {

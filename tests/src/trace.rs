@@ -1,7 +1,8 @@
-//! A program and all that it starts, stopped right before each system call that changes something.
+//! Stops a program and its descendants right before each system call that changes something.
 //!
-//! A seccomp filter picks these calls out, so that all others run at full speed; ptrace stops the process there. Whoever
-//! leads decides at every call: let it be, let it fail, kill before or after it. Needs no root rights.
+//! A seccomp filter selects these calls, so that all others run at full speed, and ptrace stops the process there. The
+//! caller decides about each call: let it run, let it fail, or kill the process before or after it. This does not
+//! require root.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,20 +19,20 @@ mod follow;
 #[derive(Debug, Clone)]
 pub struct Call {
     pub name: &'static str,
-    /// The file that it is about, as far as that can be seen.
+    /// The file that it changes, if known.
     pub path: PathBuf,
-    /// What is about to be written, if it is a write: its beginning.
+    /// The first bytes to be written, if it is a write.
     pub data: Vec<u8>,
 }
 
 impl Call {
-    /// Whether it concerns what is said to another process, and no file.
+    /// Whether it is communication with another process, and not about a file.
     pub fn is_to_peer(&self) -> bool {
         let path = self.path.to_string_lossy();
         path.starts_with("pipe:") || path.starts_with("socket:")
     }
 
-    /// Whether a message is about to be sent that has all of these words near its beginning.
+    /// Whether it sends a message that contains all of these words near its beginning.
     pub fn says(&self, words: &[&str]) -> bool {
         let has = |word: &&str| self.data.windows(word.len()).any(|part| part == word.as_bytes());
         self.is_to_peer() && words.iter().all(has)
@@ -44,29 +45,29 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// What becomes of a call.
+/// What to do with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
     Go,
-    /// It is not made, and says this.
+    /// Skip it, and return this error.
     Fail(Errno),
-    /// Every watched process is killed, before it or after it.
+    /// Kill every watched process, before the call or after it.
     KillBefore,
     KillAfter,
 }
 
-/// Whose calls are looked at.
+/// Whose calls are reported.
 #[derive(Debug, Clone, Copy)]
 pub enum Watched {
     Everybody,
-    /// The programs whose names begin with `from`, and what they start, but for those whose names begin with `but`.
+    /// The programs whose names begin with `from`, and their descendants, except those whose names begin with `but`.
     From {
         from: &'static str,
         but: &'static str,
     },
 }
 
-/// Why nothing can be traced on this computer, if so.
+/// The reason why this computer can't trace, if it can't.
 pub fn unable() -> Option<&'static str> {
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     return follow::unable();
@@ -74,9 +75,9 @@ pub fn unable() -> Option<&'static str> {
     Some("system calls are traced on Linux on x86_64 only")
 }
 
-/// Runs a program until it and all that it has started have ended. `lead` decides about each call of those watched.
+/// Runs a program until it and all of its descendants have exited. `lead` decides about each call of the watched ones.
 ///
-/// An error if it takes longer than a minute and a half.
+/// It is an error if that takes longer than 90 seconds.
 pub fn run(command: Command, watched: Watched, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<()> {
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     return follow::run(command, watched, lead);

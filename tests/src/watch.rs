@@ -1,4 +1,4 @@
-//! How much memory helper and agent need while a command runs.
+//! Measures the memory of helper and agent while a command runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use crate::process::{Cmd, Run};
 use anyhow::Result;
 
-/// A high-water mark does not go down: it is enough to look now and then, and the last look counts.
+/// The kernel keeps a high-water mark, so it is enough to look at it from time to time.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The most that processes of each kind had resident, in KiB.
+/// The maximum resident memory of each kind of process, in KiB.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Peak {
     pub helper: u64,
     pub agent: u64,
 }
 
-/// Run a command that has to succeed, and look at the helpers and agents among its descendants.
+/// Runs a command that must succeed, and measures the helpers and agents among its descendants.
 pub fn check(command: Cmd) -> Result<(Run, Peak)> {
     let (run, peak) = run(command)?;
     anyhow::ensure!(run.success(), "{run}");
     Ok((run, peak))
 }
 
-/// Run a command and look at the helpers and agents among its descendants.
+/// Runs a command, and measures the helpers and agents among its descendants.
 pub fn run(command: Cmd) -> Result<(Run, Peak)> {
     let going = command.start()?;
     let root = going.pid().as_raw_nonzero().get();
@@ -44,7 +44,7 @@ pub fn run(command: Cmd) -> Result<(Run, Peak)> {
     })
 }
 
-/// Look at a process and all below it. They may end at any time.
+/// Measures a process and its descendants, which may exit at any time.
 fn look(pid: i32, peak: &mut Peak) {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if name.starts_with("git-remote-dept") {
@@ -59,14 +59,14 @@ fn look(pid: i32, peak: &mut Peak) {
     }
 }
 
-/// The most that a process had resident so far, in KiB.
+/// The maximum resident memory of a process so far, in KiB.
 pub fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
-/// For people.
+/// The number as text.
 pub fn megabytes(kib: u64) -> String {
     format!("{:.1} MB", kib as f64 * 1024.0 / 1e6)
 }

@@ -1,4 +1,4 @@
-//! The root file systems that hosts begin with: built once, kept in the cache, never written to again.
+//! The root file systems that hosts start with. They are built once, kept in the cache, and never modified.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use super::slot::Lock;
 use crate::process::{Cmd, find_program};
 
 const RECIPE: &str = include_str!("base.sh");
-/// Makes the second directory of the first, with Python in it.
+/// Copies the first directory to the second, and adds Python.
 const ADD_PYTHON: &str = "set -e; cp -a \"$1\" \"$2\"; chroot \"$2\" apt-get -q update; \
     chroot \"$2\" apt-get -q -y --no-install-recommends install python3; rm -rf \"$2\"/var/lib/apt/lists/*";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nftables,nginx-light,nsd";
 
-/// Which system a host runs.
+/// The distribution of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Base {
     /// Debian 12: systemd 252, no quadlets, no Type=notify-reload. Both bases have libpam-systemd and
@@ -25,7 +25,7 @@ pub enum Base {
     Bookworm,
     /// Debian 13: systemd 257, with podman (quadlets).
     Trixie,
-    /// Bookworm with Python, for tools that need it on hosts: only to compare with them.
+    /// Bookworm with Python, only for a comparison with tools that need it on hosts.
     Python,
 }
 
@@ -45,14 +45,14 @@ impl Base {
         }
     }
 
-    /// Where its cached root file system is, or will be.
+    /// The path of its cached root file system, which may not exist yet.
     pub fn dir(self) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         (RECIPE, self.packages()).hash(&mut hasher);
         Path::new(CACHE).join(format!("{}-{:08x}", self.suite(), hasher.finish() >> 32))
     }
 
-    /// The cached root file system; builds it if it is not there (a minute or two, some 250 MB).
+    /// The cached root file system. It is built if it does not exist (one or two minutes, about 250 MB).
     pub fn ensure(self) -> Result<PathBuf> {
         let dir = self.dir();
         if dir.exists() {
@@ -63,7 +63,7 @@ impl Base {
         }
         std::fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
         let _lock = Lock::wait_for(&Path::new(CACHE).join(format!("{}.lock", self.suite())))?;
-        // Somebody else may have built it while we waited.
+        // Another process may have built it while we waited.
         if !dir.exists() {
             self.build(&dir)?;
         }
@@ -96,13 +96,13 @@ impl Base {
     }
 }
 
-/// The mirror that this machine's own apt gets Debian from.
+/// The Debian mirror that this machine's own apt uses.
 fn mirror() -> Result<String> {
     let format = "$(REPO_URI) $(LABEL)";
     let sources = Cmd::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).check()?;
     let debian = |line: &str| {
         let (uri, label) = line.split_once(' ')?;
-        // Ubuntu and others have labels of their own; a private mirror may have any.
+        // Ubuntu and others have labels of their own; a private mirror may have any label.
         (label == "Debian" || uri.trim_end_matches('/').ends_with("/debian")).then(|| uri.to_owned())
     };
     let found = sources.stdout().lines().find_map(debian);

@@ -1,7 +1,7 @@
-//! A host's root file system: its own copy of everything that changes, `/usr` as an overlay over the base.
+//! The root file system of a host: its own copy of everything that changes, with `/usr` as an overlay over the base.
 //!
-//! `/etc`, `/var`, `/home` and `/root` are plain directories on this computer's disk, so that renames, inode numbers,
-//! fsync and openat2 behave there as on a real host and not as on an overlay.
+//! `/etc`, `/var`, `/home` and `/root` are ordinary directories on this computer's disk, so that renames, inode
+//! numbers, fsync and openat2 behave as on a real host, unlike on an overlay.
 
 use std::path::Path;
 
@@ -13,18 +13,18 @@ use crate::process::Cmd;
 /// What `/var/lib/deptool` is on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum State {
-    /// Does not exist; what creates it gets a directory on the root file system.
+    /// It does not exist. Whoever creates it gets a directory on the root file system.
     #[default]
     Plain,
-    /// An empty ext4 file system of so many MiB (at least 2), to be filled.
+    /// An empty ext4 file system of this many MiB (at least 2), to be filled.
     Disk { mib: u32 },
-    /// A file system from which no program can be started.
+    /// A file system that is mounted noexec.
     NoExec,
-    /// A file system that can't be written to.
+    /// A file system that is mounted read-only.
     ReadOnly,
 }
 
-/// Lays out `dir/root` for a host. Everything is undone by unmounting and removing `dir`.
+/// Creates `dir/root` for a host. To undo that, unmount everything in `dir` and remove it.
 pub fn create(spec: &HostSpec, base: &Path, dir: &Path) -> Result<()> {
     let root = dir.join("root");
     std::fs::create_dir_all(&root)?;
@@ -43,7 +43,7 @@ pub fn create(spec: &HostSpec, base: &Path, dir: &Path) -> Result<()> {
     mount_state(spec.state, &state, &dir.join("state.img"))
 }
 
-/// Where a path of the host is, seen from here, while the host may be off. Links are not followed.
+/// The path on this computer of a path on the host, which may be off. Symlinks are not followed.
 pub fn host_path(spec: &HostSpec, root: &Path, path: &str) -> std::path::PathBuf {
     let path = path.trim_start_matches('/');
     match path.strip_prefix("var") {
@@ -54,7 +54,7 @@ pub fn host_path(spec: &HostSpec, root: &Path, path: &str) -> std::path::PathBuf
     }
 }
 
-/// An overlay; a copy where this computer has none (in a container of its own, say).
+/// An overlay, or a copy if this computer has no overlays (because it is a container itself, for example).
 fn usr(base: &Path, dir: &Path) -> Result<()> {
     let (upper, work, usr) = (dir.join("usr.upper"), dir.join("usr.work"), dir.join("root/usr"));
     for made in [&upper, &work, &usr] {
@@ -74,7 +74,7 @@ fn copy(from: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes `/var` something that is mounted during boot, by systemd, from `/etc/fstab`.
+/// Has systemd mount `/var` during boot, from `/etc/fstab`.
 fn var_mount(root: &Path) -> Result<()> {
     std::fs::rename(root.join("var"), root.join(".var"))?;
     std::fs::create_dir(root.join("var"))?;

@@ -15,10 +15,10 @@ use crate::process::{Cmd, Run};
 /// A machine with systemd and sshd, without Git and Python.
 #[derive(Debug)]
 pub struct Host {
-    /// As given: the name for ssh, and what is in `/etc/hostname`.
+    /// The name for ssh, which is also in `/etc/hostname`.
     pub name: String,
     pub ip: String,
-    /// Its root directory, seen from here, also while it is off. See [`Host::path`].
+    /// Its root directory on this computer, even while it is off. See [`Host::path`].
     pub root: PathBuf,
     /// For `ssh -F`; the same file for all hosts of the lab.
     pub ssh_config: PathBuf,
@@ -29,12 +29,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the host's root directory. It is not booted yet.
+    /// Creates the host's root directory, but does not boot it.
     pub(super) fn create(spec: &HostSpec, machine: Machine, ssh: &Ssh) -> Result<Host> {
         let root = machine.root();
         disk::create(spec, &spec.base.ensure()?, &machine.dir)?;
         std::fs::write(root.join("etc/hostname"), format!("{}\n", spec.name))?;
-        // Without one, the first boot would apply presets and enable nginx and nsd.
+        // Without a machine id, the first boot would apply presets and enable nginx and nsd.
         std::fs::write(root.join("etc/machine-id"), format!("{}\n", machine_id()?))?;
         std::fs::write(root.join("etc/hosts"), format!("127.0.0.1 localhost\n127.0.1.1 {}\n", spec.name))?;
         ssh.admit(&root)?;
@@ -66,59 +66,59 @@ impl Host {
         self.ssh_as("root", argv)
     }
 
-    /// The same as another user: `core` (sudo without a password), `asks` (sudo wants one), `plain` (no sudo).
+    /// The same as another user: `core` (sudo without a password), `asks` (sudo with a password), `plain` (no sudo).
     pub fn ssh_as(&self, user: &str, argv: &[&str]) -> Result<Run> {
         self.ssh_command(Link::Plain, user, argv).run()
     }
 
-    /// The command that does this, to be given an input, a time limit or another link.
+    /// The command for that, so that the caller can add an input, a time limit or another link.
     pub fn ssh_command(&self, link: Link, user: &str, argv: &[&str]) -> Cmd {
         self.ssh.command(link, user, &self.name, argv)
     }
 
-    /// Runs a program on the host as root, from outside, without ssh. For checks that must not disturb what is tested.
+    /// Runs a program on the host as root, without ssh. This is for checks that must not interfere with the test.
     pub fn run_in(&self, argv: &[&str]) -> Result<Run> {
         self.command_in(argv)?.run()
     }
 
-    /// The command that does this, to be given an input or a time limit.
+    /// The command for that, so that the caller can add an input or a time limit.
     pub fn command_in(&self, argv: &[&str]) -> Result<Cmd> {
         Ok(enter(self.init()?, argv))
     }
 
-    /// `run_in` with a shell's script. Panics if it fails; returns what it printed, without white space around it.
+    /// Runs a shell script like `run_in`. Panics if it fails; returns its trimmed output.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
         let run = self.run_in(&["sh", "-ec", script]);
         run.unwrap_or_else(|error| panic!("on '{}': {error:#}", self.name)).ok().line()
     }
 
-    /// What systemd says of a unit: `active`, `inactive`, `failed`, …
+    /// The active state of a unit: `active`, `inactive`, `failed`, …
     #[track_caller]
     pub fn unit_state(&self, unit: &str) -> String {
         self.unit_property(unit, "ActiveState")
     }
 
-    /// `enabled`, `disabled`, `static`, …; empty for a unit that does not exist.
+    /// The enablement of a unit: `enabled`, `disabled`, `static`, …; empty if it does not exist.
     #[track_caller]
     pub fn unit_file_state(&self, unit: &str) -> String {
         self.unit_property(unit, "UnitFileState")
     }
 
-    /// One property of a unit, as `systemctl show` gives it.
+    /// A property of a unit, as `systemctl show` prints it.
     #[track_caller]
     pub fn unit_property(&self, unit: &str, property: &str) -> String {
         let run = self.run_in(&["systemctl", "show", "--value", "--property", property, unit]);
         run.unwrap_or_else(|error| panic!("on '{}': {error:#}", self.name)).ok().line()
     }
 
-    /// Where a path of the host is, seen from here; right for a `/var` that is a mount of its own, too. An absolute link
-    /// on the way would lead out of the host: read such files with [`Host::sh`].
+    /// The path on this computer of a path on the host, even if `/var` is a separate mount. An absolute symlink on the
+    /// way would lead out of the host; use [`Host::sh`] to read such files.
     pub fn path(&self, path: &str) -> PathBuf {
         disk::host_path(&self.spec, &self.root, path)
     }
 
-    /// Boots it; returns when ssh answers and the boot is over. Nothing happens if it is on.
+    /// Boots it, and returns when ssh answers and the boot is complete. Does nothing if it is on.
     pub fn boot(&self) -> Result<()> {
         let mut running = self.lock();
         if running.is_none() {
@@ -135,7 +135,8 @@ impl Host {
         }
     }
 
-    /// Ends every process of the host at once, as a power cut would. Files keep what was written (the kernel lives on).
+    /// Kills every process of the host at once, as a power failure would. Unlike then, written data is not lost, since
+    /// the kernel keeps running.
     pub fn kill(&self) {
         self.ssh.end_shared(&self.name);
         if let Some(running) = self.lock().take() {
@@ -149,18 +150,18 @@ impl Host {
         self.boot()
     }
 
-    /// The container's process 1, seen from here. Its processes can be found below it in /proc.
+    /// The process id of the container's process 1 on this computer. The host's processes are its descendants in /proc.
     pub fn init(&self) -> Result<Pid> {
         let running = self.lock();
         running.as_ref().map(|running| running.init).with_context(|| format!("'{}' is off", self.name))
     }
 
-    /// The last that it said on its console.
+    /// The last lines of its console.
     pub fn console(&self) -> String {
         self.machine.console()
     }
 
-    /// The directory that has the host's root, its console log and its disks.
+    /// The directory with the host's root, its console log and its disks.
     pub fn dir(&self) -> &Path {
         &self.machine.dir
     }

@@ -13,26 +13,26 @@ use crate::process::{Cmd, poll};
 
 const START: Duration = Duration::from_secs(60);
 
-/// What it takes to boot one machine, again and again.
+/// What is needed to boot a machine, any number of times.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Unique on this computer, short: see `Slot::machine_name`.
     pub name: String,
     pub hostname: String,
     pub base: Base,
-    /// The directory that has `root`; `console.log` and `pids` are written there.
+    /// The directory that contains `root`. `console.log` and `pids` are written there.
     pub dir: PathBuf,
     pub our_ip: String,
     pub ip: String,
 }
 
-/// A machine that runs.
+/// A running machine.
 #[derive(Debug)]
 pub struct Running {
     /// systemd-nspawn itself; None if another process started it (`lab up`).
     nspawn: Option<Child>,
     nspawn_pid: Pid,
-    /// The container's init, as seen from here.
+    /// The process id of the container's init on this computer.
     pub init: Pid,
 }
 
@@ -45,7 +45,7 @@ impl Machine {
         self.dir.join("pids")
     }
 
-    /// Starts it and waits until its ssh answers and its boot is over.
+    /// Starts it, and waits until its ssh answers and its boot is complete.
     pub fn boot(&self) -> Result<Running> {
         let mut nspawn = self.spawn().context("cannot start systemd-nspawn")?;
         let nspawn_pid = Pid::from_child(&nspawn);
@@ -66,29 +66,29 @@ impl Machine {
     fn spawn(&self) -> Result<Child> {
         let log = File::create(self.dir.join("console.log"))?;
         let mut command = Command::new("sh");
-        // A cgroup of its own: two containers in one would manage each other's services. A session of its own: a Ctrl-C
-        // is for us, and we end the machines in order.
+        // It has a cgroup of its own, because two containers in one cgroup would manage each other's services. It has a
+        // session of its own, because Ctrl-C is for us: we stop the machines in an orderly way.
         let enter = r#"for dir in $CGROUPS; do mkdir -p "$dir" && echo $$ >"$dir/cgroup.procs" || exit 1; done; exec setsid "$@""#;
         command.args(["-c", enter, "sh", "systemd-nspawn"]);
         command
             .env("CGROUPS", self.cgroups().iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" "));
         command.arg("-D").arg(self.root());
         command.args(["--boot", "--network-veth", "--register=no", "--resolv-conf=off", "--timezone=off"]);
-        // As on a real host; podman needs them.
+        // Real hosts have these, and podman needs them.
         command.arg("--system-call-filter=@keyring bpf");
         command.args([format!("--machine={}", self.name), format!("--hostname={}", self.hostname)]);
         if !systemd_is_init() {
             command.arg("--keep-unit");
         }
         if self.base == Base::Trixie {
-            // Its systemd does not run on the old hierarchy.
+            // Its systemd does not support the legacy hierarchy.
             command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command.spawn()?)
     }
 
-    /// Where its processes are put: none where systemd makes a scope for them.
+    /// The cgroups for its processes; none if systemd creates a scope for them.
     fn cgroups(&self) -> Vec<PathBuf> {
         if systemd_is_init() {
             return Vec::new();
@@ -96,7 +96,7 @@ impl Machine {
         cgroup_mounts().into_iter().map(|mount| mount.join(format!("deptool-{}", self.name))).collect()
     }
 
-    /// The init is the child of nspawn that is process 1 in a namespace of its own.
+    /// The init is the child of nspawn that is process 1 in a PID namespace of its own.
     fn wait_for_init(&self, nspawn: &mut Child) -> Result<Pid> {
         let parent = nspawn.id();
         let init = poll("the container's init", START, || {
@@ -134,7 +134,7 @@ impl Machine {
             (&banner == b"SSH-").then_some(())
         };
         poll("an answer from sshd", START, answers)?;
-        // Its status tells degraded from running: both are up.
+        // The exit status distinguishes degraded from running, but both are up.
         let state = enter(init, &["systemctl", "is-system-running", "--wait"]).timeout(START).run()?;
         match state.line().as_str() {
             "running" | "degraded" => Ok(()),
@@ -142,7 +142,7 @@ impl Machine {
         }
     }
 
-    /// What it said on its console, the last of it.
+    /// The last lines of its console.
     pub fn console(&self) -> String {
         let log = std::fs::read(self.dir.join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(4000)..]).into_owned()
@@ -154,7 +154,7 @@ impl Machine {
         Ok(Running { nspawn: None, nspawn_pid, init })
     }
 
-    /// Removes what a container leaves outside of its processes.
+    /// Removes what a container leaves behind besides processes.
     fn clean_up(&self) {
         let _ = std::fs::remove_file(self.pid_file());
         remove_traces(&self.name);
@@ -162,7 +162,7 @@ impl Machine {
 }
 
 impl Running {
-    /// An orderly shutdown, as `systemctl poweroff`; a hard one if that takes too long.
+    /// An orderly shutdown with `systemctl poweroff`, or a hard one if that takes too long.
     pub fn power_off(mut self, machine: &Machine) {
         let _ = kill_process(self.nspawn_pid, Signal::TERM);
         if self.wait_for_end().is_err() {
@@ -171,7 +171,7 @@ impl Running {
         machine.clean_up();
     }
 
-    /// As if the power had failed: every process ends at once. What the kernel has cached is not lost, though.
+    /// Kills every process at once, as a power failure would. Data in the kernel's cache is not lost, though.
     pub fn kill(mut self, machine: &Machine) {
         let _ = kill_process(self.init, Signal::KILL);
         if self.wait_for_end().is_err() {
@@ -190,7 +190,7 @@ impl Running {
     }
 }
 
-/// A program inside the container, started from outside, without ssh.
+/// A program inside the container, started without ssh.
 pub fn enter(init: Pid, argv: &[&str]) -> Cmd {
     Cmd::new("nsenter")
         .args(["-t", &init.as_raw_nonzero().to_string()])
@@ -202,7 +202,7 @@ pub fn enter(init: Pid, argv: &[&str]) -> Cmd {
         .env("LANG", "C.UTF-8")
 }
 
-/// Ends a machine whose lab was killed before it could do so.
+/// Stops a machine whose lab was killed before it could do so.
 pub fn end_leftover(name: &str, lab_dir: &Path) {
     let Ok(hosts) = std::fs::read_dir(lab_dir) else { return };
     for host in hosts.flatten() {
@@ -233,7 +233,7 @@ fn remove_cgroup(dir: &Path) {
     let _ = std::fs::remove_dir(dir);
 }
 
-/// The cgroup hierarchies in which a container gets a place: the unified one, and systemd's own of old.
+/// The cgroup hierarchies in which a container needs a group: the unified one, and systemd's legacy one.
 fn cgroup_mounts() -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let wanted = |line: &str| {
@@ -246,7 +246,7 @@ fn cgroup_mounts() -> Vec<PathBuf> {
 }
 
 fn systemd_is_init() -> bool {
-    // Not /run/systemd/system alone: nspawn leaves directories in /run/systemd.
+    // /run/systemd/system alone is no evidence: nspawn leaves directories in /run/systemd.
     std::fs::read_to_string("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd")
 }
 
@@ -260,13 +260,13 @@ fn children(parent: u32) -> Vec<Pid> {
 struct Stat {
     state: char,
     parent: u32,
-    /// In clock ticks after the boot: tells a process from a later one with the same number.
+    /// In clock ticks after boot. This distinguishes a process from a later one with the same id.
     started: u64,
 }
 
 fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may have spaces.
+    // The name, in parentheses, may contain spaces.
     let words: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
     Some(Stat {
         state: words.first()?.chars().next()?,
@@ -292,7 +292,7 @@ fn identity(pid: Pid) -> String {
     format!("{}:{started}", pid.as_raw_nonzero())
 }
 
-/// The processes of a `pids` file, if these very ones still run.
+/// The processes in a `pids` file, if the same ones are still running.
 fn recorded(file: &Path) -> Option<[Pid; 2]> {
     let text = std::fs::read_to_string(file).ok()?;
     let still_there = |word: &str| {

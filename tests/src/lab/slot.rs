@@ -1,4 +1,4 @@
-//! Several labs at once: each holds a slot, and with it a directory, a subnet and names for its machines.
+//! Several labs at once: each holds a slot, which stands for a directory, a subnet and names for its machines.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{CACHE, machine};
 
-/// Slots there are. The third byte of an address is the slot's number.
+/// The number of slots. The third byte of an address is the number of its slot.
 const SLOTS: u8 = 200;
-/// Hosts per lab: each has a /30 of its own.
+/// The number of hosts per lab. Each has a /30 of its own.
 pub const MAX_HOSTS: usize = 64;
-/// In a lab that outlives its process (`lab up`), the slot is taken as long as this file is there.
+/// In a lab that outlives its process (`lab up`), the slot is taken for as long as this file exists.
 const KEEP: &str = "keep";
 
-/// A file lock, held while the value lives.
+/// A file lock, held until the value is dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
@@ -31,7 +31,7 @@ impl Lock {
         Ok(Lock(file))
     }
 
-    /// None if somebody else holds it.
+    /// None if another process holds it.
     pub fn try_take(path: &Path) -> Result<Option<Lock>> {
         let file = Lock::open(path)?;
         Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| Lock(file)))
@@ -42,14 +42,14 @@ impl Lock {
 #[derive(Debug)]
 pub struct Slot {
     pub number: u8,
-    /// Everything of this lab is in here. Removed when the lab ends.
+    /// Contains everything of this lab. It is removed when the lab ends.
     pub dir: PathBuf,
     net: u8,
     _lock: Lock,
 }
 
 impl Slot {
-    /// Takes a free slot. What a lab left there whose process was killed is ended and removed first.
+    /// Takes a free slot. If a killed process has left a lab there, it is stopped and removed first.
     pub fn take() -> Result<Slot> {
         let run = Path::new(CACHE).join("run");
         std::fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
@@ -76,23 +76,23 @@ impl Slot {
         Ok(Slot { number, dir: run.join(number.to_string()), net: free_net()?, _lock: lock })
     }
 
-    /// From here on the lab outlives this process.
+    /// Lets the lab outlive this process.
     pub fn keep(&self) -> Result<()> {
         Ok(std::fs::write(self.dir.join(KEEP), "")?)
     }
 
-    /// The addresses of this side and of the host, for the lab's host with that number.
+    /// The addresses of this side and of the host, for the host with that number.
     pub fn addresses(&self, host: usize) -> (String, String) {
         let address = |last: usize| format!("10.{}.{}.{}", self.net, self.number, host * 4 + last);
         (address(1), address(2))
     }
 
-    /// The machine's name; `ve-<name>` has to fit the 15 characters of an interface's name.
+    /// The machine's name. `ve-<name>` must fit into the 15 characters of an interface name.
     pub fn machine_name(&self, host: usize) -> String {
         format!("dt{}-{host}", self.number)
     }
 
-    /// Ends what runs in this slot and removes its files.
+    /// Stops everything that runs in this slot and removes its files.
     pub fn clear(&self) -> Result<()> {
         for host in 0..MAX_HOSTS {
             machine::end_leftover(&self.machine_name(host), &self.dir);
@@ -107,7 +107,7 @@ impl Slot {
     }
 }
 
-/// Unmounts all that is mounted below a directory, the newest first.
+/// Unmounts everything below a directory, the newest mount first.
 pub fn unmount_below(dir: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
@@ -120,7 +120,7 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The second byte of a 10.x network that this machine does not use for anything but labs.
+/// The second byte of a 10.x network that this machine uses only for labs.
 fn free_net() -> Result<u8> {
     let used = crate::process::Cmd::new("ip").args(["-4", "-o", "route", "show", "table", "main"]).check()?.stdout();
     let mine = |line: &str| line.contains("dev ve-dt");

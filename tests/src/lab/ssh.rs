@@ -1,4 +1,4 @@
-//! Keys and configuration of ssh, for one lab. The user's own are neither read nor written.
+//! Keys and configuration of ssh for one lab. The user's own are neither read nor written.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -15,27 +15,27 @@ pub struct Ssh {
     dir: PathBuf,
 }
 
-/// What a connection is like.
+/// The kind of connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// A connection of its own each time.
+    /// A new connection each time.
     Plain,
-    /// ControlMaster: the first connection is kept for a minute and shared.
+    /// ControlMaster: the first connection is shared and kept for a minute.
     Shared,
-    /// Every chunk is held for so long, in each direction.
+    /// Every chunk is delayed by this much, in each direction.
     Delayed(Duration),
-    /// Both: as from far away, with the connection there already.
+    /// Both: a distant host with an open connection.
     SharedDelayed(Duration),
 }
 
-/// A host, as its ssh configuration needs it.
+/// What ssh's configuration needs to know about a host.
 pub struct Peer<'a> {
     pub name: &'a str,
     pub ip: &'a str,
 }
 
 impl Ssh {
-    /// Makes the key that opens every host of the lab.
+    /// Creates the key that every host of the lab accepts.
     pub fn create(lab_dir: &Path) -> Result<Ssh> {
         let dir = lab_dir.join("ssh");
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
@@ -52,7 +52,7 @@ impl Ssh {
         self.dir.join("key")
     }
 
-    /// Gives a host a key of its own, and lets ours in for every user.
+    /// Gives a host a key of its own, and authorises ours for every user.
     pub fn admit(&self, root: &Path) -> Result<()> {
         keygen(&root.join("etc/ssh/ssh_host_ed25519_key"))?;
         let public = std::fs::read(self.dir.join("key.pub"))?;
@@ -71,7 +71,7 @@ impl Ssh {
         Ok(())
     }
 
-    /// Makes the host's key known, as if it had been accepted before.
+    /// Adds the host's key to known_hosts, as if it had been accepted before.
     pub fn know(&self, name: &str, root: &Path) -> Result<()> {
         let public = std::fs::read_to_string(root.join("etc/ssh/ssh_host_ed25519_key.pub"))?;
         let mut words = public.split_whitespace();
@@ -105,9 +105,9 @@ impl Ssh {
         writeln!(text, "Host *\n    IdentityFile {}\n    IdentitiesOnly yes", self.key().display())?;
         writeln!(text, "    UserKnownHostsFile {}", self.dir.join("known_hosts").display())?;
         text.push_str("    GlobalKnownHostsFile none\n    StrictHostKeyChecking yes\n    BatchMode yes\n");
-        // The last line is in the ssh_config of most systems.
+        // Most systems have the last line in their ssh_config.
         text.push_str("    ConnectTimeout 10\n    LogLevel ERROR\n    SendEnv LANG LC_*\n");
-        // Connections over different links are not to be mistaken for each other.
+        // Connections over different links must not share a socket.
         let (socket, delay) = match link {
             Link::Plain => (None, None),
             Link::Shared => (Some(self.dir.join("%C")), None),
@@ -131,7 +131,7 @@ impl Ssh {
         Cmd::new("ssh").arg("-F").arg(self.config(link)).args(["-l", user, host, "--"]).args(argv)
     }
 
-    /// Ends the shared connection to a host, if there is one.
+    /// Closes the shared connection to a host, if there is one.
     pub fn end_shared(&self, host: &str) {
         let config = self.config(Link::Shared);
         if config.exists() {

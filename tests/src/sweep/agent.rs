@@ -1,4 +1,5 @@
-//! Faults in an agent: killed, or told that a disk is full or broken, at each call that changes something.
+//! Faults in an agent: at each call that changes something, it is killed, or the call fails as on a full or broken
+//! disk.
 
 use anyhow::{Result, ensure};
 use deptool_agent::shared::outcome::Outcome;
@@ -7,13 +8,13 @@ use super::world::{Runs, Said, Scenario, World};
 use super::{Choice, Tally};
 use crate::trace::{Call, Deed, Errno};
 
-/// What goes wrong at one call.
+/// The fault at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     KillBefore,
     KillAfter,
     Fail(Errno),
-    /// From here on nothing can be written any more.
+    /// From here on, nothing can be written.
     FailOn(Errno),
 }
 
@@ -28,7 +29,7 @@ pub const FAULTS: [Fault; 8] = [
     Fault::FailOn(Errno::EIO),
 ];
 
-/// Decides about calls: the fault happens at the one with this number, counted from 0.
+/// Decides about calls. The fault happens at the call with this number, counted from 0.
 pub(super) struct Leader {
     at: usize,
     fault: Fault,
@@ -58,7 +59,7 @@ impl Leader {
     }
 }
 
-/// Whether a call needs space on a disk. What is said to the helper does not.
+/// Whether a call needs disk space. Messages to the helper do not.
 fn takes_space(call: &Call) -> bool {
     let takes = ["write", "pwrite64", "openat", "open", "mkdir", "mkdirat", "symlink", "symlinkat", "link", "linkat"];
     !call.is_to_peer() && (takes.contains(&call.name) || ["copy_file_range", "sendfile", "splice"].contains(&call.name))
@@ -89,12 +90,12 @@ pub fn deployment(world: &World, mut scenario: Scenario, choice: Choice) -> Resu
     unreachable!("a deployment ends")
 }
 
-/// Where a deployment is interrupted, for the agent that comes next to be tried.
+/// Where a deployment is interrupted, to test the next agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interrupted {
-    /// Everything is activated, and has no verdict yet: it is to be undone.
+    /// Everything is activated, but there is no verdict: it must be undone.
     BeforeVerdict,
-    /// It has its verdict, and nothing more: it is to be finished.
+    /// There is a verdict, and nothing more: it must be completed.
     AfterVerdict,
 }
 
@@ -116,7 +117,7 @@ impl Interrupted {
     }
 }
 
-/// Every fault at every call of the agent that finds an interrupted deployment; another one comes after it.
+/// Every fault at every call of an agent that finds an interrupted deployment. Another agent runs after it.
 pub fn recovery(world: &World, mut scenario: Scenario, interrupted: Interrupted, choice: Choice) -> Result<Tally> {
     let mut tally = Tally::default();
     for at in 0.. {
@@ -155,7 +156,7 @@ pub fn twice(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Ta
         let mut first = Leader::new(at, Fault::KillBefore);
         let said = world.deploy(&scenario.request, &mut |call| first.decide(call))?;
         let Some(call) = first.hit else { return Ok(tally) };
-        // Somewhere: what there is to recover from differs, and with it the number of calls.
+        // The number of calls depends on where the kill happened, so the fault is at some call within it.
         let (then, fault) = (at * 7 % 61, FAULTS[at % FAULTS.len()]);
         let mut second = Leader::new(then, fault);
         world.recover(&mut |call| second.decide(call))?;
@@ -166,7 +167,7 @@ pub fn twice(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Ta
     unreachable!("a deployment ends")
 }
 
-/// What has become of the root, after the next contact.
+/// The state of the root after the next contact.
 fn examine(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, String> {
     next_contact(world)?;
     let runs = agree(world, scenario, said)?;
@@ -174,13 +175,13 @@ fn examine(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, Stri
     Ok(runs)
 }
 
-/// Runs an agent that is asked for nothing: it mends what there is to mend.
+/// Runs an agent without a request, which recovers if necessary.
 pub fn next_contact(world: &World) -> Result<(), String> {
     let hello = world.recover(&mut |_| Deed::Go).map_err(|error| format!("{error:#}"))?;
     hello.error().map_or(Ok(()), |why| Err(format!("the next agent says: {why}")))
 }
 
-/// Which state it is, if it is what the agent that was asked has `said`, if it came to that.
+/// The state of the root. It must match what the agent has `said`, if it said anything.
 pub fn agree(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, String> {
     if said.stderr.contains("panicked") {
         return Err(format!("the agent panicked: {}", said.stderr));
@@ -196,7 +197,7 @@ pub fn agree(world: &World, scenario: &Scenario, said: &Said) -> Result<Runs, St
     if runs == expected { Ok(runs) } else { Err(format!("it is {runs:?}, and was said to be {expected:?}")) }
 }
 
-/// What failed can be done, once nothing is in the way any more.
+/// A failed deployment succeeds once the fault is gone.
 pub fn again(world: &World, scenario: &Scenario, runs: Runs) -> Result<(), String> {
     if runs == Runs::New || world.is_untouched(scenario) {
         return Ok(());

@@ -1,6 +1,6 @@
-//! A root directory on a file system of its own: one that gets full, and one whose power is cut.
+//! A root directory on a file system of its own: one that gets full, and one with power failures.
 //!
-//! Mounts are made in a mount namespace of one thread: they are gone with it, also if that is killed.
+//! Mounts are made in the mount namespace of a thread, so they vanish with it, even if it is killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,19 @@ use crate::{
     trace::Deed,
 };
 
-/// Programs that are needed here, and the Debian package that has each.
+/// Programs that are needed here, with their Debian packages.
 pub const NEEDS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mount", "mount")];
 
 /// The size of a root's file system.
 const SIZE: u64 = 24 << 20;
-/// That of what holds a copy of it for each instant. They share most of it.
+/// The size of the file system that holds a copy for each instant. The copies share most blocks.
 const XFS_SIZE: u64 = 4 << 30;
-/// What a file takes at least.
+/// The minimum size of a file.
 const BLOCK: u64 = 4096;
-/// What a host that has refused may have more than before: a line in its log, its own id, directories.
+/// What a refused deployment may leave on a host: a line in its log, its id, directories.
 const RECORDS: u64 = 4 * BLOCK;
 
-/// Why this computer can't do it, if so.
+/// The reason why this computer can't do it, if it can't.
 pub fn unable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("mounting needs root".into());
@@ -41,7 +41,7 @@ pub fn unable() -> Option<String> {
     in_own_namespace(|| Ok(())).err().map(|error| format!("{error:#}"))
 }
 
-/// Calls `work` on a thread with mounts of its own.
+/// Calls `work` on a thread with its own mount namespace.
 pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let enter = || -> Result<T> {
         unshare(CloneFlags::CLONE_NEWNS).context("no mount namespace can be made here")?;
@@ -54,7 +54,7 @@ pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Res
     })
 }
 
-/// Deployments with ever more space left on the disk, from none to enough.
+/// Deployments with more and more free space on the disk, from none to enough.
 pub fn full(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Tally> {
     let mut tally = Tally::default();
     let image = Image::make(&world.sandbox.dir().join("full.img"), "ext4", SIZE)?;
@@ -80,12 +80,12 @@ pub fn full(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Tal
     Ok(tally)
 }
 
-/// What came of a deployment, while the disk still is full.
+/// The result of a deployment, while the disk is still full.
 fn after_full(world: &World, scenario: &Scenario, said: &Said, before: u64) -> Result<Runs, String> {
     agent::next_contact(world)?;
     let runs = agent::agree(world, scenario, said)?;
     let lost = before.saturating_sub(free(world.root()).map_err(|error| format!("{error:#}"))?);
-    // What was tried and rolled back stays readable in the store.
+    // A commit that was rolled back stays readable in the store.
     let is_kept = matches!(said.outcome(), Some(Outcome::RolledBack(_)));
     if runs == Runs::Old && lost > if is_kept { 2 * RECORDS } else { RECORDS } {
         return Err(format!("{lost} bytes are not given back; it said: {:?}", said.outcome()));
@@ -93,9 +93,9 @@ fn after_full(world: &World, scenario: &Scenario, said: &Said, before: u64) -> R
     Ok(runs)
 }
 
-/// What the disk held at many instants of a deployment, each looked at as if the power had been cut then.
+/// The content of the disk at many instants of a deployment, each checked as if the power had failed then.
 ///
-/// What was not synced is in the memory of this computer only, and not in what is looked at.
+/// Data that was not synced is only in this computer's memory, and not in these copies.
 pub fn power(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Tally> {
     let dir = world.sandbox.dir().join("power");
     fs::create_dir(&dir)?;
@@ -176,7 +176,7 @@ impl Image {
         Ok(())
     }
 
-    /// A copy of what it holds now, which shares its blocks.
+    /// A copy of its current content, which shares its blocks.
     fn copy(&self, number: usize) -> Result<Image> {
         let copy = self.0.with_extension(format!("{number}"));
         Cmd::new("cp").arg("--reflink=always").arg(&self.0).arg(&copy).check()?;
@@ -188,21 +188,21 @@ fn unmount(at: &Path) -> Result<()> {
     umount2(at, MntFlags::empty()).with_context(|| format!("cannot unmount {}", at.display()))
 }
 
-/// Bytes that are free on the file system of `path`.
+/// The free bytes on the file system of `path`.
 fn free(path: &Path) -> Result<u64> {
-    // What was removed is free only when the journal has it.
+    // Removed blocks are free only when the file system's journal is committed.
     Cmd::new("sync").arg("-f").arg(path).check()?;
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bfree * stat.f_frsize)
 }
 
-/// Fills the disk but for so many bytes. Returns the file that does it.
+/// Fills the disk up to this many free bytes. Returns the file that does it.
 fn fill(root: &Path, left: u64) -> Result<PathBuf> {
     let file = root.join("run/filler");
     fs::create_dir_all(root.join("run"))?;
     let size = free(root)?.saturating_sub(left);
     let filler = fs::File::create(&file)?;
-    // Its own map of blocks takes some, too.
+    // The file's own block map takes some, too.
     let mut taken = size;
     while rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, taken).is_err() {
         ensure!(taken > BLOCK, "the disk can't be filled");

@@ -1,7 +1,7 @@
-//! Faults in a push to two hosts: in the agents of one of them, in the helper, on a link.
+//! Faults in a push to two hosts: in the agent of one of them, in the helper, or on a connection.
 //!
-//! What has to hold beyond what holds for one host: with `--atomic` both have it or both have not, unless the helper was
-//! killed between its two *keep*s; and what is reported of a host is true.
+//! In addition to what must hold for a single host: with `--atomic`, both hosts have the commit or neither, unless the
+//! helper was killed between its two *keep*s; and every report about a host is true.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,19 +28,19 @@ use crate::{
 
 const HOSTS: [&str; 2] = ["web1", "web2"];
 const HELPER: Watched = Watched::From { from: "git-remote-deptool", but: "deptool-agent" };
-/// The agents of `web2` run under a name of their own.
+/// The agent of `web2` runs under another name.
 const AGENT: Watched = Watched::From { from: "deptool-agent-web2", but: "git" };
 const HELPER_FAULTS: [Deed; 4] = [Deed::KillBefore, Deed::Fail(Errno::ENOSPC), Deed::KillAfter, Deed::Fail(Errno::EIO)];
-/// There are fewer ways in which a link can be cut.
+/// A connection has fewer kinds of faults.
 const LINK_FAULTS: usize = 128;
-/// A host that has lost its helper waits for half a minute.
+/// A host that has lost its helper waits for 30 seconds.
 const AT_REST: Duration = Duration::from_secs(100);
 
-/// What the operator asks for.
+/// The push options of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     Atomic,
-    /// Each host has to be reached anew, or goes back.
+    /// Each host must be reached again, or it is rolled back.
     Confirmed,
 }
 
@@ -55,7 +55,7 @@ impl Manner {
     }
 }
 
-/// Where the fault is.
+/// The place of the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Agent,
@@ -66,7 +66,7 @@ pub enum Place {
 impl Place {
     pub const ALL: [Place; 3] = [Place::Agent, Place::Helper, Place::Link];
 
-    /// The n-th fault there is here.
+    /// The n-th fault at this place.
     fn fault(self, n: usize) -> Fault {
         let of = |count: usize| (n / count, n % count);
         match self {
@@ -94,18 +94,18 @@ enum Fault {
     Link(link::Fault),
 }
 
-/// What came of a push.
+/// The result of a push.
 struct Pushed {
-    /// Where it came to the fault, if it did.
+    /// Where the fault happened, if it did.
     hit: Option<String>,
     is_ok: bool,
-    /// How each host fared, in the words of the report.
+    /// The outcome of each host, as in the report.
     report: BTreeMap<String, String>,
-    /// The helper was killed when it had told one host to keep it, and not yet the other.
+    /// The helper was killed after it had told one host to keep the deployment, but not the other.
     between_keeps: bool,
 }
 
-/// Two roots that run the first of two commits, and the operator who has both.
+/// Two roots that run the first of two commits, and an operator with both commits.
 struct Group {
     sandbox: Sandbox,
     _temporary: TempDir,
@@ -113,7 +113,8 @@ struct Group {
     states: Vec<(Exact, Lines)>,
 }
 
-/// Every fault at that place in such a push. So many of them at a time: a host that has lost its helper waits.
+/// Every fault at that place in such a push. Several pushes run in parallel, because a host that has lost its helper
+/// waits.
 pub fn sweep(manner: Manner, place: Place, choice: Choice, workers: usize) -> Result<Tally> {
     std::thread::scope(|scope| {
         let work = |worker| move || Group::new(manner)?.sweep(place, choice, (worker, workers));
@@ -198,7 +199,7 @@ impl Group {
             let fault = place.fault(n);
             let pushed = self.push(Some(fault)).with_context(|| format!("{:?}, {fault:?}", self.manner))?;
             let Some(hit) = &pushed.hit else {
-                // One way of a link has fewer messages than the other.
+                // One direction of a connection has fewer messages than the other.
                 if place == Place::Link && n < LINK_FAULTS {
                     continue;
                 }
@@ -211,7 +212,7 @@ impl Group {
         Ok(tally)
     }
 
-    /// Pushes, with a fault or without.
+    /// Pushes, with or without a fault.
     fn push(&self, fault: Option<Fault>) -> Result<Pushed> {
         let passing = ["tmp/status", "tmp/report", "tmp/hit"].map(|name| self.dir(name));
         for file in &passing {
@@ -229,7 +230,7 @@ impl Group {
             ),
             Some(Fault::Agent(..) | Fault::Helper(..)) | None => plain,
         };
-        // The tracer takes the place of who waits for Git.
+        // The tracer waits for Git instead.
         let wrapper = "git \"$@\" >/dev/null 2>&1; echo $? >\"$STATUS\"";
         let command = self.sandbox.command("sh").args(["-c", wrapper, "sh"]).args(self.manner.command());
         let command = command.dir(self.dir("operator")).env("STATUS", &status).env("GIT_DEPTOOL_REPORT", &report);
@@ -274,7 +275,7 @@ impl Group {
         }
         if runs != [Runs::New; 2] {
             let again = self.repo().git(self.manner.command());
-            // The agents tidy up when they have answered; who asks waits for them.
+            // The agents clean up after they have answered. A request waits for that.
             self.repo().git(&["fetch", "cluster"]);
             if !again.success() || self.judge()? != [Runs::New; 2] {
                 return Err(format!("it can't be done any more: {}", again.stderr()));
@@ -283,7 +284,7 @@ impl Group {
         Ok(if runs == [Runs::New; 2] { Runs::New } else { Runs::Old })
     }
 
-    /// What runs on each host. The operator knows it, and nothing is in doubt.
+    /// What runs on each host. The operator must know it, and no host may be in doubt.
     fn judge(&self) -> Result<[Runs; 2], String> {
         let mut all = [Runs::Old; 2];
         for ((host, (old, new)), runs) in HOSTS.iter().zip(&self.states).zip(&mut all) {
@@ -300,7 +301,7 @@ impl Group {
     }
 }
 
-/// Hosts and how they fared.
+/// Hosts and their outcomes.
 fn read_report(text: &str) -> Result<BTreeMap<String, String>> {
     let word = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
     text.lines()
@@ -311,7 +312,7 @@ fn read_report(text: &str) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Decides about calls, and counts how many hosts were told to keep it.
+/// Decides about calls, and counts the hosts that were told to keep the deployment.
 struct Leader {
     agent: Option<agent::Leader>,
     helper: Option<(usize, Deed)>,

@@ -1,4 +1,4 @@
-//! Many deployments to one host: the last ones are as fast as the first ones, and nothing grows for ever.
+//! Many deployments to one host: the last ones are as fast as the first ones, and nothing grows without limit.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use anyhow::{Result, ensure};
 
 use super::state;
 
-/// The host may have so many files of its store: packs are made one before they are many more than fifty.
+/// The limit for files in the store. Packs are combined before there are many more than fifty.
 const MOST_FILES: usize = 220;
-/// How many deployments the median is taken of.
+/// The number of deployments in a median.
 const SOME: usize = 20;
-/// Where agents are, below a root.
+/// The directory of the agents, relative to a root.
 const AGENTS: &str = "var/lib/deptool/bin";
-/// A host keeps so many agents.
+/// The number of agents that a host keeps.
 const MOST_AGENTS: usize = 3;
 
-/// What many deployments came to.
+/// The result of many deployments.
 #[derive(Debug)]
 pub struct Many {
     pub deployments: usize,
     /// The median of the first twenty, and of the last.
     pub first: Duration,
     pub last: Duration,
-    /// The most files that the store ever had.
+    /// The maximum number of files in the store.
     pub files: usize,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Many {
     }
 }
 
-/// Makes so many deployments, each of another commit, to a new root. An error if anything has been left lying about.
+/// Makes this many deployments, each of another commit, to a new root. It is an error if files are left behind.
 pub fn deploy(deployments: usize) -> Result<Many> {
     let temporary = super::world::in_memory()?;
     let sandbox = super::world::sandbox_at(temporary.path())?;

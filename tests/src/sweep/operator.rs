@@ -1,6 +1,7 @@
-//! Faults in the helper: killed, or told that the operator's disk is full or broken, at each call that changes something.
+//! Faults in the helper: at each call that changes something, it is killed, or the call fails as on a full or broken
+//! disk.
 //!
-//! Git and the agents are followed to their ends, and left alone.
+//! Git and the agents are traced to their exits, without faults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,11 +25,11 @@ const HELPER: Watched = Watched::From { from: "git-remote-deptool", but: "deptoo
 pub enum Act {
     /// Pushes the new commit to a host that runs the old one.
     Push,
-    /// Pushes nothing: the host is emptied.
+    /// Deletes the branch, which removes everything from the host.
     Remove,
-    /// Fetches from a host that runs a commit which is here.
+    /// Fetches from a host that runs a commit of this repository.
     Fetch,
-    /// Fetches from a host that runs a commit which only the host has.
+    /// Fetches from a host that runs a commit that only the host has.
     FetchUnknown,
 }
 
@@ -48,7 +49,7 @@ impl Act {
     }
 }
 
-/// A repository that is made anew for each fault.
+/// A repository that is recreated for each fault.
 struct Operator<'a> {
     world: &'a World,
     scenario: Scenario,
@@ -101,12 +102,12 @@ impl Operator<'_> {
         Ok(())
     }
 
-    /// Acts with a fault at the helper's call with that number. Returns the call, if it came to it, and whether Git
-    /// said that all is well.
+    /// Acts with a fault at the helper's call with that number. Returns the call, if there was one, and whether Git
+    /// reported success.
     fn act(&self, at: usize, fault: Deed) -> Result<(Option<Call>, bool)> {
         let status = self.world.sandbox.dir().join("tmp/status");
         let _ = fs::remove_file(&status);
-        // The tracer takes the place of who waits for Git.
+        // The tracer waits for Git instead.
         let script = "git \"$@\" >/dev/null 2>&1; echo $? >\"$STATUS\"";
         let command = self.world.sandbox.command("sh").args(["-c", script, "sh"]).args(self.act.command());
         let mut command = command.dir(&self.dir).env("STATUS", &status).into_inner();
@@ -163,7 +164,7 @@ impl Operator<'_> {
         if run.success() { Ok(()) } else { Err(format!("{when}, git fsck: {}{}", run.stdout(), run.stderr())) }
     }
 
-    /// The commit that is tracked, by its id on the host.
+    /// The tracked commit, by its id on the host.
     fn tracked(&self) -> Option<String> {
         let id = self.repo().id_if_any("refs/remotes/web1/prod")?;
         let pairs = self.repo().git(&["for-each-ref", "--format=%(objectname) %(refname)", "refs/deptool/projection"]);
@@ -184,7 +185,7 @@ impl Operator<'_> {
     }
 }
 
-/// Locks and temporary files of nobody; but `git gc` knows temporary objects, also in directories of their own.
+/// Stale locks and temporary files, except temporary objects and their directories, which `git gc` removes.
 fn left_over(git: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![git.to_owned()];

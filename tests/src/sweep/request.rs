@@ -1,4 +1,4 @@
-//! What a helper asks, recorded to be asked again, and what it might ask beyond that.
+//! Requests of a helper, recorded so that they can be repeated, and variations of them.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::{
     stand_in::with_agent_replaced,
 };
 
-/// So many packs a host may have: with one more the store is packed anew.
+/// The maximum number of packs on a host. With one more, the store is repacked.
 const MOST_PACKS: usize = 50;
 
-/// What a helper says to deploy something.
+/// What a helper sends to deploy something.
 #[derive(Debug, Clone)]
 pub struct Request {
     line: Vec<u8>,
@@ -44,12 +44,12 @@ impl Request {
         Ok([&self.line[..], &deploy, &self.rest].concat())
     }
 
-    /// What a helper says first of all, whatever it wants.
+    /// What a helper always sends first.
     pub fn line(&self) -> &[u8] {
         &self.line
     }
 
-    /// What has to be said over another connection when the agent asks to be confirmed, if it will.
+    /// What to send over another connection when the agent asks for a confirmation, if it does.
     pub fn over_another(&self) -> Result<Option<Vec<u8>>> {
         if self.deploy.confirm.is_none() {
             return Ok(None);
@@ -58,7 +58,7 @@ impl Request {
         Ok(Some([&self.line[..], &encode(&attach)?, &encode(&confirm)?].concat()))
     }
 
-    /// The same, to wait for its verdict; the orders are there before they are asked for.
+    /// The same, but the agent waits for a verdict. The orders are sent in advance.
     pub fn held(&self, orders: &[wire::Request]) -> Result<Request> {
         let mut held = self.clone();
         (held.deploy.activation, held.deploy.decided_by) = (Activation::WhenTold, DecidedBy::Helper);
@@ -74,7 +74,7 @@ impl Request {
     }
 }
 
-/// The requests of three pushes: of a commit, of another one, of nothing.
+/// The requests of three pushes: of a commit, of another commit, and of a removal.
 pub fn record(sandbox: &Sandbox, agent: &Path) -> Result<[Request; 3]> {
     let repo = sandbox.repo("operator");
     repo.add_root("web1");
@@ -91,7 +91,7 @@ pub fn record(sandbox: &Sandbox, agent: &Path) -> Result<[Request; 3]> {
     Ok([first, update, removal])
 }
 
-/// Deploys until the host `web1` has as many packs as it may have. Returns the request that makes it one more.
+/// Deploys until the host `web1` has the maximum number of packs. Returns the request that adds one more.
 pub fn record_crowd(sandbox: &Sandbox, agent: &Path) -> Result<Request> {
     let repo = sandbox.repo("operator");
     repo.add_root("web1");
@@ -108,7 +108,7 @@ pub fn record_crowd(sandbox: &Sandbox, agent: &Path) -> Result<Request> {
         repo.commit("Another one");
     }
     second_commit(&repo);
-    // It is to be made again: the host that has it is a copy.
+    // The request is repeated on a copy of the host.
     let before = sandbox.dir().join("before");
     sandbox.command("cp").arg("-a").arg(&root).arg(&before).check()?;
     let request = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;

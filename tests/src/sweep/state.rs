@@ -1,4 +1,4 @@
-//! What is in a root directory, to be compared.
+//! The content of a root directory, for comparisons.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,23 +9,24 @@ use sha2::{Digest as _, Sha256};
 
 use crate::process::Run;
 
-/// Our own directory, below a root.
+/// Our state directory, relative to a root.
 const OURS: &str = "var/lib/deptool";
-/// What programs of the host make of users and temporary files: it stays after a rollback.
+/// Users and temporary files that programs of the host create. They remain after a rollback.
 const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock", "run"];
-/// Where a root has, for a day, the ids of deployments that must not begin any more: the helper was told that they have not.
+/// Tombstones, kept for a day: the ids of deployments that must not begin, because the helper was told that they have
+/// not.
 const RUN: &str = "var/lib/deptool/state/run";
-/// Hidden siblings that no deployment may leave.
+/// Hidden files next to deployed ones that no deployment may leave behind.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 
-/// Paths and what is there.
+/// Paths and their content.
 pub type Lines = BTreeMap<String, String>;
 
-/// Everything in a root that a deployment which did not happen must not have changed.
+/// Everything in a root that a failed deployment must not have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exact {
     pub files: Lines,
-    /// The store's, of which only what is reachable counts.
+    /// The store, of which only reachable objects count.
     pub store: Lines,
 }
 
@@ -40,13 +41,13 @@ impl Exact {
     }
 }
 
-/// Whether there are such ids, and nothing else beside them.
+/// Whether there are tombstones, and nothing else.
 fn has_only_bars(root: &Path) -> bool {
     let names = names(&root.join(RUN));
     !names.is_empty() && names.iter().all(|name| name.ends_with(".blocked"))
 }
 
-/// What a root runs, whatever the numbers of its generations and the times of its files.
+/// What a root runs, regardless of the numbers of generations and of file times.
 pub fn view(root: &Path) -> Lines {
     let ours = root.join(OURS);
     let mut lines = walk(root, &|_| String::new());
@@ -68,7 +69,7 @@ pub fn view(root: &Path) -> Lines {
     lines
 }
 
-/// What must not be in a root at rest, in sentences.
+/// Violations in a root at rest, in sentences.
 pub fn left_over(root: &Path) -> Vec<String> {
     let ours = root.join(OURS);
     let mut found = Vec::new();
@@ -88,12 +89,12 @@ fn is_passing_in_store(path: &str) -> bool {
     name.ends_with(".lock") || name.starts_with("tmp_")
 }
 
-/// How many packs the store has.
+/// The number of packs in the store.
 pub fn packs(root: &Path) -> usize {
     names(&root.join(OURS).join("store/objects/pack")).iter().filter(|name| name.ends_with(".pack")).count()
 }
 
-/// Files of a pack that has lost the others.
+/// Files of incomplete packs.
 fn packs_left(dir: &Path) -> Vec<String> {
     let all: BTreeSet<String> = names(dir).into_iter().collect();
     let is_whole = |name: &&String| {
@@ -103,7 +104,7 @@ fn packs_left(dir: &Path) -> Vec<String> {
     all.iter().filter(|name| !is_whole(name)).map(|name| format!("a part of a pack: {name}")).collect()
 }
 
-/// What the state directory has beside what belongs there.
+/// Unexpected files in the state directory.
 fn states_left(ours: &Path) -> Vec<String> {
     let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
     let known_state = ["attempts", "claims", "host", "instance", "journal", "lock"];
@@ -120,7 +121,7 @@ fn states_left(ours: &Path) -> Vec<String> {
     found
 }
 
-/// Generations that are too many or newer than the one that runs; checkouts that no generation has, or that are gone.
+/// Generations that are too many or newer than the running one; checkouts that no generation uses, or that are missing.
 fn generations_left(ours: &Path) -> Vec<String> {
     let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
     let current = fs::read_link(ours.join("current")).ok().and_then(number);
@@ -148,7 +149,7 @@ fn generations_left(ours: &Path) -> Vec<String> {
     found
 }
 
-/// What is different, in a few words; nothing if all is equal.
+/// A short description of the differences; empty if there are none.
 pub fn difference(now: &Lines, expected: &Lines) -> Option<String> {
     let missing = expected.iter().filter(|(path, what)| now.get(*path) != Some(what));
     let wrong = missing.map(|(path, what)| match now.get(path) {
@@ -164,7 +165,7 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(90).collect()
 }
 
-/// Whether Git finds the store in order; what it says if not.
+/// Has Git check the store. Returns its complaints.
 pub fn fsck(git: crate::process::Cmd, store: &Path) -> Option<String> {
     let run: Run = git.arg("--git-dir").arg(store).args(["fsck", "--strict", "--no-dangling"]).run().ok()?;
     (!run.success()).then(|| format!("git fsck: {}{}", run.stdout(), run.stderr()))
@@ -189,13 +190,13 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
             format!("-> {}", link(&full))
         } else if meta.is_dir() {
             walk_below(root, &path, also, lines);
-            // systemctl makes it, and leaves it when it is killed or fails.
+            // systemctl creates it, and leaves it behind if it is killed or fails.
             if text.ends_with(".wants") {
                 continue;
             }
             String::new()
         } else if text.ends_with(".files") {
-            // It has times and inode numbers in it.
+            // It contains times and inode numbers.
             "record".into()
         } else if text.ends_with("/.commit") {
             without_instance(&fs::read_to_string(&full).unwrap_or_default())
@@ -206,18 +207,18 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
     }
 }
 
-/// The host's own id is made at random with each root.
+/// The host's id differs between roots, because it is random.
 fn without_instance(note: &str) -> String {
     note.lines().filter(|line| !line.starts_with("instance ")).collect::<Vec<_>>().join("\n")
 }
 
-/// Users, temporary files, and what programs of systemd that were killed have left of their own.
+/// Users, temporary files, and files that killed programs of systemd have left behind.
 fn is_theirs(path: &str) -> bool {
     let is_theirs = THEIRS.iter().any(|theirs| path.starts_with(theirs)) || path.contains("/.#");
     is_theirs && !path.contains(".deptool-")
 }
 
-/// What is written in every attempt, however it ends.
+/// Files that every attempt writes, whatever its outcome.
 fn is_own_record(path: &str) -> bool {
     let own = ["state/attempts", "state/lock", "state/journal", "state/instance", "store/refs/deptool/target"];
     path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))

@@ -1,4 +1,4 @@
-//! A root directory, what is asked of its agent, and what it should look like before and after.
+//! A root directory, the request to its agent, and the expected states before and after.
 
 use std::fs;
 use std::io::Write as _;
@@ -23,9 +23,9 @@ use crate::{
     trace::{self, Call, Deed, Watched},
 };
 
-/// The longest request that fits into a pipe at once.
+/// The longest request that a pipe holds.
 const PIPE: usize = 60_000;
-/// How long a deployment waits to be confirmed, in seconds: a fault may be that nobody can do it.
+/// How long a deployment waits for its confirmation, in seconds. A fault may prevent the confirmation.
 const CONFIRM: u16 = 3;
 /// A host's own id, below its root.
 const INSTANCE: &str = "var/lib/deptool/state/instance";
@@ -44,7 +44,7 @@ pub enum Runs {
     New,
 }
 
-/// What a repository has.
+/// What a repository contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knows {
     TheFirstCommit,
@@ -60,7 +60,8 @@ impl Knows {
     }
 }
 
-/// A root that goes from nothing to one commit, to another, to nothing: every kind of change that it knows is in it.
+/// A root that goes from nothing to a first commit, a second one, and back to nothing. These contain every kind of
+/// change.
 pub struct World {
     pub sandbox: Sandbox,
     _temporary: TempDir,
@@ -72,14 +73,14 @@ pub struct World {
     instance: String,
 }
 
-/// A deployment, and what is there before and after it.
+/// A deployment, and the states before and after it.
 #[derive(Clone)]
 pub struct Scenario {
     pub name: &'static str,
     pub request: Request,
-    /// What gets it done if it was not.
+    /// The request that completes it if it was not done.
     pub again: Request,
-    /// What the agent says once it has acknowledged that it keeps the deployment is true.
+    /// Whether the deployment is permanent once the agent has acknowledged *keep*.
     pub kept_is_new: bool,
     before: Before,
     pub old: Exact,
@@ -90,12 +91,12 @@ pub struct Scenario {
 #[derive(Debug, Clone)]
 enum Before {
     Requests(Vec<Request>),
-    /// So much that it is copied.
+    /// A root to copy, because it takes many deployments to create.
     Copy(PathBuf),
 }
 
 impl World {
-    /// Makes the commits and records what a helper asks to deploy them.
+    /// Makes the commits, and records the requests of a helper that deploys them.
     pub fn new() -> Result<World> {
         let temporary = in_memory()?;
         let sandbox = sandbox_at(temporary.path())?;
@@ -131,7 +132,7 @@ impl World {
         self.scenario("update", &[&self.first], &self.update)
     }
 
-    /// The three deployments that need nothing but a host.
+    /// The three deployments that need nothing except a host.
     pub fn scenarios(&self) -> Result<[Scenario; 3]> {
         Ok([
             self.an_update()?,
@@ -140,13 +141,13 @@ impl World {
         ])
     }
 
-    /// An update that waits for the verdict of the helper, which has it kept and released.
+    /// An update that waits for the helper's verdict. The helper keeps and releases it.
     pub fn held(&self) -> Result<Scenario> {
         let held = self.update.held(&[wire::Request::Keep, wire::Request::Release])?;
         Ok(Scenario { kept_is_new: true, ..self.scenario("held update", &[&self.first], &held)? })
     }
 
-    /// The same; but after it was kept, the helper wants it undone.
+    /// The same, but the helper reverts it after it was kept.
     pub fn revoked(&self) -> Result<Scenario> {
         let request = self.update.held(&[wire::Request::Keep, wire::Request::Revert])?;
         Ok(Scenario { name: "revoked update", request, ..self.an_update()? })
@@ -157,7 +158,7 @@ impl World {
         self.scenario("confirmed update", &[&self.first], &self.update.confirmed(CONFIRM))
     }
 
-    /// An update of a host that has as many packs and generations as it may have: some are to go.
+    /// An update of a host that has the maximum number of packs and generations, so that some are removed.
     pub fn crowded(&self) -> Result<Scenario> {
         let dir = self.sandbox.dir().join("crowd");
         if dir.exists() {
@@ -172,7 +173,7 @@ impl World {
         Ok(scenario)
     }
 
-    /// Makes the root anew as it is before the deployment: the same, but for its times.
+    /// Recreates the root as it is before the deployment, with other times.
     pub fn reset(&self, scenario: &mut Scenario) -> Result<()> {
         self.set_up(&scenario.before)?;
         let now = Exact::of(&self.root);
@@ -181,12 +182,12 @@ impl World {
         Ok(())
     }
 
-    /// Makes the root the one that the operators of [`World::operator`] know.
+    /// Recreates the root that the operators of [`World::operator`] know.
     pub fn give_instance(&self) -> Result<()> {
         Ok(fs::write(self.root.join(INSTANCE), &self.instance)?)
     }
 
-    /// A new repository that has deployed the first commit, and that has the second one, or has it not.
+    /// A new repository that has deployed the first commit, with or without the second commit.
     pub fn operator(&self, name: &str, knows: Knows) -> Result<Repo<'_>> {
         let dir = self.sandbox.dir().join(name);
         if dir.exists() {
@@ -217,7 +218,7 @@ impl World {
         Ok(())
     }
 
-    /// Runs the agent and asks it for `request`. Its input stays open: the end of it would be a helper that is gone.
+    /// Runs the agent with `request`. Its input stays open, because a closed one means that the helper is gone.
     pub fn deploy(&self, request: &Request, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
         let bytes = request.bytes()?;
         ensure!(bytes.len() < PIPE, "{} bytes do not fit into a pipe", bytes.len());
@@ -231,8 +232,8 @@ impl World {
         said
     }
 
-    /// Runs the agent, and another one when it asks to be reached. That one is started by a thread of its own: it is not
-    /// followed.
+    /// Runs the agent, and another one when it asks for a confirmation. Another thread starts that one, so it is not
+    /// traced.
     fn follow_and_attach(&self, stdin: Stdio, then: &[u8], lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
         std::thread::scope(|scope| {
             let (ask, asked) = channel();
@@ -251,7 +252,7 @@ impl World {
         })
     }
 
-    /// What an agent answers to these bytes, until it ends.
+    /// What an agent answers to these bytes, until it exits.
     fn attach(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let mut command = self.agent_command();
         let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
@@ -263,7 +264,7 @@ impl World {
         Ok(answers)
     }
 
-    /// Runs the agent and asks it for nothing: it looks whether there is anything to mend, and ends.
+    /// Runs the agent without a request: it recovers if necessary, and exits.
     pub fn recover(&self, lead: &mut dyn FnMut(&Call) -> Deed) -> Result<Said> {
         let (stdin, mut writer) = std::io::pipe()?;
         writer.write_all(self.first.line())?;
@@ -299,14 +300,14 @@ impl World {
         judge(&self.sandbox, &self.root, &scenario.old, &scenario.new)
     }
 
-    /// Whether nothing at all has changed, so that the next fault can be tried on the same root.
+    /// Whether nothing has changed at all, so that the next fault can use the same root.
     pub fn is_untouched(&self, scenario: &Scenario) -> bool {
         Exact::of(&self.root) == scenario.old
     }
 }
 
 impl Said {
-    /// How the deployment ended, if the agent has said so.
+    /// The outcome of the deployment, if the agent has reported it.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.responses.iter().find_map(|response| match response {
             Response::Ended(outcome) => Some(&**outcome),
@@ -323,7 +324,7 @@ impl Said {
         self.responses.contains(&Response::Kept)
     }
 
-    /// What the agent could not do, if it said that.
+    /// The error that the agent reported, if any.
     pub fn error(&self) -> Option<&str> {
         self.responses.iter().find_map(|response| match response {
             Response::Error(why) => Some(why.as_str()),
@@ -355,7 +356,7 @@ pub(super) fn judge(sandbox: &Sandbox, root: &Path, old: &Exact, new: &Lines) ->
     }
 }
 
-/// A sandbox with copies of what is tested, so that a long sweep does not mind what is built meanwhile.
+/// A sandbox with copies of the binaries, so that builds do not disturb a long sweep.
 pub(super) fn sandbox_at(dir: &Path) -> Result<Sandbox> {
     let prefix = dir.join("prefix");
     Cmd::new("cp").arg("-a").arg(build::local()).arg(&prefix).check()?;
@@ -368,15 +369,14 @@ pub(super) fn agent_in(sandbox: &Sandbox) -> Result<PathBuf> {
     Ok(agents.next().context("there is no agent")??.path())
 }
 
-/// A temporary directory, in memory if possible: nothing here depends on what a disk does, and thousands of syncs take
-/// their time.
+/// A temporary directory, in memory if possible: nothing here depends on a disk, and thousands of syncs take time.
 pub(super) fn in_memory() -> Result<TempDir> {
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     Ok(tempfile::Builder::new().prefix("deptool-").tempdir_in(parent)?)
 }
 
-/// A host that was never deployed to may have our empty directories, and its own id.
+/// A host without any deployment may have our empty directories, and its id.
 fn settled(files: &Lines) -> Lines {
     let mut files = files.clone();
     let was_deployed = files.contains_key("var/lib/deptool/current");
@@ -394,7 +394,7 @@ fn without_times(files: &Lines) -> Lines {
     files.iter().map(|(path, what)| (path.clone(), time(what))).collect()
 }
 
-/// What the host has of its own.
+/// The host's own files.
 pub(super) fn own_files(root: &Path) -> Result<()> {
     let etc = root.join("etc");
     fs::create_dir_all(etc.join("systemd/system/own.service.d"))?;
@@ -410,7 +410,7 @@ fn read_all(from: &mut impl std::io::Read) -> Vec<u8> {
     bytes
 }
 
-/// The frames after the agent's first line, as far as they came.
+/// The frames after the agent's first line, as far as they have arrived.
 fn responses(out: &[u8]) -> Vec<Response> {
     let frames = out.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &out[at + 1..]);
     let mut buffer = FrameBuffer::default();

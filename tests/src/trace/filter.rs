@@ -1,17 +1,17 @@
-//! Which system calls change something, and the seccomp filter that picks them out.
+//! The system calls that change something, and the seccomp filter that selects them.
 
 use std::io;
 
 use libc::{c_long, sock_filter, sock_fprog};
 
-/// Where a call names the file that it is about.
+/// Which argument of a call names its file.
 #[derive(Debug, Clone, Copy)]
 pub enum About {
     /// A path, in this argument.
     Path(usize),
     /// An open file, in this argument.
     File(usize),
-    /// An open file in the first argument, and what is written to it in the next two.
+    /// An open file in the first argument, and the written bytes in the next two.
     Write,
 }
 
@@ -61,13 +61,13 @@ const CHANGES: &[(c_long, &str, About)] = &[
     (libc::SYS_fdatasync, "fdatasync", About::File(0)),
 ];
 
-/// Files are opened far more often to be read: only with one of these flags does it change something.
+/// Most files are opened for reading. An open changes something only with one of these flags.
 const MAKES: u32 = (libc::O_CREAT | libc::O_TRUNC | 0o20_000_000) as u32;
 
 /// `AUDIT_ARCH_X86_64` of `linux/audit.h`.
 const X86_64: u32 = 0xc000_003e;
 
-/// Name and subject of a call that changes something.
+/// The name of a call that changes something, and the argument with its file.
 pub fn change(number: u64) -> Option<(&'static str, About)> {
     CHANGES.iter().find(|(known, ..)| *known as u64 == number).map(|(_, name, about)| (*name, *about))
 }
@@ -103,7 +103,8 @@ pub fn program() -> Vec<sock_filter> {
     out
 }
 
-/// Puts the filter on this process and all that it starts. For between fork and exec: allocates nothing.
+/// Installs the filter for this process and its descendants. It is called between fork and exec, so it does not
+/// allocate.
 #[allow(unsafe_code)]
 pub fn install(program: &mut [sock_filter]) -> io::Result<()> {
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };

@@ -22,9 +22,9 @@ use nix::unistd::Pid;
 use super::filter::{self, About};
 use super::{Call, Deed, Watched};
 
-/// A program that takes longer hangs.
+/// A program that takes longer is stuck.
 const LIMIT: Duration = Duration::from_secs(90);
-/// So much of what is written is looked at.
+/// At most this much of a write is read.
 const BEGINNING: usize = 64;
 
 pub fn unable() -> Option<&'static str> {
@@ -42,12 +42,12 @@ pub fn run(mut command: Command, watched: Watched, lead: &mut dyn FnMut(&Call) -
     // SAFETY: system calls only, nothing is allocated.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn().context("cannot start what is to be traced")?;
-    // Its ends of pipes.
+    // Close our copies of its pipes.
     drop(command);
     let child = Pid::from_raw(child.id() as i32);
     let watchdog = Watchdog::start();
     watchdog.add(child);
-    // Stopped by its exec.
+    // It has stopped at its exec.
     waitpid(child, Some(WaitPidFlag::__WALL))?;
     let options = Options::PTRACE_O_TRACESECCOMP
         | Options::PTRACE_O_TRACEFORK
@@ -68,16 +68,16 @@ struct Following<'a> {
     watched: Watched,
     lead: &'a mut dyn FnMut(&Call) -> Deed,
     watchdog: Watchdog,
-    /// Every process and thread that is followed.
+    /// Every traced process and thread.
     is_watched: BTreeMap<Pid, bool>,
-    /// New ones that stopped before their parents have told of them, and those that have not stopped yet.
+    /// New processes that stopped before the event of their parent arrived, and those that have not stopped yet.
     held: BTreeSet<Pid>,
     due: BTreeSet<Pid>,
 }
 
 impl Following<'_> {
     fn follow(mut self) -> Result<()> {
-        // Only children of this thread: there are others in this program.
+        // Wait only for children of this thread: other threads of this program have children, too.
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
             let status = match waitpid(None, Some(flags)) {
@@ -107,7 +107,7 @@ impl Following<'_> {
                 Ok(())
             }
             WaitStatus::PtraceEvent(pid, _, event) => self.event(pid, event),
-            // The end of a call after which all are to be killed.
+            // This is the end of a call after which all processes are to be killed.
             WaitStatus::PtraceSyscall(_) => self.kill_all(),
             WaitStatus::Stopped(pid, Signal::SIGSTOP) if !self.is_watched.contains_key(&pid) => {
                 self.watchdog.add(pid);
@@ -171,7 +171,7 @@ impl Following<'_> {
         match (self.lead)(&look(pid, &registers, name, about)) {
             Deed::Go => ptrace::cont(pid, None),
             Deed::Fail(error) => {
-                // No call has this number, so none is made; the result is what is in the register.
+                // No call has this number, so none is made. The result is the value in the register.
                 registers.orig_rax = u64::MAX;
                 registers.rax = (-i64::from(error as i32)) as u64;
                 ptrace::setregs(pid, registers)?;
@@ -191,7 +191,7 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// Ends new processes whose parents were killed before they have told of them: nobody would let them go on.
+    /// Kills new processes whose parents were killed before their event arrived: nothing would ever resume them.
     fn kill_orphans(&mut self) {
         let is_orphan = |pid: &Pid| parent(*pid).is_none_or(|parent| !self.is_watched.contains_key(&parent));
         for pid in self.held.iter().filter(|pid| is_orphan(pid)) {
@@ -222,7 +222,7 @@ fn look(pid: Pid, registers: &user_regs_struct, name: &'static str, about: About
     Call { name, path, data }
 }
 
-/// A string in the memory of a process, as far as it can be read.
+/// A string in the memory of a process, up to the first page that can't be read.
 fn text(pid: Pid, at: u64) -> PathBuf {
     let mut bytes = memory(pid, at, libc::PATH_MAX as usize);
     bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
@@ -239,7 +239,7 @@ fn memory(pid: Pid, at: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Kills all that is followed when it takes too long.
+/// Kills all traced processes when the time is over.
 struct Watchdog {
     state: Arc<Mutex<(BTreeSet<Pid>, bool)>>,
     _calm: Sender<()>,

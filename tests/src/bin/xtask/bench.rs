@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: what deployments cost, each as a ratio to a floor that is measured in the same run.
+//! `cargo xtask bench`: measures deployments, each as a ratio to a baseline that is measured in the same run.
 //!
-//! This computer's speed, and what else it does, drop out of a ratio: only ratios mean something. Each round measures
-//! everything once, so that all of it saw the same weather; the table has the medians.
+//! A ratio does not depend on this computer's speed and other load, so only ratios are meaningful. Each round measures
+//! everything once, under the same conditions; the table has the medians.
 //!
 //! ```text
 //! hosts    deployments to the lab's hosts, against `ssh host true`     peers   Ansible and pyinfra, doing the same
@@ -22,9 +22,9 @@ use report::Table;
 /// How thorough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Some eight minutes.
+    /// About eight minutes.
     Full,
-    /// Less than two: fewer rounds, smaller files, without the peers.
+    /// Less than two minutes: fewer rounds, smaller files, no other tools.
     Quick,
 }
 

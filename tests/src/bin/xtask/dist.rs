@@ -19,7 +19,7 @@ pub fn run(prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// A Debian package in the target directory, for computers like this one.
+/// Makes a Debian package in the target directory, for this computer's architecture.
 pub fn deb() -> Result<()> {
     needs::to_build()?;
     if find_program("dpkg-deb").is_none() {
@@ -31,7 +31,7 @@ pub fn deb() -> Result<()> {
     Ok(())
 }
 
-/// A build as users get it, in the target directory, with the agent for this computer alone: what tasks need.
+/// Installs a release build in the target directory for other tasks, with the agent for this computer only.
 pub fn in_target() -> Result<PathBuf> {
     needs::to_build()?;
     let prefix = build::target_dir()?.join("dist");

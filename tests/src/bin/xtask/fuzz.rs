@@ -1,7 +1,8 @@
-//! `cargo xtask fuzz`: what takes bytes of unknown origin, guided by coverage.
+//! `cargo xtask fuzz`: fuzzes everything that parses untrusted bytes, guided by coverage.
 //!
-//! Needs a C++ compiler, no nightly toolchain: LLVM's instrumentation is asked for by its own name. What it finds is kept
-//! in `target/fuzz/found/`; an input that makes a target fail is copied into the corpus, so that the tests run it for ever.
+//! It needs a C++ compiler, but no nightly toolchain: LLVM's instrumentation is enabled by LLVM's own options.
+//! Interesting inputs are kept in `target/fuzz/found/`. An input that makes a target fail is copied to the corpus, so
+//! that the tests run it from then on.
 
 use std::path::Path;
 use std::time::Duration;
@@ -55,7 +56,7 @@ fn instrumented() -> Result<std::path::PathBuf> {
     let dir = workspace().join("target/fuzz");
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let cargo = build::cargo_command().args(["build", "--quiet", "-p", "deptool-fuzz", "--bin", "fuzz"]);
-    // Only with a target named are build scripts left without instrumentation.
+    // Build scripts are only left without instrumentation if a target is named.
     cargo
         .args(["--features", "guided", "--target", &host, "--target-dir"])
         .arg(&dir)
@@ -64,7 +65,7 @@ fn instrumented() -> Result<std::path::PathBuf> {
     Ok(dir.join(host).join("debug/fuzz"))
 }
 
-/// Whether the target has stood it for so many seconds.
+/// Whether the target survived this many seconds.
 fn fuzz(program: &Path, target: &Target, seconds: u64) -> Result<bool> {
     let found = workspace().join("target/fuzz/found").join(target.name);
     let failures = workspace().join("target/fuzz/failed").join(target.name);

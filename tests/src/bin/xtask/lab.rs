@@ -1,4 +1,4 @@
-//! `cargo xtask lab`: hosts that stay up for people to try things on.
+//! `cargo xtask lab`: hosts that stay up, to play with.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use deptool_tests::lab::{Base, HostSpec, Lab, Link};
 
 use crate::needs;
 
-/// In a file in `target/lab`: the lab's slot, then a line for each host.
+/// The file `target/lab` contains the lab's slot, then a line for each host.
 struct Kept {
     slot: u8,
     specs: Vec<HostSpec>,

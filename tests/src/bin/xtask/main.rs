@@ -73,7 +73,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["sweep", "--one-in", step, word] => sweep::run(Choice::one_in(step)?, word),
         ["scale"] => scale::run(),
         ["site"] => site::run(),
-        // For ssh's ProxyCommand, not for people.
+        // Internal: ssh's ProxyCommand.
         ["relay", "--delay-ms", delay, host, port] => {
             let delay = Duration::from_millis(delay.parse().context("not a number of milliseconds")?);
             deptool_tests::relay::run(delay, None, host, port.parse().context("not a port")?)
@@ -82,11 +82,11 @@ fn run(args: &[&str]) -> Result<()> {
             let fault = deptool_tests::link::Fault::parse(&[way, bytes, fate])?;
             deptool_tests::relay::run(Duration::ZERO, Some(fault), host, port.parse().context("not a port")?)
         }
-        // As an agent's stand-in.
+        // Internal: runs instead of an agent.
         ["link", way, at, fate, agent, hit] => {
             deptool_tests::link::run(deptool_tests::link::Fault::parse(&[way, at, fate])?, agent, hit)
         }
-        // In an agent's place, for tests.
+        // Internal: runs instead of an agent.
         ["intercept", rule, agent] => {
             deptool_tests::intercept::run(&deptool_tests::intercept::Rule::parse(rule)?, agent)
         }

@@ -1,4 +1,4 @@
-//! What a task needs of this computer: installed where we may, named where we may not.
+//! The programs that a task needs. They are installed if possible; otherwise the error names them.
 
 use anyhow::{Result, bail};
 use deptool_tests::lab;
@@ -9,7 +9,7 @@ use deptool_tests::sweep::disk;
 /// A program and the Debian package that has it.
 type Need = (&'static str, &'static str);
 
-/// A C compiler is not among them: this program could not have been linked without.
+/// A C compiler is not in the list: without one, this program could not have been linked.
 const TO_BUILD: &[Need] = &[("git", "git")];
 const TO_TEST: &[Need] = &[
     ("ssh", "openssh-client"),
@@ -20,12 +20,12 @@ const TO_TEST: &[Need] = &[
     ("qemu-aarch64-static", "qemu-user-static"),
 ];
 
-/// What it takes to build. An error names what is missing.
+/// What a build needs. The error names what is missing.
 pub fn to_build() -> Result<()> {
     require(TO_BUILD)
 }
 
-/// What it takes to test. The lab does without what can't be had: its tests are skipped then, and say why.
+/// What the tests need. If the lab's programs can't be installed, its tests are skipped with a message.
 pub fn to_test() -> Result<()> {
     to_build()?;
     require(TO_TEST)?;
@@ -34,12 +34,12 @@ pub fn to_test() -> Result<()> {
     provide(lab::NEEDS).map(drop)
 }
 
-/// What it takes to make the website.
+/// What the website needs.
 pub fn to_make_site() -> Result<()> {
     require(site::NEEDS)
 }
 
-/// What it takes to sweep, file systems to make and mount included.
+/// What a sweep needs, including tools to make and mount file systems.
 pub fn to_sweep() -> Result<()> {
     to_build()?;
     provide(disk::NEEDS)?;
@@ -55,7 +55,7 @@ fn require(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// Installs what is missing, as root on Debian. Returns the packages that still are.
+/// Installs what is missing, if we are root on Debian. Returns the packages that are still missing.
 fn provide(needs: &[Need]) -> Result<Vec<&'static str>> {
     let packages = missing(needs);
     let can_install = rustix::process::geteuid().is_root() && find_program("apt-get").is_some();

@@ -1,7 +1,7 @@
-//! `cargo xtask scale`: what deployments to 1, 10, 50 and 500 hosts take, in time, memory, processes and open files.
+//! `cargo xtask scale`: measures time, memory, processes and open files of deployments to 1, 10, 50 and 500 hosts.
 //!
-//! The hosts are root directories behind an ssh that only takes its time to log in; the agents are real. All of them
-//! run on this one computer, so at 500 hosts its cores are what is measured more than anything else.
+//! The hosts are local roots behind a fake ssh that only takes time to log in. The agents are real. Everything runs on
+//! this computer, so with 500 hosts, its cores are the limit.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,21 +17,21 @@ use deptool_tests::simulation::Simulation;
 use crate::dist;
 
 const SIZES: [usize; 4] = [1, 10, 50, 500];
-/// What ssh takes to log in.
+/// The time that ssh takes to log in.
 const LOGIN: Duration = Duration::from_millis(100);
-/// As long as the whole simulation may take at one size.
+/// The time limit for one number of hosts.
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(100);
-/// OpenSSH's default: with so many connections that have not logged in, it begins to drop some.
+/// OpenSSH's default: with this many connections that have not logged in, it starts to drop some.
 const MAX_STARTUPS: usize = 10;
 
-/// The most there was at once of each.
+/// The maximum of each.
 #[derive(Debug, Default, Clone, Copy)]
 struct Peak {
     helper_kib: u64,
     helper_files: usize,
     helper_threads: u64,
-    /// Of git, helper, agents and what they start.
+    /// Git, helper, agents, and their children.
     processes: usize,
     all_kib: u64,
 }
@@ -109,7 +109,7 @@ fn agent(prefix: &Path) -> Result<PathBuf> {
     Ok(agents.next().context("no agent was built")??.path())
 }
 
-/// A jump host would have dropped nobody.
+/// A jump host would not have dropped any connection.
 fn paced(simulation: &Simulation, hosts: usize) -> Result<()> {
     let (all, at_once) = simulation.connections()?;
     ensure!(all == hosts, "{all} connections to {hosts} hosts");
@@ -140,7 +140,7 @@ fn measure(simulation: &Simulation, command: Cmd) -> Result<Measured> {
     })
 }
 
-/// Look at all processes of the simulation, again and again.
+/// Measures all processes of the simulation repeatedly.
 fn watch(simulation: &Simulation, over: &AtomicBool) -> Peak {
     let (mut peak, mut ours) = (Peak::default(), HashMap::new());
     while !over.load(Ordering::Relaxed) {
@@ -157,7 +157,7 @@ fn watch(simulation: &Simulation, over: &AtomicBool) -> Peak {
     peak
 }
 
-/// `ours` remembers which processes have the simulation in their environment: that never changes.
+/// `ours` caches which processes have the simulation in their environment, which never changes.
 fn look(simulation: &Simulation, ours: &mut HashMap<String, bool>) -> Peak {
     let mut peak = Peak::default();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -178,7 +178,7 @@ fn look(simulation: &Simulation, ours: &mut HashMap<String, bool>) -> Peak {
         };
         peak.processes += 1;
         peak.all_kib += number("VmRSS").unwrap_or_default();
-        // The system cuts names.
+        // The kernel truncates names.
         if status.lines().next().is_some_and(|name| name.ends_with("git-remote-dept")) {
             peak.helper_kib = number("VmHWM").unwrap_or_default();
             peak.helper_threads = number("Threads").unwrap_or_default();

@@ -9,10 +9,10 @@ use deptool_tests::sweep::{Choice, Tally, disk, many};
 
 use crate::needs;
 
-/// So many pushes to two hosts at a time.
+/// The number of concurrent pushes to two hosts.
 const WORKERS: usize = 6;
 
-/// Sweeps those parts whose names have `word` in them.
+/// Runs those parts whose names contain `word`.
 pub fn run(choice: Choice, word: &str) -> Result<()> {
     needs::to_sweep()?;
     let world = World::new()?;

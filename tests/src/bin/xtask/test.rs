@@ -1,8 +1,8 @@
-//! `cargo xtask test`: all tests, the lab's included.
+//! `cargo xtask test`: all tests, including those of the lab.
 
 use anyhow::{Result, bail};
 use deptool_tests::process::Cmd;
-use deptool_tests::{build, lab, sandbox};
+use deptool_tests::{QUICK, build, sandbox};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::needs;
@@ -22,13 +22,13 @@ pub fn run(args: &[&str]) -> Result<()> {
     take_interrupts()?;
     let mut all = cargo_test(&["--workspace"], &names);
     if quick {
-        all = all.env(lab::QUICK, "1");
+        all = all.env(QUICK, "1");
     }
     all.inherit()?;
     if quick { Ok(()) } else { with_other_gits(&names) }
 }
 
-/// Ctrl-C is among what is tested. A script's background has it ignored, and so would all that is started there.
+/// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
 #[allow(unsafe_code)]
 fn take_interrupts() -> Result<()> {
     // SAFETY: the default is no handler: no code of ours runs in signal context.
@@ -36,10 +36,10 @@ fn take_interrupts() -> Result<()> {
     Ok(())
 }
 
-/// Tests that take long, and in which Git only starts the helper.
+/// Slow tests in which Git only starts the helper.
 const OF_ANY_GIT: [&str; 4] = ["sweep::", "hostile_host::", "link::", "platform::"];
 
-/// What Git does with a helper differs between its versions: once more with each that is here.
+/// Versions of Git differ in how they use a helper, so the tests run again with each version on this machine.
 fn with_other_gits(names: &[&str]) -> Result<()> {
     let default = version(&sandbox::default_git());
     for git in sandbox::gits() {

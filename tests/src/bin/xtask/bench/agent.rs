@@ -1,4 +1,4 @@
-//! The agent by itself: how large it is, how soon it says hello, how much memory that takes.
+//! The agent alone: its size, the time until its hello, and its memory then.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
@@ -37,7 +37,7 @@ pub fn run(table: &mut Table, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Start the agent on a root directory: how long until its hello was read, and its memory then, in KiB.
+/// Starts the agent on a local root. Returns the time until its hello was read, and its memory then, in KiB.
 fn hello(agent: &Path, root: &Path, build: &str) -> Result<(Duration, u64)> {
     let mut command = Cmd::new(agent).env("DEPTOOL_ROOT", root).into_inner();
     let begun = Instant::now();

@@ -25,10 +25,10 @@ const FAR_FILE: Row = Row::ours("one file, shared, 100 ms away", &FAR, Aim::Time
 const GIT: Row = Row::floor("`git rev-parse HEAD`");
 const UP_TO_DATE: Row = Row::ours("a push that is up to date", &GIT, Aim::Within(Duration::from_millis(10)));
 
-/// Half of the round trip.
+/// Half of the round-trip time.
 const FAR_DELAY: Duration = Duration::from_millis(50);
 
-/// Announces its readiness, so that nothing is waited for but its work.
+/// It announces its readiness, so the agent waits for nothing else.
 const UNIT: &str = "[Service]\nType=notify\nNotifyAccess=all\n\
                     ExecStart=/bin/sh -c 'systemd-notify --ready; exec sleep infinity'\n\
                     [Install]\nWantedBy=multi-user.target\n";
@@ -38,7 +38,7 @@ struct Bench<'a> {
     lab: &'a Lab,
     sandbox: &'a mut Sandbox,
     peers: Option<&'a Peers>,
-    /// `None` while everything is done once without being counted: the first time is never like the others.
+    /// `None` in the first round, which is not counted, because the first time is always different.
     table: Option<&'a mut Table>,
     round: usize,
 }
@@ -115,8 +115,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// From here on the hosts are reached that way. What the helper remembers of the way to one is of the other way: it
-    /// learns that anew.
+    /// Makes ssh use that link. The helper forgets what it has measured over the previous one.
     fn link(&mut self, link: Link) -> Result<()> {
         self.sandbox.set_link(self.lab, link);
         for round in ["once", "twice"] {
@@ -140,7 +139,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Change these files, commit, and push.
+    /// Changes these files, commits, and pushes.
     fn push(&mut self, row: Row, remote: &str, files: &[&str]) -> Result<()> {
         let repo = self.sandbox.repo_at(self.sandbox.dir().join("operator"));
         for file in files {

@@ -1,4 +1,4 @@
-//! Many files, a large one, many hosts, many deployments: on local roots, where ssh is no part of it.
+//! Many files, a large file, many hosts, many deployments: on local roots, without ssh.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -47,7 +47,7 @@ impl Bench<'_> {
         Sandbox::make(&default_git(), self.prefix)
     }
 
-    /// 500 hosts run a commit, and each would get one other file by the next one.
+    /// 500 hosts run a commit, and the next one changes a file of each host.
     fn plan(&self, table: &mut Table) -> Result<()> {
         let sandbox = self.sandbox();
         let repo = sandbox.repo("operator");
@@ -95,7 +95,7 @@ impl Bench<'_> {
         let sandbox = self.sandbox();
         let repo = sandbox.repo("operator");
         repo.add_root("web1");
-        // A gigabyte, of which nothing is to be gained by compressing it.
+        // A gigabyte that can't be compressed.
         let megabytes = self.effort.choose(1024, 256);
         std::fs::create_dir_all(repo.dir.join("web1/app"))?;
         noise(&repo.dir.join("web1/app/large"), megabytes)?;
@@ -109,7 +109,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The thousandth deployment takes as long as the first.
+    /// Compares the thousandth deployment with the first.
     fn old(&self, table: &mut Table) -> Result<()> {
         let sandbox = self.sandbox();
         let repo = sandbox.repo("operator");
@@ -136,7 +136,7 @@ fn memory(table: &mut Table, what: &str, peak: Peak, aim: &'static str) {
     table.fact(format!("memory of helper and agent, for {what}"), format!("{helper}, {agent}"), aim);
 }
 
-/// How long a plain copy takes that is as durable as a deployment.
+/// The time for a plain copy that is as durable as a deployment.
 fn copy(from: &Path, to: &Path) -> Result<Duration> {
     let script = "rm -rf \"$2\" && sync -f \"$1\" && date +%s%N && cp -r \"$1\" \"$2\" && sync -f \"$2\" && date +%s%N";
     let run = Cmd::new("sh").args(["-c", script, "copy"]).arg(from).arg(to).timeout(LIMIT).check()?;
@@ -147,7 +147,7 @@ fn copy(from: &Path, to: &Path) -> Result<Duration> {
     }
 }
 
-/// A file of so many MiB that can't be compressed: a generator's output (xorshift).
+/// A file of this many MiB that can't be compressed: the output of a generator (xorshift).
 fn noise(path: &Path, megabytes: usize) -> Result<()> {
     let mut file = std::fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -165,8 +165,8 @@ fn noise(path: &Path, megabytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Two commits of 500 hosts with 10 apps of 10 files, of which the second changes one file of each host; every host is
-/// known to run the first. As git-fast-import(1) takes it.
+/// Input for git-fast-import(1): two commits of 500 hosts with 10 apps of 10 files, of which the second changes one
+/// file of each host. Every host is known to run the first.
 fn five_hundred_hosts() -> String {
     let who = "committer Ada Operator <ada@example.org> 1700000000 +0000";
     let mut text = format!("commit refs/heads/{BRANCH}\nmark :1\n{who}\ndata 5\nBegin\n");

@@ -1,6 +1,6 @@
-//! Ansible and pyinfra, which put one changed file on a host as our deployment does.
+//! Ansible and pyinfra, which copy one changed file to a host as our deployment does.
 //!
-//! Ansible runs Python on the host: theirs is a host of its own, with Python on it, which ours do not have.
+//! Ansible runs Python on the host, so they get a separate host with Python, which ours do not have.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,13 +22,14 @@ const PYINFRA: Row = Row::peer("pyinfra: files.put, own connection", &OWN);
 
 const INSTALLING: Duration = Duration::from_secs(600);
 
-/// Where they are installed.
+/// Their installation directory.
 pub struct Peers {
     bin: PathBuf,
 }
 
 impl Peers {
-    /// Install them from PyPI into the target directory, once. `None`, after saying why, where that can't be done.
+    /// Installs them from PyPI into the target directory, once. If that is not possible, prints the reason and returns
+    /// `None`.
     pub fn install() -> Option<Peers> {
         let install = || -> Result<Peers> {
             let dir = build::target_dir()?.join("peers");
@@ -44,7 +45,7 @@ impl Peers {
         install().map_err(|error| eprintln!("without the peers: {error:#}")).ok()
     }
 
-    /// Which versions they are.
+    /// Their versions.
     pub fn tell(&self, table: &mut Table) -> Result<()> {
         let first = |program: &str| -> Result<String> {
             let line = Cmd::new(self.bin.join(program)).arg("--version").check()?.stdout();
@@ -58,7 +59,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Have each put a file with this content on `host`.
+    /// Has each of them copy a file with this content to `host`.
     pub fn deploy(&self, lab: &Lab, host: &Host, content: &str) -> Result<[(Row, Duration); 2]> {
         let file = lab.dir().join("peer-file");
         std::fs::write(&file, content)?;

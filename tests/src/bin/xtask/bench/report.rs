@@ -1,4 +1,4 @@
-//! What was measured: as a table, as a plot, and against what was measured before.
+//! The results as a table and a plot, and the comparison with earlier results.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,35 +8,35 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use deptool_tests::build;
 
-/// A ratio that is so many times that of the baseline is told of.
+/// A ratio that exceeds the baseline by this factor is reported.
 const WORSE: f64 = 1.25;
 const BEGIN: &str = "<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n";
 const PLOT: &str = "![The medians on one scale](measurements.svg)";
 const END: &str = "<!-- END BENCH -->\n";
 
-/// Whose work it is.
+/// Whose time a row shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Ours,
-    /// What ours is compared with.
+    /// A baseline.
     Floor,
-    /// Another tool doing the same.
+    /// Another tool that does the same.
     Peer,
 }
 
-/// What we want it to be.
+/// The target for a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Aim {
     None,
-    /// So many times the floor at most.
+    /// At most this many times the floor.
     Times(f64),
-    /// So much above the floor at most.
+    /// At most this much above the floor.
     Above(Duration),
-    /// So long at most.
+    /// At most this long.
     Within(Duration),
 }
 
-/// One thing that is measured.
+/// A row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
@@ -60,7 +60,7 @@ impl Row {
     }
 }
 
-/// A number that is no time.
+/// A number that is not a time.
 #[derive(Debug)]
 struct Fact {
     name: String,
@@ -68,7 +68,7 @@ struct Fact {
     aim: &'static str,
 }
 
-/// All that was measured.
+/// All results.
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<(Row, Vec<Duration>)>,
@@ -77,7 +77,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Add a measurement of a row.
+    /// Adds a measurement of a row.
     pub fn add(&mut self, row: Row, took: Duration) {
         match self.rows.iter_mut().find(|(known, _)| known.name == row.name) {
             Some((_, all)) => all.push(took),
@@ -89,7 +89,7 @@ impl Table {
         self.facts.push(Fact { name: name.into(), value: value.into(), aim });
     }
 
-    /// A line below the table.
+    /// Adds a line below the table.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
@@ -100,7 +100,7 @@ impl Table {
         all.get(all.len() / 2).copied()
     }
 
-    /// Its median, and how many times its floor that is.
+    /// Its median, and the ratio to the median of its floor.
     fn result(&self, row: &Row) -> (Duration, Option<f64>) {
         let median = self.median(row.name).unwrap_or_default();
         let floor = row.floor.and_then(|floor| self.median(floor));
@@ -190,7 +190,7 @@ fn baseline() -> PathBuf {
     build::workspace().join("tests/bench/baseline.json")
 }
 
-/// Tell what has become slower than it was in the baseline.
+/// Prints what has become slower than in the baseline.
 pub fn compare(table: &Table) -> Result<()> {
     let Ok(text) = std::fs::read(baseline()) else { return Ok(()) };
     let before: BTreeMap<String, f64> = serde_json::from_slice(&text).context("baseline.json is not one")?;
@@ -203,7 +203,7 @@ pub fn compare(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Make this the baseline, and write table and plot to doc/measurements.
+/// Makes these results the baseline, and writes table and plot to doc/measurements.
 pub fn save(table: &Table) -> Result<()> {
     std::fs::write(baseline(), serde_json::to_string_pretty(&table.ratios())? + "\n")?;
     let doc = build::workspace().join("doc");
@@ -215,7 +215,7 @@ pub fn save(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// A page with another table in the place of the one that it has.
+/// Replaces the table in a page.
 fn with_table(page: &str, table: &str) -> Result<String> {
     let (before, rest) = page.split_once(BEGIN).context("doc/measurements.md has no place for the table")?;
     let (_, after) = rest.split_once(END).context("doc/measurements.md has no end of the table")?;
