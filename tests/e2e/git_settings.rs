@@ -194,16 +194,20 @@ fn nothing_fails_beside_another_git_that_packs_refs_and_objects() {
     for number in 0..20 {
         repo.git(&["tag", &format!("v{number}")]).ok();
     }
+    // Before the other one begins: beside a repack, Git's own commit fails now and then.
+    let commits: Vec<String> = (0..15)
+        .map(|number: u8| {
+            repo.write("web1/app/file", number.to_string());
+            repo.commit("Next")
+        })
+        .collect();
     let script = "while test ! -e stop; do git pack-refs --all --prune; git repack -q -a -d; \
                   git update-ref refs/heads/x/y/z HEAD; git update-ref -d refs/heads/x/y/z; done";
     let packing = sandbox.command("sh").dir(&repo.dir).args(["-c", script]).start().unwrap();
-    for number in 0..15 {
-        repo.write("web1/app/file", number.to_string());
-        let commit = repo.commit("Next");
-        repo.git(&["push", "web1", "prod"]).ok();
-        assert_eq!(repo.id("refs/remotes/web1/prod"), commit);
+    for commit in commits {
+        repo.git(&["push", "web1", &format!("{commit}:refs/heads/prod")]).ok();
         repo.git(&["fetch", "web1"]).ok();
-        repo.git(&["deptool", "status", "--exit-code"]).ok();
+        repo.git(&["deptool", "status"]).ok().prints(&commit[..10]);
     }
     fs::write(repo.dir.join("stop"), "").unwrap();
     packing.wait().unwrap();

@@ -152,3 +152,22 @@ fn existing_settings_are_never_replaced() {
     error(&["add-host", "web1"], "host 'web1' has a remote already: 'w'");
     repo.git(&["deptool", "add-host", "--port", "x", "web3"]).code(129);
 }
+
+#[test]
+fn connections_are_shared_also_where_the_environment_names_ssh() {
+    let sandbox = Sandbox::new();
+    let repo = begin(&sandbox);
+    repo.git(&["deptool", "init", "--share-connections"]).ok().prints("deptool.shareConnections = true");
+    repo.git(&["deptool", "add-host", "web1"]).ok();
+    // Says what it was told.
+    let ssh = sandbox.dir().join("ssh");
+    std::fs::write(&ssh, "#!/bin/sh\necho \"ssh: $*\" >&2\nexit 255\n").unwrap();
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let push = repo.command(&["push", "web1", "prod"]).env("GIT_SSH_COMMAND", &ssh).run().unwrap().code(1);
+    let push = push.says("-o ControlMaster=auto -o ControlPersist=10m -o ControlPath=~/.ssh/deptool-%C");
+    push.says("-o RemoteCommand=none -o PermitLocalCommand=no").does_not_say("StdinNull");
+    std::fs::create_dir(sandbox.home().join(".ssh")).unwrap();
+    std::fs::write(sandbox.home().join(".ssh/config"), "Host *\n\tStdinNull yes\n\tSessionType none\n").unwrap();
+    let push = repo.command(&["push", "web1", "prod"]).env("GIT_SSH_COMMAND", &ssh).run().unwrap().code(1);
+    push.says("-o StdinNull=no -o SessionType=default");
+}

@@ -16,13 +16,13 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
+    deploy_options::DeployOptions,
     diff::{self, Format},
     exit::ExitStatus,
-    hear::{self, Heard, Whom},
-    how::How,
     output::Output,
     plan,
     prompt::Terminal,
+    refresh::{self, Refreshed, Whom},
     view,
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]
-    how: How,
+    how: DeployOptions,
 }
 
 /// One commit for some hosts.
@@ -82,7 +82,7 @@ pub(super) fn carry_out(
     remote: &Remote,
     output: &Output,
     deployments: &[Deployment],
-    how: &How,
+    how: &DeployOptions,
     notes: &[String],
 ) -> Result<ExitStatus, CliError> {
     let cluster = match deployments {
@@ -96,7 +96,7 @@ pub(super) fn carry_out(
     let whom = if how.fetch { Whom::All } else { Whom::InDoubt };
     let mut plans = Vec::new();
     for Deployment { aim, ancestry, .. } in deployments {
-        if hear::hear(remote, &aim.hosts, whom)? == Heard::Some && !how.skip_unreachable {
+        if refresh::refresh(remote, &aim.hosts, whom)? == Refreshed::NotAll && !how.skip_unreachable {
             return told.nothing_was_deployed(&[], ExitStatus::Unreachable);
         }
         plans.push(aim.plan(&remote.repo, *ancestry)?);
@@ -157,7 +157,7 @@ pub(super) fn carry_out(
 /// What is told of a deployment, as text or as JSON.
 struct Told<'a> {
     output: &'a Output,
-    how: &'a How,
+    how: &'a DeployOptions,
     cluster: ClusterName,
     notes: Vec<String>,
     began: Instant,

@@ -6,11 +6,11 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
+    deploy_options::CourseOptions,
     diff::{self, Format},
     exit::ExitStatus,
-    hear::{self, Heard, Whom},
-    how::Course,
     output::{Output, Style, painted},
+    refresh::{self, Refreshed, Whom},
     view,
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(short, long)]
     force: bool,
     #[command(flatten)]
-    course: Course,
+    course: CourseOptions,
     /// Fetch what the hosts run first
     #[arg(long)]
     fetch: bool,
@@ -58,7 +58,7 @@ pub(super) struct Args {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
-    if args.fetch && hear::hear(remote, &aim.hosts, Whom::All)? == Heard::Some {
+    if args.fetch && refresh::refresh(remote, &aim.hosts, Whom::All)? == Refreshed::NotAll {
         return Err(CliError::Hosts("not all hosts could be asked what they run".into(), ExitStatus::Unreachable));
     }
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
@@ -126,7 +126,7 @@ pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail:
 }
 
 /// Which hosts go first, and how soon they have to be reached anew: what was asked for, else what is configured.
-pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &Course) -> String {
+pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> String {
     let mut out = String::new();
     for (number, wave) in waves(remote, plan, course).iter().enumerate() {
         let hosts: Vec<_> = wave.iter().collect();
@@ -141,7 +141,7 @@ pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &Course) -> St
 }
 
 /// The hosts of each wave; none if all go at once.
-fn waves(remote: &Remote, plan: &ClusterPlan, course: &Course) -> Vec<Vec<HostName>> {
+fn waves(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
     let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
     let ends = course.parsed(&configured(remote)).waves.ends(hosts.len());
     if ends.len() < 2 {

@@ -15,8 +15,8 @@ use super::{
     aim::{self, Aim, Selection, Source},
     candidates,
     deploy::{self, Deployment},
+    deploy_options::DeployOptions,
     exit::ExitStatus,
-    how::How,
     log,
     output::Output,
     table::{name_of, now},
@@ -43,7 +43,7 @@ pub(super) struct Args {
     #[arg(value_name = "host|@group", required = true, add = ArgValueCandidates::new(candidates::hosts_and_groups))]
     hosts: Vec<String>,
     #[command(flatten)]
-    how: How,
+    how: DeployOptions,
 }
 
 /// Where a host goes back to.

@@ -163,7 +163,7 @@ fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, Cl
     let answers = query(remote, &asked, |_, _| Ok(()));
     for (host, answer) in hosts.iter_mut().zip(answers) {
         match answer {
-            Ok((hello, ())) => host.hear(hello),
+            Ok((hello, ())) => host.take_answer(hello),
             Err(error) => {
                 exit = exit.worse(view::status_of_error(&error));
                 host.live = Some(Live { error: Some(chain(&error)), deployed: None, busy: None, is_as_known: true });
@@ -221,7 +221,7 @@ impl HostStatus {
         }
     }
 
-    fn hear(&mut self, hello: Hello) {
+    fn take_answer(&mut self, hello: Hello) {
         let runs = hello.deployed.as_ref().map(|deployed| deployed.commit.to_string());
         let is_as_known = runs == self.deployed.as_ref().map(|deployed| deployed.commit.clone());
         let busy = hello.busy.map(|Holder { by, phase, since, .. }| Busy { by, phase, since });

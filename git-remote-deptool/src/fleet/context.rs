@@ -83,8 +83,11 @@ impl Context {
         connector.interrupted = Interrupt::of_process().map_err(ContextError::Signals)?;
         let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
         let report = report.map(|path| repo.top().join(path));
-        let is_left = env::var_os("GIT_DEPTOOL_SHOW").is_some_and(|what| what == "progress");
-        let results = if is_left { Results::LeftToReader } else { Results::Shown };
+        let results = match env::var("GIT_DEPTOOL_SHOW").as_deref() {
+            Ok("progress") => Results::LeftToReader,
+            Ok("progress,no-failures") => Results::OnlyReported,
+            Ok(_) | Err(_) => Results::Shown,
+        };
         Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, results, report })
     }
 

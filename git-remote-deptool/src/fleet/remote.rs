@@ -68,6 +68,8 @@ pub enum Results {
     Shown,
     /// Whoever reads the report does.
     LeftToReader,
+    /// The same, and Git is not told of failures, of which it would speak, too.
+    OnlyReported,
 }
 
 /// Whether a host is the machine that was talked to before.

@@ -45,7 +45,7 @@ pub(super) fn report(
     if concerned().all(|report| report.outcome == HostOutcome::Done) {
         return if affected.is_empty() { RefOutcome::Unaffected } else { done(request, affected) };
     }
-    if remote.results == Results::LeftToReader && is_written {
+    if remote.results == Results::OnlyReported && is_written {
         // The program that reads the report tells of failures: Git need not add to that.
         return RefOutcome::Unaffected;
     }

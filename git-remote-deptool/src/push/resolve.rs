@@ -162,7 +162,7 @@ fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
 /// Name the hosts that the cluster runs on and the tree does not have any more: they are left alone.
 pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
-    if request.is_single || request.options.verbosity == 0 || remote.results == Results::LeftToReader {
+    if request.is_single || request.options.verbosity == 0 || remote.results != Results::Shown {
         return Ok(());
     }
     let candidates = match remote.target {
@@ -189,7 +189,7 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
 /// Say which directories at the top of the tree can't be a host's. Files there are none of our business.
 pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
-    if request.options.verbosity == 0 || remote.results == Results::LeftToReader {
+    if request.options.verbosity == 0 || remote.results != Results::Shown {
         return Ok(());
     }
     for name in remote.repo.unusable_directories(commit)? {

@@ -13,10 +13,10 @@ use super::{
     super::{
         CliError,
         aim::{self, Aim, Selection},
+        deploy_options::DeployOptions,
         exit::ExitStatus,
-        hear,
-        how::How,
         output::Output,
+        refresh,
         wiring::Draft,
     },
     Deployment,
@@ -43,7 +43,7 @@ pub(super) fn push(
     remote: &Remote,
     deployment: &Deployment,
     plan: &ClusterPlan,
-    how: &How,
+    how: &DeployOptions,
     output: &Output,
 ) -> Result<Pushed, CliError> {
     let Deployment { aim, ancestry, intro: _ } = deployment;
@@ -62,7 +62,7 @@ pub(super) fn push(
     }
     let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));
-    git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress");
+    git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress,no-failures");
     let ended = git.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if ended.status.signal().is_some() || remote.connector.interrupted.is_set() {
         // Git dies of Ctrl-C at once; the helper tells the hosts first, and holds these until it has heard of them.
@@ -91,7 +91,7 @@ fn rejections(table: &str) -> Vec<String> {
 fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, CliError> {
     match (aim.selection, aim.hosts.as_slice()) {
         (Selection::Some, [only]) => Ok(aim::remote_of(remote, only)),
-        (Selection::Some, hosts) => Ok(hear::address(git, hosts.iter())),
+        (Selection::Some, hosts) => Ok(refresh::address(git, hosts.iter())),
         (Selection::All, _) => {
             let config = remote.repo.gix().config_snapshot();
             let remotes = Draft::new(config.plumbing()).remotes();

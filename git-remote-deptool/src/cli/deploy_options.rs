@@ -4,7 +4,7 @@ use crate::model::push_option::{PushOptionError, PushOptions};
 
 /// What a plan shows of it.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct Course {
+pub(super) struct CourseOptions {
     /// Deploy in waves: '1,25%,100%' is one host, then a quarter of them, then all
     #[arg(long, value_name = "until,...", value_parser = waves)]
     waves: Option<String>,
@@ -21,7 +21,7 @@ pub(super) struct Course {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct How {
+pub(super) struct DeployOptions {
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
@@ -32,7 +32,7 @@ pub(super) struct How {
     #[arg(long)]
     pub atomic: bool,
     #[command(flatten)]
-    pub course: Course,
+    pub course: CourseOptions,
     /// Wait up to this time for another deployment to end
     #[arg(long, value_name = "time", value_parser = lock_wait)]
     lock_wait: Option<String>,
@@ -44,7 +44,7 @@ pub(super) struct How {
     pub json: bool,
 }
 
-impl Course {
+impl CourseOptions {
     /// As `git push` takes them.
     pub fn push_options(&self) -> Vec<String> {
         let waves = self.waves.as_ref().map(|waves| format!("waves={waves}"));
@@ -64,7 +64,7 @@ impl Course {
     }
 }
 
-impl How {
+impl DeployOptions {
     /// As `git push` takes them.
     pub fn push_options(&self) -> Vec<String> {
         let mut options = self.course.push_options();

@@ -18,10 +18,10 @@ pub(super) enum Whom {
 
 /// Whether all could be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Refreshed {
     All,
-    /// Some could not be, which was said.
-    Some,
+    /// Not all; that was said.
+    NotAll,
 }
 
 /// The address of some hosts. `git` is told who they are.
@@ -32,7 +32,7 @@ pub(super) fn address<'a>(git: &mut Command, hosts: impl Iterator<Item = &'a Hos
 }
 
 /// Ask some of `hosts` what they run, bring that home and move their tracking refs, as `git fetch` does.
-pub(super) fn hear(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Result<Heard, CliError> {
+pub(super) fn refresh(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Result<Refreshed, CliError> {
     let whom = if remote.settings.host_check == HostCheck::Always { Whom::All } else { whom };
     let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
     let mut asked = Vec::new();
@@ -45,12 +45,12 @@ pub(super) fn hear(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Result<
         }
     }
     if asked.is_empty() {
-        return Ok(Heard::All);
+        return Ok(Refreshed::All);
     }
     let mut git = Command::new("git");
     let address = address(&mut git, asked.into_iter());
     // Unlike a fetch, this is no error where nothing is deployed yet. The refs that matter are the helper's.
     git.args(["ls-remote", "--quiet"]).arg(address);
     let status = git.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-    Ok(if status.success() { Heard::All } else { Heard::Some })
+    Ok(if status.success() { Refreshed::All } else { Refreshed::NotAll })
 }
