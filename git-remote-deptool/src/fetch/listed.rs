@@ -11,7 +11,8 @@ use crate::fleet::remote::{Remote, RemoteError};
 
 /// The tags of this repository, as they are. A host has none: with `fetch.pruneTags` Git would delete them all.
 pub(super) fn tags(remote: &Remote) -> Result<Vec<Ref>, RemoteError> {
-    let tags = remote.tracking().tags()?.into_iter();
+    // Of one that names nothing Git would expect that it is sent.
+    let tags = remote.tracking().tags()?.into_iter().filter(|(_, id)| remote.repo.gix().has_object(id.0));
     let listed = |(name, id): (String, CommitId)| Ref::Direct {
         full_ref_name: BString::from(format!("refs/tags/{name}")),
         object: id.0,
