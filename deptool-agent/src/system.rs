@@ -3,7 +3,11 @@
 //! [`System`] is the seam between deciding and doing: the real one speaks to systemd, the fake one records the order
 //! of calls and fails at a chosen step. Files are not part of it; they are real in every test.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use crate::shared::name::UnitName;
 
@@ -14,6 +18,7 @@ pub mod offline;
 mod program;
 pub mod settle;
 pub mod systemd;
+pub mod touched;
 pub mod verdict;
 
 /// What a service manager call can fail with. The text says which call and what the manager answered.
@@ -33,7 +38,7 @@ pub enum Manager {
 }
 
 /// systemd's ActiveState.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Active {
     Active,
     Reloading,
@@ -70,6 +75,8 @@ pub struct UnitState {
     pub sub: String,
     /// A job of it is queued or running.
     pub has_job: bool,
+    /// Which run this is: 32 hex digits. Empty where that was not asked for, and for units that are down.
+    pub invocation: String,
 }
 
 /// systemd's UnitFileState, as far as undoing needs it.
@@ -79,9 +86,27 @@ pub enum UnitFile {
     Enabled,
     EnabledRuntime,
     Disabled,
-    /// static, generated, transient, indirect, alias, linked …: can be started, not enabled.
+    /// Its file is somewhere else, and a link leads there. It can be enabled, and is not.
+    Linked,
+    /// Enabling it enables others: its `[Install]` section has `Also=` only, or it is a template.
+    Indirect,
+    /// static, generated, transient, alias …: can be started, not enabled.
     Static,
     Masked,
+}
+
+impl UnitFile {
+    /// Whether enabling it would change something.
+    pub fn can_be_enabled(self) -> bool {
+        match self {
+            UnitFile::Absent
+            | UnitFile::Disabled
+            | UnitFile::EnabledRuntime
+            | UnitFile::Linked
+            | UnitFile::Indirect => true,
+            UnitFile::Enabled | UnitFile::Static | UnitFile::Masked => false,
+        }
+    }
 }
 
 /// All that settling looks at, for one unit.
@@ -120,6 +145,27 @@ pub struct UnitDetail {
     pub started_by: Vec<UnitName>,
     /// Units that stop it along with them: those that it requires or is a part of.
     pub stopped_by: Vec<UnitName>,
+    /// Units that can't run at the same time (Conflicts=), whichever of the two says so.
+    pub conflicts: Vec<UnitName>,
+    /// Units that are a part of it (PartOf=).
+    pub members: Vec<UnitName>,
+    /// For a path unit: what it watches.
+    pub paths: Vec<String>,
+    /// What may be asked of it.
+    pub may: May,
+}
+
+/// What a unit allows somebody to ask of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct May {
+    pub start: bool,
+    /// Not with RefuseManualStop=, and not what systemd itself can't do without.
+    pub stop: bool,
+    pub reload: bool,
+    /// systemd keeps open files for it over a restart (FileDescriptorStoreMax=), but not over a stop.
+    pub keep_files: bool,
+    /// A socket that starts an instance for each connection (Accept=).
+    pub accept: bool,
 }
 
 /// A run of a unit that failed.
@@ -155,6 +201,10 @@ impl UnitDetail {
             is_triggered: false,
             started_by: Vec::new(),
             stopped_by: Vec::new(),
+            conflicts: Vec::new(),
+            members: Vec::new(),
+            paths: Vec::new(),
+            may: May { start: true, stop: true, reload: true, keep_files: false, accept: false },
         }
     }
 }
@@ -179,6 +229,14 @@ pub enum Leave {
     Agreed,
     /// It was moved.
     Done,
+}
+
+/// What Podman's generator makes of some quadlets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Converted {
+    pub units: BTreeSet<UnitName>,
+    /// Its complaints. It ends well whatever it could not convert.
+    pub said: String,
 }
 
 /// How a queued job ended: systemd's JobRemoved result.
@@ -206,6 +264,12 @@ pub trait System {
 
     /// Every loaded unit, in one call.
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
+
+    /// The same, and for each unit that is up which run this is.
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
+
+    /// The ids of the unit's processes.
+    fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError>;
 
     /// What settling needs to know of `unit`. One that does not exist has [`Load::NotFound`].
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError>;
@@ -248,6 +312,9 @@ pub trait System {
     /// What `systemd-analyze verify` says of these unit files; `None` where it is not installed or of no use.
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError>;
 
+    /// What Podman's generator makes of the quadlets in `directory`; `None` where there is none.
+    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError>;
+
     /// Make units of these unit files, under names of their own, and return the names. They are not enabled, nothing
     /// depends on them, and no daemon-reload is needed: systemd reads them when it is asked to start them.
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError>;
@@ -263,15 +330,18 @@ pub trait System {
     /// Sleep until something about units changed, or `limit` has passed.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
 
-    /// Create the users and groups of these sysusers.d(5) files, given as we open them.
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+    /// Create the users and groups of these sysusers.d(5) files, given as we open them. Returns complaints, in lines.
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError>;
 
-    /// Create the files of these tmpfiles.d(5) files, given as we open them.
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+    /// Create the files of these tmpfiles.d(5) files, given as we open them. Returns complaints, in lines.
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError>;
 
     /// The last `lines` lines of the unit's journal, newest last; raw, unfiltered text. Of the given invocations, or,
     /// without any, of this boot. Empty if there is none or it can't be read. Takes some 30 ms: not in an outage.
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String;
+
+    /// Write an entry to the host's journal, with the identifier `deptool`. Fields are names in capitals and their values.
+    fn log(&mut self, _message: &str, _fields: &[(&str, &str)]) {}
 
     /// Ask for what [`System::leave_session`] waits for: systemd does it while we do something else.
     fn begin_leaving(&mut self) {}

@@ -13,7 +13,7 @@ use std::{
 };
 
 use deptool_agent::shared::{
-    desired::Wanted,
+    desired::Desired,
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     outcome::Goal,
@@ -382,9 +382,9 @@ fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps) -> Drawn 
         None => Ok(HostTree::default()),
     };
     let (old, new) = (load(old)?, load(new)?);
-    let wanted = |tree| Wanted::of(tree).map_err(|error| error.to_string());
+    let wanted = |tree| Desired::of(tree).map_err(|error| error.to_string());
     let (had, wants) = (wanted(&old)?, wanted(&new)?);
-    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     match stand_in::refusal(objects, &plan, &new) {
         Some(why) => Err(why),
         None => {

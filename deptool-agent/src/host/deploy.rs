@@ -17,13 +17,14 @@ pub mod owners;
 pub mod prepare;
 mod receive;
 pub mod stage;
+mod stale;
 pub mod undo;
 
 use crate::{
     host::{
         connection::{peer::Peer, takeover},
         deploy::{
-            activate::{End, Running, tell},
+            activate::{Along, End, Running, tell},
             failure::Failure,
             stage::{Ready, Staged, stage},
         },
@@ -93,7 +94,17 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
         Ok(Ready { record, expectations, .. }) => {
-            let running = Running { home, lock, peer, system, record, expectations, decided_by: request.decided_by };
+            let running = Running {
+                home,
+                lock,
+                peer,
+                system,
+                record,
+                expectations,
+                decided_by: request.decided_by,
+                begun: 0,
+                along: Along::default(),
+            };
             activate(running, &mut store)
         }
         Err(outcome) => discard(home, lock, &mut store, outcome),

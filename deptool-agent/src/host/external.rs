@@ -1,4 +1,5 @@
 //! External paths: those outside of `/var/lib/deptool`.
 
 pub mod drift;
+pub mod enablement;
 pub mod place;

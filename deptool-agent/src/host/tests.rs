@@ -29,8 +29,8 @@ use crate::{
         wire::{Activation, Bytes, DecidedBy, Deploy, Lease, Request, Response},
     },
     system::{
-        Active, Manager, System, UnitFile,
-        fake::{Behaviour, Fake},
+        Active, Manager, System,
+        fake::{Behaviour, Fake, unit},
     },
 };
 
@@ -52,7 +52,9 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
         fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-        World { root, objects: Objects::default(), fake: Fake::default(), deployed: None }
+        let mut fake = Fake::default();
+        fake.root = Some(root.path().to_owned());
+        World { root, objects: Objects::default(), fake, deployed: None }
     }
 
     fn path(&self, path: &str) -> std::path::PathBuf {
@@ -125,9 +127,9 @@ impl World {
             })
         });
         for (name, unit) in &self.fake.units {
-            let is_up = unit.detail.active == Active::Active;
-            if is_up || unit.file == UnitFile::Enabled {
-                seen.insert(format!("unit {name}"), format!("{is_up} {:?}", unit.file));
+            let (is_up, is_enabled) = (unit.detail.active == Active::Active, self.fake.is_enabled(name));
+            if is_up || is_enabled {
+                seen.insert(format!("unit {name}"), format!("{is_up} {is_enabled}"));
             }
         }
         seen
@@ -186,8 +188,17 @@ const OLD_MANIFEST: (&str, &str) =
     ("old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}, "symlinks": {"/etc/old/x": "systemd"}}"#);
 
 /// The two trees of most tests. From the first to the second, one app is removed, one changes in every way, one is added.
-const BEFORE: Files<'_> =
-    &[WEB, UNIT, TIMER, CHECK, OLD, OLD_MANIFEST, ("web/conf", "1"), ("web/key", "k"), ("web/tmpfiles/web.conf", "1")];
+const BEFORE: Files<'_> = &[
+    WEB,
+    UNIT,
+    TIMER,
+    CHECK,
+    OLD,
+    OLD_MANIFEST,
+    ("web/conf", "1"),
+    ("web/key", "k"),
+    ("web/tmpfiles/web.conf", "d /run/1"),
+];
 const AFTER: Files<'_> = &[
     WEB,
     ("web/systemd/web.service", "[Service]\nExecStart=/bin/web --new\n"),
@@ -196,7 +207,7 @@ const AFTER: Files<'_> = &[
     ("web/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
     ("web/conf", "2"),
     ("web/key", "l"),
-    ("web/tmpfiles/web.conf", "2"),
+    ("web/tmpfiles/web.conf", "d /run/2"),
     ("web/sysusers/web.conf", "u web"),
     ("new/systemd/new.service", "[Service]\nExecStart=/bin/new\n"),
     ("new/manifest.json", r#"{"systemd": {"units_enabled": ["new.service"]}, "symlinks": {"/etc/new/x": "systemd"}}"#),
@@ -231,8 +242,9 @@ fn a_deployment_changes_a_host_in_the_order_that_is_promised() {
             "create-tmpfiles /etc/tmpfiles.d/web.conf",
             "enable new.service",
             "daemon-reload",
-            "reset-failed host.service new.service web.service web.timer",
-            "jobs restart host.service, restart new.service, restart web.service, restart web.timer",
+            "reset-failed host.service new.service web.service",
+            "jobs stop host.service, stop web.service",
+            "jobs start host.service, restart new.service, start web.service",
         ]
     );
 }
@@ -277,7 +289,7 @@ fn whatever_unit_fails_the_host_is_as_it_was() {
     for (name, behaviour) in [
         ("new.service", Behaviour::FailsAtStart),
         ("web.service", Behaviour::DiesAfterLooks(1)),
-        ("web.timer", Behaviour::NeverReady),
+        ("web.service", Behaviour::NeverReady),
         ("host.service", Behaviour::Loops),
     ] {
         let mut world = before();
@@ -396,7 +408,7 @@ fn a_change_by_hand_is_drift_and_is_kept_by_the_next_deployment() {
     fs::write(web.join("conf"), "edited").unwrap();
     fs::remove_file(world.path("/etc/web/web.conf")).unwrap();
     fs::write(world.path("/etc/tmpfiles.d/web.conf"), "edited").unwrap();
-    world.fake.behave("web.service", Behaviour::Works).file = UnitFile::Disabled;
+    world.fake.disable(&[unit("web.service")]).unwrap();
     world.fake.behave("web.timer", Behaviour::Works).detail.active = Active::Failed;
     let web = "/var/lib/deptool/apps/web/current/conf";
     let expected = [

@@ -84,6 +84,9 @@ pub enum Outcome {
     Done {
         /// Units that are not in the plan, but that systemd restarted together with units of the plan.
         also_restarted: Vec<UnitName>,
+        /// Units beside those of the plan that systemd stopped, because they conflict with what was started or require
+        /// what was stopped.
+        also_stopped: Vec<UnitName>,
     },
     /// The lease did not hold: something else is deployed than the plan was made from. Nothing was changed.
     Stale { actual: Option<Deployed> },

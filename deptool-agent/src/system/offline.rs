@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{
-    JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program, systemd,
+    Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program,
+    systemd,
 };
 use crate::shared::name::UnitName;
 
@@ -52,14 +53,14 @@ impl Offline {
     }
 
     /// systemd-sysusers or systemd-tmpfiles. They look for the files given here, not below the root.
-    fn create(&self, program: &str, options: &[&OsStr], snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create(&self, program: &str, options: &[&OsStr], snippets: &[&Path]) -> Result<String, SystemError> {
         if snippets.is_empty() || !program::exists(program) || !rustix::process::geteuid().is_root() {
-            return Ok(());
+            return Ok(String::new());
         }
         let mut arguments = vec![self.root.as_os_str()];
         arguments.extend(options);
         arguments.extend(snippets.iter().map(|path| path.as_os_str()));
-        program::succeed(program, &arguments, LIMIT).map(drop)
+        program::succeed(program, &arguments, LIMIT).map(|ended| program::complaints(&ended))
     }
 }
 
@@ -78,6 +79,14 @@ impl System for Offline {
 
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
         Ok(BTreeMap::new())
+    }
+
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn processes(&mut self, _unit: &UnitName) -> Result<Vec<u32>, SystemError> {
+        Ok(Vec::new())
     }
 
     fn detail(&mut self, _unit: &UnitName) -> Result<UnitDetail, SystemError> {
@@ -139,6 +148,10 @@ impl System for Offline {
         Ok(None)
     }
 
+    fn convert_quadlets(&mut self, _directory: &Path) -> Result<Option<Converted>, SystemError> {
+        Ok(None)
+    }
+
     fn add_transient(&mut self, _files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
         Err(SystemError("no systemd runs here".into()))
     }
@@ -155,11 +168,11 @@ impl System for Offline {
         Ok(())
     }
 
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         self.create("systemd-sysusers", &[], snippets)
     }
 
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         self.create("systemd-tmpfiles", &[OsStr::new("--create")], snippets)
     }
 

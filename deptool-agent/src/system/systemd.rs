@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Active, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    Active, Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     program,
 };
@@ -21,6 +21,7 @@ mod leave;
 mod live;
 #[cfg(test)]
 mod live_settle;
+mod log;
 mod run;
 mod transient;
 mod unit;
@@ -40,6 +41,8 @@ const REEXECUTION: Duration = Duration::from_secs(10);
 const JOURNAL: Duration = Duration::from_secs(5);
 /// A wait is interrupted this often to call `tick`.
 const TICK: Duration = Duration::from_millis(500);
+/// So many units are asked for their run at once.
+const AT_ONCE: usize = 200;
 /// Changes come in bursts: after the first, wait until nothing comes for this long, but not longer than `BURST`.
 const QUIET: Duration = Duration::from_millis(2);
 const BURST: Duration = Duration::from_millis(20);
@@ -81,6 +84,28 @@ fn is_absent(error: &DbusError) -> bool {
         "System.Error.ENOENT",
     ];
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
+}
+
+/// Whether the connection was lost, as it is when systemd re-executes itself.
+fn is_loss(error: &DbusError) -> bool {
+    match error {
+        DbusError::Closed | DbusError::Io(_) => true,
+        DbusError::Reply { .. }
+        | DbusError::TimedOut
+        | DbusError::Connect { .. }
+        | DbusError::Refused(_)
+        | DbusError::Wire(_) => false,
+    }
+}
+
+/// Whether a unit without a job is as its job, asked for at `began`, would have left it.
+fn was_done(kind: JobKind, now: &UnitDetail, began: Duration) -> bool {
+    match kind {
+        JobKind::Start => now.active != Active::Inactive || now.changed_at >= began,
+        JobKind::Stop => !now.active.is_up(),
+        JobKind::Restart => now.changed_at >= began,
+        JobKind::Reload => true,
+    }
 }
 
 /// While systemd re-executes itself, its socket is gone for a moment.
@@ -157,14 +182,22 @@ impl Systemd {
         self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
     }
 
-    /// Send all calls, then wait for all replies.
+    /// Send all calls, then wait for all replies. If systemd goes away meanwhile, once more: nothing of this is done twice.
     fn calls(&mut self, calls: &[Call<'_>], limit: Duration) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
+        match self.calls_once(calls, limit) {
+            Err(error) if is_loss(&error) => self.calls_once(calls, limit),
+            result => result,
+        }
+    }
+
+    fn calls_once(
+        &mut self,
+        calls: &[Call<'_>],
+        limit: Duration,
+    ) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
         self.with(|this| {
             let until = Instant::now() + limit;
-            let mut serials = Vec::with_capacity(calls.len());
-            for call in calls {
-                serials.push(this.connection()?.send(call, until)?);
-            }
+            let serials = this.connection()?.send_all(calls, until)?;
             let mut replies: Vec<_> = calls.iter().map(|_| None).collect();
             while replies.iter().any(Option::is_none) {
                 let (message, job) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
@@ -196,10 +229,7 @@ impl Systemd {
         self.with(|this| {
             let until = Instant::now() + limit;
             let mut run = Run::default();
-            // systemd reads all that is there before it starts a job, so these are queued together.
-            for call in calls {
-                run.asked(this.connection()?.send(call, until)?);
-            }
+            this.connection()?.send_all(calls, until)?.into_iter().for_each(|serial| run.asked(serial));
             let mut ticked = Instant::now();
             while !run.is_over() && Instant::now() < until {
                 if let Some((message, job)) = this.receive(until.min(Instant::now() + TICK))? {
@@ -217,6 +247,43 @@ impl Systemd {
             this.other_jobs.extend(others);
             Ok(results)
         })
+    }
+
+    /// systemd went away while jobs were under way. It keeps them when it is re-executed, but we no longer hear of them: they
+    /// are awaited by looking. Those that it never got are asked for again.
+    fn jobs_after_loss(
+        &mut self,
+        jobs: &[(UnitName, JobKind)],
+        calls: &[Call<'_>],
+        (began, until): (Duration, Instant),
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<JobResult>, SystemError> {
+        let mut results: Vec<Option<JobResult>> = jobs.iter().map(|_| None).collect();
+        loop {
+            let mut again = Vec::new();
+            for (at, (unit, kind)) in jobs.iter().enumerate() {
+                if results[at].is_some() {
+                    continue;
+                }
+                let now = self.detail(unit)?;
+                match (now.has_job, was_done(*kind, &now, began)) {
+                    (true, _) => {}
+                    (false, true) => results[at] = Some(JobResult::Done),
+                    (false, false) => again.push(at),
+                }
+            }
+            if !again.is_empty() {
+                let calls: Vec<Call<'_>> = again.iter().map(|at| calls[*at]).collect();
+                let left = until.saturating_duration_since(Instant::now());
+                let ended = self.jobs(&calls, left, go_on).map_err(failed("start or stop units"))?;
+                again.into_iter().zip(ended).for_each(|(at, result)| results[at] = Some(result));
+            }
+            let is_over = results.iter().all(Option::is_some);
+            if is_over || Instant::now() >= until || !go_on() {
+                return Ok(results.into_iter().map(|result| result.unwrap_or(JobResult::TimedOut)).collect());
+            }
+            self.wait_for_change(TICK)?;
+        }
     }
 
     /// One call for each unit. That a unit does not exist is no error.
@@ -295,6 +362,38 @@ impl System for Systemd {
         Ok(unit::snapshot(&reply))
     }
 
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
+        let mut units = self.snapshot()?;
+        let up: Vec<UnitName> =
+            units.iter().filter(|(_, state)| state.active.is_up()).map(|(unit, _)| unit.clone()).collect();
+        let arguments = [Value::str("org.freedesktop.systemd1.Unit"), Value::str("InvocationID")];
+        let interface = PROPERTIES;
+        for some in up.chunks(AT_ONCE) {
+            let paths: Vec<String> = some.iter().map(|unit| unit::object_path(unit.as_str())).collect();
+            let calls = paths.iter().map(|path| {
+                let member = "Get";
+                Call { destination: SYSTEMD, path, interface, member, arguments: &arguments }
+            });
+            let replies = self.calls(&calls.collect::<Vec<_>>(), ANSWER).map_err(failed("look at units"))?;
+            for (unit, reply) in some.iter().zip(replies) {
+                // A unit that systemd has forgotten meanwhile is no error.
+                let values = reply.unwrap_or_default();
+                if let (Some(id), Some(state)) = (values.first().and_then(Value::bytes), units.get_mut(unit)) {
+                    state.invocation = crate::shared::text::hex(id);
+                }
+            }
+        }
+        Ok(units)
+    }
+
+    fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError> {
+        let reply = self.ask("GetUnitProcesses", &[Value::str(unit.as_str())]);
+        let reply = reply.map_err(failed(&format!("list the processes of '{unit}'")))?;
+        // Control group, id, command line.
+        let processes = reply.first().map(Value::items).unwrap_or_default();
+        Ok(processes.iter().filter_map(|one| Some(one.items().get(1)?.unsigned()? as u32)).collect())
+    }
+
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError> {
         // An empty interface means the properties of all. Looking at the object of a unit loads the unit.
         let (path, arguments) = (unit::object_path(unit.as_str()), [Value::str("")]);
@@ -363,7 +462,11 @@ impl System for Systemd {
             };
             return Ok(replies.into_iter().map(queued).collect());
         }
-        self.jobs(&calls, limit, go_on).map_err(failed(what))
+        let (began, until) = (clock(), Instant::now() + limit);
+        match self.jobs(&calls, limit, go_on) {
+            Err(error) if is_loss(&error) => self.jobs_after_loss(jobs, &calls, (began, until), go_on),
+            result => result.map_err(failed(what)),
+        }
     }
 
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
@@ -377,6 +480,23 @@ impl System for Systemd {
             .map_err(|error| SystemError(format!("can't run '{VERIFY}': {error}")))?;
         // Its exit status tells no more than what it says, and is 1 for what is no error, too.
         Ok(Some(String::from_utf8_lossy(&ended.stderr).into_owned()))
+    }
+
+    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError> {
+        const GENERATORS: [&str; 3] = [
+            "/usr/local/lib/systemd/system-generators/podman-system-generator",
+            "/usr/lib/systemd/system-generators/podman-system-generator",
+            "/usr/libexec/podman/quadlet",
+        ];
+        let Some(generator) = GENERATORS.iter().find(|path| Path::new(path).exists()) else { return Ok(None) };
+        let environment = [("QUADLET_UNIT_DIRS", directory.as_os_str())];
+        let ended = program::run_with(generator, &[OsStr::new("-dryrun")], &environment, PROGRAM)
+            .map_err(|error| SystemError(format!("can't run '{generator}': {error}")))?;
+        let text = String::from_utf8_lossy(&ended.stdout);
+        // Each unit's text follows a line `---NAME---`.
+        let name = |line: &str| line.strip_prefix("---")?.strip_suffix("---").map(str::to_owned);
+        let units = text.lines().filter_map(name).filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
+        Ok(Some(Converted { units, said: String::from_utf8_lossy(&ended.stderr).into_owned() }))
     }
 
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
@@ -417,15 +537,15 @@ impl System for Systemd {
         self.with(wait).map_err(failed("watch units"))
     }
 
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         let arguments: Vec<&OsStr> = snippets.iter().map(|path| path.as_os_str()).collect();
-        program::succeed("systemd-sysusers", &arguments, PROGRAM).map(drop)
+        program::succeed("systemd-sysusers", &arguments, PROGRAM).map(|ended| program::complaints(&ended))
     }
 
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         let mut arguments = vec![OsStr::new("--create")];
         arguments.extend(snippets.iter().map(|path| path.as_os_str()));
-        program::succeed("systemd-tmpfiles", &arguments, PROGRAM).map(drop)
+        program::succeed("systemd-tmpfiles", &arguments, PROGRAM).map(|ended| program::complaints(&ended))
     }
 
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String {
@@ -437,7 +557,8 @@ impl System for Systemd {
         let of_invocation = |id: &String| format!("_SYSTEMD_INVOCATION_ID={id} + INVOCATION_ID={id}");
         let matches: Vec<String> = invocations.iter().map(of_invocation).collect();
         match matches.as_slice() {
-            [] => arguments.push(format!("--unit={unit}")),
+            // Without a run to go by: what its processes said, and not what systemd said around it.
+            [] => arguments.push(format!("_SYSTEMD_UNIT={unit}")),
             some => arguments.extend(some.join(" + ").split(' ').map(String::from)),
         }
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
@@ -445,6 +566,10 @@ impl System for Systemd {
             Ok(ended) => String::from_utf8_lossy(&ended.stdout).into_owned(),
             Err(_) => String::new(),
         }
+    }
+
+    fn log(&mut self, message: &str, fields: &[(&str, &str)]) {
+        log::write(message, fields);
     }
 
     fn begin_leaving(&mut self) {

@@ -73,9 +73,10 @@ fn attempt(attempt: Attempt) -> Attempt {
 
 fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Done { mut also_restarted } => {
+        Outcome::Done { mut also_restarted, mut also_stopped } => {
             also_restarted.truncate(LINES);
-            Outcome::Done { also_restarted }
+            also_stopped.truncate(LINES);
+            Outcome::Done { also_restarted, also_stopped }
         }
         Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
         Outcome::Busy(who) => Outcome::Busy(holder(who)),

@@ -80,9 +80,12 @@ fn note(
         }
     };
     (report.outcome, report.why) = match outcome {
-        Outcome::Done { also_restarted } => {
+        Outcome::Done { also_restarted, also_stopped } => {
             for unit in also_restarted {
                 remote.say(&format!("{host}: also restarted {unit}"));
+            }
+            for unit in also_stopped {
+                remote.say(&format!("{host}: also stopped {unit}"));
             }
             report.outcome = HostOutcome::Done;
             move_tracking_ref(remote, request, one)?;

@@ -1,11 +1,16 @@
 //! Carrying out actions. Everything was decided in *prepare*: one match, one way to do each.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     host::{
         deploy::{
-            action::{Action, New, Old, Placement},
+            action::{Action, New, Old, Placement, UnitJobs},
             owners::{Database, resolve},
         },
         external::place::{Over, Place, Sibling, set_owner_and_mode},
@@ -19,8 +24,14 @@ use crate::{
         manifest::{Account, FileAttributes},
         name::{AppName, UnitName},
         path::{ExternalPath, TreePath},
+        text::printable,
     },
-    system::{JobKind, JobResult, System, settle::Deadline, verdict::Started},
+    system::{
+        JobKind, JobResult, System, UnitDetail,
+        settle::Deadline,
+        touched::{self, Ours, Relation, States, Touched},
+        verdict::Started,
+    },
 };
 
 /// What an action needs of the host.
@@ -33,6 +44,10 @@ pub struct Applying<'a> {
     pub deadline: Deadline,
     /// How long units must not fail after their start, where the manifest says so.
     pub windows: &'a BTreeMap<UnitName, Duration>,
+    /// All units as they were before the deployment.
+    pub before: &'a States,
+    /// What went wrong and is no failure, for the operator.
+    pub complaints: &'a mut Vec<String>,
     pub tick: &'a mut dyn FnMut(),
 }
 
@@ -46,7 +61,8 @@ impl Applying<'_> {
             Action::Place(placement) => self.place(placement)?,
             Action::CreateUsers(snippets) => {
                 let paths = self.real_paths(snippets);
-                self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let said = self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
@@ -55,17 +71,57 @@ impl Applying<'_> {
             }
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
-                self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let said = self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Enable(units) => self.system.enable(units)?,
             Action::DaemonReload => self.system.daemon_reload()?,
             Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
-            Action::Jobs { jobs, running: _ } => return self.start(jobs),
+            Action::RestoreLinks(links) => links.add_missing(self.home)?,
+            Action::Jobs(jobs) => return self.jobs(jobs),
         }
         Ok(Vec::new())
     }
 
     fn stop(&mut self, units: &[UnitName]) -> Result<(), HostError> {
+        self.end(units)?;
+        // One that was killed in the end would be listed as failed, long after its file is gone.
+        Ok(self.system.reset_failed(units)?)
+    }
+
+    /// First everything that is to end its old process, then what is reloaded, then what starts.
+    fn jobs(&mut self, jobs: &UnitJobs) -> Result<Vec<(UnitName, Started)>, HostError> {
+        let units: Vec<UnitName> = jobs.jobs.iter().map(|(unit, _)| unit.clone()).collect();
+        // Or the start limit fails the sixth deployment within ten seconds.
+        self.system.reset_failed(&units)?;
+        let mut all = jobs.jobs.clone();
+        let mut before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
+        if !jobs.stop.is_empty() {
+            self.end(&jobs.stop)?;
+            for unit in self.stopped_along(&jobs.stop)? {
+                if !units.contains(&unit) {
+                    let invocation = self.before.invocation(&unit).to_owned();
+                    before.push(UnitDetail { invocation, ..self.system.detail(&unit)? });
+                    all.push((unit, JobKind::Start));
+                }
+            }
+        }
+        let (reloads, starts): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|(_, kind)| *kind == JobKind::Reload);
+        let mut results = BTreeMap::new();
+        for batch in [reloads, starts].into_iter().filter(|batch| !batch.is_empty()) {
+            let ended = self.system.run_jobs(&batch, self.deadline.left(self.system), self.tick)?;
+            results.extend(batch.into_iter().map(|(unit, _)| unit).zip(ended));
+        }
+        let ended = self.system.clock();
+        let started = all.into_iter().zip(before).map(|((unit, kind), before)| {
+            let (window, job) = (self.windows.get(&unit).copied(), results.remove(&unit).unwrap_or(JobResult::Done));
+            (unit, Started { kind, job, ended, before, window })
+        });
+        Ok(started.collect())
+    }
+
+    /// Stop units, and wait until their processes have ended.
+    fn end(&mut self, units: &[UnitName]) -> Result<(), HostError> {
         let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Stop)).collect();
         let limit = self.deadline.left(self.system);
         let results = self.system.run_jobs(&jobs, limit, self.tick)?;
@@ -76,22 +132,16 @@ impl Applying<'_> {
                 JobResult::TimedOut => return Err(HostError::refused(format!("'{unit}' does not stop"))),
             }
         }
-        // One that was killed in the end would be listed as failed, long after its file is gone.
-        Ok(self.system.reset_failed(units)?)
+        Ok(())
     }
 
-    fn start(&mut self, jobs: &[(UnitName, JobKind)]) -> Result<Vec<(UnitName, Started)>, HostError> {
-        let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
-        // Or the start limit fails the sixth deployment within ten seconds.
-        self.system.reset_failed(&units)?;
-        let before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
-        let results = self.system.run_jobs(jobs, self.deadline.left(self.system), self.tick)?;
-        let ended = self.system.clock();
-        let started = jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
-            let window = self.windows.get(unit).copied();
-            (unit.clone(), Started { kind: *kind, job, ended, before, window })
-        });
-        Ok(started.collect())
+    /// Units that ran, and that systemd has stopped along with these: a restart would have brought them back.
+    fn stopped_along(&mut self, stopped: &[UnitName]) -> Result<Vec<UnitName>, HostError> {
+        let ours = Ours { jobs: stopped.iter().cloned().collect(), stops: BTreeSet::new() };
+        let now = self.system.snapshot_of_runs()?;
+        let touched = touched::find(self.system, &ours, self.before, &now)?;
+        let is_down = |one: &Touched| one.change == touched::Change::Stopped && one.relation == Relation::Along;
+        Ok(touched.into_iter().filter(is_down).map(|one| one.unit).collect())
     }
 
     fn make_directories(&mut self, paths: &[ExternalPath]) -> Result<(), HostError> {

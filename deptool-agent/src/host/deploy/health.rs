@@ -10,13 +10,14 @@ use crate::{
     host::deploy::failure::Failure,
     shared::{
         manifest::probe::{Probe, Target, Url},
-        name::AppName,
+        name::{AppName, UnitName},
         text::printable,
         time::seconds,
     },
     system::{
-        System,
-        settle::{Deadline, Watch},
+        JobKind, JobResult, System, SystemError,
+        settle::{self, Deadline, Watch},
+        verdict::{Started, Verdict, judge},
     },
 };
 
@@ -41,9 +42,21 @@ pub fn wait(
     for (app, probe) in probes {
         loop {
             let left = (began + probe.within).saturating_sub(system.clock()).min(deadline.left(system));
-            let Err(why) = attempt(&probe.target, left.max(SHORTEST), tick) else { break };
+            let result = match &probe.target {
+                Target::Unit(unit) => run(unit, left.max(SHORTEST), system, tick)?,
+                Target::Tcp(_) | Target::Http { .. } => {
+                    attempt(&probe.target, left.max(SHORTEST), tick).map_err(Asked::why)
+                }
+            };
+            let Err(Asked { why, invocation }) = result else { break };
             watch.look(system, None).map_err(Failure::Units)?;
             if left.is_zero() {
+                if let (Target::Unit(unit), Some(invocation)) = (&probe.target, invocation) {
+                    let waited = seconds(system.clock() - began);
+                    let why = format!("of '{app}' does not succeed after {waited}: it {why}");
+                    let failure = settle::Failure { unit: unit.clone(), why, invocations: vec![invocation] };
+                    return Err(Failure::Units(vec![failure]));
+                }
                 let (target, waited) = (&probe.target, seconds(system.clock() - began));
                 return Err(Failure::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
             }
@@ -56,6 +69,47 @@ pub fn wait(
     Ok(())
 }
 
+/// What came of asking, where that was not what should have come.
+struct Asked {
+    why: String,
+    /// The run of a unit: what it said is shown.
+    invocation: Option<String>,
+}
+
+impl Asked {
+    fn why(why: String) -> Asked {
+        Asked { why, invocation: None }
+    }
+}
+
+/// Run a unit to its end, once.
+fn run(
+    unit: &UnitName,
+    limit: Duration,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Result<(), Asked>, SystemError> {
+    let units = std::slice::from_ref(unit);
+    system.reset_failed(units)?;
+    let before = system.detail(unit)?;
+    let job = system.run_jobs(&[(unit.clone(), JobKind::Restart)], limit, tick)?.pop().unwrap_or(JobResult::TimedOut);
+    let (now, ended) = (system.detail(unit)?, system.clock());
+    let invocation = Some(now.invocation.clone()).filter(|id| !id.is_empty());
+    let is_late = job == JobResult::TimedOut;
+    let started = Started { kind: JobKind::Restart, job, ended, before, window: None };
+    let verdict = judge(&started, &now, ended);
+    if is_late {
+        system.run_jobs(&[(unit.clone(), JobKind::Stop)], SHORTEST, tick)?;
+    }
+    // It is no unit that is to run: nothing of it stays in the list of those that failed.
+    system.reset_failed(units)?;
+    Ok(match verdict {
+        _ if is_late => Err(Asked { why: "does not end".into(), invocation }),
+        Verdict::Failed(why) => Err(Asked { why, invocation }),
+        Verdict::Good | Verdict::Settling(_) => Ok(()),
+    })
+}
+
 /// Ask once. The error says what came instead of what should.
 fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(), String> {
     let until = Instant::now() + limit;
@@ -66,6 +120,8 @@ fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(
             Ok(answer) => return Err(format!("status {answer}, not {status}")),
             Err(error) => Err(error),
         },
+        // It is run, not asked.
+        Target::Unit(_) => Ok(()),
     };
     result.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer".into(),
@@ -148,6 +204,7 @@ mod tests {
         system::{
             Active, JobKind, JobResult, UnitDetail,
             fake::{Behaviour, Fake, unit},
+            settle::Transaction,
             verdict::Started,
         },
     };
@@ -162,7 +219,7 @@ mod tests {
         let ended = fake.clock();
         let before = UnitDetail::inactive();
         let started = Started { kind: JobKind::Restart, job: JobResult::Done, ended, before, window: None };
-        let mut watch = Watch::new(vec![(unit("a.service"), started)]);
+        let mut watch = Watch::new(vec![(unit("a.service"), started)], Transaction::default());
         let deadline = Deadline::after(fake, Duration::from_secs(90));
         let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
         match wait(&probes, &mut watch, fake, deadline, &mut || ()) {

@@ -1,7 +1,11 @@
 //! Stages a deployment: receives, checks and writes everything that it needs, and decides every action. Nothing becomes
 //! visible.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     host::{
@@ -23,7 +27,7 @@ use crate::{
         },
     },
     shared::{
-        desired::Wanted,
+        desired::{ClaimKind, Desired, Snippet},
         manifest::probe::Probe,
         name::{AppName, UnitName},
         plan::HostPlan,
@@ -55,6 +59,10 @@ pub struct Expectations {
     pub timeout: Duration,
     /// The health probes of the apps that change.
     pub probes: Vec<(AppName, Probe)>,
+    /// Units and templates that files of the tree make.
+    pub made: BTreeSet<UnitName>,
+    /// Files in trees that go, which path units watch.
+    pub watched: Vec<PathBuf>,
     /// The time to confirm in seconds, if confirmation is needed.
     pub confirm: Option<u16>,
 }
@@ -72,7 +80,22 @@ impl Expectations {
         let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
         let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
         let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
-        Expectations { windows, timeout: wants.settle_timeout, probes: probes.collect(), confirm }
+        let made = wants
+            .outside
+            .values()
+            .filter_map(|claim| match &claim.kind {
+                ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit.clone()),
+                ClaimKind::Copy(..) | ClaimKind::Link => None,
+            })
+            .collect::<BTreeSet<_>>();
+        Expectations {
+            windows,
+            timeout: wants.settle_timeout,
+            probes: probes.collect(),
+            made,
+            watched: Vec::new(),
+            confirm,
+        }
     }
 }
 
@@ -102,9 +125,9 @@ pub fn stage(
     let earlier = prepare::earlier(home, current, &old);
     note_drift(home, current, &old, &earlier, receiving.peer);
     let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
-    let desired = |whose, tree| Wanted::of(tree).map_err(|error| HostError::tree(whose, error));
+    let desired = |whose, tree| Desired::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
-    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
         return Err(HostError::refused("the host's plan is not the one that was shown"));
     }
@@ -128,7 +151,7 @@ pub fn stage(
         Some(notes) => said.extend(notes),
         None => return Ok(Staged::Gone),
     }
-    let Prepared { actions, claims, running, notes } = prepared;
+    let Prepared { actions, claims, before, enablement, watched, notes } = prepared;
     for note in notes.into_iter().chain(said) {
         peer.send(&Response::Note(note));
     }
@@ -144,14 +167,16 @@ pub fn stage(
         previous: current,
         generation,
         actions,
-        running,
+        before,
+        enablement,
         claims,
     };
+    let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
     let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
     let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
     written.push(home.generation(generation));
     written.extend(store.written());
-    Ok(Staged::Ready(Box::new(Ready { record, written, expectations: Expectations::of(&sides, request) })))
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations })))
 }
 
 /// Tell the operator about deployed files that somebody edited. The new generation has them as deployed; the current

@@ -15,7 +15,7 @@ use crate::{
         },
     },
     shared::{
-        desired::{ClaimKind, Snippet, Wanted, WantedUnit},
+        desired::{ClaimKind, Desired, DesiredUnit, Snippet},
         name::{AppName, UnitName},
         outcome::{Deployed, Goal},
         path::{ExternalPath, STATE_DIR},
@@ -40,7 +40,7 @@ pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostErro
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
     let tree = load_tree(&store, &deployed.host, deployed.commit);
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
-    let wants = Wanted::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
+    let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let mut looking = Looking {
         home,
         tree: &tree,
@@ -71,7 +71,7 @@ fn of_path(path: impl Into<String>, what: impl Into<String>) -> Drift {
 struct Looking<'a> {
     home: &'a Home,
     tree: &'a HostTree,
-    wants: &'a Wanted,
+    wants: &'a Desired,
     claims: Claims,
     found: Vec<Drift>,
 }
@@ -168,7 +168,7 @@ impl Looking<'_> {
         match system.unit_file(unit)? {
             UnitFile::Enabled | UnitFile::Static => {}
             UnitFile::EnabledRuntime => self.unit(unit, "is enabled until the next boot only"),
-            UnitFile::Disabled => self.unit(unit, "was disabled"),
+            UnitFile::Disabled | UnitFile::Linked | UnitFile::Indirect => self.unit(unit, "was disabled"),
             UnitFile::Masked => self.unit(unit, "was masked"),
             UnitFile::Absent => self.unit(unit, "is gone"),
         }
@@ -176,7 +176,7 @@ impl Looking<'_> {
     }
 
     /// Check that the unit runs, unless it may end by itself.
-    fn activity(&mut self, unit: &UnitName, wanted: &WantedUnit, system: &mut dyn System) -> Result<(), HostError> {
+    fn activity(&mut self, unit: &UnitName, wanted: &DesiredUnit, system: &mut dyn System) -> Result<(), HostError> {
         let now = system.detail(unit)?;
         let may_end = now.service_type == "oneshot"
             || now.condition_failed

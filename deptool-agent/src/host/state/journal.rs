@@ -28,16 +28,17 @@ use crate::{
             durable::{self, RECORD, Writing},
             error::{Context, Damage, HostError},
             layout::Home,
-            ledger::Claims,
+            ledger::{Claims, Enablement},
         },
     },
     shared::{
         id::{CommitId, DeploymentId},
         messagepack,
-        name::{ClusterName, HostName, UnitName},
+        name::{ClusterName, HostName},
         outcome::Goal,
         text::printable,
     },
+    system::touched::States,
 };
 
 const MAGIC: &[u8] = b"deptool journal 2\n";
@@ -65,8 +66,10 @@ pub struct Record {
     pub previous: Option<u32>,
     pub generation: u32,
     pub actions: Vec<Action>,
-    /// Units that ran when the deployment began.
-    pub running: Vec<UnitName>,
+    /// All units as they were when the deployment began. Empty if it does nothing to units.
+    pub before: States,
+    /// What was enabled of the units that it enables and disables.
+    pub enablement: Enablement,
     /// The ledger after the deployment.
     pub claims: Claims,
 }
@@ -324,7 +327,8 @@ mod tests {
             previous: None,
             generation: 1,
             actions: vec![Action::Switch { from: None, to: 1 }],
-            running: vec![],
+            before: States::default(),
+            enablement: Enablement::default(),
             claims: Claims::default(),
         }
     }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
+use super::super::{Active, FailedRun, Load, May, UnitDetail, UnitFile, UnitState, dbus::Value};
 use crate::shared::name::UnitName;
 
 /// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
@@ -31,7 +31,8 @@ fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
     let text = |at: usize| fields.get(at).and_then(Value::text);
     let name = UnitName::parse(text(0)?.as_bytes()).ok()?;
     let has_job = matches!(fields.get(7), Some(Value::U32(1..)));
-    Some((name, UnitState { load: load(text(2)?), active: active(text(3)?), sub: text(4)?.to_owned(), has_job }))
+    let (load, active, sub) = (load(text(2)?), active(text(3)?), text(4)?.to_owned());
+    Some((name, UnitState { load, active, sub, has_job, invocation: String::new() }))
 }
 
 fn load(text: &str) -> Load {
@@ -63,6 +64,8 @@ pub fn unit_file(text: &str) -> UnitFile {
         "enabled" => UnitFile::Enabled,
         "enabled-runtime" => UnitFile::EnabledRuntime,
         "disabled" => UnitFile::Disabled,
+        "linked" | "linked-runtime" => UnitFile::Linked,
+        "indirect" => UnitFile::Indirect,
         "masked" | "masked-runtime" => UnitFile::Masked,
         "" | "not-found" => UnitFile::Absent,
         _ => UnitFile::Static,
@@ -180,6 +183,21 @@ impl<'a> Properties<'a> {
             is_triggered: !self.items("TriggeredBy").is_empty(),
             started_by: self.units(&["TriggeredBy", "WantedBy", "RequiredBy", "RequisiteOf", "BoundBy", "UpheldBy"]),
             stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
+            conflicts: self.units(&["Conflicts", "ConflictedBy"]),
+            members: self.units(&["ConsistsOf"]),
+            // Pairs of the kind of condition and the path.
+            paths: self
+                .items("Paths")
+                .iter()
+                .filter_map(|pair| Some(pair.items().get(1)?.text()?.to_owned()))
+                .collect(),
+            may: May {
+                start: self.flag("CanStart"),
+                stop: self.flag("CanStop"),
+                reload: self.flag("CanReload"),
+                keep_files: self.number("FileDescriptorStoreMax") > 0,
+                accept: self.flag("Accept"),
+            },
         }
     }
 
