@@ -9,8 +9,9 @@
 //! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Confirm]  [Keep | Revert]  [Release | Revert]
 //! ```
 //!
-//! With [`Activation::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers with
-//! progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this order:
+//! With [`Activation::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers
+//! with progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this
+//! order:
 //!
 //! | the agent sends | and waits for | otherwise |
 //! | --- | --- | --- |
@@ -20,8 +21,9 @@
 //! | [`Kept`](Response::Kept), once that is durable | `Release` | `Revert`: rolls back. 30 s without a message, on this or a new connection: keeps the deployment |
 //!
 //! A deployment outlives its connection from activation on. [`Request::Attach`], as the first request of another
-//! connection, takes the deployment over. The agent answers [`Response::Attached`], and repeats the message of the gate at
-//! which it waits. If the deployment has ended, the agent answers [`Response::NotRunning`] and says how it ended.
+//! connection, takes the deployment over. The agent answers [`Response::Attached`], and repeats the message of the
+//! gate at which it waits. If the deployment has ended, the agent answers [`Response::NotRunning`] and says how it
+//! ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -139,10 +141,11 @@ pub enum Response {
     Prepared,
     /// Answers [`Request::Attach`]: this connection has taken the deployment over.
     Attached,
-    /// Answers [`Request::Attach`]: the deployment is not under way and never will be. If it was activated, this says how
-    /// it ended.
+    /// Answers [`Request::Attach`]: the deployment is not under way and never will be. If it was activated, this says
+    /// how it ended.
     NotRunning(Option<Box<Attempt>>),
-    /// Activated and settled. Rolls back unless [`Request::Confirm`] comes on a new connection within this many seconds.
+    /// Activated and settled. Rolls back unless [`Request::Confirm`] comes on a new connection within this many
+    /// seconds.
     AwaitsConfirmation {
         seconds: u16,
     },
