@@ -1,7 +1,7 @@
-//! A service manager in memory: it records the order of calls, and fails where a test wants it to.
+//! A service manager in memory, for tests. It records all calls, and fails where a test wants it to.
 //!
-//! Its clock stands still but for [`System::wait_for_change`], so that no test sleeps. Files are not its business: a unit
-//! that nobody announced exists as soon as something is done with it.
+//! Its clock only advances in [`System::wait_for_change`], so that no test sleeps. It does not look at files: a unit exists
+//! as soon as a call names it.
 
 use std::{
     collections::BTreeMap,
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::shared::name::UnitName;
 
-/// What a unit does when it is told to start.
+/// What a unit does when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Behaviour {
     /// Starts and stays.
     Works,
     /// Its job fails.
     FailsAtStart,
-    /// Starts, and is found dead at the look after so many looks.
+    /// Starts, and is dead after this many looks.
     DiesAfterLooks(usize),
-    /// Starts, and has been restarted once more at every look.
+    /// Starts, and is restarted between any two looks.
     Loops,
     /// A oneshot that does its work and ends.
     Ends,
@@ -45,11 +45,11 @@ pub struct FakeUnit {
     pub detail: UnitDetail,
     /// Answered by [`System::processes`].
     pub processes: Vec<u32>,
-    /// Looks since its last start.
+    /// The number of looks since its last start.
     looks: usize,
 }
 
-/// See the module.
+/// The service manager in memory.
 #[derive(Debug)]
 pub struct Fake {
     pub manager: Manager,
@@ -68,7 +68,7 @@ pub struct Fake {
     pub has_podman: bool,
     /// Where the links are made that enabling makes. Without it, enabling is only remembered.
     pub root: Option<PathBuf>,
-    /// The call that fails, counted from 1 as in `calls`.
+    /// The number of the call that fails, from 1.
     pub fails_at: Option<usize>,
     now: Duration,
     started: u32,
@@ -94,25 +94,25 @@ impl Default for Fake {
     }
 }
 
-/// `name` as a unit's name; for tests, which know what they write.
+/// Parse a unit name that must be valid.
 pub fn unit(name: &str) -> UnitName {
     UnitName::parse(name.as_bytes()).expect("a valid unit name")
 }
 
 impl Fake {
-    /// A manager whose `n`th call fails, counted from 1. There was no such call if `calls` is shorter in the end.
+    /// A manager whose `n`th call fails. If `calls` is shorter afterwards, there was no such call.
     pub fn failing_at(n: usize) -> Self {
         Fake { fails_at: Some(n), ..Fake::default() }
     }
 
-    /// Have a Type=simple unit behave so from its next start on. It is loaded, inactive and disabled if it is new.
+    /// Set the behaviour of a Type=simple unit from its next start on. A new unit is loaded, inactive and disabled.
     pub fn behave(&mut self, name: &str, behaviour: Behaviour) -> &mut FakeUnit {
         let unit = self.entry(&unit(name));
         unit.behaviour = behaviour;
         unit
     }
 
-    /// Have a unit be up already, and enabled.
+    /// Add a unit that is up and enabled.
     pub fn running(&mut self, name: &str) -> &mut FakeUnit {
         let name = unit(name);
         self.start(&name);
@@ -149,7 +149,7 @@ impl Fake {
         }
     }
 
-    /// The calls that change something.
+    /// The calls that change anything.
     pub fn changes(&self) -> Vec<&str> {
         const READS: [&str; 10] = [
             "convert-quadlets",
@@ -410,7 +410,7 @@ impl System for Fake {
         Ok(results)
     }
 
-    /// Answers with what [`Fake::verdicts`] says, where `DIR` stands for the files' directory.
+    /// Answers with [`Fake::verdicts`], in which `DIR` stands for the directory of the files.
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.record(format!("verify {}", files.iter().map(|path| name(path)).collect::<Vec<_>>().join(" ")))?;
@@ -457,7 +457,7 @@ impl System for Fake {
         std::mem::take(&mut self.other_jobs)
     }
 
-    /// Nothing ever changes before the time is up.
+    /// There are never any signals, so this always waits for all of `limit`.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError> {
         self.record("wait-for-change".into())?;
         self.now += limit.min(WINDOW);

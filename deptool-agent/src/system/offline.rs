@@ -1,9 +1,9 @@
-//! [`System`] for a directory that holds a machine's root file system, or a part of one: `deptool::/path`.
+//! [`System`] for a local root, `deptool::/path`: a directory with the root file system of a machine, or a part of one.
 //!
-//! No service manager runs in it. Units are enabled, for its next boot, by this machine's systemctl; without one they are
-//! only put in place, [`System::manager`] says [`Manager::Absent`], and whoever reports should say so. What needs a
-//! running manager is done as soon as it is asked for: there is nothing to reload, start or watch. Users and temporary
-//! files are created only if we are root and the program for it is here; the root's first boot does it in any case.
+//! No service manager runs in it. Units are enabled for the next boot by this machine's systemctl. Without systemctl, unit
+//! files are only written, and [`System::manager`] is [`Manager::Absent`]. Calls that need a running manager do nothing and
+//! succeed. Users and temporary files are only created if the agent runs as root and the programs for this exist; the first
+//! boot creates them in any case.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::shared::name::UnitName;
 
-/// Each of the programs takes a few ms.
+/// The time-out for each program. They take a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A root directory.
+/// A local root.
 #[derive(Debug, Clone)]
 pub struct Offline {
     /// `--root=<absolute path>`
@@ -43,7 +43,7 @@ impl Offline {
             .map_err(|error| SystemError(format!("can't {verb} '{unit}': can't run 'systemctl': {error}")))
     }
 
-    /// `enable` or `disable` one unit.
+    /// Enable or disable one unit.
     fn change(&self, verb: &str, unit: &UnitName) -> Result<(), SystemError> {
         let ended = self.systemctl(verb, unit)?;
         match ended.status.success() {
@@ -52,7 +52,7 @@ impl Offline {
         }
     }
 
-    /// systemd-sysusers or systemd-tmpfiles. They look for the files given here, not below the root.
+    /// Run systemd-sysusers or systemd-tmpfiles. The paths of snippets are not relative to the root.
     fn create(&self, program: &str, options: &[&OsStr], snippets: &[&Path]) -> Result<String, SystemError> {
         if snippets.is_empty() || !program::exists(program) || !rustix::process::geteuid().is_root() {
             return Ok(String::new());
@@ -97,7 +97,7 @@ impl System for Offline {
         if !self.has_systemctl {
             return Ok(UnitFile::Absent);
         }
-        // Its exit status says no more than the word, and for a unit that is not there it may have no word.
+        // The exit status adds nothing to the output. There may be no output for a unit that does not exist.
         let ended = self.systemctl("is-enabled", unit)?;
         if ended.status.success() && ended.stdout.is_empty() {
             return Err(SystemError(format!("'systemctl is-enabled {unit}' said nothing")));

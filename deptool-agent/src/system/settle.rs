@@ -1,4 +1,4 @@
-//! Watching units after their jobs until each is known to be good, or the first has failed.
+//! Watches units after their jobs, until all of them are good or one has failed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +17,9 @@ use crate::shared::{
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);
-/// At most this many units are looked at to find out why others have failed.
+/// The most units that are examined to find out why others have failed.
 const CAUSES: usize = 100;
-/// Of a unit that is restarted over and over, the last runs are of interest.
+/// How many of the last invocations of a unit are kept.
 const INVOCATIONS: usize = 4;
 
 /// A unit that did not come up.
@@ -28,11 +28,11 @@ pub struct Failure {
     pub unit: UnitName,
     /// "exited with status 1 after 0.2 s", "timed out starting", "restarted 3 times", "not found" …
     pub why: String,
-    /// Its runs since its job, oldest first: their journal tells more. Reading it takes time: first undo the failure.
+    /// Its invocations since its job, oldest first. Their journal has details, but reading it takes time: roll back first.
     pub invocations: Vec<String>,
 }
 
-/// One unit under watch.
+/// A unit that is watched.
 struct Watched {
     unit: UnitName,
     started: Started,
@@ -43,27 +43,27 @@ struct Watched {
 /// Why a unit is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
-    /// It had a job of ours.
+    /// The deployment had a job for it.
     Own,
-    /// It becomes again what it was before us: if it fails, that is said.
+    /// It goes back to its state before the first deployment. A failure is only reported.
     GivenBack,
-    /// Started by this socket or path, at that time: what it did earlier is not our business.
+    /// This socket or path starts it, and was started at that time. Earlier runs do not count.
     Triggered { by: UnitName, since: Duration },
-    /// It ran, and systemd stopped or restarted it along with this unit.
+    /// It ran, and systemd stopped or restarted it together with this unit.
     Along { by: UnitName },
-    /// It did not run, and this unit has pulled it in.
+    /// It did not run, and systemd started it together with this unit.
     PulledIn { by: UnitName },
 }
 
-/// What a deployment does to units as a whole.
+/// All that a deployment does to units.
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
-    /// All units as they were before it.
+    /// The states of all units before the deployment.
     pub before: States,
     pub ours: Ours,
-    /// Those of `ours` that become again what they were before us.
+    /// Those of `ours` that go back to their state before the first deployment.
     pub given_back: BTreeSet<UnitName>,
-    /// Units and templates that are made by files of the tree.
+    /// The units and templates whose unit files are deployed.
     pub made: BTreeSet<UnitName>,
 }
 
@@ -74,7 +74,7 @@ impl Transaction {
     }
 }
 
-/// When starting and settling must be over.
+/// The time at which starting and settling must be over.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     /// On the clock of [`System::clock`].
@@ -83,33 +83,33 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now.
+    /// The deadline that is `total` from now.
     pub fn after(system: &dyn System, total: Duration) -> Deadline {
         Deadline { end: system.clock() + total, total }
     }
 
-    /// What is left of it.
+    /// The time until the deadline.
     pub fn left(&self, system: &dyn System) -> Duration {
         self.end.saturating_sub(system.clock())
     }
 }
 
-/// Units that were started, and what was seen of them since.
+/// The units that are watched, and what was observed so far.
 pub struct Watch {
     transaction: Transaction,
     watched: Vec<Watched>,
     is_first: bool,
-    /// Units that had a job of which we did not ask.
+    /// Units that had jobs that the deployment did not ask for.
     others: BTreeSet<UnitName>,
-    /// Units that systemd stopped, as the tree asks for.
+    /// Units that systemd stopped as a consequence of the deployment.
     stopped: BTreeSet<UnitName>,
-    /// What went wrong and is no failure of the deployment, by unit.
+    /// Problems that are not failures of the deployment, by unit.
     complaints: BTreeMap<UnitName, String>,
 }
 
 impl Watch {
-    /// Services of the sockets and paths among `units` are watched as well, if they have been started. Timers' are not.
-    /// So is all that systemd touches along with the units of the transaction.
+    /// Watch these units, the services that sockets and paths among them start, and all units that systemd starts, restarts or
+    /// stops together with them. Services of timers are not watched.
     pub fn new(units: Vec<(UnitName, Started)>, transaction: Transaction) -> Watch {
         let new = |(unit, started): (UnitName, Started)| {
             let role = if transaction.given_back.contains(&unit) { Role::GivenBack } else { Role::Own };
@@ -120,32 +120,32 @@ impl Watch {
         Watch { transaction, watched, is_first: true, others, stopped, complaints }
     }
 
-    /// Watch these as well, from their new jobs on.
+    /// Also watch these units, from their new jobs on.
     pub fn add(&mut self, units: Vec<(UnitName, Started)>) {
         self.watched.retain(|one| units.iter().all(|(unit, _)| *unit != one.unit));
         let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), role: Role::Own };
         self.watched.extend(units.into_iter().map(new));
     }
 
-    /// Units beside those of the plan that systemd restarted.
+    /// The units that are not in the plan and that systemd restarted.
     pub fn also_restarted(&self) -> Vec<UnitName> {
         let along = self.watched.iter().filter(|one| matches!(one.role, Role::Along { .. }));
         along.filter(|one| !one.invocations.is_empty()).map(|one| one.unit.clone()).collect()
     }
 
-    /// Units beside those of the plan that systemd stopped.
+    /// The units that are not in the plan and that systemd stopped.
     pub fn also_stopped(&self) -> Vec<UnitName> {
         self.stopped.iter().cloned().collect()
     }
 
-    /// What went wrong and is no failure of the deployment, in sentences.
+    /// Problems that are not failures of the deployment, in sentences.
     pub fn complaints(&self) -> Vec<String> {
         self.complaints.values().cloned().collect()
     }
 
-    /// Watch until all are good at the same time.
+    /// Watch until all units are good at the same time.
     ///
-    /// Returns with all that have failed as soon as one has, or with all that are still on their way at the deadline.
+    /// As soon as any unit has failed, this returns all failures. At the deadline it returns all units that are not good yet.
     pub fn settle(
         &mut self,
         system: &mut dyn System,
@@ -162,8 +162,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Look at every unit once. `None` if all are good, else when to look again. With a deadline that has passed, what
-    /// is not good has failed.
+    /// Look at every unit once. Returns the time after which to look again, or `None` if all are good. After the deadline,
+    /// units that are not good yet have failed.
     pub fn look(
         &mut self,
         system: &mut dyn System,
@@ -210,7 +210,7 @@ impl Watch {
         }
     }
 
-    /// Watch what systemd has touched along with our units as well.
+    /// Also watch the units that systemd started, restarted or stopped together with those of the deployment.
     fn take_in_touched(&mut self, system: &mut dyn System) -> Result<(), SystemError> {
         let others = system.take_other_jobs();
         let is_quiet = others.is_empty() && !self.is_first;
@@ -225,7 +225,7 @@ impl Watch {
             if self.watched.iter().any(|one| one.unit == unit) {
                 continue;
             }
-            // What these start is watched from its start on, or is not waited for.
+            // Units that sockets, paths and timers start are not waited for.
             let is_trigger = matches!(UnitType::of(&by), UnitType::Socket | UnitType::Path | UnitType::Timer);
             let detail = detail(system, &unit)?;
             let ended_well = matches!(detail.result.as_str(), "" | "success") && !self.others.contains(&unit);
@@ -247,7 +247,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Units that these require, and that have failed.
+    /// The failed units that the units in `failures` require.
     fn causes(&self, system: &mut dyn System, failures: &[Failure]) -> Vec<Failure> {
         let mut seen = failures.iter().map(|failure| failure.unit.clone()).collect::<BTreeSet<_>>();
         let mut left: Vec<UnitName> = seen.iter().cloned().collect();
@@ -274,7 +274,7 @@ impl Watch {
     }
 }
 
-/// Look at every unit once: its place in the list, its SubState, what to make of it.
+/// Look at every unit once. Returns its index in the list, its SubState and its verdict.
 fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec<(usize, String, Verdict)> {
     let mut looks = Vec::with_capacity(watched.len());
     let mut at = 0;
@@ -297,7 +297,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
     looks
 }
 
-/// Once more if it fails: systemd may have been re-executed in between.
+/// Get the properties of a unit. Try twice, because systemd may be re-executed in between.
 fn detail(system: &mut dyn System, unit: &UnitName) -> Result<UnitDetail, SystemError> {
     system.detail(unit).or_else(|_| system.detail(unit))
 }
@@ -311,7 +311,7 @@ fn triggered(system: &mut dyn System, by: &Watched, now: &UnitDetail) -> Vec<Wat
     let is_timer = by.unit.as_str().ends_with(".timer");
     let Some(since) = now.active_since.filter(|_| !is_timer) else { return Vec::new() };
     let watch = |unit: &UnitName| {
-        // Its run may have begun already, and is told from earlier ones by time.
+        // Its run may have begun already. It is told from earlier runs by its time.
         let before = UnitDetail { invocation: String::new(), ..detail(system, unit).ok()? };
         let ended = by.started.ended;
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended, before, window: None };

@@ -30,52 +30,52 @@ use run::{JobSignal, Run};
 pub(super) use unit::unit_file;
 use unit::{Memory, Properties};
 
-/// For a call that systemd answers at once. It may be in the middle of a reload, which answers nobody.
+/// The time-out for calls that systemd answers at once. It may be in the middle of a reload, and does not answer then.
 const ANSWER: Duration = Duration::from_secs(60);
-/// For a daemon-reload: generators alone may take 90 s.
+/// The time-out for a daemon-reload. Generators alone may take 90 s.
 const RELOAD: Duration = Duration::from_secs(180);
-/// For systemd-sysusers and systemd-tmpfiles.
+/// The time-out for systemd-sysusers and systemd-tmpfiles.
 const PROGRAM: Duration = Duration::from_secs(120);
-/// For systemd to come back after it was re-executed.
+/// The time-out for systemd to come back after a re-execution.
 const REEXECUTION: Duration = Duration::from_secs(10);
 const JOURNAL: Duration = Duration::from_secs(5);
-/// A wait is interrupted this often to call `tick`.
+/// How often a wait is interrupted to call `tick`.
 const TICK: Duration = Duration::from_millis(500);
-/// So many units are asked for their run at once.
+/// How many calls for invocation ids are sent at once.
 const AT_ONCE: usize = 200;
-/// Changes come in bursts: after the first, wait until nothing comes for this long, but not longer than `BURST`.
+/// Signals come in bursts. After the first one, wait until none comes for `QUIET`, but not longer than `BURST`.
 const QUIET: Duration = Duration::from_millis(2);
 const BURST: Duration = Duration::from_millis(20);
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// The systemd of this machine. Connects when it is first asked, and again after systemd was re-executed.
+/// The systemd of this machine. Connects at the first call, and again after systemd was re-executed.
 #[derive(Debug, Default)]
 pub struct Systemd {
     connection: Option<Connection>,
-    /// There was a connection, and it broke.
+    /// There was a connection, and it was lost.
     is_lost: bool,
     jobs: Jobs,
     /// A signal came since the last [`System::wait_for_change`].
     changed: bool,
-    /// Units of jobs that we did not ask for.
+    /// Units of jobs that the agent did not ask for.
     other_jobs: BTreeSet<UnitName>,
-    /// What signals said of units since the last jobs.
+    /// The contents of signals about units since the last jobs.
     memory: Memory,
-    /// The job that moves us out of the login session, once it was asked for.
+    /// The job that moves the agent out of the login session, once systemd was asked.
     leaving: Option<Run>,
 }
 
-/// What is done about jobs.
+/// Whether to wait for jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Jobs {
     #[default]
     Awaited,
-    /// Good as soon as they are queued.
+    /// A job counts as done as soon as it is queued.
     Queued,
 }
 
-/// An error reply's name, for the few that are told apart.
+/// Whether the error says that there is no such unit.
 fn is_absent(error: &DbusError) -> bool {
     const NAMES: [&str; 4] = [
         "org.freedesktop.systemd1.NoSuchUnit",
@@ -86,7 +86,7 @@ fn is_absent(error: &DbusError) -> bool {
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
 }
 
-/// Whether the connection was lost, as it is when systemd re-executes itself.
+/// Whether the connection was lost. This happens when systemd re-executes itself.
 fn is_loss(error: &DbusError) -> bool {
     match error {
         DbusError::Closed | DbusError::Io(_) => true,
@@ -98,7 +98,7 @@ fn is_loss(error: &DbusError) -> bool {
     }
 }
 
-/// Whether a unit without a job is as its job, asked for at `began`, would have left it.
+/// Whether the state of a unit without a job shows that its job, which was sent at `began`, is done.
 fn was_done(kind: JobKind, now: &UnitDetail, began: Duration) -> bool {
     match kind {
         JobKind::Start => now.active != Active::Inactive || now.changed_at >= began,
@@ -108,7 +108,7 @@ fn was_done(kind: JobKind, now: &UnitDetail, began: Duration) -> bool {
     }
 }
 
-/// While systemd re-executes itself, its socket is gone for a moment.
+/// Connect again. While systemd re-executes itself, its socket is gone for a moment.
 fn reconnect() -> Result<Connection, DbusError> {
     let until = Instant::now() + REEXECUTION;
     loop {
@@ -119,7 +119,7 @@ fn reconnect() -> Result<Connection, DbusError> {
     }
 }
 
-/// CLOCK_MONOTONIC.
+/// The time of CLOCK_MONOTONIC.
 pub(super) fn clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
@@ -134,7 +134,7 @@ impl Systemd {
         Self::default()
     }
 
-    /// For a unit that the boot waits for: a job that it waited for could wait for it.
+    /// For the unit that runs at boot. It must not wait for jobs, because jobs may wait for this unit.
     pub fn at_boot() -> Self {
         Systemd { jobs: Jobs::Queued, ..Self::default() }
     }
@@ -148,7 +148,7 @@ impl Systemd {
         Ok(self.connection.insert(open))
     }
 
-    /// Do something with the connection. One that broke is dropped; the next call connects anew.
+    /// Do something with the connection. If the connection fails, it is dropped, and the next call connects again.
     fn with<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, DbusError>) -> Result<T, DbusError> {
         let result = act(self);
         if !matches!(result, Ok(_) | Err(DbusError::Reply { .. })) {
@@ -158,7 +158,7 @@ impl Systemd {
         result
     }
 
-    /// The next message. Signals are noted on the way.
+    /// Receive the next message, and note signals.
     fn receive(&mut self, until: Instant) -> Result<Option<(Message, Option<JobSignal>)>, DbusError> {
         let Some(message) = self.connection()?.receive(until)? else { return Ok(None) };
         let mut job = None;
@@ -177,12 +177,12 @@ impl Systemd {
         Ok(Some((message, job)))
     }
 
-    /// Note a job that came or went while we waited for something else.
+    /// Note a signal about a job that came during another call.
     fn note_other(&mut self, job: Option<JobSignal>) {
         self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
     }
 
-    /// Send all calls, then wait for all replies. If systemd goes away meanwhile, once more: nothing of this is done twice.
+    /// Send all calls, then wait for all replies. If the connection is lost meanwhile, try again: these calls are idempotent.
     fn calls(&mut self, calls: &[Call<'_>], limit: Duration) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
         match self.calls_once(calls, limit) {
             Err(error) if is_loss(&error) => self.calls_once(calls, limit),
@@ -219,7 +219,7 @@ impl Systemd {
         self.call(&manager_call(member, arguments), ANSWER)
     }
 
-    /// Make calls that are each answered with a job, and wait for the jobs.
+    /// Send calls that systemd answers with a job each, and wait for the jobs.
     fn jobs(
         &mut self,
         calls: &[Call<'_>],
@@ -249,8 +249,8 @@ impl Systemd {
         })
     }
 
-    /// systemd went away while jobs were under way. It keeps them when it is re-executed, but we no longer hear of them: they
-    /// are awaited by looking. Those that it never got are asked for again.
+    /// Wait for jobs after the connection was lost. systemd keeps its jobs when it is re-executed, but their signals are lost,
+    /// so the units are polled. Jobs that systemd never received are sent again.
     fn jobs_after_loss(
         &mut self,
         jobs: &[(UnitName, JobKind)],
@@ -286,7 +286,7 @@ impl Systemd {
         }
     }
 
-    /// One call for each unit. That a unit does not exist is no error.
+    /// Send one call for each unit. It is not an error if a unit does not exist.
     fn for_each<const N: usize>(
         &mut self,
         what: &str,
@@ -305,9 +305,9 @@ impl Systemd {
         Ok(())
     }
 
-    /// `EnableUnitFiles` for units that belong together, as one fails if the other does.
+    /// Call `EnableUnitFiles` for several units. If one of them fails, none is enabled.
     fn enable_files(&mut self, units: &[UnitName]) -> Result<(), DbusError> {
-        // Not for this boot only; a link of another unit is not replaced.
+        // `runtime` would enable until the next boot; `force` would replace links of other units.
         let (runtime, force) = (Value::Bool(false), Value::Bool(false));
         self.ask("EnableUnitFiles", &[names(units), runtime, force]).map(drop)
     }
@@ -327,7 +327,7 @@ fn names(units: &[UnitName]) -> Value {
     Value::strings(units.iter().map(UnitName::as_str))
 }
 
-/// If `message` answers one of the run's calls, note the job's path or why there is none.
+/// If `message` is the reply to a call of the run, note the path of the job or the error.
 fn take_reply(run: &mut Run, message: &Message) -> Result<(), DbusError> {
     let answered = run.awaited().find_map(|serial| Some((serial, reply_to(message, serial)?)));
     let Some((serial, reply)) = answered else { return Ok(()) };
@@ -342,7 +342,7 @@ fn take_reply(run: &mut Run, message: &Message) -> Result<(), DbusError> {
 
 impl System for Systemd {
     fn manager(&self) -> Manager {
-        // What sd_booted(3) looks at.
+        // The test of sd_booted(3).
         if Path::new("/run/systemd/system").is_dir() { Manager::Running } else { Manager::Absent }
     }
 
@@ -376,7 +376,7 @@ impl System for Systemd {
             });
             let replies = self.calls(&calls.collect::<Vec<_>>(), ANSWER).map_err(failed("look at units"))?;
             for (unit, reply) in some.iter().zip(replies) {
-                // A unit that systemd has forgotten meanwhile is no error.
+                // It is not an error if systemd has unloaded the unit meanwhile.
                 let values = reply.unwrap_or_default();
                 if let (Some(id), Some(state)) = (values.first().and_then(Value::bytes), units.get_mut(unit)) {
                     state.invocation = crate::shared::text::hex(id);
@@ -395,7 +395,7 @@ impl System for Systemd {
     }
 
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError> {
-        // An empty interface means the properties of all. Looking at the object of a unit loads the unit.
+        // An empty interface name means all interfaces. Reading the properties of a unit loads the unit.
         let (path, arguments) = (unit::object_path(unit.as_str()), [Value::str("")]);
         let call =
             Call { destination: SYSTEMD, path: &path, interface: PROPERTIES, member: "GetAll", arguments: &arguments };
@@ -415,7 +415,7 @@ impl System for Systemd {
         if units.is_empty() || self.enable_files(units).is_ok() {
             return Ok(());
         }
-        // One by one, to leave out a generated unit and to name the one that can't be enabled.
+        // Try each unit alone, to skip generated units and to name the unit that can't be enabled.
         for unit in units {
             if let Err(error) = self.enable_files(std::slice::from_ref(unit))
                 && self.unit_file(unit)? != UnitFile::Static

@@ -1,7 +1,7 @@
-//! Which units a deployment has touched: those that are in another state or in another run than before, and that are related
-//! to the units of its jobs.
+//! Finds the units that a deployment has touched: their state or their invocation has changed, and they are related to units
+//! of the deployment's jobs.
 //!
-//! systemd starts, restarts and stops more than it is asked for: what requires a unit, is a part of it, or conflicts with it.
+//! systemd also starts, restarts and stops units that require a unit, are part of it, or conflict with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Active, System, SystemError, UnitDetail, UnitState};
 use crate::shared::name::UnitName;
 
-/// A unit as it was before the deployment.
+/// The state of a unit before the deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
     pub active: Active,
@@ -18,7 +18,7 @@ pub struct Before {
     pub invocation: String,
 }
 
-/// All units that were not simply inactive.
+/// The states of all units that were not inactive before the deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct States(BTreeMap<UnitName, Before>);
 
@@ -29,7 +29,7 @@ impl States {
         States(known.map(|(unit, state)| (unit.clone(), before(state))).collect())
     }
 
-    /// Whether the unit ran, or was about to.
+    /// Whether the unit ran or was starting.
     pub fn ran(&self, unit: &UnitName) -> bool {
         self.0.get(unit).is_some_and(|before| before.active.is_up())
     }
@@ -38,17 +38,17 @@ impl States {
         self.0.get(unit).is_some_and(|before| before.active == Active::Failed)
     }
 
-    /// The run that it was in; empty if it was down.
+    /// The invocation id of the unit. Empty if the unit was down.
     pub fn invocation(&self, unit: &UnitName) -> &str {
         self.0.get(unit).map_or("", |before| before.invocation.as_str())
     }
 
-    /// Count the unit among those that ran: it should have.
+    /// Treat the unit as if it had run, because it should have.
     pub fn add_running(&mut self, unit: UnitName) {
         self.0.insert(unit, Before { active: Active::Active, invocation: String::new() });
     }
 
-    /// How the unit differs now from what it was; nothing if it does not.
+    /// How the unit has changed. `None` if it has not.
     pub fn change_of(&self, unit: &UnitName, now: &BTreeMap<UnitName, UnitState>) -> Option<Change> {
         let state = now.get(unit);
         let is_up = state.is_some_and(|state| state.active.is_up());
@@ -60,7 +60,7 @@ impl States {
             (true, false) => Some(Change::Stopped),
             (false, true) => Some(Change::Started),
             (false, false) if has_failed && !self.had_failed(unit) => Some(Change::Failed),
-            // It is being stopped.
+            // It is deactivating, so it was started in between.
             (false, false) if state.is_some_and(|s| !matches!(s.active, Active::Inactive | Active::Failed)) => {
                 Some(Change::Started)
             }
@@ -68,43 +68,43 @@ impl States {
         }
     }
 
-    /// All units that are not as they were.
+    /// All units that have changed.
     fn changes<'a>(&'a self, now: &'a BTreeMap<UnitName, UnitState>) -> impl Iterator<Item = (&'a UnitName, Change)> {
         let all: BTreeSet<&UnitName> = self.0.keys().chain(now.keys()).collect();
         all.into_iter().filter_map(|unit| Some((unit, self.change_of(unit, now)?)))
     }
 }
 
-/// How a unit differs from what it was.
+/// How a unit has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It ran, and is in another run.
+    /// It ran, and now runs with another invocation id.
     Restarted,
-    /// It ran, and does not.
+    /// It ran, and is down now.
     Stopped,
-    /// It did not run, and does, or did in between.
+    /// It was down, and runs now or ran in between.
     Started,
-    /// It did not run, and has failed.
+    /// It was down, and has failed now.
     Failed,
 }
 
-/// What it means that systemd touched a unit.
+/// Why systemd touched a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// It goes with a unit that was started or restarted: it should be as well as before.
+    /// It belongs to a unit that was started or restarted, and should run if it ran before.
     Along,
-    /// It was stopped because a unit that it requires was stopped for good, or because it can't run at the same time as
-    /// one that was started. That is what the tree asks for.
+    /// It was stopped because a unit that it requires was stopped for good, or because it conflicts with a unit that was
+    /// started. The tree asks for this.
     Consequence,
 }
 
-/// A unit that systemd touched along with others.
+/// A unit that systemd touched together with another unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
     pub unit: UnitName,
     pub change: Change,
     pub relation: Relation,
-    /// The unit along with which it was touched.
+    /// The other unit.
     pub by: UnitName,
 }
 
@@ -127,7 +127,7 @@ impl Ours {
     }
 }
 
-/// The units that are not as they were because of `ours`, directly or through each other. Not `ours` themselves.
+/// Find the units that have changed because of `ours`, directly or through each other, without `ours` themselves.
 pub fn find(
     system: &mut dyn System,
     ours: &Ours,
@@ -161,7 +161,7 @@ pub fn find(
     }
 }
 
-/// How a unit that has changed is related to one of `reached`.
+/// How a changed unit is related to one of `reached`.
 fn relation<'a>(
     change: Change,
     detail: &UnitDetail,
@@ -169,7 +169,7 @@ fn relation<'a>(
 ) -> Option<(Relation, &'a UnitName)> {
     let among = |units: &[UnitName]| {
         let found = units.iter().filter_map(|unit| reached.get_key_value(unit)).map(|(unit, how)| (*how, unit));
-        // One that should be well again counts more than one that is gone.
+        // A unit that should run again takes precedence over a unit that was stopped for good.
         found.max_by_key(|(how, _)| *how == Relation::Along)
     };
     match change {

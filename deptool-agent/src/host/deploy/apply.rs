@@ -1,4 +1,4 @@
-//! Carrying out actions. Everything was decided in *prepare*: one match, one way to do each.
+//! Carries out actions. *Prepare* has decided everything, so there is one way to do each action.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,19 +40,18 @@ pub struct Applying<'a> {
     /// The generation that is being activated.
     pub generation: u32,
     pub system: &'a mut dyn System,
-    /// When starting and settling must be over.
     pub deadline: Deadline,
-    /// How long units must not fail after their start, where the manifest says so.
+    /// How long a unit must run without failing, where the manifest sets that time.
     pub windows: &'a BTreeMap<UnitName, Duration>,
-    /// All units as they were before the deployment.
+    /// The states of all units before the deployment.
     pub before: &'a States,
-    /// What went wrong and is no failure, for the operator.
+    /// Problems that are not failures, for the operator.
     pub complaints: &'a mut Vec<String>,
     pub tick: &'a mut dyn FnMut(),
 }
 
 impl Applying<'_> {
-    /// Carry out one action. Returns the units that it started, for settling to judge.
+    /// Carry out one action. Returns the units that it started, for settling.
     pub fn apply(&mut self, action: &Action) -> Result<Vec<(UnitName, Started)>, HostError> {
         match action {
             Action::Stop(units) => self.stop(units)?,
@@ -85,14 +84,14 @@ impl Applying<'_> {
 
     fn stop(&mut self, units: &[UnitName]) -> Result<(), HostError> {
         self.end(units)?;
-        // One that was killed in the end would be listed as failed, long after its file is gone.
+        // A unit that had to be killed would stay in the list of failed units after its file is gone.
         Ok(self.system.reset_failed(units)?)
     }
 
-    /// First everything that is to end its old process, then what is reloaded, then what starts.
+    /// Run jobs: first stop the units that need it, then reload units, then start units.
     fn jobs(&mut self, jobs: &UnitJobs) -> Result<Vec<(UnitName, Started)>, HostError> {
         let units: Vec<UnitName> = jobs.jobs.iter().map(|(unit, _)| unit.clone()).collect();
-        // Or the start limit fails the sixth deployment within ten seconds.
+        // Otherwise the sixth deployment within ten seconds would hit the start limit.
         self.system.reset_failed(&units)?;
         let mut all = jobs.jobs.clone();
         let mut before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
@@ -135,7 +134,7 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Units that ran, and that systemd has stopped along with these: a restart would have brought them back.
+    /// The units that ran, and that systemd has stopped together with these. A restart would have started them again.
     fn stopped_along(&mut self, stopped: &[UnitName]) -> Result<Vec<UnitName>, HostError> {
         let ours = Ours { jobs: stopped.iter().cloned().collect(), stops: BTreeSet::new() };
         let now = self.system.snapshot_of_runs()?;
@@ -188,7 +187,7 @@ impl Applying<'_> {
     }
 }
 
-/// The place of `path`, whose directory was there in *prepare*.
+/// Resolve `path`. Its parent directory existed in *prepare*.
 fn existing(home: &Home, path: &ExternalPath) -> Result<Place, HostError> {
     Place::existing(home, path)?.ok_or_else(|| HostError::refused(format!("the directory of '{path}' is gone")))
 }

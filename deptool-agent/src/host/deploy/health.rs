@@ -1,4 +1,4 @@
-//! Health: what an app says must answer is asked until it does, or its time is up.
+//! Health probes: each probe of an app is repeated until it succeeds or its time is up.
 
 use std::{
     io::{self, Read, Write},
@@ -21,16 +21,16 @@ use crate::{
     },
 };
 
-/// What does not answer is asked again after so long.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// An attempt gets as long as its probe has left, but at least this: the machine may be busy with what came before.
+/// An attempt may take the time that its probe has left, but at least this, because the machine may be busy.
 const SHORTEST: Duration = Duration::from_millis(500);
-/// One wait for the network ends after this, to say that we are alive.
+/// Waits for the network are interrupted after this time, to send heartbeats.
 const SLICE: Duration = Duration::from_millis(500);
-/// A status line is far shorter.
+/// The limit for a status line, in bytes.
 const LONGEST_LINE: usize = 1024;
 
-/// Ask all of `probes`, each until it answers as it should. A unit that fails meanwhile ends it at once.
+/// Wait until all `probes` succeed. If a watched unit fails meanwhile, this fails at once.
 pub fn wait(
     probes: &[(&AppName, &Probe)],
     watch: &mut Watch,
@@ -110,7 +110,7 @@ fn run(
     })
 }
 
-/// Ask once. The error says what came instead of what should.
+/// Try once. The error says what came instead of the expected answer.
 fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(), String> {
     let until = Instant::now() + limit;
     let result = match target {
@@ -146,7 +146,7 @@ fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut()) -> io
     }
 }
 
-/// `GET`: the status of the answer.
+/// Send a `GET` request. Returns the status of the answer.
 fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
     let mut stream = connect(&url.sockets, until, tick)?;
     let Url { path, authority, .. } = url;
@@ -170,10 +170,10 @@ fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
             break;
         }
     }
-    status_of(&line).ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    status_of(&line).ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }
 
-/// What is left until `until`, but not too much at once.
+/// The time until `until`, but at most [`SLICE`].
 fn slice(until: Instant) -> io::Result<Duration> {
     match until.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -181,7 +181,7 @@ fn slice(until: Instant) -> io::Result<Duration> {
     }
 }
 
-/// `HTTP/1.1 200 OK`: RFC 9112, 4.
+/// Parse a status line such as `HTTP/1.1 200 OK` (RFC 9112, 4).
 fn status_of(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
     match rest {
