@@ -68,6 +68,7 @@ fn refused(bob: &Operator, what: &str, id: CommitId, pack: Vec<u8>) {
     assert_eq!((beside_objects(), bob.git(&["for-each-ref"])), before, "{what}: {text}");
 }
 
+/// What is odd and harmless is let in: old tools wrote it, and a push would deploy it. See [`crate::repo::fsck`].
 #[test]
 fn trees_that_git_would_complain_of_stay_out() {
     let bob = bob();
@@ -79,7 +80,6 @@ fn trees_that_git_would_complain_of_stay_out() {
         (".", &[("100644", b".")]),
         ("a slash", &[("100644", b"../../hooks/pre-push")]),
         ("no name", &[("100644", b"")]),
-        ("a padded mode", &[("0100644", b"x")]),
         ("a name twice", &[("100644", b"x"), ("100644", b"x")]),
         ("a wrong order", &[("100644", b"y"), ("100644", b"x")]),
         ("a file that is called a directory", &[("40000", b"x")]),
@@ -117,7 +117,6 @@ fn commits_that_git_would_complain_of_stay_out() {
         format!("tree {root}\n"),
         format!("tree {root}\n\nno author\n"),
         format!("tree {root}\nauthor A a@b 1 +0000\ncommitter C <c@d> 1 +0000\n\n"),
-        format!("tree {root}\nauthor A <a@b> 99999999999999999999999 +0000\ncommitter C <c@d> 1 +0000\n\n"),
         format!("tree {root}\nauthor A <a@b> 1 +0000\ncommitter \0C <c@d> 1 +0000\n\n"),
         format!("tree {root}\nparent x\n{COMMIT}"),
         format!("tree {file}\n{COMMIT}"),
