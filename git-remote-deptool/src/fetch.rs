@@ -13,9 +13,10 @@ pub mod query;
 
 use std::collections::BTreeMap;
 
-use ask::{Answer, ask_all, why};
+use ask::{Answer, Locking, ask_all, why};
 pub use ask::{Running, place_to_ask};
 use deptool_agent::shared::{
+    id::CommitId,
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult, Goal},
     text::printable,
@@ -38,9 +39,15 @@ use crate::{
 /// How many names of hosts an error has.
 const NAMES: usize = 10;
 
-/// What was heard of hosts, to be noted when Git is done with its own refs.
+/// What is left to do when Git is done with its own refs.
 #[derive(Debug, Default)]
-pub struct Postponed(Vec<(HostRemote, Answer)>);
+pub struct Postponed {
+    /// Answers that were not noted yet.
+    answers: Vec<(HostRemote, Answer)>,
+    /// Git may write what was listed to it as long as these are held: nobody moves a host on, and its tracking ref with
+    /// it, to have Git move the ref back.
+    _locks: Vec<HostLock>,
+}
 
 /// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
 pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
@@ -57,12 +64,12 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     let progress = Progress::new(shown(remote, &hosts), manner);
     let mut running: Vec<Option<Running>> = hosts.iter().map(|_| None).collect();
     let (mut failed, mut postponed) = (Vec::new(), Postponed::default());
-    ask_all(remote, &hosts, &progress, &mut |at, answer| {
+    ask_all(remote, &hosts, Locking::EachItsOwn, &progress, &mut |at, answer| {
         let host = &hosts[at];
         let noted = answer.and_then(|(answer, _lock)| {
             running[at] = answer.running.clone();
             if is_clone {
-                postponed.0.push((host.clone(), answer));
+                postponed.answers.push((host.clone(), answer));
                 return Ok(());
             }
             note(remote, host, &answer, options.verbosity)
@@ -73,14 +80,38 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     });
     progress.finish();
     not_asked(remote, failed, is_group)?;
-    let refs =
-        hosts.iter().zip(&running).filter_map(|(host, running)| Some(refs_of(host, running.as_ref()?, is_group)));
-    let mut refs: Vec<Ref> = refs.flatten().collect();
-    if is_group {
-        refs.extend(listed::branches(remote, &running, is_clone));
+    if is_clone {
+        let refs = hosts.iter().zip(&running).filter_map(|(host, running)| {
+            let running = running.as_ref()?;
+            Some(refs_of(host, &running.deployed.cluster, running.local(), is_group))
+        });
+        let mut refs: Vec<Ref> = refs.flatten().collect();
+        refs.extend(other_refs(remote, &running, is_group, is_clone)?);
+        return Ok((refs, postponed));
     }
-    refs.extend(listed::tags(remote)?);
+    // While others were asked somebody may have deployed to the first: what counts is what is known now.
+    postponed._locks = remote.lock_all(&hosts)?;
+    let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
+    let refs = hosts.iter().zip(&known).flat_map(|(host, known)| {
+        known.clusters.iter().flat_map(|(cluster, tracked)| refs_of(host, cluster, tracked.commit, is_group))
+    });
+    let mut refs: Vec<Ref> = refs.collect();
+    refs.extend(other_refs(remote, &running, is_group, is_clone)?);
     Ok((refs, postponed))
+}
+
+/// What is listed beside the hosts' refs.
+fn other_refs(
+    remote: &Remote,
+    running: &[Option<Running>],
+    is_group: bool,
+    is_clone: bool,
+) -> Result<Vec<Ref>, RemoteError> {
+    let mut refs = listed::tags(remote)?;
+    if is_group {
+        refs.extend(listed::branches(remote, running, is_clone));
+    }
+    Ok(refs)
 }
 
 /// Whom to ask. Of `@all` that is every host that has a remote, or was last heard to run something, or is in what is
@@ -113,9 +144,10 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
 
 /// The hosts as progress shows them.
 fn shown(remote: &Remote, hosts: &[HostRemote]) -> Vec<Host> {
-    let first_contact = |host: &HostRemote| match HostFacts::load(&remote.repo, &host.tracking) {
-        Some(_) => FirstContact::No,
-        None => FirstContact::Possible,
+    let first_contact = |host: &HostRemote| match (&remote.target, HostFacts::load(&remote.repo, &host.tracking)) {
+        (Target::Host(_), None) => FirstContact::Possible,
+        // What has to be asked is asked later.
+        (Target::Host(_), Some(_)) | (Target::Group(..) | Target::All, _) => FirstContact::No,
     };
     hosts.iter().map(|host| Host { name: host.host.clone(), first_contact: first_contact(host) }).collect()
 }
@@ -140,8 +172,8 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
 }
 
 /// The refs that Git is shown of one host.
-fn refs_of(host: &HostRemote, running: &Running, is_group: bool) -> Vec<Ref> {
-    let (cluster, object) = (&running.deployed.cluster, running.local().0);
+fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group: bool) -> Vec<Ref> {
+    let object = commit.0;
     if is_group {
         let full_ref_name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
         return vec![Ref::Direct { full_ref_name, object }];
@@ -180,8 +212,8 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
 
 /// Note what was heard in the course of a clone, which has made its own refs by now.
 pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> Result<(), RemoteError> {
-    for (host, answer) in postponed.0 {
-        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+    for (host, answer) in postponed.answers {
+        let _lock = remote.lock(&host)?;
         settle(remote, &host, &answer, verbosity)?;
     }
     Ok(())
@@ -194,6 +226,18 @@ pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Opt
     let answer = ask::ask(remote, host, &ask::elsewhere(), &|_| {})?;
     settle(remote, host, &answer, verbosity)?;
     Ok(answer.running)
+}
+
+/// The same for many hosts, all at once. Returns for each why it could not be asked.
+pub fn refresh_all(remote: &Remote, hosts: &[HostRemote], options: &Options) -> Vec<Result<(), RemoteError>> {
+    let manner = if hosts.len() > 1 { remote.manner(options) } else { Manner::Hidden };
+    let progress = Progress::new(shown(remote, hosts), manner);
+    let mut results: Vec<Result<(), RemoteError>> = hosts.iter().map(|_| Ok(())).collect();
+    ask_all(remote, hosts, Locking::ByCaller, &progress, &mut |at, answer| {
+        results[at] = answer.and_then(|(answer, _)| settle(remote, &hosts[at], &answer, options.verbosity));
+    });
+    progress.finish();
+    results
 }
 
 /// What the host said is what is known of it. While it is at work its deployments stay in doubt.

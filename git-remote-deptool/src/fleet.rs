@@ -42,7 +42,10 @@ pub trait Supervisor {
     /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
     fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String>;
 
-    /// Hear how the host at `at` is doing.
+    /// The operator wants to stop. These hosts have begun.
+    fn interrupted(&mut self, begun: &[usize]);
+
+    /// How the host at `at` is doing.
     fn on_event(&mut self, at: usize, report: &DeliveryEvent);
 }
 
@@ -100,6 +103,7 @@ pub fn run(
             orders,
             supervisor,
         };
+        let mut is_told = false;
         while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
                 Ok((at, report)) => fleet.take(at, report),
@@ -107,6 +111,9 @@ pub fn run(
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if connector.interrupted.is_set() {
+                if !std::mem::replace(&mut is_told, true) {
+                    fleet.supervisor.interrupted(&fleet.decision.begun());
+                }
                 let steps = fleet.decision.interrupt();
                 fleet.carry_out(steps);
             }

@@ -81,7 +81,8 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
 fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
     let place = place_to_ask(remote, host)?;
     let opened = Session::to(&remote.connector, &place, Mailbox::new(), stage);
-    opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
+    let opened = opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source });
+    opened.map(|(session, hello)| (session.interruptible(&remote.connector.interrupted), hello))
 }
 
 /// Ask one host what it runs, and bring that home. The caller holds the host's lock on this side.
@@ -94,6 +95,7 @@ pub(super) fn ask(
     let before = remote.tracking().clusters(host)?;
     let (mut session, hello) = open(remote, host, &mut |stage| match stage {
         Stage::Connecting => note(State::Connecting),
+        Stage::Asking => note(State::Prompting),
         Stage::Installing { .. } => note(State::Installing),
     })?;
     note(State::Asking);
@@ -138,17 +140,28 @@ fn bring_home(
         .map_err(|error| RemoteError::Text(chain(&error)))
 }
 
+/// Who sees to it that nobody else talks to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locking {
+    EachItsOwn,
+    ByCaller,
+}
+
 /// Ask all of `hosts`, many at a time, and hand on each answer as it comes, with the host's index and its lock. A host
 /// that is slow, down, or talked to by another process holds up none of the others.
 pub(super) fn ask_all(
     remote: &Remote,
     hosts: &[HostRemote],
+    locking: Locking,
     progress: &Progress,
-    take: &mut dyn FnMut(usize, Result<(Answer, HostLock), RemoteError>),
+    take: &mut dyn FnMut(usize, Result<(Answer, Option<HostLock>), RemoteError>),
 ) {
     let elsewhere = elsewhere();
     let ask_one = |remote: &Remote, at: usize| {
-        let lock = remote.lock(&hosts[at])?;
+        let lock = match locking {
+            Locking::EachItsOwn => Some(remote.lock(&hosts[at])?),
+            Locking::ByCaller => None,
+        };
         let answer = ask(remote, &hosts[at], &elsewhere, &|state| {
             progress.note(at, state);
         });

@@ -33,7 +33,8 @@ pub fn query<T: Send>(
         |(), at| {
             let Ok(endpoint) = &endpoints[at] else { return None };
             let opened = Session::to(connector, endpoint, Mailbox::new(), &mut |_| {});
-            Some(opened.and_then(|(mut session, hello)| {
+            Some(opened.and_then(|(session, hello)| {
+                let mut session = session.interruptible(&connector.interrupted);
                 let answer = ask(&mut session, &hello)?;
                 session.close();
                 Ok((hello, answer))

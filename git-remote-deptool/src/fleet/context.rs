@@ -95,7 +95,10 @@ impl Context {
     /// nobody named it.
     pub fn remote(self, target: Target, name: String) -> Remote {
         let Context { repo, settings, connector, sink, screen, results, report } = self;
-        Remote::new(repo, Reach { settings, target, name, connector, sink, screen, results, report })
+        Remote::new(
+            repo,
+            Reach { settings, target, name, connector, sink, is_muted: Arc::default(), screen, results, report },
+        )
     }
 
     /// The top of the work tree, or the directory of a bare repository.

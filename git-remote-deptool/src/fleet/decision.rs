@@ -146,6 +146,11 @@ impl Decision {
         self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
     }
 
+    /// The hosts that were told to activate and have not ended.
+    pub fn begun(&self) -> Vec<usize> {
+        self.those(|state| matches!(state, State::Active | State::Healthy | State::Kept | State::Lost)).collect()
+    }
+
     /// Whether the host was left out.
     pub fn is_skipped(&self, at: usize) -> bool {
         self.states[at] == State::Skipped

@@ -4,19 +4,22 @@ use std::{
     collections::BTreeMap,
     ops::Deref,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use deptool_agent::shared::{build::BUILD_ID, name::HostName, outcome::Deployed, text::printable, wire::Hello};
 
 use crate::{
     agent::{
-        open_files::TooMany,
+        open_files::{self, TooMany, Use},
         session::SessionError,
         transport::{
             self, Connector,
             messages::Sink,
-            ssh::{Sharing, SshEndpoint},
+            ssh::{Questions, Sharing, SshEndpoint},
         },
     },
     config::{ClusterError, HostRemote, Settings, Target, Via, url::SshHost},
@@ -45,6 +48,8 @@ pub struct Reach {
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
+    /// The operator has turned away: nothing more is shown.
+    pub is_muted: Arc<AtomicBool>,
     /// The same, if it is a terminal on which a block of lines can be drawn in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
     /// Who shows how a push ends.
@@ -118,8 +123,16 @@ impl Remote {
         Remote { repo, reach }
     }
 
+    /// Show nothing more.
+    pub fn mute(&self) {
+        self.is_muted.store(true, Ordering::Relaxed);
+    }
+
     /// Show a line, or several.
     pub fn say(&self, text: &str) {
+        if self.is_muted.load(Ordering::Relaxed) {
+            return;
+        }
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A terminal that is gone is no reason to stop a deployment.
         let _ = sink.write_all(format!("{}\n", text.trim_end()).as_bytes());
@@ -173,10 +186,20 @@ impl Remote {
         match HostLock::try_acquire(&self.repo, &host.tracking) {
             Err(held @ LockError::Held(_)) => {
                 self.say(&format!("{}: waiting: {held}", host.host));
-                HostLock::acquire(&self.repo, &host.tracking)
+                HostLock::acquire(&self.repo, &host.tracking, &self.connector.interrupted)
             }
             result => result,
         }
+    }
+
+    /// The right to talk to each of `hosts`, in their order. They are locked in the order of their names, so that two
+    /// processes do not wait for each other.
+    pub fn lock_all(&self, hosts: &[HostRemote]) -> Result<Vec<HostLock>, RemoteError> {
+        open_files::make_room(hosts.len(), Use::Lock)?;
+        let sorted: BTreeMap<_, _> = hosts.iter().map(|host| (&host.tracking, host)).collect();
+        let locked = sorted.into_iter().map(|(name, host)| Ok((name, self.lock(host)?)));
+        let mut locks = locked.collect::<Result<BTreeMap<_, _>, LockError>>()?;
+        Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
     }
 
     /// How the connector reaches `host`.
@@ -192,7 +215,18 @@ impl Remote {
                 let name = name.clone();
                 let sharing = if self.settings.share_connections { Sharing::Asked } else { Sharing::AsConfigured };
                 let port = address.port;
-                Ok(transport::Endpoint::Ssh(SshEndpoint { user, host: name, port, name: host.host.clone(), sharing }))
+                let questions = match self.target {
+                    Target::Host(_) => Questions::Allowed,
+                    Target::Group(..) | Target::All => Questions::Deferred,
+                };
+                Ok(transport::Endpoint::Ssh(SshEndpoint {
+                    user,
+                    host: name,
+                    port,
+                    name: host.host.clone(),
+                    sharing,
+                    questions,
+                }))
             }
         }
     }

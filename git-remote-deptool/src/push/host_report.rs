@@ -147,10 +147,11 @@ fn listed(names: &[String]) -> String {
 /// What an error means that came before the host was told to go on.
 pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
     match error {
-        SessionError::Connect(ConnectError::Interrupted) => (HostOutcome::Cancelled, String::new()),
-        SessionError::Connect(ConnectError::Unreachable(why)) | SessionError::Lost(why) => {
-            (HostOutcome::Unreachable, why.clone())
+        SessionError::Connect(ConnectError::Interrupted) | SessionError::Interrupted => {
+            (HostOutcome::Cancelled, String::new())
         }
+        SessionError::Connect(ConnectError::Unreachable(why) | ConnectError::NeedsAnswer(why))
+        | SessionError::Lost(why) => (HostOutcome::Unreachable, why.clone()),
         error if error.is_unreachable() => (HostOutcome::Unreachable, chain(error)),
         error => (HostOutcome::Refused, chain(error)),
     }

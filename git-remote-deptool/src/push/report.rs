@@ -72,6 +72,12 @@ fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
         [one] if request.is_single => {
             RefOutcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
         }
-        _ => RefOutcome::Done { old: None, new, update: RefUpdate::FastForward },
+        // Each host may have had another commit. Git shows one, and "new branch" where nobody had any.
+        _ => {
+            let old = affected.iter().find_map(|one| one.tracked.map(|tracked| tracked.commit));
+            let is_forced = affected.iter().any(|one| one.update == RefUpdate::Forced);
+            let update = if is_forced { RefUpdate::Forced } else { RefUpdate::FastForward };
+            RefOutcome::Done { old, new, update }
+        }
     }
 }

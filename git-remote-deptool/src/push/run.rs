@@ -19,7 +19,7 @@ use crate::{
     agent::{
         open_files::{self, Use},
         payload::Payload,
-        transport::{self, Stage},
+        transport::{self, Stage, ssh::Questions},
     },
     fleet::{
         self, HostResult, Rules, Supervisor,
@@ -118,9 +118,11 @@ fn deliveries(
 fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     let shown = |delivery: &Delivery| progress::Host {
         name: delivery.request.host.clone(),
-        first_contact: match (&delivery.target, delivery.is_known) {
-            (transport::Endpoint::Ssh(_), false) => FirstContact::Possible,
-            (transport::Endpoint::Ssh(_), true) | (transport::Endpoint::Local(_), _) => FirstContact::No,
+        first_contact: match &delivery.target {
+            transport::Endpoint::Ssh(ssh) if !delivery.is_known && ssh.questions == Questions::Allowed => {
+                FirstContact::Possible
+            }
+            transport::Endpoint::Ssh(_) | transport::Endpoint::Local(_) => FirstContact::No,
         },
     };
     deliveries.iter().map(shown).collect()
@@ -207,6 +209,23 @@ impl Supervisor for PushSupervisor<'_> {
         };
         let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
         self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| chain(&error))
+    }
+
+    fn interrupted(&mut self, begun: &[usize]) {
+        let names: Vec<&str> = begun.iter().map(|at| self.affected[*at].remote.host.as_str()).collect();
+        let (names, them) = match names.as_slice() {
+            // Whatever has not begun is called off at once, and Git or the report says so.
+            [] => return,
+            [one] => ((*one).to_owned(), "it has"),
+            _ => (names.join(", "), "they have"),
+        };
+        let what = match self.request.options.atomicity {
+            Atomicity::AllOrNothing => "goes back to what ran before",
+            Atomicity::PerHost => "finishes by itself, or rolls back",
+        };
+        self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' tells how it ended"));
+        // Whoever pressed Ctrl-C has the shell's prompt again.
+        self.remote.mute();
     }
 
     fn on_event(&mut self, at: usize, report: &DeliveryEvent) {

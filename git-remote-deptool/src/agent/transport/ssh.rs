@@ -12,7 +12,11 @@ use std::{
 
 use deptool_agent::shared::{env_request, name::HostName};
 
-use super::{ConnectError, Environment, messages::Kind, process, user_config};
+use super::{
+    ConnectError, Environment,
+    messages::{Kind, Showing},
+    process, user_config,
+};
 
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
@@ -28,6 +32,30 @@ pub struct SshEndpoint {
     /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
     pub name: HostName,
     pub sharing: Sharing,
+    pub questions: Questions,
+}
+
+/// Whether ssh may ask the operator something: about a host key, or for a passphrase, PIN or password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Questions {
+    /// This is the only connection that is being made.
+    Allowed,
+    /// Others are being made at the same time: ssh does not ask (`BatchMode`), and where it would have to another
+    /// connection is made, one host after another.
+    Deferred,
+}
+
+impl SshEndpoint {
+    /// Whether ssh gave up because it was not allowed to ask.
+    pub fn needs_answer(&self, stderr: &str) -> bool {
+        const SIGNS: [&str; 4] = [
+            "Host key verification failed",
+            "Permission denied (",
+            "Too many authentication failures",
+            "signing failed",
+        ];
+        self.questions == Questions::Deferred && SIGNS.iter().any(|sign| stderr.contains(sign))
+    }
 }
 
 /// Whether a connection that is there already may be used.
@@ -137,7 +165,10 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it says is for nobody.
-    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink()))) else { return false };
+    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce)
+    else {
+        return false;
+    };
     let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
     if status.is_none() {
         asking.stopper().stop();
@@ -250,6 +281,9 @@ fn arguments(
             settings.overrides.iter().for_each(|option| push(&["-o", option]));
             // Always: what may be sent over a shared connection is settled when that is made.
             push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
+            if target.questions == Questions::Deferred {
+                push(&["-o", "BatchMode=yes"]);
+            }
         }
         (Variant::Simple, Some(_)) => return Err(ConnectError::PortNotSupported),
         (Variant::Simple, None) => {}
@@ -291,7 +325,14 @@ mod tests {
 
     fn target() -> SshEndpoint {
         let host = HostName::parse(b"web1").unwrap();
-        SshEndpoint { user: None, host: host.clone(), port: None, name: host, sharing: Sharing::AsConfigured }
+        SshEndpoint {
+            user: None,
+            host: host.clone(),
+            port: None,
+            name: host,
+            sharing: Sharing::AsConfigured,
+            questions: Questions::Allowed,
+        }
     }
 
     fn chosen(settings: SshSettings) -> Variant {

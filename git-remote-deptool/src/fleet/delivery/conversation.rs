@@ -64,7 +64,6 @@ impl<'a> Conversation<'a> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
-        let at_once = delivery.request.activation == Activation::AtOnce;
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
@@ -86,7 +85,7 @@ impl<'a> Conversation<'a> {
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead
-            && at_once
+            && self.begins_by_itself()
             && early.is_taken()
         {
             self.permission = Permission::Given;
@@ -98,15 +97,22 @@ impl<'a> Conversation<'a> {
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         self.unanswered = Some((session.answered_in(), Instant::now()));
-        if at_once {
+        if self.begins_by_itself() {
             self.permission = Permission::Given;
         }
         if !delivery.is_known {
             session.send_frames(&request)?;
             session.send_frames(&delivery.payload.messages)?;
         }
-        self.send_large(&mut session, &delivery.payload.large)?;
+        if let Some(cancelled) = self.send_large(&mut session, &delivery.payload.large)? {
+            return Ok(cancelled);
+        }
         self.follow(session)
+    }
+
+    /// Whether the host activates without a word from us, as soon as it has what was sent first.
+    fn begins_by_itself(&self) -> bool {
+        self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
     }
 
     /// Pass on what the host says and what it is to be told, until it has ended.
@@ -120,7 +126,11 @@ impl<'a> Conversation<'a> {
                 (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
             }
             match event {
-                Event::Order(order) => self.carry_out(&mut session, order)?,
+                Event::Order(order) => {
+                    if let Some(cancelled) = self.carry_out(&mut session, order)? {
+                        return Ok(cancelled);
+                    }
+                }
                 // It asks again whoever attaches; that this is possible is the answer.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
@@ -138,13 +148,17 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<(), SessionError> {
+    /// Returns the end, if that is what the order leads to.
+    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<Option<Outcome>, SessionError> {
         match order {
+            // It can't begin before it has everything, and now it never will.
+            Order::Send(Request::Cancel) if session.abandon() => Ok(Some(Outcome::Cancelled)),
             Order::Send(request) => {
                 if request == Request::Activate {
                     self.permission = Permission::Given;
                 }
-                session.send(&request)
+                session.send(&request)?;
+                Ok(None)
             }
             Order::Full(payload) => {
                 session.send_frames(&payload.messages)?;
@@ -153,28 +167,38 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn send_large(&self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<(), SessionError> {
+    /// Send what is too large for the pack, and what tells the host that it has everything: until then it can't begin.
+    /// Returns that the deployment was cancelled if we were interrupted before.
+    fn send_large(&mut self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<Option<Outcome>, SessionError> {
         if large.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         for (id, size) in large {
             let mut content = (self.delivery.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
-            session.send_blob(*id, *size, &mut content)?;
+            match session.send_blob(*id, *size, &mut content, &self.connector.interrupted) {
+                Err(SessionError::Interrupted) => return Ok(Some(Outcome::Cancelled)),
+                sent => sent?,
+            }
         }
-        session.send(&Request::ObjectsEnd)
+        if self.delivery.request.activation == Activation::AtOnce {
+            self.permission = Permission::Given;
+        }
+        session.send(&Request::ObjectsEnd)?;
+        Ok(None)
     }
 
     /// Reach the host anew, and go on over that connection. If it can't be, it goes back when its
     /// time is over, and says so on the old one.
-    fn confirm(&mut self, old: Session, seconds: u16) -> Session {
+    fn confirm(&mut self, mut old: Session, seconds: u16) -> Session {
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
         loop {
-            match self.attach() {
+            match self.attach(Some(deadline)) {
                 Ok(Status::Running(session)) => return *session,
                 // The old connection tells.
                 Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
                     (self.tell)(DeliveryEvent::Note(format!("it can't be reached anew: {error}")));
+                    old.expect_silence();
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -189,7 +213,7 @@ impl<'a> Conversation<'a> {
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         for attempt in 1..=TRIES {
-            match self.attach() {
+            match self.attach(None) {
                 Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
                 Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
                 Ok(Status::Running(session)) => {
@@ -207,9 +231,10 @@ impl<'a> Conversation<'a> {
     }
 
     /// Ask for our deployment on a connection of its own, by its id.
-    fn attach(&mut self) -> Result<Status, SessionError> {
-        let target = self.delivery.target.afresh();
-        let (mut session, hello) = Session::to(self.connector, &target, self.mailbox.clone(), &mut |_| {})?;
+    fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
+        let stage = &mut |_| {};
+        let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
+        let (mut session, hello) = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {

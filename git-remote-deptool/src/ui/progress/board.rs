@@ -20,6 +20,8 @@ pub enum State {
     /// It is not its turn.
     Queued,
     Connecting,
+    /// ssh asks the operator something about it.
+    Prompting,
     /// Somebody else deploys; it is tried again.
     Waiting,
     /// The agent is being uploaded.
@@ -79,7 +81,8 @@ impl Board {
 
     /// Whether a question of ssh's may be on the terminal, which a block that is drawn again would wipe away.
     pub fn is_being_asked(&self) -> bool {
-        self.0.iter().any(|row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible)
+        let may_ask = |row: &Row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible;
+        self.0.iter().any(|row| row.state == State::Prompting || may_ask(row))
     }
 
     /// The block at `now`: a line for each host if they are few and fit, else counts, and the hosts that failed or are
@@ -150,6 +153,7 @@ impl State {
             State::Queued => (0, "waiting to connect"),
             State::Waiting => (1, "waiting for somebody else"),
             State::Connecting => (2, "connecting"),
+            State::Prompting => (2, "connecting"),
             State::Installing => (3, "installing the agent"),
             State::Asking => (4, "being asked"),
             // Phases are declared in their order.
@@ -170,7 +174,12 @@ impl State {
                     false
                 }
             },
-            State::Queued | State::Waiting | State::Done | State::Failed(_) | State::NotAttempted => false,
+            State::Queued
+            | State::Prompting
+            | State::Waiting
+            | State::Done
+            | State::Failed(_)
+            | State::NotAttempted => false,
         }
     }
 }
