@@ -41,5 +41,6 @@ mod stand_in;
 mod sweep;
 mod talk;
 mod units;
+mod waiting;
 mod wire;
 mod wiring;
