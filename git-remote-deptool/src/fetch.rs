@@ -1,9 +1,9 @@
 //! Asking hosts what they run, and bringing it home.
 //!
-//! All hosts of a group are asked at once ([`ask`]); what they said is noted here, in one place, as it comes. If one
-//! could not be asked the whole fetch fails, after all others were noted: the tracking refs are right as far as hosts
-//! were asked, those of the others stay as they were, and nobody can take the fetch for complete. Git is told nothing
-//! then, so it neither prunes a ref nor writes an old value as news.
+//! All hosts of a group are asked at once (`ask`). Their answers are recorded here, in one place, as they come. If one
+//! could not be asked the whole fetch fails after all others were recorded: the tracking refs of hosts that answered are
+//! right, those of the others stay as they were, and the fetch can't be taken for complete. Git gets no list then, so it
+//! neither prunes a ref nor writes an old value.
 
 mod ask;
 mod from_host;
@@ -36,9 +36,6 @@ use crate::{
     },
 };
 
-/// How many names of hosts an error has.
-const NAMES: usize = 10;
-
 /// What is left to do when Git is done with its own refs.
 #[derive(Debug, Default)]
 pub struct Postponed {
@@ -53,9 +50,7 @@ pub struct Postponed {
 pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = hosts_of(remote)?;
     if hosts.is_empty() && remote.tracking().is_unused()? {
-        let text = "'@all' stands for the hosts that a repository knows, and a new one knows none; \
-                    clone one of them by name, as in 'git clone deptool::web1'";
-        return Err(RemoteError::Text(text.into()));
+        return Err(RemoteError::NoHostsKnown);
     }
     let is_group = !matches!(remote.target, Target::Host(_));
     // `git clone` aborts if the refs that it is about to make are there.
@@ -89,7 +84,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
         refs.extend(other_refs(remote, &running, is_group, is_clone)?);
         return Ok((refs, postponed));
     }
-    // While others were asked somebody may have deployed to the first: what counts is what is known now.
+    // While the others were asked, another process may have deployed to the first: list what is known now.
     postponed._locks = remote.lock_all(&hosts)?;
     let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
     let refs = hosts.iter().zip(&known).flat_map(|(host, known)| {
@@ -114,8 +109,8 @@ fn other_refs(
     Ok(refs)
 }
 
-/// Whom to ask. Of `@all` that is every host that has a remote, or was last heard to run something, or is in what is
-/// about to be deployed.
+/// Which hosts to ask. For `@all` that is every host that has a remote, ran something when it was last asked, or is in a
+/// local branch of a cluster.
 fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     match &remote.target {
         Target::Host(host) => return Ok(vec![host.clone()]),
@@ -152,7 +147,7 @@ fn shown(remote: &Remote, hosts: &[HostRemote]) -> Vec<Host> {
     hosts.iter().map(|host| Host { name: host.host.clone(), first_contact: first_contact(host) }).collect()
 }
 
-/// Say which hosts could not be asked, and why; an error if there are any.
+/// Show which hosts could not be asked, and why. Fails if there are any.
 fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group: bool) -> Result<(), RemoteError> {
     if !is_group && let Some((_, error)) = failed.pop() {
         return Err(error);
@@ -164,11 +159,7 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
     for (host, error) in &failed {
         remote.say(&format!("{host}: {}", why(error)));
     }
-    let mut names: Vec<String> = failed.iter().take(NAMES).map(|(host, _)| host.to_string()).collect();
-    if failed.len() > NAMES {
-        names.push(format!("{} more", failed.len() - NAMES));
-    }
-    Err(RemoteError::Text(format!("could not ask {}; the other hosts' refs are up to date", names.join(", "))))
+    Err(RemoteError::NotAsked(failed.into_iter().map(|(host, _)| host).collect()))
 }
 
 /// The refs that Git is shown of one host.
@@ -185,7 +176,7 @@ fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group:
     ]
 }
 
-/// Note an answer, and say what is news.
+/// Record an answer, and show what is new.
 fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     settle(remote, host, answer, verbosity)?;
     if verbosity > 0 {
@@ -194,7 +185,7 @@ fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> 
     Ok(())
 }
 
-/// Say what was not known before. Git does not: it finds its tracking ref in place.
+/// Show what was not known before. Git does not: it finds its tracking ref in place.
 fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, running: Option<&Running>) {
     let Some(Running { deployed, found: _ }) = running else {
         if !before.is_empty() {
@@ -210,7 +201,7 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
     remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
-/// Note what was heard in the course of a clone, which has made its own refs by now.
+/// Record the answers of a clone, which has made its own refs by now.
 pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> Result<(), RemoteError> {
     for (host, answer) in postponed.answers {
         let _lock = remote.lock(&host)?;
@@ -219,7 +210,7 @@ pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> 
     Ok(())
 }
 
-/// Ask one host what it runs, bring that home, and move the tracking ref to the truth.
+/// Ask one host what it runs, fetch that, and move the tracking ref.
 ///
 /// The caller holds the host's lock on this side.
 pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Running>, RemoteError> {
@@ -240,7 +231,7 @@ pub fn refresh_all(remote: &Remote, hosts: &[HostRemote], options: &Options) -> 
     results
 }
 
-/// What the host said is what is known of it. While it is at work its deployments stay in doubt.
+/// Record what a host answered. While it is at work its deployments stay in doubt.
 fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     let tracking = remote.tracking();
     let running = answer.running.as_ref();
@@ -278,7 +269,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
     Ok(())
 }
 
-/// Say how a deployment of ours has ended that was not kept, and of which that was not known here.
+/// Show how a deployment from here has failed, if that was not known yet.
 fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state::Attempt) {
     let what = match attempt.to {
         Goal::Commit(id) if doubted == state::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
@@ -293,7 +284,7 @@ fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state
     remote.say(&format!("{}: {what} was {how}", host.host));
 }
 
-/// Note which projections there are by now, and say where a commit came from.
+/// Record new projections, and show where a commit came from.
 fn note_found(remote: &Remote, host: &HostRemote, running: &Running, verbosity: u32) -> Result<(), RemoteError> {
     let (tracking, deployed, short) = (remote.tracking(), &running.deployed, running.deployed.commit.short());
     match &running.found {

@@ -206,7 +206,7 @@ impl Refusal {
             Refusal::Stale => "stale info".into(),
             Refusal::NonFastForward { missing: None } => "the commit does not descend from what runs there".into(),
             Refusal::NonFastForward { missing: Some(commit) } => format!(
-                "runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                "runs {}, which is not in this repository; get it from the operator who deployed it, then merge it",
                 commit.short()
             ),
             Refusal::Unfit(why) | Refusal::Other(why) => why.clone(),

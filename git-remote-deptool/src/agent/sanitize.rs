@@ -13,7 +13,7 @@ use deptool_agent::shared::{
 const LINE: usize = 1000;
 /// The longest text of several lines, in bytes: what an agent says of a check or a unit that failed is shorter.
 const TEXT: usize = 16 * 1024;
-/// So many lines of a list in an outcome are shown.
+/// Show at most this many lines of a list in an outcome.
 const LINES: usize = 100;
 
 /// The same message, safe to show.

@@ -1,6 +1,6 @@
 //! One connection to one agent: messages out, messages in, and whether the other end is still alive.
 //!
-//! A thread reads; whoever owns the [`Session`] writes, and takes what was read with a deadline. So neither side can
+//! One thread reads. The owner of the [`Session`] writes, and takes with a deadline what was read. So neither side can
 //! block the other, and a host that falls silent is noticed.
 
 use std::{
@@ -39,13 +39,13 @@ use watchdog::Watchdog;
 
 /// An agent that says nothing for this long is gone. It sends heartbeats more often.
 const SILENCE: Duration = Duration::from_secs(30);
-/// An agent on this machine is waited for, once it has answered: whoever looks at the directory sees it at rest.
+/// How long to wait for an agent on this machine to end after its answer, so that its directory is at rest when we return.
 const TIDYING: Duration = Duration::from_secs(10);
 /// How often we say that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often a session that can be interrupted looks whether it is.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// With so many messages that nobody has looked at yet, no more are read: a host can't fill our memory.
+/// Read no further while this many messages are unread: a host can't fill our memory.
 const UNREAD: usize = 16;
 
 /// Why a session ended before its time. Every message is one line that is safe to show.
@@ -67,7 +67,7 @@ pub enum SessionError {
     /// The agent says what does not belong there.
     #[error("the host sent a message that makes no sense here")]
     OutOfOrder,
-    /// The agent is there, and does not get on.
+    /// The agent is alive, but makes no progress, or too much noise.
     #[error("the host {0}")]
     Idle(&'static str),
     /// Something on this side: a file that can't be read, say.
@@ -97,7 +97,7 @@ impl SessionError {
     }
 }
 
-/// A connection on which the agent has said hello.
+/// A connection to an agent that has sent its hello.
 pub struct Session {
     connection: Connection,
     outgoing: Option<Outgoing>,
@@ -112,7 +112,7 @@ pub struct Session {
     spoke: Instant,
     is_local: bool,
     answered_in: Duration,
-    /// Whoever only asks stops at once when it is set; a deployment has its own way to.
+    /// Ends a session that only asks. A deployment is ended by its fleet instead.
     interrupt: Option<Interrupt>,
     /// How long the host may be silent.
     silence: Duration,
@@ -187,7 +187,7 @@ impl Session {
         self.outgoing.as_mut().is_some_and(Outgoing::abandon)
     }
 
-    /// How long it took from the start of the program until the agent had said its first line.
+    /// The time from the start of the program to the agent's first line.
     pub fn answered_in(&self) -> Duration {
         self.answered_in
     }
@@ -312,7 +312,7 @@ impl Session {
         }
     }
 
-    /// End the connection to a host that does not get on.
+    /// End the connection to a host that makes no progress.
     fn give_up(&self, why: &'static str) -> SessionError {
         self.connection.stopper().stop();
         SessionError::Idle(why)
@@ -357,7 +357,7 @@ fn read(mut reader: FrameReader<impl io::Read>, number: usize, room: &SyncSender
             Err(error) => Arrival::End(number, Some(error)),
         };
         let is_end = matches!(arrival, Arrival::End(..));
-        // Nobody listens any more when the session was closed.
+        // The session may have been closed.
         if room.send(()).is_err() || to.send(arrival).is_err() || is_end {
             return;
         }

@@ -83,7 +83,7 @@ impl Endpoint {
     /// What the target is called in messages.
     fn shown(&self) -> String {
         match self {
-            Endpoint::Ssh(target) => target.host.to_string(),
+            Endpoint::Ssh(target) => target.host.clone(),
             Endpoint::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
         }
     }
@@ -137,7 +137,7 @@ pub enum Stage {
     Connecting,
     /// ssh may ask the operator something now: nothing else may be on the terminal.
     Asking,
-    /// The agent is being sent, so many bytes.
+    /// The agent is being uploaded.
     Installing {
         bytes: usize,
     },
@@ -208,7 +208,7 @@ pub enum ConnectError {
     Read { host: String, source: io::Error },
 }
 
-/// A connection to an agent of our build, which has said its first line.
+/// A connection to an agent of our build whose first line was read.
 #[derive(Debug)]
 pub struct Link {
     pub connection: Connection,
@@ -236,14 +236,14 @@ pub struct Connector {
     gate: Arc<Gate>,
 }
 
-/// A program that was started for a target and has been told hello. Whoever drops it calls it off.
+/// A program that was started for an endpoint and was sent our hello. Dropping it ends the connection.
 #[derive(Debug)]
 #[must_use]
 pub struct Started {
     target: Endpoint,
     link: Link,
     pass: Pass,
-    /// The request may be on its way although nobody has read it from the pipe.
+    /// The request may have been sent although it was not read from the pipe.
     is_told: bool,
     since: Instant,
     deadline: Option<Instant>,
@@ -266,7 +266,7 @@ impl Started {
     }
 }
 
-/// One started program and what it said first.
+/// One started program and its first line.
 struct Contact {
     link: Link,
     opening: Opening,
@@ -412,7 +412,7 @@ impl Connector {
         Ok(local::command(&agent, &local::root(path)?, &self.environment))
     }
 
-    /// What to send to a host that said `absent`: only if it is the right one.
+    /// The agent for a host that has none. Fails if it is not the host that was meant.
     fn upload_for(&self, target: &Endpoint, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
         let (Opening::Absent { system, machine, packing, hostname }, Endpoint::Ssh(ssh)) = (absent, target) else {
             let text = "deptool-absent".to_owned();

@@ -1,12 +1,11 @@
 //! Asking hosts: one, or many at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use deptool_agent::shared::{
     id::CommitId,
     name::ClusterName,
     outcome::{Attempt, Deployed, Holder},
-    text::printable,
     wire::Hello,
 };
 
@@ -24,6 +23,7 @@ use crate::{
         remote::{Remote, RemoteError},
     },
     model::error::chain,
+    repo::OpenError,
     state::{HostLock, Tracked},
     ui::progress::{Progress, State},
 };
@@ -50,7 +50,7 @@ impl Running {
     }
 }
 
-/// What a host has said of itself. Its commit is here; no ref says so yet.
+/// What a host runs, from its hello. The commit is here; no ref names it yet.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// What was known of it before.
@@ -71,9 +71,8 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
     if let transport::Endpoint::Local(path) = &place
         && !path.exists()
     {
-        // A push makes it; who only asks gets no new directory.
-        let path = printable(path.as_os_str().as_encoded_bytes());
-        return Err(RemoteError::Text(format!("'{path}' does not exist")));
+        // A push creates it; a fetch does not.
+        return Err(RemoteError::NoRoot(path.clone()));
     }
     Ok(place)
 }
@@ -116,10 +115,7 @@ fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError>
     if deployed.host == host.host {
         return Ok(());
     }
-    let (its, ours) = (&deployed.host, &host.host);
-    Err(RemoteError::Text(format!(
-        "the host is deployed from directory '{its}', not '{ours}'; set remote.<name>.deptoolHost to '{its}'"
-    )))
+    Err(RemoteError::OtherDirectory { theirs: deployed.host.clone(), ours: host.host.clone() })
 }
 
 /// The commit `deployed`, made available here in whatever way is possible.
@@ -137,10 +133,10 @@ fn bring_home(
     }
     let mut source = FromHost::new(session);
     projection::resolve(remote.repo.gix(), &host.host, deployed.commit, elsewhere, &mut source)
-        .map_err(|error| RemoteError::Text(chain(&error)))
+        .map_err(|error| RemoteError::Commit(error.into()))
 }
 
-/// Who sees to it that nobody else talks to a host.
+/// Who takes the locks of the hosts in this repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Locking {
     EachItsOwn,
@@ -175,11 +171,8 @@ pub(super) fn ask_all(
     let wanted = hosts.len().min(AT_ONCE);
     let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
     let open = remote.opener();
-    let own = || open().map_err(|error| RemoteError::Text(chain(&error)));
-    let work = |own: &mut Result<Remote, RemoteError>, at| match own {
-        Ok(own) => ask_one(own, at),
-        Err(error) => Err(RemoteError::Text(error.to_string())),
-    };
+    let own = || open().map_err(Arc::new);
+    let work = |own: &mut Result<Remote, Arc<OpenError>>, at| ask_one(own.as_ref().map_err(Arc::clone)?, at);
     parallel::each(hosts.len(), at_once, own, work, take);
 }
 

@@ -1,4 +1,4 @@
-//! What Git asks a remote for, passed on to who does it.
+//! Git's requests to a remote, passed on to `push` and `fetch`.
 
 use std::{
     io,
@@ -30,20 +30,20 @@ use crate::{
 /// One dialogue with Git about one remote.
 pub struct Dialogue {
     remote: Remote,
-    /// What was done, for the line below Git's table.
+    /// The line below Git's table of refs.
     summary: Option<String>,
-    /// What was heard of hosts and could not be noted yet.
+    /// What is left to do after a fetch.
     postponed: Postponed,
 }
 
 impl Dialogue {
-    /// Nothing was asked yet.
+    /// A new dialogue.
     pub fn new(remote: Remote) -> Self {
         Dialogue { remote, summary: None, postponed: Postponed::default() }
     }
 }
 
-/// A push whose Git was killed is interrupted: nobody waits for its report any more.
+/// Interrupt a push whose Git was killed: its report would not be read.
 fn interrupt_without_git(interrupt: Interrupt, is_over: Arc<AtomicBool>) {
     const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let watch = move || {
@@ -96,7 +96,7 @@ impl Backend for Dialogue {
         Ok(())
     }
 
-    /// `advertised` has brought everything home already.
+    /// `advertised` has fetched everything already.
     fn fetch(&mut self, _wants: &[Want], _options: &Options) -> Result<(), RemoteError> {
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::{
     model::error::chain,
 };
 
-/// So many hosts are named in a line, the others are counted.
+/// Name at most this many hosts in a line, and count the others.
 const NAMED: usize = 8;
 
 /// What became of one host of a push. Every text is safe to show.
@@ -22,7 +22,7 @@ const NAMED: usize = 8;
 pub struct HostReport {
     pub host: HostName,
     pub cluster: ClusterName,
-    /// What the host was last heard to run before; `None` if nothing.
+    /// What the host ran before, as far as was known; `None` if nothing.
     pub from: Option<CommitId>,
     /// What was to be deployed; `None` if everything was to be removed.
     pub to: Option<CommitId>,
@@ -37,7 +37,7 @@ pub struct HostReport {
     pub actual: Option<Deployed>,
 }
 
-/// How it ended, in one word.
+/// How a push ended on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostOutcome {
@@ -51,11 +51,11 @@ pub enum HostOutcome {
     RolledBack,
     /// With `--atomic`: it went back because another host failed.
     Reverted,
-    /// Somebody else has deployed; nothing was changed.
+    /// Another operator has deployed; nothing was changed.
     Stale,
     /// The commit does not descend from what runs there; nothing was changed.
     NonFastForward,
-    /// Somebody else is deploying; nothing was changed.
+    /// Another deployment holds the lock; nothing was changed.
     Busy,
     /// Nothing was changed.
     Unreachable,
@@ -63,7 +63,7 @@ pub enum HostOutcome {
     Refused,
     /// It was interrupted in time; nothing was changed.
     Cancelled,
-    /// It was told to go on, and could not be asked how it ended.
+    /// It may have begun, and could not be asked how it ended.
     Unknown,
     /// It was called off because of another host; nothing was changed.
     NotAttempted,
@@ -95,7 +95,7 @@ impl HostReport {
         }
     }
 
-    /// Whether it is one of the reasons why the push failed, and not one that others' failure concerned.
+    /// Whether the push failed because of this host, and not because of another one.
     fn is_failure(&self) -> bool {
         match self.outcome {
             HostOutcome::Done | HostOutcome::Unaffected | HostOutcome::NotAttempted | HostOutcome::Skipped => false,
@@ -113,7 +113,7 @@ impl HostReport {
     }
 }
 
-/// What became of all hosts, in one line: why it failed, and who runs what.
+/// The outcome on all hosts in one line: which failed and why, which were not attempted, which were deployed to.
 ///
 /// `failed on web2 (rolled back: nginx.service failed); not attempted on web3, web4; deployed to web1`
 pub fn summary(reports: &[HostReport]) -> String {
@@ -144,7 +144,7 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// What an error means that came before the host was told to go on.
+/// The outcome if this error came before the host can have begun.
 pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
     match error {
         SessionError::Connect(ConnectError::Interrupted) | SessionError::Interrupted => {

@@ -59,7 +59,7 @@ fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: R
         Refusal::NonFastForward { missing } => {
             if let Some(missing) = missing {
                 remote.say(&format!(
-                    "{}: runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                    "{}: runs {}, which is not in this repository; get it from the operator who deployed it, then merge it",
                     host.host,
                     missing.short()
                 ));

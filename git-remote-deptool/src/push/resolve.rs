@@ -43,7 +43,7 @@ pub(super) fn request<'a>(
         (Target::Group(..) | Target::All, Some((host, cluster))) => (Some(host.as_bstr()), cluster.as_bstr()),
         (Target::Host(_), _) | (Target::Group(..) | Target::All, None) => (None, name),
     };
-    let cluster = ClusterName::parse(cluster).map_err(|error| RemoteError::Text(error.to_string()))?;
+    let cluster = ClusterName::parse(cluster)?;
     let goal = match &command.src {
         Source::Delete => Goal::Nothing,
         Source::Revision(text) => Goal::Commit(remote.repo.resolve(text.as_bstr())?),
@@ -69,8 +69,7 @@ pub(super) fn hosts(
     let mut hosts = match (&remote.target, request.goal) {
         (Target::Host(host), _) => return Ok(vec![host.clone()]),
         (Target::Group(..) | Target::All, Goal::Nothing) => {
-            let text = "everything is removed only from hosts by name: 'git push <host> :<cluster>'";
-            return Err(RemoteError::Text(text.into()));
+            return Err(RemoteError::RemovalOfGroup);
         }
         (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
         (Target::All, Goal::Commit(commit)) => of_tree(&remote.repo, &remote.settings, commit)?,
@@ -78,7 +77,7 @@ pub(super) fn hosts(
     if let Some(name) = only {
         hosts.retain(|host| host.tracking.as_str() == name || host.host.as_str() == name);
         if hosts.is_empty() {
-            return Err(RemoteError::Text(format!("'{}' is none of the hosts that are pushed to", printable(name))));
+            return Err(RemoteError::NotPushedTo(printable(name)));
         }
     }
     Ok(hosts)
@@ -150,7 +149,7 @@ fn not_deployable(
             }
             other => other,
         })),
-        // What is wrong with one of many says which one.
+        // Of a group the message names the host.
         Err(error) if !request.is_single => Ok(Some((HostOutcome::Refused, chain(&error)))),
         Err(error) => Err(error),
     }
@@ -161,7 +160,7 @@ fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
     [remote.settings.host_check, request.options.push_options.host_check].contains(&HostCheck::Always)
 }
 
-/// Name the hosts that the cluster runs on and the tree does not have any more: they are left alone.
+/// Name the hosts that run the cluster and are not in the tree any more: they are left alone.
 pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.is_single || request.options.verbosity == 0 || remote.results != Results::Shown {
@@ -188,7 +187,7 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     Ok(())
 }
 
-/// Say which directories at the top of the tree can't be a host's. Files there are none of our business.
+/// Name the directories at the top of the tree can't be a host's. Files there are ignored.
 pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.options.verbosity == 0 || remote.results != Results::Shown {

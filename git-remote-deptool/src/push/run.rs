@@ -1,4 +1,4 @@
-//! Deliveries are made and sent, and followed on their way.
+//! Deliveries are prepared, sent, and followed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -63,7 +63,7 @@ pub(super) fn run(
     Ok(results)
 }
 
-/// All that each host is to be told.
+/// Everything that is sent to each host.
 fn deliveries(
     remote: &Remote,
     request: &Request<'_>,
@@ -83,7 +83,7 @@ fn deliveries(
     for (one, facts) in affected.iter().zip(facts) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
-        let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
+        let id = DeploymentId::random().map_err(RemoteError::Random)?;
         let deploy = Deploy {
             id,
             host: one.remote.host.clone(),
@@ -128,7 +128,7 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     deliveries.iter().map(shown).collect()
 }
 
-/// How soon the host has to be reached anew: what was asked for with this push, else for the host, else for the group.
+/// How soon a new connection has to confirm: as asked for with this push, else as set for the host, else for the group.
 fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
     let confirm = match request.options.push_options.confirm {
         Some(confirm) => Some(confirm),
@@ -157,7 +157,6 @@ fn payload_for(
     completeness: Completeness,
     packed: &mut Packed,
 ) -> Result<Payload, RemoteError> {
-    let payload = |bytes: &[u8], large| Payload::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
     let (repo, host) = (remote.repo.gix(), &one.remote.host);
     if let (Completeness::Full, Goal::Commit(target)) = (completeness, request.goal) {
         let directories = remote.repo.host_trees(target)?;
@@ -183,7 +182,7 @@ fn payload_for(
     }
     let mut bytes = Vec::new();
     pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
-    let made = payload(&bytes, selection.large)?;
+    let made = Payload::new(&bytes, selection.large)?;
     packed.insert(selection.objects, made.clone());
     Ok(made)
 }
@@ -224,7 +223,7 @@ impl Supervisor for PushSupervisor<'_> {
             Atomicity::PerHost => "finishes by itself, or rolls back",
         };
         self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' tells how it ended"));
-        // Whoever pressed Ctrl-C has the shell's prompt again.
+        // After Ctrl-C the terminal belongs to the shell again.
         self.remote.mute();
     }
 

@@ -29,7 +29,7 @@ const START: &str = concat!(
 ///
 /// - The agent is looked for once more: its directory need not be readable for the login.
 /// - `gzip` is tried out: one that is there and does not work is not used.
-/// - `/etc/hostname` is told before anything is written, for the helper to compare (comments and empty lines skipped).
+/// - `/etc/hostname` is sent before anything is written, for the helper to compare (comments and empty lines skipped).
 /// - The temporary file's name ends in our process id, so that leftovers of uploads that were killed can be told from
 ///   those under way. A file that runs there before the upload tells of a file system mounted noexec.
 /// - `dd … iflag=fullblock` takes exactly the upload; `gzip` or `head` would read ahead and eat what follows it.

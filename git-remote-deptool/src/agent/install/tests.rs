@@ -127,7 +127,7 @@ impl Host {
         let host = HostName::parse(b"web1").unwrap();
         let target = Endpoint::Ssh(SshEndpoint {
             user: None,
-            host: host.clone(),
+            host: host.to_string(),
             port: None,
             name: host,
             sharing: Sharing::AsConfigured,

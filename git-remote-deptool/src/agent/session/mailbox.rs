@@ -16,7 +16,7 @@ use deptool_agent::shared::{
 
 use crate::agent::payload::Payload;
 
-/// What a session waits for. What came over a connection says over which one, the first or a later one.
+/// What a session waits for. Messages carry the number of the connection that they came over.
 pub(super) enum Arrival {
     Message(usize, Box<Response>),
     /// The stream has ended, well or badly.
@@ -25,7 +25,7 @@ pub(super) enum Arrival {
     Order(Order),
 }
 
-/// What whoever leads all sessions tells one of them.
+/// What the fleet tells one session.
 #[derive(Debug)]
 pub enum Order {
     Send(Request),
@@ -45,7 +45,7 @@ pub enum Event {
 pub struct Orders(Sender<Arrival>);
 
 impl Orders {
-    /// Give an order. A session that has ended does not mind.
+    /// Give an order. It is ignored if the session has ended.
     pub fn give(&self, order: Order) {
         let _ = self.0.send(Arrival::Order(order));
     }

@@ -6,18 +6,18 @@ use deptool_agent::shared::wire::Response;
 
 /// A host that is alive and makes no step for this long is given up. Checks and settling take minutes at most.
 const STALLED: Duration = Duration::from_secs(15 * 60);
-/// How many heartbeats, notes and words on progress a host may send at once, and how many more each second.
+/// How many heartbeats, notes and progress messages a host may send at once, and how many more each second.
 const CHATTER: u64 = 2000;
 const CHATTER_PER_SECOND: u64 = 20;
 
 /// What can be expected of a host: that it is there, gets on with what it was asked, and does not chatter.
 pub(super) struct Watchdog {
     begun: Instant,
-    /// When it last said anything.
+    /// When the last message came.
     heard: Instant,
-    /// Since when it owes us an answer or the next step; `None` while it is our turn.
+    /// Since when we have waited for an answer or the next step; `None` while the host waits for us.
     owes_since: Option<Instant>,
-    /// How many messages it has sent that get nobody any further.
+    /// How many messages it has sent that are no progress.
     chatter: u64,
 }
 
@@ -30,7 +30,7 @@ impl Watchdog {
         self.owes_since = Some(now);
     }
 
-    /// Note a message; or why no more is to be heard.
+    /// Take note of a message. The error says why the host is given up.
     pub fn on_message(&mut self, message: &Response, now: Instant) -> Result<(), &'static str> {
         self.heard = now;
         match message {

@@ -196,11 +196,11 @@ impl Shown {
             }
             None => {
                 self.left = 0;
-                "\n(more was printed than is shown)\n"
+                "\n(more output is not shown)\n"
             }
         };
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        // There is nobody left to tell that the user can't be told anything.
+        // If the terminal is gone there is no other place to report that.
         let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
     }
 }
@@ -306,7 +306,7 @@ mod tests {
             shown.take("zürich\n");
         }
         let shown = String::from_utf8(sink.lock().unwrap().clone()).unwrap();
-        assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more was printed than is shown)\n"));
+        assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more output is not shown)\n"));
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if matches!(lock(&self.child).try_wait(), Ok(None)) {
             let child = self.child.clone();
-            // Nobody waits for it any more: a failure to reap it has no consequence.
+            // A failure to reap it has no consequence.
             thread::spawn(move || {
                 let pid = Pid::from_child(&lock(&child));
                 let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
@@ -165,7 +165,7 @@ pub fn describe(status: ExitStatus) -> String {
 pub struct Outgoing {
     writer: Option<Writer>,
     written: Arc<AtomicUsize>,
-    /// Whoever writes is to stop.
+    /// Set to make the thread that writes stop.
     unwanted: Arc<AtomicBool>,
     /// The same pipe once more: it tells what was not read, also after the program has ended.
     pipe: Option<OwnedFd>,
@@ -316,7 +316,7 @@ impl Write for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // Whoever drops it half-way has no use for the rest.
+        // The rest is not needed any more.
         self.unwanted.store(true, Ordering::Relaxed);
     }
 }

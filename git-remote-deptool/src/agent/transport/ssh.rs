@@ -26,8 +26,8 @@ const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 pub struct SshEndpoint {
     /// The login, where the address has one.
     pub user: Option<String>,
-    /// What ssh is asked to connect to.
-    pub host: HostName,
+    /// What ssh is asked to connect to: a name, an alias, or an address.
+    pub host: String,
     pub port: Option<u16>,
     /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
     pub name: HostName,
@@ -65,7 +65,7 @@ pub enum Sharing {
     AsConfigured,
     /// Yes, and what is made now is left for those that follow (`deptool.shareConnections`).
     Asked,
-    /// Never: that the host can be reached anew is to be found out, or a shared connection may be what was lost.
+    /// Never: to find out whether a new connection can be made, or because the shared one may be what was lost.
     Never,
 }
 
@@ -164,7 +164,7 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
-    // What it says is for nobody.
+    // What it prints is not shown.
     let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce)
     else {
         return false;
@@ -327,7 +327,7 @@ mod tests {
         let host = HostName::parse(b"web1").unwrap();
         SshEndpoint {
             user: None,
-            host: host.clone(),
+            host: host.to_string(),
             port: None,
             name: host,
             sharing: Sharing::AsConfigured,
@@ -361,6 +361,11 @@ mod tests {
         let shown = |variant| arguments(variant, &with_port, unset, "cmd").map(|a| a.join(OsStr::new(" ")));
         assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
         assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
+        let v6 = SshEndpoint { host: "::1".into(), ..target() };
+        let v6 = arguments(Variant::OpenSsh, &v6, unset, "true").unwrap();
+        assert_eq!(v6[v6.len() - 2..], ["::1", "true"]);
+        let deferred = SshEndpoint { questions: Questions::Deferred, ..target() };
+        assert!(arguments(Variant::OpenSsh, &deferred, unset, "true").unwrap().contains(&"BatchMode=yes".into()));
         let afresh = SshEndpoint { sharing: Sharing::Never, ..with_port.clone() };
         let line = arguments(Variant::OpenSsh, &afresh, unset, "cmd").unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");

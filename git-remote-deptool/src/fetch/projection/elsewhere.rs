@@ -32,12 +32,12 @@ struct Asked {
 }
 
 impl Elsewhere {
-    /// Nobody was asked yet. `patience` is how long each may take.
+    /// No remote was asked yet. Each may take as long as `patience`.
     pub fn new(patience: Duration) -> Self {
         Elsewhere { patience, asked: Mutex::default() }
     }
 
-    /// Have `id` brought here by whoever has it, complete. Whoever wants something else meanwhile waits.
+    /// Fetch `id`, complete, from the first remote that has it. Other threads wait meanwhile.
     pub(super) fn bring(&self, repo: &gix::Repository, id: CommitId) -> Result<Option<CommitSource>, ResolveError> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(is_here) = asked.commits.get(&id) {

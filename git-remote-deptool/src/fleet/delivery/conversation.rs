@@ -1,4 +1,4 @@
-//! One conversation with a host, over one connection after the other.
+//! One conversation with a host. It may take more than one connection.
 
 use std::{
     sync::Arc,
@@ -59,7 +59,7 @@ impl<'a> Conversation<'a> {
         Conversation { delivery, connector, mailbox, tell, permission, expected, is_attached: false, unanswered: None }
     }
 
-    /// Connect if nobody has, send everything, and follow it to its end.
+    /// Connect unless that was begun already, send everything, and follow the deployment to its end.
     pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
@@ -110,12 +110,12 @@ impl<'a> Conversation<'a> {
         self.follow(session)
     }
 
-    /// Whether the host activates without a word from us, as soon as it has what was sent first.
+    /// Whether the host activates as soon as it has what is sent first, without waiting for an order.
     fn begins_by_itself(&self) -> bool {
         self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
     }
 
-    /// Pass on what the host says and what it is to be told, until it has ended.
+    /// Pass on messages and orders until the deployment has ended.
     fn follow(&mut self, mut session: Session) -> Result<Outcome, SessionError> {
         loop {
             let event = session.event()?;
@@ -131,7 +131,7 @@ impl<'a> Conversation<'a> {
                         return Ok(cancelled);
                     }
                 }
-                // It asks again whoever attaches; that this is possible is the answer.
+                // The host asks every connection that attaches. That one could is the confirmation.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
                 }
@@ -197,7 +197,7 @@ impl<'a> Conversation<'a> {
                 // The old connection tells.
                 Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
-                    (self.tell)(DeliveryEvent::Note(format!("it can't be reached anew: {error}")));
+                    (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
                     old.expect_silence();
                     return old;
                 }

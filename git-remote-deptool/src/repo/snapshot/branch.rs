@@ -77,7 +77,7 @@ impl<'a> Branch<'a> {
             match projections.contains(&commit) {
                 false => drop(run.insert(commit)),
                 true => warnings.push(format!(
-                    "'{host}' runs a commit that is not in this repository: get it from whoever made it, then run \
+                    "'{host}' runs a commit that is not in this repository: get it from the operator who made it, then run \
                      'git fetch {name}'"
                 )),
             }

@@ -11,18 +11,18 @@ use super::Size;
 pub const MANY: usize = 20;
 /// How many lines of single hosts there are below the counts, at most.
 const NOTABLE: usize = 10;
-/// From when on it is said how long a host has been at it.
+/// After this time the line says how long a host has been at it.
 const SLOW: Duration = Duration::from_secs(3);
 
 /// How far a host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It is not its turn.
+    /// Its turn has not come.
     Queued,
     Connecting,
     /// ssh asks the operator something about it.
     Prompting,
-    /// Somebody else deploys; it is tried again.
+    /// Another deployment holds the lock; it is tried again.
     Waiting,
     /// The agent is being uploaded.
     Installing,
@@ -65,7 +65,7 @@ struct Row {
 }
 
 impl Board {
-    /// Nobody has begun.
+    /// All hosts are queued.
     pub fn new(hosts: Vec<Host>) -> Board {
         let row = |host| Row { host, state: State::Queued, since: Duration::ZERO };
         Board(hosts.into_iter().map(row).collect())
@@ -151,7 +151,7 @@ impl State {
     fn kind(&self) -> (usize, &'static str) {
         match self {
             State::Queued => (0, "waiting to connect"),
-            State::Waiting => (1, "waiting for somebody else"),
+            State::Waiting => (1, "waiting for another deployment"),
             State::Connecting => (2, "connecting"),
             State::Prompting => (2, "connecting"),
             State::Installing => (3, "installing the agent"),
