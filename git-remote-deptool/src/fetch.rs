@@ -214,7 +214,7 @@ pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> 
 ///
 /// The caller holds the host's lock on this side.
 pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Running>, RemoteError> {
-    let answer = ask::ask(remote, host, &ask::elsewhere(), &|_| {})?;
+    let answer = ask::ask(remote, host, &ask::elsewhere(remote), &|_| {})?;
     settle(remote, host, &answer, verbosity)?;
     Ok(answer.running)
 }

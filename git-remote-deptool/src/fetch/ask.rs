@@ -61,8 +61,8 @@ pub(super) struct Answer {
 }
 
 /// The other remotes, as they are asked in the course of one command.
-pub(super) fn elsewhere() -> Elsewhere {
-    Elsewhere::new(PATIENCE)
+pub(super) fn elsewhere(remote: &Remote) -> Elsewhere {
+    Elsewhere::new(PATIENCE, remote.connector.interrupted.clone())
 }
 
 /// Where `host` is, for asking only.
@@ -152,7 +152,7 @@ pub(super) fn ask_all(
     progress: &Progress,
     take: &mut dyn FnMut(usize, Result<(Answer, Option<HostLock>), RemoteError>),
 ) {
-    let elsewhere = elsewhere();
+    let elsewhere = elsewhere(remote);
     let ask_one = |remote: &Remote, at: usize| {
         let lock = match locking {
             Locking::EachItsOwn => Some(remote.lock(&hosts[at])?),

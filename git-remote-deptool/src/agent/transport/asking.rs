@@ -5,8 +5,7 @@ use std::{fs, path::Path};
 /// Whether the process `pid`, or one that it has started, directly or not, has the terminal open to ask something, or is
 /// an askpass program. Where there is no `/proc`: that it may.
 pub fn is_asking(pid: u32) -> bool {
-    let Ok(own) = fs::read_link("/proc/self") else { return true };
-    if own.as_os_str().is_empty() {
+    if !Path::new("/proc/self/fd").exists() {
         return true;
     }
     let mut todo = vec![pid.to_string()];

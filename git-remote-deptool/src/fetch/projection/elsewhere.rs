@@ -9,18 +9,18 @@ use std::{
 
 use deptool_agent::shared::id::CommitId;
 
-use super::{
-    CommitSource, ResolveError,
-    complete::Completeness,
-    remote::{self, Fetched},
+use super::{CommitSource, ResolveError, complete::Completeness, remote};
+use crate::{
+    model::interrupt::Interrupt,
+    repo::{git::GitError, history::Objects},
 };
-use crate::repo::history::Objects;
 
 /// The other remotes, each of them asked once for each commit, however many hosts run it; those that did not answer in
 /// time, never again.
 #[derive(Debug)]
 pub struct Elsewhere {
     patience: Duration,
+    interrupt: Interrupt,
     asked: Mutex<Asked>,
 }
 
@@ -33,8 +33,8 @@ struct Asked {
 
 impl Elsewhere {
     /// No remote was asked yet. Each may take as long as `patience`.
-    pub fn new(patience: Duration) -> Self {
-        Elsewhere { patience, asked: Mutex::default() }
+    pub fn new(patience: Duration, interrupt: Interrupt) -> Self {
+        Elsewhere { patience, interrupt, asked: Mutex::default() }
     }
 
     /// Fetch `id`, complete, from the first remote that has it. Other threads wait meanwhile.
@@ -47,13 +47,14 @@ impl Elsewhere {
             if asked.silent.contains(&remote) {
                 continue;
             }
-            match remote::fetch(repo, &remote, id, self.patience) {
-                Fetched::Yes if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? => {
+            match remote::fetch(repo, &remote, id, self.patience, &self.interrupt) {
+                Ok(()) if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? => {
                     asked.commits.insert(id, true);
                     return Ok(Some(CommitSource::FromRemote(remote)));
                 }
-                Fetched::Yes | Fetched::No => {}
-                Fetched::Silent => {
+                // That it failed is enough to try the next one.
+                Ok(()) | Err(GitError::Start { .. } | GitError::Failed { .. } | GitError::Interrupted) => {}
+                Err(GitError::TooSlow { .. }) => {
                     asked.silent.insert(remote);
                 }
             }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use deptool_agent::shared::{name::HostName, outcome::Phase, text::printable};
-use unicode_width::UnicodeWidthChar as _;
 
 use super::Size;
+use crate::ui::columns::cut;
 
 /// With more hosts than this they are counted.
 pub const MANY: usize = 20;
@@ -94,7 +94,7 @@ impl Board {
             true => self.0.iter().map(|row| row.line(now)).collect(),
             false => self.summary(room, now),
         };
-        lines.iter().map(|line| cut(line, usize::from(size.columns).saturating_sub(1))).collect()
+        lines.iter().map(|line| cut(line, usize::from(size.columns).saturating_sub(1), "…")).collect()
     }
 
     fn summary(&self, room: usize, now: Duration) -> Vec<String> {
@@ -184,27 +184,6 @@ impl State {
     }
 }
 
-/// `line` in at most so many columns, with `…` for what is left out.
-fn cut(line: &str, columns: usize) -> String {
-    let width = |c: char| c.width().unwrap_or(0);
-    if line.chars().map(width).sum::<usize>() <= columns {
-        return line.to_owned();
-    }
-    let mut left = columns.saturating_sub(1);
-    let mut out = String::new();
-    for c in line.chars() {
-        match left.checked_sub(width(c)) {
-            Some(rest) => left = rest,
-            None => break,
-        }
-        out.push(c);
-    }
-    if columns > 0 {
-        out.push('…');
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,21 +252,13 @@ mod tests {
                 let lines = board.lines(Size { columns, rows }, seconds(40));
                 assert!(lines.len() < usize::from(rows).max(2), "{rows}: {lines:#?}");
                 for line in lines {
-                    let width: usize = line.chars().map(|c| c.width().unwrap_or(0)).sum();
+                    let width = crate::ui::columns::columns(&line);
                     assert!(width < usize::from(columns).max(1), "{columns}: {line}");
                 }
             }
         }
         let few = self::board(&["web1", "web2", "web3"]);
         assert_eq!(few.lines(Size { columns: 80, rows: 3 }, seconds(0)), ["  3 hosts: 3 waiting to connect"]);
-    }
-
-    #[test]
-    fn wide_characters_are_cut_where_they_would_not_fit() {
-        assert_eq!(cut("ab日本", 6), "ab日本");
-        assert_eq!(cut("ab日本", 5), "ab日…");
-        assert_eq!(cut("ab日本", 4), "ab…");
-        assert_eq!(cut("abc", 0), "");
     }
 
     #[test]
