@@ -136,6 +136,9 @@ fn bring_home(
         .map_err(|error| RemoteError::Commit(error.into()))
 }
 
+/// What a host answered, and its lock unless the caller has that.
+type Answered = Result<(Answer, Option<HostLock>), RemoteError>;
+
 /// Who takes the locks of the hosts in this repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Locking {
@@ -150,7 +153,7 @@ pub(super) fn ask_all(
     hosts: &[HostRemote],
     locking: Locking,
     progress: &Progress,
-    take: &mut dyn FnMut(usize, Result<(Answer, Option<HostLock>), RemoteError>),
+    take: &mut dyn FnMut(usize, Answered),
 ) {
     let elsewhere = elsewhere(remote);
     let ask_one = |remote: &Remote, at: usize| {
