@@ -121,6 +121,10 @@ pub struct UnitDetail {
     pub service_type: String,
     /// Restart= is not `no`.
     pub restarts_itself: bool,
+    /// It counts as active after its process has ended (RemainAfterExit=).
+    pub remains: bool,
+    /// Its unit file has changed since systemd has read it.
+    pub needs_reload: bool,
     pub restarts: u32,
     pub main_pid: u32,
     /// The invocation id: 32 hex digits, or empty if the unit was never started.
@@ -188,6 +192,8 @@ impl UnitDetail {
             result: "success".into(),
             service_type: String::new(),
             restarts_itself: false,
+            remains: false,
+            needs_reload: false,
             restarts: 0,
             main_pid: 0,
             invocation: String::new(),

@@ -19,7 +19,7 @@ use deptool_agent::shared::{
     outcome::Goal,
     plan::HostPlan,
     tree::{Apps, HostTree},
-    wire::Lease,
+    wire::{Lease, Repair},
 };
 
 pub use safeguards::Safeguards;
@@ -45,6 +45,8 @@ pub struct Intent {
     pub ancestry: Ancestry,
     /// `--force-with-lease`.
     pub lease: Option<Lease>,
+    /// Whether hosts that run it already are deployed to.
+    pub repair: Repair,
     pub scope: Scope,
 }
 
@@ -303,7 +305,8 @@ impl<'r> Planner<'r> {
             };
         };
         let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
-        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken {
+        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken && self.intent.repair == Repair::Changed
+        {
             return Ok(Judged::Unaffected);
         }
         let update = match tracked {

@@ -33,6 +33,7 @@ mod progress;
 mod push;
 mod reinstalled;
 mod remote_helper;
+mod repair;
 mod scale;
 mod scope;
 mod seen;

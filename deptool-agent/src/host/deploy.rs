@@ -13,6 +13,7 @@ pub mod failure;
 pub mod finish;
 pub mod gates;
 pub mod health;
+pub mod mend;
 pub mod owners;
 pub mod prepare;
 mod receive;
@@ -93,7 +94,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(End::Outcome(outcome));
     }
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
-        Ok(Ready { record, expectations, .. }) => {
+        Ok(Ready { record, expectations, left, .. }) => {
             let running = Running {
                 home,
                 lock,
@@ -101,6 +102,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
                 system,
                 record,
                 expectations,
+                left,
                 decided_by: request.decided_by,
                 begun: 0,
                 along: Along::default(),

@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::shared::{
     id::{BlobId, CommitId, DeploymentId},
-    name::{ClusterName, HostName, UnitName},
-    outcome::{Attempt, Deployed, Goal, Holder, Outcome, Phase},
+    name::{ClusterName, HostName},
+    outcome::{Attempt, Deployed, Drift, Goal, Holder, Outcome, Phase},
     plan::PlanDigest,
 };
 
@@ -99,8 +99,19 @@ pub struct Deploy {
     pub operator: String,
     pub activation: Activation,
     pub decided_by: DecidedBy,
+    /// Which drift the deployment puts right.
+    pub repair: Repair,
     /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
+}
+
+/// Which drift a deployment puts right.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Repair {
+    /// That of the apps that it changes.
+    #[default]
+    Changed,
+    All,
 }
 
 /// What must be deployed now, or the deployment is refused. There is no variant for "anything", on purpose.
@@ -172,31 +183,6 @@ pub enum Response {
     Pong,
     /// The agent is still there.
     Heartbeat,
-}
-
-/// Something on a host that is not as it was deployed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drift {
-    pub subject: Subject,
-    /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
-    pub what: String,
-}
-
-/// The thing that has drifted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Subject {
-    /// An absolute path on the host, safe to show.
-    Path(String),
-    Unit(UnitName),
-}
-
-impl std::fmt::Display for Drift {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.subject {
-            Subject::Path(path) => write!(f, "'{path}' {}", self.what),
-            Subject::Unit(unit) => write!(f, "{unit} {}", self.what),
-        }
-    }
 }
 
 /// The state of the host.

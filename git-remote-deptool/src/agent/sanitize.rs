@@ -4,9 +4,9 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Deployed, Holder, Outcome, Rollback},
+    outcome::{Attempt, AttemptResult, Deployed, Drift, Holder, Mended, Outcome, Rollback, Subject},
     text::{printable, printable_lines},
-    wire::{Drift, Hello, Response, Subject},
+    wire::{Hello, Response},
 };
 
 /// The longest line that is shown, in bytes.
@@ -68,15 +68,19 @@ fn attempt(attempt: Attempt) -> Attempt {
         }
         result @ (AttemptResult::Done | AttemptResult::Interrupted) => result,
     };
-    Attempt { when: time(attempt.when), by: line(&attempt.by), result, ..attempt }
+    let mended = attempt
+        .mended
+        .into_iter()
+        .map(|mended| Mended { what: line(&mended.what), kept: mended.kept.map(|kept| line(&kept)) });
+    Attempt { when: time(attempt.when), by: line(&attempt.by), result, mended: mended.collect(), ..attempt }
 }
 
 fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Done { mut also_restarted, mut also_stopped } => {
+        Outcome::Done { mut also_restarted, mut also_stopped, drift: found } => {
             also_restarted.truncate(LINES);
             also_stopped.truncate(LINES);
-            Outcome::Done { also_restarted, also_stopped }
+            Outcome::Done { also_restarted, also_stopped, drift: found.into_iter().map(drift).collect() }
         }
         Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
         Outcome::Busy(who) => Outcome::Busy(holder(who)),

@@ -17,7 +17,8 @@ use std::{
 use deptool_agent::shared::{
     frame::{CHUNK, FrameError, FrameReader, encode},
     id::BlobId,
-    wire::{Bytes, Drift, Hello, Request, Response},
+    outcome::Drift,
+    wire::{Bytes, Hello, Request, Response},
 };
 
 use super::{
@@ -239,9 +240,13 @@ impl Session {
     /// What on the host at the other end is not as it was deployed.
     pub fn verify(&mut self) -> Result<Vec<Drift>, SessionError> {
         self.send(&Request::Verify)?;
-        match self.receive()? {
-            Response::Drift(found) => Ok(found),
-            _ => Err(SessionError::OutOfOrder),
+        let mut all = Vec::new();
+        loop {
+            match self.receive()? {
+                Response::Drift(found) => all.extend(found),
+                Response::End => return Ok(all),
+                _ => return Err(SessionError::OutOfOrder),
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use deptool_agent::shared::{manifest::Window, text::printable};
+use deptool_agent::shared::{manifest::Window, text::printable, wire::Repair};
 
 use super::offer::HostCheck;
 
@@ -24,6 +24,8 @@ pub struct PushOptions {
     pub unreachable: Unreachable,
     /// `plan=<digest>`: nothing is done if it would be anything else than this. See [`crate::plan::digest`].
     pub plan: Option<String>,
+    /// `repair`: all drift on the hosts is put right, and they are deployed to even if they run the commit already.
+    pub repair: Repair,
     /// `confirm=30s`; overrides the configuration.
     pub confirm: Option<Confirm>,
 }
@@ -78,6 +80,8 @@ impl PushOptions {
         match (name, value) {
             (b"check", None) => self.host_check = HostCheck::Always,
             (b"check", Some(_)) => return Err(PushOptionError::NoValue("check")),
+            (b"repair", None) => self.repair = Repair::All,
+            (b"repair", Some(_)) => return Err(PushOptionError::NoValue("repair")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
             (b"waves", value) => self.waves = value.and_then(Waves::parse).ok_or(PushOptionError::Waves)?,

@@ -33,6 +33,9 @@ pub struct HostReport {
     pub details: String,
     /// What went wrong while rolling back: where this is not empty the host is not as it was.
     pub rollback_errors: Vec<String>,
+    /// What on the host is not as it was deployed, and was left so.
+    #[serde(default)]
+    pub drift: Vec<String>,
     /// What runs there instead, with [`HostOutcome::Stale`].
     pub actual: Option<Deployed>,
 }
@@ -183,6 +186,7 @@ mod tests {
             why: why.into(),
             details: String::new(),
             rollback_errors: Vec::new(),
+            drift: Vec::new(),
             actual: None,
         }
     }
@@ -194,7 +198,7 @@ mod tests {
         append(&path, &[report("web1", HostOutcome::Done, "")]).unwrap();
         append(&path, &[report("web2", HostOutcome::RolledBack, "a.service failed")]).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"actual":null}"#;
+        let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"drift":[],"actual":null}"#;
         assert_eq!(text.lines().nth(1), Some(second));
         assert_eq!(
             serde_json::from_str::<HostReport>(second).unwrap(),

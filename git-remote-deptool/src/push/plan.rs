@@ -23,6 +23,7 @@ pub(super) fn plan(
         goal: request.goal,
         ancestry: request.ancestry,
         lease: request.lease,
+        repair: request.options.push_options.repair,
         scope: if request.is_single { Scope::OneHost } else { Scope::Group },
     };
     let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();

@@ -80,7 +80,8 @@ fn note(
         }
     };
     (report.outcome, report.why) = match outcome {
-        Outcome::Done { also_restarted, also_stopped } => {
+        Outcome::Done { also_restarted, also_stopped, drift } => {
+            report.drift = drift.iter().map(ToString::to_string).collect();
             for unit in also_restarted {
                 remote.say(&format!("{host}: also restarted {unit}"));
             }

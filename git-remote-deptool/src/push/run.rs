@@ -95,6 +95,7 @@ fn deliveries(
             operator: operator.clone(),
             activation,
             decided_by,
+            repair: options.push_options.repair,
             confirm: confirm(remote, request, one)?,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();

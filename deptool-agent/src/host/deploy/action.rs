@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::state::ledger::Enablement,
+    host::state::ledger::{Content, Enablement},
     shared::{
         manifest::FileAttributes,
         name::{AppName, UnitName},
@@ -24,7 +24,7 @@ pub enum Action {
     Stop(Vec<UnitName>),
     /// Disable units that were enabled.
     Disable(Vec<UnitName>),
-    /// Make external directories that do not exist, outermost first.
+    /// Make external directories that do not exist, outermost first. Some of them are links that were given up.
     MakeDirectories(Vec<ExternalPath>),
     /// Change one external path.
     Place(Placement),
@@ -98,8 +98,8 @@ pub enum New {
         file: TreePath,
         sha256: String,
     },
-    /// The backup of what was there before the first deployment.
-    Before,
+    /// The backup of what was there before the first deployment, which has this content.
+    Before(Content),
     Nothing,
 }
 
@@ -113,4 +113,8 @@ pub enum Old {
     Foreign,
     /// What somebody put in place of a deployed path. A backup is kept, and the operator was told.
     Drifted,
+    /// The same, and it is a directory.
+    DriftedDirectory,
+    /// A directory that we made, and all that is in it is given up.
+    OurDirectory,
 }

@@ -28,7 +28,7 @@ use crate::{
     },
     shared::{
         name::UnitName,
-        outcome::{AttemptResult, Goal, Outcome, Phase, Rollback},
+        outcome::{AttemptResult, Drift, Goal, Outcome, Phase, Rollback},
         store::Store,
         wire::{DecidedBy, Response},
     },
@@ -59,6 +59,8 @@ pub struct Running<'a> {
     pub system: &'a mut dyn System,
     pub record: Record,
     pub expectations: Expectations,
+    /// Drift that the deployment does not put right.
+    pub left: Vec<Drift>,
     /// Whether host or helper decides to keep the deployment.
     pub decided_by: DecidedBy,
     /// So many of its actions were begun.
@@ -264,11 +266,18 @@ impl Running<'_> {
                         place.sync()?;
                     }
                 }
+                // They may be on a file system of their own.
+                Action::MakeDirectories(paths) => {
+                    for path in paths {
+                        if let Some(place) = Place::existing(self.home, path)? {
+                            place.sync()?;
+                        }
+                    }
+                }
                 // systemd makes links in the directories of all units that [Install] names.
                 Action::Enable(_) | Action::Disable(_) | Action::RestoreLinks(_) => place::sync(self.home)?,
                 Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs(_) => {}
-                Action::MakeDirectories(_)
-                | Action::CreateUsers(_)
+                Action::CreateUsers(_)
                 | Action::Own { .. }
                 | Action::LinkApps(_)
                 | Action::UnlinkApps(_)
@@ -323,7 +332,10 @@ impl Running<'_> {
         // From now on a connection that attaches finds the outcome in the attempts log.
         let closed = self.peer.stop_takeovers();
         let Along { restarted, stopped } = std::mem::take(&mut self.along);
-        tell(self.peer, Outcome::Done { also_restarted: restarted, also_stopped: stopped });
+        tell(
+            self.peer,
+            Outcome::Done { also_restarted: restarted, also_stopped: stopped, drift: std::mem::take(&mut self.left) },
+        );
         // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
         let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
         if rested.and(closed).is_ok() {

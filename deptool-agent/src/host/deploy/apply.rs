@@ -13,6 +13,7 @@ use crate::{
             action::{Action, New, Old, Placement, UnitJobs},
             owners::{Database, resolve},
         },
+        external::backup,
         external::place::{Over, Place, Sibling, set_owner_and_mode},
         state::{
             checkout, durable,
@@ -151,8 +152,8 @@ impl Applying<'_> {
         let place = existing(self.home, &placement.path)?;
         match placement.old {
             Old::Nothing => {}
-            Old::Ours | Old::Drifted => place.keep_as(Sibling::Undo)?,
-            Old::Foreign => place.keep_as(Sibling::Before)?,
+            Old::Ours | Old::Drifted | Old::Foreign => place.keep_as(Sibling::Undo)?,
+            Old::DriftedDirectory | Old::OurDirectory => place.move_to(Sibling::Undo)?,
         }
         let over = if placement.old == Old::Nothing { Over::Nothing } else { Over::Anything };
         match &placement.new {
@@ -161,7 +162,7 @@ impl Applying<'_> {
                 let source = self.home.generation(self.generation).join(app.as_str()).join(file.as_path());
                 place.write_copy(&source, over)
             }
-            New::Before => place.copy_back(Sibling::Before),
+            New::Before(_) => place.put_copy_of(&backup::of(self.home, &placement.path), over),
             New::Nothing => place.remove(),
         }
     }

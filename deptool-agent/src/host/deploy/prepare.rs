@@ -1,7 +1,10 @@
 //! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
 //! every action is decided.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use crate::{
     host::{
@@ -54,6 +57,8 @@ pub struct Staged<'a> {
     pub checkouts: &'a [(AppName, String)],
     /// Units that a failed deployment left down.
     pub down: &'a [Down],
+    /// Files of others that change our units, and are to go.
+    pub foreign: &'a [ExternalPath],
 }
 
 impl Staged<'_> {
@@ -92,10 +97,15 @@ pub fn check_out(
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
-    tick: &mut dyn FnMut(),
+    (left, tick): (&BTreeMap<AppName, String>, &mut dyn FnMut()),
 ) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
+        // Somebody has changed it, and this deployment does not touch that app.
+        if let Some(tree) = left.get(name) {
+            checkouts.push((name.clone(), tree.clone()));
+            continue;
+        }
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
         // Two apps with the same tree: the second finds what the first has written.
         if written {
@@ -160,18 +170,20 @@ fn in_order(
         snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
     };
     let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
-    actions.push(Action::MakeDirectories(outside.directories));
+    actions.push(Action::MakeDirectories(outside.early_directories));
     actions.extend(outside.users.into_iter().map(Action::Place));
     actions.push(Action::CreateUsers(changed(Class::Sysusers)));
     actions.extend(own);
     actions.push(Action::LinkApps(unlinked));
     actions.push(Action::Switch { from, to });
     actions.extend(outside.removed.into_iter().map(Action::Place));
-    actions.extend(outside.placed.into_iter().map(Action::Place));
+    actions.push(Action::MakeDirectories(outside.directories));
+    let reload = sides.plan.needs_daemon_reload() || !outside.foreign.is_empty();
+    actions.extend(outside.placed.into_iter().chain(outside.foreign).map(Action::Place));
     actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
     actions.push(Action::Enable(units.enable));
     actions.push(Action::RestoreLinks(units.links));
-    if units.live && sides.plan.needs_daemon_reload() {
+    if units.live && reload {
         actions.push(Action::DaemonReload);
     }
     let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));

@@ -162,8 +162,7 @@ impl Undoing<'_> {
         let Some(place) = Place::existing(self.home, &placement.path)? else { return Ok(()) };
         place.remove_sibling(Sibling::New)?;
         let backup = match placement.old {
-            Old::Ours | Old::Drifted => Sibling::Undo,
-            Old::Foreign => Sibling::Before,
+            Old::Ours | Old::Drifted | Old::Foreign | Old::DriftedDirectory | Old::OurDirectory => Sibling::Undo,
             // What is not what we would have put there is somebody else's.
             Old::Nothing if place.found()? == Found::Content(content_of(&placement.new)) => return place.remove(),
             Old::Nothing => return Ok(()),
@@ -301,6 +300,7 @@ fn content_of(new: &New) -> Content {
     match new {
         New::Link(target) => Content::Link(target.clone()),
         New::Copy { sha256, .. } => Content::File(sha256.clone()),
-        New::Before | New::Nothing => Content::File(String::new()),
+        New::Before(content) => content.clone(),
+        New::Nothing => Content::File(String::new()),
     }
 }

@@ -34,8 +34,9 @@ use crate::{
     shared::{
         id::{CommitId, DeploymentId},
         messagepack,
-        name::{ClusterName, HostName},
-        outcome::Goal,
+        name::{AppName, ClusterName, HostName},
+        outcome::{Goal, Mended},
+        path::TreePath,
         text::printable,
     },
     system::touched::States,
@@ -72,6 +73,18 @@ pub struct Record {
     pub enablement: Enablement,
     /// The ledger after the deployment.
     pub claims: Claims,
+    /// What it puts right of what somebody has changed.
+    pub mended: Vec<Mended>,
+    /// Files of the apps that somebody has edited, and that are to be kept.
+    pub kept_files: Vec<KeptFile>,
+}
+
+/// A file in a checkout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptFile {
+    pub tree: String,
+    pub app: AppName,
+    pub file: TreePath,
 }
 
 /// The state of the journal.
@@ -330,6 +343,8 @@ mod tests {
             before: States::default(),
             enablement: Enablement::default(),
             claims: Claims::default(),
+            mended: vec![],
+            kept_files: vec![],
         }
     }
 

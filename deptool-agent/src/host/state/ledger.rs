@@ -70,13 +70,16 @@ pub struct UnitClaim {
     /// Units that ran before us, and that can't run at the same time (Conflicts=).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub displaced: BTreeSet<UnitName>,
+    /// Files of others that changed it before us: they are no drift.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub beside: BTreeSet<ExternalPath>,
 }
 
 impl Default for UnitClaim {
     /// Of a unit that was not there.
     fn default() -> Self {
         let (links, displaced) = (Enablement::default(), BTreeSet::new());
-        UnitClaim { file: UnitFile::Absent, active: false, links, displaced }
+        UnitClaim { file: UnitFile::Absent, active: false, links, displaced, beside: BTreeSet::new() }
     }
 }
 

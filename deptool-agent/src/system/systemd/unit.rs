@@ -167,6 +167,8 @@ impl<'a> Properties<'a> {
             result: self.text("Result").to_owned(),
             service_type: self.text("Type").to_owned(),
             restarts_itself: !matches!(self.text("Restart"), "" | "no"),
+            remains: self.flag("RemainAfterExit"),
+            needs_reload: self.flag("NeedDaemonReload"),
             restarts: self.number("NRestarts") as u32,
             main_pid: self.number("MainPID") as u32,
             invocation: crate::shared::text::hex(invocation),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use deptool_agent::shared::text::printable;
+use deptool_agent::shared::{text::printable, wire::Repair};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -54,9 +54,13 @@ pub(super) fn push(
     how: &DeployOptions,
     output: &Output,
 ) -> Result<Pushed, CliError> {
-    let Deployment { aim, ancestry, intro: _ } = deployment;
+    let Deployment { aim, ancestry, repair, intro: _ } = deployment;
     let report = ReportFile::new(remote)?;
     let mut git = Command::new("git");
+    if *repair == Repair::All {
+        // So that Git does not take it for done.
+        git.args(["-c", "push.pushOption=repair"]);
+    }
     let destination = destination(remote, aim, &mut git)?;
     git.args(["push", "--porcelain"]);
     if how.atomic {
@@ -67,6 +71,9 @@ pub(super) fn push(
     }
     for option in [format!("plan={}", plan.digest())].into_iter().chain(how.push_options()) {
         git.arg("-o").arg(option);
+    }
+    if *repair == Repair::All {
+        git.args(["-o", "repair"]);
     }
     let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));

@@ -255,7 +255,9 @@ impl<'a> Conversation<'a> {
 /// How our deployment has ended, by what the host remembers of it.
 fn outcome_of(attempt: Attempt) -> Outcome {
     match attempt.result {
-        AttemptResult::Done => Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new() },
+        AttemptResult::Done => {
+            Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new(), drift: Vec::new() }
+        }
         AttemptResult::RolledBack { why, errors } => rolled_back(why, errors),
         AttemptResult::Interrupted => rolled_back("the agent was interrupted".into(), Vec::new()),
     }

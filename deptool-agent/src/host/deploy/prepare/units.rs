@@ -6,6 +6,7 @@ use super::{Deciding, jobs::Jobs};
 use crate::{
     host::{
         deploy::action::UnitJobs,
+        external::drift::foreign,
         state::{
             error::HostError,
             ledger::{Enablement, UnitClaim},
@@ -14,6 +15,7 @@ use crate::{
     shared::{
         desired::{ClaimKind, Snippet, UnitSource, template_of},
         name::{AppName, UnitName, UnitType},
+        path::ExternalPath,
         plan::{self, UnitChange, UnitJob},
         unit_file::Facts,
     },
@@ -156,6 +158,12 @@ impl Deciding<'_> {
         jobs.unit(unit, &change.job, system)
     }
 
+    /// Files of others that change `unit`, and were there when we came.
+    fn beside(&self, unit: &UnitName) -> BTreeSet<ExternalPath> {
+        let all = foreign(self.home, unit).into_iter().map(|(path, _)| path);
+        all.filter(|path| !self.before.paths.contains_key(path)).collect()
+    }
+
     fn enable(
         &mut self,
         unit: &UnitName,
@@ -175,7 +183,8 @@ impl Deciding<'_> {
             self.problems.push(format!("unit '{unit}' is neither in the tree nor on the host"));
         }
         let links = Enablement::read(self.home, self.install_names(unit))?;
-        let before = UnitClaim { file, active: work.before.ran(unit), links, ..UnitClaim::default() };
+        let before =
+            UnitClaim { file, active: work.before.ran(unit), links, beside: self.beside(unit), ..UnitClaim::default() };
         self.claims.units.entry(unit.clone()).or_insert(before);
         // What Podman's generator makes is started, not enabled: its own [Install] section does the rest.
         let is_generated = made_by.is_some_and(|path| path.starts_with("/etc/containers/"));
