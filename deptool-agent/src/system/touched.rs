@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Active, System, SystemError, UnitDetail, UnitState};
 use crate::shared::name::UnitName;
 
+/// At most this many units are looked at to find out what has started one.
+const STARTERS: usize = 100;
+
 /// The state of a unit before the deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
@@ -139,7 +142,11 @@ pub fn find(
     }
     let mut others = Vec::new();
     for (unit, change) in before.changes(now).filter(|(unit, _)| !ours.contains(unit)) {
-        others.push((unit.clone(), change, system.detail(unit)?));
+        let mut detail = system.detail(unit)?;
+        if matches!(change, Change::Started | Change::Failed) {
+            detail.started_by = starters(system, detail.started_by, now)?;
+        }
+        others.push((unit.clone(), change, detail));
     }
     let mut reached: BTreeMap<UnitName, Relation> = BTreeMap::new();
     reached.extend(ours.stops.iter().map(|unit| (unit.clone(), Relation::Consequence)));
@@ -159,6 +166,23 @@ pub fn find(
         }
         reached.extend(touched[known..].iter().map(|one| (one.unit.clone(), one.relation)));
     }
+}
+
+/// The units that may have started one, directly or through others that are down again: a oneshot that has done its work, or
+/// a unit that did not start because this one had failed.
+fn starters(
+    system: &mut dyn System,
+    direct: Vec<UnitName>,
+    now: &BTreeMap<UnitName, UnitState>,
+) -> Result<Vec<UnitName>, SystemError> {
+    let (mut all, mut left) = (BTreeSet::new(), direct);
+    while let Some(unit) = left.pop() {
+        let is_down = now.get(&unit).is_none_or(|state| !state.active.is_up());
+        if all.insert(unit.clone()) && is_down && all.len() < STARTERS {
+            left.extend(system.detail(&unit)?.started_by);
+        }
+    }
+    Ok(all.into_iter().collect())
 }
 
 /// How a changed unit is related to one of `reached`.

@@ -170,10 +170,14 @@ impl<'a> Jobs<'a> {
         for (unit, detail) in &restarts {
             let starts_others = matches!(UnitType::of(unit), UnitType::Socket | UnitType::Automount);
             if starts_others && !detail.may.accept {
-                let is_new = |other: &&UnitName| restarts.iter().all(|(unit, _)| unit != *other);
-                behind.extend(detail.triggers.iter().filter(is_new).filter(|unit| self.is_up(unit)).cloned());
+                let is_new = |other: &UnitName| restarts.iter().all(|(unit, _)| unit != other);
+                // A socket that is new here is not loaded yet: its file says which service is meant.
+                let named = detail.triggers.iter().cloned().chain(self.service_of(unit));
+                behind.extend(named.filter(|other| is_new(other) && self.is_up(other)));
             }
         }
+        behind.sort();
+        behind.dedup();
         for unit in behind.iter().filter(|unit| !self.stop.contains(*unit)) {
             let is_known = decided.jobs.iter_mut().find(|(other, _)| other == unit);
             match is_known {
@@ -195,6 +199,18 @@ impl<'a> Jobs<'a> {
                 false => decided.jobs.push((unit, JobKind::Restart)),
             }
         }
+    }
+
+    /// The service that a socket of the tree starts.
+    fn service_of(&self, unit: &UnitName) -> Option<UnitName> {
+        if UnitType::of(unit) != UnitType::Socket || self.says("Socket", unit, "Accept") || !self.is_made(unit) {
+            return None;
+        }
+        let sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        let sources = sources.filter(|source| source.snippet.affects(unit));
+        let named = sources.filter_map(|source| source.facts.value("Socket", "Service")).last().map(str::to_owned);
+        let usual = || Some(format!("{}.service", unit.as_str().strip_suffix(".socket")?));
+        UnitName::parse(named.or_else(usual)?.as_bytes()).ok()
     }
 
     /// Slices go when nothing is left in them; what refuses to be stopped runs on.
@@ -321,20 +337,22 @@ impl<'a> Jobs<'a> {
         Ok(false)
     }
 
-    fn says(&self, unit: &UnitName, key: &str) -> bool {
+    fn says(&self, section: &str, unit: &UnitName, key: &str) -> bool {
         let sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
-        let last =
-            sources.filter(|source| source.snippet.affects(unit)).filter_map(|one| one.facts.value("Unit", key)).last();
+        let last = sources
+            .filter(|source| source.snippet.affects(unit))
+            .filter_map(|one| one.facts.value(section, key))
+            .last();
         last.is_some_and(is_true)
     }
 
     fn may_stop(&self, unit: &UnitName, detail: &UnitDetail) -> bool {
-        detail.may.stop && !self.says(unit, "RefuseManualStop")
+        detail.may.stop && !self.says("Unit", unit, "RefuseManualStop")
     }
 
     fn may_start(&self, unit: &UnitName, detail: &UnitDetail) -> bool {
         let is_unknown = detail.load != crate::system::Load::Loaded;
-        (is_unknown || detail.may.start) && !self.says(unit, "RefuseManualStart")
+        (is_unknown || detail.may.start) && !self.says("Unit", unit, "RefuseManualStart")
     }
 
     /// A unit that should be restarted, and that refuses to be stopped by hand.
