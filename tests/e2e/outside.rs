@@ -229,12 +229,11 @@ fn a_backup_that_nobody_knows_is_not_overwritten() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     std::fs::write(world.at("etc/a.conf"), "1\n").unwrap();
-    for name in [".a.conf.deptool-undo"] {
-        std::fs::write(world.at("etc").join(name), "whose?").unwrap();
-        let said = world.links(&["/etc/a.conf"]).refused();
-        assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
-        std::fs::remove_file(world.at("etc").join(name)).unwrap();
-    }
+    let backup = world.at("etc/.a.conf.deptool-undo");
+    std::fs::write(&backup, "whose?").unwrap();
+    let said = world.links(&["/etc/a.conf"]).refused();
+    assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
+    std::fs::remove_file(&backup).unwrap();
     world.push();
 }
 
