@@ -100,6 +100,7 @@ pub fn run(
             ends: (0..count).map(|_| None).collect(),
             went_well: vec![true; count],
             reverted: vec![false; count],
+            is_there: vec![false; count],
             orders,
             supervisor,
         };
@@ -112,7 +113,9 @@ pub fn run(
             }
             if connector.interrupted.is_set() {
                 if !std::mem::replace(&mut is_told, true) {
-                    fleet.supervisor.interrupted(&fleet.decision.begun());
+                    let begun = fleet.decision.begun();
+                    let begun: Vec<usize> = begun.into_iter().filter(|at| fleet.is_there[*at]).collect();
+                    fleet.supervisor.interrupted(&begun);
                 }
                 let steps = fleet.decision.interrupt();
                 fleet.carry_out(steps);
@@ -128,6 +131,8 @@ struct Fleet<'a> {
     /// Whose connection was never lost: they have not gone back by themselves.
     went_well: Vec<bool>,
     reverted: Vec<bool>,
+    /// Whose agent has sent its hello: one that was not there can't have begun.
+    is_there: Vec<bool>,
     orders: Vec<Orders>,
     supervisor: &'a mut dyn Supervisor,
 }
@@ -135,6 +140,9 @@ struct Fleet<'a> {
 impl Fleet<'_> {
     fn take(&mut self, at: usize, report: DeliveryEvent) {
         self.supervisor.on_event(at, &report);
+        if matches!(report, DeliveryEvent::Hello(_)) {
+            self.is_there[at] = true;
+        }
         let input = match report {
             DeliveryEvent::NeedFull => {
                 match self.supervisor.full_pack(at) {

@@ -187,7 +187,7 @@ pub enum ConnectError {
     #[error("'{host}' answers with what no agent says: '{text}'")]
     Nonsense { host: String, text: String },
     #[error("no answer from the agent on '{host}' ({status}): {stderr}")]
-    NoAnswer { host: String, status: String, stderr: String },
+    NoAnswer { host: String, status: String, is_failure: bool, stderr: String },
     #[error("can't install the agent on '{host}': {error}")]
     Install { host: String, error: InstallError },
     #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
@@ -393,8 +393,9 @@ impl Connector {
                 Ok(Opening::Agent { .. }) => early.take(),
                 // That is the install line: no agent was started.
                 Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
-                // The agent says its first line before anything else: a command that has ended without one was another.
-                Err(ConnectError::NoAnswer { .. } | ConnectError::Install { .. } | ConnectError::NeedsAnswer(_)) => {}
+                // The agent says its first line before anything else: a command that has failed without one was another.
+                Err(ConnectError::NoAnswer { is_failure: true, .. }) => {}
+                Err(ConnectError::Install { .. } | ConnectError::NeedsAnswer(_)) => {}
                 Err(_) if !is_told && link.outgoing.is_unread() => {}
                 Err(_) => early.take(),
             }

@@ -161,7 +161,13 @@ fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> Connect
         [] => opening::excerpt(ssh::reason(&stderr).as_bytes()),
         seen => format!("'{}'", opening::excerpt(seen)),
     };
-    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), stderr }
+    let is_failure = status.is_some_and(|status| !status.success());
+    ConnectError::NoAnswer {
+        host,
+        status: status.map_or("it still runs".into(), process::describe),
+        is_failure,
+        stderr,
+    }
 }
 
 #[cfg(test)]
