@@ -66,7 +66,7 @@ impl World<'_> {
 }
 
 /// systemd refuses to enable it: a service can't be a timer.
-const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=x.timer\n";
+const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=%p.timer\n";
 
 const OURS: &str = "/var/lib/deptool/apps/web/current/file";
 
