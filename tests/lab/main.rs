@@ -1,7 +1,6 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
 mod broken;
-mod by_type;
 mod checks;
 mod cli;
 mod confirm;
@@ -10,7 +9,6 @@ mod disk;
 mod drift;
 mod far;
 mod group;
-mod handover;
 mod health;
 mod hosts;
 mod install;
@@ -24,4 +22,3 @@ mod services;
 mod stage;
 mod state;
 mod sweep;
-mod transaction;

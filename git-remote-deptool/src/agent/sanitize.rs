@@ -4,16 +4,16 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Deployed, Drift, Holder, Mended, Outcome, Rollback, Subject},
+    outcome::{Attempt, AttemptResult, Deployed, Holder, Outcome, Rollback},
     text::{printable, printable_lines},
-    wire::{Hello, Response},
+    wire::{Drift, Hello, Response, Subject},
 };
 
 /// The longest line that is shown, in bytes.
 const LINE: usize = 1000;
 /// The longest text of several lines, in bytes: what an agent says of a check or a unit that failed is shorter.
 const TEXT: usize = 16 * 1024;
-/// Show at most this many lines of a list in an outcome.
+/// So many lines of a list in an outcome are shown.
 const LINES: usize = 100;
 
 /// The same message, safe to show.
@@ -68,19 +68,14 @@ fn attempt(attempt: Attempt) -> Attempt {
         }
         result @ (AttemptResult::Done | AttemptResult::Interrupted) => result,
     };
-    let mended = attempt
-        .mended
-        .into_iter()
-        .map(|mended| Mended { what: line(&mended.what), kept: mended.kept.map(|kept| line(&kept)) });
-    Attempt { when: time(attempt.when), by: line(&attempt.by), result, mended: mended.collect(), ..attempt }
+    Attempt { when: time(attempt.when), by: line(&attempt.by), result, ..attempt }
 }
 
 fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Done { mut also_restarted, mut also_stopped, drift: found } => {
+        Outcome::Done { mut also_restarted } => {
             also_restarted.truncate(LINES);
-            also_stopped.truncate(LINES);
-            Outcome::Done { also_restarted, also_stopped, drift: found.into_iter().map(drift).collect() }
+            Outcome::Done { also_restarted }
         }
         Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
         Outcome::Busy(who) => Outcome::Busy(holder(who)),

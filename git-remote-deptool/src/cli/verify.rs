@@ -2,7 +2,7 @@
 
 use deptool_agent::shared::{
     name::HostName,
-    outcome::{Drift, Subject},
+    wire::{Drift, Subject},
 };
 use serde::Serialize;
 

@@ -11,7 +11,6 @@ use gix::{
     config::File,
 };
 
-use super::commandline;
 use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
 use crate::model::{batch::FollowTags, offer::HostCheck, push_option::Confirm};
@@ -130,8 +129,7 @@ fn follow_tags(config: &File) -> FollowTags {
 fn host_check(config: &File) -> HostCheck {
     let options = config.strings("push.pushOption").unwrap_or_default();
     // An empty value takes back those before it.
-    let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
-    match last.iter().any(|option| option == "check" || option == "repair") || commandline::asks_hosts() {
+    match options.rsplit(|option| option.is_empty()).next().unwrap_or_default().iter().any(|option| option == "check") {
         true => HostCheck::Always,
         false => HostCheck::WhenInDoubt,
     }

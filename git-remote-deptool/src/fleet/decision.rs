@@ -1,4 +1,4 @@
-//! Which host may go on, and when. Pure: events of hosts go in, orders to hosts come out.
+//! Who may go on, and when. Pure: what became of each host goes in, what to tell them comes out.
 //!
 //! ```text
 //! all are prepared ▸ wave 1 ▸ wave 2 … ▸ all are healthy: keep ▸ all have kept: release     with --atomic
@@ -7,11 +7,11 @@
 //!
 //! What may be relied on:
 //!
-//! - No host is told to activate before all hosts are prepared, or were skipped as unreachable.
-//! - A wave begins when all hosts before it have succeeded: are done, or with `--atomic` healthy.
-//! - After the first failure no host is told to activate. With `--atomic` those that were are told to go back, unless all
+//! - Nobody is told to activate before everybody is prepared, or was left out because it can't be reached.
+//! - A wave begins when everybody before it has ended well: is done, or with `--atomic` is healthy.
+//! - After the first failure nobody is told to activate. With `--atomic` those who have are told to go back, unless all
 //!   have been released.
-//! - Messages out of turn change nothing.
+//! - What hosts say out of turn changes nothing.
 
 use crate::model::{
     options::Atomicity,
@@ -97,11 +97,11 @@ enum Course {
     Keeping(Order),
     /// All have kept it, and were told that they need not be able to go back.
     Released,
-    /// No host may go on any more: one has failed, or all have been told everything.
+    /// Nobody is given leave any more: something failed, or there is nothing more to tell.
     Over,
 }
 
-/// The order of hosts and waves.
+/// Who goes when.
 #[derive(Debug)]
 struct Order {
     hosts: Vec<usize>,
@@ -129,12 +129,12 @@ impl Order {
 type Steps = Vec<(usize, Step)>;
 
 impl Decision {
-    /// This many hosts, all of them preparing.
+    /// So many hosts, all of which are preparing.
     pub fn new(hosts: usize, rules: Rules) -> Decision {
         Decision { rules, states: vec![State::Preparing; hosts], course: Course::Preparing }
     }
 
-    /// A single host, which may activate as soon as it is prepared.
+    /// One host, which has leave to activate as soon as it is prepared: there is nobody to wait for.
     pub fn at_once(unreachable: Unreachable) -> Decision {
         let order = Order { hosts: vec![0], ends: vec![1], wave: 0 };
         let rules = Rules { atomicity: Atomicity::PerHost, unreachable, waves: Waves::default() };
@@ -146,17 +146,12 @@ impl Decision {
         self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
     }
 
-    /// The hosts that were told to activate and have not ended.
-    pub fn begun(&self) -> Vec<usize> {
-        self.those(|state| matches!(state, State::Active | State::Healthy | State::Kept | State::Lost)).collect()
-    }
-
     /// Whether the host was left out.
     pub fn is_skipped(&self, at: usize) -> bool {
         self.states[at] == State::Skipped
     }
 
-    /// Whether no host may go on any more.
+    /// Whether nobody is given leave any more.
     pub fn is_called_off(&self) -> bool {
         matches!(self.course, Course::Over)
     }
@@ -166,7 +161,7 @@ impl Decision {
         let is_keeping = matches!(self.course, Course::Keeping(_));
         let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
         if self.states[at] == State::Lost && matches!(input, Input::Healthy | Input::Kept) {
-            // The last order may have been lost with the connection.
+            // What it was told last may have been lost with its connection.
             match self.course {
                 Course::Released => return vec![(at, Step::Release)],
                 Course::Over => return vec![(at, Step::Revert)],

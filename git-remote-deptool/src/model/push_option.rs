@@ -2,49 +2,47 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use deptool_agent::shared::{manifest::Window, text::printable, wire::Repair};
+use deptool_agent::shared::{manifest::Window, text::printable};
 
 use super::offer::HostCheck;
 
 /// What `-o confirm` without a length means.
 const CONFIRM: Confirm = Confirm(30);
-/// The most waves that are accepted.
+/// More waves than this are a mistake.
 const MOST_WAVES: usize = 100;
 
-/// All `-o` of a push. If an option is given twice the last one counts.
+/// All `-o` of a push. Of those that were given twice the last counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushOptions {
-    /// `check`: ask hosts what they run before anything is decided.
+    /// `check`: hosts are asked what they run before anything is decided.
     pub host_check: HostCheck,
-    /// `waves=1,25%,100%`: how many hosts go first.
+    /// `waves=1,25%,100%`: who goes first.
     pub waves: Waves,
-    /// `lock-wait=30s`: how long to wait for a busy host.
+    /// `lock-wait=30s`: how long a busy host is waited for.
     pub lock_wait: Duration,
     /// `skip-unreachable`: what a host that can't be reached means for the others.
     pub unreachable: Unreachable,
     /// `plan=<digest>`: nothing is done if it would be anything else than this. See [`crate::plan::digest`].
     pub plan: Option<String>,
-    /// `repair`: all drift on the hosts is put right, and they are deployed to even if they run the commit already.
-    pub repair: Repair,
-    /// `confirm=30s`; overrides the configuration.
+    /// `confirm=30s`: what was said about it here stands above the configuration.
     pub confirm: Option<Confirm>,
 }
 
 /// What a host that can't be reached means for the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unreachable {
-    /// No host is deployed to.
+    /// Nobody is deployed to.
     #[default]
     Fails,
     /// It is left out.
     IsSkipped,
 }
 
-/// A host goes back unless a new connection confirms within this many seconds after its activation; 0 is off.
+/// A host goes back unless it can be reached anew within so many seconds after its activation; 0 asks for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirm(pub u16);
 
-/// How many hosts have been deployed to after each wave. The last wave always completes them.
+/// How far a deployment has come after each wave: the last one is always everybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waves(Vec<Until>);
 
@@ -80,8 +78,6 @@ impl PushOptions {
         match (name, value) {
             (b"check", None) => self.host_check = HostCheck::Always,
             (b"check", Some(_)) => return Err(PushOptionError::NoValue("check")),
-            (b"repair", None) => self.repair = Repair::All,
-            (b"repair", Some(_)) => return Err(PushOptionError::NoValue("repair")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
             (b"waves", value) => self.waves = value.and_then(Waves::parse).ok_or(PushOptionError::Waves)?,

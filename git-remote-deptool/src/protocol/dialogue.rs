@@ -1,17 +1,8 @@
-//! Git's requests to a remote, passed on to `push` and `fetch`.
+//! What Git asks a remote for, passed on to who does it.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use gix_protocol::handshake::Ref;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Backend, Want};
 use crate::{
@@ -19,7 +10,6 @@ use crate::{
     fleet::remote::{Remote, RemoteError, Results},
     model::{
         batch::PushBatch,
-        interrupt::Interrupt,
         offer::{Offer, offers},
         options::Options,
         outcome::RefReport,
@@ -30,36 +20,17 @@ use crate::{
 /// One dialogue with Git about one remote.
 pub struct Dialogue {
     remote: Remote,
-    /// The line below Git's table of refs.
+    /// What was done, for the line below Git's table.
     summary: Option<String>,
-    /// What is left to do after a fetch.
+    /// What was heard of hosts and could not be noted yet.
     postponed: Postponed,
 }
 
 impl Dialogue {
-    /// A new dialogue.
+    /// Nothing was asked yet.
     pub fn new(remote: Remote) -> Self {
         Dialogue { remote, summary: None, postponed: Postponed::default() }
     }
-}
-
-/// Interrupt a push whose Git was killed: its report would not be read.
-fn interrupt_without_git(interrupt: Interrupt, is_over: Arc<AtomicBool>) {
-    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    let watch = move || {
-        let stdin = io::stdin();
-        while !is_over.load(Ordering::Relaxed) {
-            let mut git = [PollFd::new(&stdin, PollFlags::empty())];
-            match poll(&mut git, Some(&LOOK)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) if is_over.load(Ordering::Relaxed) => return,
-                Ok(_) if git[0].revents().contains(PollFlags::HUP) => return interrupt.set(),
-                Ok(_) | Err(_) => return,
-            }
-        }
-    };
-    // Without such a thread a push goes on to its end.
-    let _ = thread::Builder::new().name("git".into()).stack_size(64 * 1024).spawn(watch);
 }
 
 /// `deployed to 2 hosts in 0.41 s`
@@ -85,18 +56,14 @@ impl Backend for Dialogue {
 
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), RemoteError> {
         let began = Instant::now();
-        let is_over = Arc::<AtomicBool>::default();
-        interrupt_without_git(self.remote.connector.interrupted.clone(), is_over.clone());
-        let deployed = push::push(&self.remote, batch, options, report);
-        is_over.store(true, Ordering::Relaxed);
-        let deployed = deployed?;
+        let deployed = push::push(&self.remote, batch, options, report)?;
         if !deployed.is_empty() {
             self.summary = Some(summary(batch, deployed.len(), began.elapsed()));
         }
         Ok(())
     }
 
-    /// `advertised` has fetched everything already.
+    /// `advertised` has brought everything home already.
     fn fetch(&mut self, _wants: &[Want], _options: &Options) -> Result<(), RemoteError> {
         Ok(())
     }

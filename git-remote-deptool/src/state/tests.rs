@@ -6,10 +6,7 @@ use crate::{
         Via,
         url::{SshAddress, SshHost},
     },
-    model::{
-        interrupt::Interrupt,
-        offer::{self, State},
-    },
+    model::offer::{self, State},
     repo::testing::Scratch,
 };
 
@@ -176,12 +173,9 @@ fn one_process_talks_to_a_host_at_a_time() {
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();
     let lock = HostLock::try_acquire(&repo, &name("w")).unwrap();
     assert!(matches!(HostLock::try_acquire(&repo, &name("w")), Err(LockError::Held(_))));
-    let interrupt = Interrupt::default();
-    let _other = HostLock::acquire(&repo, &name("x"), &interrupt).unwrap();
-    interrupt.set();
-    assert!(matches!(HostLock::acquire(&repo, &name("w"), &interrupt), Err(LockError::Interrupted)));
+    let _other = HostLock::acquire(&repo, &name("x")).unwrap();
     drop(lock);
-    let _again = HostLock::acquire(&repo, &name("w"), &interrupt).unwrap();
+    let _again = HostLock::acquire(&repo, &name("w")).unwrap();
 }
 
 #[test]

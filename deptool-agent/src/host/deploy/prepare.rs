@@ -1,10 +1,7 @@
 //! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
 //! every action is decided.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use crate::{
     host::{
@@ -14,24 +11,22 @@ use crate::{
             error::HostError,
             failed_units::Down,
             layout::Home,
-            ledger::{Claims, Enablement},
+            ledger::Claims,
         },
     },
     shared::{
-        desired::Desired,
-        name::AppName,
+        desired::Wanted,
+        name::{AppName, UnitName},
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
         tree::HostTree,
     },
-    system::{System, touched::States},
+    system::System,
 };
 
 mod accounts;
 pub mod checks;
-mod jobs;
 mod outside;
-mod refusals;
 mod units;
 pub mod verify;
 
@@ -42,8 +37,8 @@ use units::UnitWork;
 pub struct Sides<'a> {
     pub old: &'a HostTree,
     pub new: &'a HostTree,
-    pub had: &'a Desired,
-    pub wants: &'a Desired,
+    pub had: &'a Wanted,
+    pub wants: &'a Wanted,
     pub plan: &'a HostPlan,
 }
 
@@ -57,8 +52,6 @@ pub struct Staged<'a> {
     pub checkouts: &'a [(AppName, String)],
     /// Units that a failed deployment left down.
     pub down: &'a [Down],
-    /// Files of others that change our units, and are to go.
-    pub foreign: &'a [ExternalPath],
 }
 
 impl Staged<'_> {
@@ -78,12 +71,7 @@ pub struct Prepared {
     pub actions: Vec<Action>,
     /// The ledger as it is after the deployment.
     pub claims: Claims,
-    /// All units as they are before the deployment. Empty if it does nothing to units.
-    pub before: States,
-    /// What is enabled of the units that it enables and disables.
-    pub enablement: Enablement,
-    /// Files in trees that go, which path units watch.
-    pub watched: Vec<PathBuf>,
+    pub running: Vec<UnitName>,
     /// For the operator.
     pub notes: Vec<String>,
 }
@@ -97,15 +85,10 @@ pub fn check_out(
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
-    (left, tick): (&BTreeMap<AppName, String>, &mut dyn FnMut()),
+    tick: &mut dyn FnMut(),
 ) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
-        // Somebody has changed it, and this deployment does not touch that app.
-        if let Some(tree) = left.get(name) {
-            checkouts.push((name.clone(), tree.clone()));
-            continue;
-        }
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
         // Two apps with the same tree: the second finds what the first has written.
         if written {
@@ -139,22 +122,19 @@ pub fn decide(
         notes: Vec::new(),
         problems: Vec::new(),
         made: BTreeSet::new(),
-        watched: Vec::new(),
     };
     let units = deciding.units(system)?;
     let outside = deciding.outside()?;
     let own = deciding.own(fresh)?;
-    deciding.refuse(system)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
         return Err(HostError::refused(deciding.problems.join("; ")));
     }
-    let Deciding { claims, notes, watched, .. } = deciding;
-    let before = units.before.clone();
-    let enablement = Enablement::read(home, units.names_touched.clone())?;
+    let Deciding { claims, notes, .. } = deciding;
+    let running = units.running.clone();
     let unlinked = staged.unlinked();
     let actions = in_order(sides, generations, units, outside, (unlinked, own));
-    Ok(Prepared { actions, claims, before, enablement, watched, notes })
+    Ok(Prepared { actions, claims, running, notes })
 }
 
 /// The order in which a host changes. Every deployment follows it.
@@ -170,25 +150,24 @@ fn in_order(
         snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
     };
     let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
-    actions.push(Action::MakeDirectories(outside.early_directories));
+    actions.push(Action::MakeDirectories(outside.directories));
     actions.extend(outside.users.into_iter().map(Action::Place));
     actions.push(Action::CreateUsers(changed(Class::Sysusers)));
     actions.extend(own);
     actions.push(Action::LinkApps(unlinked));
     actions.push(Action::Switch { from, to });
     actions.extend(outside.removed.into_iter().map(Action::Place));
-    actions.push(Action::MakeDirectories(outside.directories));
-    let reload = sides.plan.needs_daemon_reload() || !outside.foreign.is_empty();
-    actions.extend(outside.placed.into_iter().chain(outside.foreign).map(Action::Place));
+    actions.extend(outside.placed.into_iter().map(Action::Place));
     actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
     actions.push(Action::Enable(units.enable));
-    actions.push(Action::RestoreLinks(units.links));
-    if units.live && reload {
+    if units.live && sides.plan.needs_daemon_reload() {
         actions.push(Action::DaemonReload);
     }
     let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
     actions.push(Action::UnlinkApps(gone.cloned().collect()));
-    actions.push(Action::Jobs(units.jobs));
+    let running = units.running.iter().collect::<BTreeSet<_>>();
+    let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
+    actions.push(Action::Jobs { jobs: units.jobs, running: ran });
     actions.retain(|action| !is_idle(action));
     actions
 }
@@ -198,8 +177,7 @@ fn is_idle(action: &Action) -> bool {
         Action::Stop(units) | Action::Disable(units) | Action::Enable(units) => units.is_empty(),
         Action::MakeDirectories(paths) | Action::CreateUsers(paths) | Action::CreateTmpfiles(paths) => paths.is_empty(),
         Action::LinkApps(apps) | Action::UnlinkApps(apps) => apps.is_empty(),
-        Action::RestoreLinks(links) => links.is_empty(),
-        Action::Jobs(jobs) => jobs.is_empty(),
+        Action::Jobs { jobs, .. } => jobs.is_empty(),
         Action::Place(_) | Action::Own { .. } | Action::Switch { .. } | Action::DaemonReload => false,
     }
 }
@@ -214,6 +192,4 @@ struct Deciding<'a> {
     /// Everything that speaks against the deployment: the operator sees all of it at once.
     problems: Vec<String>,
     made: BTreeSet<ExternalPath>,
-    /// Files in trees that go, which path units watch.
-    watched: Vec<PathBuf>,
 }

@@ -28,18 +28,16 @@ use crate::{
             durable::{self, RECORD, Writing},
             error::{Context, Damage, HostError},
             layout::Home,
-            ledger::{Claims, Enablement},
+            ledger::Claims,
         },
     },
     shared::{
         id::{CommitId, DeploymentId},
         messagepack,
-        name::{AppName, ClusterName, HostName},
-        outcome::{Goal, Mended},
-        path::TreePath,
+        name::{ClusterName, HostName, UnitName},
+        outcome::Goal,
         text::printable,
     },
-    system::touched::States,
 };
 
 const MAGIC: &[u8] = b"deptool journal 2\n";
@@ -67,24 +65,10 @@ pub struct Record {
     pub previous: Option<u32>,
     pub generation: u32,
     pub actions: Vec<Action>,
-    /// All units as they were when the deployment began. Empty if it does nothing to units.
-    pub before: States,
-    /// What was enabled of the units that it enables and disables.
-    pub enablement: Enablement,
+    /// Units that ran when the deployment began.
+    pub running: Vec<UnitName>,
     /// The ledger after the deployment.
     pub claims: Claims,
-    /// What it puts right of what somebody has changed.
-    pub mended: Vec<Mended>,
-    /// Files of the apps that somebody has edited, and that are to be kept.
-    pub kept_files: Vec<KeptFile>,
-}
-
-/// A file in a checkout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct KeptFile {
-    pub tree: String,
-    pub app: AppName,
-    pub file: TreePath,
 }
 
 /// The state of the journal.
@@ -340,11 +324,8 @@ mod tests {
             previous: None,
             generation: 1,
             actions: vec![Action::Switch { from: None, to: 1 }],
-            before: States::default(),
-            enablement: Enablement::default(),
+            running: vec![],
             claims: Claims::default(),
-            mended: vec![],
-            kept_files: vec![],
         }
     }
 

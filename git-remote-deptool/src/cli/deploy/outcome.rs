@@ -66,7 +66,6 @@ mod tests {
             why: "x".into(),
             details: String::new(),
             rollback_errors: Vec::new(),
-            drift: Vec::new(),
             actual: None,
         }
     }

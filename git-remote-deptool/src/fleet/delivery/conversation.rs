@@ -1,4 +1,4 @@
-//! One conversation with a host. It may take more than one connection.
+//! One conversation with a host, over one connection after the other.
 
 use std::{
     sync::Arc,
@@ -59,11 +59,12 @@ impl<'a> Conversation<'a> {
         Conversation { delivery, connector, mailbox, tell, permission, expected, is_attached: false, unanswered: None }
     }
 
-    /// Connect unless that was begun already, send everything, and follow the deployment to its end.
+    /// Connect if nobody has, send everything, and follow it to its end.
     pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
+        let at_once = delivery.request.activation == Activation::AtOnce;
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
@@ -85,7 +86,7 @@ impl<'a> Conversation<'a> {
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead
-            && self.begins_by_itself()
+            && at_once
             && early.is_taken()
         {
             self.permission = Permission::Given;
@@ -97,25 +98,18 @@ impl<'a> Conversation<'a> {
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         self.unanswered = Some((session.answered_in(), Instant::now()));
-        if self.begins_by_itself() {
+        if at_once {
             self.permission = Permission::Given;
         }
         if !delivery.is_known {
             session.send_frames(&request)?;
             session.send_frames(&delivery.payload.messages)?;
         }
-        if let Some(cancelled) = self.send_large(&mut session, &delivery.payload.large)? {
-            return Ok(cancelled);
-        }
+        self.send_large(&mut session, &delivery.payload.large)?;
         self.follow(session)
     }
 
-    /// Whether the host activates as soon as it has what is sent first, without waiting for an order.
-    fn begins_by_itself(&self) -> bool {
-        self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
-    }
-
-    /// Pass on messages and orders until the deployment has ended.
+    /// Pass on what the host says and what it is to be told, until it has ended.
     fn follow(&mut self, mut session: Session) -> Result<Outcome, SessionError> {
         loop {
             let event = session.event()?;
@@ -126,12 +120,8 @@ impl<'a> Conversation<'a> {
                 (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
             }
             match event {
-                Event::Order(order) => {
-                    if let Some(cancelled) = self.carry_out(&mut session, order)? {
-                        return Ok(cancelled);
-                    }
-                }
-                // The host asks every connection that attaches. That one could is the confirmation.
+                Event::Order(order) => self.carry_out(&mut session, order)?,
+                // It asks again whoever attaches; that this is possible is the answer.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
                 }
@@ -148,17 +138,13 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Returns the end, if that is what the order leads to.
-    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<Option<Outcome>, SessionError> {
+    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<(), SessionError> {
         match order {
-            // It can't begin before it has everything, and now it never will.
-            Order::Send(Request::Cancel) if session.abandon() => Ok(Some(Outcome::Cancelled)),
             Order::Send(request) => {
                 if request == Request::Activate {
                     self.permission = Permission::Given;
                 }
-                session.send(&request)?;
-                Ok(None)
+                session.send(&request)
             }
             Order::Full(payload) => {
                 session.send_frames(&payload.messages)?;
@@ -167,38 +153,28 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Send what is too large for the pack, and what tells the host that it has everything: until then it can't begin.
-    /// Returns that the deployment was cancelled if we were interrupted before.
-    fn send_large(&mut self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<Option<Outcome>, SessionError> {
+    fn send_large(&self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<(), SessionError> {
         if large.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         for (id, size) in large {
             let mut content = (self.delivery.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
-            match session.send_blob(*id, *size, &mut content, &self.connector.interrupted) {
-                Err(SessionError::Interrupted) => return Ok(Some(Outcome::Cancelled)),
-                sent => sent?,
-            }
+            session.send_blob(*id, *size, &mut content)?;
         }
-        if self.delivery.request.activation == Activation::AtOnce {
-            self.permission = Permission::Given;
-        }
-        session.send(&Request::ObjectsEnd)?;
-        Ok(None)
+        session.send(&Request::ObjectsEnd)
     }
 
     /// Reach the host anew, and go on over that connection. If it can't be, it goes back when its
     /// time is over, and says so on the old one.
-    fn confirm(&mut self, mut old: Session, seconds: u16) -> Session {
+    fn confirm(&mut self, old: Session, seconds: u16) -> Session {
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
         loop {
-            match self.attach(Some(deadline)) {
+            match self.attach() {
                 Ok(Status::Running(session)) => return *session,
                 // The old connection tells.
                 Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
-                    (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
-                    old.expect_silence();
+                    (self.tell)(DeliveryEvent::Note(format!("it can't be reached anew: {error}")));
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -213,7 +189,7 @@ impl<'a> Conversation<'a> {
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         for attempt in 1..=TRIES {
-            match self.attach(None) {
+            match self.attach() {
                 Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
                 Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
                 Ok(Status::Running(session)) => {
@@ -231,10 +207,9 @@ impl<'a> Conversation<'a> {
     }
 
     /// Ask for our deployment on a connection of its own, by its id.
-    fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
-        let stage = &mut |_| {};
-        let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
-        let (mut session, hello) = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
+    fn attach(&mut self) -> Result<Status, SessionError> {
+        let target = self.delivery.target.afresh();
+        let (mut session, hello) = Session::to(self.connector, &target, self.mailbox.clone(), &mut |_| {})?;
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {
@@ -255,9 +230,7 @@ impl<'a> Conversation<'a> {
 /// How our deployment has ended, by what the host remembers of it.
 fn outcome_of(attempt: Attempt) -> Outcome {
     match attempt.result {
-        AttemptResult::Done => {
-            Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new(), drift: Vec::new() }
-        }
+        AttemptResult::Done => Outcome::Done { also_restarted: Vec::new() },
         AttemptResult::RolledBack { why, errors } => rolled_back(why, errors),
         AttemptResult::Interrupted => rolled_back("the agent was interrupted".into(), Vec::new()),
     }
