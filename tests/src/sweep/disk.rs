@@ -26,8 +26,8 @@ const SIZE: u64 = 24 << 20;
 const XFS_SIZE: u64 = 4 << 30;
 /// The minimum size of a file.
 const BLOCK: u64 = 4096;
-/// What a refused deployment may leave on a host: a line in its log, its id, directories.
-const RECORDS: u64 = 4 * BLOCK;
+/// What a refused deployment may leave on a host: a line in its log, its id, and the small directory of its records.
+const RECORDS: u64 = 4 * BLOCK + 1024;
 
 /// The reason why this computer can't do it, if it can't.
 pub fn unable() -> Option<String> {
