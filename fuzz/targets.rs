@@ -133,8 +133,8 @@ pub fn units(data: &[u8]) {
     Facts::of(&String::from_utf8_lossy(data));
 }
 
-/// An object database that finds an object for every id: the first byte of the id chooses one. So trees can contain each
-/// other, and even themselves.
+/// An object database that finds an object for every id: the first byte of the id chooses one. So trees can contain
+/// each other, and even themselves.
 struct Anything<'a> {
     objects: Vec<&'a [u8]>,
     left: Cell<u32>,

@@ -1,9 +1,13 @@
-//! The machine's service manager and user database, as the agent needs them.
+//! The interface to the machine's service manager and user database.
 //!
-//! [`System`] is the seam between deciding and doing: the real one speaks to systemd, the fake one records the order
-//! of calls and fails at a chosen step. Files are not part of it; they are real in every test.
+//! [`System`] has three implementations: for the running systemd, for a local root, and a fake one for tests, which records
+//! the calls and fails where a test wants it to. Files are not part of the interface; tests use real files.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use crate::shared::name::UnitName;
 
@@ -14,26 +18,27 @@ pub mod offline;
 mod program;
 pub mod settle;
 pub mod systemd;
+pub mod touched;
 pub mod verdict;
 
-/// What a service manager call can fail with. The text says which call and what the manager answered.
+/// The error of a call. The text says which call failed, and what the service manager answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SystemError(pub String);
 
-/// Whether and how units can be handled here.
+/// The kind of service manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manager {
     /// systemd is running on this machine.
     Running,
-    /// A root directory: units can be enabled in it, not started.
+    /// A local root: units can be enabled, but not started.
     Offline,
-    /// Neither: unit files can be put in place, and that is all.
+    /// None: unit files can be written, and nothing else.
     Absent,
 }
 
 /// systemd's ActiveState.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Active {
     Active,
     Reloading,
@@ -45,87 +50,132 @@ pub enum Active {
 }
 
 impl Active {
-    /// Whether it runs, or is about to.
+    /// Whether the unit runs or is starting.
     pub fn is_up(self) -> bool {
         matches!(self, Active::Active | Active::Reloading | Active::Activating)
     }
 }
 
-/// systemd's LoadState, as far as it matters.
+/// systemd's LoadState, without the states that do not matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
     Loaded,
     NotFound,
     Masked,
-    /// bad-setting or error: the unit file can't be used.
+    /// The unit file can't be used: bad-setting or error.
     Broken,
 }
 
-/// One loaded unit in [`System::snapshot`].
+/// A loaded unit in [`System::snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
     pub load: Load,
     pub active: Active,
     /// systemd's SubState: `running`, `exited`, `auto-restart`, `waiting` …
     pub sub: String,
-    /// A job of it is queued or running.
+    /// A job of the unit is queued or running.
     pub has_job: bool,
+    /// The invocation id: 32 hex digits. Empty if it was not asked for, or if the unit is down.
+    pub invocation: String,
 }
 
-/// systemd's UnitFileState, as far as undoing needs it.
+/// systemd's UnitFileState, without the states that do not matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum UnitFile {
     Absent,
     Enabled,
     EnabledRuntime,
     Disabled,
-    /// static, generated, transient, indirect, alias, linked …: can be started, not enabled.
+    /// A symlink leads to the unit file somewhere else. The unit is not enabled.
+    Linked,
+    /// The `[Install]` section has only `Also=`, or the unit is a template: enabling it enables other units.
+    Indirect,
+    /// static, generated, transient, alias …: the unit can be started, but not enabled.
     Static,
     Masked,
 }
 
-/// All that settling looks at, for one unit.
+impl UnitFile {
+    /// Whether enabling the unit would change anything.
+    pub fn can_be_enabled(self) -> bool {
+        match self {
+            UnitFile::Absent
+            | UnitFile::Disabled
+            | UnitFile::EnabledRuntime
+            | UnitFile::Linked
+            | UnitFile::Indirect => true,
+            UnitFile::Enabled | UnitFile::Static | UnitFile::Masked => false,
+        }
+    }
+}
+
+/// The properties of a unit that settling needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitDetail {
     pub load: Load,
     pub active: Active,
     pub sub: String,
-    /// `success`, `exit-code`, `signal`, `timeout`, `start-limit-hit`, `resources` …; empty for types without one.
+    /// `success`, `exit-code`, `signal`, `timeout`, `start-limit-hit`, `resources` …; empty for unit types without a result.
     pub result: String,
-    /// `simple`, `exec`, `forking`, `oneshot`, `dbus`, `notify`, `notify-reload`, `idle`; empty for what is no service.
+    /// `simple`, `exec`, `forking`, `oneshot`, `dbus`, `notify`, `notify-reload`, `idle`; empty if the unit is not a service.
     pub service_type: String,
-    /// The unit has a Restart= other than `no`.
+    /// Restart= is not `no`.
     pub restarts_itself: bool,
+    /// It counts as active after its process has ended (RemainAfterExit=).
+    pub remains: bool,
+    /// Its unit file has changed since systemd has read it.
+    pub needs_reload: bool,
     pub restarts: u32,
     pub main_pid: u32,
-    /// 32 hex digits, empty if the unit was never started.
+    /// The invocation id: 32 hex digits, or empty if the unit was never started.
     pub invocation: String,
-    /// Since when it is active (or reloading) without interruption, on the clock of [`System::clock`].
+    /// Since when the unit is active (or reloading) without interruption, on the clock of [`System::clock`].
     pub active_since: Option<Duration>,
-    /// When it last went from one of [`Active`]'s states to another, on the same clock; 0 if never.
+    /// When the ActiveState last changed, on the same clock; 0 if never.
     pub changed_at: Duration,
-    /// A job for it is queued or running.
+    /// A job of the unit is queued or running.
     pub has_job: bool,
-    /// A condition of the unit was not met at its last start: it is inactive and that is fine.
+    /// A condition of the unit was not met at its last start, so it is inactive and that is fine.
     pub condition_failed: bool,
-    /// How its last process ended, in words: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
+    /// How its last process ended: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
     pub exit: Option<String>,
-    /// The last run that failed since the last jobs, which a restart may already have covered up.
+    /// The last run that failed since the last jobs. The unit may have been restarted since.
     pub last_failure: Option<FailedRun>,
-    /// For a socket, path or timer: the units that it starts.
+    /// The units that this socket, path or timer starts.
     pub triggers: Vec<UnitName>,
-    /// A socket, path or timer starts it.
+    /// A socket, path or timer starts this unit.
     pub is_triggered: bool,
-    /// Units that start it along with them: those that want, require or trigger it.
+    /// The units that want, require or trigger this unit: starting them starts it, too.
     pub started_by: Vec<UnitName>,
-    /// Units that stop it along with them: those that it requires or is a part of.
+    /// The units that this unit requires or is part of: stopping them stops it, too.
     pub stopped_by: Vec<UnitName>,
+    /// The units with a Conflicts= in either direction.
+    pub conflicts: Vec<UnitName>,
+    /// The units that are part of this unit (PartOf=).
+    pub members: Vec<UnitName>,
+    /// The paths that a path unit watches.
+    pub paths: Vec<String>,
+    /// The jobs that are possible.
+    pub may: May,
+}
+
+/// The jobs that are possible for a unit, and what they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct May {
+    pub start: bool,
+    /// False with RefuseManualStop=, and for units that systemd itself needs.
+    pub stop: bool,
+    pub reload: bool,
+    /// systemd keeps open files of the service during a restart (FileDescriptorStoreMax=), but not after a stop.
+    pub keep_files: bool,
+    /// The socket starts an instance of its service for each connection (Accept=).
+    pub accept: bool,
 }
 
 /// A run of a unit that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedRun {
-    /// As in [`UnitDetail`], each.
+    /// These are as in [`UnitDetail`].
     pub invocation: String,
     pub changed_at: Duration,
     pub result: String,
@@ -142,6 +192,8 @@ impl UnitDetail {
             result: "success".into(),
             service_type: String::new(),
             restarts_itself: false,
+            remains: false,
+            needs_reload: false,
             restarts: 0,
             main_pid: 0,
             invocation: String::new(),
@@ -155,14 +207,18 @@ impl UnitDetail {
             is_triggered: false,
             started_by: Vec::new(),
             stopped_by: Vec::new(),
+            conflicts: Vec::new(),
+            members: Vec::new(),
+            paths: Vec::new(),
+            may: May { start: true, stop: true, reload: true, keep_files: false, accept: false },
         }
     }
 }
 
-/// Makes the machine's service manager. A function, because a connection to it does not survive a fork.
+/// Creates the [`System`] of this machine. A function, because its connection does not survive a fork.
 pub type MakeSystem<'a> = dyn Fn() -> Box<dyn System> + 'a;
 
-/// What to ask systemd to do with a unit.
+/// The kind of a systemd job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum JobKind {
     Start,
@@ -171,34 +227,42 @@ pub enum JobKind {
     Stop,
 }
 
-/// How far a process has got out of its login session.
+/// How far moving the agent out of its login session has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// It is about to be moved: the kernel takes some milliseconds. Who ends the session sends signals that are ignored
-    /// here, and SIGKILL to those that are left after seconds.
+    /// systemd has agreed; moving takes some milliseconds more. If the session ends in between, the agent ignores the first
+    /// signals, and SIGKILL only follows after seconds.
     Agreed,
-    /// It was moved.
+    /// The agent was moved.
     Done,
 }
 
-/// How a queued job ended: systemd's JobRemoved result.
+/// The output of Podman's generator for some quadlets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Converted {
+    pub units: BTreeSet<UnitName>,
+    /// Its error messages. It exits with status 0 even if it could not convert some quadlets.
+    pub said: String,
+}
+
+/// How a job ended: the result in systemd's JobRemoved signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobResult {
     Done,
     /// `failed`, `timeout`, `canceled`, `dependency`, `skipped`, `invalid`, `assert`, `unsupported`, `collected`, `once`,
-    /// or the error that systemd answered instead of queueing.
+    /// or systemd's error if it did not queue the job.
     Failed(String),
-    /// Still queued or running when the time was up.
+    /// The job was still queued or running at the time-out.
     TimedOut,
 }
 
 /// The service manager of one machine.
 ///
-/// `tick` is called at least once a second while a call waits, so that the session can say it is alive.
+/// `tick` is called at least once a second while a call waits, so that the agent can send heartbeats.
 pub trait System {
     fn manager(&self) -> Manager;
 
-    /// The monotonic clock, which systemd's times are of too.
+    /// The monotonic clock, which systemd uses for its timestamps.
     fn clock(&self) -> Duration;
 
     /// Whether systemd is shutting the machine down.
@@ -207,24 +271,30 @@ pub trait System {
     /// Every loaded unit, in one call.
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
 
-    /// What settling needs to know of `unit`. One that does not exist has [`Load::NotFound`].
+    /// Like [`System::snapshot`], with the invocation ids of the units that are up.
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
+
+    /// The ids of the unit's processes.
+    fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError>;
+
+    /// The properties of `unit`. If it does not exist, they have [`Load::NotFound`].
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError>;
 
     fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError>;
 
-    /// `systemctl enable` without `--now` and without a daemon-reload. Static and generated units are left as they are.
+    /// Enable units, without a daemon-reload and without starting them. Static and generated units are left as they are.
     fn enable(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
-    /// `systemctl disable` without `--now`. Unknown units are not an error.
+    /// Disable units, without stopping them. Unknown units are not an error.
     fn disable(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
     fn daemon_reload(&mut self) -> Result<(), SystemError>;
 
-    /// Forget failures, start counters and the count of restarts, so that a start limit does not hit us and settling
-    /// counts from 0. Unknown units are not an error.
+    /// Reset failures, start limits and restart counters, so that no start limit is hit and settling counts restarts from 0.
+    /// Unknown units are not an error.
     fn reset_failed(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
-    /// Queue all jobs (mode `replace`) before awaiting any, then wait for all, `limit` at most. One result per job, in order.
+    /// Queue all jobs (mode `replace`), then wait up to `limit` for all of them. Returns one result per job, in order.
     fn run_jobs(
         &mut self,
         jobs: &[(UnitName, JobKind)],
@@ -237,7 +307,7 @@ pub trait System {
         })
     }
 
-    /// The same, and the wait is over when `go_on`, called as `tick` is, says no.
+    /// Like [`System::run_jobs`], but stop waiting when `go_on` returns false. `go_on` is called like `tick`.
     fn run_jobs_while(
         &mut self,
         jobs: &[(UnitName, JobKind)],
@@ -245,38 +315,44 @@ pub trait System {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError>;
 
-    /// What `systemd-analyze verify` says of these unit files; `None` where it is not installed or of no use.
+    /// The output of `systemd-analyze verify` for these unit files. `None` if it is not installed, or useless here.
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError>;
 
-    /// Make units of these unit files, under names of their own, and return the names. They are not enabled, nothing
-    /// depends on them, and no daemon-reload is needed: systemd reads them when it is asked to start them.
+    /// The output of Podman's generator for the quadlets in `directory`. `None` if it is not installed.
+    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError>;
+
+    /// Create temporary units with new names from these unit files. Returns the names. The units are not enabled, and need no
+    /// daemon-reload: systemd reads them when they are started.
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError>;
 
-    /// Stop what still runs of units made by [`System::add_transient`], and have systemd forget them.
+    /// Stop the units of [`System::add_transient`] if they run, and remove them.
     fn remove_transient(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
-    /// Units that had a job which [`System::run_jobs`] did not ask for, since this was last called: what systemd itself
-    /// stopped or restarted along with ours (Requires=, PartOf= …), and what a timer or somebody else did. Units that
-    /// were asked for can be among them.
+    /// The units that had other jobs than those of [`System::run_jobs`] since the last call of this: systemd stopped or
+    /// restarted them together with other units (Requires=, PartOf= …), or a timer or an administrator did. Units of
+    /// [`System::run_jobs`] can be among them.
     fn take_other_jobs(&mut self) -> Vec<UnitName>;
 
-    /// Sleep until something about units changed, or `limit` has passed.
+    /// Wait until a signal about any unit comes, but at most for `limit`.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError>;
 
-    /// Create the users and groups of these sysusers.d(5) files, given as we open them.
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+    /// Create the users and groups of these sysusers.d(5) files, given as we open them. Returns complaints, in lines.
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError>;
 
-    /// Create the files of these tmpfiles.d(5) files, given as we open them.
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError>;
+    /// Create the files of these tmpfiles.d(5) files, given as we open them. Returns complaints, in lines.
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError>;
 
-    /// The last `lines` lines of the unit's journal, newest last; raw, unfiltered text. Of the given invocations, or,
-    /// without any, of this boot. Empty if there is none or it can't be read. Takes some 30 ms: not in an outage.
+    /// The last `lines` lines of the unit's journal, oldest first, unfiltered. Only lines of the given invocations, or of this
+    /// boot if none are given. Empty if the journal can't be read. This takes about 30 ms, so do not call it in an outage.
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String;
 
-    /// Ask for what [`System::leave_session`] waits for: systemd does it while we do something else.
+    /// Write an entry to the host's journal, with the identifier `deptool`. Fields are names in capitals and their values.
+    fn log(&mut self, _message: &str, _fields: &[(&str, &str)]) {}
+
+    /// Ask systemd to move this process out of the login session, without waiting. See [`System::leave_session`].
     fn begin_leaving(&mut self) {}
 
-    /// Move this process into a transient scope of its own, out of the login session's control group. A system that is
-    /// shutting down refuses.
+    /// Move this process from the login session's control group into a transient scope of its own. This fails during a
+    /// shutdown.
     fn leave_session(&mut self, how_far: Leave) -> Result<(), SystemError>;
 }

@@ -1,5 +1,5 @@
-//! Runs every input of the corpus, and for a few seconds random changes of these inputs. An input that fails is saved beside
-//! the test programs and named in the failure. Add it to the corpus.
+//! Runs every input of the corpus, and for a few seconds random changes of these inputs. An input that fails is saved
+//! beside the test programs and named in the failure. Add it to the corpus.
 
 use std::{
     fs,
@@ -70,7 +70,8 @@ impl Random {
     }
 }
 
-/// A random input of the corpus with a few changes: bytes are flipped, set, removed, repeated or taken from another input.
+/// A random input of the corpus with a few changes: bytes are flipped, set, removed, repeated or taken from another
+/// input.
 fn mutate(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     const INTERESTING: [u8; 16] =
         [0, 1, 0x1b, 0x7f, 0x80, 0xff, b'/', b'.', b'\n', b'"', b'{', 0xc0, 0xdf, 0xc6, 0xdd, 0x9b];

@@ -25,6 +25,7 @@ mod ping;
 mod plan;
 mod prompt;
 mod refresh;
+mod repair;
 mod rollback;
 mod snapshot;
 mod status;
@@ -110,6 +111,7 @@ enum Command {
     Log(log::Args),
     Ping(ping::Args),
     Rollback(rollback::Args),
+    Repair(repair::Args),
     Completion(completion::Args),
     Complete(complete::Args),
 }
@@ -224,6 +226,7 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
         Command::Log(args) => log::run(&everything()?, output, args),
         Command::Ping(args) => ping::run(&everything()?, output, args),
         Command::Rollback(args) => rollback::run(&everything()?, output, args),
+        Command::Repair(args) => repair::run(&everything()?, output, args),
         Command::AddHost(args) => add_host::run(&Context::from_process()?, output, args),
         Command::Snapshot(args) => snapshot::run(&Context::from_process()?, output, args),
         Command::Completion(args) => completion::run(output, args),

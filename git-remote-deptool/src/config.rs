@@ -4,6 +4,7 @@
 //! it, else under its own. That name is the host's alone: two remotes for one host are an error, and so is a host
 //! whose name some other remote has taken.
 
+mod commandline;
 mod settings;
 pub mod url;
 

@@ -1,9 +1,9 @@
 //! Asking hosts what they run, and bringing it home.
 //!
-//! All hosts of a group are asked at once ([`ask`]); what they said is noted here, in one place, as it comes. If one
-//! could not be asked the whole fetch fails, after all others were noted: the tracking refs are right as far as hosts
-//! were asked, those of the others stay as they were, and nobody can take the fetch for complete. Git is told nothing
-//! then, so it neither prunes a ref nor writes an old value as news.
+//! All hosts of a group are asked at once (`ask`). Their answers are recorded here, in one place, as they come. If one
+//! could not be asked the whole fetch fails after all others were recorded: the tracking refs of hosts that answered are
+//! right, those of the others stay as they were, and the fetch can't be taken for complete. Git gets no list then, so it
+//! neither prunes a ref nor writes an old value.
 
 mod ask;
 mod from_host;
@@ -13,9 +13,10 @@ pub mod query;
 
 use std::collections::BTreeMap;
 
-use ask::{Answer, ask_all, why};
+use ask::{Answer, Locking, ask_all, why};
 pub use ask::{Running, place_to_ask};
 use deptool_agent::shared::{
+    id::CommitId,
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult, Goal},
     text::printable,
@@ -35,20 +36,21 @@ use crate::{
     },
 };
 
-/// How many names of hosts an error has.
-const NAMES: usize = 10;
-
-/// What was heard of hosts, to be noted when Git is done with its own refs.
+/// What is left to do when Git is done with its own refs.
 #[derive(Debug, Default)]
-pub struct Postponed(Vec<(HostRemote, Answer)>);
+pub struct Postponed {
+    /// Answers that were not noted yet.
+    answers: Vec<(HostRemote, Answer)>,
+    /// Git may write what was listed to it as long as these are held: nobody moves a host on, and its tracking ref with
+    /// it, to have Git move the ref back.
+    _locks: Vec<HostLock>,
+}
 
 /// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
 pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = hosts_of(remote)?;
     if hosts.is_empty() && remote.tracking().is_unused()? {
-        let text = "'@all' stands for the hosts that a repository knows, and a new one knows none; \
-                    clone one of them by name, as in 'git clone deptool::web1'";
-        return Err(RemoteError::Text(text.into()));
+        return Err(RemoteError::NoHostsKnown);
     }
     let is_group = !matches!(remote.target, Target::Host(_));
     // `git clone` aborts if the refs that it is about to make are there.
@@ -57,12 +59,12 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     let progress = Progress::new(shown(remote, &hosts), manner);
     let mut running: Vec<Option<Running>> = hosts.iter().map(|_| None).collect();
     let (mut failed, mut postponed) = (Vec::new(), Postponed::default());
-    ask_all(remote, &hosts, &progress, &mut |at, answer| {
+    ask_all(remote, &hosts, Locking::EachItsOwn, &progress, &mut |at, answer| {
         let host = &hosts[at];
         let noted = answer.and_then(|(answer, _lock)| {
             running[at] = answer.running.clone();
             if is_clone {
-                postponed.0.push((host.clone(), answer));
+                postponed.answers.push((host.clone(), answer));
                 return Ok(());
             }
             note(remote, host, &answer, options.verbosity)
@@ -73,18 +75,42 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     });
     progress.finish();
     not_asked(remote, failed, is_group)?;
-    let refs =
-        hosts.iter().zip(&running).filter_map(|(host, running)| Some(refs_of(host, running.as_ref()?, is_group)));
-    let mut refs: Vec<Ref> = refs.flatten().collect();
-    if is_group {
-        refs.extend(listed::branches(remote, &running, is_clone));
+    if is_clone {
+        let refs = hosts.iter().zip(&running).filter_map(|(host, running)| {
+            let running = running.as_ref()?;
+            Some(refs_of(host, &running.deployed.cluster, running.local(), is_group))
+        });
+        let mut refs: Vec<Ref> = refs.flatten().collect();
+        refs.extend(other_refs(remote, &running, is_group, is_clone)?);
+        return Ok((refs, postponed));
     }
-    refs.extend(listed::tags(remote)?);
+    // While the others were asked, another process may have deployed to the first: list what is known now.
+    postponed._locks = remote.lock_all(&hosts)?;
+    let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
+    let refs = hosts.iter().zip(&known).flat_map(|(host, known)| {
+        known.clusters.iter().flat_map(|(cluster, tracked)| refs_of(host, cluster, tracked.commit, is_group))
+    });
+    let mut refs: Vec<Ref> = refs.collect();
+    refs.extend(other_refs(remote, &running, is_group, is_clone)?);
     Ok((refs, postponed))
 }
 
-/// Whom to ask. Of `@all` that is every host that has a remote, or was last heard to run something, or is in what is
-/// about to be deployed.
+/// What is listed beside the hosts' refs.
+fn other_refs(
+    remote: &Remote,
+    running: &[Option<Running>],
+    is_group: bool,
+    is_clone: bool,
+) -> Result<Vec<Ref>, RemoteError> {
+    let mut refs = listed::tags(remote)?;
+    if is_group {
+        refs.extend(listed::branches(remote, running, is_clone));
+    }
+    Ok(refs)
+}
+
+/// Which hosts to ask. For `@all` that is every host that has a remote, ran something when it was last asked, or is in a
+/// local branch of a cluster.
 fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     match &remote.target {
         Target::Host(host) => return Ok(vec![host.clone()]),
@@ -113,14 +139,15 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
 
 /// The hosts as progress shows them.
 fn shown(remote: &Remote, hosts: &[HostRemote]) -> Vec<Host> {
-    let first_contact = |host: &HostRemote| match HostFacts::load(&remote.repo, &host.tracking) {
-        Some(_) => FirstContact::No,
-        None => FirstContact::Possible,
+    let first_contact = |host: &HostRemote| match (&remote.target, HostFacts::load(&remote.repo, &host.tracking)) {
+        (Target::Host(_), None) => FirstContact::Possible,
+        // What has to be asked is asked later.
+        (Target::Host(_), Some(_)) | (Target::Group(..) | Target::All, _) => FirstContact::No,
     };
     hosts.iter().map(|host| Host { name: host.host.clone(), first_contact: first_contact(host) }).collect()
 }
 
-/// Say which hosts could not be asked, and why; an error if there are any.
+/// Show which hosts could not be asked, and why. Fails if there are any.
 fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group: bool) -> Result<(), RemoteError> {
     if !is_group && let Some((_, error)) = failed.pop() {
         return Err(error);
@@ -132,16 +159,12 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
     for (host, error) in &failed {
         remote.say(&format!("{host}: {}", why(error)));
     }
-    let mut names: Vec<String> = failed.iter().take(NAMES).map(|(host, _)| host.to_string()).collect();
-    if failed.len() > NAMES {
-        names.push(format!("{} more", failed.len() - NAMES));
-    }
-    Err(RemoteError::Text(format!("could not ask {}; the other hosts' refs are up to date", names.join(", "))))
+    Err(RemoteError::NotAsked(failed.into_iter().map(|(host, _)| host).collect()))
 }
 
 /// The refs that Git is shown of one host.
-fn refs_of(host: &HostRemote, running: &Running, is_group: bool) -> Vec<Ref> {
-    let (cluster, object) = (&running.deployed.cluster, running.local().0);
+fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group: bool) -> Vec<Ref> {
+    let object = commit.0;
     if is_group {
         let full_ref_name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
         return vec![Ref::Direct { full_ref_name, object }];
@@ -153,7 +176,7 @@ fn refs_of(host: &HostRemote, running: &Running, is_group: bool) -> Vec<Ref> {
     ]
 }
 
-/// Note an answer, and say what is news.
+/// Record an answer, and show what is new.
 fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     settle(remote, host, answer, verbosity)?;
     if verbosity > 0 {
@@ -162,7 +185,7 @@ fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> 
     Ok(())
 }
 
-/// Say what was not known before. Git does not: it finds its tracking ref in place.
+/// Show what was not known before. Git does not: it finds its tracking ref in place.
 fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, running: Option<&Running>) {
     let Some(Running { deployed, found: _ }) = running else {
         if !before.is_empty() {
@@ -178,25 +201,37 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
     remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
-/// Note what was heard in the course of a clone, which has made its own refs by now.
+/// Record the answers of a clone, which has made its own refs by now.
 pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> Result<(), RemoteError> {
-    for (host, answer) in postponed.0 {
-        let _lock = HostLock::acquire(&remote.repo, &host.tracking)?;
+    for (host, answer) in postponed.answers {
+        let _lock = remote.lock(&host)?;
         settle(remote, &host, &answer, verbosity)?;
     }
     Ok(())
 }
 
-/// Ask one host what it runs, bring that home, and move the tracking ref to the truth.
+/// Ask one host what it runs, fetch that, and move the tracking ref.
 ///
 /// The caller holds the host's lock on this side.
 pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Running>, RemoteError> {
-    let answer = ask::ask(remote, host, &ask::elsewhere(), &|_| {})?;
+    let answer = ask::ask(remote, host, &ask::elsewhere(remote), &|_| {})?;
     settle(remote, host, &answer, verbosity)?;
     Ok(answer.running)
 }
 
-/// What the host said is what is known of it. While it is at work its deployments stay in doubt.
+/// The same for many hosts, all at once. Returns for each why it could not be asked.
+pub fn refresh_all(remote: &Remote, hosts: &[HostRemote], options: &Options) -> Vec<Result<(), RemoteError>> {
+    let manner = if hosts.len() > 1 { remote.manner(options) } else { Manner::Hidden };
+    let progress = Progress::new(shown(remote, hosts), manner);
+    let mut results: Vec<Result<(), RemoteError>> = hosts.iter().map(|_| Ok(())).collect();
+    ask_all(remote, hosts, Locking::ByCaller, &progress, &mut |at, answer| {
+        results[at] = answer.and_then(|(answer, _)| settle(remote, &hosts[at], &answer, options.verbosity));
+    });
+    progress.finish();
+    results
+}
+
+/// Record what a host answered. While it is at work its deployments stay in doubt.
 fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     let tracking = remote.tracking();
     let running = answer.running.as_ref();
@@ -234,7 +269,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
     Ok(())
 }
 
-/// Say how a deployment of ours has ended that was not kept, and of which that was not known here.
+/// Show how a deployment from here has failed, if that was not known yet.
 fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state::Attempt) {
     let what = match attempt.to {
         Goal::Commit(id) if doubted == state::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
@@ -249,7 +284,7 @@ fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state
     remote.say(&format!("{}: {what} was {how}", host.host));
 }
 
-/// Note which projections there are by now, and say where a commit came from.
+/// Record new projections, and show where a commit came from.
 fn note_found(remote: &Remote, host: &HostRemote, running: &Running, verbosity: u32) -> Result<(), RemoteError> {
     let (tracking, deployed, short) = (remote.tracking(), &running.deployed, running.deployed.commit.short());
     match &running.found {

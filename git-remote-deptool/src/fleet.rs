@@ -42,7 +42,10 @@ pub trait Supervisor {
     /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
     fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String>;
 
-    /// Hear how the host at `at` is doing.
+    /// The operator wants to stop. These hosts have begun.
+    fn interrupted(&mut self, begun: &[usize]);
+
+    /// How the host at `at` is doing.
     fn on_event(&mut self, at: usize, report: &DeliveryEvent);
 }
 
@@ -97,9 +100,11 @@ pub fn run(
             ends: (0..count).map(|_| None).collect(),
             went_well: vec![true; count],
             reverted: vec![false; count],
+            is_there: vec![false; count],
             orders,
             supervisor,
         };
+        let mut is_told = false;
         while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
                 Ok((at, report)) => fleet.take(at, report),
@@ -107,6 +112,11 @@ pub fn run(
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if connector.interrupted.is_set() {
+                if !std::mem::replace(&mut is_told, true) {
+                    let begun = fleet.decision.begun();
+                    let begun: Vec<usize> = begun.into_iter().filter(|at| fleet.is_there[*at]).collect();
+                    fleet.supervisor.interrupted(&begun);
+                }
                 let steps = fleet.decision.interrupt();
                 fleet.carry_out(steps);
             }
@@ -121,6 +131,8 @@ struct Fleet<'a> {
     /// Whose connection was never lost: they have not gone back by themselves.
     went_well: Vec<bool>,
     reverted: Vec<bool>,
+    /// Whose agent has sent its hello: one that was not there can't have begun.
+    is_there: Vec<bool>,
     orders: Vec<Orders>,
     supervisor: &'a mut dyn Supervisor,
 }
@@ -128,6 +140,9 @@ struct Fleet<'a> {
 impl Fleet<'_> {
     fn take(&mut self, at: usize, report: DeliveryEvent) {
         self.supervisor.on_event(at, &report);
+        if matches!(report, DeliveryEvent::Hello(_)) {
+            self.is_there[at] = true;
+        }
         let input = match report {
             DeliveryEvent::NeedFull => {
                 match self.supervisor.full_pack(at) {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use deptool_agent::shared::{
-    desired::Wanted,
+    desired::Desired,
     id::{CommitId, TreeId},
     name::{ClusterName, HostName},
     outcome::Goal,
     plan::HostPlan,
     tree::{Apps, HostTree},
-    wire::Lease,
+    wire::{Lease, Repair},
 };
 
 pub use safeguards::Safeguards;
@@ -45,6 +45,8 @@ pub struct Intent {
     pub ancestry: Ancestry,
     /// `--force-with-lease`.
     pub lease: Option<Lease>,
+    /// Whether hosts that run it already are deployed to.
+    pub repair: Repair,
     pub scope: Scope,
 }
 
@@ -206,7 +208,7 @@ impl Refusal {
             Refusal::Stale => "stale info".into(),
             Refusal::NonFastForward { missing: None } => "the commit does not descend from what runs there".into(),
             Refusal::NonFastForward { missing: Some(commit) } => format!(
-                "runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                "runs {}, which is not in this repository; get it from the operator who deployed it, then merge it",
                 commit.short()
             ),
             Refusal::Unfit(why) | Refusal::Other(why) => why.clone(),
@@ -303,7 +305,8 @@ impl<'r> Planner<'r> {
             };
         };
         let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
-        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken {
+        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken && self.intent.repair == Repair::Changed
+        {
             return Ok(Judged::Unaffected);
         }
         let update = match tracked {
@@ -382,9 +385,9 @@ fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps) -> Drawn 
         None => Ok(HostTree::default()),
     };
     let (old, new) = (load(old)?, load(new)?);
-    let wanted = |tree| Wanted::of(tree).map_err(|error| error.to_string());
+    let wanted = |tree| Desired::of(tree).map_err(|error| error.to_string());
     let (had, wants) = (wanted(&old)?, wanted(&new)?);
-    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     match stand_in::refusal(objects, &plan, &new) {
         Some(why) => Err(why),
         None => {

@@ -75,6 +75,7 @@ impl Request<'_> {
             why: String::new(),
             details: String::new(),
             rollback_errors: Vec::new(),
+            drift: Vec::new(),
             actual: None,
         }
     }

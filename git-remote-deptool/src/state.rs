@@ -2,9 +2,9 @@
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host last said it runs, or a projection of it |
+//! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host runs as far as is known, or a projection of it |
 //! | `refs/deptool/unsettled/<host>/<cluster>` | a deployment was sent, and how it ended is not known |
-//! | `refs/deptool/broken/<host>/<cluster>` | the host said that a failed deployment left something that is not as before |
+//! | `refs/deptool/broken/<host>/<cluster>` | a failed deployment left something on the host that is not as before |
 //! | `refs/deptool/projection/<real id>/<host>` | a local stand-in for a commit of which only one host's part is here |
 //! | `deptool/hosts/<tracking name>` | facts that save a round trip, none of which may be relied on |
 //! | `deptool/hosts/<tracking name>.lock` | held by the process that talks to the host |
@@ -12,8 +12,8 @@
 //! What may be relied on:
 //!
 //! - A change of a ref is durable when the function that makes it returns.
-//! - A tracking ref says only what the host said, and never names a commit that is not here.
-//! - Whoever holds a [`HostLock`] is alone on this machine and in this repository in talking to that host, so marks and
+//! - A tracking ref is moved only to what the host reports, and never to a commit that is not here.
+//! - The process that holds a [`HostLock`] is the only one that talks to that host from this repository, so marks and
 //!   tracking refs are written in the order in which the host answered. Ref locks alone could not give that.
 
 mod facts;
@@ -65,7 +65,7 @@ pub struct Tracked {
 /// All that is known of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The clusters that it was last heard to run: one, unless it was moved by other means than ours.
+    /// The clusters that it runs as far as is known: one, unless refs were changed by other means.
     pub clusters: BTreeMap<ClusterName, Tracked>,
     /// The deployments of which it is not known how they ended.
     pub unsettled: BTreeMap<ClusterName, Attempt>,
@@ -142,7 +142,7 @@ impl<'r> Tracking<'r> {
         Tracking { repo, refs: Refs::new(repo) }
     }
 
-    /// What was last heard of a host's cluster.
+    /// What is known of a cluster on a host.
     pub fn get(&self, host: &HostRemote, cluster: &ClusterName) -> Result<Option<Tracked>, TrackingError> {
         Ok(self.clusters(host)?.remove(cluster))
     }
@@ -194,12 +194,12 @@ impl<'r> Tracking<'r> {
         Ok(grouped)
     }
 
-    /// All clusters that were last heard to run on a host: one, unless it was moved by other means than ours.
+    /// All clusters that run on a host as far as is known: one, unless refs were changed by other means.
     pub fn clusters(&self, host: &HostRemote) -> Result<BTreeMap<ClusterName, Tracked>, TrackingError> {
         Ok(self.known(&[host])?.pop().unwrap_or_default().clusters)
     }
 
-    /// What was last heard of all that have a tracking ref for a cluster: hosts, and other remotes.
+    /// What all tracking refs for a cluster name: those of hosts, and of other remotes.
     pub fn of_cluster(&self, cluster: &ClusterName) -> Result<BTreeMap<TrackingName, CommitId>, TrackingError> {
         let end = format!("/{cluster}");
         let refs = self.refs.below("refs/remotes/")?.into_iter();
@@ -207,7 +207,7 @@ impl<'r> Tracking<'r> {
         Ok(named.map(|(name, id)| (name, self.repo.peeled(id).unwrap_or(id))).collect())
     }
 
-    /// Note that the host said it runs `commit`, or the commit that the projection `commit` stands for.
+    /// Record that the host runs `commit`, or the commit that the projection `commit` stands for.
     ///
     /// The reflog gets an entry with `message`, unless nothing has changed.
     pub fn set(
@@ -224,12 +224,12 @@ impl<'r> Tracking<'r> {
         self.refs.set(&name, commit.0, message)
     }
 
-    /// Note that the host said it runs nothing of `cluster`.
+    /// Record that the host runs nothing of `cluster`.
     pub fn remove(&self, host: &HostRemote, cluster: &ClusterName) -> Result<(), TrackingError> {
         self.refs.delete(&tracking_ref(&host.tracking, cluster))
     }
 
-    /// Note that `attempt` is about to be sent to these hosts. From now on until [`Self::settle`] they are *in doubt*.
+    /// Record that `attempt` is about to be sent to these hosts. From now on until [`Self::settle`] they are *in doubt*.
     pub fn unsettle(&self, hosts: &[&HostName], cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
         let names: Vec<String> = hosts.iter().map(|host| unsettled_ref(host, cluster)).collect();
         let id = match attempt {
@@ -242,25 +242,25 @@ impl<'r> Tracking<'r> {
         self.refs.set_all(&names, id)
     }
 
-    /// Note that the host gave a definite answer.
+    /// Record that the host gave a definite answer.
     pub fn settle(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
         self.refs.delete(&unsettled_ref(host, cluster))
     }
 
-    /// Note that the host said it is not whole: what it was given as `cluster` is not what it runs.
+    /// Record that a rollback failed on the host: what it was given as `cluster` is not what it runs.
     pub fn mark_broken(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
         let name = broken_ref(host, cluster);
         let mark = self.refs.need_empty_tree(&name)?;
         self.refs.set(&name, mark, "")
     }
 
-    /// Note that the host said it is whole.
+    /// Record that the host runs what its deployment says.
     pub fn mark_whole(&self, host: &HostName) -> Result<(), TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/broken/{host}/"))?;
         marks.iter().try_for_each(|(cluster, _)| self.refs.delete(&format!("refs/deptool/broken/{host}/{cluster}")))
     }
 
-    /// Remove what processes of ours that were killed have left of a host's refs.
+    /// Remove lock files that killed processes of ours have left beside a host's refs.
     pub fn clear_locks(&self, host: &HostRemote) {
         for prefix in [format!("refs/deptool/unsettled/{}", host.host), format!("refs/remotes/{}", host.tracking)] {
             self.refs.clear_locks(&prefix);

@@ -263,7 +263,7 @@ const MANIFESTS: &str = r#"{
 {"systemd": {"units_enabled": ["../x.service"]}}
     web1: web/manifest.json: systemd.units_enabled[0]: invalid unit name '../x.service': only letters, digits and ':-_.\@' are allowed
 {"systemd": {"on_change": {"x.service": "kill"}}}
-    web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `restart`
+    web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `reload-or-restart`, `restart`
 {"symlinks": {"/etc/x": "../other/file"}}
     web1: web/manifest.json: symlinks./etc/x: invalid path '../other/file': '.' and '..' are not allowed
 {"symlinks": {"/etc/x": "/etc/passwd"}}
@@ -307,7 +307,7 @@ const MANIFESTS: &str = r#"{
 {"health": [{"http": "https://127.0.0.1/"}]}
     web1: web/manifest.json: health[0].http: the agent speaks no TLS: ask over http, or only whether something listens ('tcp')
 {"health": [{"tcp": "127.0.0.1:53"}, {"status": 200}]}
-    web1: web/manifest.json: health[1]: it has either 'tcp' or 'http'
+    web1: web/manifest.json: health[1]: it has one of 'tcp', 'http' and 'unit'
 "#;
 
 #[test]

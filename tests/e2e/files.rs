@@ -177,7 +177,7 @@ fn generations_share_nothing() {
     assert_eq!(std::fs::read(first.join("same")).unwrap(), b"same");
 }
 
-/// Damages the checkout of `web` in some way, deploys something else, and checks that it is right again.
+/// Damages the checkout of `web` in some way and deploys something else, which says so. A repair puts it right.
 fn spoil(how: &dyn Fn(&std::path::Path)) {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
@@ -187,7 +187,8 @@ fn spoil(how: &dyn Fn(&std::path::Path)) {
     how(&deployed(&sandbox, "web").canonicalize().unwrap());
     operator.write("web1/other/file", "something else");
     let two = operator.commit("Two");
-    operator.git(&["push", "web1", "prod"]).ok();
+    operator.git(&["push", "web1", "prod"]).ok().says("repair");
+    operator.git(&["push", "-o", "repair", "web1", "prod"]).ok();
     at_rest(&sandbox, "web1", Some(&two));
 }
 

@@ -100,7 +100,7 @@ fn request(sandbox: &Sandbox, repo: &Repo<'_>) -> (Deploy, Vec<Request>) {
 }
 
 fn done() -> Response {
-    Response::Ended(Box::new(Outcome::Done { also_restarted: Vec::new() }))
+    Response::Ended(Box::new(Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new(), drift: Vec::new() }))
 }
 
 /// The reason that the agent gives for its rollback.

@@ -157,6 +157,7 @@ fn absurd_greetings_do_no_harm() {
         to: Goal::Nothing,
         result: AttemptResult::RolledBack { why: huge.clone(), errors: vec![EVIL.into(); 1000] },
         id: "0123456789abcdef".repeat(2).parse().unwrap(),
+        mended: Vec::new(),
     };
     let busy = Holder { by: huge.clone(), phase: Phase::Settling, since: i64::MAX, id: None };
     let honest = || hello(Some(deployed(&scene.one)));

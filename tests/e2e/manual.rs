@@ -20,6 +20,10 @@ fn man_shows_the_pages_without_warnings() {
         let shown = man.env("MANWIDTH", "80").run().unwrap().ok();
         assert_eq!(shown.stderr(), "", "{}", page.display());
         assert!(shown.stdout().contains("DESCRIPTION"), "{}", page.display());
+        if site::can_build() {
+            let lint = sandbox.command("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).run().unwrap();
+            assert_eq!(lint.stdout() + &lint.stderr(), "", "{}", page.display());
+        }
         count += 1;
     }
     assert_eq!(count, 5);

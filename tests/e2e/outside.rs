@@ -66,7 +66,7 @@ impl World<'_> {
 }
 
 /// systemd refuses to enable it: a service can't be a timer.
-const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=x.timer\n";
+const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=%p.timer\n";
 
 const OURS: &str = "/var/lib/deptool/apps/web/current/file";
 
@@ -149,7 +149,7 @@ fn a_conflict_is_refused_with_nothing_changed() {
 }
 
 #[test]
-fn what_was_changed_by_hand_is_kept_beside_it_and_said() {
+fn what_was_changed_by_hand_is_kept_and_named() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     world.links(&["/etc/a.conf", "/etc/b.conf", "/etc/c.conf"]).push();
@@ -164,27 +164,32 @@ fn what_was_changed_by_hand_is_kept_beside_it_and_said() {
     world.repo.write("web1/web/other", "other\n");
     world.repo.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/b.conf": "other"}}"#);
     let said = world.push();
-    assert!(said.contains("web1: '/etc/a.conf' was changed by hand: what was there is kept beside it\n"), "{said}");
-    assert!(said.contains("web1: '/etc/b.conf' was changed by hand: what was there is kept beside it\n"), "{said}");
-    assert!(said.contains("web1: '/etc/c.conf' was removed by hand\n"), "{said}");
+    let kept = |name: &str| world.at(&format!("var/lib/deptool/state/kept/2/root/etc/{name}.conf"));
+    for name in ["a", "b"] {
+        let at = kept(name);
+        let note =
+            format!("web1: '/etc/{name}.conf' was replaced by a file: what was there is kept as '{}'", at.display());
+        assert!(said.contains(&note), "{said}");
+    }
     assert!(!world.at("etc/a.conf").exists());
-    assert_eq!(std::fs::read(world.at("etc/.a.conf.deptool-drift")).unwrap(), b"by hand a\n");
-    assert_eq!(std::fs::read(world.at("etc/.b.conf.deptool-drift")).unwrap(), b"by hand b\n");
+    assert_eq!(std::fs::read(kept("a")).unwrap(), b"by hand a\n");
+    assert_eq!(std::fs::read(kept("b")).unwrap(), b"by hand b\n");
     assert_eq!(sandbox.read("web1", "/etc/b.conf"), b"other\n");
     world.remove_everything();
 }
 
 #[test]
-fn a_link_that_somebody_replaced_by_a_directory_is_refused() {
+fn a_link_that_somebody_replaced_by_a_directory_is_given_up_and_the_directory_kept() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     world.links(&["/etc/a.conf"]).push();
     std::fs::remove_file(world.at("etc/a.conf")).unwrap();
     std::fs::create_dir(world.at("etc/a.conf")).unwrap();
-    let said = world.links(&[]).refused();
-    assert!(said.contains("'/etc/a.conf' was replaced by a directory on the host: remove it there"), "{said}");
-    std::fs::remove_dir(world.at("etc/a.conf")).unwrap();
-    world.push();
+    std::fs::write(world.at("etc/a.conf/inner"), "theirs").unwrap();
+    let said = world.links(&[]).push();
+    assert!(said.contains("'/etc/a.conf' was replaced by a directory: what was there is kept as "), "{said}");
+    assert!(!world.at("etc/a.conf").exists());
+    assert!(world.at("var/lib/deptool/state/kept/2/root/etc/a.conf/inner").exists());
 }
 
 #[test]
@@ -197,9 +202,12 @@ fn what_was_removed_by_hand_with_its_directory_can_still_be_released() {
     world.links(&["/etc/theirs/a.conf", "/etc/made/x", "/etc/b.conf"]).push();
     std::fs::remove_dir_all(world.at("etc/theirs")).unwrap();
     std::fs::remove_dir_all(world.at("etc/made")).unwrap();
-    std::fs::remove_file(world.at("etc/.b.conf.deptool-before")).unwrap();
+    std::fs::remove_file(world.at("var/lib/deptool/state/backups/etc%2Fb.conf")).unwrap();
     let said = world.remove_everything();
-    assert!(said.contains("what was at '/etc/theirs/a.conf' before can't be put back: its backup is gone"), "{said}");
+    assert!(
+        said.contains("what was at '/etc/theirs/a.conf' before can't be put back, because its directory is gone"),
+        "{said}"
+    );
     assert!(said.contains("what was at '/etc/b.conf' before can't be put back: its backup is gone"), "{said}");
     assert_eq!(world.sandbox.tree("web1").lines().filter(|line| line.starts_with("etc")).count(), 1);
 }
@@ -221,12 +229,11 @@ fn a_backup_that_nobody_knows_is_not_overwritten() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);
     std::fs::write(world.at("etc/a.conf"), "1\n").unwrap();
-    for name in [".a.conf.deptool-before", ".a.conf.deptool-undo"] {
-        std::fs::write(world.at("etc").join(name), "whose?").unwrap();
-        let said = world.links(&["/etc/a.conf"]).refused();
-        assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
-        std::fs::remove_file(world.at("etc").join(name)).unwrap();
-    }
+    let backup = world.at("etc/.a.conf.deptool-undo");
+    std::fs::write(&backup, "whose?").unwrap();
+    let said = world.links(&["/etc/a.conf"]).refused();
+    assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
+    std::fs::remove_file(&backup).unwrap();
     world.push();
 }
 

@@ -7,7 +7,7 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::at_rest;
 
-const ANEW: &str = "web1: the host was set up anew since we last talked to it";
+const ANEW: &str = "web1: the host was reinstalled since the last connection";
 
 /// All commands that ask a host without deploying to it.
 const CONTACTS: [&[&str]; 6] = [

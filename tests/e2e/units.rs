@@ -148,8 +148,12 @@ fn a_unit_file_that_was_edited_on_the_host_is_kept_when_it_is_replaced() {
     operator.write("web1/web/systemd/web.service", format!("{SERVICE}# 2\n"));
     operator.commit("Two");
     let run = operator.git(&["push", "web1", "prod"]).ok();
-    run.says("web1: '/etc/systemd/system/web.service' was changed by hand: what was there is kept beside it");
-    assert_eq!(std::fs::read(dir.join(".web.service.deptool-drift")).unwrap(), b"edited\n");
+    run.says("web1: '/etc/systemd/system/web.service' was edited: what was there is kept as ");
+    assert_eq!(
+        std::fs::read(sandbox.root("web1").join("var/lib/deptool/state/kept/2/root/etc/systemd/system/web.service"))
+            .unwrap(),
+        b"edited\n"
+    );
     assert_eq!(std::fs::read(dir.join("web.service")).unwrap(), format!("{SERVICE}# 2\n").as_bytes());
 }
 

@@ -28,7 +28,7 @@ fn a_host_on_which_something_did_not_start_again_is_not_up_to_date_until_it_runs
     operator.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
 
     host.sh("rm /run/word");
-    operator.write("web1/frail/systemd/frail.service", format!("# changed\n{FRAIL}"));
+    operator.write("web1/frail/systemd/frail.service", FRAIL.replace("[Service]\n", "[Service]\nEnvironment=CHANGED=1\n"));
     operator.commit("It does not");
     operator
         .git(&["push", "web1", "prod"])
@@ -47,7 +47,7 @@ fn a_host_on_which_something_did_not_start_again_is_not_up_to_date_until_it_runs
     operator
         .git(&["fetch", "web1"])
         .ok()
-        .says("web1: not whole since a deployment failed: cannot start 'frail.service'");
+        .says("web1: not as before since a rollback failed: cannot start 'frail.service'");
 
     host.sh("echo word >/run/word");
     operator.git(&["push", "web1", "prod"]).ok().says("web1: started again: 'frail.service'");

@@ -325,3 +325,20 @@ fn a_question_of_ssh_reaches_the_terminal_and_is_answered_there() {
     assert!(std::fs::read_to_string(&known).unwrap().contains("web1"));
     assert_eq!(lab.host("web1").sh("cat /var/lib/deptool/apps/app/current/file"), "content");
 }
+
+#[test]
+fn a_login_that_waits_or_eats_the_input_is_given_up_and_named() {
+    let Some(lab) = start_or_skip(&[HostSpec::new("web1"), HostSpec::new("web2")]) else { return };
+    let sandbox = Sandbox::for_lab(&lab);
+    let operator = operator(&sandbox, &["web1", "web2"]);
+    operator.add_remote("cluster", "deptool::@all");
+    // bash reads it at every login over ssh.
+    for trouble in ["cat >/dev/null", "sleep 1000", "yes flood >&2"] {
+        lab.host("web2").sh(&format!("cp -n ~/.bashrc ~/.bashrc.before; echo '{trouble}' >~/.bashrc"));
+        let push = operator.command(&["push", "cluster", "prod"]).timeout(Duration::from_secs(150)).run().unwrap();
+        push.code(1).says("web2: unreachable: no answer for 30 seconds").says("not attempted on web1");
+        assert_eq!(lab.host("web1").sh("ls -A /var/lib/deptool/apps 2>/dev/null || true"), "");
+    }
+    lab.host("web2").sh("mv ~/.bashrc.before ~/.bashrc");
+    operator.git(&["push", "cluster", "prod"]).ok();
+}

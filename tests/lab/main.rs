@@ -1,6 +1,7 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
 mod broken;
+mod by_type;
 mod checks;
 mod cli;
 mod confirm;
@@ -9,6 +10,7 @@ mod disk;
 mod drift;
 mod far;
 mod group;
+mod handover;
 mod health;
 mod hosts;
 mod install;
@@ -22,3 +24,4 @@ mod services;
 mod stage;
 mod state;
 mod sweep;
+mod transaction;

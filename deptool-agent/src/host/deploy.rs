@@ -13,17 +13,19 @@ pub mod failure;
 pub mod finish;
 pub mod gates;
 pub mod health;
+pub mod mend;
 pub mod owners;
 pub mod prepare;
 mod receive;
 pub mod stage;
+mod stale;
 pub mod undo;
 
 use crate::{
     host::{
         connection::{peer::Peer, takeover},
         deploy::{
-            activate::{End, Running, tell},
+            activate::{Along, End, Running, tell},
             failure::Failure,
             stage::{Ready, Staged, stage},
         },
@@ -92,8 +94,19 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(End::Outcome(outcome));
     }
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
-        Ok(Ready { record, expectations, .. }) => {
-            let running = Running { home, lock, peer, system, record, expectations, decided_by: request.decided_by };
+        Ok(Ready { record, expectations, left, .. }) => {
+            let running = Running {
+                home,
+                lock,
+                peer,
+                system,
+                record,
+                expectations,
+                left,
+                decided_by: request.decided_by,
+                begun: 0,
+                along: Along::default(),
+            };
             activate(running, &mut store)
         }
         Err(outcome) => discard(home, lock, &mut store, outcome),

@@ -1,4 +1,8 @@
 //! External paths: those outside of `/var/lib/deptool`.
 
+pub mod backup;
 pub mod drift;
+pub mod enablement;
 pub mod place;
+pub mod rebuild;
+pub mod stamps;

@@ -7,7 +7,10 @@ use std::{
 
 use crate::{
     host::{
-        deploy::{finish, undo::undo},
+        deploy::{
+            finish,
+            undo::{Reached, undo},
+        },
         external::place,
         state::{
             attempts, boot, durable,
@@ -116,7 +119,7 @@ fn go_back(
     if system.is_stopping() {
         return Err(HostError::Interrupted("the host is shutting down in the middle of a deployment".into()));
     }
-    let left = undo(home, record, system, tick);
+    let left = undo(home, record, Reached::Unknown, system, tick);
     // An attempt that is already in the log as rolled back stays rolled back; only the errors are new.
     let known = attempts::find(home, record.id)?.map(|attempt| attempt.result);
     let result = match known {

@@ -10,7 +10,7 @@ use crate::{
         },
         deploy::deploy,
         export,
-        external::drift,
+        external::drift::{self, Finding},
         recover::{Recovery, recover},
         state::{
             attempts,
@@ -22,6 +22,7 @@ use crate::{
     },
     shared::{
         build::{BUILD_ID, VERSION},
+        outcome::Drift,
         wire::{Hello, Request, Response},
     },
     system::{MakeSystem, System},
@@ -31,6 +32,8 @@ use crate::{
 const MAX_FIRST_LINE: usize = 128;
 /// The most attempts that one answer lists.
 const MAX_ATTEMPTS: u32 = 1000;
+/// How many differences fit into one message, whatever the names are.
+const DRIFT_PER_MESSAGE: usize = 50;
 
 /// Runs a deployment in a process that outlives the login session, and waits until it has ended.
 pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
@@ -67,7 +70,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             Incoming::Request(Request::Attempts { limit }) => attempts::latest(home, limit.min(MAX_ATTEMPTS) as usize)
                 .map(|list| peer.send(&Response::Attempts(list))),
             Incoming::Request(Request::Verify) => {
-                drift::look(home, &mut *system()).map(|found| peer.send(&Response::Drift(found)))
+                drift::verify(home, &mut *system()).map(|found| send_drift(peer, found))
             }
             Incoming::Request(Request::Ping) => {
                 peer.send(&Response::Pong);
@@ -81,6 +84,15 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             return peer.send(&Response::Error(error.to_string()));
         }
     }
+}
+
+/// Send the drift, in as many messages as it takes.
+fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
+    let drift: Vec<Drift> = found.into_iter().map(|finding| finding.drift).collect();
+    for part in drift.chunks(DRIFT_PER_MESSAGE) {
+        peer.send(&Response::Drift(part.to_vec()));
+    }
+    peer.send(&Response::End);
 }
 
 /// Recover from an interrupted deployment, then describe the host. What could not be mended does not keep anybody from reading.

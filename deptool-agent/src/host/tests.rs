@@ -26,11 +26,11 @@ use crate::{
         plan::HostPlan,
         store::pack::PackWriter,
         tree::{HostTree, memory::Objects},
-        wire::{Activation, Bytes, DecidedBy, Deploy, Lease, Request, Response},
+        wire::{Activation, Bytes, DecidedBy, Deploy, Lease, Repair, Request, Response},
     },
     system::{
-        Active, Manager, System, UnitFile,
-        fake::{Behaviour, Fake},
+        Active, Manager, System,
+        fake::{Behaviour, Fake, unit},
     },
 };
 
@@ -45,6 +45,7 @@ struct World {
     objects: Objects,
     fake: Fake,
     deployed: Option<(CommitId, HostTree)>,
+    repair: Repair,
 }
 
 impl World {
@@ -52,7 +53,9 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
         fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
-        World { root, objects: Objects::default(), fake: Fake::default(), deployed: None }
+        let mut fake = Fake::default();
+        fake.root = Some(root.path().to_owned());
+        World { root, objects: Objects::default(), fake, deployed: None, repair: Repair::Changed }
     }
 
     fn path(&self, path: &str) -> std::path::PathBuf {
@@ -79,6 +82,7 @@ impl World {
             operator: "Carol <c@d>".into(),
             activation: Activation::AtOnce,
             decided_by: DecidedBy::Host,
+            repair: self.repair,
             confirm: None,
         };
         let (input, mut to_agent) = pipe();
@@ -125,9 +129,9 @@ impl World {
             })
         });
         for (name, unit) in &self.fake.units {
-            let is_up = unit.detail.active == Active::Active;
-            if is_up || unit.file == UnitFile::Enabled {
-                seen.insert(format!("unit {name}"), format!("{is_up} {:?}", unit.file));
+            let (is_up, is_enabled) = (unit.detail.active == Active::Active, self.fake.is_enabled(name));
+            if is_up || is_enabled {
+                seen.insert(format!("unit {name}"), format!("{is_up} {is_enabled}"));
             }
         }
         seen
@@ -165,6 +169,8 @@ fn walk(root: &Path, directory: &Path, seen: &mut BTreeMap<String, String>) {
         } else if meta.is_dir() {
             walk(root, &path, seen);
             "directory".into()
+        } else if !meta.is_file() {
+            "special".into()
         } else {
             format!("{:o} {}", meta.permissions().mode(), String::from_utf8_lossy(&fs::read(&path).unwrap()))
         };
@@ -186,8 +192,17 @@ const OLD_MANIFEST: (&str, &str) =
     ("old/manifest.json", r#"{"systemd": {"units_enabled": ["old.service"]}, "symlinks": {"/etc/old/x": "systemd"}}"#);
 
 /// The two trees of most tests. From the first to the second, one app is removed, one changes in every way, one is added.
-const BEFORE: Files<'_> =
-    &[WEB, UNIT, TIMER, CHECK, OLD, OLD_MANIFEST, ("web/conf", "1"), ("web/key", "k"), ("web/tmpfiles/web.conf", "1")];
+const BEFORE: Files<'_> = &[
+    WEB,
+    UNIT,
+    TIMER,
+    CHECK,
+    OLD,
+    OLD_MANIFEST,
+    ("web/conf", "1"),
+    ("web/key", "k"),
+    ("web/tmpfiles/web.conf", "d /run/1"),
+];
 const AFTER: Files<'_> = &[
     WEB,
     ("web/systemd/web.service", "[Service]\nExecStart=/bin/web --new\n"),
@@ -196,7 +211,7 @@ const AFTER: Files<'_> = &[
     ("web/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
     ("web/conf", "2"),
     ("web/key", "l"),
-    ("web/tmpfiles/web.conf", "2"),
+    ("web/tmpfiles/web.conf", "d /run/2"),
     ("web/sysusers/web.conf", "u web"),
     ("new/systemd/new.service", "[Service]\nExecStart=/bin/new\n"),
     ("new/manifest.json", r#"{"systemd": {"units_enabled": ["new.service"]}, "symlinks": {"/etc/new/x": "systemd"}}"#),
@@ -231,8 +246,9 @@ fn a_deployment_changes_a_host_in_the_order_that_is_promised() {
             "create-tmpfiles /etc/tmpfiles.d/web.conf",
             "enable new.service",
             "daemon-reload",
-            "reset-failed host.service new.service web.service web.timer",
-            "jobs restart host.service, restart new.service, restart web.service, restart web.timer",
+            "reset-failed host.service new.service web.service",
+            "jobs stop host.service, stop web.service",
+            "jobs start host.service, restart new.service, start web.service",
         ]
     );
 }
@@ -277,7 +293,7 @@ fn whatever_unit_fails_the_host_is_as_it_was() {
     for (name, behaviour) in [
         ("new.service", Behaviour::FailsAtStart),
         ("web.service", Behaviour::DiesAfterLooks(1)),
-        ("web.timer", Behaviour::NeverReady),
+        ("web.service", Behaviour::NeverReady),
         ("host.service", Behaviour::Loops),
     ] {
         let mut world = before();
@@ -375,8 +391,8 @@ fn starting_and_settling_have_one_deadline() {
 
 /// The drift of the host, one line for each path or unit.
 fn drift(world: &mut World) -> Vec<String> {
-    let found = crate::host::external::drift::look(&Home::new(world.root.path()), &mut world.fake).unwrap();
-    found.iter().map(ToString::to_string).collect()
+    let found = crate::host::external::drift::verify(&Home::new(world.root.path()), &mut world.fake).unwrap();
+    found.iter().map(|finding| finding.drift.to_string()).collect()
 }
 
 #[test]
@@ -396,7 +412,7 @@ fn a_change_by_hand_is_drift_and_is_kept_by_the_next_deployment() {
     fs::write(web.join("conf"), "edited").unwrap();
     fs::remove_file(world.path("/etc/web/web.conf")).unwrap();
     fs::write(world.path("/etc/tmpfiles.d/web.conf"), "edited").unwrap();
-    world.fake.behave("web.service", Behaviour::Works).file = UnitFile::Disabled;
+    world.fake.disable(&[unit("web.service")]).unwrap();
     world.fake.behave("web.timer", Behaviour::Works).detail.active = Active::Failed;
     let web = "/var/lib/deptool/apps/web/current/conf";
     let expected = [
@@ -408,7 +424,180 @@ fn a_change_by_hand_is_drift_and_is_kept_by_the_next_deployment() {
     ];
     assert_eq!(drift(&mut world), expected);
     let notes = world.deploys(AFTER);
-    assert!(notes[0].starts_with(&format!("'{web}' was edited: what was there is kept in")), "{notes:?}");
-    assert_eq!(fs::read(world.path("/var/lib/deptool/previous/web/conf")).unwrap(), b"edited");
-    assert_eq!(fs::read(world.path("/etc/tmpfiles.d/.web.conf.deptool-drift")).unwrap(), b"edited");
+    let kept = world.path("/var/lib/deptool/state/kept/2");
+    let note = |what: &str, at: &str| format!("{what}: what was there is kept as '{}'", kept.join(at).display());
+    assert!(notes.contains(&note(&format!("'{web}' was edited"), "apps/web/conf")), "{notes:#?}");
+    assert!(
+        notes.contains(&note("'/etc/tmpfiles.d/web.conf' was edited", "root/etc/tmpfiles.d/web.conf")),
+        "{notes:#?}"
+    );
+    assert!(notes.contains(&"'/etc/web/web.conf' is missing: put right".to_owned()), "{notes:#?}");
+    assert_eq!(fs::read(kept.join("apps/web/conf")).unwrap(), b"edited");
+    assert_eq!(fs::read(kept.join("root/etc/tmpfiles.d/web.conf")).unwrap(), b"edited");
+    world.fake.behave("web.timer", Behaviour::Works);
+    assert_eq!(drift(&mut world), [""; 0]);
+}
+
+#[test]
+fn drift_elsewhere_is_left_and_said_until_it_is_repaired() {
+    let mut world = before();
+    let conf = world.path("/var/lib/deptool/apps/web/current/conf");
+    fs::write(&conf, "edited").unwrap();
+    fs::remove_file(world.path("/etc/web/web.conf")).unwrap();
+    world.fake.behave("web.service", Behaviour::Works);
+    world.fake.disable(&[unit("web.service")]).unwrap();
+    let more = [BEFORE, &[("other/file", "1")]].concat();
+    let notes = world.deploys(&more);
+    assert_eq!(
+        notes,
+        ["not as deployed, and left so: '/var/lib/deptool/apps/web/current/conf' was edited, \
+          '/etc/web/web.conf' is missing, web.service was disabled; 'git deptool repair web1' puts that right"]
+    );
+    assert_eq!(fs::read(&conf).unwrap(), b"edited");
+    assert_eq!(drift(&mut world).len(), 3);
+    world.repair = Repair::All;
+    // As it was, if that fails.
+    let visible = world.visible();
+    world.fake.behave("web.service", Behaviour::FailsAtStart);
+    world.fake.disable(&[unit("web.service")]).unwrap();
+    assert!(matches!(world.deploy(&more).0, Outcome::RolledBack(_)));
+    world.fake.behave("web.service", Behaviour::Works);
+    world.fake.disable(&[unit("web.service")]).unwrap();
+    let now = world.visible();
+    let files = |seen: &BTreeMap<String, String>| {
+        seen.iter().filter(|(path, _)| !path.starts_with("unit")).map(|(p, c)| format!("{p} {c}")).collect::<Vec<_>>()
+    };
+    assert_eq!(files(&now), files(&visible));
+    let notes = world.deploys(&more);
+    assert!(
+        notes[0].starts_with("'/var/lib/deptool/apps/web/current/conf' was edited: what was there is kept"),
+        "{notes:?}"
+    );
+    assert_eq!(fs::read(&conf).unwrap(), b"1");
+    assert_eq!(drift(&mut world), [""; 0]);
+    let log = attempts::latest(&Home::new(world.root.path()), 1).unwrap();
+    assert_eq!(log[0].mended.len(), 3);
+}
+
+#[test]
+fn whatever_stands_in_the_place_of_ours_is_kept_and_replaced() {
+    type Stand = fn(&Path);
+    let stands: [Stand; 4] = [
+        |path| fs::write(path, "file").unwrap(),
+        |path| std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
+        |path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("inner"), "x").unwrap();
+        },
+        |path| {
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap()
+        },
+    ];
+    for stand in stands {
+        for path in ["/etc/web/web.conf", "/etc/tmpfiles.d/web.conf"] {
+            let mut world = before();
+            let at = world.path(path);
+            fs::remove_file(&at).unwrap();
+            stand(&at);
+            assert_eq!(drift(&mut world).len(), 1, "{path}");
+            world.repair = Repair::All;
+            // Undone, the host has what stood there.
+            let visible = world.visible();
+            world.fake.behave("web.service", Behaviour::FailsAtStart);
+            assert!(matches!(world.deploy(BEFORE).0, Outcome::RolledBack(_)));
+            let files = |seen: BTreeMap<String, String>| {
+                seen.into_iter().filter(|(path, _)| !path.starts_with("unit")).collect::<Vec<_>>()
+            };
+            assert_eq!(files(world.visible()), files(visible));
+            world.fake.behave("web.service", Behaviour::Works);
+            world.deploys(BEFORE);
+            assert_eq!(drift(&mut world), [""; 0]);
+            let kept = fs::read_dir(world.path("/var/lib/deptool/state/kept")).unwrap().next().unwrap().unwrap().path();
+            assert!(fs::symlink_metadata(kept.join("root").join(&path[1..])).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_lost_ledger_is_rebuilt_and_nothing_lingers() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 4] = [
+        |path| fs::write(path, "").unwrap(),
+        |path| fs::remove_file(path).unwrap(),
+        |path| fs::write(path, "garbage").unwrap(),
+        |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        },
+    ];
+    for damage in damages {
+        let mut world = World::new();
+        fs::create_dir_all(world.path("/etc/web")).unwrap();
+        fs::write(world.path("/etc/web/web.conf"), "1").unwrap();
+        let untouched = world.visible();
+        world.deploys(BEFORE);
+        damage(&world.path("/var/lib/deptool/state/claims"));
+        let (found, before) = (drift(&mut world), world.visible());
+        assert!(found[0].starts_with("'/var/lib/deptool/state/claims' "), "{found:?}");
+        assert_eq!(world.visible(), before);
+        let notes = world.deploys(AFTER);
+        assert!(notes.iter().any(|note| note.ends_with("rebuilt from what is deployed")), "{notes:?}");
+        assert_eq!(drift(&mut world), [""; 0]);
+        // What was there before us comes back.
+        world.deploys(&[]);
+        let mut now = world.visible();
+        now.retain(|path, _| {
+            !path.starts_with("var")
+                && !path.ends_with("tmpfiles.d")
+                && path != "etc/systemd"
+                && path != "etc/systemd/system"
+                && !path.ends_with(".d")
+        });
+        for (path, what) in &untouched {
+            assert_eq!(now.get(path), Some(what), "{path}");
+        }
+        assert!(!now.keys().any(|path| path.contains("deptool")), "{now:?}");
+    }
+}
+
+#[test]
+fn a_link_to_a_directory_becomes_links_in_it_and_back() {
+    let one: Files<'_> =
+        &[("a/manifest.json", r#"{"symlinks": {"/etc/site.d": "conf"}}"#), ("a/conf/x", "1"), ("a/conf/deep/y", "2")];
+    let many: Files<'_> = &[
+        ("a/manifest.json", r#"{"symlinks": {"/etc/site.d/x": "conf/x", "/etc/site.d/deep/y": "conf/deep/y"}}"#),
+        ("a/conf/x", "1"),
+        ("a/conf/deep/y", "2"),
+    ];
+    let fails: Files<'_> =
+        &[("bad/health", ""), ("bad/manifest.json", r#"{"health": [{"tcp": "127.0.0.1:1", "within": "1ms"}]}"#)];
+    for (first, second) in [(one, many), (many, one)] {
+        let mut world = World::new();
+        world.deploys(first);
+        let visible = world.visible();
+        assert!(matches!(world.deploy(&[second, fails].concat()).0, Outcome::RolledBack(_)));
+        assert_eq!(world.visible(), visible);
+        world.deploys(second);
+        assert_eq!(drift(&mut world), [""; 0]);
+        let mut straight = World::new();
+        straight.deploys(second);
+        let outside = |world: &World| {
+            let mut seen = world.visible();
+            seen.retain(|path, _| !path.starts_with("var"));
+            seen
+        };
+        assert_eq!(outside(&world), outside(&straight));
+        world.deploys(first);
+        world.deploys(&[]);
+        assert!(!world.path("/etc/site.d").exists());
+    }
+    // What somebody put there is in the way.
+    let mut world = World::new();
+    world.deploys(many);
+    fs::write(world.path("/etc/site.d/theirs"), "x").unwrap();
+    let Outcome::Refused { why, .. } = world.deploy(one).0 else { panic!() };
+    assert_eq!(
+        why,
+        "'/etc/site.d' is a directory with 'theirs' in it, which was not deployed: remove that on the host"
+    );
 }

@@ -9,8 +9,8 @@ use std::{
 
 use crate::shared::{
     id::BlobId,
-    manifest::{OnChange, SETTLE_TIMEOUT, Window},
-    name::{AppName, UnitName},
+    manifest::{OnChange, SETTLE_TIMEOUT, Window, probe::Target},
+    name::{AppName, UnitName, UnitType},
     path::{ExternalPath, TreePath, is_within},
     tree::{App, FileKind, HostTree},
     unit_file::Facts,
@@ -18,17 +18,17 @@ use crate::shared::{
 
 mod snippet;
 
-pub use snippet::Snippet;
 use snippet::placement;
+pub use snippet::{Snippet, drop_in_applies, template_of};
 
 /// Everything that a host's tree asks for outside of its apps' directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Desired {
     pub outside: BTreeMap<ExternalPath, Claim>,
     /// Units in some app's `units_enabled`.
-    pub enabled: BTreeMap<UnitName, WantedUnit>,
+    pub enabled: BTreeMap<UnitName, DesiredUnit>,
     /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
-    pub watched: BTreeMap<UnitName, WantedUnit>,
+    pub watched: BTreeMap<UnitName, DesiredUnit>,
     /// How long starting and settling may take altogether: the longest that any app asks for.
     pub settle_timeout: Duration,
 }
@@ -51,10 +51,11 @@ pub enum ClaimKind {
 
 /// A unit that is to be enabled and running, or to follow its app's changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WantedUnit {
+pub struct DesiredUnit {
     pub apps: BTreeSet<AppName>,
-    /// The strongest that any of the apps asks for.
-    pub on_change: OnChange,
+    /// The strongest that any of the apps asks for. Nothing for a unit that is no service and of which no app says
+    /// anything: what happens to it depends on its type.
+    pub on_change: Option<OnChange>,
     pub settle: Option<Window>,
     /// Its files in the tree say that it tells how a reload went (Type=notify-reload).
     pub tells_of_reload: bool,
@@ -62,7 +63,7 @@ pub struct WantedUnit {
 
 /// Why a tree asks for something that can't be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WantedError {
+pub enum DesiredError {
     #[error("'{path}' is claimed by '{first}' and by '{second}'")]
     ClaimedTwice { path: ExternalPath, first: String, second: String },
     #[error("'{outer}' and '{inner}' are both claimed, and one lies below the other")]
@@ -77,113 +78,118 @@ pub enum WantedError {
     LongSettle { app: AppName, unit: UnitName, limit: Duration },
     #[error("{app}/manifest.json: checks: '{unit}' {why}")]
     BadCheck { app: AppName, unit: UnitName, why: &'static str },
+    #[error("{app}/manifest.json: health: '{unit}' {why}")]
+    BadProbe { app: AppName, unit: UnitName, why: &'static str },
     #[error("'{app}/{file}': {why}")]
     BadFile { app: AppName, file: TreePath, why: String },
 }
 
-impl Wanted {
+impl Desired {
     /// Collect what all apps of `host` ask for, and refuse what contradicts itself.
-    pub fn of(host: &HostTree) -> Result<Wanted, WantedError> {
+    pub fn of(host: &HostTree) -> Result<Desired, DesiredError> {
         let timeouts = host.apps.values().filter_map(|app| app.manifest.settle_timeout);
-        let mut wanted = Wanted {
+        let mut desired = Desired {
             outside: BTreeMap::new(),
             enabled: BTreeMap::new(),
             watched: BTreeMap::new(),
             settle_timeout: timeouts.max().map_or(SETTLE_TIMEOUT, |window| window.0),
         };
         for (name, app) in &host.apps {
-            wanted.add_links(name, app)?;
-            wanted.add_files(name, app)?;
-            wanted.add_units(name, app)?;
+            desired.add_links(name, app)?;
+            desired.add_files(name, app)?;
+            desired.add_units(name, app)?;
             check_attributes(name, app)?;
             check_checks(name, app)?;
+            check_probes(name, app)?;
         }
-        wanted.add_facts(host);
+        desired.add_facts(host);
         // A unit that some app enables is enabled, whatever another one says of its changes.
-        for unit in wanted.enabled.keys() {
-            wanted.watched.remove(unit);
+        for unit in desired.enabled.keys() {
+            desired.watched.remove(unit);
         }
-        wanted.check_conflicts()?;
-        Ok(wanted)
+        desired.check_conflicts()?;
+        Ok(desired)
     }
 
-    fn add_links(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
+    fn add_links(&mut self, name: &AppName, app: &App) -> Result<(), DesiredError> {
         for (path, target) in &app.manifest.symlinks {
             let exists = app.files.keys().any(|file| file.is_within(target));
             if !exists {
                 let key = format!("symlinks.{path}");
-                return Err(WantedError::NoSuchFile { app: name.clone(), key, file: target.clone() });
+                return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: target.clone() });
             }
             self.claim(path.clone(), Claim { app: name.clone(), file: target.clone(), kind: ClaimKind::Link })?;
         }
         Ok(())
     }
 
-    fn add_files(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
+    fn add_files(&mut self, name: &AppName, app: &App) -> Result<(), DesiredError> {
         for (file, entry) in &app.files {
-            let bad = |why: String| WantedError::BadFile { app: name.clone(), file: file.clone(), why };
+            let bad = |why: String| DesiredError::BadFile { app: name.clone(), file: file.clone(), why };
             let Some((directory, snippet, below)) = placement(file).map_err(bad)? else { continue };
             if entry.kind == FileKind::Symlink {
                 return Err(bad("it must be a regular file".into()));
             }
             let path = ExternalPath::parse(&format!("{directory}/{below}")).map_err(|e| bad(e.to_string()))?;
+            // A quadlet may choose another name for its unit.
+            let name_of_unit = app.units.get(file).and_then(|facts| facts.service_name());
+            let snippet = match (snippet, name_of_unit) {
+                (Snippet::Unit(_), Some(unit)) => Snippet::Unit(unit.map_err(bad)?),
+                (snippet, _) => snippet,
+            };
             let kind = ClaimKind::Copy(snippet, entry.id);
             self.claim(path, Claim { app: name.clone(), file: file.clone(), kind })?;
         }
         Ok(())
     }
 
-    fn add_units(&mut self, name: &AppName, app: &App) -> Result<(), WantedError> {
+    fn add_units(&mut self, name: &AppName, app: &App) -> Result<(), DesiredError> {
         let systemd = &app.manifest.systemd;
         let is_named = |unit: &&UnitName| systemd.units_enabled.contains(unit) || systemd.on_change.contains_key(*unit);
         if let Some(unit) = app.manifest.settle.keys().find(|unit| !is_named(unit)) {
-            return Err(WantedError::IdleSettle { app: name.clone(), unit: unit.clone() });
+            return Err(DesiredError::IdleSettle { app: name.clone(), unit: unit.clone() });
         }
         let limit = self.settle_timeout;
         if let Some((unit, _)) = app.manifest.settle.iter().find(|(_, window)| window.0 > limit) {
-            return Err(WantedError::LongSettle { app: name.clone(), unit: unit.clone(), limit });
+            return Err(DesiredError::LongSettle { app: name.clone(), unit: unit.clone(), limit });
         }
         let enabled = systemd.units_enabled.iter().map(|unit| (unit, true));
         for (unit, enable) in enabled.chain(systemd.on_change.keys().map(|unit| (unit, false))) {
-            let on_change = systemd.on_change.get(unit).copied().unwrap_or_default();
             let into = if enable { &mut self.enabled } else { &mut self.watched };
-            let wanted = into.entry(unit.clone()).or_insert_with(|| WantedUnit { on_change, ..WantedUnit::default() });
-            wanted.on_change = wanted.on_change.max(on_change);
-            wanted.settle = wanted.settle.max(app.manifest.settle.get(unit).copied());
-            wanted.apps.insert(name.clone());
+            // An app that says nothing of a service wants it restarted.
+            let default = (UnitType::of(unit) == UnitType::Service).then_some(OnChange::Restart);
+            let on_change = systemd.on_change.get(unit).copied().or(default);
+            let desired = into.entry(unit.clone()).or_default();
+            desired.on_change = desired.on_change.max(on_change);
+            desired.settle = desired.settle.max(app.manifest.settle.get(unit).copied());
+            desired.apps.insert(name.clone());
         }
         Ok(())
     }
 
     /// What unit files say of units that are to be reloaded.
     fn add_facts(&mut self, host: &HostTree) {
-        let snippets: Vec<(&Snippet, Facts)> = self
-            .outside
-            .values()
-            .filter_map(|claim| match &claim.kind {
-                ClaimKind::Copy(snippet, _) => Some((snippet, *host.apps.get(&claim.app)?.units.get(&claim.file)?)),
-                ClaimKind::Link => None,
-            })
-            .collect();
-        for (unit, wanted) in self.enabled.iter_mut().chain(&mut self.watched) {
-            for (_, facts) in snippets.iter().filter(|(snippet, _)| snippet.affects(unit)) {
-                wanted.tells_of_reload |= facts.tells_of_reload;
-                if facts.binds_ours && wanted.on_change == OnChange::Reload {
-                    wanted.on_change = OnChange::Restart;
+        let sources: Vec<UnitSource<'_>> = UnitSource::all(&self.outside, host).collect();
+        for (unit, desired) in self.enabled.iter_mut().chain(&mut self.watched) {
+            for UnitSource { facts, .. } in sources.iter().filter(|source| source.snippet.affects(unit)) {
+                desired.tells_of_reload |= facts.tells_of_reload;
+                let reloads = matches!(desired.on_change, Some(OnChange::Reload | OnChange::ReloadOrRestart));
+                if facts.binds_ours && reloads {
+                    desired.on_change = Some(OnChange::Restart);
                 }
             }
         }
     }
 
-    fn claim(&mut self, path: ExternalPath, claim: Claim) -> Result<(), WantedError> {
+    fn claim(&mut self, path: ExternalPath, claim: Claim) -> Result<(), DesiredError> {
         if let Some(other) = self.outside.get(&path) {
-            return Err(WantedError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
+            return Err(DesiredError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
         }
         self.outside.insert(path, claim);
         Ok(())
     }
 
-    fn check_conflicts(&self) -> Result<(), WantedError> {
+    fn check_conflicts(&self) -> Result<(), DesiredError> {
         let mut by_place: Vec<(String, &ExternalPath, &Claim)> =
             self.outside.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
         // With '/' first, a directory sorts right before what is below it.
@@ -192,10 +198,10 @@ impl Wanted {
             let [(outer, outer_path, first), (inner, inner_path, second)] = pair else { continue };
             if outer == inner {
                 let path = (*inner_path).clone();
-                return Err(WantedError::ClaimedTwice { path, first: owner(first), second: owner(second) });
+                return Err(DesiredError::ClaimedTwice { path, first: owner(first), second: owner(second) });
             }
             if is_within(inner, outer) {
-                return Err(WantedError::Nested { outer: (*outer_path).clone(), inner: (*inner_path).clone() });
+                return Err(DesiredError::Nested { outer: (*outer_path).clone(), inner: (*inner_path).clone() });
             }
         }
         let mut makers: BTreeMap<&UnitName, &Claim> = BTreeMap::new();
@@ -203,10 +209,33 @@ impl Wanted {
             let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind else { continue };
             if let Some(first) = makers.insert(unit, claim) {
                 let (first, second) = (owner(first), owner(claim));
-                return Err(WantedError::UnitTwice { unit: unit.clone(), first, second });
+                return Err(DesiredError::UnitTwice { unit: unit.clone(), first, second });
             }
         }
         Ok(())
+    }
+}
+
+/// A unit file, drop-in or quadlet of a host's tree.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitSource<'a> {
+    /// Where it is copied to.
+    pub path: &'a ExternalPath,
+    pub app: &'a AppName,
+    pub file: &'a TreePath,
+    pub content: BlobId,
+    pub snippet: &'a Snippet,
+    pub facts: &'a Facts,
+}
+
+impl<'a> UnitSource<'a> {
+    /// All of a tree.
+    pub fn all(outside: &'a BTreeMap<ExternalPath, Claim>, host: &'a HostTree) -> impl Iterator<Item = UnitSource<'a>> {
+        outside.iter().filter_map(|(path, claim)| {
+            let ClaimKind::Copy(snippet, content) = &claim.kind else { return None };
+            let facts = host.apps.get(&claim.app)?.units.get(&claim.file)?;
+            Some(UnitSource { path, app: &claim.app, file: &claim.file, content: *content, snippet, facts })
+        })
     }
 }
 
@@ -214,13 +243,13 @@ fn owner(claim: &Claim) -> String {
     format!("{}/{}", claim.app, claim.file)
 }
 
-fn check_attributes(name: &AppName, app: &App) -> Result<(), WantedError> {
+fn check_attributes(name: &AppName, app: &App) -> Result<(), DesiredError> {
     for file in app.manifest.files.keys() {
         match app.files.get(file) {
             Some(entry) if entry.kind != FileKind::Symlink => {}
             _ => {
                 let key = "files".into();
-                return Err(WantedError::NoSuchFile { app: name.clone(), key, file: file.clone() });
+                return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: file.clone() });
             }
         }
     }
@@ -228,9 +257,9 @@ fn check_attributes(name: &AppName, app: &App) -> Result<(), WantedError> {
 }
 
 /// A check is a service in the app's own `systemd/`, which is read there and not where it will be.
-fn check_checks(name: &AppName, app: &App) -> Result<(), WantedError> {
+fn check_checks(name: &AppName, app: &App) -> Result<(), DesiredError> {
     for (at, unit) in app.manifest.checks.iter().enumerate() {
-        let bad = |why| Err(WantedError::BadCheck { app: name.clone(), unit: unit.clone(), why });
+        let bad = |why| Err(DesiredError::BadCheck { app: name.clone(), unit: unit.clone(), why });
         if !unit.as_str().ends_with(".service") || unit.as_str().contains("@.") {
             return bad("is no service that could be run");
         }
@@ -239,6 +268,26 @@ fn check_checks(name: &AppName, app: &App) -> Result<(), WantedError> {
         }
         if app.manifest.checks[..at].contains(unit) {
             return bad("is named twice");
+        }
+    }
+    Ok(())
+}
+
+/// A unit that is asked whether all is well is a oneshot in the app's own `systemd/`.
+fn check_probes(name: &AppName, app: &App) -> Result<(), DesiredError> {
+    for probe in &app.manifest.health {
+        let Target::Unit(unit) = &probe.target else { continue };
+        let bad = |why| Err(DesiredError::BadProbe { app: name.clone(), unit: unit.clone(), why });
+        if UnitType::of(unit) != UnitType::Service || unit.is_template() {
+            return bad("is no service that could be run");
+        }
+        match app.units.get(&check_file(unit)) {
+            None => return bad("is not in the app's 'systemd/' directory"),
+            Some(facts) if facts.value("Service", "Type") != Some("oneshot") => return bad("is not of Type=oneshot"),
+            Some(_) => {}
+        }
+        if app.manifest.systemd.units_enabled.contains(unit) {
+            return bad("is in 'units_enabled', too");
         }
     }
     Ok(())
@@ -254,9 +303,9 @@ mod tests {
     use super::*;
     use crate::shared::tree::memory::Objects;
 
-    fn wanted(files: &[(&str, &str)]) -> Result<Wanted, String> {
+    fn wanted(files: &[(&str, &str)]) -> Result<Desired, String> {
         let host = Objects::default().host(files).map_err(|e| e.to_string())?;
-        Wanted::of(&host).map_err(|e| e.to_string())
+        Desired::of(&host).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -347,6 +396,11 @@ mod tests {
             &[("a/manifest.json", r#"{"checks": ["x.service", "x.service"]}"#), ("a/systemd/x.service", "")],
             &[("a/manifest.json", r#"{"checks": ["x@.service"]}"#), ("a/systemd/x@.service", "")],
             &[("a/manifest.json", r#"{"checks": ["x.timer"]}"#), ("a/systemd/x.timer", "")],
+            &[("a/manifest.json", r#"{"health": [{"unit": "x.service"}]}"#)],
+            &[
+                ("a/manifest.json", r#"{"health": [{"unit": "x.service"}]}"#),
+                ("a/systemd/x.service", "[Service]\nExecStart=/x"),
+            ],
         ] {
             assert!(wanted(files).is_err(), "{files:?}");
         }
@@ -361,7 +415,7 @@ mod tests {
         ])
         .unwrap();
         let unit = &wanted.enabled["x.service"];
-        assert_eq!((unit.apps.len(), unit.on_change), (2, OnChange::Restart));
+        assert_eq!((unit.apps.len(), unit.on_change), (2, Some(OnChange::Restart)));
     }
 
     #[test]
@@ -374,9 +428,9 @@ mod tests {
             ("b/systemd/y.service", "[Service]\nType=notify-reload\n"),
         ])
         .unwrap();
-        assert_eq!(wanted.watched["x@1.service"].on_change, OnChange::Restart);
+        assert_eq!(wanted.watched["x@1.service"].on_change, Some(OnChange::Restart));
         let y = &wanted.watched["y.service"];
-        assert_eq!((y.on_change, y.tells_of_reload), (OnChange::Reload, true));
+        assert_eq!((y.on_change, y.tells_of_reload), (Some(OnChange::Reload), true));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The request in the environment: the beginning of the helper's stream travels in a variable as well as on stdin.
 //!
-//! An SSH session takes nothing on stdin before its command was started, which costs a round trip even on a connection
-//! that is already open. Environment variables are sent before the command (RFC 4254, 6.4). OpenSSH servers commonly
-//! accept variables that are named like locale settings (`AcceptEnv LC_*`), and sudo passes them on. So a helper that is
-//! far away also sends the beginning of its stream in such a variable. If the variable arrives, the agent has the request
-//! a round trip earlier and skips the same bytes on stdin. If it does not arrive, stdin brings everything.
+//! An SSH session takes nothing on stdin before its command was started, which costs a round trip even on a
+//! connection that is already open. Environment variables are sent before the command (RFC 4254, 6.4). OpenSSH
+//! servers commonly accept variables that are named like locale settings (`AcceptEnv LC_*`), and sudo passes them on.
+//! So a helper that is far away also sends the beginning of its stream in such a variable. If the variable arrives,
+//! the agent has the request a round trip earlier and skips the same bytes on stdin. If it does not arrive, stdin
+//! brings everything.
 //!
 //! Only processes of the same user and of root can read the variable, so the request is as secret as on stdin.
 

@@ -12,8 +12,8 @@ use crate::shared::messagepack;
 pub const MAX_FRAME: usize = 1 << 20;
 /// The bulk data in one frame, in bytes.
 ///
-/// musl's allocator gets any block of more than about 24 KiB from the kernel and returns it when it is freed. With chunks
-/// of 64 KiB that took longer than everything else that the agent does with a large file.
+/// musl's allocator gets any block of more than about 24 KiB from the kernel and returns it when it is freed. With
+/// chunks of 64 KiB that took longer than everything else that the agent does with a large file.
 pub const CHUNK: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]

@@ -59,12 +59,15 @@ pub struct Systemd {
 }
 
 /// What happens to a unit when its app's files change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+///
+/// In the order of their strength: where several apps name a unit, the strongest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnChange {
     None,
     Reload,
-    #[default]
+    /// Reload it, and restart it if the reload did not take.
+    ReloadOrRestart,
     Restart,
 }
 
@@ -246,6 +249,14 @@ pub struct ManifestError {
 }
 
 impl Manifest {
+    /// The units that are run to tell whether the app is healthy.
+    pub fn probes(&self) -> impl Iterator<Item = &UnitName> {
+        self.health.iter().filter_map(|probe| match &probe.target {
+            probe::Target::Unit(unit) => Some(unit),
+            probe::Target::Tcp(_) | probe::Target::Http { .. } => None,
+        })
+    }
+
     /// Parse the bytes of a `manifest.json`.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let mut json = serde_json::Deserializer::from_slice(bytes);

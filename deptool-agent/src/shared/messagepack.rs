@@ -1,4 +1,5 @@
-//! MessagePack, the encoding of messages and of the agent's journal. Structs become arrays, so field names take no space.
+//! MessagePack, the encoding of messages and of the agent's journal. Structs become arrays, so field names take no
+//! space.
 
 use rmp_serde::Deserializer;
 pub use rmp_serde::{decode::Error as DecodeError, encode::Error as EncodeError};

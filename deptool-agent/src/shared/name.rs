@@ -134,6 +134,51 @@ fn check_unit(bytes: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What kind of unit a name is one of: its suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UnitType {
+    Service,
+    Socket,
+    Timer,
+    Path,
+    Mount,
+    Automount,
+    Swap,
+    Slice,
+    Target,
+}
+
+impl UnitType {
+    pub fn of(unit: &UnitName) -> UnitType {
+        let suffix = unit.as_str().rsplit_once('.').map_or("", |(_, suffix)| suffix);
+        // A unit's name has no other suffix.
+        UnitType::of_suffix(suffix).unwrap_or(UnitType::Service)
+    }
+
+    /// `socket` -> [`UnitType::Socket`].
+    pub fn of_suffix(suffix: &str) -> Option<UnitType> {
+        Some(match suffix {
+            "service" => UnitType::Service,
+            "socket" => UnitType::Socket,
+            "timer" => UnitType::Timer,
+            "path" => UnitType::Path,
+            "mount" => UnitType::Mount,
+            "automount" => UnitType::Automount,
+            "swap" => UnitType::Swap,
+            "slice" => UnitType::Slice,
+            "target" => UnitType::Target,
+            _ => return None,
+        })
+    }
+}
+
+impl UnitName {
+    /// Whether it is a template, of which only instances can run: `web@.service`.
+    pub fn is_template(&self) -> bool {
+        self.as_str().contains("@.")
+    }
+}
+
 /// A branch name without slashes: it is one component of `refs/remotes/<host>/<cluster>`.
 fn check_cluster(bytes: &[u8]) -> Result<(), &'static str> {
     check_length(bytes, 200)?;

@@ -84,6 +84,11 @@ pub enum Outcome {
     Done {
         /// Units that are not in the plan, but that systemd restarted together with units of the plan.
         also_restarted: Vec<UnitName>,
+        /// Units beside those of the plan that systemd stopped, because they conflict with what was started or require
+        /// what was stopped.
+        also_stopped: Vec<UnitName>,
+        /// What is not as it was deployed, and was left so.
+        drift: Vec<Drift>,
     },
     /// The lease did not hold: something else is deployed than the plan was made from. Nothing was changed.
     Stale { actual: Option<Deployed> },
@@ -109,6 +114,31 @@ impl Outcome {
     }
 }
 
+/// Something on a host that is not as it was deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    pub subject: Subject,
+    /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
+    pub what: String,
+}
+
+/// The thing that has drifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subject {
+    /// An absolute path on the host, safe to show.
+    Path(String),
+    Unit(UnitName),
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.subject {
+            Subject::Path(path) => write!(f, "'{path}' {}", self.what),
+            Subject::Unit(unit) => write!(f, "{unit} {}", self.what),
+        }
+    }
+}
+
 /// Why a deployment was rolled back, and what went wrong on the way back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
@@ -131,6 +161,19 @@ pub struct Attempt {
     pub from: Option<CommitId>,
     pub to: Goal,
     pub result: AttemptResult,
+    /// What it put right of what somebody had changed on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Mended>,
+}
+
+/// Something that was not as it was deployed, and was put right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mended {
+    /// What was the matter, in a sentence: "'/etc/motd' was edited".
+    pub what: String,
+    /// Where on the host what was there is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
 }
 
 /// How an attempt ended.

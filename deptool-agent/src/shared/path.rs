@@ -161,8 +161,8 @@ impl ExternalPath {
         Path::new(&self.0[1..])
     }
 
-    /// The same place on a system with a merged `/usr` and with `/var/run` in `/run`. Two claims to one place are found by
-    /// comparing these.
+    /// The same place on a system with a merged `/usr` and with `/var/run` in `/run`. Two claims to one place are
+    /// found by comparing these.
     pub fn normalized(&self) -> String {
         const ALIASES: [(&str, &str); 6] = [
             ("/bin", "/usr/bin"),
@@ -207,8 +207,8 @@ impl From<ExternalPath> for String {
 
 /// Check that the symlink at `link` with this `target` stays inside its app.
 ///
-/// `..` is only allowed at the beginning of the target. After a name it could follow another symlink, and then the kernel
-/// would end up in a different place than this check.
+/// `..` is only allowed at the beginning of the target. After a name it could follow another symlink, and then the
+/// kernel would end up in a different place than this check.
 pub fn check_symlink(link: &TreePath, target: &[u8]) -> Result<(), PathError> {
     let shown = || [link.as_bytes(), b" -> ", target].concat();
     if target.is_empty() || target.contains(&0) {

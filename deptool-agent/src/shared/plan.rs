@@ -9,12 +9,14 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::shared::{
-    desired::{Claim, ClaimKind, Snippet, Wanted, WantedError, WantedUnit},
+    desired::{Claim, ClaimKind, Desired, DesiredError, Snippet},
     manifest::OnChange,
-    name::{AppName, UnitName},
+    name::{AppName, UnitName, UnitType},
     path::{ExternalPath, TreePath},
     tree::HostTree,
 };
+
+pub mod units;
 
 /// All that a deployment changes on one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -22,6 +24,7 @@ pub struct HostPlan {
     pub apps: Vec<AppChange>,
     pub outside: Vec<OutsideChange>,
     pub units: Vec<UnitChange>,
+    pub patterns: Vec<PatternChange>,
     /// Units that are reloaded although nothing can tell whether they took the new configuration.
     pub unobserved: BTreeSet<UnitName>,
 }
@@ -77,51 +80,93 @@ pub struct UnitChange {
 pub enum Enablement {
     Keep,
     Enable,
+    /// Its `[Install]` section has changed: disabled by the old one, enabled by the new one.
+    Renew,
     /// Back to what it was before we had it: disabled if it is ours, or if it was.
     Release,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What is done with a unit. See [`units`] for what decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum UnitJob {
     None,
-    /// Reload it if it runs.
-    ReloadIfRunning,
-    Reload,
-    /// Restart it if it runs: nobody asked for it to be running.
-    RestartIfRunning,
-    Restart,
+    /// The daemon-reload is all that it takes.
+    DaemonReload,
+    Reload(When),
+    /// Reload it, and restart it if the reload did not take.
+    ReloadOrRestart(When),
+    Restart(When),
+    /// A target: start what it pulls in and does not run.
+    PullIn(When),
     /// As a restart, of a unit that was not ours to run before.
     Start,
     /// Stop it; one that ran before we came is restarted with what is left of its configuration.
+    Stop,
+    /// What the unit starts or groups is restarted or reloaded, if it runs. The tree may know which units these are; the
+    /// host does.
+    Members(OnChange, BTreeSet<UnitName>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum When {
+    /// It is to run: if it does not, it is started.
+    Always,
+    /// Nobody asked for it to be running.
+    IfRunning,
+}
+
+/// What happens to all units of a template, of a dashed prefix, or of a type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PatternChange {
+    /// As the unit file or the directory of drop-ins is named: `web@.service`, `app-.service`, `service`.
+    pub pattern: String,
+    pub job: PatternJob,
+    pub apps: BTreeSet<AppName>,
+}
+
+/// What is done with those units of a pattern that run and that nothing else is said of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum PatternJob {
+    None,
+    Reload,
+    ReloadOrRestart,
+    Restart,
+    /// They keep their old settings until something else restarts them, and that is said.
+    Leave,
     Stop,
 }
 
 impl HostPlan {
     /// The difference between what a host has (`old`) and what it is to have (`new`).
-    pub fn between(old: &HostTree, new: &HostTree) -> Result<HostPlan, WantedError> {
-        let (had, wants) = (Wanted::of(old)?, Wanted::of(new)?);
-        Ok(Self::of_wanted(old, new, &had, &wants))
+    pub fn between(old: &HostTree, new: &HostTree) -> Result<HostPlan, DesiredError> {
+        let (had, wants) = (Desired::of(old)?, Desired::of(new)?);
+        Ok(Self::of_desired(old, new, &had, &wants))
     }
 
     /// As [`HostPlan::between`], for a caller that has collected the two sides already.
-    pub fn of_wanted(old: &HostTree, new: &HostTree, had: &Wanted, wants: &Wanted) -> HostPlan {
+    pub fn of_desired(old: &HostTree, new: &HostTree, had: &Desired, wants: &Desired) -> HostPlan {
         let apps = app_changes(old, new);
         let outside = outside_changes(&had.outside, &wants.outside);
-        let mut units = unit_changes(&apps, had, wants);
-        // A check is run on what is staged, and is not running at any other time.
-        let is_check = |unit: &UnitName| new.apps.values().any(|app| app.manifest.checks.contains(unit));
+        let side = |tree, desired| units::Side { tree, desired };
+        let (mut units, patterns) = units::changes(&apps, side(old, had), side(new, wants));
+        // Checks and probes are run by themselves, and are not running at any other time.
+        let is_run = |unit: &UnitName| {
+            new.apps
+                .values()
+                .any(|app| app.manifest.checks.contains(unit) || app.manifest.probes().any(|one| one == unit))
+        };
         units.retain(|change| {
-            let is_idle = (change.enablement, change.job) == (Enablement::Keep, UnitJob::RestartIfRunning);
-            !(is_idle && !wants.watched.contains_key(&change.unit) && is_check(&change.unit))
+            let is_idle = change.enablement == Enablement::Keep && change.job == UnitJob::Restart(When::IfRunning);
+            !(is_idle && !wants.watched.contains_key(&change.unit) && is_run(&change.unit))
         });
         let unobserved = unobserved_reloads(&units, new, wants);
-        HostPlan { apps, outside, units, unobserved }
+        HostPlan { apps, outside, units, patterns, unobserved }
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        let HostPlan { apps, outside, units, unobserved: _ } = self;
-        apps.is_empty() && outside.is_empty() && units.is_empty()
+        let HostPlan { apps, outside, units, patterns, unobserved: _ } = self;
+        apps.is_empty() && outside.is_empty() && units.is_empty() && patterns.is_empty()
     }
 
     /// Whether systemd has to read its configuration again.
@@ -131,7 +176,7 @@ impl HostPlan {
 
     /// Whether there is anything in it for a service manager.
     pub fn has_units(&self) -> bool {
-        !self.units.is_empty() || self.needs_daemon_reload()
+        !self.units.is_empty() || !self.patterns.is_empty() || self.needs_daemon_reload()
     }
 
     /// SHA-256 over the plan's canonical form: its fields in order, as MessagePack, after the format's version.
@@ -193,78 +238,8 @@ fn outside_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<Externa
     changes
 }
 
-fn unit_changes(apps: &[AppChange], had: &Wanted, wants: &Wanted) -> Vec<UnitChange> {
-    let changed_apps = apps.iter().map(|change| &change.app).collect::<BTreeSet<_>>();
-    let changed_files = changed_snippets(had, wants);
-    let own_file_changed = |unit: &UnitName| changed_files.iter().any(|(snippet, _)| snippet.affects(unit));
-    let mut changes: BTreeMap<UnitName, UnitChange> = BTreeMap::new();
-    let mut add = |unit: &UnitName, enablement, job, apps: &BTreeSet<AppName>| {
-        if (enablement, job) != (Enablement::Keep, UnitJob::None) {
-            let change = UnitChange { unit: unit.clone(), enablement, job, apps: apps.clone() };
-            changes.entry(unit.clone()).or_insert(change);
-        }
-    };
-
-    for unit in keys(&had.enabled, &wants.enabled) {
-        match (had.enabled.get(unit), wants.enabled.get(unit)) {
-            (None, Some(new)) => add(unit, Enablement::Enable, UnitJob::Start, &new.apps),
-            (Some(old), None) => add(unit, Enablement::Release, UnitJob::Stop, &old.apps),
-            (Some(_), Some(new)) if own_file_changed(unit) => {
-                add(unit, Enablement::Keep, UnitJob::Restart, &new.apps);
-            }
-            (Some(old), Some(new)) => {
-                let job = match changed_by_app(old, new, &changed_apps) {
-                    None | Some(OnChange::None) => UnitJob::None,
-                    Some(OnChange::Reload) => UnitJob::Reload,
-                    Some(OnChange::Restart) => UnitJob::Restart,
-                };
-                add(unit, Enablement::Keep, job, &new.apps);
-            }
-            (None, None) => {}
-        }
-    }
-    // Units whose own file goes away are stopped while it is still there, whoever started them.
-    for (snippet, app) in &changed_files {
-        if let Snippet::Unit(unit) = snippet
-            && !makes_unit(wants, unit)
-            && !wants.enabled.contains_key(unit)
-        {
-            add(unit, Enablement::Release, UnitJob::Stop, &BTreeSet::from([(*app).clone()]));
-        }
-    }
-    for unit in keys(&had.watched, &wants.watched) {
-        let (old, new) = (had.watched.get(unit), wants.watched.get(unit));
-        let Some(current) = new.or(old) else { continue };
-        let changed = if old.is_none() || new.is_none() {
-            Some(current.on_change)
-        } else {
-            changed_by_app(old.unwrap_or(current), new.unwrap_or(current), &changed_apps)
-        };
-        let job = match changed {
-            _ if own_file_changed(unit) => UnitJob::RestartIfRunning,
-            None | Some(OnChange::None) => UnitJob::None,
-            Some(OnChange::Reload) => UnitJob::ReloadIfRunning,
-            Some(OnChange::Restart) => UnitJob::RestartIfRunning,
-        };
-        add(unit, Enablement::Keep, job, &current.apps);
-    }
-    // What is left: units that nobody enables but whose configuration is ours.
-    for (snippet, app) in &changed_files {
-        let unit = match snippet {
-            Snippet::Unit(unit) => Some(unit.clone()),
-            Snippet::DropIn(stem) => UnitName::parse(stem.as_bytes()).ok(),
-            Snippet::QuadletFile | Snippet::Sysusers | Snippet::Tmpfiles => None,
-        };
-        // A template or a dashed prefix is no unit that could run.
-        if let Some(unit) = unit.filter(|u| !u.as_str().contains("@.") && !u.as_str().contains("-.")) {
-            add(&unit, Enablement::Keep, UnitJob::RestartIfRunning, &BTreeSet::from([(*app).clone()]));
-        }
-    }
-    changes.into_values().collect()
-}
-
 /// A reload's success is believed of Type=notify-reload, and where a check or health tells of it.
-fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Wanted) -> BTreeSet<UnitName> {
+fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Desired) -> BTreeSet<UnitName> {
     let is_looked_after = |app: &AppName| {
         let manifest = new.apps.get(app).map(|app| &app.manifest);
         manifest.is_some_and(|manifest| !manifest.checks.is_empty() || !manifest.health.is_empty())
@@ -273,37 +248,11 @@ fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Wanted) -> B
         let wanted = wants.enabled.get(unit).or_else(|| wants.watched.get(unit));
         wanted.is_some_and(|wanted| wanted.tells_of_reload)
     };
-    let reloads = units.iter().filter(|change| matches!(change.job, UnitJob::Reload | UnitJob::ReloadIfRunning));
+    let is_service = |change: &&UnitChange| UnitType::of(&change.unit) == UnitType::Service;
+    let reloads = units.iter().filter(is_service);
+    let reloads = reloads.filter(|change| matches!(change.job, UnitJob::Reload(_) | UnitJob::ReloadOrRestart(_)));
     let unobserved = reloads.filter(|change| !tells(&change.unit) && !change.apps.iter().any(is_looked_after));
     unobserved.map(|change| change.unit.clone()).collect::<BTreeSet<_>>()
-}
-
-/// The strongest reaction that the changed apps ask of a unit, `None` if none of its apps changed.
-fn changed_by_app(old: &WantedUnit, new: &WantedUnit, changed: &BTreeSet<&AppName>) -> Option<OnChange> {
-    old.apps.union(&new.apps).any(|app| changed.contains(app)).then_some(new.on_change)
-}
-
-/// The copied files that differ, with the app that they belong to.
-fn changed_snippets<'a>(had: &'a Wanted, wants: &'a Wanted) -> Vec<(&'a Snippet, &'a AppName)> {
-    let copy = |claim: &'a Claim| match &claim.kind {
-        ClaimKind::Copy(snippet, id) => Some((snippet, *id, &claim.app)),
-        ClaimKind::Link => None,
-    };
-    let mut changed = Vec::new();
-    for path in keys(&had.outside, &wants.outside) {
-        let was = had.outside.get(path).and_then(copy);
-        let is = wants.outside.get(path).and_then(copy);
-        if was.map(|(_, id, _)| id) != is.map(|(_, id, _)| id)
-            && let Some((snippet, _, app)) = is.or(was)
-        {
-            changed.push((snippet, app));
-        }
-    }
-    changed
-}
-
-fn makes_unit(wanted: &Wanted, unit: &UnitName) -> bool {
-    wanted.outside.values().any(|claim| matches!(&claim.kind, ClaimKind::Copy(Snippet::Unit(u), _) if u == unit))
 }
 
 fn change_of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Change> {

@@ -9,8 +9,8 @@
 //! - HEAD names the cluster's branch. The branch exists exactly while something is deployed.
 //! - No Git configuration is read: neither the host's, nor root's, nor the store's own.
 //!
-//! Changing the store needs the host lock. Reading does not ([`Store::open_to_read`]): a reader has its packs mapped, and
-//! can still read them after a repack has removed the files.
+//! Changing the store needs the host lock. Reading does not ([`Store::open_to_read`]): a reader has its packs mapped,
+//! and can still read them after a repack has removed the files.
 //!
 //! ```text
 //! pack              the pack format, shared with the helper      receive, index   add a received pack
@@ -125,8 +125,8 @@ impl Store {
         Ok(Some(ReadStore(Self::with(dir, Packs::open_all(&pack_dir(dir))?))))
     }
 
-    /// Paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of files, files
-    /// that are far too long. The store works once they are moved away.
+    /// Paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of files,
+    /// files that are far too long. The store works once they are moved away.
     pub fn strange(dir: &Path) -> Result<Vec<PathBuf>> {
         let branch = RefFiles::at(dir).branch();
         layout::strange(dir, branch.as_deref())

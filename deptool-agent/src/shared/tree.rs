@@ -21,8 +21,8 @@ use crate::shared::{
 
 /// How deep directories may be nested.
 const MAX_DEPTH: usize = 64;
-/// How many files and directories a host may have: as many as a pack may have objects. Without a limit, a few small trees
-/// that contain each other many times over would expand to an endless number of files.
+/// How many files and directories a host may have: as many as a pack may have objects. Without a limit, a few small
+/// trees that contain each other many times over would expand to an endless number of files.
 const MAX_ENTRIES: usize = 500_000;
 /// The limit for the length of all paths together, in bytes.
 const MAX_PATHS: usize = 64 << 20;

@@ -2,10 +2,10 @@
 //!
 //! Syntax: systemd.syntax(7).
 
-use crate::shared::path::STATE_DIR;
+use crate::shared::{name::UnitName, path::STATE_DIR};
 
 /// One `Key=value` line, with the lines that continue it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Assignment {
     pub section: String,
     pub key: String,
@@ -41,8 +41,10 @@ fn is_comment(line: &str) -> bool {
 }
 
 /// What a unit file, drop-in or quadlet says that a plan depends on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// All of its lines, in order.
+    pub lines: Vec<Assignment>,
     /// It binds a path of ours into the unit's own view of the file system. That is resolved when the unit starts: after
     /// a deployment the unit would see the old generation until it is restarted.
     pub binds_ours: bool,
@@ -57,8 +59,39 @@ impl Facts {
         Facts {
             binds_ours: all.iter().any(|one| BINDS.contains(&one.key.as_str()) && one.value.contains(STATE_DIR)),
             tells_of_reload: all.iter().any(|one| one.key == "Type" && one.value == "notify-reload"),
+            lines: all,
         }
     }
+
+    /// The unit that Podman's generator makes of this quadlet, if it names it itself; or why that is no name.
+    pub fn service_name(&self) -> Option<Result<UnitName, String>> {
+        const QUADLETS: [&str; 8] = ["Container", "Pod", "Kube", "Network", "Volume", "Image", "Build", "Artifact"];
+        let name = QUADLETS.iter().find_map(|section| self.value(section, "ServiceName"))?;
+        Some(UnitName::parse(format!("{name}.service").as_bytes()).map_err(|error| error.to_string()))
+    }
+
+    /// The words of all lines `key=` in `section`. An empty one takes back what came before it.
+    pub fn words<'a>(&'a self, section: &str, key: &str) -> Vec<&'a str> {
+        let mut words = Vec::new();
+        for line in self.lines.iter().filter(|line| line.section == section && line.key == key) {
+            if line.value.is_empty() {
+                words.clear();
+            }
+            words.extend(line.value.split_whitespace());
+        }
+        words
+    }
+
+    /// The last value of `key=` in `section`.
+    pub fn value(&self, section: &str, key: &str) -> Option<&str> {
+        let last = self.lines.iter().rev().find(|line| line.section == section && line.key == key)?;
+        (!last.value.is_empty()).then_some(last.value.as_str())
+    }
+}
+
+/// Whether a value of a boolean setting means yes.
+pub fn is_true(value: &str) -> bool {
+    ["1", "yes", "y", "true", "t", "on"].iter().any(|word| word.eq_ignore_ascii_case(value))
 }
 
 #[cfg(test)]

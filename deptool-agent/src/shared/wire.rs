@@ -9,8 +9,9 @@
 //! Deploy  Data… PackEnd  (Blob Data…)…  ObjectsEnd  [Activate]  [Confirm]  [Keep | Revert]  [Release | Revert]
 //! ```
 //!
-//! With [`Activation::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers with
-//! progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this order:
+//! With [`Activation::AtOnce`] the helper may send all of this before the agent has sent anything. The agent answers
+//! with progress, notes and exactly one [`Response::Ended`]. It waits for the helper at up to four gates, in this
+//! order:
 //!
 //! | the agent sends | and waits for | otherwise |
 //! | --- | --- | --- |
@@ -20,15 +21,16 @@
 //! | [`Kept`](Response::Kept), once that is durable | `Release` | `Revert`: rolls back. 30 s without a message, on this or a new connection: keeps the deployment |
 //!
 //! A deployment outlives its connection from activation on. [`Request::Attach`], as the first request of another
-//! connection, takes the deployment over. The agent answers [`Response::Attached`], and repeats the message of the gate at
-//! which it waits. If the deployment has ended, the agent answers [`Response::NotRunning`] and says how it ended.
+//! connection, takes the deployment over. The agent answers [`Response::Attached`], and repeats the message of the
+//! gate at which it waits. If the deployment has ended, the agent answers [`Response::NotRunning`] and says how it
+//! ended.
 
 use serde::{Deserialize, Serialize};
 
 use crate::shared::{
     id::{BlobId, CommitId, DeploymentId},
-    name::{ClusterName, HostName, UnitName},
-    outcome::{Attempt, Deployed, Goal, Holder, Outcome, Phase},
+    name::{ClusterName, HostName},
+    outcome::{Attempt, Deployed, Drift, Goal, Holder, Outcome, Phase},
     plan::PlanDigest,
 };
 
@@ -97,8 +99,19 @@ pub struct Deploy {
     pub operator: String,
     pub activation: Activation,
     pub decided_by: DecidedBy,
+    /// Which drift the deployment puts right.
+    pub repair: Repair,
     /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
+}
+
+/// Which drift a deployment puts right.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Repair {
+    /// That of the apps that it changes.
+    #[default]
+    Changed,
+    All,
 }
 
 /// What must be deployed now, or the deployment is refused. There is no variant for "anything", on purpose.
@@ -139,10 +152,11 @@ pub enum Response {
     Prepared,
     /// Answers [`Request::Attach`]: this connection has taken the deployment over.
     Attached,
-    /// Answers [`Request::Attach`]: the deployment is not under way and never will be. If it was activated, this says how
-    /// it ended.
+    /// Answers [`Request::Attach`]: the deployment is not under way and never will be. If it was activated, this says
+    /// how it ended.
     NotRunning(Option<Box<Attempt>>),
-    /// Activated and settled. Rolls back unless [`Request::Confirm`] comes on a new connection within this many seconds.
+    /// Activated and settled. Rolls back unless [`Request::Confirm`] comes on a new connection within this many
+    /// seconds.
     AwaitsConfirmation {
         seconds: u16,
     },
@@ -169,31 +183,6 @@ pub enum Response {
     Pong,
     /// The agent is still there.
     Heartbeat,
-}
-
-/// Something on a host that is not as it was deployed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drift {
-    pub subject: Subject,
-    /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
-    pub what: String,
-}
-
-/// The thing that has drifted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Subject {
-    /// An absolute path on the host, safe to show.
-    Path(String),
-    Unit(UnitName),
-}
-
-impl std::fmt::Display for Drift {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.subject {
-            Subject::Path(path) => write!(f, "'{path}' {}", self.what),
-            Subject::Unit(unit) => write!(f, "{unit} {}", self.what),
-        }
-    }
 }
 
 /// The state of the host.

@@ -144,6 +144,19 @@ impl Connection {
         Ok(self.last_serial)
     }
 
+    /// Send calls, all of them at once: systemd reads what has arrived before it starts a job, so that jobs which are asked
+    /// for together are queued together, and After= holds among them. Returns the serials.
+    pub fn send_all(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<u32>, DbusError> {
+        let (mut bytes, mut serials) = (Vec::new(), Vec::with_capacity(calls.len()));
+        for call in calls {
+            self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
+            bytes.extend(call.to_bytes(self.last_serial));
+            serials.push(self.last_serial);
+        }
+        self.write(&bytes, until)?;
+        Ok(serials)
+    }
+
     /// Receive the next message, or `None` if no message is complete by `until`.
     ///
     /// A signal on the bus that is not from systemd becomes [`Kind::Other`].

@@ -1,26 +1,31 @@
-//! A service manager in memory: it records the order of calls, and fails where a test wants it to.
+//! A service manager in memory, for tests. It records all calls, and fails where a test wants it to.
 //!
-//! Its clock stands still but for [`System::wait_for_change`], so that no test sleeps. Files are not its business: a unit
-//! that nobody announced exists as soon as something is done with it.
+//! Its clock only advances in [`System::wait_for_change`], so that no test sleeps. It does not look at files: a unit exists
+//! as soon as a call names it.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
-    Active, JobKind, JobResult, Leave, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    Active, Converted, JobKind, JobResult, Leave, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     verdict::WINDOW,
 };
 use crate::shared::name::UnitName;
 
-/// What a unit does when it is told to start.
+/// What a unit does when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Behaviour {
     /// Starts and stays.
     Works,
     /// Its job fails.
     FailsAtStart,
-    /// Starts, and is found dead at the look after so many looks.
+    /// Starts, and is dead after this many looks.
     DiesAfterLooks(usize),
-    /// Starts, and has been restarted once more at every look.
+    /// Starts, and is restarted between any two looks.
     Loops,
     /// A oneshot that does its work and ends.
     Ends,
@@ -38,11 +43,13 @@ pub struct FakeUnit {
     pub behaviour: Behaviour,
     pub file: UnitFile,
     pub detail: UnitDetail,
-    /// Looks since its last start.
+    /// Answered by [`System::processes`].
+    pub processes: Vec<u32>,
+    /// The number of looks since its last start.
     looks: usize,
 }
 
-/// See the module.
+/// The service manager in memory.
 #[derive(Debug)]
 pub struct Fake {
     pub manager: Manager,
@@ -58,7 +65,10 @@ pub struct Fake {
     pub verdicts: String,
     /// The unit files of the last [`System::add_transient`].
     pub transient: Vec<String>,
-    /// The call that fails, counted from 1 as in `calls`.
+    pub has_podman: bool,
+    /// Where the links are made that enabling makes. Without it, enabling is only remembered.
+    pub root: Option<PathBuf>,
+    /// The number of the call that fails, from 1.
     pub fails_at: Option<usize>,
     now: Duration,
     started: u32,
@@ -75,6 +85,8 @@ impl Default for Fake {
             other_jobs: Vec::new(),
             verdicts: String::new(),
             transient: Vec::new(),
+            has_podman: true,
+            root: None,
             fails_at: None,
             now: Duration::from_secs(1000),
             started: 0,
@@ -82,37 +94,75 @@ impl Default for Fake {
     }
 }
 
-/// `name` as a unit's name; for tests, which know what they write.
+/// Parse a unit name that must be valid.
 pub fn unit(name: &str) -> UnitName {
     UnitName::parse(name.as_bytes()).expect("a valid unit name")
 }
 
 impl Fake {
-    /// A manager whose `n`th call fails, counted from 1. There was no such call if `calls` is shorter in the end.
+    /// A manager whose `n`th call fails. If `calls` is shorter afterwards, there was no such call.
     pub fn failing_at(n: usize) -> Self {
         Fake { fails_at: Some(n), ..Fake::default() }
     }
 
-    /// Have a Type=simple unit behave so from its next start on. It is loaded, inactive and disabled if it is new.
+    /// Set the behaviour of a Type=simple unit from its next start on. A new unit is loaded, inactive and disabled.
     pub fn behave(&mut self, name: &str, behaviour: Behaviour) -> &mut FakeUnit {
         let unit = self.entry(&unit(name));
         unit.behaviour = behaviour;
         unit
     }
 
-    /// Have a unit be up already, and enabled.
+    /// Add a unit that is up and enabled.
     pub fn running(&mut self, name: &str) -> &mut FakeUnit {
         let name = unit(name);
         self.start(&name);
-        let unit = self.entry(&name);
-        unit.file = UnitFile::Enabled;
-        unit
+        self.set_enabled(&name, true);
+        self.entry(&name)
     }
 
-    /// The calls that change something.
+    /// Whether the unit is enabled: as the links say, if there is a root.
+    pub fn is_enabled(&self, name: &UnitName) -> bool {
+        match self.link(name) {
+            Some(link) => link.is_symlink(),
+            None => self.units.get(name).is_some_and(|unit| unit.file == UnitFile::Enabled),
+        }
+    }
+
+    fn link(&self, name: &UnitName) -> Option<PathBuf> {
+        Some(self.root.as_ref()?.join("etc/systemd/system/multi-user.target.wants").join(name.as_str()))
+    }
+
+    fn set_enabled(&mut self, name: &UnitName, enabled: bool) {
+        let Some(link) = self.link(name) else {
+            self.entry(name).file = if enabled { UnitFile::Enabled } else { UnitFile::Disabled };
+            return;
+        };
+        let directory = link.parent().expect("it is below the root").to_owned();
+        if enabled && !link.is_symlink() {
+            fs::create_dir_all(&directory).expect("the root can be written");
+            let target = format!("/etc/systemd/system/{name}");
+            std::os::unix::fs::symlink(target, &link).expect("the root can be written");
+        } else if !enabled && link.is_symlink() {
+            fs::remove_file(&link).expect("the root can be written");
+            // As systemd does with directories that it has emptied.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    /// The calls that change anything.
     pub fn changes(&self) -> Vec<&str> {
-        const READS: [&str; 8] =
-            ["verify", "is-stopping", "snapshot", "detail", "unit-file", "wait-for-change", "other-jobs", "journal"];
+        const READS: [&str; 10] = [
+            "convert-quadlets",
+            "verify",
+            "is-stopping",
+            "snapshot",
+            "detail",
+            "unit-file",
+            "wait-for-change",
+            "other-jobs",
+            "journal",
+            "processes",
+        ];
         let is_read = |call: &str| READS.iter().any(|read| call.split(' ').next() == Some(read));
         self.calls.iter().map(String::as_str).filter(|call| !is_read(call)).collect()
     }
@@ -122,6 +172,7 @@ impl Fake {
             behaviour: Behaviour::Works,
             file: UnitFile::Disabled,
             detail: UnitDetail { service_type: "simple".into(), ..UnitDetail::inactive() },
+            processes: Vec::new(),
             looks: 0,
         })
     }
@@ -148,6 +199,10 @@ impl Fake {
             is_triggered: unit.detail.is_triggered,
             started_by: unit.detail.started_by.clone(),
             stopped_by: unit.detail.stopped_by.clone(),
+            conflicts: unit.detail.conflicts.clone(),
+            members: unit.detail.members.clone(),
+            paths: unit.detail.paths.clone(),
+            may: unit.detail.may,
             invocation,
             changed_at: now,
             ..UnitDetail::inactive()
@@ -174,8 +229,40 @@ impl Fake {
         JobResult::Done
     }
 
+    /// What systemd does along with a job: it stops or restarts what requires the unit, and stops what conflicts with it.
+    fn propagate(&mut self, name: &UnitName, kind: JobKind) {
+        let is_up = |unit: &FakeUnit| unit.detail.active.is_up();
+        let others: Vec<UnitName> = match kind {
+            JobKind::Reload => Vec::new(),
+            JobKind::Stop | JobKind::Restart => {
+                let along = self.units.iter().filter(|(_, unit)| is_up(unit) && unit.detail.stopped_by.contains(name));
+                along.map(|(other, _)| other.clone()).collect()
+            }
+            JobKind::Start => Vec::new(),
+        };
+        let conflicts: Vec<UnitName> = match (kind, self.units.get(name)) {
+            (JobKind::Start | JobKind::Restart, Some(unit)) => unit
+                .detail
+                .conflicts
+                .iter()
+                .filter(|other| self.units.get(*other).is_some_and(is_up))
+                .cloned()
+                .collect(),
+            _ => Vec::new(),
+        };
+        for (other, kind) in others
+            .into_iter()
+            .map(|other| (other, kind))
+            .chain(conflicts.into_iter().map(|other| (other, JobKind::Stop)))
+        {
+            self.job(&other, kind);
+            self.other_jobs.push(other);
+        }
+    }
+
     fn job(&mut self, name: &UnitName, kind: JobKind) -> JobResult {
         let now = self.now;
+        self.propagate(name, kind);
         let unit = self.entry(name);
         let is_up = unit.detail.active == Active::Active;
         match kind {
@@ -229,8 +316,18 @@ impl System for Fake {
             active: unit.detail.active,
             sub: unit.detail.sub.clone(),
             has_job: unit.detail.has_job,
+            invocation: unit.detail.invocation.clone(),
         };
         Ok(self.units.iter().map(|(name, unit)| (name.clone(), state(unit))).collect())
+    }
+
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
+        self.snapshot()
+    }
+
+    fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError> {
+        self.record(format!("processes {unit}"))?;
+        Ok(self.units.get(unit).map_or(Vec::new(), |unit| unit.processes.clone()))
     }
 
     fn detail(&mut self, name: &UnitName) -> Result<UnitDetail, SystemError> {
@@ -255,17 +352,17 @@ impl System for Fake {
 
     fn unit_file(&mut self, name: &UnitName) -> Result<UnitFile, SystemError> {
         self.record(format!("unit-file {name}"))?;
-        Ok(self.units.get(name).map_or(UnitFile::Absent, |unit| unit.file))
+        let known = self.units.get(name).map_or(UnitFile::Absent, |unit| unit.file);
+        Ok(if self.is_enabled(name) { UnitFile::Enabled } else { known })
     }
 
     fn enable(&mut self, units: &[UnitName]) -> Result<(), SystemError> {
         self.record(list("enable", units))?;
         for name in units {
-            let unit = self.entry(name);
-            match unit.file {
+            match self.entry(name).file {
                 UnitFile::Static => {}
                 UnitFile::Masked => return Err(SystemError(format!("can't enable '{name}': it is masked"))),
-                _ => unit.file = UnitFile::Enabled,
+                _ => self.set_enabled(name, true),
             }
         }
         Ok(())
@@ -273,9 +370,9 @@ impl System for Fake {
 
     fn disable(&mut self, units: &[UnitName]) -> Result<(), SystemError> {
         self.record(list("disable", units))?;
-        for (_, unit) in self.units.iter_mut().filter(|(name, _)| units.contains(name)) {
-            if unit.file == UnitFile::Enabled {
-                unit.file = UnitFile::Disabled;
+        for unit in units {
+            if self.is_enabled(unit) {
+                self.set_enabled(unit, false);
             }
         }
         Ok(())
@@ -313,12 +410,31 @@ impl System for Fake {
         Ok(results)
     }
 
-    /// Answers with what [`Fake::verdicts`] says, where `DIR` stands for the files' directory.
+    /// Answers with [`Fake::verdicts`], in which `DIR` stands for the directory of the files.
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.record(format!("verify {}", files.iter().map(|path| name(path)).collect::<Vec<_>>().join(" ")))?;
         let directory = files.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
         Ok(Some(self.verdicts.replace("DIR", &directory.display().to_string())))
+    }
+
+    /// Every file becomes a unit but those whose content is `broken`.
+    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError> {
+        self.record("convert-quadlets".into())?;
+        if !self.has_podman {
+            return Ok(None);
+        }
+        let mut converted = Converted::default();
+        for entry in fs::read_dir(directory).expect("it was made").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match fs::read(entry.path()).is_ok_and(|text| text == b"broken") {
+                true => converted.said.push_str(&format!("converting \"{name}\": it is broken\n")),
+                false => {
+                    converted.units.extend(name.strip_suffix(".container").map(|stem| unit(&format!("{stem}.service"))))
+                }
+            }
+        }
+        Ok(Some(converted))
     }
 
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
@@ -341,19 +457,19 @@ impl System for Fake {
         std::mem::take(&mut self.other_jobs)
     }
 
-    /// Nothing ever changes before the time is up.
+    /// There are never any signals, so this always waits for all of `limit`.
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError> {
         self.record("wait-for-change".into())?;
         self.now += limit.min(WINDOW);
         Ok(())
     }
 
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
-        self.record(paths("create-users", snippets))
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
+        self.record(paths("create-users", snippets)).map(|()| String::new())
     }
 
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
-        self.record(paths("create-tmpfiles", snippets))
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
+        self.record(paths("create-tmpfiles", snippets)).map(|()| String::new())
     }
 
     fn journal_tail(&mut self, unit: &UnitName, _invocations: &[String], _lines: usize) -> String {

@@ -1,9 +1,9 @@
-//! [`System`] for a directory that holds a machine's root file system, or a part of one: `deptool::/path`.
+//! [`System`] for a local root, `deptool::/path`: a directory with the root file system of a machine, or a part of one.
 //!
-//! No service manager runs in it. Units are enabled, for its next boot, by this machine's systemctl; without one they are
-//! only put in place, [`System::manager`] says [`Manager::Absent`], and whoever reports should say so. What needs a
-//! running manager is done as soon as it is asked for: there is nothing to reload, start or watch. Users and temporary
-//! files are created only if we are root and the program for it is here; the root's first boot does it in any case.
+//! No service manager runs in it. Units are enabled for the next boot by this machine's systemctl. Without systemctl, unit
+//! files are only written, and [`System::manager`] is [`Manager::Absent`]. Calls that need a running manager do nothing and
+//! succeed. Users and temporary files are only created if the agent runs as root and the programs for this exist; the first
+//! boot creates them in any case.
 
 use std::{
     collections::BTreeMap,
@@ -13,14 +13,15 @@ use std::{
 };
 
 use super::{
-    JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program, systemd,
+    Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program,
+    systemd,
 };
 use crate::shared::name::UnitName;
 
-/// Each of the programs takes a few ms.
+/// The time-out for each program. They take a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A root directory.
+/// A local root.
 #[derive(Debug, Clone)]
 pub struct Offline {
     /// `--root=<absolute path>`
@@ -42,7 +43,7 @@ impl Offline {
             .map_err(|error| SystemError(format!("can't {verb} '{unit}': can't run 'systemctl': {error}")))
     }
 
-    /// `enable` or `disable` one unit.
+    /// Enable or disable one unit.
     fn change(&self, verb: &str, unit: &UnitName) -> Result<(), SystemError> {
         let ended = self.systemctl(verb, unit)?;
         match ended.status.success() {
@@ -51,15 +52,15 @@ impl Offline {
         }
     }
 
-    /// systemd-sysusers or systemd-tmpfiles. They look for the files given here, not below the root.
-    fn create(&self, program: &str, options: &[&OsStr], snippets: &[&Path]) -> Result<(), SystemError> {
+    /// Run systemd-sysusers or systemd-tmpfiles. The paths of snippets are not relative to the root.
+    fn create(&self, program: &str, options: &[&OsStr], snippets: &[&Path]) -> Result<String, SystemError> {
         if snippets.is_empty() || !program::exists(program) || !rustix::process::geteuid().is_root() {
-            return Ok(());
+            return Ok(String::new());
         }
         let mut arguments = vec![self.root.as_os_str()];
         arguments.extend(options);
         arguments.extend(snippets.iter().map(|path| path.as_os_str()));
-        program::succeed(program, &arguments, LIMIT).map(drop)
+        program::succeed(program, &arguments, LIMIT).map(|ended| program::complaints(&ended))
     }
 }
 
@@ -80,6 +81,14 @@ impl System for Offline {
         Ok(BTreeMap::new())
     }
 
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn processes(&mut self, _unit: &UnitName) -> Result<Vec<u32>, SystemError> {
+        Ok(Vec::new())
+    }
+
     fn detail(&mut self, _unit: &UnitName) -> Result<UnitDetail, SystemError> {
         Ok(UnitDetail::inactive())
     }
@@ -88,7 +97,7 @@ impl System for Offline {
         if !self.has_systemctl {
             return Ok(UnitFile::Absent);
         }
-        // Its exit status says no more than the word, and for a unit that is not there it may have no word.
+        // The exit status adds nothing to the output. There may be no output for a unit that does not exist.
         let ended = self.systemctl("is-enabled", unit)?;
         if ended.status.success() && ended.stdout.is_empty() {
             return Err(SystemError(format!("'systemctl is-enabled {unit}' said nothing")));
@@ -139,6 +148,10 @@ impl System for Offline {
         Ok(None)
     }
 
+    fn convert_quadlets(&mut self, _directory: &Path) -> Result<Option<Converted>, SystemError> {
+        Ok(None)
+    }
+
     fn add_transient(&mut self, _files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
         Err(SystemError("no systemd runs here".into()))
     }
@@ -155,11 +168,11 @@ impl System for Offline {
         Ok(())
     }
 
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         self.create("systemd-sysusers", &[], snippets)
     }
 
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         self.create("systemd-tmpfiles", &[OsStr::new("--create")], snippets)
     }
 

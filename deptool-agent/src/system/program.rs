@@ -40,6 +40,13 @@ pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<E
     }
 }
 
+/// What a program that ended well complained of. That it creates something is no complaint.
+pub fn complaints(ended: &Ended) -> String {
+    let text = String::from_utf8_lossy(&ended.stderr);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Creating "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The error for a program that failed.
 pub fn failure(program: &str, ended: &Ended) -> SystemError {
     let said = crate::shared::text::printable_lines(ended.stderr.trim_ascii());
@@ -49,11 +56,22 @@ pub fn failure(program: &str, ended: &Ended) -> SystemError {
 
 /// Run a program and wait for it. After `limit` the program is killed and the call fails.
 pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<Ended> {
+    run_with(program, arguments, &[], limit)
+}
+
+/// As [`run`], with these in its environment.
+pub fn run_with(
+    program: &str,
+    arguments: &[&OsStr],
+    environment: &[(&str, &OsStr)],
+    limit: Duration,
+) -> io::Result<Ended> {
     let until = Instant::now() + limit;
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", PATH)
+        .envs(environment.iter().copied())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,16 +1,25 @@
-//! Watching units after their jobs until each is known to be good, or the first has failed.
+//! Watches units after their jobs, until all of them are good or one has failed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Active, JobKind, JobResult, System, SystemError, UnitDetail,
+    touched::{self, Change, Ours, Relation, States, Touched},
     verdict::{Started, Verdict, judge},
 };
-use crate::shared::name::UnitName;
+use crate::shared::{
+    desired::template_of,
+    name::{UnitName, UnitType},
+};
 
 /// `tick` is called at least this often.
 const TICK: Duration = Duration::from_millis(500);
-/// Of a unit that is restarted over and over, the last runs are of interest.
+/// The most units that are examined to find out why others have failed.
+const CAUSES: usize = 100;
+/// How many of the last invocations of a unit are kept.
 const INVOCATIONS: usize = 4;
 
 /// A unit that did not come up.
@@ -19,20 +28,53 @@ pub struct Failure {
     pub unit: UnitName,
     /// "exited with status 1 after 0.2 s", "timed out starting", "restarted 3 times", "not found" …
     pub why: String,
-    /// Its runs since its job, oldest first: their journal tells more. Reading it takes time: first undo the failure.
+    /// Its invocations since its job, oldest first. Their journal has details, but reading it takes time: roll back first.
     pub invocations: Vec<String>,
 }
 
-/// One unit under watch.
+/// A unit that is watched.
 struct Watched {
     unit: UnitName,
     started: Started,
     invocations: Vec<String>,
-    /// Started by this socket or path, at that time: what it did earlier is not our business.
-    triggered: Option<(UnitName, Duration)>,
+    role: Role,
 }
 
-/// When starting and settling must be over.
+/// Why a unit is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// The deployment had a job for it.
+    Own,
+    /// It goes back to its state before the first deployment. A failure is only reported.
+    GivenBack,
+    /// This socket or path starts it, and was started at that time. Earlier runs do not count.
+    Triggered { by: UnitName, since: Duration },
+    /// It ran, and systemd stopped or restarted it together with this unit.
+    Along { by: UnitName },
+    /// It did not run, and systemd started it together with this unit.
+    PulledIn { by: UnitName },
+}
+
+/// All that a deployment does to units.
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    /// The states of all units before the deployment.
+    pub before: States,
+    pub ours: Ours,
+    /// Those of `ours` that go back to their state before the first deployment.
+    pub given_back: BTreeSet<UnitName>,
+    /// The units and templates whose unit files are deployed.
+    pub made: BTreeSet<UnitName>,
+}
+
+impl Transaction {
+    fn makes(&self, unit: &UnitName) -> bool {
+        let template = template_of(unit).and_then(|name| UnitName::parse(name.as_bytes()).ok());
+        self.made.contains(unit) || template.is_some_and(|template| self.made.contains(&template))
+    }
+}
+
+/// The time at which starting and settling must be over.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     /// On the clock of [`System::clock`].
@@ -41,33 +83,69 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now.
+    /// The deadline that is `total` from now.
     pub fn after(system: &dyn System, total: Duration) -> Deadline {
         Deadline { end: system.clock() + total, total }
     }
 
-    /// What is left of it.
+    /// The time until the deadline.
     pub fn left(&self, system: &dyn System) -> Duration {
         self.end.saturating_sub(system.clock())
     }
 }
 
-/// Units that were started, and what was seen of them since.
+/// The units that are watched, and what was observed so far.
 pub struct Watch {
+    transaction: Transaction,
     watched: Vec<Watched>,
     is_first: bool,
+    /// Units that had jobs that the deployment did not ask for.
+    others: BTreeSet<UnitName>,
+    /// Units that systemd stopped as a consequence of the deployment.
+    stopped: BTreeSet<UnitName>,
+    /// Problems that are not failures of the deployment, by unit.
+    complaints: BTreeMap<UnitName, String>,
 }
 
 impl Watch {
-    /// Services of the sockets and paths among `units` are watched as well, if they have been started. Timers' are not.
-    pub fn new(units: Vec<(UnitName, Started)>) -> Watch {
-        let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), triggered: None };
-        Watch { watched: units.into_iter().map(new).collect(), is_first: true }
+    /// Watch these units, the services that sockets and paths among them start, and all units that systemd starts, restarts or
+    /// stops together with them. Services of timers are not watched.
+    pub fn new(units: Vec<(UnitName, Started)>, transaction: Transaction) -> Watch {
+        let new = |(unit, started): (UnitName, Started)| {
+            let role = if transaction.given_back.contains(&unit) { Role::GivenBack } else { Role::Own };
+            Watched { unit, started, invocations: Vec::new(), role }
+        };
+        let watched = units.into_iter().map(new).collect();
+        let (others, stopped, complaints) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Watch { transaction, watched, is_first: true, others, stopped, complaints }
     }
 
-    /// Watch until all are good at the same time.
+    /// Also watch these units, from their new jobs on.
+    pub fn add(&mut self, units: Vec<(UnitName, Started)>) {
+        self.watched.retain(|one| units.iter().all(|(unit, _)| *unit != one.unit));
+        let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), role: Role::Own };
+        self.watched.extend(units.into_iter().map(new));
+    }
+
+    /// The units that are not in the plan and that systemd restarted.
+    pub fn also_restarted(&self) -> Vec<UnitName> {
+        let along = self.watched.iter().filter(|one| matches!(one.role, Role::Along { .. }));
+        along.filter(|one| !one.invocations.is_empty()).map(|one| one.unit.clone()).collect()
+    }
+
+    /// The units that are not in the plan and that systemd stopped.
+    pub fn also_stopped(&self) -> Vec<UnitName> {
+        self.stopped.iter().cloned().collect()
+    }
+
+    /// Problems that are not failures of the deployment, in sentences.
+    pub fn complaints(&self) -> Vec<String> {
+        self.complaints.values().cloned().collect()
+    }
+
+    /// Watch until all units are good at the same time.
     ///
-    /// Returns with all that have failed as soon as one has, or with all that are still on their way at the deadline.
+    /// As soon as any unit has failed, this returns all failures. At the deadline it returns all units that are not good yet.
     pub fn settle(
         &mut self,
         system: &mut dyn System,
@@ -84,19 +162,42 @@ impl Watch {
         Ok(())
     }
 
-    /// Look at every unit once. `None` if all are good, else when to look again. With a deadline that has passed, what
-    /// is not good has failed.
+    /// Look at every unit once. Returns the time after which to look again, or `None` if all are good. After the deadline,
+    /// units that are not good yet have failed.
     pub fn look(
         &mut self,
         system: &mut dyn System,
         deadline: Option<Deadline>,
     ) -> Result<Option<Duration>, Vec<Failure>> {
+        if let Err(error) = self.take_in_touched(system) {
+            let ours = &self.transaction.ours;
+            let unit = ours.jobs.iter().chain(&ours.stops).next();
+            let failure = |unit: &UnitName| Failure { unit: unit.clone(), why: error.0, invocations: Vec::new() };
+            return Err(unit.map(failure).into_iter().collect());
+        }
         let looks = look(system, &mut self.watched, self.is_first);
         self.is_first = false;
-        let failures: Vec<Failure> =
-            looks.iter().filter_map(|(at, _, verdict)| failure(&self.watched[*at], verdict)).collect();
+        let mut failures: Vec<Failure> = Vec::new();
+        for (at, _, verdict) in &looks {
+            let Some(failure) = failure(&self.watched[*at], verdict) else { continue };
+            match self.watched[*at].role {
+                Role::GivenBack => {
+                    let said = format!("'{}' was given back, and does not run: {}", failure.unit, failure.why);
+                    self.complaints.insert(failure.unit, said);
+                }
+                Role::PulledIn { .. } if !self.transaction.makes(&failure.unit) => {
+                    let said = format!("'{}' {}", failure.unit, failure.why);
+                    self.complaints.insert(failure.unit, said);
+                }
+                Role::Own | Role::Triggered { .. } | Role::Along { .. } | Role::PulledIn { .. } => {
+                    failures.push(failure)
+                }
+            }
+        }
         if !failures.is_empty() {
-            return Err(failures);
+            let mut causes = self.causes(system, &failures);
+            causes.extend(failures);
+            return Err(causes);
         }
         let left = |verdict: &Verdict| if let Verdict::Settling(left) = verdict { Some(*left) } else { None };
         let next = looks.iter().filter_map(|(_, _, verdict)| left(verdict)).min();
@@ -108,9 +209,72 @@ impl Watch {
             _ => Ok(next),
         }
     }
+
+    /// Also watch the units that systemd started, restarted or stopped together with those of the deployment.
+    fn take_in_touched(&mut self, system: &mut dyn System) -> Result<(), SystemError> {
+        let others = system.take_other_jobs();
+        let is_quiet = others.is_empty() && !self.is_first;
+        self.others.extend(others);
+        if is_quiet {
+            return Ok(());
+        }
+        let now = system.snapshot_of_runs()?;
+        let Transaction { before, ours, .. } = &self.transaction;
+        for touched in touched::find(system, ours, before, &now)? {
+            let Touched { unit, change, relation, by } = touched;
+            if self.watched.iter().any(|one| one.unit == unit) {
+                continue;
+            }
+            // Units that sockets, paths and timers start are not waited for.
+            let is_trigger = matches!(UnitType::of(&by), UnitType::Socket | UnitType::Path | UnitType::Timer);
+            let detail = detail(system, &unit)?;
+            let ended_well = matches!(detail.result.as_str(), "" | "success") && !self.others.contains(&unit);
+            let (kind, role) = match (change, relation) {
+                (Change::Stopped, Relation::Consequence) => {
+                    self.stopped.insert(unit);
+                    continue;
+                }
+                (Change::Stopped, Relation::Along) if ended_well => continue,
+                (Change::Restarted | Change::Stopped, _) => (JobKind::Restart, Role::Along { by }),
+                (Change::Started | Change::Failed, _) if is_trigger => continue,
+                (Change::Started | Change::Failed, _) => (JobKind::Start, Role::PulledIn { by }),
+            };
+            let invocation = self.transaction.before.invocation(&unit).to_owned();
+            let before = UnitDetail { invocation, ..UnitDetail::inactive() };
+            let started = Started { kind, job: JobResult::Done, ended: system.clock(), before, window: None };
+            self.watched.push(Watched { unit, started, invocations: Vec::new(), role });
+        }
+        Ok(())
+    }
+
+    /// The failed units that the units in `failures` require.
+    fn causes(&self, system: &mut dyn System, failures: &[Failure]) -> Vec<Failure> {
+        let mut seen = failures.iter().map(|failure| failure.unit.clone()).collect::<BTreeSet<_>>();
+        let mut left: Vec<UnitName> = seen.iter().cloned().collect();
+        let mut causes = Vec::new();
+        while let Some(unit) = left.pop() {
+            let Ok(now) = detail(system, &unit) else { continue };
+            if failures.iter().all(|failure| failure.unit != unit)
+                && now.active == Active::Failed
+                && !self.transaction.before.had_failed(&unit)
+            {
+                let before = UnitDetail::inactive();
+                let (kind, job, ended) = (JobKind::Start, JobResult::Done, system.clock());
+                let started = Started { kind, job, ended, before, window: None };
+                if let Verdict::Failed(why) = judge(&started, &now, ended) {
+                    causes.push(Failure { unit: unit.clone(), why, invocations: vec![now.invocation.clone()] });
+                }
+            }
+            let is_up = now.active.is_up();
+            left.extend(
+                now.stopped_by.into_iter().filter(|other| !is_up && seen.len() < CAUSES && seen.insert(other.clone())),
+            );
+        }
+        causes
+    }
 }
 
-/// Look at every unit once: its place in the list, its SubState, what to make of it.
+/// Look at every unit once. Returns its index in the list, its SubState and its verdict.
 fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec<(usize, String, Verdict)> {
     let mut looks = Vec::with_capacity(watched.len());
     let mut at = 0;
@@ -123,7 +287,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
             Err(error) => (String::new(), Verdict::Failed(error.0.clone())),
         };
         looks.push((at, sub, verdict));
-        if let (true, Ok(now)) = (first && one.triggered.is_none(), &now) {
+        if let (true, Ok(now)) = (first && one.role == Role::Own, &now) {
             let services = triggered(system, one, now);
             let known = watched.iter().map(|one| one.unit.clone()).collect::<BTreeSet<_>>();
             watched.extend(services.into_iter().filter(|new| !known.contains(&new.unit)));
@@ -133,7 +297,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
     looks
 }
 
-/// Once more if it fails: systemd may have been re-executed in between.
+/// Get the properties of a unit. Try twice, because systemd may be re-executed in between.
 fn detail(system: &mut dyn System, unit: &UnitName) -> Result<UnitDetail, SystemError> {
     system.detail(unit).or_else(|_| system.detail(unit))
 }
@@ -147,29 +311,40 @@ fn triggered(system: &mut dyn System, by: &Watched, now: &UnitDetail) -> Vec<Wat
     let is_timer = by.unit.as_str().ends_with(".timer");
     let Some(since) = now.active_since.filter(|_| !is_timer) else { return Vec::new() };
     let watch = |unit: &UnitName| {
-        // Its run may have begun already, and is told from earlier ones by time.
+        // Its run may have begun already. It is told from earlier runs by its time.
         let before = UnitDetail { invocation: String::new(), ..detail(system, unit).ok()? };
         let ended = by.started.ended;
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended, before, window: None };
-        let triggered = Some((by.unit.clone(), since));
-        Some(Watched { unit: unit.clone(), started, invocations: Vec::new(), triggered })
+        let role = Role::Triggered { by: by.unit.clone(), since };
+        Some(Watched { unit: unit.clone(), started, invocations: Vec::new(), role })
     };
     now.triggers.iter().filter_map(watch).collect()
 }
 
 impl Watched {
     fn judge(&mut self, now: &UnitDetail, clock: Duration) -> Verdict {
-        let is_new = now.invocation != self.started.before.invocation || self.triggered.is_some();
+        let is_triggered = matches!(self.role, Role::Triggered { .. });
+        let is_new = now.invocation != self.started.before.invocation || is_triggered;
         if is_new && !now.invocation.is_empty() && self.invocations.last() != Some(&now.invocation) {
             self.invocations.push(now.invocation.clone());
             let surplus = self.invocations.len().saturating_sub(INVOCATIONS);
             self.invocations.drain(..surplus);
         }
-        let Some((_, since)) = &self.triggered else { return judge(&self.started, now, clock) };
-        let last_failure = now.last_failure.clone().filter(|run| run.changed_at >= *since);
+        match &self.role {
+            Role::Triggered { since, .. } => self.judge_triggered(*since, now, clock),
+            // Nobody waits for the end of what it does.
+            Role::PulledIn { .. } if now.active == Active::Activating && now.service_type == "oneshot" => Verdict::Good,
+            Role::Own | Role::GivenBack | Role::Along { .. } | Role::PulledIn { .. } => {
+                judge(&self.started, now, clock)
+            }
+        }
+    }
+
+    fn judge_triggered(&self, since: Duration, now: &UnitDetail, clock: Duration) -> Verdict {
+        let last_failure = now.last_failure.clone().filter(|run| run.changed_at >= since);
         // Nobody may ever connect, so inactive is fine, unless it failed in between.
         let idle = last_failure.is_none() && now.active == Active::Inactive;
-        match idle || now.changed_at < *since {
+        match idle || now.changed_at < since {
             // A path unit asks for its service while it is started itself.
             true if now.has_job => Verdict::Settling(TICK),
             true => Verdict::Good,
@@ -178,9 +353,10 @@ impl Watched {
     }
 
     fn failure(&self, why: String) -> Failure {
-        let why = match &self.triggered {
-            Some((by, _)) => format!("{why} (started by '{by}')"),
-            None => why,
+        let why = match &self.role {
+            Role::Own | Role::GivenBack => why,
+            Role::Triggered { by, .. } | Role::PulledIn { by } => format!("{why} (started by '{by}')"),
+            Role::Along { by } => format!("{why} (stopped or restarted along with '{by}')"),
         };
         Failure { unit: self.unit.clone(), why, invocations: self.invocations.clone() }
     }
@@ -220,7 +396,7 @@ mod tests {
             window: None,
         });
         let deadline = Deadline::after(fake, LIMIT);
-        Watch::new(names.into_iter().zip(started).collect()).settle(fake, deadline, &mut || ())
+        Watch::new(names.into_iter().zip(started).collect(), Transaction::default()).settle(fake, deadline, &mut || ())
     }
 
     fn whys(result: Result<(), Vec<Failure>>) -> Vec<String> {
@@ -293,7 +469,11 @@ mod tests {
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended: fake.clock(), before, window: None };
         let mut ticks = 0;
         let deadline = Deadline::after(&fake, LIMIT);
-        let result = Watch::new(vec![(unit("a.service"), started)]).settle(&mut fake, deadline, &mut || ticks += 1);
+        let result = Watch::new(vec![(unit("a.service"), started)], Transaction::default()).settle(
+            &mut fake,
+            deadline,
+            &mut || ticks += 1,
+        );
         assert_eq!(whys(result), ["a.service: has not settled within 90 s (running)"]);
         assert!(ticks >= 90);
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Active, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
+    Active, Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     program,
 };
@@ -21,6 +21,7 @@ mod leave;
 mod live;
 #[cfg(test)]
 mod live_settle;
+mod log;
 mod run;
 mod transient;
 mod unit;
@@ -29,50 +30,52 @@ use run::{JobSignal, Run};
 pub(super) use unit::unit_file;
 use unit::{Memory, Properties};
 
-/// For a call that systemd answers at once. It may be in the middle of a reload, which answers nobody.
+/// The time-out for calls that systemd answers at once. It may be in the middle of a reload, and does not answer then.
 const ANSWER: Duration = Duration::from_secs(60);
-/// For a daemon-reload: generators alone may take 90 s.
+/// The time-out for a daemon-reload. Generators alone may take 90 s.
 const RELOAD: Duration = Duration::from_secs(180);
-/// For systemd-sysusers and systemd-tmpfiles.
+/// The time-out for systemd-sysusers and systemd-tmpfiles.
 const PROGRAM: Duration = Duration::from_secs(120);
-/// For systemd to come back after it was re-executed.
+/// The time-out for systemd to come back after a re-execution.
 const REEXECUTION: Duration = Duration::from_secs(10);
 const JOURNAL: Duration = Duration::from_secs(5);
-/// A wait is interrupted this often to call `tick`.
+/// How often a wait is interrupted to call `tick`.
 const TICK: Duration = Duration::from_millis(500);
-/// Changes come in bursts: after the first, wait until nothing comes for this long, but not longer than `BURST`.
+/// How many calls for invocation ids are sent at once.
+const AT_ONCE: usize = 200;
+/// Signals come in bursts. After the first one, wait until none comes for `QUIET`, but not longer than `BURST`.
 const QUIET: Duration = Duration::from_millis(2);
 const BURST: Duration = Duration::from_millis(20);
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// The systemd of this machine. Connects when it is first asked, and again after systemd was re-executed.
+/// The systemd of this machine. Connects at the first call, and again after systemd was re-executed.
 #[derive(Debug, Default)]
 pub struct Systemd {
     connection: Option<Connection>,
-    /// There was a connection, and it broke.
+    /// There was a connection, and it was lost.
     is_lost: bool,
     jobs: Jobs,
     /// A signal came since the last [`System::wait_for_change`].
     changed: bool,
-    /// Units of jobs that we did not ask for.
+    /// Units of jobs that the agent did not ask for.
     other_jobs: BTreeSet<UnitName>,
-    /// What signals said of units since the last jobs.
+    /// The contents of signals about units since the last jobs.
     memory: Memory,
-    /// The job that moves us out of the login session, once it was asked for.
+    /// The job that moves the agent out of the login session, once systemd was asked.
     leaving: Option<Run>,
 }
 
-/// What is done about jobs.
+/// Whether to wait for jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Jobs {
     #[default]
     Awaited,
-    /// Good as soon as they are queued.
+    /// A job counts as done as soon as it is queued.
     Queued,
 }
 
-/// An error reply's name, for the few that are told apart.
+/// Whether the error says that there is no such unit.
 fn is_absent(error: &DbusError) -> bool {
     const NAMES: [&str; 4] = [
         "org.freedesktop.systemd1.NoSuchUnit",
@@ -83,7 +86,29 @@ fn is_absent(error: &DbusError) -> bool {
     matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
 }
 
-/// While systemd re-executes itself, its socket is gone for a moment.
+/// Whether the connection was lost. This happens when systemd re-executes itself.
+fn is_loss(error: &DbusError) -> bool {
+    match error {
+        DbusError::Closed | DbusError::Io(_) => true,
+        DbusError::Reply { .. }
+        | DbusError::TimedOut
+        | DbusError::Connect { .. }
+        | DbusError::Refused(_)
+        | DbusError::Wire(_) => false,
+    }
+}
+
+/// Whether the state of a unit without a job shows that its job, which was sent at `began`, is done.
+fn was_done(kind: JobKind, now: &UnitDetail, began: Duration) -> bool {
+    match kind {
+        JobKind::Start => now.active != Active::Inactive || now.changed_at >= began,
+        JobKind::Stop => !now.active.is_up(),
+        JobKind::Restart => now.changed_at >= began,
+        JobKind::Reload => true,
+    }
+}
+
+/// Connect again. While systemd re-executes itself, its socket is gone for a moment.
 fn reconnect() -> Result<Connection, DbusError> {
     let until = Instant::now() + REEXECUTION;
     loop {
@@ -94,7 +119,7 @@ fn reconnect() -> Result<Connection, DbusError> {
     }
 }
 
-/// CLOCK_MONOTONIC.
+/// The time of CLOCK_MONOTONIC.
 pub(super) fn clock() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
@@ -109,7 +134,7 @@ impl Systemd {
         Self::default()
     }
 
-    /// For a unit that the boot waits for: a job that it waited for could wait for it.
+    /// For the unit that runs at boot. It must not wait for jobs, because jobs may wait for this unit.
     pub fn at_boot() -> Self {
         Systemd { jobs: Jobs::Queued, ..Self::default() }
     }
@@ -123,7 +148,7 @@ impl Systemd {
         Ok(self.connection.insert(open))
     }
 
-    /// Do something with the connection. One that broke is dropped; the next call connects anew.
+    /// Do something with the connection. If the connection fails, it is dropped, and the next call connects again.
     fn with<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, DbusError>) -> Result<T, DbusError> {
         let result = act(self);
         if !matches!(result, Ok(_) | Err(DbusError::Reply { .. })) {
@@ -133,7 +158,7 @@ impl Systemd {
         result
     }
 
-    /// The next message. Signals are noted on the way.
+    /// Receive the next message, and note signals.
     fn receive(&mut self, until: Instant) -> Result<Option<(Message, Option<JobSignal>)>, DbusError> {
         let Some(message) = self.connection()?.receive(until)? else { return Ok(None) };
         let mut job = None;
@@ -152,19 +177,27 @@ impl Systemd {
         Ok(Some((message, job)))
     }
 
-    /// Note a job that came or went while we waited for something else.
+    /// Note a signal about a job that came during another call.
     fn note_other(&mut self, job: Option<JobSignal>) {
         self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
     }
 
-    /// Send all calls, then wait for all replies.
+    /// Send all calls, then wait for all replies. If the connection is lost meanwhile, try again: these calls are idempotent.
     fn calls(&mut self, calls: &[Call<'_>], limit: Duration) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
+        match self.calls_once(calls, limit) {
+            Err(error) if is_loss(&error) => self.calls_once(calls, limit),
+            result => result,
+        }
+    }
+
+    fn calls_once(
+        &mut self,
+        calls: &[Call<'_>],
+        limit: Duration,
+    ) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
         self.with(|this| {
             let until = Instant::now() + limit;
-            let mut serials = Vec::with_capacity(calls.len());
-            for call in calls {
-                serials.push(this.connection()?.send(call, until)?);
-            }
+            let serials = this.connection()?.send_all(calls, until)?;
             let mut replies: Vec<_> = calls.iter().map(|_| None).collect();
             while replies.iter().any(Option::is_none) {
                 let (message, job) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
@@ -186,7 +219,7 @@ impl Systemd {
         self.call(&manager_call(member, arguments), ANSWER)
     }
 
-    /// Make calls that are each answered with a job, and wait for the jobs.
+    /// Send calls that systemd answers with a job each, and wait for the jobs.
     fn jobs(
         &mut self,
         calls: &[Call<'_>],
@@ -196,10 +229,7 @@ impl Systemd {
         self.with(|this| {
             let until = Instant::now() + limit;
             let mut run = Run::default();
-            // systemd reads all that is there before it starts a job, so these are queued together.
-            for call in calls {
-                run.asked(this.connection()?.send(call, until)?);
-            }
+            this.connection()?.send_all(calls, until)?.into_iter().for_each(|serial| run.asked(serial));
             let mut ticked = Instant::now();
             while !run.is_over() && Instant::now() < until {
                 if let Some((message, job)) = this.receive(until.min(Instant::now() + TICK))? {
@@ -219,7 +249,44 @@ impl Systemd {
         })
     }
 
-    /// One call for each unit. That a unit does not exist is no error.
+    /// Wait for jobs after the connection was lost. systemd keeps its jobs when it is re-executed, but their signals are lost,
+    /// so the units are polled. Jobs that systemd never received are sent again.
+    fn jobs_after_loss(
+        &mut self,
+        jobs: &[(UnitName, JobKind)],
+        calls: &[Call<'_>],
+        (began, until): (Duration, Instant),
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<JobResult>, SystemError> {
+        let mut results: Vec<Option<JobResult>> = jobs.iter().map(|_| None).collect();
+        loop {
+            let mut again = Vec::new();
+            for (at, (unit, kind)) in jobs.iter().enumerate() {
+                if results[at].is_some() {
+                    continue;
+                }
+                let now = self.detail(unit)?;
+                match (now.has_job, was_done(*kind, &now, began)) {
+                    (true, _) => {}
+                    (false, true) => results[at] = Some(JobResult::Done),
+                    (false, false) => again.push(at),
+                }
+            }
+            if !again.is_empty() {
+                let calls: Vec<Call<'_>> = again.iter().map(|at| calls[*at]).collect();
+                let left = until.saturating_duration_since(Instant::now());
+                let ended = self.jobs(&calls, left, go_on).map_err(failed("start or stop units"))?;
+                again.into_iter().zip(ended).for_each(|(at, result)| results[at] = Some(result));
+            }
+            let is_over = results.iter().all(Option::is_some);
+            if is_over || Instant::now() >= until || !go_on() {
+                return Ok(results.into_iter().map(|result| result.unwrap_or(JobResult::TimedOut)).collect());
+            }
+            self.wait_for_change(TICK)?;
+        }
+    }
+
+    /// Send one call for each unit. It is not an error if a unit does not exist.
     fn for_each<const N: usize>(
         &mut self,
         what: &str,
@@ -238,9 +305,9 @@ impl Systemd {
         Ok(())
     }
 
-    /// `EnableUnitFiles` for units that belong together, as one fails if the other does.
+    /// Call `EnableUnitFiles` for several units. If one of them fails, none is enabled.
     fn enable_files(&mut self, units: &[UnitName]) -> Result<(), DbusError> {
-        // Not for this boot only; a link of another unit is not replaced.
+        // `runtime` would enable until the next boot; `force` would replace links of other units.
         let (runtime, force) = (Value::Bool(false), Value::Bool(false));
         self.ask("EnableUnitFiles", &[names(units), runtime, force]).map(drop)
     }
@@ -260,7 +327,7 @@ fn names(units: &[UnitName]) -> Value {
     Value::strings(units.iter().map(UnitName::as_str))
 }
 
-/// If `message` answers one of the run's calls, note the job's path or why there is none.
+/// If `message` is the reply to a call of the run, note the path of the job or the error.
 fn take_reply(run: &mut Run, message: &Message) -> Result<(), DbusError> {
     let answered = run.awaited().find_map(|serial| Some((serial, reply_to(message, serial)?)));
     let Some((serial, reply)) = answered else { return Ok(()) };
@@ -275,7 +342,7 @@ fn take_reply(run: &mut Run, message: &Message) -> Result<(), DbusError> {
 
 impl System for Systemd {
     fn manager(&self) -> Manager {
-        // What sd_booted(3) looks at.
+        // The test of sd_booted(3).
         if Path::new("/run/systemd/system").is_dir() { Manager::Running } else { Manager::Absent }
     }
 
@@ -295,8 +362,40 @@ impl System for Systemd {
         Ok(unit::snapshot(&reply))
     }
 
+    fn snapshot_of_runs(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
+        let mut units = self.snapshot()?;
+        let up: Vec<UnitName> =
+            units.iter().filter(|(_, state)| state.active.is_up()).map(|(unit, _)| unit.clone()).collect();
+        let arguments = [Value::str("org.freedesktop.systemd1.Unit"), Value::str("InvocationID")];
+        let interface = PROPERTIES;
+        for some in up.chunks(AT_ONCE) {
+            let paths: Vec<String> = some.iter().map(|unit| unit::object_path(unit.as_str())).collect();
+            let calls = paths.iter().map(|path| {
+                let member = "Get";
+                Call { destination: SYSTEMD, path, interface, member, arguments: &arguments }
+            });
+            let replies = self.calls(&calls.collect::<Vec<_>>(), ANSWER).map_err(failed("look at units"))?;
+            for (unit, reply) in some.iter().zip(replies) {
+                // It is not an error if systemd has unloaded the unit meanwhile.
+                let values = reply.unwrap_or_default();
+                if let (Some(id), Some(state)) = (values.first().and_then(Value::bytes), units.get_mut(unit)) {
+                    state.invocation = crate::shared::text::hex(id);
+                }
+            }
+        }
+        Ok(units)
+    }
+
+    fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError> {
+        let reply = self.ask("GetUnitProcesses", &[Value::str(unit.as_str())]);
+        let reply = reply.map_err(failed(&format!("list the processes of '{unit}'")))?;
+        // Control group, id, command line.
+        let processes = reply.first().map(Value::items).unwrap_or_default();
+        Ok(processes.iter().filter_map(|one| Some(one.items().get(1)?.unsigned()? as u32)).collect())
+    }
+
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError> {
-        // An empty interface means the properties of all. Looking at the object of a unit loads the unit.
+        // An empty interface name means all interfaces. Reading the properties of a unit loads the unit.
         let (path, arguments) = (unit::object_path(unit.as_str()), [Value::str("")]);
         let call =
             Call { destination: SYSTEMD, path: &path, interface: PROPERTIES, member: "GetAll", arguments: &arguments };
@@ -316,7 +415,7 @@ impl System for Systemd {
         if units.is_empty() || self.enable_files(units).is_ok() {
             return Ok(());
         }
-        // One by one, to leave out a generated unit and to name the one that can't be enabled.
+        // Try each unit alone, to skip generated units and to name the unit that can't be enabled.
         for unit in units {
             if let Err(error) = self.enable_files(std::slice::from_ref(unit))
                 && self.unit_file(unit)? != UnitFile::Static
@@ -363,7 +462,11 @@ impl System for Systemd {
             };
             return Ok(replies.into_iter().map(queued).collect());
         }
-        self.jobs(&calls, limit, go_on).map_err(failed(what))
+        let (began, until) = (clock(), Instant::now() + limit);
+        match self.jobs(&calls, limit, go_on) {
+            Err(error) if is_loss(&error) => self.jobs_after_loss(jobs, &calls, (began, until), go_on),
+            result => result.map_err(failed(what)),
+        }
     }
 
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError> {
@@ -377,6 +480,23 @@ impl System for Systemd {
             .map_err(|error| SystemError(format!("can't run '{VERIFY}': {error}")))?;
         // Its exit status tells no more than what it says, and is 1 for what is no error, too.
         Ok(Some(String::from_utf8_lossy(&ended.stderr).into_owned()))
+    }
+
+    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError> {
+        const GENERATORS: [&str; 3] = [
+            "/usr/local/lib/systemd/system-generators/podman-system-generator",
+            "/usr/lib/systemd/system-generators/podman-system-generator",
+            "/usr/libexec/podman/quadlet",
+        ];
+        let Some(generator) = GENERATORS.iter().find(|path| Path::new(path).exists()) else { return Ok(None) };
+        let environment = [("QUADLET_UNIT_DIRS", directory.as_os_str())];
+        let ended = program::run_with(generator, &[OsStr::new("-dryrun")], &environment, PROGRAM)
+            .map_err(|error| SystemError(format!("can't run '{generator}': {error}")))?;
+        let text = String::from_utf8_lossy(&ended.stdout);
+        // Each unit's text follows a line `---NAME---`.
+        let name = |line: &str| line.strip_prefix("---")?.strip_suffix("---").map(str::to_owned);
+        let units = text.lines().filter_map(name).filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
+        Ok(Some(Converted { units, said: String::from_utf8_lossy(&ended.stderr).into_owned() }))
     }
 
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
@@ -417,15 +537,15 @@ impl System for Systemd {
         self.with(wait).map_err(failed("watch units"))
     }
 
-    fn create_users(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         let arguments: Vec<&OsStr> = snippets.iter().map(|path| path.as_os_str()).collect();
-        program::succeed("systemd-sysusers", &arguments, PROGRAM).map(drop)
+        program::succeed("systemd-sysusers", &arguments, PROGRAM).map(|ended| program::complaints(&ended))
     }
 
-    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<(), SystemError> {
+    fn create_tmpfiles(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
         let mut arguments = vec![OsStr::new("--create")];
         arguments.extend(snippets.iter().map(|path| path.as_os_str()));
-        program::succeed("systemd-tmpfiles", &arguments, PROGRAM).map(drop)
+        program::succeed("systemd-tmpfiles", &arguments, PROGRAM).map(|ended| program::complaints(&ended))
     }
 
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String {
@@ -437,7 +557,8 @@ impl System for Systemd {
         let of_invocation = |id: &String| format!("_SYSTEMD_INVOCATION_ID={id} + INVOCATION_ID={id}");
         let matches: Vec<String> = invocations.iter().map(of_invocation).collect();
         match matches.as_slice() {
-            [] => arguments.push(format!("--unit={unit}")),
+            // Without a run to go by: what its processes said, and not what systemd said around it.
+            [] => arguments.push(format!("_SYSTEMD_UNIT={unit}")),
             some => arguments.extend(some.join(" + ").split(' ').map(String::from)),
         }
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
@@ -445,6 +566,10 @@ impl System for Systemd {
             Ok(ended) => String::from_utf8_lossy(&ended.stdout).into_owned(),
             Err(_) => String::new(),
         }
+    }
+
+    fn log(&mut self, message: &str, fields: &[(&str, &str)]) {
+        log::write(message, fields);
     }
 
     fn begin_leaving(&mut self) {

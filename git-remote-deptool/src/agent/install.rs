@@ -33,7 +33,7 @@ pub fn hello() -> String {
 
 /// Whether a host that calls itself `told` in `/etc/hostname` can be the one that is named `expected`.
 ///
-/// One of them may be the other's first label. A host without a name of its own is taken at our word.
+/// One of them may be the other's first label. A host without a name of its own is accepted.
 pub fn is_the_right_host(expected: &HostName, told: Option<&str>) -> bool {
     let Some(told) = told.map(str::trim).filter(|told| !told.is_empty()) else { return true };
     let (expected, told) = (expected.as_str().to_ascii_lowercase(), told.to_ascii_lowercase());
@@ -81,7 +81,7 @@ impl InstallError {
         }
     }
 
-    /// What the host printed on stderr (`said`) when nothing came on stdout: was it sudo or doas that refused?
+    /// What the host printed on stderr when nothing came on stdout: did sudo or doas refuse?
     pub fn from_refusal(said: &str) -> Option<Self> {
         for program in ["sudo", "doas"] {
             let prefix = format!("{program}: ");

@@ -14,7 +14,7 @@ pub enum Use {
 /// What all else takes, connections that are being made included.
 const BESIDES: u64 = 64;
 
-/// This process may not open so many files.
+/// This process may not open as many files as it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{hosts} hosts at once take {needed} open files, and the limit is {limit}: raise it (ulimit -H -n), or push to \
@@ -24,7 +24,7 @@ pub struct TooMany {
     hosts: u64,
     needed: u64,
     limit: u64,
-    /// So many there is room for.
+    /// How many hosts there is room for.
     pub fitting: usize,
 }
 

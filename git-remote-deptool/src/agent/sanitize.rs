@@ -4,16 +4,16 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Deployed, Holder, Outcome, Rollback},
+    outcome::{Attempt, AttemptResult, Deployed, Drift, Holder, Mended, Outcome, Rollback, Subject},
     text::{printable, printable_lines},
-    wire::{Drift, Hello, Response, Subject},
+    wire::{Hello, Response},
 };
 
 /// The longest line that is shown, in bytes.
 const LINE: usize = 1000;
 /// The longest text of several lines, in bytes: what an agent says of a check or a unit that failed is shorter.
 const TEXT: usize = 16 * 1024;
-/// So many lines of a list in an outcome are shown.
+/// Show at most this many lines of a list in an outcome.
 const LINES: usize = 100;
 
 /// The same message, safe to show.
@@ -68,14 +68,19 @@ fn attempt(attempt: Attempt) -> Attempt {
         }
         result @ (AttemptResult::Done | AttemptResult::Interrupted) => result,
     };
-    Attempt { when: time(attempt.when), by: line(&attempt.by), result, ..attempt }
+    let mended = attempt
+        .mended
+        .into_iter()
+        .map(|mended| Mended { what: line(&mended.what), kept: mended.kept.map(|kept| line(&kept)) });
+    Attempt { when: time(attempt.when), by: line(&attempt.by), result, mended: mended.collect(), ..attempt }
 }
 
 fn outcome(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Done { mut also_restarted } => {
+        Outcome::Done { mut also_restarted, mut also_stopped, drift: found } => {
             also_restarted.truncate(LINES);
-            Outcome::Done { also_restarted }
+            also_stopped.truncate(LINES);
+            Outcome::Done { also_restarted, also_stopped, drift: found.into_iter().map(drift).collect() }
         }
         Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
         Outcome::Busy(who) => Outcome::Busy(holder(who)),

@@ -7,29 +7,30 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use deptool_agent::shared::{build, env_request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use crate::model::interrupt::Interrupt;
+use deptool_agent::shared::{build, env_request};
 
 use super::install::{
     self, InstallError,
     agents::{AgentError, Agents},
-    opening::{self, MAX_OPENING, Opening, Scan},
+    opening::{self, Opening},
     script::{self, Places},
 };
 
+mod asking;
 mod gate;
+mod login;
 pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
@@ -38,14 +39,12 @@ pub mod ssh;
 mod user_config;
 
 use gate::{Gate, Pass};
-use messages::{Display, Kind};
+use messages::{Display, Kind, Showing};
 use process::{Connection, Incoming, Outgoing};
-use ssh::{Sharing, SshEndpoint, SshSettings};
+use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
 
 /// How often a connection that is being made looks at whether it is still wanted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// How long a host that has begun to print something may be silent before its first line is complete.
-const PATIENCE_WITH_NOISE: Duration = Duration::from_secs(10);
 /// How long a program that has closed its stdout may take to end.
 const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(2);
 
@@ -66,10 +65,25 @@ impl Endpoint {
         }
     }
 
+    /// The same, with leave to ask the operator.
+    fn asking(&self) -> Endpoint {
+        match self {
+            Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { questions: Questions::Allowed, ..ssh.clone() }),
+            Endpoint::Local(path) => Endpoint::Local(path.clone()),
+        }
+    }
+
+    fn questions(&self) -> Questions {
+        match self {
+            Endpoint::Ssh(ssh) => ssh.questions,
+            Endpoint::Local(_) => Questions::Deferred,
+        }
+    }
+
     /// What the target is called in messages.
     fn shown(&self) -> String {
         match self {
-            Endpoint::Ssh(target) => target.host.to_string(),
+            Endpoint::Ssh(target) => target.host.clone(),
             Endpoint::Local(path) => deptool_agent::shared::text::printable(path.as_os_str().as_encoded_bytes()),
         }
     }
@@ -121,7 +135,9 @@ impl Early {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Connecting,
-    /// The agent is being sent, so many bytes.
+    /// ssh may ask the operator something now: nothing else may be on the terminal.
+    Asking,
+    /// The agent is being uploaded.
     Installing {
         bytes: usize,
     },
@@ -154,6 +170,14 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
 pub enum ConnectError {
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// ssh would have had to ask, and was not allowed to.
+    #[error("unreachable: {0}")]
+    NeedsAnswer(String),
+    #[error(
+        "no answer for {} seconds: the login may wait for something, or a start-up file of its shell takes the input",
+        login::PATIENCE.as_secs()
+    )]
+    Silent,
     #[error("interrupted")]
     Interrupted,
     #[error("'{name}' calls itself '{told}' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost")]
@@ -163,7 +187,7 @@ pub enum ConnectError {
     #[error("'{host}' answers with what no agent says: '{text}'")]
     Nonsense { host: String, text: String },
     #[error("no answer from the agent on '{host}' ({status}): {stderr}")]
-    NoAnswer { host: String, status: String, stderr: String },
+    NoAnswer { host: String, status: String, is_failure: bool, stderr: String },
     #[error("can't install the agent on '{host}': {error}")]
     Install { host: String, error: InstallError },
     #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
@@ -184,7 +208,7 @@ pub enum ConnectError {
     Read { host: String, source: io::Error },
 }
 
-/// A connection to an agent of our build, which has said its first line.
+/// A connection to an agent of our build whose first line was read.
 #[derive(Debug)]
 pub struct Link {
     pub connection: Connection,
@@ -204,23 +228,33 @@ pub struct Connector {
     pub display: Display,
     /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
     pub interrupted: Interrupt,
+    /// Whether the operator can be asked at all.
+    pub can_ask: bool,
+    /// Held by the one connection that may ask.
+    question: Mutex<()>,
     pub(crate) places: Places,
     gate: Arc<Gate>,
 }
 
-/// A program that was started for a target and has been told hello. Whoever drops it calls it off.
+/// A program that was started for an endpoint and was sent our hello. Dropping it ends the connection.
 #[derive(Debug)]
 #[must_use]
 pub struct Started {
     target: Endpoint,
     link: Link,
     pass: Pass,
-    /// The request may be on its way although nobody has read it from the pipe.
+    /// The request may have been sent although it was not read from the pipe.
     is_told: bool,
     since: Instant,
+    deadline: Option<Instant>,
 }
 
 impl Started {
+    /// It is given up at `deadline` if the agent has not answered then.
+    pub fn until(self, deadline: Option<Instant>) -> Started {
+        Started { deadline, ..self }
+    }
+
     /// When the program was started.
     pub fn since(&self) -> Instant {
         self.since
@@ -232,7 +266,7 @@ impl Started {
     }
 }
 
-/// One started program and what it said first.
+/// One started program and its first line.
 struct Contact {
     link: Link,
     opening: Opening,
@@ -243,12 +277,15 @@ impl Connector {
     pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
         let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
         let agents = Agents::new(chosen, exe);
+        let can_ask = environment.get("SSH_ASKPASS").is_some() || std::fs::File::open("/dev/tty").is_ok();
         Connector {
             environment,
             ssh,
             agents,
             display,
             interrupted: Interrupt::default(),
+            can_ask,
+            question: Mutex::default(),
             places: Places::default(),
             gate: Arc::default(),
         }
@@ -276,13 +313,17 @@ impl Connector {
         let variable = early.and_then(Early::in_a_variable);
         let is_told = variable.is_some();
         command.envs(variable.map(|value| (env_request::VARIABLE, value)));
+        let showing = match target.questions() {
+            Questions::Allowed => Showing::AtOnce,
+            Questions::Deferred => Showing::Connected,
+        };
         let program = command.get_program().to_string_lossy().into_owned();
-        let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone())
+        let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone(), showing)
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());
         let link = Link { connection, outgoing, incoming };
-        Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now() })
+        Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now(), deadline: None })
     }
 
     /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
@@ -290,7 +331,12 @@ impl Connector {
     /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
     pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
         let target = &started.target.clone();
-        let mut contact = self.first_contact(started, ahead)?;
+        let mut contact = match self.first_contact(started, ahead) {
+            Err(ConnectError::NeedsAnswer(_)) if self.can_ask => {
+                self.first_contact_with_questions(target, ahead, stage)?
+            }
+            contact => contact?,
+        };
         let mut unsent = None;
         if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
@@ -313,24 +359,50 @@ impl Connector {
         }
     }
 
+    /// Connect once more, to one host after another, and let ssh ask.
+    fn first_contact_with_questions(
+        &self,
+        target: &Endpoint,
+        ahead: &Ahead,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Contact, ConnectError> {
+        let _one_at_a_time = loop {
+            match self.question.try_lock() {
+                Ok(guard) => break guard,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if self.interrupted.is_set() => return Err(ConnectError::Interrupted),
+                Err(TryLockError::WouldBlock) => thread::sleep(INTERRUPT_CHECK),
+            }
+        };
+        stage(Stage::Asking);
+        let contact =
+            self.start(&target.asking(), None, &mut |_| {}).and_then(|started| self.first_contact(started, ahead));
+        stage(Stage::Connecting);
+        contact
+    }
+
     /// Send `ahead`, and wait for the first line.
     fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass, is_told, since: _ } = started;
+        let Started { target, mut link, pass, is_told, since: _, deadline } = started;
         if let Ahead::Yes(early) = ahead {
             let _ = link.outgoing.send_ahead(early.parts.clone());
         }
-        let opening = self.first_line(&target, &link.connection, &mut link.incoming);
+        let opening = self.first_line(&target, &mut link, deadline);
         if let Ahead::Yes(early) = ahead {
             match &opening {
                 Ok(Opening::Agent { .. }) => early.take(),
                 // That is the install line: no agent was started.
                 Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
+                // The agent says its first line before anything else: a command that has failed without one was another.
+                Err(ConnectError::NoAnswer { is_failure: true, .. }) => {}
+                Err(ConnectError::Install { .. } | ConnectError::NeedsAnswer(_)) => {}
                 Err(_) if !is_told && link.outgoing.is_unread() => {}
                 Err(_) => early.take(),
             }
         }
         link.outgoing.answered();
         let opening = opening?;
+        link.connection.show_stderr();
         pass.through();
         Ok(Contact { link, opening })
     }
@@ -341,7 +413,7 @@ impl Connector {
         Ok(local::command(&agent, &local::root(path)?, &self.environment))
     }
 
-    /// What to send to a host that said `absent`: only if it is the right one.
+    /// The agent for a host that has none. Fails if it is not the host that was meant.
     fn upload_for(&self, target: &Endpoint, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
         let (Opening::Absent { system, machine, packing, hostname }, Endpoint::Ssh(ssh)) = (absent, target) else {
             let text = "deptool-absent".to_owned();
@@ -374,72 +446,9 @@ impl Connector {
         }
         // A host that gives up before it has everything says why: that is what counts, not that we could not write.
         let _ = contact.link.outgoing.send_ahead(parts);
-        contact.opening = self.first_line(target, &contact.link.connection, &mut contact.link.incoming)?;
+        contact.opening = self.first_line(target, &mut contact.link, None)?;
         contact.into_link(target)
     }
-
-    /// Wait for the first line and parse it.
-    fn first_line(
-        &self,
-        target: &Endpoint,
-        connection: &Connection,
-        incoming: &mut Incoming,
-    ) -> Result<Opening, ConnectError> {
-        let host = target.shown();
-        let mut seen = Vec::new();
-        loop {
-            match opening::scan(&seen) {
-                Scan::Found(opening, length) => {
-                    incoming.put_back(&seen[length..]);
-                    return Ok(opening);
-                }
-                Scan::Noise(text) => return Err(ConnectError::Noise { host, text }),
-                Scan::Malformed(text) => return Err(ConnectError::Nonsense { host, text }),
-                Scan::More => {}
-            }
-            match self.readable(incoming, (!seen.is_empty()).then_some(PATIENCE_WITH_NOISE)) {
-                Ok(Readiness::Ready) => {}
-                Ok(Readiness::Silent) => return Err(ConnectError::Noise { host, text: opening::excerpt(&seen) }),
-                Ok(Readiness::Interrupted) => {
-                    connection.stopper().stop();
-                    return Err(ConnectError::Interrupted);
-                }
-                Err(source) => return Err(ConnectError::Read { host, source }),
-            }
-            let mut buffer = [0; MAX_OPENING];
-            match incoming.read(&mut buffer) {
-                Ok(0) => return Err(no_answer(target, connection, &seen)),
-                Ok(n) => seen.extend_from_slice(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(ConnectError::Read { host, source }),
-            }
-        }
-    }
-
-    /// Wait until there is something to read, or its end; not forever if there is `patience`.
-    fn readable(&self, incoming: &Incoming, patience: Option<Duration>) -> io::Result<Readiness> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
-        let slice = Timespec::try_from(INTERRUPT_CHECK).map_err(io::Error::other)?;
-        loop {
-            if self.interrupted.is_set() {
-                return Ok(Readiness::Interrupted);
-            }
-            match poll(&mut [PollFd::new(&incoming.stdout, PollFlags::IN)], Some(&slice)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(Readiness::Ready),
-                Err(error) => return Err(error.into()),
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Readiness::Silent);
-            }
-        }
-    }
-}
-
-enum Readiness {
-    Ready,
-    Silent,
-    Interrupted,
 }
 
 impl Contact {
@@ -476,24 +485,4 @@ impl Contact {
             }
         }
     }
-}
-
-/// The program at the other end closed its stdout without a first line.
-fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> ConnectError {
-    let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
-    let stderr = connection.stderr_at_end();
-    let host = target.shown();
-    // 255 is ssh's own: it could not connect, not log in, or lost the connection.
-    if let (Endpoint::Ssh(_), Some(255)) = (target, status.and_then(|status| status.code())) {
-        return ConnectError::Unreachable(ssh::reason(&stderr));
-    }
-    if let Some(error) = InstallError::from_refusal(&stderr) {
-        return ConnectError::Install { host, error };
-    }
-    let stderr = match seen.trim_ascii() {
-        [] if stderr.trim().is_empty() => "it said nothing".into(),
-        [] => opening::excerpt(ssh::reason(&stderr).as_bytes()),
-        seen => format!("'{}'", opening::excerpt(seen)),
-    };
-    ConnectError::NoAnswer { host, status: status.map_or("it still runs".into(), process::describe), stderr }
 }

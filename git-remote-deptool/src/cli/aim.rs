@@ -7,6 +7,7 @@ use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     outcome::Goal,
+    wire::Repair,
 };
 use gix::bstr::ByteSlice;
 
@@ -126,12 +127,13 @@ impl Aim {
     }
 
     /// What a push of the commit would mean, from what is known here.
-    pub fn plan(&self, repo: &Repo, ancestry: Ancestry) -> Result<ClusterPlan, CliError> {
+    pub fn plan(&self, repo: &Repo, ancestry: Ancestry, repair: Repair) -> Result<ClusterPlan, CliError> {
         let intent = Intent {
             cluster: self.cluster.clone(),
             goal: Goal::Commit(self.commit),
             ancestry,
             lease: None,
+            repair,
             scope: self.scope(),
         };
         Ok(ClusterPlan::make(repo, intent, self.hosts.clone())?)

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use deptool_agent::shared::{name::ClusterName, outcome::Goal, text::printable};
+use deptool_agent::shared::{name::ClusterName, outcome::Goal, text::printable, wire::Repair};
 use gix::bstr::ByteSlice;
 use serde::Serialize;
 
@@ -52,6 +52,8 @@ pub(super) struct Args {
 pub(super) struct Deployment {
     pub aim: Aim,
     pub ancestry: Ancestry,
+    /// Whether hosts that run the commit already are deployed to.
+    pub repair: Repair,
     /// Said above the plan.
     pub intro: String,
 }
@@ -73,7 +75,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
     let notes = caveats::of_tree(remote, &aim)?;
-    let one = Deployment { aim, ancestry, intro: String::new() };
+    let one = Deployment { aim, ancestry, repair: Repair::Changed, intro: String::new() };
     carry_out(remote, output, &[one], &args.how, &notes)
 }
 
@@ -95,11 +97,11 @@ pub(super) fn carry_out(
     }
     let whom = if how.fetch { Whom::All } else { Whom::InDoubt };
     let mut plans = Vec::new();
-    for Deployment { aim, ancestry, .. } in deployments {
+    for Deployment { aim, ancestry, repair, .. } in deployments {
         if refresh::refresh(remote, &aim.hosts, whom)? == Refreshed::NotAll && !how.skip_unreachable {
             return told.nothing_was_deployed(&[], ExitStatus::Unreachable);
         }
-        plans.push(aim.plan(&remote.repo, *ancestry)?);
+        plans.push(aim.plan(&remote.repo, *ancestry, *repair)?);
     }
     let refused: Vec<_> = plans.iter().flat_map(|plan| plan.refused()).map(|(_, refusal)| refusal).collect();
     if !refused.is_empty() {
@@ -229,6 +231,7 @@ fn not_attempted(plan: &ClusterPlan) -> Vec<HostReport> {
             why,
             details: String::new(),
             rollback_errors: Vec::new(),
+            drift: Vec::new(),
             actual: None,
         })
     };

@@ -3,7 +3,7 @@
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    outcome::{Attempt, AttemptResult, Goal},
+    outcome::{Attempt, AttemptResult, Goal, Mended},
     text::printable,
     wire::{Request, Response},
 };
@@ -65,6 +65,8 @@ struct Entry {
     /// `done`, `rolled-back` or `interrupted`.
     result: &'static str,
     why: Option<String>,
+    /// What it put right of what somebody had changed on the host.
+    mended: Vec<Mended>,
 }
 
 #[derive(Serialize)]
@@ -137,6 +139,7 @@ impl Entry {
             to,
             result,
             why,
+            mended: attempt.mended,
         }
     }
 
@@ -166,12 +169,20 @@ impl Entry {
         let subject = subject.map(|subject| format!("\n    {subject}\n")).unwrap_or_default();
         let from = self.from.map_or("nothing".to_owned(), |from| from.to_string());
         format!(
-            "{}\nBy:     {}\nDate:   {}\nBefore: {from}\nResult: {}\n{subject}",
+            "{}\nBy:     {}\nDate:   {}\nBefore: {from}\nResult: {}\n{}{subject}",
             painted(&what, style, colour),
             self.by,
             local_time(self.when, format::DEFAULT),
             self.words(),
+            self.mended.iter().map(mended).collect::<String>(),
         )
+    }
+}
+
+fn mended(mended: &Mended) -> String {
+    match &mended.kept {
+        Some(kept) => format!("Mended: {}; kept as '{kept}'\n", mended.what),
+        None => format!("Mended: {}\n", mended.what),
     }
 }
 

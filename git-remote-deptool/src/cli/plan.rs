@@ -1,6 +1,6 @@
 //! `git deptool plan`: what a deployment would change, from what is known here.
 
-use deptool_agent::shared::name::HostName;
+use deptool_agent::shared::{name::HostName, wire::Repair};
 
 use super::{
     CliError,
@@ -62,7 +62,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         return Err(CliError::Hosts("not all hosts could be asked what they run".into(), ExitStatus::Unreachable));
     }
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
-    let plan = aim.plan(&remote.repo, ancestry)?;
+    let plan = aim.plan(&remote.repo, ancestry, Repair::Changed)?;
     let mut notes = caveats::of_tree(remote, &aim)?;
     if plan.affected().next().is_none() && plan.refused().next().is_none() {
         notes.extend(caveats::of_work_tree(remote, &aim));

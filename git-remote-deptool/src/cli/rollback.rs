@@ -7,7 +7,7 @@ use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
     outcome::{Attempt, AttemptResult, Goal},
-    wire::Hello,
+    wire::{Hello, Repair},
 };
 
 use super::{
@@ -92,7 +92,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let intro = hosts.iter().map(|(host, step)| intro(remote, &host.host, step)).collect();
         let hosts = hosts.into_iter().map(|(host, _)| host).collect();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts };
-        Deployment { aim, ancestry: Ancestry::Waived, intro }
+        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::Changed, intro }
     };
     let deployments: Vec<Deployment> = back.into_iter().map(deployment).collect();
     deploy::carry_out(remote, output, &deployments, &args.how, &[])
@@ -176,6 +176,7 @@ mod tests {
             from: some(*from),
             to: some(*to).map_or(Goal::Nothing, Goal::Commit),
             result: AttemptResult::Done,
+            mended: Vec::new(),
         };
         let attempts: Vec<Attempt> = history.iter().rev().map(attempt).collect();
         let deployed =

@@ -6,7 +6,7 @@ use deptool_agent::shared::{
     id::CommitId,
     name::HostName,
     outcome::{Deployed, Holder, Phase},
-    wire::Hello,
+    wire::{Hello, Repair},
 };
 use serde::Serialize;
 
@@ -127,7 +127,7 @@ struct Busy {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
-    let plan = aim.plan(&remote.repo, Ancestry::Required)?;
+    let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed)?;
     let facts: BTreeMap<_, _> =
         HostFacts::all(&remote.repo).into_iter().map(|(_, facts)| (facts.host.clone(), facts)).collect();
     let mut hosts: Vec<HostStatus> =

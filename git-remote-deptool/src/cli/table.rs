@@ -7,6 +7,8 @@ use std::{
 
 use rustix::termios::tcgetwinsize;
 
+use crate::ui::columns;
+
 /// Between two columns.
 const GAP: &str = "  ";
 
@@ -15,12 +17,12 @@ pub(super) fn lines<const N: usize>(rows: &[[String; N]], width: Option<usize>) 
     let mut widths = [0; N];
     for row in rows {
         for (widest, text) in widths.iter_mut().zip(row) {
-            *widest = (*widest).max(columns(text));
+            *widest = (*widest).max(columns::columns(text));
         }
     }
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(text, widest)| {
-            let padding = " ".repeat(widest - columns(text));
+            let padding = " ".repeat(widest - columns::columns(text));
             format!("{text}{padding}")
         });
         let line = cells.collect::<Vec<_>>().join(GAP);
@@ -29,21 +31,9 @@ pub(super) fn lines<const N: usize>(rows: &[[String; N]], width: Option<usize>) 
     rows.iter().map(line).collect()
 }
 
-/// How many columns a terminal needs for `text`.
-fn columns(text: &str) -> usize {
-    unicode_width::UnicodeWidthStr::width(text)
-}
-
 /// `text` in at most `width` columns; what is cut off is shown as `...`.
 pub(super) fn cut(text: &str, width: Option<usize>) -> String {
-    let Some(width) = width.filter(|width| columns(text) > *width) else { return text.to_owned() };
-    let room = width.saturating_sub(3);
-    let mut used = 0;
-    let fits = |c: &char| {
-        used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
-        used <= room
-    };
-    text.chars().take_while(fits).chain("...".chars().take(width)).collect()
+    width.map_or_else(|| text.to_owned(), |width| columns::cut(text, width, "..."))
 }
 
 /// How wide the terminal is; nothing if stdout is none.

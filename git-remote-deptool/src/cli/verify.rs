@@ -2,7 +2,7 @@
 
 use deptool_agent::shared::{
     name::HostName,
-    wire::{Drift, Subject},
+    outcome::{Drift, Subject},
 };
 use serde::Serialize;
 

@@ -2,9 +2,10 @@
 //! never renamed or removed. `man/git-deptool.1` describes it.
 
 use deptool_agent::shared::{
+    manifest::OnChange,
     name::HostName,
     outcome::Goal,
-    plan::{Change as Kind, Class, Enablement, HostPlan, UnitJob},
+    plan::{Change as Kind, Class, Enablement, HostPlan, PatternJob, UnitJob, When},
 };
 use serde::Serialize;
 
@@ -67,6 +68,8 @@ struct Changes {
     apps: Vec<App>,
     paths: Vec<Path>,
     units: Vec<Unit>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    patterns: Vec<Pattern>,
     /// Units that are run before anything is changed.
     checks: Vec<String>,
     /// What must answer afterwards.
@@ -104,6 +107,17 @@ struct Unit {
     unit: String,
     /// What happens to it: `enable`, `disable`, or null.
     enablement: Option<&'static str>,
+    job: Option<&'static str>,
+    /// For a job `…-members-…`: the units that this one starts or groups, as far as the tree knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<String>,
+    apps: Vec<String>,
+}
+
+/// All units of a template, of a dashed prefix, or of a type.
+#[derive(Debug, Serialize)]
+struct Pattern {
+    pattern: String,
     job: Option<&'static str>,
     apps: Vec<String>,
 }
@@ -149,7 +163,7 @@ impl HostView {
 impl Changes {
     fn of(plan: &HostPlan, safeguards: &Safeguards) -> Self {
         let Safeguards { checks, health, confirm } = safeguards;
-        let HostPlan { apps, outside, units, unobserved: _ } = plan;
+        let HostPlan { apps, outside, units, patterns, unobserved: _ } = plan;
         Changes {
             apps: apps
                 .iter()
@@ -178,7 +192,16 @@ impl Changes {
                 .map(|change| Unit {
                     unit: change.unit.to_string(),
                     enablement: enablement_word(change.enablement),
-                    job: job_word(change.job),
+                    job: job_word(&change.job),
+                    members: members(&change.job),
+                    apps: change.apps.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            patterns: patterns
+                .iter()
+                .map(|change| Pattern {
+                    pattern: change.pattern.clone(),
+                    job: pattern_word(change.job),
                     apps: change.apps.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
@@ -211,19 +234,48 @@ fn enablement_word(enablement: Enablement) -> Option<&'static str> {
     match enablement {
         Enablement::Keep => None,
         Enablement::Enable => Some("enable"),
+        Enablement::Renew => Some("enable-anew"),
         Enablement::Release => Some("disable"),
     }
 }
 
-fn job_word(job: UnitJob) -> Option<&'static str> {
+fn job_word(job: &UnitJob) -> Option<&'static str> {
+    Some(match job {
+        UnitJob::None => return None,
+        UnitJob::DaemonReload => "daemon-reload",
+        UnitJob::Reload(When::Always) => "reload",
+        UnitJob::Reload(When::IfRunning) => "reload-if-running",
+        UnitJob::ReloadOrRestart(When::Always) => "reload-or-restart",
+        UnitJob::ReloadOrRestart(When::IfRunning) => "reload-or-restart-if-running",
+        UnitJob::Restart(When::Always) => "restart",
+        UnitJob::Restart(When::IfRunning) => "restart-if-running",
+        UnitJob::PullIn(When::Always) => "start-members",
+        UnitJob::PullIn(When::IfRunning) => "start-members-if-running",
+        UnitJob::Start => "start",
+        UnitJob::Stop => "stop",
+        UnitJob::Members(OnChange::None, _) => return None,
+        UnitJob::Members(OnChange::Reload, _) => "reload-members-if-running",
+        UnitJob::Members(OnChange::ReloadOrRestart, _) => "reload-or-restart-members-if-running",
+        UnitJob::Members(OnChange::Restart, _) => "restart-members-if-running",
+    })
+}
+
+/// The units that a socket, timer or path starts, or a target groups, as far as the tree knows.
+fn members(job: &UnitJob) -> Vec<String> {
     match job {
-        UnitJob::None => None,
-        UnitJob::ReloadIfRunning => Some("reload-if-running"),
-        UnitJob::Reload => Some("reload"),
-        UnitJob::RestartIfRunning => Some("restart-if-running"),
-        UnitJob::Restart => Some("restart"),
-        UnitJob::Start => Some("start"),
-        UnitJob::Stop => Some("stop"),
+        UnitJob::Members(_, members) => members.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn pattern_word(job: PatternJob) -> Option<&'static str> {
+    match job {
+        PatternJob::None => None,
+        PatternJob::Reload => Some("reload-if-running"),
+        PatternJob::ReloadOrRestart => Some("reload-or-restart-if-running"),
+        PatternJob::Restart => Some("restart-if-running"),
+        PatternJob::Leave => Some("leave"),
+        PatternJob::Stop => Some("stop"),
     }
 }
 

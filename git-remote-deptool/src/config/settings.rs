@@ -11,6 +11,7 @@ use gix::{
     config::File,
 };
 
+use super::commandline;
 use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
 use crate::model::{batch::FollowTags, offer::HostCheck, push_option::Confirm};
@@ -129,7 +130,8 @@ fn follow_tags(config: &File) -> FollowTags {
 fn host_check(config: &File) -> HostCheck {
     let options = config.strings("push.pushOption").unwrap_or_default();
     // An empty value takes back those before it.
-    match options.rsplit(|option| option.is_empty()).next().unwrap_or_default().iter().any(|option| option == "check") {
+    let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
+    match last.iter().any(|option| option == "check" || option == "repair") || commandline::asks_hosts() {
         true => HostCheck::Always,
         false => HostCheck::WhenInDoubt,
     }

@@ -1,12 +1,11 @@
 //! Asking hosts: one, or many at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use deptool_agent::shared::{
     id::CommitId,
     name::ClusterName,
     outcome::{Attempt, Deployed, Holder},
-    text::printable,
     wire::Hello,
 };
 
@@ -24,6 +23,7 @@ use crate::{
         remote::{Remote, RemoteError},
     },
     model::error::chain,
+    repo::OpenError,
     state::{HostLock, Tracked},
     ui::progress::{Progress, State},
 };
@@ -50,7 +50,7 @@ impl Running {
     }
 }
 
-/// What a host has said of itself. Its commit is here; no ref says so yet.
+/// What a host runs, from its hello. The commit is here; no ref names it yet.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// What was known of it before.
@@ -61,8 +61,8 @@ pub(super) struct Answer {
 }
 
 /// The other remotes, as they are asked in the course of one command.
-pub(super) fn elsewhere() -> Elsewhere {
-    Elsewhere::new(PATIENCE)
+pub(super) fn elsewhere(remote: &Remote) -> Elsewhere {
+    Elsewhere::new(PATIENCE, remote.connector.interrupted.clone())
 }
 
 /// Where `host` is, for asking only.
@@ -71,9 +71,8 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
     if let transport::Endpoint::Local(path) = &place
         && !path.exists()
     {
-        // A push makes it; who only asks gets no new directory.
-        let path = printable(path.as_os_str().as_encoded_bytes());
-        return Err(RemoteError::Text(format!("'{path}' does not exist")));
+        // A push creates it; a fetch does not.
+        return Err(RemoteError::NoRoot(path.clone()));
     }
     Ok(place)
 }
@@ -81,7 +80,8 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
 fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
     let place = place_to_ask(remote, host)?;
     let opened = Session::to(&remote.connector, &place, Mailbox::new(), stage);
-    opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
+    let opened = opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source });
+    opened.map(|(session, hello)| (session.interruptible(&remote.connector.interrupted), hello))
 }
 
 /// Ask one host what it runs, and bring that home. The caller holds the host's lock on this side.
@@ -94,6 +94,7 @@ pub(super) fn ask(
     let before = remote.tracking().clusters(host)?;
     let (mut session, hello) = open(remote, host, &mut |stage| match stage {
         Stage::Connecting => note(State::Connecting),
+        Stage::Asking => note(State::Prompting),
         Stage::Installing { .. } => note(State::Installing),
     })?;
     note(State::Asking);
@@ -114,10 +115,7 @@ fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError>
     if deployed.host == host.host {
         return Ok(());
     }
-    let (its, ours) = (&deployed.host, &host.host);
-    Err(RemoteError::Text(format!(
-        "the host is deployed from directory '{its}', not '{ours}'; set remote.<name>.deptoolHost to '{its}'"
-    )))
+    Err(RemoteError::OtherDirectory { theirs: deployed.host.clone(), ours: host.host.clone() })
 }
 
 /// The commit `deployed`, made available here in whatever way is possible.
@@ -135,7 +133,17 @@ fn bring_home(
     }
     let mut source = FromHost::new(session);
     projection::resolve(remote.repo.gix(), &host.host, deployed.commit, elsewhere, &mut source)
-        .map_err(|error| RemoteError::Text(chain(&error)))
+        .map_err(|error| RemoteError::Commit(error.into()))
+}
+
+/// What a host answered, and its lock unless the caller has that.
+type Answered = Result<(Answer, Option<HostLock>), RemoteError>;
+
+/// Who takes the locks of the hosts in this repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locking {
+    EachItsOwn,
+    ByCaller,
 }
 
 /// Ask all of `hosts`, many at a time, and hand on each answer as it comes, with the host's index and its lock. A host
@@ -143,12 +151,16 @@ fn bring_home(
 pub(super) fn ask_all(
     remote: &Remote,
     hosts: &[HostRemote],
+    locking: Locking,
     progress: &Progress,
-    take: &mut dyn FnMut(usize, Result<(Answer, HostLock), RemoteError>),
+    take: &mut dyn FnMut(usize, Answered),
 ) {
-    let elsewhere = elsewhere();
+    let elsewhere = elsewhere(remote);
     let ask_one = |remote: &Remote, at: usize| {
-        let lock = remote.lock(&hosts[at])?;
+        let lock = match locking {
+            Locking::EachItsOwn => Some(remote.lock(&hosts[at])?),
+            Locking::ByCaller => None,
+        };
         let answer = ask(remote, &hosts[at], &elsewhere, &|state| {
             progress.note(at, state);
         });
@@ -162,11 +174,8 @@ pub(super) fn ask_all(
     let wanted = hosts.len().min(AT_ONCE);
     let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
     let open = remote.opener();
-    let own = || open().map_err(|error| RemoteError::Text(chain(&error)));
-    let work = |own: &mut Result<Remote, RemoteError>, at| match own {
-        Ok(own) => ask_one(own, at),
-        Err(error) => Err(RemoteError::Text(error.to_string())),
-    };
+    let own = || open().map_err(Arc::new);
+    let work = |own: &mut Result<Remote, Arc<OpenError>>, at| ask_one(own.as_ref().map_err(Arc::clone)?, at);
     parallel::each(hosts.len(), at_once, own, work, take);
 }
 

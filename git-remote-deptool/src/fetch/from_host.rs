@@ -13,7 +13,7 @@ use deptool_agent::shared::{
 use super::projection::HostObjects;
 use crate::agent::session::{Session, SessionError};
 
-/// A host that sends less than so many bytes within this time is given up.
+/// A host that sends less than [`SPAN_BYTES`] within this time is given up.
 const SPAN: Duration = Duration::from_secs(60);
 const SPAN_BYTES: usize = 4096;
 /// As much as this may come in blobs too large for a pack, in bytes: beyond it only the disk's end would stop a host.
@@ -58,7 +58,7 @@ impl<'a> FromHost<'a> {
         FromHost { session, is_sending: false, pace: Pace::begin(Instant::now()), large: LARGE }
     }
 
-    /// Whoever has read a pack stops at its last byte: take the message that ends it.
+    /// The reader of a pack stops at its last byte: take the message that ends it.
     fn end_pack(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.is_sending)
             && !matches!(self.session.receive().map_err(io::Error::other)?, Response::End)

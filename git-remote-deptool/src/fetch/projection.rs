@@ -1,6 +1,6 @@
 //! Bringing home what a host runs.
 //!
-//! A host runs a commit by its id; the operator's repository may not have it, because somebody else deployed it. What
+//! A host runs a commit that the operator's repository may not have, because another operator deployed it. What
 //! [`resolve`] finds or makes is always complete, so that `git fsck` passes and `git gc` loses nothing: partial objects
 //! never get into the operator's repository. In this order:
 //!

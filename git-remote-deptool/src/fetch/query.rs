@@ -16,8 +16,8 @@ use crate::{
 /// How many hosts are asked at a time.
 const AT_ONCE: usize = 64;
 
-/// Connect to each of `hosts` and have `ask` talk to it. Returns their answers in the order of `hosts`; what each tells
-/// about itself is remembered. Nobody who deploys from this repository has to wait.
+/// Connect to each of `hosts` and call `ask` with the session. Returns the answers in the order of `hosts`; what their
+/// hellos contain is remembered. Deployments from this repository do not have to wait.
 pub fn query<T: Send>(
     remote: &Remote,
     hosts: &[HostRemote],
@@ -33,7 +33,8 @@ pub fn query<T: Send>(
         |(), at| {
             let Ok(endpoint) = &endpoints[at] else { return None };
             let opened = Session::to(connector, endpoint, Mailbox::new(), &mut |_| {});
-            Some(opened.and_then(|(mut session, hello)| {
+            Some(opened.and_then(|(session, hello)| {
+                let mut session = session.interruptible(&connector.interrupted);
                 let answer = ask(&mut session, &hello)?;
                 session.close();
                 Ok((hello, answer))
@@ -51,9 +52,9 @@ pub fn query<T: Send>(
     noted.collect()
 }
 
-/// Remember what a host said of itself, of which `before` was known when it was asked.
+/// Remember what a host's hello contains. `before` was known of it when it was asked.
 fn note(remote: &Remote, host: &HostRemote, hello: &Hello, before: Option<&HostFacts>) -> Result<(), RemoteError> {
-    // Another process that talks to it, or has meanwhile, has heard something newer.
+    // Another process that talks to it, or did meanwhile, knows something newer.
     let lock = match HostLock::try_acquire(&remote.repo, &host.tracking) {
         Err(LockError::Held(_)) => None,
         lock => Some(lock?),
@@ -68,7 +69,7 @@ fn note(remote: &Remote, host: &HostRemote, hello: &Hello, before: Option<&HostF
             remote.say(&format!("{}: nothing is deployed there any more", host.host));
             Ok(())
         }
-        // Somebody else has: what runs there is brought home before anybody plans against nothing.
+        // Another operator has deployed there: fetch what runs, or the next plan would be against nothing.
         (Machine::SetUpAnew, Some(_)) => fetch::refresh(remote, host, 1).map(drop),
         (Machine::SetUpAnew, None) | (Machine::AsKnown, _) => Ok(()),
     }

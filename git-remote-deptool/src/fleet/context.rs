@@ -34,7 +34,7 @@ pub struct Context {
     pub sink: Sink,
     /// The same, if it is a terminal that lines can be drawn on in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
-    /// `GIT_DEPTOOL_SHOW`: who shows how pushes end.
+    /// `GIT_DEPTOOL_SHOW`: which program shows how pushes end.
     pub results: Results,
     /// `GIT_DEPTOOL_REPORT`: where pushes write what became of each host.
     pub report: Option<PathBuf>,
@@ -91,11 +91,13 @@ impl Context {
         Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, results, report })
     }
 
-    /// The hosts of `target`, with all that it takes to talk to them; `name` is what the remote is called, empty if
-    /// nobody named it.
+    /// The hosts of `target`, with all that it takes to talk to them. `name` is the name of the remote, if it has one.
     pub fn remote(self, target: Target, name: String) -> Remote {
         let Context { repo, settings, connector, sink, screen, results, report } = self;
-        Remote::new(repo, Reach { settings, target, name, connector, sink, screen, results, report })
+        Remote::new(
+            repo,
+            Reach { settings, target, name, connector, sink, is_muted: Arc::default(), screen, results, report },
+        )
     }
 
     /// The top of the work tree, or the directory of a bare repository.

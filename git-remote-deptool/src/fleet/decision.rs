@@ -1,4 +1,4 @@
-//! Who may go on, and when. Pure: what became of each host goes in, what to tell them comes out.
+//! Which host may go on, and when. Pure: events of hosts go in, orders to hosts come out.
 //!
 //! ```text
 //! all are prepared ▸ wave 1 ▸ wave 2 … ▸ all are healthy: keep ▸ all have kept: release     with --atomic
@@ -7,11 +7,11 @@
 //!
 //! What may be relied on:
 //!
-//! - Nobody is told to activate before everybody is prepared, or was left out because it can't be reached.
-//! - A wave begins when everybody before it has ended well: is done, or with `--atomic` is healthy.
-//! - After the first failure nobody is told to activate. With `--atomic` those who have are told to go back, unless all
+//! - No host is told to activate before all hosts are prepared, or were skipped as unreachable.
+//! - A wave begins when all hosts before it have succeeded: are done, or with `--atomic` healthy.
+//! - After the first failure no host is told to activate. With `--atomic` those that were are told to go back, unless all
 //!   have been released.
-//! - What hosts say out of turn changes nothing.
+//! - Messages out of turn change nothing.
 
 use crate::model::{
     options::Atomicity,
@@ -97,11 +97,11 @@ enum Course {
     Keeping(Order),
     /// All have kept it, and were told that they need not be able to go back.
     Released,
-    /// Nobody is given leave any more: something failed, or there is nothing more to tell.
+    /// No host may go on any more: one has failed, or all have been told everything.
     Over,
 }
 
-/// Who goes when.
+/// The order of hosts and waves.
 #[derive(Debug)]
 struct Order {
     hosts: Vec<usize>,
@@ -129,12 +129,12 @@ impl Order {
 type Steps = Vec<(usize, Step)>;
 
 impl Decision {
-    /// So many hosts, all of which are preparing.
+    /// This many hosts, all of them preparing.
     pub fn new(hosts: usize, rules: Rules) -> Decision {
         Decision { rules, states: vec![State::Preparing; hosts], course: Course::Preparing }
     }
 
-    /// One host, which has leave to activate as soon as it is prepared: there is nobody to wait for.
+    /// A single host, which may activate as soon as it is prepared.
     pub fn at_once(unreachable: Unreachable) -> Decision {
         let order = Order { hosts: vec![0], ends: vec![1], wave: 0 };
         let rules = Rules { atomicity: Atomicity::PerHost, unreachable, waves: Waves::default() };
@@ -146,12 +146,17 @@ impl Decision {
         self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
     }
 
+    /// The hosts that were told to activate and have not ended.
+    pub fn begun(&self) -> Vec<usize> {
+        self.those(|state| matches!(state, State::Active | State::Healthy | State::Kept | State::Lost)).collect()
+    }
+
     /// Whether the host was left out.
     pub fn is_skipped(&self, at: usize) -> bool {
         self.states[at] == State::Skipped
     }
 
-    /// Whether nobody is given leave any more.
+    /// Whether no host may go on any more.
     pub fn is_called_off(&self) -> bool {
         matches!(self.course, Course::Over)
     }
@@ -161,7 +166,7 @@ impl Decision {
         let is_keeping = matches!(self.course, Course::Keeping(_));
         let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
         if self.states[at] == State::Lost && matches!(input, Input::Healthy | Input::Kept) {
-            // What it was told last may have been lost with its connection.
+            // The last order may have been lost with the connection.
             match self.course {
                 Course::Released => return vec![(at, Step::Release)],
                 Course::Over => return vec![(at, Step::Revert)],

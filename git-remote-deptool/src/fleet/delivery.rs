@@ -1,4 +1,4 @@
-//! One deployment to one host, from its connection to its end. Runs in a thread of its own.
+//! One deployment to one host, from the connection to the outcome. Runs in a thread of its own.
 
 mod conversation;
 mod messages;
@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Opens a blob that is too large for a pack.
 pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sync;
 
-/// All that one host is to be told.
+/// Everything that is sent to one host.
 pub struct Delivery {
     pub target: Endpoint,
     /// A connection that is being made already, for the first try.
@@ -41,11 +41,11 @@ pub struct Delivery {
     pub open_blob: Arc<OpenBlob>,
     /// An agent of ours was there before: the request is sent without waiting for it.
     pub is_known: bool,
-    /// How long to wait for the end of somebody else's deployment.
+    /// How long to wait while another deployment holds the host's lock.
     pub lock_wait: Duration,
 }
 
-/// What happens on the way, for whoever leads.
+/// What happens on the way, for the fleet.
 #[derive(Debug)]
 pub enum DeliveryEvent {
     Stage(Stage),
@@ -58,21 +58,21 @@ pub enum DeliveryEvent {
     Prepared,
     Healthy,
     Kept,
-    /// Somebody else is at work there, and is waited for.
+    /// Another deployment holds the host's lock. It is waited for.
     Busy(Holder),
-    /// The connection was lost after the host was told to go on; it is being asked on another one.
+    /// The connection was lost after the host may have begun. It is asked over a new one.
     Lost,
     Ended(DeliveryEnd),
 }
 
-/// How it ended, as far as can be told from here.
+/// How it ended, as far as is known.
 #[derive(Debug)]
 pub enum DeliveryEnd {
-    /// The host has said so.
+    /// The host's answer.
     Outcome(Outcome),
-    /// The host was never told to go on: nothing was changed.
+    /// The host can't have begun: nothing was changed.
     NotReached(SessionError),
-    /// The host was told to go on, and could not be asked how it ended.
+    /// The host may have begun, and could not be asked how it ended.
     Unknown(SessionError),
 }
 

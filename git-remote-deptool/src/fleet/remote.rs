@@ -4,22 +4,33 @@ use std::{
     collections::BTreeMap,
     ops::Deref,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use deptool_agent::shared::{build::BUILD_ID, name::HostName, outcome::Deployed, text::printable, wire::Hello};
+use deptool_agent::shared::{
+    build::BUILD_ID,
+    frame::FrameError,
+    name::{HostName, NameError},
+    outcome::Deployed,
+    text::printable,
+    tree::TreeError,
+    wire::Hello,
+};
 
 use crate::{
     agent::{
-        open_files::TooMany,
+        open_files::{self, TooMany, Use},
         session::SessionError,
         transport::{
             self, Connector,
             messages::Sink,
-            ssh::{Sharing, SshEndpoint},
+            ssh::{Questions, Sharing, SshEndpoint},
         },
     },
-    config::{ClusterError, HostRemote, Settings, Target, Via, url::SshHost},
+    config::{ClusterError, HostRemote, Settings, Target, Via},
     model::options::{Options, Progress},
     repo::{
         AncestryError, OpenError, ReadError, Repo, RevisionError,
@@ -40,16 +51,18 @@ pub struct Remote {
 pub struct Reach {
     pub settings: Settings,
     pub target: Target,
-    /// What it is called in Git's configuration; a url where it was pushed to without a remote, empty if nobody named it.
+    /// Its name in Git's configuration. A url if there is no such remote; empty if neither was given.
     pub name: String,
     pub connector: Arc<Connector>,
     /// For what is to be read on the terminal.
     pub sink: Sink,
+    /// The operator has turned away: nothing more is shown.
+    pub is_muted: Arc<AtomicBool>,
     /// The same, if it is a terminal on which a block of lines can be drawn in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
-    /// Who shows how a push ends.
+    /// Which program shows how a push ends.
     pub results: Results,
-    /// Where what becomes of each host is written for programs: see [`crate::push::host_report`].
+    /// The file that gets the outcome on each host as JSON: see [`crate::push::host_report`].
     pub report: Option<PathBuf>,
 }
 
@@ -61,22 +74,22 @@ impl Deref for Remote {
     }
 }
 
-/// Who shows how a push ends.
+/// Which program shows how a push ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Results {
-    /// We do.
+    /// This one.
     Shown,
-    /// Whoever reads the report does.
+    /// The program that reads the report.
     LeftToReader,
     /// The same, and Git is not told of failures, of which it would speak, too.
     OnlyReported,
 }
 
-/// Whether a host is the machine that was talked to before.
+/// Whether a host is still the same machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
     AsKnown,
-    /// Its state was made anew: what was known of it was known of another one.
+    /// It was installed anew: what was known of it is about another machine.
     SetUpAnew,
 }
 
@@ -107,9 +120,47 @@ pub enum RemoteError {
     Session { host: HostName, source: SessionError },
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// A sentence that says it all.
-    #[error("{0}")]
-    Text(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A thread could not open the repository for itself.
+    #[error(transparent)]
+    Open(#[from] Arc<OpenError>),
+    #[error("no random numbers")]
+    Random(#[source] std::io::Error),
+    #[error("'{}' does not exist", printable(.0.as_os_str().as_encoded_bytes()))]
+    NoRoot(PathBuf),
+    #[error(
+        "the host is deployed from directory '{theirs}', not '{ours}'; set remote.<name>.deptoolHost to '{theirs}'"
+    )]
+    OtherDirectory { theirs: HostName, ours: HostName },
+    /// What a host runs could neither be found nor be made here.
+    #[error(transparent)]
+    Commit(Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "'@all' stands for the hosts that a repository knows, and a new one knows none; clone one of them by name, as \
+         in 'git clone deptool::web1'"
+    )]
+    NoHostsKnown,
+    #[error("could not ask {}; the other hosts' refs are up to date", list(.0))]
+    NotAsked(Vec<HostName>),
+    #[error("everything is removed only from hosts by name: 'git push <host> :<cluster>'")]
+    RemovalOfGroup,
+    #[error("'{0}' is none of the hosts that are pushed to")]
+    NotPushedTo(String),
+}
+
+/// The names of hosts, of many only the first.
+fn list(hosts: &[HostName]) -> String {
+    const NAMES: usize = 10;
+    let names: Vec<&str> = hosts.iter().take(NAMES).map(HostName::as_str).collect();
+    match hosts.len().saturating_sub(NAMES) {
+        0 => names.join(", "),
+        more => format!("{}, {more} more", names.join(", ")),
+    }
 }
 
 impl Remote {
@@ -118,22 +169,29 @@ impl Remote {
         Remote { repo, reach }
     }
 
+    /// Show nothing more.
+    pub fn mute(&self) {
+        self.is_muted.store(true, Ordering::Relaxed);
+    }
+
     /// Show a line, or several.
     pub fn say(&self, text: &str) {
+        if self.is_muted.load(Ordering::Relaxed) {
+            return;
+        }
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A terminal that is gone is no reason to stop a deployment.
         let _ = sink.write_all(format!("{}\n", text.trim_end()).as_bytes());
         let _ = sink.flush();
     }
 
-    /// All hosts that have a remote, or were last heard to run something, in order, and what is known of them.
+    /// All hosts that have a remote, or ran something when they were last asked, in order, and what is known of them.
     pub fn known_hosts(&self) -> Result<Vec<(HostRemote, Known)>, RemoteError> {
         let with_remotes = self.settings.known_hosts()?;
         let mut hosts: BTreeMap<HostName, HostRemote> =
             with_remotes.iter().map(|host| (host.host.clone(), host.clone())).collect();
         for (name, facts) in HostFacts::all(&self.repo) {
-            // Those of a host that has another remote by now are about the past, as are those of one whose name is no
-            // host's any more.
+            // Facts of a host that has another remote by now, or whose name is not a host's any more, are outdated.
             if let Some(host) = self.settings.host(&facts.host).ok().filter(|host| host.tracking == name) {
                 hosts.entry(facts.host).or_insert(host);
             }
@@ -168,15 +226,25 @@ impl Remote {
         Tracking::new(&self.repo)
     }
 
-    /// The right to talk to `host` from this repository; whoever has to wait for it is told why.
+    /// The right to talk to `host` from this repository. Says so if it has to wait.
     pub fn lock(&self, host: &HostRemote) -> Result<HostLock, LockError> {
         match HostLock::try_acquire(&self.repo, &host.tracking) {
             Err(held @ LockError::Held(_)) => {
                 self.say(&format!("{}: waiting: {held}", host.host));
-                HostLock::acquire(&self.repo, &host.tracking)
+                HostLock::acquire(&self.repo, &host.tracking, &self.connector.interrupted)
             }
             result => result,
         }
+    }
+
+    /// The right to talk to each of `hosts`, in their order. They are locked in the order of their names, so that two
+    /// processes do not wait for each other.
+    pub fn lock_all(&self, hosts: &[HostRemote]) -> Result<Vec<HostLock>, RemoteError> {
+        open_files::make_room(hosts.len(), Use::Lock)?;
+        let sorted: BTreeMap<_, _> = hosts.iter().map(|host| (&host.tracking, host)).collect();
+        let locked = sorted.into_iter().map(|(name, host)| Ok((name, self.lock(host)?)));
+        let mut locks = locked.collect::<Result<BTreeMap<_, _>, LockError>>()?;
+        Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
     }
 
     /// How the connector reaches `host`.
@@ -185,31 +253,38 @@ impl Remote {
             Via::Local(path) => Ok(transport::Endpoint::Local(path.clone())),
             Via::Ssh(address) => {
                 let user = address.user.as_ref().map(|user| user.as_str().to_owned());
-                let SshHost::Name(name) = &address.host else {
-                    let text = format!("'{}': connect to IPv6 addresses by a name in ~/.ssh/config", host.host);
-                    return Err(RemoteError::Text(text));
-                };
-                let name = name.clone();
+                let host_argument = address.host.to_string();
                 let sharing = if self.settings.share_connections { Sharing::Asked } else { Sharing::AsConfigured };
                 let port = address.port;
-                Ok(transport::Endpoint::Ssh(SshEndpoint { user, host: name, port, name: host.host.clone(), sharing }))
+                let questions = match self.target {
+                    Target::Host(_) => Questions::Allowed,
+                    Target::Group(..) | Target::All => Questions::Deferred,
+                };
+                Ok(transport::Endpoint::Ssh(SshEndpoint {
+                    user,
+                    host: host_argument,
+                    port,
+                    name: host.host.clone(),
+                    sharing,
+                    questions,
+                }))
             }
         }
     }
 
-    /// Say what the operator should know of what a host said of itself.
+    /// Show the trouble that a host reports in its hello.
     pub fn show_hello(&self, host: &HostRemote, hello: &Hello) {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
         }
         for what in &hello.failures {
-            self.say(&format!("{}: not whole since a deployment failed: {}", host.host, printable(what.as_bytes())));
+            self.say(&format!("{}: not as before since a rollback failed: {}", host.host, printable(what.as_bytes())));
         }
     }
 
-    /// The same, and remember what `hello` told. The caller holds the host's lock on this side.
+    /// The same, and remember what `hello` contains. The caller holds the host's lock in this repository.
     ///
-    /// A tracking ref of what does not run there any more goes: offline, nobody would find out otherwise.
+    /// A tracking ref of what no longer runs there is removed: offline, nothing else would.
     pub fn record_hello(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
         self.show_hello(host, hello);
         let known = HostFacts::load(&self.repo, &host.tracking);
@@ -222,7 +297,7 @@ impl Remote {
             Some(_) | None => Machine::AsKnown,
         };
         if machine == Machine::SetUpAnew {
-            self.say(&format!("{}: the host was set up anew since we last talked to it", host.host));
+            self.say(&format!("{}: the host was reinstalled since the last connection", host.host));
         }
         if hello.busy.is_none() {
             match &hello.deployed {

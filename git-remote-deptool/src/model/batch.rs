@@ -117,7 +117,7 @@ impl PushBatch {
     ///
     /// A tag beside a branch is taken for one that followed it: it is left alone, and the push goes on. A push of tags
     /// alone was typed as such and has to fail, or it would read *Everything up-to-date*. There is one more way to get
-    /// there: `push.followTags` with a branch that is up to date, so whoever knows the configuration says so.
+    /// there: `push.followTags` with a branch that is up to date. The caller knows the configuration.
     pub fn tags_are(&self, follow_tags: FollowTags) -> Tags {
         match (follow_tags, self.branches().next()) {
             (FollowTags::Configured, _) | (FollowTags::NotConfigured, Some(_)) => Tags::Followed,

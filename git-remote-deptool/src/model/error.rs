@@ -8,7 +8,7 @@ pub fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = without_number(error.to_string());
-        // Transparent variants say their source's words already.
+        // Transparent variants have their source's text already.
         if !text.ends_with(&more) {
             text = format!("{text}: {more}");
         }

@@ -22,13 +22,13 @@ pub enum State {
     Unknown,
 }
 
-/// What to make of what was last heard of a host.
+/// Whether a push asks hosts first what they run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HostCheck {
-    /// A push of what is there already asks nobody.
+    /// Only those of which it is not known.
     #[default]
     WhenInDoubt,
-    /// Every push asks.
+    /// All of them.
     Always,
 }
 
@@ -37,8 +37,8 @@ pub enum HostCheck {
 pub struct Knowledge {
     /// Whether that is good enough.
     pub host_check: HostCheck,
-    /// The real commit of each cluster that the remote's one host was last heard to run. Empty for a group: one id
-    /// can't speak for many hosts.
+    /// The real commit of each cluster that the remote's host runs, as far as is known. Empty for a group: its hosts may
+    /// run different commits.
     pub tracked: BTreeMap<ClusterName, CommitId>,
     /// Clusters that a deployment to one of the remote's hosts may have changed without our learning of it, or has left
     /// a host of which broken.

@@ -1,4 +1,4 @@
-//! What became of each ref of a push, in the words that Git understands.
+//! The outcome for each ref of a push.
 //!
 //! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`RefReport`] knows
 //! all destinations from the start, each begins as *not attempted*, and no text from a host can spell a keyword.
@@ -8,7 +8,7 @@ use gix::bstr::{BStr, BString};
 
 use super::batch::PushBatch;
 
-/// What became of one ref.
+/// The outcome for one ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefOutcome {
     /// Nothing was tried, and nothing has changed.
@@ -72,7 +72,7 @@ impl RefReport {
         RefReport { entries }
     }
 
-    /// Say what became of `dst`. The last word counts.
+    /// Set the outcome of `dst`. The last one counts.
     pub fn set(&mut self, dst: &BStr, outcome: RefOutcome) -> Result<(), UnknownRef> {
         match self.entries.iter_mut().find(|entry| entry.dst == dst) {
             Some(entry) => {
@@ -83,19 +83,19 @@ impl RefReport {
         }
     }
 
-    /// Give `outcome` to everything that nothing was said about yet.
+    /// Set `outcome` for all refs that have none yet.
     pub fn set_rest(&mut self, outcome: &RefOutcome) {
         for entry in self.entries.iter_mut().filter(|entry| entry.outcome == RefOutcome::NotAttempted) {
             entry.outcome = outcome.clone();
         }
     }
 
-    /// What became of `dst`, if it is part of the push.
+    /// The outcome of `dst`, if it is part of the push.
     pub fn outcome(&self, dst: &BStr) -> Option<&RefOutcome> {
         self.entries.iter().find(|entry| entry.dst == dst).map(|entry| &entry.outcome)
     }
 
-    /// All destinations and what became of them, in Git's order.
+    /// All destinations and their outcomes, in Git's order.
     pub fn outcomes(&self) -> impl Iterator<Item = (&BStr, &RefOutcome)> {
         self.entries.iter().map(|entry| (BStr::new(&entry.dst), &entry.outcome))
     }

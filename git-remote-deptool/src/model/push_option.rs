@@ -2,47 +2,49 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use deptool_agent::shared::{manifest::Window, text::printable};
+use deptool_agent::shared::{manifest::Window, text::printable, wire::Repair};
 
 use super::offer::HostCheck;
 
 /// What `-o confirm` without a length means.
 const CONFIRM: Confirm = Confirm(30);
-/// More waves than this are a mistake.
+/// The most waves that are accepted.
 const MOST_WAVES: usize = 100;
 
-/// All `-o` of a push. Of those that were given twice the last counts.
+/// All `-o` of a push. If an option is given twice the last one counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushOptions {
-    /// `check`: hosts are asked what they run before anything is decided.
+    /// `check`: ask hosts what they run before anything is decided.
     pub host_check: HostCheck,
-    /// `waves=1,25%,100%`: who goes first.
+    /// `waves=1,25%,100%`: how many hosts go first.
     pub waves: Waves,
-    /// `lock-wait=30s`: how long a busy host is waited for.
+    /// `lock-wait=30s`: how long to wait for a busy host.
     pub lock_wait: Duration,
     /// `skip-unreachable`: what a host that can't be reached means for the others.
     pub unreachable: Unreachable,
     /// `plan=<digest>`: nothing is done if it would be anything else than this. See [`crate::plan::digest`].
     pub plan: Option<String>,
-    /// `confirm=30s`: what was said about it here stands above the configuration.
+    /// `repair`: all drift on the hosts is put right, and they are deployed to even if they run the commit already.
+    pub repair: Repair,
+    /// `confirm=30s`; overrides the configuration.
     pub confirm: Option<Confirm>,
 }
 
 /// What a host that can't be reached means for the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unreachable {
-    /// Nobody is deployed to.
+    /// No host is deployed to.
     #[default]
     Fails,
     /// It is left out.
     IsSkipped,
 }
 
-/// A host goes back unless it can be reached anew within so many seconds after its activation; 0 asks for nothing.
+/// A host goes back unless a new connection confirms within this many seconds after its activation; 0 is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirm(pub u16);
 
-/// How far a deployment has come after each wave: the last one is always everybody.
+/// How many hosts have been deployed to after each wave. The last wave always completes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waves(Vec<Until>);
 
@@ -78,6 +80,8 @@ impl PushOptions {
         match (name, value) {
             (b"check", None) => self.host_check = HostCheck::Always,
             (b"check", Some(_)) => return Err(PushOptionError::NoValue("check")),
+            (b"repair", None) => self.repair = Repair::All,
+            (b"repair", Some(_)) => return Err(PushOptionError::NoValue("repair")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
             (b"waves", value) => self.waves = value.and_then(Waves::parse).ok_or(PushOptionError::Waves)?,

@@ -1,8 +1,17 @@
-//! What Git asks a remote for, passed on to who does it.
+//! Git's requests to a remote, passed on to `push` and `fetch`.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use gix_protocol::handshake::Ref;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Backend, Want};
 use crate::{
@@ -10,6 +19,7 @@ use crate::{
     fleet::remote::{Remote, RemoteError, Results},
     model::{
         batch::PushBatch,
+        interrupt::Interrupt,
         offer::{Offer, offers},
         options::Options,
         outcome::RefReport,
@@ -20,17 +30,36 @@ use crate::{
 /// One dialogue with Git about one remote.
 pub struct Dialogue {
     remote: Remote,
-    /// What was done, for the line below Git's table.
+    /// The line below Git's table of refs.
     summary: Option<String>,
-    /// What was heard of hosts and could not be noted yet.
+    /// What is left to do after a fetch.
     postponed: Postponed,
 }
 
 impl Dialogue {
-    /// Nothing was asked yet.
+    /// A new dialogue.
     pub fn new(remote: Remote) -> Self {
         Dialogue { remote, summary: None, postponed: Postponed::default() }
     }
+}
+
+/// Interrupt a push whose Git was killed: its report would not be read.
+fn interrupt_without_git(interrupt: Interrupt, is_over: Arc<AtomicBool>) {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let watch = move || {
+        let stdin = io::stdin();
+        while !is_over.load(Ordering::Relaxed) {
+            let mut git = [PollFd::new(&stdin, PollFlags::empty())];
+            match poll(&mut git, Some(&LOOK)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) if is_over.load(Ordering::Relaxed) => return,
+                Ok(_) if git[0].revents().contains(PollFlags::HUP) => return interrupt.set(),
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    // Without such a thread a push goes on to its end.
+    let _ = thread::Builder::new().name("git".into()).stack_size(64 * 1024).spawn(watch);
 }
 
 /// `deployed to 2 hosts in 0.41 s`
@@ -56,14 +85,18 @@ impl Backend for Dialogue {
 
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), RemoteError> {
         let began = Instant::now();
-        let deployed = push::push(&self.remote, batch, options, report)?;
+        let is_over = Arc::<AtomicBool>::default();
+        interrupt_without_git(self.remote.connector.interrupted.clone(), is_over.clone());
+        let deployed = push::push(&self.remote, batch, options, report);
+        is_over.store(true, Ordering::Relaxed);
+        let deployed = deployed?;
         if !deployed.is_empty() {
             self.summary = Some(summary(batch, deployed.len(), began.elapsed()));
         }
         Ok(())
     }
 
-    /// `advertised` has brought everything home already.
+    /// `advertised` has fetched everything already.
     fn fetch(&mut self, _wants: &[Want], _options: &Options) -> Result<(), RemoteError> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What Git's `option` lines ask for.
 //!
 //! An option that the helper calls unsupported either kills the push with a message about Git, or is ignored by Git
-//! (`cas`). So a bad value is accepted here, remembered, and told as the reason why each ref fails.
+//! (`cas`). So a bad value is accepted here and remembered, and is the reason why each ref fails.
 
 use deptool_agent::shared::{text::printable, wire::Lease};
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -23,7 +23,7 @@ impl Options {
         match self.try_set(name, value) {
             Ok(reply) => reply,
             Err(error) => {
-                // The first one is the one to mend.
+                // The first error is the one to report.
                 self.refusal.get_or_insert(error);
                 Reply::Ok
             }

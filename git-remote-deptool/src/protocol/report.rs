@@ -44,7 +44,7 @@ impl Entry {
         match &self.outcome {
             RefOutcome::NotAttempted => self.error(out, "not attempted"),
             RefOutcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
-            // Hidden by Git: someone who asked for a removal would believe that it had happened.
+            // Git would show nothing, and a removal that did not happen would seem to have.
             RefOutcome::Unaffected if self.is_delete && self.dst != GUARD => self.error(out, "not attempted"),
             RefOutcome::Unaffected => self.line(out, b"ok ", "no match"),
             RefOutcome::StaleInfo => self.error(out, "stale info"),

@@ -33,8 +33,8 @@ pub trait Backend {
     /// What the hosts have, for a fetch. Every object named is here, or can be fetched, when this returns.
     fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, Self::Error>;
 
-    /// Carry out a push, and say in `report` what became of each ref. What nothing is said about when this returns
-    /// failed: with the error as its reason, if there is one.
+    /// Carry out a push, and set the outcome of each ref in `report`. Refs without an outcome have failed when this
+    /// returns: with the error as the reason, if there is one.
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), Self::Error>;
 
     /// Bring home what `advertised` named.

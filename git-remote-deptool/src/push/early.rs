@@ -1,4 +1,4 @@
-//! The way to a few hosts, prepared while what they are to be told is still being made.
+//! Connections to a few hosts, begun while what is sent over them is still being made.
 //!
 //! A connection of its own is begun at once: it takes longest. Where a single host is far and a connection is shared,
 //! what takes longest is that a session on it takes nothing on stdin at first: then the request travels in a variable,
@@ -13,9 +13,9 @@ use crate::{
     state::{HostFacts, RequestPath},
 };
 
-/// What was begun.
+/// What has been started.
 pub(super) enum EarlyStart {
-    /// For each host, unless it could not be: whatever goes wrong goes wrong again, and is told then.
+    /// For each host, unless it failed: the delivery will fail the same way, and report it.
     Started(Vec<Option<Started>>),
     /// Is there a connection that can be shared?
     Asking(JoinHandle<bool>),
@@ -40,7 +40,7 @@ impl EarlyStart {
         EarlyStart::Started(affected.iter().map(start).collect())
     }
 
-    /// All that is to be told is there.
+    /// The deliveries are ready.
     pub fn end(self, deliveries: &mut [Delivery]) {
         match self {
             EarlyStart::Started(all) => {

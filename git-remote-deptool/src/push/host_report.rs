@@ -14,7 +14,7 @@ use crate::{
     model::error::chain,
 };
 
-/// So many hosts are named in a line, the others are counted.
+/// Name at most this many hosts in a line, and count the others.
 const NAMED: usize = 8;
 
 /// What became of one host of a push. Every text is safe to show.
@@ -22,7 +22,7 @@ const NAMED: usize = 8;
 pub struct HostReport {
     pub host: HostName,
     pub cluster: ClusterName,
-    /// What the host was last heard to run before; `None` if nothing.
+    /// What the host ran before, as far as was known; `None` if nothing.
     pub from: Option<CommitId>,
     /// What was to be deployed; `None` if everything was to be removed.
     pub to: Option<CommitId>,
@@ -33,11 +33,14 @@ pub struct HostReport {
     pub details: String,
     /// What went wrong while rolling back: where this is not empty the host is not as it was.
     pub rollback_errors: Vec<String>,
+    /// What on the host is not as it was deployed, and was left so.
+    #[serde(default)]
+    pub drift: Vec<String>,
     /// What runs there instead, with [`HostOutcome::Stale`].
     pub actual: Option<Deployed>,
 }
 
-/// How it ended, in one word.
+/// How a push ended on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostOutcome {
@@ -51,11 +54,11 @@ pub enum HostOutcome {
     RolledBack,
     /// With `--atomic`: it went back because another host failed.
     Reverted,
-    /// Somebody else has deployed; nothing was changed.
+    /// Another operator has deployed; nothing was changed.
     Stale,
     /// The commit does not descend from what runs there; nothing was changed.
     NonFastForward,
-    /// Somebody else is deploying; nothing was changed.
+    /// Another deployment holds the lock; nothing was changed.
     Busy,
     /// Nothing was changed.
     Unreachable,
@@ -63,7 +66,7 @@ pub enum HostOutcome {
     Refused,
     /// It was interrupted in time; nothing was changed.
     Cancelled,
-    /// It was told to go on, and could not be asked how it ended.
+    /// It may have begun, and could not be asked how it ended.
     Unknown,
     /// It was called off because of another host; nothing was changed.
     NotAttempted,
@@ -95,7 +98,7 @@ impl HostReport {
         }
     }
 
-    /// Whether it is one of the reasons why the push failed, and not one that others' failure concerned.
+    /// Whether the push failed because of this host, and not because of another one.
     fn is_failure(&self) -> bool {
         match self.outcome {
             HostOutcome::Done | HostOutcome::Unaffected | HostOutcome::NotAttempted | HostOutcome::Skipped => false,
@@ -113,7 +116,7 @@ impl HostReport {
     }
 }
 
-/// What became of all hosts, in one line: why it failed, and who runs what.
+/// The outcome on all hosts in one line: which failed and why, which were not attempted, which were deployed to.
 ///
 /// `failed on web2 (rolled back: nginx.service failed); not attempted on web3, web4; deployed to web1`
 pub fn summary(reports: &[HostReport]) -> String {
@@ -144,13 +147,14 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// What an error means that came before the host was told to go on.
+/// The outcome if this error came before the host can have begun.
 pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
     match error {
-        SessionError::Connect(ConnectError::Interrupted) => (HostOutcome::Cancelled, String::new()),
-        SessionError::Connect(ConnectError::Unreachable(why)) | SessionError::Lost(why) => {
-            (HostOutcome::Unreachable, why.clone())
+        SessionError::Connect(ConnectError::Interrupted) | SessionError::Interrupted => {
+            (HostOutcome::Cancelled, String::new())
         }
+        SessionError::Connect(ConnectError::Unreachable(why) | ConnectError::NeedsAnswer(why))
+        | SessionError::Lost(why) => (HostOutcome::Unreachable, why.clone()),
         error if error.is_unreachable() => (HostOutcome::Unreachable, chain(error)),
         error => (HostOutcome::Refused, chain(error)),
     }
@@ -182,6 +186,7 @@ mod tests {
             why: why.into(),
             details: String::new(),
             rollback_errors: Vec::new(),
+            drift: Vec::new(),
             actual: None,
         }
     }
@@ -193,7 +198,7 @@ mod tests {
         append(&path, &[report("web1", HostOutcome::Done, "")]).unwrap();
         append(&path, &[report("web2", HostOutcome::RolledBack, "a.service failed")]).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"actual":null}"#;
+        let second = r#"{"host":"web2","cluster":"prod","from":null,"to":"0123456789abcdef0123456789abcdef01234567","outcome":"rolled-back","why":"a.service failed","details":"","rollback_errors":[],"drift":[],"actual":null}"#;
         assert_eq!(text.lines().nth(1), Some(second));
         assert_eq!(
             serde_json::from_str::<HostReport>(second).unwrap(),

@@ -23,6 +23,7 @@ pub(super) fn plan(
         goal: request.goal,
         ancestry: request.ancestry,
         lease: request.lease,
+        repair: request.options.push_options.repair,
         scope: if request.is_single { Scope::OneHost } else { Scope::Group },
     };
     let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();
@@ -59,7 +60,7 @@ fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: R
         Refusal::NonFastForward { missing } => {
             if let Some(missing) = missing {
                 remote.say(&format!(
-                    "{}: runs {}, which is not in this repository; get it from whoever deployed it, then merge it",
+                    "{}: runs {}, which is not in this repository; get it from the operator who deployed it, then merge it",
                     host.host,
                     missing.short()
                 ));

@@ -16,6 +16,7 @@ use crate::{
 pub fn state_of(report: &DeliveryEvent) -> Option<State> {
     Some(match report {
         DeliveryEvent::Stage(Stage::Connecting) => State::Connecting,
+        DeliveryEvent::Stage(Stage::Asking) => State::Prompting,
         DeliveryEvent::Stage(Stage::Installing { .. }) => State::Installing,
         DeliveryEvent::Hello(_) => State::At(Phase::Preparing),
         DeliveryEvent::Phase(phase) => State::At(*phase),

@@ -22,7 +22,7 @@ use crate::{
     ui::render::ago,
 };
 
-/// Note every host's end: the marks and tracking refs are right after this. Returns what became of each.
+/// Record the outcome on every host: marks and tracking refs are right after this. Returns a report on each.
 pub(super) fn record(
     remote: &Remote,
     request: &Request<'_>,
@@ -44,12 +44,12 @@ pub(super) fn record(
     reports
 }
 
-/// A definite answer was heard, or the host never was told to go on.
+/// The host gave a definite answer, or can't have begun.
 fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
     remote.tracking().settle(&one.remote.host, &request.cluster)
 }
 
-/// Note how it ended on one host, here and in `report`.
+/// Record the outcome on one host, here and in `report`.
 fn note(
     remote: &Remote,
     request: &Request<'_>,
@@ -80,9 +80,13 @@ fn note(
         }
     };
     (report.outcome, report.why) = match outcome {
-        Outcome::Done { also_restarted } => {
+        Outcome::Done { also_restarted, also_stopped, drift } => {
+            report.drift = drift.iter().map(ToString::to_string).collect();
             for unit in also_restarted {
                 remote.say(&format!("{host}: also restarted {unit}"));
+            }
+            for unit in also_stopped {
+                remote.say(&format!("{host}: also stopped {unit}"));
             }
             report.outcome = HostOutcome::Done;
             move_tracking_ref(remote, request, one)?;
@@ -131,8 +135,8 @@ fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> 
     }
 }
 
-/// What `git deptool status` shows beside the tracking ref: who it was, and whether the last attempt failed. To fail here is
-/// no reason to call a deployment failed.
+/// Remember what `git deptool status` shows beside the tracking ref: who deployed, and whether the last attempt failed. An
+/// error here does not make the deployment fail.
 fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, failed: Option<String>) {
     let tracking = &one.remote.tracking;
     let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };

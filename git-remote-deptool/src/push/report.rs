@@ -1,4 +1,4 @@
-//! What becomes of a push, told: to Git, on the terminal, and to programs.
+//! The report on a push: to Git, on the terminal, and to programs.
 
 use deptool_agent::shared::outcome::Goal;
 
@@ -15,7 +15,7 @@ use crate::{
     ui::progress::MANY,
 };
 
-/// What Git is told of a push in which this became of the hosts; says the rest on the terminal.
+/// What Git is told of a push with these outcomes. The rest is shown on the terminal.
 pub(super) fn report(
     remote: &Remote,
     request: &Request<'_>,
@@ -32,7 +32,7 @@ pub(super) fn report(
     let concerned = || reports.iter().filter(|report| report.outcome != HostOutcome::Unaffected);
     if !request.is_single && remote.results == Results::Shown {
         let done = || concerned().filter(|report| report.outcome == HostOutcome::Done);
-        // Programs and logs get all lines; nobody reads hundreds of them on a terminal.
+        // Programs and logs get all lines. On a terminal hundreds of them help no one.
         let is_counted = done().count() > MANY && remote.manner(request.options).is_live();
         let says_done = request.options.verbosity > 0 && !is_counted;
         for report in concerned().filter(|report| says_done || report.outcome != HostOutcome::Done) {
@@ -72,6 +72,12 @@ fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
         [one] if request.is_single => {
             RefOutcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
         }
-        _ => RefOutcome::Done { old: None, new, update: RefUpdate::FastForward },
+        // Each host may have had another commit. Git shows one of them, and "new branch" if no host had any.
+        _ => {
+            let old = affected.iter().find_map(|one| one.tracked.map(|tracked| tracked.commit));
+            let is_forced = affected.iter().any(|one| one.update == RefUpdate::Forced);
+            let update = if is_forced { RefUpdate::Forced } else { RefUpdate::FastForward };
+            RefOutcome::Done { old, new, update }
+        }
     }
 }

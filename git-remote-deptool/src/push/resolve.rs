@@ -1,6 +1,6 @@
 //! Which branch, which commit, which hosts. Those of which it is not known what they run are asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use deptool_agent::shared::{
     id::CommitId,
@@ -15,8 +15,7 @@ use super::{
     host_report::{HostOutcome, HostReport, not_reached},
 };
 use crate::{
-    agent::open_files::{self, Use},
-    config::{HostRemote, Settings, Target, TrackingName},
+    config::{HostRemote, Settings, Target},
     fetch,
     fleet::remote::{Remote, RemoteError, Results},
     model::{
@@ -27,7 +26,7 @@ use crate::{
         push_option::Unreachable,
     },
     repo::Repo,
-    state::HostLock,
+    state::{HostLock, Known},
 };
 
 /// A host, and the right to talk to it; none in a dry run, which talks to no host.
@@ -44,7 +43,7 @@ pub(super) fn request<'a>(
         (Target::Group(..) | Target::All, Some((host, cluster))) => (Some(host.as_bstr()), cluster.as_bstr()),
         (Target::Host(_), _) | (Target::Group(..) | Target::All, None) => (None, name),
     };
-    let cluster = ClusterName::parse(cluster).map_err(|error| RemoteError::Text(error.to_string()))?;
+    let cluster = ClusterName::parse(cluster)?;
     let goal = match &command.src {
         Source::Delete => Goal::Nothing,
         Source::Revision(text) => Goal::Commit(remote.repo.resolve(text.as_bstr())?),
@@ -70,8 +69,7 @@ pub(super) fn hosts(
     let mut hosts = match (&remote.target, request.goal) {
         (Target::Host(host), _) => return Ok(vec![host.clone()]),
         (Target::Group(..) | Target::All, Goal::Nothing) => {
-            let text = "everything is removed only from hosts by name: 'git push <host> :<cluster>'";
-            return Err(RemoteError::Text(text.into()));
+            return Err(RemoteError::RemovalOfGroup);
         }
         (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
         (Target::All, Goal::Commit(commit)) => of_tree(&remote.repo, &remote.settings, commit)?,
@@ -79,7 +77,7 @@ pub(super) fn hosts(
     if let Some(name) = only {
         hosts.retain(|host| host.tracking.as_str() == name || host.host.as_str() == name);
         if hosts.is_empty() {
-            return Err(RemoteError::Text(format!("'{}' is none of the hosts that are pushed to", printable(name))));
+            return Err(RemoteError::NotPushedTo(printable(name)));
         }
     }
     Ok(hosts)
@@ -90,20 +88,13 @@ pub fn of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec
     repo.hosts(commit)?.iter().map(|host| Ok(settings.host(host)?)).collect()
 }
 
-/// Each with the right to talk to it. They are locked always in the same order, so that two pushes do not wait for each
-/// other.
+/// Each with the right to talk to it.
 pub(super) fn lock(remote: &Remote, request: &Request<'_>, hosts: Vec<HostRemote>) -> Result<Vec<Locked>, RemoteError> {
     if request.options.run == Run::Dry {
         return Ok(hosts.into_iter().map(|host| (host, None)).collect());
     }
-    open_files::make_room(hosts.len(), Use::Lock)?;
-    let sorted: BTreeMap<&TrackingName, &HostRemote> = hosts.iter().map(|host| (&host.tracking, host)).collect();
-    let mut locks = BTreeMap::new();
-    for (name, host) in sorted {
-        locks.insert(name.clone(), remote.lock(host)?);
-    }
-    let lock = |host: HostRemote| locks.remove(&host.tracking).map(|lock| (host, Some(lock)));
-    Ok(hosts.into_iter().filter_map(lock).collect())
+    let locks = remote.lock_all(&hosts)?;
+    Ok(hosts.into_iter().zip(locks).map(|(host, lock)| (host, Some(lock))).collect())
 }
 
 /// Ask the hosts that are in doubt, or all if the push asks first. Those that could not be asked are taken from `hosts`;
@@ -120,25 +111,35 @@ pub(super) fn ask(
     let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();
     let known = remote.tracking().known(&named)?;
     let asks_all = asks_first(remote, request);
-    for ((host, lock), known) in std::mem::take(hosts).into_iter().zip(known) {
-        let is_asked = asks_all || !known.unsettled.is_empty();
-        match if is_asked { ask_one(remote, request, &host)? } else { None } {
+    let order: Vec<HostName> = hosts.iter().map(|(host, _)| host.host.clone()).collect();
+    let is_asked = |known: &Known| asks_all || !known.unsettled.is_empty();
+    let (asked, others): (Vec<_>, Vec<_>) =
+        std::mem::take(hosts).into_iter().zip(&known).partition(|(_, known)| is_asked(known));
+    let asked: Vec<Locked> = asked.into_iter().map(|(host, _)| host).collect();
+    let named: Vec<HostRemote> = asked.iter().map(|(host, _)| host.clone()).collect();
+    let answers = fetch::refresh_all(remote, &named, request.options);
+    hosts.extend(others.into_iter().map(|(host, _)| host));
+    for ((host, lock), answer) in asked.into_iter().zip(answers) {
+        match not_deployable(remote, request, &host, answer)? {
             Some((outcome, why)) => reports.push(HostReport { outcome, why, ..request.report(&host.host, None) }),
             None => hosts.push((host, lock)),
         }
     }
+    // In the order that they had: it is that of waves.
+    hosts.sort_by_key(|(host, _)| order.iter().position(|name| *name == host.host));
     Ok(reports)
 }
 
-/// Ask one host what it runs. Returns why it can't be deployed to, if so.
-fn ask_one(
+/// Why a host that was asked can't be deployed to, if so.
+fn not_deployable(
     remote: &Remote,
     request: &Request<'_>,
     host: &HostRemote,
+    answer: Result<(), RemoteError>,
 ) -> Result<Option<(HostOutcome, String)>, RemoteError> {
-    match fetch::refresh(remote, host, request.options.verbosity) {
-        Ok(_) if remote.tracking().unsettled(&host.host)?.is_empty() => Ok(None),
-        Ok(_) => {
+    match answer {
+        Ok(()) if remote.tracking().unsettled(&host.host)?.is_empty() => Ok(None),
+        Ok(()) => {
             let why = format!("an earlier deployment to '{}' is still under way", host.host);
             Ok(Some((HostOutcome::Refused, why)))
         }
@@ -148,7 +149,7 @@ fn ask_one(
             }
             other => other,
         })),
-        // What is wrong with one of many says which one.
+        // Of a group the message names the host.
         Err(error) if !request.is_single => Ok(Some((HostOutcome::Refused, chain(&error)))),
         Err(error) => Err(error),
     }
@@ -159,7 +160,7 @@ fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
     [remote.settings.host_check, request.options.push_options.host_check].contains(&HostCheck::Always)
 }
 
-/// Name the hosts that the cluster runs on and the tree does not have any more: they are left alone.
+/// Name the hosts that run the cluster and are not in the tree any more: they are left alone.
 pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.is_single || request.options.verbosity == 0 || remote.results != Results::Shown {
@@ -186,7 +187,7 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     Ok(())
 }
 
-/// Say which directories at the top of the tree can't be a host's. Files there are none of our business.
+/// Name the directories at the top of the tree can't be a host's. Files there are ignored.
 pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.options.verbosity == 0 || remote.results != Results::Shown {

@@ -1,4 +1,4 @@
-//! Deliveries are made and sent, and followed on their way.
+//! Deliveries are prepared, sent, and followed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use crate::{
     agent::{
         open_files::{self, Use},
         payload::Payload,
-        transport::{self, Stage},
+        transport::{self, Stage, ssh::Questions},
     },
     fleet::{
         self, HostResult, Rules, Supervisor,
@@ -63,7 +63,7 @@ pub(super) fn run(
     Ok(results)
 }
 
-/// All that each host is to be told.
+/// Everything that is sent to each host.
 fn deliveries(
     remote: &Remote,
     request: &Request<'_>,
@@ -83,7 +83,7 @@ fn deliveries(
     for (one, facts) in affected.iter().zip(facts) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
-        let id = DeploymentId::random().map_err(|error| RemoteError::Text(format!("no random numbers: {error}")))?;
+        let id = DeploymentId::random().map_err(RemoteError::Random)?;
         let deploy = Deploy {
             id,
             host: one.remote.host.clone(),
@@ -95,6 +95,7 @@ fn deliveries(
             operator: operator.clone(),
             activation,
             decided_by,
+            repair: options.push_options.repair,
             confirm: confirm(remote, request, one)?,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();
@@ -118,15 +119,17 @@ fn deliveries(
 fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     let shown = |delivery: &Delivery| progress::Host {
         name: delivery.request.host.clone(),
-        first_contact: match (&delivery.target, delivery.is_known) {
-            (transport::Endpoint::Ssh(_), false) => FirstContact::Possible,
-            (transport::Endpoint::Ssh(_), true) | (transport::Endpoint::Local(_), _) => FirstContact::No,
+        first_contact: match &delivery.target {
+            transport::Endpoint::Ssh(ssh) if !delivery.is_known && ssh.questions == Questions::Allowed => {
+                FirstContact::Possible
+            }
+            transport::Endpoint::Ssh(_) | transport::Endpoint::Local(_) => FirstContact::No,
         },
     };
     deliveries.iter().map(shown).collect()
 }
 
-/// How soon the host has to be reached anew: what was asked for with this push, else for the host, else for the group.
+/// How soon a new connection has to confirm: as asked for with this push, else as set for the host, else for the group.
 fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
     let confirm = match request.options.push_options.confirm {
         Some(confirm) => Some(confirm),
@@ -155,7 +158,6 @@ fn payload_for(
     completeness: Completeness,
     packed: &mut Packed,
 ) -> Result<Payload, RemoteError> {
-    let payload = |bytes: &[u8], large| Payload::new(bytes, large).map_err(|e| RemoteError::Text(e.to_string()));
     let (repo, host) = (remote.repo.gix(), &one.remote.host);
     if let (Completeness::Full, Goal::Commit(target)) = (completeness, request.goal) {
         let directories = remote.repo.host_trees(target)?;
@@ -181,7 +183,7 @@ fn payload_for(
     }
     let mut bytes = Vec::new();
     pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
-    let made = payload(&bytes, selection.large)?;
+    let made = Payload::new(&bytes, selection.large)?;
     packed.insert(selection.objects, made.clone());
     Ok(made)
 }
@@ -207,6 +209,23 @@ impl Supervisor for PushSupervisor<'_> {
         };
         let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
         self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| chain(&error))
+    }
+
+    fn interrupted(&mut self, begun: &[usize]) {
+        let names: Vec<&str> = begun.iter().map(|at| self.affected[*at].remote.host.as_str()).collect();
+        let (names, them) = match names.as_slice() {
+            // Whatever has not begun is called off at once, and Git or the report says so.
+            [] => return,
+            [one] => ((*one).to_owned(), "it has"),
+            _ => (names.join(", "), "they have"),
+        };
+        let what = match self.request.options.atomicity {
+            Atomicity::AllOrNothing => "goes back to what ran before",
+            Atomicity::PerHost => "finishes by itself, or rolls back",
+        };
+        self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' tells how it ended"));
+        // After Ctrl-C the terminal belongs to the shell again.
+        self.remote.mute();
     }
 
     fn on_event(&mut self, at: usize, report: &DeliveryEvent) {

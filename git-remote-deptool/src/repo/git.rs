@@ -19,7 +19,7 @@ use crate::model::interrupt::Interrupt;
 /// How often a running git looks whether we were interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
 
-/// A `git` command that asks nobody anything.
+/// A `git` command that needs no terminal.
 pub struct Git {
     /// Its subcommand, for messages.
     name: &'static str,

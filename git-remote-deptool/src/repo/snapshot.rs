@@ -29,7 +29,7 @@ use gix::bstr::{BString, ByteSlice};
 use index::Index;
 pub use source::Source;
 
-use super::{AncestryError, ReadError, Repo, git::GitError, history::HistoryError};
+use super::{AncestryError, ReadError, Repo, git::GitError};
 use crate::{
     config::{ClusterError, Settings},
     model::interrupt::Interrupt,
@@ -113,8 +113,6 @@ pub enum SnapshotError {
     /// The branch.
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(transparent)]
-    History(#[from] HistoryError),
     /// What hosts run.
     #[error(transparent)]
     Tracking(#[from] TrackingError),

@@ -18,14 +18,14 @@ use crate::{config::TrackingName, repo::Repo};
 /// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
 
-/// What a host told when it was last talked to. That there are facts makes its tracking refs a host's.
+/// What a host reported at the last connection. Tracking refs for which there are facts are a host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     /// Its directory in the config tree.
     pub host: HostName,
     /// The random id that it was given at first contact: another one means that it was installed anew.
     pub instance: Option<String>,
-    /// The build of the agent that was started there: worth a request without waiting for its hello.
+    /// The build of the agent that is there: if it is ours, a request is sent without waiting for its hello.
     pub agent: Option<String>,
     /// What ran there, and since when. Worth to be shown beside a tracking ref that names the same commit.
     #[serde(default)]
@@ -56,7 +56,7 @@ pub struct Timing {
     pub after_hello: Duration,
 }
 
-/// So many milliseconds are worth to be saved.
+/// From this many milliseconds on it is worth sending requests in the environment.
 const LATE: u32 = 40;
 
 /// A deployment that got as far as activation, and is not what runs.
@@ -134,7 +134,7 @@ impl HostFacts {
         }
     }
 
-    /// All hosts that were ever talked to, by what their tracking refs are named after.
+    /// The facts of all hosts, by the names of their tracking refs.
     pub fn all(repo: &Repo) -> Vec<(TrackingName, Self)> {
         let files = fs::read_dir(directory(repo)).into_iter().flatten().filter_map(Result::ok);
         let mut all: Vec<_> =
@@ -156,7 +156,7 @@ fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     text.push(b'\n');
     let written = fs::write(temporary, &text).and_then(|()| fs::rename(temporary, path));
     if let Err(error) = written {
-        // Nobody can be told if this fails, too: whoever takes the host's lock next clears it away.
+        // If this fails, too, the next process that takes the host's lock removes it.
         let _ = fs::remove_file(temporary);
         return Err(error);
     }

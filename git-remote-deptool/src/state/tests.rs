@@ -6,7 +6,10 @@ use crate::{
         Via,
         url::{SshAddress, SshHost},
     },
-    model::offer::{self, State},
+    model::{
+        interrupt::Interrupt,
+        offer::{self, State},
+    },
     repo::testing::Scratch,
 };
 
@@ -173,9 +176,12 @@ fn one_process_talks_to_a_host_at_a_time() {
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();
     let lock = HostLock::try_acquire(&repo, &name("w")).unwrap();
     assert!(matches!(HostLock::try_acquire(&repo, &name("w")), Err(LockError::Held(_))));
-    let _other = HostLock::acquire(&repo, &name("x")).unwrap();
+    let interrupt = Interrupt::default();
+    let _other = HostLock::acquire(&repo, &name("x"), &interrupt).unwrap();
+    interrupt.set();
+    assert!(matches!(HostLock::acquire(&repo, &name("w"), &interrupt), Err(LockError::Interrupted)));
     drop(lock);
-    let _again = HostLock::acquire(&repo, &name("w")).unwrap();
+    let _again = HostLock::acquire(&repo, &name("w"), &interrupt).unwrap();
 }
 
 #[test]

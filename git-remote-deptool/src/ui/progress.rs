@@ -62,7 +62,12 @@ impl Progress {
 
     /// The host at `at` is that far.
     pub fn note(&self, at: usize, state: State) {
+        let is_prompt = state == State::Prompting;
         lock(&self.board).set(at, state, self.began.elapsed());
+        if let (true, Manner::Live(screen)) = (is_prompt, &self.manner) {
+            // Before the question is there: what is below the block is not ours.
+            lock(screen).clear();
+        }
     }
 
     /// Whether it is drawn on a terminal: what it says need not be said otherwise.

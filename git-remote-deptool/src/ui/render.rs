@@ -1,8 +1,11 @@
 //! Plans and outcomes as text for people. Pure; every line is safe for a terminal.
 
+use std::collections::BTreeSet;
+
 use deptool_agent::shared::{
-    name::{AppName, HostName},
-    plan::{Change, Class, Enablement, HostPlan, OutsideChange, UnitChange, UnitJob},
+    manifest::OnChange,
+    name::{AppName, HostName, UnitName, UnitType},
+    plan::{Change, Class, Enablement, HostPlan, OutsideChange, PatternChange, PatternJob, UnitChange, UnitJob, When},
 };
 
 pub mod cluster;
@@ -46,6 +49,9 @@ fn plan_body(plan: &HostPlan, detail: Detail) -> String {
         }
         for outside in plan.outside.iter().filter(|outside| outside.app == change.app) {
             out.push_str(&format!("        {}\n", outside_line(outside)));
+        }
+        for pattern in plan.patterns.iter().filter(|pattern| pattern.apps.contains(&change.app)) {
+            pattern_line(pattern).into_iter().for_each(|line| out.push_str(&format!("        {line}\n")));
         }
         for unit in plan.units.iter().filter(|unit| unit.apps.contains(&change.app)) {
             if !shown_units.contains(&unit) {
@@ -122,16 +128,26 @@ fn unit_lines(change: &UnitChange) -> Vec<String> {
     let enablement = match change.enablement {
         Enablement::Keep => None,
         Enablement::Enable => Some(format!("enable unit {unit}")),
+        Enablement::Renew => Some(format!("enable unit {unit} anew")),
         Enablement::Release => Some(format!("disable unit {unit}")),
     };
-    let job = match change.job {
-        UnitJob::None => None,
+    let if_runs = |when: &When| match when {
+        When::Always => "",
+        When::IfRunning => " if it runs",
+    };
+    let job = match &change.job {
+        UnitJob::None | UnitJob::Members(OnChange::None, _) => None,
+        UnitJob::DaemonReload => Some(format!("daemon-reload applies unit {unit}")),
         UnitJob::Start => Some(format!("start unit {unit}")),
-        UnitJob::Restart => Some(format!("restart unit {unit}")),
-        UnitJob::RestartIfRunning => Some(format!("restart unit {unit} if it runs")),
-        UnitJob::Reload => Some(format!("reload unit {unit}")),
-        UnitJob::ReloadIfRunning => Some(format!("reload unit {unit} if it runs")),
+        UnitJob::Restart(when) => Some(format!("restart unit {unit}{}", if_runs(when))),
+        UnitJob::Reload(when) => Some(format!("reload unit {unit}{}", if_runs(when))),
+        UnitJob::ReloadOrRestart(when) => Some(format!("reload or restart unit {unit}{}", if_runs(when))),
+        UnitJob::PullIn(When::Always) => Some(format!("start what unit {unit} pulls in")),
+        UnitJob::PullIn(When::IfRunning) => Some(format!("start what unit {unit} pulls in, if it runs")),
         UnitJob::Stop => Some(format!("stop unit {unit}")),
+        UnitJob::Members(OnChange::Restart, members) => Some(members_line("restart", unit, members)),
+        UnitJob::Members(OnChange::Reload, members) => Some(members_line("reload", unit, members)),
+        UnitJob::Members(OnChange::ReloadOrRestart, members) => Some(members_line("reload or restart", unit, members)),
     };
     // A unit stops before it is disabled, and is enabled before it starts.
     let mut lines: Vec<String> = [enablement, job].into_iter().flatten().collect();
@@ -139,6 +155,29 @@ fn unit_lines(change: &UnitChange) -> Vec<String> {
         lines.reverse();
     }
     lines
+}
+
+/// What a unit starts or groups is handled in its place.
+fn members_line(verb: &str, unit: &UnitName, members: &BTreeSet<UnitName>) -> String {
+    let does = match UnitType::of(unit) {
+        UnitType::Target => "groups",
+        _ => "starts",
+    };
+    let names: Vec<&str> = members.iter().map(UnitName::as_str).collect();
+    let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+    format!("{verb} what unit {unit} {does}, if it runs{names}")
+}
+
+fn pattern_line(change: &PatternChange) -> Option<String> {
+    let pattern = &change.pattern;
+    Some(match change.job {
+        PatternJob::None => return None,
+        PatternJob::Reload => format!("reload units of {pattern} that run"),
+        PatternJob::ReloadOrRestart => format!("reload or restart units of {pattern} that run"),
+        PatternJob::Restart => format!("restart units of {pattern} that run"),
+        PatternJob::Leave => format!("leave units of {pattern} that run: they take it when they are restarted"),
+        PatternJob::Stop => format!("stop units of {pattern} that run"),
+    })
 }
 
 /// A length of time in words: `12 s`, `3 min`, `5 h`, `2 days`.
@@ -187,6 +226,7 @@ mod tests {
                 job: UnitJob::Stop,
                 apps: BTreeSet::from([app]),
             }],
+            patterns: Vec::new(),
             unobserved: BTreeSet::new(),
         };
         let host = HostName::parse(b"ns1.example.org").unwrap();

@@ -107,7 +107,7 @@ fn packs_left(dir: &Path) -> Vec<String> {
 /// Unexpected files in the state directory.
 fn states_left(ours: &Path) -> Vec<String> {
     let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
-    let known_state = ["attempts", "claims", "host", "instance", "journal", "lock"];
+    let known_state = ["attempts", "backups", "claims", "host", "instance", "journal", "lock", "stamps"];
     let mut found = Vec::new();
     for (dir, known) in [("deptool", &known[..]), ("deptool/state", &known_state)] {
         let others = names(&ours.parent().unwrap_or(ours).join(dir)).into_iter();
@@ -220,7 +220,14 @@ fn is_theirs(path: &str) -> bool {
 
 /// Files that every attempt writes, whatever its outcome.
 fn is_own_record(path: &str) -> bool {
-    let own = ["state/attempts", "state/lock", "state/journal", "state/instance", "store/refs/deptool/target"];
+    let own = [
+        "state/attempts",
+        "state/lock",
+        "state/journal",
+        "state/instance",
+        "state/stamps",
+        "store/refs/deptool/target",
+    ];
     path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    host::state::ledger::{Content, Enablement},
     shared::{
         manifest::FileAttributes,
         name::{AppName, UnitName},
@@ -23,7 +24,7 @@ pub enum Action {
     Stop(Vec<UnitName>),
     /// Disable units that were enabled.
     Disable(Vec<UnitName>),
-    /// Make external directories that do not exist, outermost first.
+    /// Make external directories that do not exist, outermost first. Some of them are links that were given up.
     MakeDirectories(Vec<ExternalPath>),
     /// Change one external path.
     Place(Placement),
@@ -45,14 +46,37 @@ pub enum Action {
     CreateTmpfiles(Vec<ExternalPath>),
     /// Enable units that were not enabled.
     Enable(Vec<UnitName>),
+    /// Make links that say what the host had enabled before us, and that disabling ours has taken along.
+    RestoreLinks(Enablement),
     DaemonReload,
     /// Remove the stable paths of apps that were removed.
     UnlinkApps(Vec<AppName>),
-    /// Start, restart and reload units. Those in `running` ran before.
-    Jobs {
-        jobs: Vec<(UnitName, JobKind)>,
-        running: BTreeSet<UnitName>,
-    },
+    /// Start, restart and reload units.
+    Jobs(UnitJobs),
+}
+
+/// What is done with units once all files are in place.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnitJobs {
+    /// These are stopped before anything is started, so that ports and files can be handed over. Those that go on are in
+    /// `jobs`, too.
+    pub stop: Vec<UnitName>,
+    pub jobs: Vec<(UnitName, JobKind)>,
+    /// Units that become again what they were before us. That one of them does not start is said, and no failure.
+    pub given_back: BTreeSet<UnitName>,
+    /// Units among those to be reloaded that are restarted if the reload did not take.
+    pub restart_if_stale: BTreeSet<UnitName>,
+}
+
+impl UnitJobs {
+    pub fn is_empty(&self) -> bool {
+        self.stop.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Every unit that they are about.
+    pub fn units(&self) -> impl Iterator<Item = &UnitName> {
+        self.stop.iter().chain(self.jobs.iter().map(|(unit, _)| unit))
+    }
 }
 
 /// The change of one external path.
@@ -74,8 +98,8 @@ pub enum New {
         file: TreePath,
         sha256: String,
     },
-    /// The backup of what was there before the first deployment.
-    Before,
+    /// The backup of what was there before the first deployment, which has this content.
+    Before(Content),
     Nothing,
 }
 
@@ -89,4 +113,8 @@ pub enum Old {
     Foreign,
     /// What somebody put in place of a deployed path. A backup is kept, and the operator was told.
     Drifted,
+    /// The same, and it is a directory.
+    DriftedDirectory,
+    /// A directory that we made, and all that is in it is given up.
+    OurDirectory,
 }

@@ -1,17 +1,20 @@
 //! The steps from the first visible change to the end. [`crate::host::deploy`] calls them in order.
 
+use std::collections::BTreeSet;
+
 use crate::{
     host::{
         connection::{peer::Peer, takeover::TakeoverSocket},
         deploy::{
-            action::Action,
+            action::{Action, UnitJobs},
             apply::Applying,
             failure::Failure,
             finish,
             gates::{self, Release},
             health,
             stage::Expectations,
-            undo::undo,
+            stale::{self, Stale},
+            undo::{Reached, undo},
         },
         external::place::{self, Place},
         state::{
@@ -25,13 +28,14 @@ use crate::{
     },
     shared::{
         name::UnitName,
-        outcome::{AttemptResult, Outcome, Phase, Rollback},
+        outcome::{AttemptResult, Drift, Goal, Outcome, Phase, Rollback},
         store::Store,
         wire::{DecidedBy, Response},
     },
     system::{
-        Leave, Manager, System,
-        settle::{Deadline, Watch},
+        JobKind, Leave, Manager, System,
+        settle::{Deadline, Transaction, Watch},
+        touched::Ours,
     },
 };
 
@@ -55,8 +59,21 @@ pub struct Running<'a> {
     pub system: &'a mut dyn System,
     pub record: Record,
     pub expectations: Expectations,
+    /// Drift that the deployment does not put right.
+    pub left: Vec<Drift>,
     /// Whether host or helper decides to keep the deployment.
     pub decided_by: DecidedBy,
+    /// So many of its actions were begun.
+    pub begun: usize,
+    /// What systemd has done to other units along with those of the plan.
+    pub along: Along,
+}
+
+/// Units beside those of the plan.
+#[derive(Debug, Default)]
+pub struct Along {
+    pub restarted: Vec<UnitName>,
+    pub stopped: Vec<UnitName>,
 }
 
 impl Running<'_> {
@@ -96,8 +113,9 @@ impl Running<'_> {
             | Action::CreateUsers(_)
             | Action::CreateTmpfiles(_)
             | Action::Enable(_)
+            | Action::RestoreLinks(_)
             | Action::DaemonReload
-            | Action::Jobs { .. } => false,
+            | Action::Jobs(_) => false,
         };
         let waits = self.decided_by == DecidedBy::Helper
             || self.expectations.confirm.is_some()
@@ -112,8 +130,9 @@ impl Running<'_> {
 
     pub fn apply_and_settle(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::after(self.system, self.expectations.timeout);
-        let mut started = Vec::new();
+        let (mut started, mut complaints) = (Vec::new(), Vec::new());
         for action in &self.record.actions {
+            self.begun += 1;
             let peer = &mut *self.peer;
             let mut applying = Applying {
                 home: self.home,
@@ -121,28 +140,87 @@ impl Running<'_> {
                 system: self.system,
                 deadline,
                 windows: &self.expectations.windows,
+                before: &self.record.before,
+                complaints: &mut complaints,
                 tick: &mut || peer.tick(),
             };
             started.extend(applying.apply(action)?);
         }
+        complaints.into_iter().for_each(|complaint| self.peer.send(&Response::Note(complaint)));
         let is_observable = self.system.manager() == Manager::Running;
         let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
         if !is_observable && !probes.is_empty() {
             self.peer.send(&Response::Note("no systemd runs here: 'health' was not asked".into()));
         }
-        if started.is_empty() && (probes.is_empty() || !is_observable) {
+        let transaction = self.transaction();
+        if transaction.ours.is_empty() && (probes.is_empty() || !is_observable) {
             return Ok(());
         }
         self.lock.set_phase(Phase::Settling);
         self.peer.send(&Response::Progress(Phase::Settling));
-        let (peer, mut watch) = (&mut *self.peer, Watch::new(started));
+        let mut watch = Watch::new(started, transaction);
+        let peer = &mut *self.peer;
+        watch.settle(self.system, deadline, &mut || peer.tick()).map_err(Failure::Units)?;
+        self.look_for_stale(deadline, &mut watch)?;
+        let peer = &mut *self.peer;
         let tick = &mut || peer.tick();
-        watch.settle(self.system, deadline, tick).map_err(Failure::Units)?;
+        let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
         if is_observable && !probes.is_empty() {
             health::wait(&probes, &mut watch, self.system, deadline, tick)?;
             watch.settle(self.system, deadline, tick).map_err(Failure::Units)?;
         }
+        watch.complaints().into_iter().for_each(|complaint| self.peer.send(&Response::Note(complaint)));
+        self.along = Along { restarted: watch.also_restarted(), stopped: watch.also_stopped() };
         Ok(())
+    }
+
+    /// A reload that did not take is made up for by a restart, where `on_change` says so, and else told.
+    fn look_for_stale(&mut self, deadline: Deadline, watch: &mut Watch) -> Result<(), Failure> {
+        if self.system.manager() != Manager::Running {
+            return Ok(());
+        }
+        let peer = &mut *self.peer;
+        let stale = stale::find(self.home, &self.record, self.system, &mut || peer.tick())?;
+        let (restarts, rest): (Vec<_>, Vec<_>) = stale.into_iter().partition(|stale| stale.may_restart);
+        for Stale { unit, what, .. } in rest {
+            let advice = "'on_change' may be 'restart' or 'reload-or-restart'";
+            self.peer.send(&Response::Note(format!("'{unit}' did not take the new files: {what}; {advice}")));
+        }
+        if restarts.is_empty() {
+            return Ok(());
+        }
+        let jobs: Vec<_> = restarts.into_iter().map(|stale| (stale.unit, JobKind::Restart)).collect();
+        let peer = &mut *self.peer;
+        let mut applying = Applying {
+            home: self.home,
+            generation: self.record.generation,
+            system: self.system,
+            deadline,
+            windows: &self.expectations.windows,
+            before: &self.record.before,
+            complaints: &mut Vec::new(),
+            tick: &mut || peer.tick(),
+        };
+        let started = applying.apply(&Action::Jobs(UnitJobs { jobs, ..UnitJobs::default() }))?;
+        watch.add(started);
+        watch.settle(self.system, deadline, &mut || peer.tick()).map_err(Failure::Units)
+    }
+
+    /// What the deployment does to units, as a whole.
+    fn transaction(&self) -> Transaction {
+        let (mut ours, mut given_back) = (Ours::default(), BTreeSet::new());
+        for action in &self.record.actions {
+            match action {
+                Action::Stop(units) => ours.stops.extend(units.iter().cloned()),
+                Action::Jobs(jobs) => {
+                    ours.jobs.extend(jobs.units().cloned());
+                    given_back.extend(jobs.given_back.iter().cloned());
+                }
+                _ => {}
+            }
+        }
+        let (before, made) = (self.record.before.clone(), self.expectations.made.clone());
+        Transaction { before, ours, given_back, made }
     }
 
     /// Wait for confirmation and verdict, where they are needed.
@@ -188,11 +266,18 @@ impl Running<'_> {
                         place.sync()?;
                     }
                 }
+                // They may be on a file system of their own.
+                Action::MakeDirectories(paths) => {
+                    for path in paths {
+                        if let Some(place) = Place::existing(self.home, path)? {
+                            place.sync()?;
+                        }
+                    }
+                }
                 // systemd makes links in the directories of all units that [Install] names.
-                Action::Enable(_) | Action::Disable(_) => place::sync(self.home)?,
-                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs { .. } => {}
-                Action::MakeDirectories(_)
-                | Action::CreateUsers(_)
+                Action::Enable(_) | Action::Disable(_) | Action::RestoreLinks(_) => place::sync(self.home)?,
+                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs(_) => {}
+                Action::CreateUsers(_)
                 | Action::Own { .. }
                 | Action::LinkApps(_)
                 | Action::UnlinkApps(_)
@@ -206,19 +291,51 @@ impl Running<'_> {
         journal.keep()
     }
 
+    /// An entry in the host's journal: who deployed what, and how it ended.
+    fn log(&mut self, ended: &str) {
+        let Record { id, by, cluster, to, .. } = &self.record;
+        let (commit, what) = match to {
+            Goal::Commit(commit) => (commit.to_string(), format!("commit {}", commit.short())),
+            Goal::Nothing => (String::new(), "the removal of everything".to_owned()),
+        };
+        let message = format!("{what} of '{cluster}' by {by}: {ended}");
+        let fields = [
+            ("DEPTOOL_COMMIT", commit.as_str()),
+            ("DEPTOOL_CLUSTER", cluster.as_str()),
+            ("DEPTOOL_OPERATOR", by.as_str()),
+            ("DEPTOOL_DEPLOYMENT", &id.to_string()),
+        ];
+        self.system.log(&message, &fields);
+    }
+
+    /// A path unit watches the file to which a path led, not the path. A change of that file's attributes makes it look anew
+    /// and start its service, which then reads the new file. Only now: a tree that is still needed is not touched.
+    fn tell_path_units(&self) {
+        for path in &self.expectations.watched {
+            let same = std::fs::metadata(path).map(|meta| meta.permissions());
+            // The file may be gone with its path unit. The deployment is good either way.
+            let _ = same.and_then(|permissions| std::fs::set_permissions(path, permissions));
+        }
+    }
+
     /// Finish a deployment that is kept. If a step fails here, the next agent repeats it.
     ///
     /// The helper is told as soon as the host's records agree. It does not wait for the cleaning up.
     pub fn keep(mut self, journal: Handle, store: &mut Store) -> End {
-        let also_restarted = self.also_restarted();
         self.enter_phase(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
         if let Err(error) = &finished {
             self.peer.send(&Response::Note(format!("deployed, but not cleaned up: {error}")));
         }
+        self.tell_path_units();
+        self.log("deployed");
         // From now on a connection that attaches finds the outcome in the attempts log.
         let closed = self.peer.stop_takeovers();
-        tell(self.peer, Outcome::Done { also_restarted });
+        let Along { restarted, stopped } = std::mem::take(&mut self.along);
+        tell(
+            self.peer,
+            Outcome::Done { also_restarted: restarted, also_stopped: stopped, drift: std::mem::take(&mut self.left) },
+        );
         // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
         let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
         if rested.and(closed).is_ok() {
@@ -227,17 +344,14 @@ impl Running<'_> {
         End::Told
     }
 
-    fn also_restarted(&mut self) -> Vec<UnitName> {
-        let others = self.system.take_other_jobs();
-        others.into_iter().filter(|unit| self.record.running.contains(unit)).collect()
-    }
-
     pub fn roll_back(mut self, why: Failure, journal: Handle) -> Outcome {
         self.enter_phase(Phase::RollingBack);
         let peer = &mut *self.peer;
-        let left = undo(self.home, &self.record, self.system, &mut || peer.tick());
+        let reached = Reached::Actions(self.begun);
+        let left = undo(self.home, &self.record, reached, self.system, &mut || peer.tick());
         // Collect the journals of failed units only now: that takes time, and the rollback ends an outage.
         let (why, details) = why.explain(self.system);
+        self.log(&format!("rolled back: {why}"));
         let mut errors = left.sentences();
         let result = AttemptResult::RolledBack { why: why.clone(), errors: errors.clone() };
         let ended = attempts::record(self.home, &finish::attempt_of(&self.record, result))

@@ -1,14 +1,9 @@
 //! The checks before anything is received. They are quick and write nothing.
 
 use crate::{
-    host::state::{
-        error::{Context, HostError},
-        journal::Journal,
-        layout::Home,
-    },
+    host::state::{error::HostError, identity::hostname_differs, journal::Journal, layout::Home},
     shared::{
         outcome::{Deployed, Outcome},
-        text::printable,
         wire::{Deploy, Lease},
     },
 };
@@ -26,23 +21,12 @@ pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
 /// Check that `/etc/hostname` has the name of the host. A short name matches a full name with the same first label.
 pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
     let Some(expected) = &request.hostname else { return Ok(()) };
-    let path = home.root().join("etc/hostname");
-    let bytes = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        bytes => bytes.during("read", &path)?,
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
-    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let expected = expected.as_str();
-    let same = name.eq_ignore_ascii_case(expected)
-        || first(name).eq_ignore_ascii_case(expected)
-        || first(expected).eq_ignore_ascii_case(name);
-    if name.is_empty() || name == "localhost" || same {
-        return Ok(());
+    match hostname_differs(home, expected)? {
+        None => Ok(()),
+        Some(name) => {
+            Err(HostError::refused(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+        }
     }
-    let name = printable(name.as_bytes());
-    Err(HostError::refused(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
 }
 
 /// Refuse a host with an enforcing SELinux: deployed files would need labels, which is not supported.

@@ -1,13 +1,19 @@
-//! Carrying out actions. Everything was decided in *prepare*: one match, one way to do each.
+//! Carries out actions. *Prepare* has decided everything, so there is one way to do each action.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     host::{
         deploy::{
-            action::{Action, New, Old, Placement},
+            action::{Action, New, Old, Placement, UnitJobs},
             owners::{Database, resolve},
         },
+        external::backup,
         external::place::{Over, Place, Sibling, set_owner_and_mode},
         state::{
             checkout, durable,
@@ -19,8 +25,14 @@ use crate::{
         manifest::{Account, FileAttributes},
         name::{AppName, UnitName},
         path::{ExternalPath, TreePath},
+        text::printable,
     },
-    system::{JobKind, JobResult, System, settle::Deadline, verdict::Started},
+    system::{
+        JobKind, JobResult, System, UnitDetail,
+        settle::Deadline,
+        touched::{self, Ours, Relation, States, Touched},
+        verdict::Started,
+    },
 };
 
 /// What an action needs of the host.
@@ -29,15 +41,18 @@ pub struct Applying<'a> {
     /// The generation that is being activated.
     pub generation: u32,
     pub system: &'a mut dyn System,
-    /// When starting and settling must be over.
     pub deadline: Deadline,
-    /// How long units must not fail after their start, where the manifest says so.
+    /// How long a unit must run without failing, where the manifest sets that time.
     pub windows: &'a BTreeMap<UnitName, Duration>,
+    /// The states of all units before the deployment.
+    pub before: &'a States,
+    /// Problems that are not failures, for the operator.
+    pub complaints: &'a mut Vec<String>,
     pub tick: &'a mut dyn FnMut(),
 }
 
 impl Applying<'_> {
-    /// Carry out one action. Returns the units that it started, for settling to judge.
+    /// Carry out one action. Returns the units that it started, for settling.
     pub fn apply(&mut self, action: &Action) -> Result<Vec<(UnitName, Started)>, HostError> {
         match action {
             Action::Stop(units) => self.stop(units)?,
@@ -46,7 +61,8 @@ impl Applying<'_> {
             Action::Place(placement) => self.place(placement)?,
             Action::CreateUsers(snippets) => {
                 let paths = self.real_paths(snippets);
-                self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let said = self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
@@ -55,17 +71,57 @@ impl Applying<'_> {
             }
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
-                self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let said = self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Enable(units) => self.system.enable(units)?,
             Action::DaemonReload => self.system.daemon_reload()?,
             Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
-            Action::Jobs { jobs, running: _ } => return self.start(jobs),
+            Action::RestoreLinks(links) => links.add_missing(self.home)?,
+            Action::Jobs(jobs) => return self.jobs(jobs),
         }
         Ok(Vec::new())
     }
 
     fn stop(&mut self, units: &[UnitName]) -> Result<(), HostError> {
+        self.end(units)?;
+        // A unit that had to be killed would stay in the list of failed units after its file is gone.
+        Ok(self.system.reset_failed(units)?)
+    }
+
+    /// Run jobs: first stop the units that need it, then reload units, then start units.
+    fn jobs(&mut self, jobs: &UnitJobs) -> Result<Vec<(UnitName, Started)>, HostError> {
+        let units: Vec<UnitName> = jobs.jobs.iter().map(|(unit, _)| unit.clone()).collect();
+        // Otherwise the sixth deployment within ten seconds would hit the start limit.
+        self.system.reset_failed(&units)?;
+        let mut all = jobs.jobs.clone();
+        let mut before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
+        if !jobs.stop.is_empty() {
+            self.end(&jobs.stop)?;
+            for unit in self.stopped_along(&jobs.stop)? {
+                if !units.contains(&unit) {
+                    let invocation = self.before.invocation(&unit).to_owned();
+                    before.push(UnitDetail { invocation, ..self.system.detail(&unit)? });
+                    all.push((unit, JobKind::Start));
+                }
+            }
+        }
+        let (reloads, starts): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|(_, kind)| *kind == JobKind::Reload);
+        let mut results = BTreeMap::new();
+        for batch in [reloads, starts].into_iter().filter(|batch| !batch.is_empty()) {
+            let ended = self.system.run_jobs(&batch, self.deadline.left(self.system), self.tick)?;
+            results.extend(batch.into_iter().map(|(unit, _)| unit).zip(ended));
+        }
+        let ended = self.system.clock();
+        let started = all.into_iter().zip(before).map(|((unit, kind), before)| {
+            let (window, job) = (self.windows.get(&unit).copied(), results.remove(&unit).unwrap_or(JobResult::Done));
+            (unit, Started { kind, job, ended, before, window })
+        });
+        Ok(started.collect())
+    }
+
+    /// Stop units, and wait until their processes have ended.
+    fn end(&mut self, units: &[UnitName]) -> Result<(), HostError> {
         let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Stop)).collect();
         let limit = self.deadline.left(self.system);
         let results = self.system.run_jobs(&jobs, limit, self.tick)?;
@@ -76,22 +132,16 @@ impl Applying<'_> {
                 JobResult::TimedOut => return Err(HostError::refused(format!("'{unit}' does not stop"))),
             }
         }
-        // One that was killed in the end would be listed as failed, long after its file is gone.
-        Ok(self.system.reset_failed(units)?)
+        Ok(())
     }
 
-    fn start(&mut self, jobs: &[(UnitName, JobKind)]) -> Result<Vec<(UnitName, Started)>, HostError> {
-        let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
-        // Or the start limit fails the sixth deployment within ten seconds.
-        self.system.reset_failed(&units)?;
-        let before = units.iter().map(|unit| self.system.detail(unit)).collect::<Result<Vec<_>, _>>()?;
-        let results = self.system.run_jobs(jobs, self.deadline.left(self.system), self.tick)?;
-        let ended = self.system.clock();
-        let started = jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
-            let window = self.windows.get(unit).copied();
-            (unit.clone(), Started { kind: *kind, job, ended, before, window })
-        });
-        Ok(started.collect())
+    /// The units that ran, and that systemd has stopped together with these. A restart would have started them again.
+    fn stopped_along(&mut self, stopped: &[UnitName]) -> Result<Vec<UnitName>, HostError> {
+        let ours = Ours { jobs: stopped.iter().cloned().collect(), stops: BTreeSet::new() };
+        let now = self.system.snapshot_of_runs()?;
+        let touched = touched::find(self.system, &ours, self.before, &now)?;
+        let is_down = |one: &Touched| one.change == touched::Change::Stopped && one.relation == Relation::Along;
+        Ok(touched.into_iter().filter(is_down).map(|one| one.unit).collect())
     }
 
     fn make_directories(&mut self, paths: &[ExternalPath]) -> Result<(), HostError> {
@@ -102,8 +152,8 @@ impl Applying<'_> {
         let place = existing(self.home, &placement.path)?;
         match placement.old {
             Old::Nothing => {}
-            Old::Ours | Old::Drifted => place.keep_as(Sibling::Undo)?,
-            Old::Foreign => place.keep_as(Sibling::Before)?,
+            Old::Ours | Old::Drifted | Old::Foreign => place.keep_as(Sibling::Undo)?,
+            Old::DriftedDirectory | Old::OurDirectory => place.move_to(Sibling::Undo)?,
         }
         let over = if placement.old == Old::Nothing { Over::Nothing } else { Over::Anything };
         match &placement.new {
@@ -112,7 +162,7 @@ impl Applying<'_> {
                 let source = self.home.generation(self.generation).join(app.as_str()).join(file.as_path());
                 place.write_copy(&source, over)
             }
-            New::Before => place.copy_back(Sibling::Before),
+            New::Before(_) => place.put_copy_of(&backup::of(self.home, &placement.path), over),
             New::Nothing => place.remove(),
         }
     }
@@ -138,7 +188,7 @@ impl Applying<'_> {
     }
 }
 
-/// The place of `path`, whose directory was there in *prepare*.
+/// Resolve `path`. Its parent directory existed in *prepare*.
 fn existing(home: &Home, path: &ExternalPath) -> Result<Place, HostError> {
     Place::existing(home, path)?.ok_or_else(|| HostError::refused(format!("the directory of '{path}' is gone")))
 }

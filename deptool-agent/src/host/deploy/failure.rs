@@ -6,7 +6,7 @@ use crate::{
         name::UnitName,
         text::{printable, printable_lines},
     },
-    system::{System, settle},
+    system::{System, SystemError, settle},
 };
 
 /// How many lines of a failed unit's journal are shown.
@@ -21,6 +21,12 @@ pub enum Failure {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Failure {
         Failure::Text(error.to_string())
+    }
+}
+
+impl From<SystemError> for Failure {
+    fn from(error: SystemError) -> Failure {
+        Failure::Text(error.0)
     }
 }
 

@@ -7,8 +7,12 @@ use std::collections::BTreeSet;
 use crate::{
     host::{
         connection::takeover,
-        deploy::action::{Action, New, Old},
-        external::place::{Place, Sibling},
+        deploy::action::{Action, New, Old, Placement},
+        external::{
+            backup,
+            place::{Place, Sibling},
+            stamps,
+        },
         state::{
             agents, attempts, durable,
             error::HostError,
@@ -58,7 +62,8 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     failed_units::clear(home)?;
     attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
     clear_siblings(home, record)?;
-    release_directories(home, record)
+    release_directories(home, record)?;
+    stamps::update(home, record)
 }
 
 /// Remove what no generation needs, and close the journal.
@@ -83,8 +88,9 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
 
 /// The entry in the attempts log for the deployment of `record`.
 pub fn attempt_of(record: &Record, result: AttemptResult) -> Attempt {
-    let Record { id, by, when, cluster, from, to, .. } = record.clone();
-    Attempt { id, when, by, cluster, from, to, result }
+    let Record { id, by, when, cluster, from, to, mended, .. } = record.clone();
+    let mended = if result == AttemptResult::Done { mended } else { Vec::new() };
+    Attempt { id, when, by, cluster, from, to, result, mended }
 }
 
 fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
@@ -114,18 +120,47 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
 fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
     for action in &record.actions {
         let Action::Place(placement) = action else { continue };
-        let Some(place) = Place::existing(home, &placement.path)? else { continue };
-        place.remove_sibling(Sibling::New)?;
-        match placement.old {
-            Old::Drifted if place.has(Sibling::Undo)? => place.rename_sibling(Sibling::Undo, Sibling::Drift)?,
-            Old::Ours => place.remove_sibling(Sibling::Undo)?,
-            Old::Drifted | Old::Nothing | Old::Foreign => {}
-        }
-        if matches!(placement.new, New::Before | New::Nothing) {
-            place.remove_sibling(Sibling::Before)?;
+        match clear_siblings_of(home, record, placement) {
+            // Somebody has made the way there impassable since. What is there is not ours any more.
+            Err(HostError::External(_)) => {}
+            result => result?,
         }
     }
+    for kept in &record.kept_files {
+        let target = backup::kept_file(home, record.generation, &kept.app, &kept.file);
+        backup::link_kept(home, &home.trees().join(&kept.tree).join(kept.file.as_path()), &target)?;
+    }
     Ok(())
+}
+
+fn clear_siblings_of(home: &Home, record: &Record, placement: &Placement) -> Result<(), HostError> {
+    let path = &placement.path;
+    if matches!(placement.new, New::Before(_) | New::Nothing) {
+        durable::remove(&backup::of(home, path))?;
+    }
+    let Some(place) = Place::existing(home, path)? else { return Ok(()) };
+    place.remove_sibling(Sibling::New)?;
+    if !place.has(Sibling::Undo)? {
+        return Ok(());
+    }
+    match placement.old {
+        Old::Nothing => Ok(()),
+        Old::Ours => place.remove_sibling(Sibling::Undo),
+        Old::Foreign => place.move_away(Sibling::Undo, &backup::make_room(home, path)?),
+        Old::Drifted | Old::DriftedDirectory => keep(home, record, path, &place),
+        Old::OurDirectory => {
+            place.clear_our_directory()?;
+            // Somebody has put something into it since.
+            if place.has(Sibling::Undo)? { keep(home, record, path, &place) } else { Ok(()) }
+        }
+    }
+}
+
+fn keep(home: &Home, record: &Record, path: &ExternalPath, place: &Place) -> Result<(), HostError> {
+    let target = backup::kept_path(home, record.generation, path);
+    backup::make_parents(home, &target)?;
+    durable::remove_all(&target)?;
+    place.move_away(Sibling::Undo, &target)
 }
 
 /// Remove directories that a deployment made, if nothing is left in them.
@@ -135,9 +170,10 @@ fn release_directories(home: &Home, record: &Record) -> Result<(), HostError> {
     for path in record.claims.directories.iter().rev() {
         let is_needed = record.claims.paths.keys().any(|held| below(held, path));
         let gone = !is_needed
-            && match Place::existing(home, path)? {
-                Some(place) => place.remove_directory_if_empty()?,
-                None => true,
+            && match Place::existing(home, path) {
+                Ok(Some(place)) => place.remove_directory_if_empty()?,
+                Ok(None) | Err(HostError::External(_)) => true,
+                Err(error) => return Err(error),
             };
         if !gone {
             claims.directories.insert(path.clone());

@@ -1,4 +1,4 @@
-//! Health: what an app says must answer is asked until it does, or its time is up.
+//! Health probes: each probe of an app is repeated until it succeeds or its time is up.
 
 use std::{
     io::{self, Read, Write},
@@ -10,26 +10,27 @@ use crate::{
     host::deploy::failure::Failure,
     shared::{
         manifest::probe::{Probe, Target, Url},
-        name::AppName,
+        name::{AppName, UnitName},
         text::printable,
         time::seconds,
     },
     system::{
-        System,
-        settle::{Deadline, Watch},
+        JobKind, JobResult, System, SystemError,
+        settle::{self, Deadline, Watch},
+        verdict::{Started, Verdict, judge},
     },
 };
 
-/// What does not answer is asked again after so long.
+/// The time between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// An attempt gets as long as its probe has left, but at least this: the machine may be busy with what came before.
+/// An attempt may take the time that its probe has left, but at least this, because the machine may be busy.
 const SHORTEST: Duration = Duration::from_millis(500);
-/// One wait for the network ends after this, to say that we are alive.
+/// Waits for the network are interrupted after this time, to send heartbeats.
 const SLICE: Duration = Duration::from_millis(500);
-/// A status line is far shorter.
+/// The limit for a status line, in bytes.
 const LONGEST_LINE: usize = 1024;
 
-/// Ask all of `probes`, each until it answers as it should. A unit that fails meanwhile ends it at once.
+/// Wait until all `probes` succeed. If a watched unit fails meanwhile, this fails at once.
 pub fn wait(
     probes: &[(&AppName, &Probe)],
     watch: &mut Watch,
@@ -41,9 +42,21 @@ pub fn wait(
     for (app, probe) in probes {
         loop {
             let left = (began + probe.within).saturating_sub(system.clock()).min(deadline.left(system));
-            let Err(why) = attempt(&probe.target, left.max(SHORTEST), tick) else { break };
+            let result = match &probe.target {
+                Target::Unit(unit) => run(unit, left.max(SHORTEST), system, tick)?,
+                Target::Tcp(_) | Target::Http { .. } => {
+                    attempt(&probe.target, left.max(SHORTEST), tick).map_err(Asked::why)
+                }
+            };
+            let Err(Asked { why, invocation }) = result else { break };
             watch.look(system, None).map_err(Failure::Units)?;
             if left.is_zero() {
+                if let (Target::Unit(unit), Some(invocation)) = (&probe.target, invocation) {
+                    let waited = seconds(system.clock() - began);
+                    let why = format!("of '{app}' does not succeed after {waited}: it {why}");
+                    let failure = settle::Failure { unit: unit.clone(), why, invocations: vec![invocation] };
+                    return Err(Failure::Units(vec![failure]));
+                }
                 let (target, waited) = (&probe.target, seconds(system.clock() - began));
                 return Err(Failure::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
             }
@@ -56,7 +69,48 @@ pub fn wait(
     Ok(())
 }
 
-/// Ask once. The error says what came instead of what should.
+/// What came of asking, where that was not what should have come.
+struct Asked {
+    why: String,
+    /// The run of a unit: what it said is shown.
+    invocation: Option<String>,
+}
+
+impl Asked {
+    fn why(why: String) -> Asked {
+        Asked { why, invocation: None }
+    }
+}
+
+/// Run a unit to its end, once.
+fn run(
+    unit: &UnitName,
+    limit: Duration,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Result<(), Asked>, SystemError> {
+    let units = std::slice::from_ref(unit);
+    system.reset_failed(units)?;
+    let before = system.detail(unit)?;
+    let job = system.run_jobs(&[(unit.clone(), JobKind::Restart)], limit, tick)?.pop().unwrap_or(JobResult::TimedOut);
+    let (now, ended) = (system.detail(unit)?, system.clock());
+    let invocation = Some(now.invocation.clone()).filter(|id| !id.is_empty());
+    let is_late = job == JobResult::TimedOut;
+    let started = Started { kind: JobKind::Restart, job, ended, before, window: None };
+    let verdict = judge(&started, &now, ended);
+    if is_late {
+        system.run_jobs(&[(unit.clone(), JobKind::Stop)], SHORTEST, tick)?;
+    }
+    // It is no unit that is to run: nothing of it stays in the list of those that failed.
+    system.reset_failed(units)?;
+    Ok(match verdict {
+        _ if is_late => Err(Asked { why: "does not end".into(), invocation }),
+        Verdict::Failed(why) => Err(Asked { why, invocation }),
+        Verdict::Good | Verdict::Settling(_) => Ok(()),
+    })
+}
+
+/// Try once. The error says what came instead of the expected answer.
 fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(), String> {
     let until = Instant::now() + limit;
     let result = match target {
@@ -66,6 +120,8 @@ fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(
             Ok(answer) => return Err(format!("status {answer}, not {status}")),
             Err(error) => Err(error),
         },
+        // It is run, not asked.
+        Target::Unit(_) => Ok(()),
     };
     result.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer".into(),
@@ -90,7 +146,7 @@ fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut()) -> io
     }
 }
 
-/// `GET`: the status of the answer.
+/// Send a `GET` request. Returns the status of the answer.
 fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
     let mut stream = connect(&url.sockets, until, tick)?;
     let Url { path, authority, .. } = url;
@@ -114,10 +170,10 @@ fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
             break;
         }
     }
-    status_of(&line).ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    status_of(&line).ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }
 
-/// What is left until `until`, but not too much at once.
+/// The time until `until`, but at most [`SLICE`].
 fn slice(until: Instant) -> io::Result<Duration> {
     match until.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -125,7 +181,7 @@ fn slice(until: Instant) -> io::Result<Duration> {
     }
 }
 
-/// `HTTP/1.1 200 OK`: RFC 9112, 4.
+/// Parse a status line such as `HTTP/1.1 200 OK` (RFC 9112, 4).
 fn status_of(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
     match rest {
@@ -148,6 +204,7 @@ mod tests {
         system::{
             Active, JobKind, JobResult, UnitDetail,
             fake::{Behaviour, Fake, unit},
+            settle::Transaction,
             verdict::Started,
         },
     };
@@ -162,7 +219,7 @@ mod tests {
         let ended = fake.clock();
         let before = UnitDetail::inactive();
         let started = Started { kind: JobKind::Restart, job: JobResult::Done, ended, before, window: None };
-        let mut watch = Watch::new(vec![(unit("a.service"), started)]);
+        let mut watch = Watch::new(vec![(unit("a.service"), started)], Transaction::default());
         let deadline = Deadline::after(fake, Duration::from_secs(90));
         let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
         match wait(&probes, &mut watch, fake, deadline, &mut || ()) {

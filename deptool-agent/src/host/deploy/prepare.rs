@@ -1,7 +1,10 @@
 //! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
 //! every action is decided.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use crate::{
     host::{
@@ -11,22 +14,24 @@ use crate::{
             error::HostError,
             failed_units::Down,
             layout::Home,
-            ledger::Claims,
+            ledger::{Claims, Enablement},
         },
     },
     shared::{
-        desired::Wanted,
-        name::{AppName, UnitName},
+        desired::Desired,
+        name::AppName,
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
         tree::HostTree,
     },
-    system::System,
+    system::{System, touched::States},
 };
 
 mod accounts;
 pub mod checks;
+mod jobs;
 mod outside;
+mod refusals;
 mod units;
 pub mod verify;
 
@@ -37,8 +42,8 @@ use units::UnitWork;
 pub struct Sides<'a> {
     pub old: &'a HostTree,
     pub new: &'a HostTree,
-    pub had: &'a Wanted,
-    pub wants: &'a Wanted,
+    pub had: &'a Desired,
+    pub wants: &'a Desired,
     pub plan: &'a HostPlan,
 }
 
@@ -52,6 +57,8 @@ pub struct Staged<'a> {
     pub checkouts: &'a [(AppName, String)],
     /// Units that a failed deployment left down.
     pub down: &'a [Down],
+    /// Files of others that change our units, and are to go.
+    pub foreign: &'a [ExternalPath],
 }
 
 impl Staged<'_> {
@@ -71,7 +78,12 @@ pub struct Prepared {
     pub actions: Vec<Action>,
     /// The ledger as it is after the deployment.
     pub claims: Claims,
-    pub running: Vec<UnitName>,
+    /// All units as they are before the deployment. Empty if it does nothing to units.
+    pub before: States,
+    /// What is enabled of the units that it enables and disables.
+    pub enablement: Enablement,
+    /// Files in trees that go, which path units watch.
+    pub watched: Vec<PathBuf>,
     /// For the operator.
     pub notes: Vec<String>,
 }
@@ -85,10 +97,15 @@ pub fn check_out(
     generation: u32,
     new: &HostTree,
     contents: &Contents<'_>,
-    tick: &mut dyn FnMut(),
+    (left, tick): (&BTreeMap<AppName, String>, &mut dyn FnMut()),
 ) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
+        // Somebody has changed it, and this deployment does not touch that app.
+        if let Some(tree) = left.get(name) {
+            checkouts.push((name.clone(), tree.clone()));
+            continue;
+        }
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
         // Two apps with the same tree: the second finds what the first has written.
         if written {
@@ -122,19 +139,22 @@ pub fn decide(
         notes: Vec::new(),
         problems: Vec::new(),
         made: BTreeSet::new(),
+        watched: Vec::new(),
     };
     let units = deciding.units(system)?;
     let outside = deciding.outside()?;
     let own = deciding.own(fresh)?;
+    deciding.refuse(system)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
         return Err(HostError::refused(deciding.problems.join("; ")));
     }
-    let Deciding { claims, notes, .. } = deciding;
-    let running = units.running.clone();
+    let Deciding { claims, notes, watched, .. } = deciding;
+    let before = units.before.clone();
+    let enablement = Enablement::read(home, units.names_touched.clone())?;
     let unlinked = staged.unlinked();
     let actions = in_order(sides, generations, units, outside, (unlinked, own));
-    Ok(Prepared { actions, claims, running, notes })
+    Ok(Prepared { actions, claims, before, enablement, watched, notes })
 }
 
 /// The order in which a host changes. Every deployment follows it.
@@ -150,24 +170,25 @@ fn in_order(
         snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
     };
     let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
-    actions.push(Action::MakeDirectories(outside.directories));
+    actions.push(Action::MakeDirectories(outside.early_directories));
     actions.extend(outside.users.into_iter().map(Action::Place));
     actions.push(Action::CreateUsers(changed(Class::Sysusers)));
     actions.extend(own);
     actions.push(Action::LinkApps(unlinked));
     actions.push(Action::Switch { from, to });
     actions.extend(outside.removed.into_iter().map(Action::Place));
-    actions.extend(outside.placed.into_iter().map(Action::Place));
+    actions.push(Action::MakeDirectories(outside.directories));
+    let reload = sides.plan.needs_daemon_reload() || !outside.foreign.is_empty();
+    actions.extend(outside.placed.into_iter().chain(outside.foreign).map(Action::Place));
     actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
     actions.push(Action::Enable(units.enable));
-    if units.live && sides.plan.needs_daemon_reload() {
+    actions.push(Action::RestoreLinks(units.links));
+    if units.live && reload {
         actions.push(Action::DaemonReload);
     }
     let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
     actions.push(Action::UnlinkApps(gone.cloned().collect()));
-    let running = units.running.iter().collect::<BTreeSet<_>>();
-    let ran = units.jobs.iter().map(|(unit, _)| unit).filter(|unit| running.contains(unit)).cloned().collect();
-    actions.push(Action::Jobs { jobs: units.jobs, running: ran });
+    actions.push(Action::Jobs(units.jobs));
     actions.retain(|action| !is_idle(action));
     actions
 }
@@ -177,7 +198,8 @@ fn is_idle(action: &Action) -> bool {
         Action::Stop(units) | Action::Disable(units) | Action::Enable(units) => units.is_empty(),
         Action::MakeDirectories(paths) | Action::CreateUsers(paths) | Action::CreateTmpfiles(paths) => paths.is_empty(),
         Action::LinkApps(apps) | Action::UnlinkApps(apps) => apps.is_empty(),
-        Action::Jobs { jobs, .. } => jobs.is_empty(),
+        Action::RestoreLinks(links) => links.is_empty(),
+        Action::Jobs(jobs) => jobs.is_empty(),
         Action::Place(_) | Action::Own { .. } | Action::Switch { .. } | Action::DaemonReload => false,
     }
 }
@@ -192,4 +214,6 @@ struct Deciding<'a> {
     /// Everything that speaks against the deployment: the operator sees all of it at once.
     problems: Vec<String>,
     made: BTreeSet<ExternalPath>,
+    /// Files in trees that go, which path units watch.
+    watched: Vec<PathBuf>,
 }

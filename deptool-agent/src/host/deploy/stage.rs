@@ -1,21 +1,30 @@
 //! Stages a deployment: receives, checks and writes everything that it needs, and decides every action. Nothing becomes
 //! visible.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
     host::{
         connection::peer::Peer,
         deploy::{
+            mend::{self, Meant},
             prepare::{self, Prepared, Sides},
             receive::Receiving,
         },
-        external::drift,
+        external::{
+            drift::{self, Compared, Depth, Item},
+            rebuild::{Rebuilt, rebuild},
+        },
         state::{
             checkout::{self, Contents, Earlier},
-            error::{HostError, Whose},
+            error::{Damage, HostError, Whose},
             failed_units,
             generations::{self, Note},
+            heal,
             identity::instance,
             journal::{AgentId, Record},
             layout::Home,
@@ -23,9 +32,10 @@ use crate::{
         },
     },
     shared::{
-        desired::Wanted,
+        desired::{ClaimKind, Desired, Snippet},
         manifest::probe::Probe,
         name::{AppName, UnitName},
+        outcome::{Drift, Goal},
         plan::HostPlan,
         store::Store,
         text::printable,
@@ -45,6 +55,8 @@ pub struct Ready {
     /// The files and directories that were written. They are not synced yet.
     pub written: Vec<PathBuf>,
     pub expectations: Expectations,
+    /// What is not as it was deployed, and is left so.
+    pub left: Vec<Drift>,
 }
 
 /// What has to hold after the activation.
@@ -55,6 +67,10 @@ pub struct Expectations {
     pub timeout: Duration,
     /// The health probes of the apps that change.
     pub probes: Vec<(AppName, Probe)>,
+    /// Units and templates that files of the tree make.
+    pub made: BTreeSet<UnitName>,
+    /// Files in trees that go, which path units watch.
+    pub watched: Vec<PathBuf>,
     /// The time to confirm in seconds, if confirmation is needed.
     pub confirm: Option<u16>,
 }
@@ -72,7 +88,22 @@ impl Expectations {
         let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
         let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
         let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
-        Expectations { windows, timeout: wants.settle_timeout, probes: probes.collect(), confirm }
+        let made = wants
+            .outside
+            .values()
+            .filter_map(|claim| match &claim.kind {
+                ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit.clone()),
+                ClaimKind::Copy(..) | ClaimKind::Link => None,
+            })
+            .collect::<BTreeSet<_>>();
+        Expectations {
+            windows,
+            timeout: wants.settle_timeout,
+            probes: probes.collect(),
+            made,
+            watched: Vec::new(),
+            confirm,
+        }
     }
 }
 
@@ -95,22 +126,42 @@ pub fn stage(
         Lease::Absent => None,
         Lease::At(id) => Some(id),
     };
-    let claims = Claims::load(home)?.unwrap_or_default();
     let current = home.generation_of(&home.current())?;
     let mut receiving = Receiving::new(home, request, store, peer);
     let Some(old) = receiving.load_deployed()? else { return Ok(Staged::Gone) };
-    let earlier = prepare::earlier(home, current, &old);
-    note_drift(home, current, &old, &earlier, receiving.peer);
+    let earlier: Vec<_> = match current {
+        Some(number) => old.apps.iter().filter_map(|(name, app)| Earlier::renewed(home, number, name, app)).collect(),
+        None => Vec::new(),
+    };
     let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
-    let desired = |whose, tree| Wanted::of(tree).map_err(|error| HostError::tree(whose, error));
+    let desired = |whose, tree| Desired::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
-    let plan = HostPlan::of_wanted(&old, &new, &had, &wants);
+    let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
         return Err(HostError::refused("the host's plan is not the one that was shown"));
     }
+    let claims = ledger(home, store, &had, peer)?;
+    let down = failed_units::load(home)?;
     let generation = generations::next(home)?.max(current.unwrap_or(0) + 1);
+    let found = match request.lease {
+        Lease::At(commit) => {
+            let same = earlier.iter().map(|earlier| earlier.name).collect();
+            let compared = Compared { home, commit: Goal::Commit(commit), tree: &old, wants: &had, claims: &claims };
+            let mut found = drift::look(compared, &same, system, Depth::Deployment)?;
+            // They are started in any case.
+            let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
+            found.retain(
+                |finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)),
+            );
+            found
+        }
+        Lease::Absent => Vec::new(),
+    };
+    let meant = Meant { old: &old, new: &new, had: &had, wants: &wants, plan };
+    let mending = mend::decide(home, meant, found, request.repair, generation);
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
-    let (checkouts, fresh) = prepare::check_out(home, generation, &new, &contents, &mut || peer.tick())?;
+    let (checkouts, fresh) =
+        prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
     let note = Note {
         commit: request.goal,
         host: request.host.clone(),
@@ -118,18 +169,24 @@ pub fn stage(
         instance: instance(home)?,
     };
     generations::write(home, generation, &note, &checkouts)?;
-    let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &plan };
-    let down = failed_units::load(home)?;
+    let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &mending.plan };
     let generations = (current, generation);
-    let staged = prepare::Staged { home, sides: &sides, generations, checkouts: &checkouts, down: &down };
+    let staged = prepare::Staged {
+        home,
+        sides: &sides,
+        generations,
+        checkouts: &checkouts,
+        down: &down,
+        foreign: &mending.foreign,
+    };
     let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
     let mut said = prepare::verify::run(&staged, system)?;
     match prepare::checks::run(&staged, system, &mut || peer.still_waits())? {
         Some(notes) => said.extend(notes),
         None => return Ok(Staged::Gone),
     }
-    let Prepared { actions, claims, running, notes } = prepared;
-    for note in notes.into_iter().chain(said) {
+    let Prepared { actions, claims, before, enablement, watched, notes } = prepared;
+    for note in mend::notes(&mending, &request.host).into_iter().chain(notes).chain(said) {
         peer.send(&Response::Note(note));
     }
     let record = Record {
@@ -144,34 +201,35 @@ pub fn stage(
         previous: current,
         generation,
         actions,
-        running,
+        before,
+        enablement,
         claims,
+        mended: mending.mended.clone(),
+        kept_files: mending.kept_files.clone(),
     };
+    let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
     let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
     let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
     written.push(home.generation(generation));
     written.extend(store.written());
-    Ok(Staged::Ready(Box::new(Ready { record, written, expectations: Expectations::of(&sides, request) })))
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left.clone() })))
 }
 
-/// Tell the operator about deployed files that somebody edited. The new generation has them as deployed; the current
-/// generation keeps the edited ones.
-fn note_drift(home: &Home, current: Option<u32>, old: &HostTree, earlier: &[Earlier<'_>], peer: &mut Peer) {
-    let Some(number) = current else { return };
-    for (name, app) in &old.apps {
-        if earlier.iter().any(|earlier| earlier.app.tree == app.tree) {
-            continue;
+/// What we hold. A ledger that is lost is rebuilt from what is deployed.
+fn ledger(home: &Home, store: &Store, had: &Desired, peer: &mut Peer) -> Result<Claims, HostError> {
+    let damage = match Claims::load(home) {
+        Ok(Some(claims)) => return Ok(claims),
+        Ok(None) if had.outside.is_empty() && had.enabled.is_empty() => return Ok(Claims::default()),
+        Ok(None) => Damage::of(&home.claims(), "is empty or missing"),
+        Err(HostError::Damaged(damage)) => {
+            heal::set_aside(home, &home.claims())?;
+            damage
         }
-        let kept = home.generation(number).join(name.as_str());
-        for drift in drift::of_checkout(home, number, name, app) {
-            let said = match kept.exists() {
-                true => {
-                    let kept = printable(kept.as_os_str().as_encoded_bytes());
-                    format!("{drift}: what was there is kept in '{kept}'")
-                }
-                false => drift.to_string(),
-            };
-            peer.send(&Response::Note(said));
-        }
+        Err(error) => return Err(error),
+    };
+    let Rebuilt { claims, unknown } = rebuild(home, store, had)?;
+    for note in [format!("{damage}: rebuilt from what is deployed")].into_iter().chain(unknown) {
+        peer.send(&Response::Note(note));
     }
+    Ok(claims)
 }

@@ -3,7 +3,7 @@
 //! Undoing compares with reality and can be done again after an interruption. It goes on after an error: the more is
 //! back in place the better.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
     host::{
@@ -25,7 +25,10 @@ use crate::{
         name::{AppName, UnitName},
         path::ExternalPath,
     },
-    system::{Active, JobKind, JobResult, Load, Manager, System, UnitState},
+    system::{
+        Active, JobKind, JobResult, Manager, System, UnitState,
+        touched::{self, Change, Ours},
+    },
 };
 
 /// What could not be undone; nothing if the host is as it was.
@@ -44,9 +47,18 @@ impl Left {
     }
 }
 
+/// How far a deployment has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// So many of its actions were begun.
+    Actions(usize),
+    /// The agent that knows is gone.
+    Unknown,
+}
+
 /// Undo the deployment of `record`.
-pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dyn FnMut()) -> Left {
-    let mut undoing = Undoing { home, record, system, tick, left: Left::default() };
+pub fn undo(home: &Home, record: &Record, reached: Reached, system: &mut dyn System, tick: &mut dyn FnMut()) -> Left {
+    let mut undoing = Undoing { home, record, reached, system, tick, left: Left::default() };
     let released = release_reserve(home);
     undoing.note(released);
     undoing.stop_what_was_started();
@@ -55,16 +67,10 @@ pub fn undo(home: &Home, record: &Record, system: &mut dyn System, tick: &mut dy
     undoing.left
 }
 
-/// How systemd comes to start or stop units that nobody asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Relation {
-    StartedBy,
-    StoppedBy,
-}
-
 struct Undoing<'a> {
     home: &'a Home,
     record: &'a Record,
+    reached: Reached,
     system: &'a mut dyn System,
     tick: &'a mut dyn FnMut(),
     left: Left,
@@ -82,85 +88,48 @@ impl Undoing<'_> {
         result.map_err(|error| self.left.errors.push(error.into().to_string())).ok()
     }
 
-    /// Units that did not run before stop while their files are still there.
-    fn stop_what_was_started(&mut self) {
-        if self.system.manager() != Manager::Running {
-            return;
-        }
-        let snapshot = self.system.snapshot();
-        let Some(loaded) = self.note(snapshot) else { return };
-        let (ours, mut new) = (self.started(), Vec::new());
-        for unit in self.related(&ours, &loaded, Relation::StartedBy).into_iter().chain(ours) {
-            let is_there = loaded.get(&unit).is_some_and(|state| state.load != Load::NotFound);
-            if is_there && !self.record.running.contains(&unit) {
-                new.push(unit);
+    /// The units of the deployment's own jobs, whether or not it has got that far.
+    fn ours(&self) -> Ours {
+        let mut ours = Ours::default();
+        for action in &self.record.actions {
+            match action {
+                Action::Stop(units) => ours.jobs.extend(units.iter().cloned()),
+                Action::Jobs(jobs) => ours.jobs.extend(jobs.units().cloned()),
+                _ => {}
             }
         }
-        let stops: Vec<_> = new
-            .iter()
-            .filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive || state.has_job))
-            .map(|unit| (unit.clone(), JobKind::Stop))
-            .collect();
+        ours
+    }
+
+    /// Units that did not run before stop while their files are still there. Nothing of them is left in the list of units
+    /// that have failed.
+    fn stop_what_was_started(&mut self) {
+        let ours = self.ours();
+        if self.system.manager() != Manager::Running || ours.jobs.is_empty() {
+            return;
+        }
+        let snapshot = self.system.snapshot_of_runs();
+        let Some(now) = self.note(snapshot) else { return };
+        let touched = touched::find(self.system, &ours, &self.record.before, &now);
+        let touched = self.note(touched).unwrap_or_default().into_iter().map(|touched| touched.unit);
+        let before = &self.record.before;
+        let is_new = |unit: &UnitName| !before.ran(unit) && before.change_of(unit, &now).is_some();
+        let new: Vec<UnitName> = touched.chain(ours.jobs).filter(is_new).collect();
+        let is_down = |unit: &UnitName| {
+            now.get(unit)
+                .is_none_or(|state| matches!(state.active, Active::Inactive | Active::Failed) && !state.has_job)
+        };
+        let stops: Vec<_> =
+            new.iter().filter(|unit| !is_down(unit)).map(|unit| (unit.clone(), JobKind::Stop)).collect();
         self.stop(&stops);
         let reset = self.system.reset_failed(&new);
         self.note(reset);
     }
 
-    /// The units that the deployment itself started, restarted or reloaded.
-    fn started(&self) -> BTreeSet<UnitName> {
-        let jobs = self.record.actions.iter().filter_map(|action| match action {
-            Action::Jobs { jobs, .. } => Some(jobs),
-            _ => None,
-        });
-        jobs.flatten().map(|(unit, _)| unit.clone()).collect::<BTreeSet<_>>()
-    }
-
-    /// The units whose state is another than before and that are so related to `ours`, directly or through each other.
-    ///
-    /// systemd has told of the jobs that it made along with ours; an agent that recovers has not heard that.
-    fn related(
-        &mut self,
-        ours: &BTreeSet<UnitName>,
-        loaded: &BTreeMap<UnitName, UnitState>,
-        relation: Relation,
-    ) -> BTreeSet<UnitName> {
-        let ran = self.record.running.iter().collect::<BTreeSet<_>>();
-        let changed: Vec<UnitName> = match relation {
-            _ if ours.is_empty() => Vec::new(),
-            Relation::StartedBy => {
-                loaded.keys().filter(|unit| !ran.contains(unit) && !is_down(unit, loaded)).cloned().collect()
-            }
-            Relation::StoppedBy => ran.into_iter().filter(|unit| is_down(unit, loaded)).cloned().collect(),
-        };
-        let mut others = Vec::new();
-        for unit in changed.into_iter().filter(|unit| !ours.contains(unit)) {
-            let detail = self.system.detail(&unit);
-            let Some(detail) = self.note(detail) else { continue };
-            let by = match relation {
-                Relation::StartedBy => detail.started_by,
-                Relation::StoppedBy => detail.stopped_by,
-            };
-            others.push((unit, by));
-        }
-        let mut related = BTreeSet::new();
-        loop {
-            let is_related = |by: &[UnitName]| by.iter().any(|unit| ours.contains(unit) || related.contains(unit));
-            let (new, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, by)| is_related(by));
-            if new.is_empty() {
-                return related;
-            }
-            related.extend(new.into_iter().map(|(unit, _)| unit));
-            others = rest;
-        }
-    }
-
     fn files_and_enablement(&mut self) {
-        let running = self.system.manager() != Manager::Absent;
         let mut reload = false;
         for action in self.record.actions.iter().rev() {
             let result = match action {
-                Action::Enable(units) if running => self.system.disable(units).map_err(HostError::from),
-                Action::Disable(units) if running => self.system.enable(units).map_err(HostError::from),
                 Action::DaemonReload => {
                     reload = true;
                     Ok(())
@@ -172,11 +141,17 @@ impl Undoing<'_> {
                 Action::UnlinkApps(apps) => link_apps(self.home, apps),
                 // Users and temporary files stay, as the plan says; a checkout that nothing refers to is pruned.
                 Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),
-                // Units come before and after the files.
-                Action::Stop(_) | Action::Jobs { .. } | Action::Enable(_) | Action::Disable(_) => Ok(()),
+                // Units come before and after the files, and what is enabled when all files are back.
+                Action::Stop(_)
+                | Action::Jobs(_)
+                | Action::Enable(_)
+                | Action::Disable(_)
+                | Action::RestoreLinks(_) => Ok(()),
             };
             self.note(result);
         }
+        let restored = self.record.enablement.restore(self.home);
+        self.note(restored);
         if reload {
             let result = self.system.daemon_reload();
             self.note(result);
@@ -187,8 +162,7 @@ impl Undoing<'_> {
         let Some(place) = Place::existing(self.home, &placement.path)? else { return Ok(()) };
         place.remove_sibling(Sibling::New)?;
         let backup = match placement.old {
-            Old::Ours | Old::Drifted => Sibling::Undo,
-            Old::Foreign => Sibling::Before,
+            Old::Ours | Old::Drifted | Old::Foreign | Old::DriftedDirectory | Old::OurDirectory => Sibling::Undo,
             // What is not what we would have put there is somebody else's.
             Old::Nothing if place.found()? == Found::Content(content_of(&placement.new)) => return place.remove(),
             Old::Nothing => return Ok(()),
@@ -213,39 +187,63 @@ impl Undoing<'_> {
         }
     }
 
-    /// Start again what was stopped, restart what runs with a configuration that is gone, and see to it that whatever
-    /// systemd stopped along with these is back too.
+    /// What ran before and was touched runs again with the configuration of before. Nothing else is.
     fn start_what_ran(&mut self) {
         if self.system.manager() != Manager::Running {
             return;
         }
-        let mut jobs: Vec<(UnitName, JobKind)> = Vec::new();
-        for action in &self.record.actions {
-            match action {
-                Action::Stop(units) => jobs.extend(units.iter().map(|unit| (unit.clone(), JobKind::Start))),
-                Action::Jobs { jobs: done, running } => {
-                    let again = done.iter().filter(|(unit, _)| running.contains(unit));
-                    jobs.extend(again.cloned());
-                }
-                _ => {}
+        let ours = self.ours();
+        let snapshot = self.system.snapshot_of_runs();
+        let Some(now) = self.note(snapshot) else { return };
+        let touched = touched::find(self.system, &ours, &self.record.before, &now);
+        let touched = self.note(touched).unwrap_or_default().into_iter().map(|touched| touched.unit);
+        let (mut starts, mut restarts) = (Vec::new(), Vec::new());
+        for unit in touched.chain(ours.jobs.iter().cloned()).filter(|unit| self.record.before.ran(unit)) {
+            match self.record.before.change_of(&unit, &now) {
+                Some(Change::Stopped) => starts.push(unit),
+                Some(Change::Restarted | Change::Started | Change::Failed) => restarts.push(unit),
+                None => {}
             }
         }
-        let snapshot = self.system.snapshot();
-        if let Some(now) = self.note(snapshot) {
-            // A reload can't help what the failed configuration has brought down.
-            for (unit, kind) in &mut jobs {
-                let active = now.get(unit).map(|state| state.active);
-                if *kind == JobKind::Reload && active != Some(Active::Active) {
-                    *kind = JobKind::Restart;
+        let mut jobs = self.reloads(&now);
+        let mut stops = Vec::new();
+        let is_single = starts.len() + restarts.len() == 1;
+        for unit in restarts {
+            let detail = self.system.detail(&unit);
+            let keeps_files = self.note(detail).is_some_and(|detail| detail.may.keep_files);
+            // As on the way there: what changes its port back must not meet another that still has it.
+            match is_single || keeps_files {
+                true => jobs.push((unit, JobKind::Restart)),
+                false => {
+                    stops.push((unit.clone(), JobKind::Stop));
+                    jobs.push((unit, JobKind::Start));
                 }
             }
         }
+        jobs.extend(starts.into_iter().map(|unit| (unit, JobKind::Start)));
         let units: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
+        self.stop(&stops);
         let reset = self.system.reset_failed(&units);
         self.note(reset);
         self.start(&jobs);
-        self.start_propagated(&units.into_iter().collect::<BTreeSet<_>>());
+        self.start_propagated(&ours);
         self.look_again(&jobs);
+    }
+
+    /// Units that were told to read the new configuration, and run: they are told to read the old one.
+    fn reloads(&self, now: &BTreeMap<UnitName, UnitState>) -> Vec<(UnitName, JobKind)> {
+        let begun = match self.reached {
+            Reached::Actions(count) => count,
+            Reached::Unknown => usize::MAX,
+        };
+        let jobs = self.record.actions.iter().take(begun).filter_map(|action| match action {
+            Action::Jobs(jobs) => Some(jobs),
+            _ => None,
+        });
+        let reloads = jobs
+            .flat_map(|jobs| &jobs.jobs)
+            .filter(|(unit, kind)| *kind == JobKind::Reload && self.record.before.change_of(unit, now).is_none());
+        reloads.cloned().collect()
     }
 
     /// Not every unit's job waits until it is seen to work.
@@ -261,16 +259,14 @@ impl Undoing<'_> {
         }
     }
 
-    fn start_propagated(&mut self, ours: &BTreeSet<UnitName>) {
-        let mut others = self.system.take_other_jobs().into_iter().collect::<BTreeSet<_>>();
-        let snapshot = self.system.snapshot();
+    /// Starting some has stopped others again, or has not brought back what systemd stopped along with them.
+    fn start_propagated(&mut self, ours: &Ours) {
+        let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
-        others.extend(self.related(ours, &now, Relation::StoppedBy));
-        let jobs: Vec<_> = others
-            .into_iter()
-            .filter(|unit| !ours.contains(unit) && self.record.running.contains(unit) && is_down(unit, &now))
-            .map(|unit| (unit, JobKind::Start))
-            .collect();
+        let touched = touched::find(self.system, ours, &self.record.before, &now);
+        let touched = self.note(touched).unwrap_or_default();
+        let stopped = touched.into_iter().filter(|one| one.change == Change::Stopped);
+        let jobs: Vec<_> = stopped.map(|one| (one.unit, JobKind::Start)).collect();
         self.start(&jobs);
     }
 
@@ -299,15 +295,12 @@ impl Undoing<'_> {
     }
 }
 
-fn is_down(unit: &UnitName, loaded: &BTreeMap<UnitName, UnitState>) -> bool {
-    loaded.get(unit).is_none_or(|state| matches!(state.active, Active::Inactive | Active::Failed))
-}
-
 /// What a placement puts in place. Nothing that can be found is equal to what restores or removes.
 fn content_of(new: &New) -> Content {
     match new {
         New::Link(target) => Content::Link(target.clone()),
         New::Copy { sha256, .. } => Content::File(sha256.clone()),
-        New::Before | New::Nothing => Content::File(String::new()),
+        New::Before(content) => content.clone(),
+        New::Nothing => Content::File(String::new()),
     }
 }

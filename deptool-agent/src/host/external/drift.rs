@@ -1,229 +1,292 @@
-//! Finds drift: whatever on this host is not as it was deployed. This only reads.
+//! Drift: what on this host is not as it was deployed. Looks, changes nothing.
+//!
+//! A deployment looks at all that we hold before it decides anything, and puts right what it is responsible for: see
+//! [`crate::host::deploy::mend`]. `git deptool verify` asks for the same, and for more.
+
+mod units;
+
+pub use units::foreign;
 
 use std::{collections::BTreeSet, fs};
 
 use crate::{
     host::{
-        external::place::{Found, Place},
+        external::{
+            place::{Found, Place, Resolved, Stamp},
+            rebuild::rebuild,
+            stamps::{self, Stamps},
+        },
         state::{
             checkout,
             error::{HostError, Whose},
-            generations::Note,
-            identity::{deployed, load_tree},
+            generations::{self, Note},
+            identity::{deployed, hostname_differs, load_tree},
             layout::Home,
             ledger::{Claims, Content, PathClaim},
         },
     },
     shared::{
-        desired::{ClaimKind, Snippet, Wanted, WantedUnit},
+        desired::Desired,
         name::{AppName, UnitName},
-        outcome::{Deployed, Goal},
-        path::{ExternalPath, STATE_DIR},
+        outcome::{Deployed, Drift, Goal, Subject},
+        path::{ExternalPath, STATE_DIR, TreePath},
         store::Store,
         text::printable,
         tree::HostTree,
-        wire::{Drift, Subject},
     },
-    system::{Active, Manager, System, UnitFile},
+    system::System,
 };
 
-/// The directories that take precedence over `/etc/systemd/system`. `systemctl set-property` and the like write to them.
-const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
-const ETC: &str = "/etc/systemd/system";
-const RUN: &str = "/run/systemd/system";
-/// The directories for the units of packages.
-const BELOW: [&str; 3] = ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+/// How closely units are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What can be had without asking for each unit that is well.
+    Deployment,
+    /// All that can be found out.
+    Verify,
+}
 
-/// Compare the host with what is deployed. Empty if they agree, or if nothing is deployed.
-pub fn look(home: &Home, system: &mut dyn System) -> Result<Vec<Drift>, HostError> {
+/// Something that is not as it was deployed.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    pub drift: Drift,
+    pub item: Item,
+    /// The apps that it concerns; none for what is the host's own.
+    pub apps: BTreeSet<AppName>,
+    /// Something else is there, which is not to be lost.
+    pub stands: bool,
+}
+
+/// What is to be put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// Something that every deployment writes anew.
+    Links,
+    /// What no deployment can put right.
+    Host,
+    /// Something in an app's checkout. A file that is there has a place in it.
+    File {
+        tree: Option<String>,
+        file: Option<TreePath>,
+    },
+    Path(ExternalPath),
+    Unit {
+        unit: UnitName,
+        remedy: Remedy,
+    },
+    /// A file of somebody else's that stands before a unit file of ours, or changes it.
+    Foreign {
+        unit: UnitName,
+        path: ExternalPath,
+    },
+}
+
+/// What helps a unit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remedy {
+    pub enable: bool,
+    /// It does not run, or not as it should.
+    pub start: bool,
+}
+
+/// What was deployed, to be compared with.
+#[derive(Clone, Copy)]
+pub struct Compared<'a> {
+    pub home: &'a Home,
+    pub commit: Goal,
+    pub tree: &'a HostTree,
+    pub wants: &'a Desired,
+    pub claims: &'a Claims,
+}
+
+/// Compare the host with what was deployed, as closely as can be. Empty if they agree, or if nothing is deployed.
+pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
     let tree = load_tree(&store, &deployed.host, deployed.commit);
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
-    let wants = Wanted::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
-    let mut looking = Looking {
-        home,
-        tree: &tree,
-        wants: &wants,
-        claims: Claims::load(home)?.unwrap_or_default(),
-        found: Vec::new(),
+    let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
+    let mut found = Vec::new();
+    let claims = match Claims::load(home) {
+        Ok(Some(claims)) => claims,
+        damaged => {
+            let what = match damaged {
+                Err(HostError::Damaged(damage)) => damage.what,
+                Err(error) => return Err(error),
+                Ok(_) => "is missing".into(),
+            };
+            found.push(host(format!("{STATE_DIR}/state/claims"), what, Item::Links));
+            // As the next deployment will do.
+            rebuild(home, &store, &wants)?.claims
+        }
     };
-    looking.generation(&deployed);
-    looking.outside()?;
+    found.extend(hostname(home, &deployed)?);
+    let compared =
+        Compared { home, commit: Goal::Commit(deployed.commit), tree: &tree, wants: &wants, claims: &claims };
+    found.extend(look(compared, &BTreeSet::new(), system, Depth::Verify)?);
+    Ok(found)
+}
+
+/// Compare the host with what was deployed. The checkouts of the apps in `same` are known to be as they were written.
+pub fn look(
+    compared: Compared<'_>,
+    same: &BTreeSet<&AppName>,
+    system: &mut dyn System,
+    depth: Depth,
+) -> Result<Vec<Finding>, HostError> {
+    let mut looking = Looking { compared, depth, found: Vec::new() };
+    looking.generation(same)?;
+    looking.outside(&stamps::load(compared.home))?;
     looking.units(system)?;
     Ok(looking.found)
 }
 
-/// The changes by hand in the checkout of an app in a generation.
-pub fn of_checkout(home: &Home, generation: u32, name: &AppName, app: &crate::shared::tree::App) -> Vec<Drift> {
-    let stable = Home::stable_path(name);
-    let link = home.generation(generation).join(name.as_str());
-    let tree = fs::read_link(&link).ok().and_then(|target| Some(target.file_name()?.to_str()?.to_owned()));
-    let Some(tree) = tree else { return vec![of_path(stable, "is missing")] };
-    let differences = checkout::differences(home, &tree, app);
-    differences.into_iter().map(|(file, what)| of_path(format!("{stable}{file}"), what)).collect()
+/// A host that was given another name is not the one that the deployment was for.
+fn hostname(home: &Home, deployed: &Deployed) -> Result<Option<Finding>, HostError> {
+    if !home.is_live() {
+        return Ok(None);
+    }
+    match hostname_differs(home, &deployed.host)? {
+        Some(name) => {
+            Ok(Some(host("/etc/hostname".into(), format!("has '{name}', not '{}'", deployed.host), Item::Host)))
+        }
+        None => Ok(None),
+    }
 }
 
-fn of_path(path: impl Into<String>, what: impl Into<String>) -> Drift {
-    Drift { subject: Subject::Path(path.into()), what: what.into() }
+fn host(path: String, what: impl Into<String>, item: Item) -> Finding {
+    Finding {
+        drift: Drift { subject: Subject::Path(path), what: what.into() },
+        item,
+        apps: BTreeSet::new(),
+        stands: false,
+    }
 }
 
 struct Looking<'a> {
-    home: &'a Home,
-    tree: &'a HostTree,
-    wants: &'a Wanted,
-    claims: Claims,
-    found: Vec<Drift>,
+    compared: Compared<'a>,
+    depth: Depth,
+    found: Vec<Finding>,
 }
 
 impl Looking<'_> {
-    fn path(&mut self, path: impl Into<String>, what: impl Into<String>) {
-        self.found.push(of_path(path, what));
-    }
-
-    fn unit(&mut self, unit: &UnitName, what: impl Into<String>) {
-        self.found.push(Drift { subject: Subject::Unit(unit.clone()), what: what.into() });
-    }
-
-    /// Compare the links to the current generation, and the checkouts in it.
-    fn generation(&mut self, deployed: &Deployed) {
-        let current = self.home.linked_generation(&self.home.current()).ok().flatten();
-        let is_deployed = |number: &u32| {
-            Note::read(self.home, *number).is_some_and(|note| note.commit == Goal::Commit(deployed.commit))
-        };
+    /// The links to the generation, and the checkouts in it.
+    fn generation(&mut self, same: &BTreeSet<&AppName>) -> Result<(), HostError> {
+        let Compared { home, commit, tree, .. } = self.compared;
+        let current = home.generation_of(&home.current())?;
+        let is_deployed = |number: &u32| Note::read(home, *number).is_some_and(|note| note.commit == commit);
         match current.filter(is_deployed) {
-            None => self.path(format!("{STATE_DIR}/current"), "does not lead to what is deployed"),
+            None => {
+                let what = "does not lead to what is deployed";
+                self.found.push(host(format!("{STATE_DIR}/current"), what, Item::Links));
+            }
             Some(number) => {
-                for (name, app) in &self.tree.apps {
-                    self.found.extend(of_checkout(self.home, number, name, app));
+                for (name, app) in tree.apps.iter().filter(|(name, _)| !same.contains(name)) {
+                    self.checkout(number, name, app);
                 }
             }
         }
-        for name in self.tree.apps.keys() {
-            if !self.home.has_stable_path(name) {
-                self.path(Home::stable_path(name), "is not the link that was made");
+        for name in tree.apps.keys().filter(|name| !home.has_stable_path(name)) {
+            self.found.push(host(Home::stable_path(name), "is not the link that was made", Item::Links));
+        }
+        Ok(())
+    }
+
+    fn checkout(&mut self, number: u32, name: &AppName, app: &crate::shared::tree::App) {
+        let stable = Home::stable_path(name);
+        let mut add = |path: String, what: &str, tree: Option<String>, file| {
+            let stands = matches!(what, "was edited" | "was added" | "was replaced");
+            self.found.push(Finding {
+                drift: Drift { subject: Subject::Path(path), what: what.into() },
+                item: Item::File { tree, file },
+                apps: BTreeSet::from([name.clone()]),
+                stands,
+            });
+        };
+        let Some(tree) = generations::tree_of(self.compared.home, number, name) else {
+            return add(stable, "is missing", None, None);
+        };
+        for difference in checkout::differences(self.compared.home, &tree, app) {
+            match difference.file {
+                Some(file) => add(format!("{stable}/{file}"), difference.what, Some(tree.clone()), Some(file)),
+                None => add(stable.clone(), difference.what, None, None),
             }
         }
     }
 
-    /// Compare the external paths in the ledger.
-    fn outside(&mut self) -> Result<(), HostError> {
-        let held: Vec<(ExternalPath, PathClaim)> = self.claims.paths.clone().into_iter().collect();
-        for (path, claim) in held {
-            let (found, attributes) = match Place::existing(self.home, &path) {
-                Ok(Some(place)) => (place.found()?, place.attributes()?),
-                Ok(None) => (Found::Nothing, None),
-                Err(HostError::External(why)) => {
-                    self.path(path.as_str(), why);
-                    continue;
-                }
+    /// What we hold outside of our own directory.
+    fn outside(&mut self, stamps: &Stamps) -> Result<(), HostError> {
+        let Compared { home, claims, .. } = self.compared;
+        let mut directory: Option<(String, Place)> = None;
+        for (path, claim) in &claims.paths {
+            let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
+            let name = path.relative().file_name().unwrap_or_default();
+            // Paths are sorted: mostly the next one is in the same directory.
+            let place = match &directory {
+                Some((known, place)) if known == parent => Ok(Some(place.beside(name)?)),
+                _ => match Place::resolve(home, path) {
+                    Ok(Resolved::Place(place)) => {
+                        directory = Some((parent.to_owned(), place.beside(name)?));
+                        Ok(Some(place))
+                    }
+                    Ok(Resolved::Missing(_)) => Ok(None),
+                    Ok(Resolved::Inside) => Err(HostError::External(format!("leads into {STATE_DIR}"))),
+                    Err(error) => Err(error),
+                },
+            };
+            let what = match place {
+                Ok(None) => Some(("is missing".to_owned(), false)),
+                Ok(Some(place)) => difference(home, &place, claim, stamps.get(path))?,
+                Err(HostError::External(why)) => Some((why, false)),
                 Err(error) => return Err(error),
             };
-            let is_root = self.home.is_live();
-            let is_as_made = |(mode, uid, gid): (u32, u32, u32)| mode == 0o644 && (!is_root || (uid, gid) == (0, 0));
-            match (&claim.ours, found) {
-                (_, Found::Nothing) => self.path(path.as_str(), "is missing"),
-                (ours, Found::Content(now)) if *ours == now => {
-                    if matches!(ours, Content::File(_)) && !attributes.is_some_and(is_as_made) {
-                        self.path(path.as_str(), "has another mode or owner");
-                    }
-                }
-                (Content::File(_), Found::Content(Content::File(_))) => self.path(path.as_str(), "was edited"),
-                (Content::Link(_), Found::Content(Content::Link(target))) => {
-                    self.path(path.as_str(), format!("leads to '{}'", printable(target.as_bytes())));
-                }
-                (Content::Link(_), Found::Content(Content::File(_))) => {
-                    self.path(path.as_str(), "was replaced by a file");
-                }
-                (Content::File(_), Found::Content(Content::Link(_))) => {
-                    self.path(path.as_str(), "was replaced by a symlink");
-                }
-                (_, Found::Other(what)) => self.path(path.as_str(), format!("was replaced by {what}")),
+            if let Some((what, stands)) = what {
+                self.found.push(Finding {
+                    drift: Drift { subject: Subject::Path(path.as_str().into()), what },
+                    item: Item::Path(path.clone()),
+                    apps: BTreeSet::from([claim.app.clone()]),
+                    stands,
+                });
             }
         }
         Ok(())
     }
+}
 
-    fn units(&mut self, system: &mut dyn System) -> Result<(), HostError> {
-        let (wants, manager) = (self.wants, system.manager());
-        if manager != Manager::Absent {
-            for (unit, wanted) in &wants.enabled {
-                self.enablement(unit, system)?;
-                if manager == Manager::Running {
-                    self.activity(unit, wanted, system)?;
-                }
-            }
-        }
-        let made = wants.outside.values().filter_map(|claim| match &claim.kind {
-            ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit),
-            _ => None,
-        });
-        for unit in made.chain(wants.enabled.keys()).chain(wants.watched.keys()).collect::<BTreeSet<_>>() {
-            self.overrides(unit);
-        }
-        Ok(())
+/// What is the matter with a path of ours, and whether something else is there.
+fn difference(
+    home: &Home,
+    place: &Place,
+    claim: &PathClaim,
+    known: Option<&Stamp>,
+) -> Result<Option<(String, bool)>, HostError> {
+    let Some(stamp) = place.stamp()? else { return Ok(Some(("is missing".into(), false))) };
+    let is_as_made = stamp.mode & 0o7777 == 0o644 && (!home.is_live() || stamp.owner == (0, 0));
+    let is_file = matches!(claim.ours, Content::File(_));
+    if is_file && known == Some(&stamp) && is_as_made {
+        return Ok(None);
     }
+    let other = |what: &str| Some((what.to_owned(), true));
+    Ok(match (&claim.ours, place.found()?) {
+        (_, Found::Nothing) => Some(("is missing".into(), false)),
+        (ours, Found::Content(now)) if *ours == now => {
+            (is_file && !is_as_made).then(|| ("has another mode or owner".into(), false))
+        }
+        (Content::File(_), Found::Content(Content::File(_))) => other("was edited"),
+        (Content::Link(_), Found::Content(Content::Link(target))) => {
+            other(&format!("leads to '{}'", printable(target.as_bytes())))
+        }
+        (Content::Link(_), Found::Content(Content::File(_))) => other("was replaced by a file"),
+        (Content::File(_), Found::Content(Content::Link(_))) => other("was replaced by a symlink"),
+        (_, Found::Directory) => other("was replaced by a directory"),
+        (_, Found::Special) => other("was replaced by a special file"),
+    })
+}
 
-    fn enablement(&mut self, unit: &UnitName, system: &mut dyn System) -> Result<(), HostError> {
-        match system.unit_file(unit)? {
-            UnitFile::Enabled | UnitFile::Static => {}
-            UnitFile::EnabledRuntime => self.unit(unit, "is enabled until the next boot only"),
-            UnitFile::Disabled => self.unit(unit, "was disabled"),
-            UnitFile::Masked => self.unit(unit, "was masked"),
-            UnitFile::Absent => self.unit(unit, "is gone"),
-        }
-        Ok(())
-    }
-
-    /// Check that the unit runs, unless it may end by itself.
-    fn activity(&mut self, unit: &UnitName, wanted: &WantedUnit, system: &mut dyn System) -> Result<(), HostError> {
-        let now = system.detail(unit)?;
-        let may_end = now.service_type == "oneshot"
-            || now.condition_failed
-            || now.is_triggered
-            || wanted.settle.is_some_and(|window| window.0.is_zero());
-        match now.active {
-            Active::Failed => {
-                let why = now.exit.map_or_else(String::new, |exit| format!(" ({})", printable(exit.as_bytes())));
-                self.unit(unit, format!("has failed{why}"));
-            }
-            Active::Inactive | Active::Deactivating if !may_end => self.unit(unit, "was stopped"),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Find unit files and drop-ins that were not deployed and that override the deployed ones.
-    fn overrides(&mut self, unit: &UnitName) {
-        let exists = |directory: &str| {
-            let path = self.home.root().join(&directory[1..]).join(unit.as_str());
-            // A symlink is only an alias.
-            fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
-        };
-        let mut over: Vec<String> =
-            ABOVE.iter().filter(|directory| exists(directory)).map(|d| format!("{d}/{unit}")).collect();
-        let etc = format!("{ETC}/{unit}");
-        if !self.is_ours(&etc) && exists(ETC) && BELOW.iter().any(|directory| exists(directory)) {
-            over.push(etc);
-        }
-        let mut drop_ins = Vec::new();
-        for directory in [ETC, RUN].iter().chain(&ABOVE) {
-            let directory = format!("{directory}/{unit}.d");
-            let names = fs::read_dir(self.home.root().join(&directory[1..])).into_iter().flatten().flatten();
-            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-            let ours = names.filter(|name| name.ends_with(".conf") && !name.starts_with('.'));
-            drop_ins.extend(ours.map(|name| format!("{directory}/{name}")).filter(|path| !self.is_ours(path)));
-        }
-        drop_ins.sort();
-        for path in over {
-            self.unit(unit, format!("is overridden by '{}'", printable(path.as_bytes())));
-        }
-        for path in drop_ins {
-            self.unit(unit, format!("has the drop-in '{}', which was not deployed", printable(path.as_bytes())));
-        }
-    }
-
-    fn is_ours(&self, path: &str) -> bool {
-        ExternalPath::parse(path).is_ok_and(|path| self.claims.paths.contains_key(&path))
-    }
+/// The files with these names in a directory of the host; none if it can't be read.
+fn names(home: &Home, directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(home.root().join(&directory[1..])).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }

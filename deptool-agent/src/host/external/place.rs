@@ -21,16 +21,20 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
+    fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    host::state::{
-        error::{Context, HostError},
-        layout::Home,
-        ledger::Content,
+    host::{
+        external::backup,
+        state::{
+            error::{Context, HostError},
+            layout::Home,
+            ledger::Content,
+        },
     },
     shared::{
         path::{ExternalPath, STATE_DIR, is_within},
@@ -45,6 +49,8 @@ const LOOK: OFlags = OFlags::PATH;
 const LOOK: OFlags = OFlags::RDONLY;
 /// A path with more symlinks than this is taken for a loop.
 const MAX_LINKS: usize = 40;
+/// The type of file systems of the FAT family.
+const MSDOS: rustix::fs::FsWord = 0x4d44;
 
 /// An external path: its parent directory, held open, and a name in it.
 pub struct Place {
@@ -59,6 +65,8 @@ pub enum Resolved {
     Place(Place),
     /// These directories do not exist. The outermost is first.
     Missing(Vec<ExternalPath>),
+    /// Into our own directory, through a link on the way.
+    Inside,
 }
 
 impl Resolved {
@@ -70,6 +78,7 @@ impl Resolved {
             Resolved::Missing(directories) => {
                 directories.last().map_or(PathBuf::new(), |directory| Path::new(directory.as_str()).join(name))
             }
+            Resolved::Inside => PathBuf::from(path.as_str()),
         }
     }
 }
@@ -87,13 +96,15 @@ impl Place {
                 Step::Link(target) => walk.follow(&target, &mut pending).map_err(|error| error.at(full))?,
                 Step::Missing => {
                     pending.push_front(name);
-                    check_outside(path, &walk.real())?;
-                    return missing(&walk.real(), &pending);
+                    let real = walk.real();
+                    return if is_inside(&real) { Ok(Resolved::Inside) } else { missing(&real, &pending) };
                 }
             }
         }
         let real = walk.real();
-        check_outside(path, &real)?;
+        if is_inside(&real) {
+            return Ok(Resolved::Inside);
+        }
         let name = full.file_name().unwrap_or_default().to_owned();
         Ok(Resolved::Place(Place { directory: walk.into_directory(), real, name }))
     }
@@ -102,7 +113,7 @@ impl Place {
     pub fn existing(home: &Home, path: &ExternalPath) -> Result<Option<Place>, HostError> {
         match Self::resolve(home, path)? {
             Resolved::Place(place) => Ok(Some(place)),
-            Resolved::Missing(_) => Ok(None),
+            Resolved::Missing(_) | Resolved::Inside => Ok(None),
         }
     }
 
@@ -116,6 +127,20 @@ impl Place {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error).during("look at", &self.path(name)),
         }
+    }
+
+    /// A name in the directory that is there.
+    fn enter(&self, name: &OsStr) -> Result<Place, HostError> {
+        let flags = LOOK | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let path = self.path(&self.name);
+        let directory = rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty()).during("open", &path)?;
+        Ok(Place { directory, real: path, name: name.to_owned() })
+    }
+
+    /// Another name in the same directory.
+    pub fn beside(&self, name: &OsStr) -> Result<Place, HostError> {
+        let directory = self.directory.try_clone().during("open", &self.real)?;
+        Ok(Place { directory, real: self.real.clone(), name: name.to_owned() })
     }
 
     /// What is at the path: nothing, a link, a file, or something that can't be taken over.
@@ -141,15 +166,14 @@ impl Place {
                 .during("read", &self.path(name))?;
                 Ok(Found::Content(Content::File(hex(&digest.finalize()))))
             }
-            FileType::Directory => Ok(Found::Other("a directory")),
-            _ => Ok(Found::Other("a special file")),
+            FileType::Directory => Ok(Found::Directory),
+            _ => Ok(Found::Special),
         }
     }
 
-    /// Mode, owner and group, if the path exists.
-    pub fn attributes(&self) -> Result<Option<(u32, u32, u32)>, HostError> {
-        let stat = self.stat(&self.name)?;
-        Ok(stat.map(|stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)))
+    /// What the system says of what is there.
+    pub fn stamp(&self) -> Result<Option<Stamp>, HostError> {
+        Ok(self.stat(&self.name)?.map(|stat| Stamp::of(&stat)))
     }
 
     fn open(&self, name: &OsStr) -> Result<File, HostError> {
@@ -172,25 +196,87 @@ impl Place {
         }
     }
 
-    /// Rename a sibling, and replace what has the new name.
-    pub fn rename_sibling(&self, from: Sibling, to: Sibling) -> Result<(), HostError> {
-        self.rename(&from.name(&self.name), &to.name(&self.name))
+    /// Move a directory that is there to the sibling's name: it can't have two. One that was moved already stays.
+    pub fn move_to(&self, sibling: Sibling) -> Result<(), HostError> {
+        if self.has(sibling)? { Ok(()) } else { self.rename(&self.name, &sibling.name(&self.name)) }
     }
 
-    /// Move a sibling back to the path. If both are hard links to one file, rename does nothing, so remove the sibling, too.
+    /// Put a sibling back in place of what we have put there. The rename of two names of one file does nothing, so the
+    /// sibling is removed after it.
     pub fn put_back(&self, sibling: Sibling) -> Result<(), HostError> {
-        self.rename(&sibling.name(&self.name), &self.name)?;
-        self.remove_name(&sibling.name(&self.name))
+        let name = sibling.name(&self.name);
+        let is_directory = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if self.stat(&name)?.is_some_and(is_directory) {
+            self.remove()?;
+            return self.rename(&name, &self.name);
+        }
+        self.rename(&name, &self.name)?;
+        self.remove_name(&name)
     }
 
-    /// Restore the path from a sibling, and keep the sibling.
-    pub fn copy_back(&self, sibling: Sibling) -> Result<(), HostError> {
-        let (from, new) = (sibling.name(&self.name), Sibling::New.name(&self.name));
+    /// Put what is at `source`, a file or symlink of ours, in place as it is: with its mode, owner and time.
+    pub fn put_copy_of(&self, source: &Path, over: Over) -> Result<(), HostError> {
+        let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
-        rustix::fs::linkat(&self.directory, &from, &self.directory, &new, AtFlags::empty())
-            .during("restore", &self.path(&self.name))?;
-        self.rename(&new, &self.name)?;
+        backup::copy(CWD, source, self.directory.as_fd(), Path::new(&new))?;
+        self.put_in_place(over)?;
+        // The rename of two names of one file does nothing.
         self.remove_name(&new)
+    }
+
+    /// Move a sibling to `target`, which may be on another file system.
+    pub fn move_away(&self, sibling: Sibling, target: &Path) -> Result<(), HostError> {
+        let name = sibling.name(&self.name);
+        match rustix::fs::renameat(&self.directory, &name, CWD, target) {
+            Err(Errno::XDEV) => {
+                backup::copy(self.directory.as_fd(), Path::new(&name), CWD, target)?;
+                self.remove_name(&name)
+            }
+            result => result.during("move away", &self.path(&self.name)),
+        }
+    }
+
+    /// Whether it can't be written to, and why. Nothing is written for it.
+    pub fn check_writable(&self, is_link: bool) -> Result<(), HostError> {
+        let refuse =
+            |why: &str| HostError::External(format!("'{}' can't be written: {why}", self.path(&self.name).display()));
+        let access = |name: &OsStr, flags| rustix::fs::accessat(&self.directory, name, Access::WRITE_OK, flags);
+        match access(OsStr::new("."), AtFlags::EACCESS) {
+            Err(Errno::ROFS) => return Err(refuse("the file system is read-only")),
+            Err(Errno::PERM) => return Err(refuse("its directory is immutable")),
+            result => result.during("write to", &self.real)?,
+        }
+        let is_file = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if self.stat(&self.name)?.is_some_and(is_file)
+            && access(&self.name, AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW) == Err(Errno::PERM)
+        {
+            return Err(refuse("it is immutable"));
+        }
+        let system = rustix::fs::fstatfs(&self.directory).during("look at", &self.real)?;
+        if is_link && system.f_type == MSDOS {
+            return Err(refuse("its file system has no symlinks"));
+        }
+        Ok(())
+    }
+
+    /// The file system that it is on.
+    pub fn device(&self) -> Result<u64, HostError> {
+        Ok(rustix::fs::fstat(&self.directory).during("look at", &self.real)?.st_dev)
+    }
+
+    /// The names in the directory that is there.
+    pub fn names(&self) -> Result<Vec<OsString>, HostError> {
+        let path = self.path(&self.name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty()).during("open", &path)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory).during("read", &path)? {
+            let name = OsString::from_vec(entry.during("read", &path)?.file_name().to_bytes().to_vec());
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), HostError> {
@@ -200,6 +286,8 @@ impl Place {
     fn remove_name(&self, name: &OsStr) -> Result<(), HostError> {
         match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // Asked before whether there is anything.
+            Err(Errno::ROFS) if self.stat(name)?.is_none() => Ok(()),
             Err(error) => Err(error).during("remove", &self.path(name)),
         }
     }
@@ -253,6 +341,13 @@ impl Place {
         self.put_in_place(over)
     }
 
+    /// Remove the directory that has the sibling's name, as far as it has nothing but backups and empty directories in it.
+    pub fn clear_our_directory(&self) -> Result<(), HostError> {
+        let moved = self.beside(&Sibling::Undo.name(&self.name))?;
+        clear_backups(&moved)?;
+        moved.remove_directory_if_empty().map(drop)
+    }
+
     /// Sync the parent directory.
     pub fn sync(&self) -> Result<(), HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -278,6 +373,21 @@ impl Place {
     }
 }
 
+fn clear_backups(directory: &Place) -> Result<(), HostError> {
+    for name in directory.names()? {
+        let inner = directory.enter(&name)?;
+        match inner.found()? {
+            Found::Directory => {
+                clear_backups(&inner)?;
+                inner.remove_directory_if_empty()?;
+            }
+            _ if name.as_bytes().ends_with(b".deptool-undo") => inner.remove()?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Sync the file system of `/etc`.
 pub fn sync(home: &Home) -> Result<(), HostError> {
     let etc = home.root().join("etc");
@@ -289,7 +399,9 @@ pub fn sync(home: &Home) -> Result<(), HostError> {
 pub enum Found {
     Nothing,
     Content(Content),
-    Other(&'static str),
+    Directory,
+    /// A FIFO, socket or device.
+    Special,
 }
 
 /// What a new file or link may replace.
@@ -309,21 +421,48 @@ pub enum Sibling {
     New,
     /// The backup of what the deployment that is under way replaces.
     Undo,
-    /// The backup of what was there before the first deployment.
-    Before,
-    /// The backup of what somebody put in place of a deployed path.
-    Drift,
 }
+
+/// The longest name that every file system has.
+const LONGEST_NAME: usize = 255;
 
 impl Sibling {
     fn name(self, of: &OsStr) -> OsString {
         let suffix: &[u8] = match self {
             Sibling::New => b".deptool-new",
             Sibling::Undo => b".deptool-undo",
-            Sibling::Before => b".deptool-before",
-            Sibling::Drift => b".deptool-drift",
         };
-        OsString::from_vec([b".", of.as_bytes(), suffix].concat())
+        let name = of.as_bytes();
+        if name.len() + suffix.len() < LONGEST_NAME {
+            return OsString::from_vec([b".", name, suffix].concat());
+        }
+        let digest = hex(&Sha256::digest(name)[..16]);
+        OsString::from_vec([b".", digest.as_bytes(), suffix].concat())
+    }
+}
+
+/// What the system says of a file: if all of it is as it was, the content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub size: i64,
+    pub modified: (i64, i64),
+    /// Of the inode: nobody can set it, as they can the other one.
+    pub changed: (i64, i64),
+    pub inode: u64,
+    pub mode: u32,
+    pub owner: (u32, u32),
+}
+
+impl Stamp {
+    fn of(stat: &Stat) -> Stamp {
+        Stamp {
+            size: stat.st_size,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+            inode: stat.st_ino,
+            mode: stat.st_mode,
+            owner: (stat.st_uid, stat.st_gid),
+        }
     }
 }
 
@@ -351,11 +490,8 @@ fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io:
     }
 }
 
-fn check_outside(path: &ExternalPath, real: &Path) -> Result<(), HostError> {
-    if is_within(&real.to_string_lossy(), STATE_DIR) {
-        return Err(HostError::External(format!("'{path}' leads into {STATE_DIR}")));
-    }
-    Ok(())
+fn is_inside(real: &Path) -> bool {
+    is_within(&real.to_string_lossy(), STATE_DIR)
 }
 
 /// The directories to make for the path `pending` below `real`.

@@ -38,28 +38,15 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     }
     durable::remove_all(&path)?;
     // On the same file system a hard link is enough.
-    if linkat(CWD, SELF, CWD, &path, AtFlags::SYMLINK_FOLLOW).is_ok() {
-        return Ok(Some(path));
-    }
-    let temporary = home.bin().join(format!("{}.new", AgentId::own()));
-    match copy_own(&temporary) {
-        Ok(()) => fs::rename(&temporary, &path).during("replace", &path)?,
-        // A full disk is no reason to refuse a deployment: the agent that was started is still where it was.
-        Err(HostError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-            durable::remove(&temporary)?;
-            release_own(home)?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+    if linkat(CWD, SELF, CWD, &path, AtFlags::SYMLINK_FOLLOW).is_err() {
+        let temporary = home.bin().join(format!("{}.new", AgentId::own()));
+        let mut program = fs::File::open(SELF).during("open", Path::new(SELF))?;
+        let mut copy = durable::create(&temporary, 0o700)?;
+        io::copy(&mut program, &mut copy).during("write", &temporary)?;
+        copy.set_permissions(fs::Permissions::from_mode(0o755)).during("change the mode of", &temporary)?;
+        fs::rename(&temporary, &path).during("replace", &path)?;
     }
     Ok(Some(path))
-}
-
-fn copy_own(to: &Path) -> Result<(), HostError> {
-    let mut program = fs::File::open(SELF).during("open", Path::new(SELF))?;
-    let mut copy = durable::create(to, 0o700)?;
-    io::copy(&mut program, &mut copy).during("write", to)?;
-    copy.set_permissions(fs::Permissions::from_mode(0o755)).during("change the mode of", to)
 }
 
 /// Remove this agent from a local root's `bin/`, because no journal needs it any more.

@@ -133,7 +133,7 @@ mod tests {
         let cluster = ClusterName::parse(b"prod").unwrap();
         // The same time gives the same id.
         let id = format!("{when:032x}").parse().unwrap();
-        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Goal::Nothing, result }
+        Attempt { id, when, by: "carol".into(), cluster, from: None, to: Goal::Nothing, result, mended: Vec::new() }
     }
 
     #[test]

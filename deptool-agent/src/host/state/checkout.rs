@@ -23,11 +23,13 @@ use crate::{
     host::state::{
         durable::{self, RECORD},
         error::{Context, HostError},
+        generations,
         layout::Home,
     },
     shared::{
         id::BlobId,
         messagepack,
+        name::AppName,
         path::TreePath,
         store::pack::LARGE_BLOB,
         tree::{App, Entry, FileKind, TreeError, read_blob},
@@ -84,23 +86,30 @@ impl Seen {
 
 /// The checkout of an earlier version of an app. Unchanged files keep their modification times.
 pub struct Earlier<'a> {
+    pub name: &'a AppName,
     pub directory: PathBuf,
     pub app: &'a App,
     seen: Vec<Seen>,
 }
 
 impl<'a> Earlier<'a> {
-    /// The checkout of `app` in a generation, if it still matches its record.
-    pub fn verified(
-        home: &Home,
-        generation: u32,
-        name: &crate::shared::name::AppName,
-        app: &'a App,
-    ) -> Option<Earlier<'a>> {
+    /// The checkout of `app` in a generation, if it still is what was recorded.
+    pub fn verified(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
         let link = home.generation(generation).join(name.as_str());
         let tree = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
         let seen = verify(home, &tree)?;
-        Some(Earlier { directory: home.trees().join(tree), app, seen })
+        Some(Earlier { name, directory: home.trees().join(tree), app, seen })
+    }
+
+    /// The same. One that was only touched, or whose record is lost, is recorded anew; the caller holds the host's lock.
+    pub fn renewed(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
+        let verified = || Self::verified(home, generation, name, app);
+        verified().or_else(|| {
+            let tree = generations::tree_of(home, generation, name)?;
+            let is_same = app.manifest.files.is_empty() && differences(home, &tree, app).is_empty();
+            is_same.then(|| record(home, &tree).ok())??;
+            verified()
+        })
     }
 
     /// A file of the checkout with this content, if there is one.
@@ -320,33 +329,66 @@ fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     (now == seen).then_some(seen)
 }
 
-/// How the checkout `name` differs from what was written. Each difference has a path with a slash in front (empty for the
-/// checkout itself) and the rest of a sentence that begins with the path.
-pub fn differences(home: &Home, name: &str, app: &App) -> Vec<(String, &'static str)> {
+/// What is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// `None` for the checkout as a whole.
+    pub file: Option<TreePath>,
+    pub what: &'static str,
+}
+
+/// In what the checkout `name` is not what was written. Without a record, every file is read.
+pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
     let directory = home.trees().join(name);
-    let all = |what| vec![(String::new(), what)];
-    let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
-    let Some(recorded) = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok()) else {
-        return all("has no record of what was written");
-    };
     let now = match look(&directory) {
         Ok(now) => now,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return all("is missing"),
-        Err(_) => return all("can't be read, or has invalid names in it"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return vec![Difference { file: None, what: "is missing" }];
+        }
+        Err(_) => return vec![Difference { file: None, what: "can't be read, or has invalid names in it" }],
     };
-    let by_path = now.iter().map(|seen| (&seen.path, seen)).collect::<BTreeMap<_, _>>();
+    let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
+    let recorded = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok());
+    let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).collect();
     let mut found = Vec::new();
-    for was in &recorded {
+    let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });
+    let mut known: BTreeSet<&TreePath> = BTreeSet::new();
+    for was in recorded.iter().flatten() {
+        known.insert(&was.path);
         let what = match by_path.get(&was.path) {
             None => Some("is missing"),
             Some(is) => was.difference(is, || has_content(&directory, &was.path, app)),
         };
-        found.extend(what.map(|what| (format!("/{}", was.path), what)));
+        what.into_iter().for_each(|what| add(&was.path, what));
     }
-    let known = recorded.iter().map(|seen| &seen.path).collect::<BTreeSet<_>>();
-    let new = now.iter().filter(|seen| !known.contains(&seen.path));
-    found.extend(new.map(|seen| (format!("/{}", seen.path), "was added")));
+    for path in app.files.keys().filter(|_| recorded.is_none()) {
+        known.insert(path);
+        if !by_path.contains_key(path) {
+            add(path, "is missing");
+        } else if !has_content(&directory, path, app) {
+            add(path, "was edited");
+        } else if let Some(seen) = by_path.get(path).filter(|_| !app.manifest.files.contains_key(path))
+            && !has_usual_mode(seen, &app.files[path])
+        {
+            add(path, "has another mode or owner");
+        }
+    }
+    let is_directory = |seen: &Seen| FileType::from_raw_mode(seen.mode) == FileType::Directory;
+    for seen in now.iter().filter(|seen| !known.contains(&seen.path)) {
+        if recorded.is_some() || !is_directory(seen) {
+            add(&seen.path, "was added");
+        }
+    }
     found
+}
+
+fn has_usual_mode(seen: &Seen, entry: &Entry) -> bool {
+    let mode = match entry.kind {
+        FileKind::Symlink => return true,
+        FileKind::Executable => 0o755,
+        FileKind::Regular => 0o644,
+    };
+    seen.mode & 0o7777 == mode && seen.owner.0 == rustix::process::geteuid().as_raw()
 }
 
 /// Whether a file or symlink has the content that the tree has.

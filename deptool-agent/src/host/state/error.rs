@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use crate::{
-    shared::{desired::WantedError, frame::FrameError, store::StoreError, text::printable, tree::TreeError},
+    shared::{desired::DesiredError, frame::FrameError, store::StoreError, text::printable, tree::TreeError},
     system::SystemError,
 };
 
@@ -64,7 +64,7 @@ pub enum TreeProblem {
     #[error(transparent)]
     Unreadable(#[from] TreeError),
     #[error(transparent)]
-    Desired(#[from] WantedError),
+    Desired(#[from] DesiredError),
 }
 
 /// How the helper broke the protocol.

@@ -22,7 +22,7 @@ use crate::{
         name::HostName,
         outcome::Deployed,
         store::Store,
-        text::{hex, unhex},
+        text::{hex, printable, unhex},
         tree::{HostTree, TreeError, host_directory, root_of},
     },
 };
@@ -48,6 +48,26 @@ pub fn host_name(home: &Home) -> Result<HostName, HostError> {
     let bytes = durable::read(&path, NOTE)?.unwrap_or_default();
     let advice = "write the name of this host's directory in the tree into it";
     HostName::parse(&bytes).map_err(|error| Damage::unreadable(&path, &error).with_advice(advice).into())
+}
+
+/// The name in `/etc/hostname`, if it can't be that of the host `expected`.
+pub fn hostname_differs(home: &Home, expected: &HostName) -> Result<Option<String>, HostError> {
+    let path = home.root().join("etc/hostname");
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        bytes => bytes.during("read", &path)?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let expected = expected.as_str();
+    let same = name.eq_ignore_ascii_case(expected)
+        || first(name).eq_ignore_ascii_case(expected)
+        || first(expected).eq_ignore_ascii_case(name);
+    if name.is_empty() || name == "localhost" || same {
+        return Ok(None);
+    }
+    Ok(Some(printable(name.as_bytes())))
 }
 
 /// Load the directory of `host` in `commit`. The tree is empty if there is no such directory.

@@ -28,16 +28,18 @@ use crate::{
             durable::{self, RECORD, Writing},
             error::{Context, Damage, HostError},
             layout::Home,
-            ledger::Claims,
+            ledger::{Claims, Enablement},
         },
     },
     shared::{
         id::{CommitId, DeploymentId},
         messagepack,
-        name::{ClusterName, HostName, UnitName},
-        outcome::Goal,
+        name::{AppName, ClusterName, HostName},
+        outcome::{Goal, Mended},
+        path::TreePath,
         text::printable,
     },
+    system::touched::States,
 };
 
 const MAGIC: &[u8] = b"deptool journal 2\n";
@@ -65,10 +67,24 @@ pub struct Record {
     pub previous: Option<u32>,
     pub generation: u32,
     pub actions: Vec<Action>,
-    /// Units that ran when the deployment began.
-    pub running: Vec<UnitName>,
+    /// All units as they were when the deployment began. Empty if it does nothing to units.
+    pub before: States,
+    /// What was enabled of the units that it enables and disables.
+    pub enablement: Enablement,
     /// The ledger after the deployment.
     pub claims: Claims,
+    /// What it puts right of what somebody has changed.
+    pub mended: Vec<Mended>,
+    /// Files of the apps that somebody has edited, and that are to be kept.
+    pub kept_files: Vec<KeptFile>,
+}
+
+/// A file in a checkout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptFile {
+    pub tree: String,
+    pub app: AppName,
+    pub file: TreePath,
 }
 
 /// The state of the journal.
@@ -324,8 +340,11 @@ mod tests {
             previous: None,
             generation: 1,
             actions: vec![Action::Switch { from: None, to: 1 }],
-            running: vec![],
+            before: States::default(),
+            enablement: Enablement::default(),
             claims: Claims::default(),
+            mended: vec![],
+            kept_files: vec![],
         }
     }
 

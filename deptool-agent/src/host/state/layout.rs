@@ -194,6 +194,11 @@ impl Home {
         self.state().join("host")
     }
 
+    /// What the system said of our copies when they were last read.
+    pub fn stamps(&self) -> PathBuf {
+        self.state().join("stamps")
+    }
+
     /// Backups of what was at external paths before the first deployment.
     pub fn backups(&self) -> PathBuf {
         self.state().join("backups")

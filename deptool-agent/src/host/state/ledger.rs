@@ -58,12 +58,45 @@ pub enum Content {
 }
 
 /// A unit that an app enables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitClaim {
     /// Its enablement before it was claimed.
     pub file: UnitFile,
     /// Whether it ran before it was claimed.
     pub active: bool,
+    /// The links that said which of it and the units of its `Also=` were enabled before us.
+    #[serde(default, skip_serializing_if = "Enablement::is_empty")]
+    pub links: Enablement,
+    /// Units that ran before us, and that can't run at the same time (Conflicts=).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub displaced: BTreeSet<UnitName>,
+    /// Files of others that changed it before us: they are no drift.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub beside: BTreeSet<ExternalPath>,
+}
+
+impl Default for UnitClaim {
+    /// Of a unit that was not there.
+    fn default() -> Self {
+        let (links, displaced) = (Enablement::default(), BTreeSet::new());
+        UnitClaim { file: UnitFile::Absent, active: false, links, displaced, beside: BTreeSet::new() }
+    }
+}
+
+/// Which units are enabled, as systemd keeps it: the links that enabling or disabling some units may touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enablement {
+    /// The units, with those that they name in `Also=` and their names in `Alias=`.
+    pub names: BTreeSet<UnitName>,
+    /// Path below the directory of units, and where the link leads.
+    pub links: BTreeMap<String, String>,
+}
+
+impl Enablement {
+    /// Whether nothing is enabled.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
 }
 
 /// The ledger's file. It has a digest: with a changed ledger, a deployment could remove files that were never deployed.

@@ -19,7 +19,7 @@ fn app(name: &'static str) -> impl Strategy<Value = Tree> {
         }
         if let Some(content) = deep {
             files.push(("deep/er/file".into(), content.into()));
-            files.push((format!("tmpfiles/{name}.conf"), content.into()));
+            files.push((format!("tmpfiles/{name}.conf"), format!("d /run/{content}")));
         }
         if let Some(content) = service {
             let text = format!("[Service]\nExecStart=/bin/{content}\n");

@@ -104,7 +104,7 @@ fn quadlet_unit(file: &str) -> Option<String> {
     let (stem, kind) = file.rsplit_once('.')?;
     match kind {
         "container" | "kube" => Some(format!("{stem}.service")),
-        "pod" | "volume" | "network" | "image" | "build" => Some(format!("{stem}-{kind}.service")),
+        "pod" | "volume" | "network" | "image" | "build" | "artifact" => Some(format!("{stem}-{kind}.service")),
         _ => None,
     }
 }
@@ -118,14 +118,14 @@ fn quadlet_drop_in(directory: &str, file: &str) -> Result<Snippet, String> {
 }
 
 /// `web@a.service` -> `web@.service`.
-fn template_of(unit: &UnitName) -> Option<String> {
+pub fn template_of(unit: &UnitName) -> Option<String> {
     let (stem, suffix) = unit.as_str().rsplit_once('.')?;
     let (prefix, instance) = stem.split_once('@')?;
     (!instance.is_empty()).then(|| format!("{prefix}@.{suffix}"))
 }
 
 /// Whether drop-ins of `stem` are read for `unit`: its own, its template's, those of a dashed prefix, of its type.
-fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
+pub fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
     let name = unit.as_str();
     if stem == name || template_of(unit).as_deref() == Some(stem) {
         return true;

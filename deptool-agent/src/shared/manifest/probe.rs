@@ -11,6 +11,7 @@ use std::{
 use serde::Deserialize;
 
 use super::Window;
+use crate::shared::name::UnitName;
 
 /// Without `within`.
 const WITHIN: Window = Window(Duration::from_secs(5));
@@ -37,6 +38,8 @@ pub enum Target {
     Tcp(Address),
     /// `GET` is answered with this status.
     Http { url: Url, status: u16 },
+    /// A oneshot of the app that asks what neither can, and succeeds if it is answered.
+    Unit(UnitName),
 }
 
 impl fmt::Display for Target {
@@ -44,6 +47,7 @@ impl fmt::Display for Target {
         match self {
             Target::Tcp(address) => write!(f, "tcp {}", address.text),
             Target::Http { url, .. } => f.write_str(&url.text),
+            Target::Unit(unit) => write!(f, "'{unit}'"),
         }
     }
 }
@@ -54,6 +58,7 @@ impl fmt::Display for Target {
 struct Fields {
     tcp: Option<Address>,
     http: Option<Url>,
+    unit: Option<UnitName>,
     status: Option<u16>,
     within: Option<Window>,
 }
@@ -61,11 +66,14 @@ struct Fields {
 impl TryFrom<Fields> for Probe {
     type Error = &'static str;
     fn try_from(fields: Fields) -> Result<Self, Self::Error> {
-        let target = match (fields.tcp, fields.http, fields.status) {
-            (Some(address), None, None) => Target::Tcp(address),
-            (None, Some(url), status) => Target::Http { url, status: status.unwrap_or(STATUS) },
-            (Some(_), None, Some(_)) => return Err("'status' is for 'http' only"),
-            _ => return Err("it has either 'tcp' or 'http'"),
+        let target = match (fields.tcp, fields.http, fields.unit, fields.status) {
+            (Some(address), None, None, None) => Target::Tcp(address),
+            (None, Some(url), None, status) => Target::Http { url, status: status.unwrap_or(STATUS) },
+            (None, None, Some(unit), None) => Target::Unit(unit),
+            (Some(_), None, None, Some(_)) | (None, None, Some(_), Some(_)) => {
+                return Err("'status' is for 'http' only");
+            }
+            _ => return Err("it has one of 'tcp', 'http' and 'unit'"),
         };
         if let Target::Http { status, .. } = &target
             && !(100..=599).contains(status)
@@ -187,8 +195,11 @@ mod tests {
         assert!(matches!(http.target, Target::Http { status: 200, .. }));
         assert_eq!(probe(r#"{"tcp": "127.0.0.1:53"}"#).unwrap().target.to_string(), "tcp 127.0.0.1:53");
         for (bad, expected) in [
-            ("{}", "either 'tcp' or 'http'"),
-            (r#"{"tcp": "127.0.0.1:53", "http": "http://127.0.0.1/"}"#, "either 'tcp' or 'http'"),
+            ("{}", "one of 'tcp', 'http' and 'unit'"),
+            (r#"{"tcp": "127.0.0.1:53", "http": "http://127.0.0.1/"}"#, "one of 'tcp', 'http' and 'unit'"),
+            (r#"{"unit": "a.service", "tcp": "127.0.0.1:53"}"#, "one of 'tcp', 'http' and 'unit'"),
+            (r#"{"unit": "a.service", "status": 200}"#, "'status' is for 'http' only"),
+            (r#"{"unit": "a"}"#, "invalid unit name"),
             (r#"{"tcp": "127.0.0.1:53", "status": 200}"#, "'status' is for 'http' only"),
             (r#"{"http": "http://127.0.0.1/", "status": 99}"#, "'status' is a number"),
             (r#"{"udp": "127.0.0.1:53"}"#, "unknown field `udp`"),

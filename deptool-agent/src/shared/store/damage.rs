@@ -11,7 +11,8 @@ use crate::shared::store::{
 };
 
 impl Store {
-    /// Note that an object that should be here is missing or can't be read, so [`Store::drop_damaged`] has to be called.
+    /// Note that an object that should be here is missing or can't be read, so [`Store::drop_damaged`] has to be
+    /// called.
     pub fn suspect_damage(&mut self) {
         self.is_suspect = true;
     }
@@ -36,7 +37,8 @@ impl Store {
         self.rewrite_shallow()
     }
 
-    /// Remove lost commits from reflogs, and refs in `refs/deptool` that name a lost commit. Git would report them as errors.
+    /// Remove lost commits from reflogs, and refs in `refs/deptool` that name a lost commit. Git would report them as
+    /// errors.
     fn remove_lost_commits(&self) -> Result<()> {
         visit_files(&self.dir.join("logs"), &mut |path| {
             let log = read_file(path).at("read", path)?;

@@ -19,8 +19,8 @@ use crate::shared::{
 const COMMITS: usize = 10_000;
 
 impl Store {
-    /// Write a pack with `want` and its history, without the part of it that `have` reaches. The pack has the commits, their
-    /// root trees, and the host's directory in each. Objects that are not here are left out.
+    /// Write a pack with `want` and its history, without the part of it that `have` reaches. The pack has the
+    /// commits, their root trees, and the host's directory in each. Objects that are not here are left out.
     pub fn export_pack(
         &self,
         want: &CommitId,
@@ -50,7 +50,8 @@ impl Store {
         Ok(summary)
     }
 
-    /// Add the root tree of a commit to `found`, and whatever is here of the host's directory. Trees in `seen` are skipped.
+    /// Add the root tree of a commit to `found`, and whatever is here of the host's directory. Trees in `seen` are
+    /// skipped.
     fn collect_commit(
         &self,
         commit: &ObjectId,

@@ -82,8 +82,8 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Find paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of files, files
-/// that are far too long. `branch` is the name of a ref that must be a file.
+/// Find paths in the store at `dir` that neither Git nor an agent can have made: links, directories in place of
+/// files, files that are far too long. `branch` is the name of a ref that must be a file.
 pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let kind = |path: &Path| fs::symlink_metadata(path);
@@ -141,8 +141,8 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     result.at("write", path)
 }
 
-/// Remove whatever a crash left: temporary files, lock files, packs that are cut off or lack their index, and the torn last
-/// line of a reflog. The caller holds the host lock.
+/// Remove whatever a crash left: temporary files, lock files, packs that are cut off or lack their index, and the
+/// torn last line of a reflog. The caller holds the host lock.
 pub(super) fn sweep(dir: &Path) -> Result<()> {
     sweep_temporary_files(dir)?;
     visit_files(&dir.join("logs"), &mut cut_torn_line)?;
@@ -195,8 +195,8 @@ pub(super) fn remove_pack(file: &Path) -> Result<()> {
 
 /// Whether a pack has its index, and ends with the checksum that the index names.
 ///
-/// A pack gets its name before it is synced (the caller syncs it later, before anything depends on it). So after a power
-/// cut it may be shorter than it was.
+/// A pack gets its name before it is synced (the caller syncs it later, before anything depends on it). So after a
+/// power cut it may be shorter than it was.
 fn is_whole(pack: &Path) -> Result<bool> {
     let index = pack.with_extension("idx");
     match (last(pack, 20)?, last(&index, 40)?) {

@@ -1,7 +1,7 @@
 //! Reads and writes the packs that travel between helper and agent. Packs that are read are not trusted.
 //!
-//! The format is Git's, gitformat-pack(5), version 2. Deltas are refused: neither side sends any, and a hostile delta can
-//! expand a few bytes to gigabytes. Reader and writer hold one object in memory at a time.
+//! The format is Git's, gitformat-pack(5), version 2. Deltas are refused: neither side sends any, and a hostile delta
+//! can expand a few bytes to gigabytes. Reader and writer hold one object in memory at a time.
 
 use std::io::{self, BufRead, Write};
 

@@ -60,7 +60,8 @@ impl Packs {
 
     /// Like [`Packs::list`], but open all packs now. The objects of a pack that can't be read count as missing.
     ///
-    /// This is for readers without the host lock: if a repack removes a pack that was just listed, the packs are listed again.
+    /// This is for readers without the host lock: if a repack removes a pack that was just listed, the packs are
+    /// listed again.
     pub fn open_all(dir: &Path) -> Result<Self> {
         let mut tries = 3;
         loop {
@@ -131,8 +132,8 @@ impl Packs {
         }
     }
 
-    /// The kind and size of an object, and its zlib stream as it is in the pack. `None` if the object is missing, or is a
-    /// delta because somebody ran `git repack` here.
+    /// The kind and size of an object, and its zlib stream as it is in the pack. `None` if the object is missing, or
+    /// is a delta because somebody ran `git repack` here.
     pub fn raw(&self, id: &ObjectId) -> Option<(Kind, u64, &[u8])> {
         let (bundle, at) = self.locate(id)?;
         let entry = bundle.pack.entry(bundle.index.pack_offset_at_index(at)).ok()?;

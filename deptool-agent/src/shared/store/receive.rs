@@ -21,8 +21,8 @@ use crate::shared::store::{
 impl Store {
     /// Read one pack from `input`, and not a byte more, and add its objects to the store.
     ///
-    /// Every object is hashed. A pack that is cut off, corrupt, above `limits` or that has deltas leaves nothing behind. The
-    /// caller has to sync the files in [`Store::written`].
+    /// Every object is hashed. A pack that is cut off, corrupt, above `limits` or that has deltas leaves nothing
+    /// behind. The caller has to sync the files in [`Store::written`].
     pub fn add_pack(&mut self, input: &mut dyn BufRead, limits: &Limits) -> Result<Summary> {
         let dir = self.pack_dir();
         let mut temporary = TemporaryFile::create(&dir, "pack")?;
@@ -46,8 +46,8 @@ impl Store {
         Ok(summary)
     }
 
-    /// Give a written pack its name, its `.promisor` file and its index. The index comes last, because Git only sees packs
-    /// that have an index.
+    /// Give a written pack its name, its `.promisor` file and its index. The index comes last, because Git only sees
+    /// packs that have an index.
     ///
     /// Returns the path of the index, or `None` if the store had the pack already.
     pub(super) fn publish(
@@ -86,8 +86,8 @@ impl Store {
     }
 }
 
-/// The most parents that all commits of one pack may have together. They are held in memory, and a hostile pack can have
-/// many of them in few compressed bytes.
+/// The most parents that all commits of one pack may have together. They are held in memory, and a hostile pack can
+/// have many of them in few compressed bytes.
 const PARENTS: usize = 2_000_000;
 
 /// The commits of a pack and their parents.

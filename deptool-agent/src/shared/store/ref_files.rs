@@ -1,5 +1,5 @@
-//! Refs in Git's file format: loose refs, `packed-refs` and reflogs, with Git's lock files, so that Git's own commands can
-//! run at the same time.
+//! Refs in Git's file format: loose refs, `packed-refs` and reflogs, with Git's lock files, so that Git's own
+//! commands can run at the same time.
 //!
 //! This is a small part of what gix-ref does. That crate would add a quarter of a megabyte to the agent. Ref names come
 //! from validated types or constants, and no name is a directory of another name.

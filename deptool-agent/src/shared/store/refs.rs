@@ -124,7 +124,8 @@ impl Store {
         self.refs.lock(TARGET)?.set(&Target::Object(commit.0), None)
     }
 
-    /// What is deployed. With [`Expected::Any`], a branch that can't be read counts as absent, so that recovery can replace it.
+    /// What is deployed. With [`Expected::Any`], a branch that can't be read counts as absent, so that recovery can
+    /// replace it.
     fn deployed_under_lock(&self, expected: Expected) -> Result<Option<(ClusterName, CommitId)>> {
         match (self.deployed(), expected) {
             (Err(StoreError::BadRef { .. }), Expected::Any) => Ok(None),

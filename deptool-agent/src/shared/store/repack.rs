@@ -23,8 +23,8 @@ use crate::shared::{
 impl Store {
     /// If there are more than `limit` packs, replace them with one pack of everything that refs and reflogs reach.
     ///
-    /// Unreachable objects are dropped. A crash at any point leaves at least everything that is reachable. Returns whether
-    /// the store was repacked.
+    /// Unreachable objects are dropped. A crash at any point leaves at least everything that is reachable. Returns
+    /// whether the store was repacked.
     pub fn repack_if_many(&mut self, limit: usize) -> Result<bool> {
         if self.pack_count() <= limit {
             return Ok(false);

@@ -30,8 +30,9 @@ impl Store {
         lines.map(|line| ObjectId::from_hex(line).map_err(|_| StoreError::BadShallow)).collect()
     }
 
-    /// Add the new ends of history *before* the pack with them gets its name. A reader, or a crash in between, may then see
-    /// a shallow commit that is not here yet, which Git ignores. In the other order history would be broken for a moment.
+    /// Add the new ends of history *before* the pack with them gets its name. A reader, or a crash in between, may
+    /// then see a shallow commit that is not here yet, which Git ignores. In the other order history would be broken
+    /// for a moment.
     pub(super) fn widen_shallow(&self, new: &History) -> Result<()> {
         let coming: super::IdSet = new.commits.iter().map(|(id, _)| *id).collect();
         let before = self.shallow()?;

@@ -35,8 +35,8 @@ impl Store {
         Ok(())
     }
 
-    /// The commits that `starts` reach without going through `stop`, nearest first and at most `limit` of them. Commits that
-    /// are not here are left out.
+    /// The commits that `starts` reach without going through `stop`, nearest first and at most `limit` of them.
+    /// Commits that are not here are left out.
     pub(super) fn reachable(
         &self,
         starts: impl IntoIterator<Item = ObjectId>,

@@ -61,6 +61,23 @@ fn live_calls_take_what_they_should() {
     assert_eq!(absent.load, Load::NotFound);
 }
 
+/// Not a test, and not among those that the lab runs: figures for the state query with many units.
+#[test]
+#[ignore = "needs systemd, and takes minutes: run by hand"]
+fn measure_the_state_query() {
+    let mut systemd = Systemd::new();
+    let text = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n";
+    install(&mut systemd, &[("many@.service", text)]);
+    for (from, to) in [(0, 200), (200, 2000)] {
+        let jobs: Vec<_> = (from..to).map(|n| (name(&format!("many@{n}.service")), JobKind::Start)).collect();
+        systemd.run_jobs(&jobs, Duration::from_secs(600), &mut || ()).unwrap();
+        for _ in 0..5 {
+            let units = timed("snapshot_of_runs", || systemd.snapshot_of_runs()).unwrap();
+            println!("{} units, {} up", units.len(), units.values().filter(|state| state.active.is_up()).count());
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs systemd: run by the lab"]
 fn live_enabling_and_undoing_it() {

@@ -4,7 +4,7 @@ use std::{fs, time::Instant};
 
 use super::*;
 use crate::system::{
-    settle::{Deadline, Failure, Watch},
+    settle::{Deadline, Failure, Transaction, Watch},
     verdict::Started,
 };
 
@@ -34,7 +34,7 @@ fn deploy(systemd: &mut Systemd, jobs: &[(&str, JobKind)]) -> Result<(), Vec<Fai
             (unit.clone(), Started { kind: *kind, job, ended, before, window: None })
         });
     let deadline = Deadline::after(systemd, LIMIT);
-    Watch::new(started.collect()).settle(systemd, deadline, &mut || ())
+    Watch::new(started.collect(), Transaction::default()).settle(systemd, deadline, &mut || ())
 }
 
 /// Deploy a unit, and compare what is said of it: a part of why it failed, or nothing. Returns how long it took.

@@ -1,13 +1,12 @@
-//! What systemd says of a unit, as its properties tell it.
-//!
-//! Names and types: org.freedesktop.systemd1(5), "Unit objects", "Service unit objects".
+//! Parses the properties of units. Their names and types are in org.freedesktop.systemd1(5), "Unit objects" and "Service unit
+//! objects".
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::super::{Active, FailedRun, Load, UnitDetail, UnitFile, UnitState, dbus::Value};
+use super::super::{Active, FailedRun, Load, May, UnitDetail, UnitFile, UnitState, dbus::Value};
 use crate::shared::name::UnitName;
 
-/// A unit's object: bytes that are not letters or digits become `_` and two hex digits, a digit in front too.
+/// The object path of a unit. Bytes that are not letters or digits become `_` and two hex digits, and so does a leading digit.
 pub fn object_path(unit: &str) -> String {
     let mut path = String::from("/org/freedesktop/systemd1/unit/");
     for (at, byte) in unit.bytes().enumerate() {
@@ -19,9 +18,9 @@ pub fn object_path(unit: &str) -> String {
     path
 }
 
-/// The reply to `ListUnits`: name, description, load state, active state, sub state and more for each.
+/// Parse the reply to `ListUnits`: name, description, load state, active state, sub state and more for each unit.
 ///
-/// Scopes, devices and what else could not be deployed are left out.
+/// Scopes, devices and other units that can't be deployed are left out.
 pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
     let units = reply.first().map(Value::items).unwrap_or_default();
     units.iter().filter_map(|unit| listed(unit.items())).collect::<BTreeMap<_, _>>()
@@ -31,7 +30,8 @@ fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
     let text = |at: usize| fields.get(at).and_then(Value::text);
     let name = UnitName::parse(text(0)?.as_bytes()).ok()?;
     let has_job = matches!(fields.get(7), Some(Value::U32(1..)));
-    Some((name, UnitState { load: load(text(2)?), active: active(text(3)?), sub: text(4)?.to_owned(), has_job }))
+    let (load, active, sub) = (load(text(2)?), active(text(3)?), text(4)?.to_owned());
+    Some((name, UnitState { load, active, sub, has_job, invocation: String::new() }))
 }
 
 fn load(text: &str) -> Load {
@@ -47,7 +47,7 @@ fn load(text: &str) -> Load {
 fn active(text: &str) -> Active {
     match text {
         "active" => Active::Active,
-        // A mount whose options are being changed: refreshing.
+        // A mount is refreshing while its options are changed.
         "reloading" | "refreshing" => Active::Reloading,
         "failed" => Active::Failed,
         "activating" => Active::Activating,
@@ -57,23 +57,25 @@ fn active(text: &str) -> Active {
     }
 }
 
-/// The answer of `GetUnitFileState`.
+/// Parse the reply to `GetUnitFileState`.
 pub fn unit_file(text: &str) -> UnitFile {
     match text {
         "enabled" => UnitFile::Enabled,
         "enabled-runtime" => UnitFile::EnabledRuntime,
         "disabled" => UnitFile::Disabled,
+        "linked" | "linked-runtime" => UnitFile::Linked,
+        "indirect" => UnitFile::Indirect,
         "masked" | "masked-runtime" => UnitFile::Masked,
         "" | "not-found" => UnitFile::Absent,
         _ => UnitFile::Static,
     }
 }
 
-/// What signals said of each unit, by object path.
+/// Properties from signals, by object path.
 ///
-/// systemd forgets a unit that is inactive and that no other unit mentions, and with it why it is inactive: whether it
-/// ended well or was never started for a condition that is not met. Before it forgets, it sends what it knew. And a
-/// service that failed may be up again, for a restart or a waiting connection, before we look.
+/// systemd unloads units that are inactive and not referenced by other units. Then it no longer knows whether the unit ended
+/// well or was not started because of a condition. Before it unloads the unit, it sends a signal with its properties. Also, a
+/// service that failed may be up again before the agent looks, because of Restart= or socket activation.
 #[derive(Debug, Default)]
 pub struct Memory(BTreeMap<String, Remembered>);
 
@@ -88,7 +90,7 @@ impl Memory {
         self.0.clear();
     }
 
-    /// Take in a `PropertiesChanged(s interface, a{sv} changed, as invalidated)` about the unit with this path.
+    /// Note a signal `PropertiesChanged(s interface, a{sv} changed, as invalidated)` about the unit with this path.
     pub fn changed(&mut self, path: &str, arguments: Vec<Value>) {
         let mut arguments = arguments.into_iter();
         let (Some(interface), Some(Value::Array(_, entries))) = (arguments.next(), arguments.next()) else { return };
@@ -100,7 +102,7 @@ impl Memory {
                 unit.properties.insert(name, value);
             }
         }
-        // The message about what all units have, such as the invocation, follows the one about this kind of unit.
+        // The signal for the common interface, with the invocation id, follows the signal for the unit type's interface.
         if interface.text() == Some("org.freedesktop.systemd1.Unit") {
             let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).collect::<BTreeMap<_, _>>();
             let detail = Properties(known, None).detail();
@@ -112,11 +114,11 @@ impl Memory {
     }
 }
 
-/// The reply to `GetAll` for all interfaces of a unit: an `a{sv}`.
+/// The properties of a unit: the reply to `GetAll` for all interfaces.
 pub struct Properties<'a>(BTreeMap<&'a str, &'a Value>, Option<&'a FailedRun>);
 
 impl<'a> Properties<'a> {
-    /// `memory` counts if systemd has forgotten the unit, and has read its file anew to answer.
+    /// `memory` is used if systemd has unloaded the unit, and has loaded it again for this call.
     pub fn new(reply: &'a [Value], memory: &'a Memory) -> Self {
         let entries = reply.first().map(Value::items).unwrap_or_default();
         let pair = |entry: &'a Value| match entry {
@@ -165,14 +167,16 @@ impl<'a> Properties<'a> {
             result: self.text("Result").to_owned(),
             service_type: self.text("Type").to_owned(),
             restarts_itself: !matches!(self.text("Restart"), "" | "no"),
+            remains: self.flag("RemainAfterExit"),
+            needs_reload: self.flag("NeedDaemonReload"),
             restarts: self.number("NRestarts") as u32,
             main_pid: self.number("MainPID") as u32,
             invocation: crate::shared::text::hex(invocation),
             active_since: is_up.then(|| Duration::from_micros(entered)),
             changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
-            // `(uo)`, with id 0 for no job.
+            // `(uo)`. The id is 0 if there is no job.
             has_job: self.items("Job").first().and_then(Value::unsigned).is_some_and(|id| id != 0),
-            // The result is also false before any condition was looked at; the time tells.
+            // ConditionResult is also false before conditions were ever checked. The timestamp tells the difference.
             condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
             exit: self.exit(),
             last_failure: self.1.cloned(),
@@ -180,10 +184,25 @@ impl<'a> Properties<'a> {
             is_triggered: !self.items("TriggeredBy").is_empty(),
             started_by: self.units(&["TriggeredBy", "WantedBy", "RequiredBy", "RequisiteOf", "BoundBy", "UpheldBy"]),
             stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
+            conflicts: self.units(&["Conflicts", "ConflictedBy"]),
+            members: self.units(&["ConsistsOf"]),
+            // Pairs of the kind of condition and the path.
+            paths: self
+                .items("Paths")
+                .iter()
+                .filter_map(|pair| Some(pair.items().get(1)?.text()?.to_owned()))
+                .collect(),
+            may: May {
+                start: self.flag("CanStart"),
+                stop: self.flag("CanStop"),
+                reload: self.flag("CanReload"),
+                keep_files: self.number("FileDescriptorStoreMax") > 0,
+                accept: self.flag("Accept"),
+            },
         }
     }
 
-    /// How the command that matters ended: one before or after the main process if it failed, else the main process.
+    /// How the relevant command ended: a command before or after the main process if it failed, otherwise the main process.
     fn exit(&self) -> Option<String> {
         const AROUND: [&str; 4] = ["ExecCondition", "ExecStartPre", "ExecStartPost", "ExecReload"];
         let failed = |name: &&str| self.items(name).iter().find_map(|command| Command::parse(command)?.failure());
@@ -194,11 +213,11 @@ impl<'a> Properties<'a> {
             code: self.number("ExecMainCode"),
             status: self.number("ExecMainStatus"),
         };
-        // Type=forking: what was started is not the main process.
+        // With Type=forking the main process is not the one in ExecStart.
         around.or_else(|| main.end()).or_else(|| failed(&"ExecStart")).or_else(|| self.mount_exit())
     }
 
-    /// The mount or unmount command's end is not told apart by systemd; the Result and the journal say more.
+    /// How a mount command ended. systemd does not tell mount from unmount commands here.
     fn mount_exit(&self) -> Option<String> {
         ["ExecMount", "ExecRemount"]
             .iter()
@@ -211,7 +230,7 @@ fn unit_name(value: &Value) -> Option<UnitName> {
     UnitName::parse(value.text()?.as_bytes()).ok()
 }
 
-/// How one process ended. Times are in µs of CLOCK_MONOTONIC, 0 if they have not come yet.
+/// How a process ended. Times are in µs of CLOCK_MONOTONIC, or 0 if the event has not happened yet.
 #[derive(Debug, Clone, Copy)]
 struct Command {
     began: u64,
@@ -220,14 +239,14 @@ struct Command {
     status: u64,
 }
 
-/// `si_code` of SIGCHLD: see waitid(2).
+/// The `si_code` of SIGCHLD, see waitid(2).
 const CLD_EXITED: u64 = 1;
 const CLD_KILLED: u64 = 2;
 const CLD_DUMPED: u64 = 3;
 
 impl Command {
-    /// An element of `ExecStart` and its like, `(sasbttttuii)`: path, arguments, failure ignored; begin and end, each in
-    /// both clocks; pid, code, status. `None` also for those whose failure is ignored.
+    /// Parse an element of a property like `ExecStart`, `(sasbttttuii)`: path, arguments, whether failures are ignored; begin
+    /// and end, each on both clocks; pid, code, status. `None` if failures are ignored.
     fn parse(value: &Value) -> Option<Command> {
         match value.items() {
             [_, _, ignored, _, began, _, ended, _, code, status, ..] if ignored.bool() == Some(false) => {

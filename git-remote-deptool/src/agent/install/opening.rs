@@ -18,12 +18,12 @@ pub enum Opening {
     Error { code: String, text: String },
 }
 
-/// What can be said of the bytes that came so far.
+/// What the bytes received so far are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scan {
     /// The line is not complete.
     More,
-    /// The line, and how many bytes it took; what comes after them belongs to whoever spoke.
+    /// The line, and its length in bytes. What follows it is for the next reader.
     Found(Opening, usize),
     /// Something else came first. The text is safe to show.
     Noise(String),

@@ -28,7 +28,8 @@ const START: &str = concat!(
 /// Says *absent*, takes the agent from stdin, and starts it.
 ///
 /// - The agent is looked for once more: its directory need not be readable for the login.
-/// - `/etc/hostname` is told before anything is written, for the helper to compare (comments and empty lines skipped).
+/// - `gzip` is tried out: one that is there and does not work is not used.
+/// - `/etc/hostname` is sent before anything is written, for the helper to compare (comments and empty lines skipped).
 /// - The temporary file's name ends in our process id, so that leftovers of uploads that were killed can be told from
 ///   those under way. A file that runs there before the upload tells of a file system mounted noexec.
 /// - `dd … iflag=fullblock` takes exactly the upload; `gzip` or `head` would read ahead and eat what follows it.
@@ -39,7 +40,7 @@ const INSTALL: &str = concat!(
     "LC_ALL=C; export LC_ALL; umask 022; ",
     "die() { rm -f $T; set -f; echo deptool-error $*; exit 1; }; ",
     "for c in uname mkdir rm dd sha256sum chmod mv; do command -v $c >/dev/null || die missing $c; done; ",
-    "z=plain; command -v gzip >/dev/null && z=gzip; ",
+    "z=plain; [ \"$(echo x | gzip -c 2>/dev/null | gzip -dc 2>/dev/null)\" = x ] && z=gzip; ",
     "n=-; if [ -r @HOSTNAME@ ]; then while read -r l || [ \"$l\" ]; do ",
     "case $l in \"\"|\"#\"*) l=;; *) n=$l; break;; esac; done <@HOSTNAME@; fi; ",
     "echo deptool-absent $(uname -sm) $z \"$n\"; ",

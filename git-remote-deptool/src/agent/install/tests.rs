@@ -20,7 +20,7 @@ use super::{
 use crate::agent::transport::{
     Ahead, ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
     messages::{Display, Kind},
-    ssh::{Sharing, SshEndpoint, SshSettings},
+    ssh::{Questions, Sharing, SshEndpoint, SshSettings},
 };
 
 mod failures;
@@ -31,6 +31,7 @@ mod uploads;
 struct Host {
     dir: TempDir,
     connector: Connector,
+    questions: Questions,
 }
 
 impl Host {
@@ -52,7 +53,7 @@ impl Host {
         let display = Display { sink: Arc::new(Mutex::new(io::sink())), kind: Kind::Pipe };
         let mut connector = Connector::new(environment, ssh, None, display);
         connector.places = places;
-        let host = Host { dir, connector };
+        let host = Host { dir, connector, questions: Questions::Allowed };
         host.path(&format!("{}:/usr/bin:/bin", host.at("overlay").display()));
         host.write("login", "exec sh -c \"$1\"");
         host.bring_agent(AGENT);
@@ -126,10 +127,11 @@ impl Host {
         let host = HostName::parse(b"web1").unwrap();
         let target = Endpoint::Ssh(SshEndpoint {
             user: None,
-            host: host.clone(),
+            host: host.to_string(),
             port: None,
             name: host,
             sharing: Sharing::AsConfigured,
+            questions: self.questions,
         });
         let mut stages = Vec::new();
         let stage = &mut |stage| stages.push(stage);

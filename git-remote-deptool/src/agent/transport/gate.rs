@@ -11,14 +11,14 @@ use std::{
 
 use crate::model::interrupt::Interrupt;
 
-/// How many may be within. Two less than OpenSSH minds, for others who log in there.
+/// How many connections may be logging in at a time: two fewer than OpenSSH starts to drop, to leave room for other logins.
 pub const AT_ONCE: usize = 8;
 /// How long the first ones are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How much longer than those that came through before a connection may take, and the least that is allowed.
 const TIMES: u32 = 3;
 const LEAST: Duration = Duration::from_secs(1);
-/// How often whoever waits looks up.
+/// How often a waiting connection looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Lets connections through.

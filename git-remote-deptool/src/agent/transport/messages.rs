@@ -57,11 +57,44 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Messages {
     remembered: Arc<Mutex<String>>,
+    shown: Arc<Mutex<Shown>>,
     /// Disconnected when everything was read.
     ended: Mutex<Receiver<()>>,
 }
 
+/// When it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Showing {
+    /// As it comes: it may be a question's first half.
+    AtOnce,
+    /// When there is a connection. If none comes about, the error says why.
+    Connected,
+}
+
+/// What is shown, and how much of it.
+struct Shown {
+    sink: Sink,
+    /// How much more may be shown, in bytes.
+    left: usize,
+    /// What waits for [`Messages::release`].
+    held: Option<String>,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.left.fmt(f)
+    }
+}
+
 impl Messages {
+    /// There is a connection: show what was held, and all else as it comes.
+    pub fn release(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = shown.held.take() {
+            shown.show(&text);
+        }
+    }
+
     /// Everything that was printed, its end if it was much. `patience` is how long to wait for the rest of it: a
     /// connection that ssh keeps in the background may hold on to stderr long after the session.
     pub fn stderr(&self, patience: Duration) -> String {
@@ -105,15 +138,17 @@ fn terminal() -> io::Result<(OwnedFd, File)> {
 }
 
 /// Show on `sink` what comes from `source` until it ends.
-pub fn follow(mut source: File, sink: Sink) -> Messages {
+pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
     let remembered = Arc::new(Mutex::new(String::new()));
+    let held = (showing == Showing::Connected).then(String::new);
+    let shown = Arc::new(Mutex::new(Shown { sink, left: SHOWN, held }));
     let (running, ended) = channel();
-    let memory = remembered.clone();
+    let (memory, to_show) = (remembered.clone(), shown.clone());
+    let show = move |text: &str| to_show.lock().unwrap_or_else(PoisonError::into_inner).take(text);
     thread::spawn(move || {
         let _running = running;
         let mut filter = Filter::default();
         let mut buffer = [0; 4096];
-        let mut left = SHOWN;
         loop {
             let text = match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -123,13 +158,13 @@ pub fn follow(mut source: File, sink: Sink) -> Messages {
                 Err(_) => break,
             };
             remember(&text, &memory);
-            show(&text, &mut left, &sink);
+            show(&text);
         }
         let text = filter.finish();
         remember(&text, &memory);
-        show(&text, &mut left, &sink);
+        show(&text);
     });
-    Messages { remembered, ended: Mutex::new(ended) }
+    Messages { remembered, shown, ended: Mutex::new(ended) }
 }
 
 fn remember(text: &str, memory: &Mutex<String>) {
@@ -140,24 +175,34 @@ fn remember(text: &str, memory: &Mutex<String>) {
     memory.drain(..cut);
 }
 
-/// Show `text` if that is less than what is `left`, in bytes.
-fn show(text: &str, left: &mut usize, sink: &Mutex<dyn Write + Send>) {
-    if text.is_empty() || *left == 0 {
-        return;
+impl Shown {
+    fn take(&mut self, text: &str) {
+        match &mut self.held {
+            Some(held) if held.len() < SHOWN => held.push_str(text),
+            Some(_) => {}
+            None => self.show(text),
+        }
     }
-    let text = match left.checked_sub(text.len()).filter(|rest| *rest > 0) {
-        Some(rest) => {
-            *left = rest;
-            text
+
+    /// Show `text` if that is less than what is left.
+    fn show(&mut self, text: &str) {
+        if text.is_empty() || self.left == 0 {
+            return;
         }
-        None => {
-            *left = 0;
-            "\n(more was printed than is shown)\n"
-        }
-    };
-    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    // There is nobody left to tell that the user can't be told anything.
-    let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
+        let text = match self.left.checked_sub(text.len()).filter(|rest| *rest > 0) {
+            Some(rest) => {
+                self.left = rest;
+                text
+            }
+            None => {
+                self.left = 0;
+                "\n(more output is not shown)\n"
+            }
+        };
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        // If the terminal is gone there is no other place to report that.
+        let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
+    }
 }
 
 /// Makes a stream of bytes safe to show, piece by piece, without waiting for the ends of lines.
@@ -255,13 +300,32 @@ mod tests {
 
     #[test]
     fn endless_text_floods_no_terminal() {
-        let sink = Mutex::new(Vec::new());
-        let mut left = SHOWN;
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        let mut shown = Shown { sink: sink.clone(), left: SHOWN, held: None };
         for _ in 0..SHOWN {
-            show("zürich\n", &mut left, &sink);
+            shown.take("zürich\n");
         }
-        let shown = String::from_utf8(sink.into_inner().unwrap()).unwrap();
-        assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more was printed than is shown)\n"));
+        let shown = String::from_utf8(sink.lock().unwrap().clone()).unwrap();
+        assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more output is not shown)\n"));
+    }
+
+    #[test]
+    fn what_is_held_is_shown_when_there_is_a_connection() {
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        let (mut ours, theirs) = {
+            let (ours, theirs) = io::pipe().unwrap();
+            (theirs, ours)
+        };
+        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Connected);
+        ours.write_all(b"a banner\n").unwrap();
+        while messages.stderr(Duration::from_millis(1)).is_empty() {}
+        assert_eq!(*sink.lock().unwrap(), b"");
+        messages.release();
+        assert_eq!(*sink.lock().unwrap(), b"a banner\n");
+        ours.write_all(b"more\n").unwrap();
+        drop(ours);
+        assert_eq!(messages.stderr(Duration::from_secs(10)), "a banner\nmore\n");
+        assert_eq!(*sink.lock().unwrap(), b"a banner\nmore\n");
     }
 
     #[test]
@@ -273,7 +337,7 @@ mod tests {
                 .stderr(theirs)
                 .spawn()
                 .unwrap();
-            let messages = follow(ours, Arc::new(Mutex::new(io::sink())));
+            let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::AtOnce);
             assert!(child.wait().unwrap().success());
             assert_eq!(messages.stderr(Duration::from_secs(10)), expected);
             assert!(messages.ended());

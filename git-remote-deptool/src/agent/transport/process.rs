@@ -20,12 +20,15 @@ use rustix::{
     process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
 };
 
-use super::messages::{self, Kind, Messages, Sink};
+use super::asking;
+use super::messages::{self, Kind, Messages, Showing, Sink};
 
 /// How much is written between two looks at whether it is still wanted.
 const CHUNK: usize = 64 * 1024;
 /// How long the other side may take nothing of what is written to it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a write that waits looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The program itself: ssh, or an agent on this machine.
 ///
@@ -41,7 +44,12 @@ pub struct Connection {
 pub struct Stopper(Arc<Mutex<Child>>);
 
 /// Start `command` with pipes for stdin and stdout; its stderr is shown on `sink`.
-pub fn start(mut command: Command, kind: Kind, sink: Sink) -> io::Result<(Connection, Outgoing, Incoming)> {
+pub fn start(
+    mut command: Command,
+    kind: Kind,
+    sink: Sink,
+    showing: Showing,
+) -> io::Result<(Connection, Outgoing, Incoming)> {
     let (stderr, ours) = messages::channel_of(kind)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
     // It holds the program's end of stderr, which would never end.
@@ -49,7 +57,7 @@ pub fn start(mut command: Command, kind: Kind, sink: Sink) -> io::Result<(Connec
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         unreachable!("both were asked for")
     };
-    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink) };
+    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink, showing) };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
     rustix::io::ioctl_fionbio(&stdin, true)?;
     Ok((connection, Outgoing::new(stdin), incoming))
@@ -83,6 +91,18 @@ impl Connection {
         }
     }
 
+    /// Show what was held back of stderr: see [`Showing::Connected`].
+    pub fn show_stderr(&self) {
+        self.messages.release();
+    }
+
+    /// Whether ssh may wait for the operator: it, or a program that it has started, has the terminal open, is an askpass
+    /// program, or has said that a key has to be touched. Where that can't be found out, it may.
+    pub fn may_be_asking(&self) -> bool {
+        let touch = self.stderr().lines().last().is_some_and(|line| line.contains("user presence"));
+        touch || asking::is_asking(lock(&self.child).id())
+    }
+
     /// What can end the program from another thread.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.child.clone())
@@ -103,7 +123,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if matches!(lock(&self.child).try_wait(), Ok(None)) {
             let child = self.child.clone();
-            // Nobody waits for it any more: a failure to reap it has no consequence.
+            // A failure to reap it has no consequence.
             thread::spawn(move || {
                 let pid = Pid::from_child(&lock(&child));
                 let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
@@ -145,6 +165,8 @@ pub fn describe(status: ExitStatus) -> String {
 pub struct Outgoing {
     writer: Option<Writer>,
     written: Arc<AtomicUsize>,
+    /// Set to make the thread that writes stop.
+    unwanted: Arc<AtomicBool>,
     /// The same pipe once more: it tells what was not read, also after the program has ended.
     pipe: Option<OwnedFd>,
 }
@@ -152,7 +174,7 @@ pub struct Outgoing {
 #[derive(Debug)]
 enum Writer {
     Ready(Stdin),
-    Ahead { unwanted: Arc<AtomicBool>, thread: JoinHandle<io::Result<Stdin>> },
+    Ahead(JoinHandle<io::Result<Stdin>>),
 }
 
 /// A pipe that does not block, and does not wait for ever either.
@@ -162,12 +184,16 @@ struct Stdin {
     patience: Duration,
     /// How many bytes were.
     written: Arc<AtomicUsize>,
+    unwanted: Arc<AtomicBool>,
 }
 
 impl Write for Stdin {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let patience = Timespec::try_from(self.patience).map_err(io::Error::other)?;
+        let (began, look) = (Instant::now(), Timespec::try_from(LOOK).map_err(io::Error::other)?);
         loop {
+            if self.unwanted.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
             match self.pipe.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(count) => {
@@ -176,8 +202,10 @@ impl Write for Stdin {
                 }
                 Err(error) => return Err(error),
             }
-            match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&patience)) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more")),
+            match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&look)) {
+                Ok(0) if began.elapsed() >= self.patience => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more"));
+                }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -194,31 +222,44 @@ impl Outgoing {
         // Without it everything counts as read.
         let again = pipe.as_fd().try_clone_to_owned().ok();
         let written = Arc::<AtomicUsize>::default();
-        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone() };
-        Outgoing { writer: Some(Writer::Ready(stdin)), written, pipe: again }
+        let unwanted = Arc::<AtomicBool>::default();
+        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone(), unwanted: unwanted.clone() };
+        Outgoing { writer: Some(Writer::Ready(stdin)), written, unwanted, pipe: again }
     }
 
     /// Write `parts` in order, in the background. An error shows at the next write.
     pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
         let mut stdin = self.take_ready()?;
-        let unwanted = Arc::new(AtomicBool::new(false));
-        let stop = unwanted.clone();
         let thread = thread::spawn(move || {
-            for chunk in parts.iter().flat_map(|part| part.chunks(CHUNK)) {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-                stdin.write_all(chunk)?;
-            }
+            parts.iter().flat_map(|part| part.chunks(CHUNK)).try_for_each(|chunk| stdin.write_all(chunk))?;
             Ok(stdin)
         });
-        self.writer = Some(Writer::Ahead { unwanted, thread });
+        self.writer = Some(Writer::Ahead(thread));
         Ok(())
+    }
+
+    /// Stop writing what was sent ahead. Returns whether some of it was not written, and now never will be.
+    pub fn abandon(&mut self) -> bool {
+        let Some(Writer::Ahead(_)) = &self.writer else { return false };
+        self.unwanted.store(true, Ordering::Relaxed);
+        match self.take_ready() {
+            Ok(stdin) => {
+                self.unwanted.store(false, Ordering::Relaxed);
+                self.writer = Some(Writer::Ready(stdin));
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// How many bytes were written so far.
+    pub fn written(&self) -> usize {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether what was sent ahead is still being written: another write would wait for that.
     pub fn is_busy(&self) -> bool {
-        matches!(&self.writer, Some(Writer::Ahead { thread, .. }) if !thread.is_finished())
+        matches!(&self.writer, Some(Writer::Ahead(thread)) if !thread.is_finished())
     }
 
     /// Whether it is certain that nobody has read anything of what was written here, and nobody will: all ends to read
@@ -235,7 +276,7 @@ impl Outgoing {
             thread::sleep(Duration::from_millis(1));
         }
         let unread = rustix::io::ioctl_fionread(pipe).ok();
-        unread == Some(self.written.load(Ordering::Relaxed) as u64)
+        unread == Some(self.written() as u64)
     }
 
     /// The program has answered: what it has read is not asked any more.
@@ -246,7 +287,7 @@ impl Outgoing {
     fn take_ready(&mut self) -> io::Result<Stdin> {
         match self.writer.take() {
             Some(Writer::Ready(stdin)) => Ok(stdin),
-            Some(Writer::Ahead { thread, .. }) => match thread.join() {
+            Some(Writer::Ahead(thread)) => match thread.join() {
                 Ok(result) => result,
                 Err(panic) => std::panic::resume_unwind(panic),
             },
@@ -258,7 +299,7 @@ impl Outgoing {
         let stdin = self.take_ready()?;
         match self.writer.insert(Writer::Ready(stdin)) {
             Writer::Ready(stdin) => Ok(stdin),
-            Writer::Ahead { .. } => unreachable!("it was just put there"),
+            Writer::Ahead(_) => unreachable!("it was just put there"),
         }
     }
 }
@@ -275,10 +316,8 @@ impl Write for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // Whoever drops it half-way has no use for the rest.
-        if let Some(Writer::Ahead { unwanted, .. }) = &self.writer {
-            unwanted.store(true, Ordering::Relaxed);
-        }
+        // The rest is not needed any more.
+        self.unwanted.store(true, Ordering::Relaxed);
     }
 }
 
@@ -318,7 +357,7 @@ mod tests {
     fn shell(script: &str) -> (Connection, Outgoing, Incoming) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink()))).unwrap()
+        start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce).unwrap()
     }
 
     #[test]

@@ -12,7 +12,11 @@ use std::{
 
 use deptool_agent::shared::{env_request, name::HostName};
 
-use super::{ConnectError, Environment, messages::Kind, process, user_config};
+use super::{
+    ConnectError, Environment,
+    messages::{Kind, Showing},
+    process, user_config,
+};
 
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
@@ -22,12 +26,36 @@ const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 pub struct SshEndpoint {
     /// The login, where the address has one.
     pub user: Option<String>,
-    /// What ssh is asked to connect to.
-    pub host: HostName,
+    /// What ssh is asked to connect to: a name, an alias, or an address.
+    pub host: String,
     pub port: Option<u16>,
     /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
     pub name: HostName,
     pub sharing: Sharing,
+    pub questions: Questions,
+}
+
+/// Whether ssh may ask the operator something: about a host key, or for a passphrase, PIN or password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Questions {
+    /// This is the only connection that is being made.
+    Allowed,
+    /// Others are being made at the same time: ssh does not ask (`BatchMode`), and where it would have to another
+    /// connection is made, one host after another.
+    Deferred,
+}
+
+impl SshEndpoint {
+    /// Whether ssh gave up because it was not allowed to ask.
+    pub fn needs_answer(&self, stderr: &str) -> bool {
+        const SIGNS: [&str; 4] = [
+            "Host key verification failed",
+            "Permission denied (",
+            "Too many authentication failures",
+            "signing failed",
+        ];
+        self.questions == Questions::Deferred && SIGNS.iter().any(|sign| stderr.contains(sign))
+    }
 }
 
 /// Whether a connection that is there already may be used.
@@ -37,7 +65,7 @@ pub enum Sharing {
     AsConfigured,
     /// Yes, and what is made now is left for those that follow (`deptool.shareConnections`).
     Asked,
-    /// Never: that the host can be reached anew is to be found out, or a shared connection may be what was lost.
+    /// Never: to find out whether a new connection can be made, or because the shared one may be what was lost.
     Never,
 }
 
@@ -136,8 +164,11 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
-    // What it says is for nobody.
-    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink()))) else { return false };
+    // What it prints is not shown.
+    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce)
+    else {
+        return false;
+    };
     let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
     if status.is_none() {
         asking.stopper().stop();
@@ -250,6 +281,9 @@ fn arguments(
             settings.overrides.iter().for_each(|option| push(&["-o", option]));
             // Always: what may be sent over a shared connection is settled when that is made.
             push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
+            if target.questions == Questions::Deferred {
+                push(&["-o", "BatchMode=yes"]);
+            }
         }
         (Variant::Simple, Some(_)) => return Err(ConnectError::PortNotSupported),
         (Variant::Simple, None) => {}
@@ -291,7 +325,14 @@ mod tests {
 
     fn target() -> SshEndpoint {
         let host = HostName::parse(b"web1").unwrap();
-        SshEndpoint { user: None, host: host.clone(), port: None, name: host, sharing: Sharing::AsConfigured }
+        SshEndpoint {
+            user: None,
+            host: host.to_string(),
+            port: None,
+            name: host,
+            sharing: Sharing::AsConfigured,
+            questions: Questions::Allowed,
+        }
     }
 
     fn chosen(settings: SshSettings) -> Variant {
@@ -320,6 +361,11 @@ mod tests {
         let shown = |variant| arguments(variant, &with_port, unset, "cmd").map(|a| a.join(OsStr::new(" ")));
         assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
         assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
+        let v6 = SshEndpoint { host: "::1".into(), ..target() };
+        let v6 = arguments(Variant::OpenSsh, &v6, unset, "true").unwrap();
+        assert_eq!(v6[v6.len() - 2..], ["::1", "true"]);
+        let deferred = SshEndpoint { questions: Questions::Deferred, ..target() };
+        assert!(arguments(Variant::OpenSsh, &deferred, unset, "true").unwrap().contains(&"BatchMode=yes".into()));
         let afresh = SshEndpoint { sharing: Sharing::Never, ..with_port.clone() };
         let line = arguments(Variant::OpenSsh, &afresh, unset, "cmd").unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");

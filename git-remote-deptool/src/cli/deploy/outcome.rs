@@ -66,6 +66,7 @@ mod tests {
             why: "x".into(),
             details: String::new(),
             rollback_errors: Vec::new(),
+            drift: Vec::new(),
             actual: None,
         }
     }

@@ -1,13 +1,18 @@
 //! `git push`, as it carries out what was agreed to.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
 };
 
-use deptool_agent::shared::text::printable;
+use deptool_agent::shared::{text::printable, wire::Repair};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     super::{
@@ -24,11 +29,14 @@ use super::{
 use crate::{
     config::url::Address,
     fleet::remote::Remote,
-    model::batch::Ancestry,
+    model::{batch::Ancestry, interrupt::Interrupt},
     plan::ClusterPlan,
     push::host_report::{HostOutcome, HostReport},
     state::HostLock,
 };
+
+/// How often we look whether we were interrupted, while git is at work.
+const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 
 /// What a push has come to.
 pub(super) struct Pushed {
@@ -46,9 +54,13 @@ pub(super) fn push(
     how: &DeployOptions,
     output: &Output,
 ) -> Result<Pushed, CliError> {
-    let Deployment { aim, ancestry, intro: _ } = deployment;
+    let Deployment { aim, ancestry, repair, intro: _ } = deployment;
     let report = ReportFile::new(remote)?;
     let mut git = Command::new("git");
+    if *repair == Repair::All {
+        // So that Git does not take it for done.
+        git.args(["-c", "push.pushOption=repair"]);
+    }
     let destination = destination(remote, aim, &mut git)?;
     git.args(["push", "--porcelain"]);
     if how.atomic {
@@ -60,14 +72,17 @@ pub(super) fn push(
     for option in [format!("plan={}", plan.digest())].into_iter().chain(how.push_options()) {
         git.arg("-o").arg(option);
     }
+    if *repair == Repair::All {
+        git.args(["-o", "repair"]);
+    }
     let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));
     git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress,no-failures");
-    let ended = git.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let ended = run(git.stdin(Stdio::null()).stderr(Stdio::inherit()), &remote.connector.interrupted)?;
     if ended.status.signal().is_some() || remote.connector.interrupted.is_set() {
         // Git dies of Ctrl-C at once; the helper tells the hosts first, and holds these until it has heard of them.
         for (host, _) in plan.affected() {
-            drop(HostLock::acquire(&remote.repo, &host.tracking)?);
+            drop(HostLock::acquire(&remote.repo, &host.tracking, &Interrupt::default())?);
         }
     }
     let reports = report.read()?;
@@ -79,6 +94,32 @@ pub(super) fn push(
     let is_stale = rejections.iter().any(|why| why.contains("(stale info)"));
     let status = if is_stale { ExitStatus::Stale } else { ExitStatus::Failed };
     Ok(Pushed { status, reports, rejections })
+}
+
+/// As [`Command::output`]; when we are interrupted so is `git`, and with it the helper.
+fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Output> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let (pid, pipe) = (Pid::from_child(&child), child.stdout.take());
+    let (sender, printed) = channel();
+    thread::spawn(move || {
+        let mut stdout = Vec::new();
+        // As much as there is: the exit status tells whether that is all.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut stdout));
+        let _ = sender.send(stdout);
+    });
+    let mut is_told = false;
+    loop {
+        match printed.recv_timeout(INTERRUPT_CHECK) {
+            Ok(stdout) => return Ok(process::Output { status: child.wait()?, stdout, stderr: Vec::new() }),
+            Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(RecvTimeoutError::Timeout) if interrupt.is_set() && !is_told => {
+                is_told = true;
+                // It was not waited for yet, so the id is its own.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
 }
 
 /// What `git push --porcelain` says of refs that were rejected: `[remote rejected] (why)`.

@@ -9,18 +9,18 @@ use std::{
 
 use deptool_agent::shared::id::CommitId;
 
-use super::{
-    CommitSource, ResolveError,
-    complete::Completeness,
-    remote::{self, Fetched},
+use super::{CommitSource, ResolveError, complete::Completeness, remote};
+use crate::{
+    model::interrupt::Interrupt,
+    repo::{git::GitError, history::Objects},
 };
-use crate::repo::history::Objects;
 
 /// The other remotes, each of them asked once for each commit, however many hosts run it; those that did not answer in
 /// time, never again.
 #[derive(Debug)]
 pub struct Elsewhere {
     patience: Duration,
+    interrupt: Interrupt,
     asked: Mutex<Asked>,
 }
 
@@ -32,12 +32,12 @@ struct Asked {
 }
 
 impl Elsewhere {
-    /// Nobody was asked yet. `patience` is how long each may take.
-    pub fn new(patience: Duration) -> Self {
-        Elsewhere { patience, asked: Mutex::default() }
+    /// No remote was asked yet. Each may take as long as `patience`.
+    pub fn new(patience: Duration, interrupt: Interrupt) -> Self {
+        Elsewhere { patience, interrupt, asked: Mutex::default() }
     }
 
-    /// Have `id` brought here by whoever has it, complete. Whoever wants something else meanwhile waits.
+    /// Fetch `id`, complete, from the first remote that has it. Other threads wait meanwhile.
     pub(super) fn bring(&self, repo: &gix::Repository, id: CommitId) -> Result<Option<CommitSource>, ResolveError> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(is_here) = asked.commits.get(&id) {
@@ -47,13 +47,14 @@ impl Elsewhere {
             if asked.silent.contains(&remote) {
                 continue;
             }
-            match remote::fetch(repo, &remote, id, self.patience) {
-                Fetched::Yes if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? => {
+            match remote::fetch(repo, &remote, id, self.patience, &self.interrupt) {
+                Ok(()) if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? => {
                     asked.commits.insert(id, true);
                     return Ok(Some(CommitSource::FromRemote(remote)));
                 }
-                Fetched::Yes | Fetched::No => {}
-                Fetched::Silent => {
+                // That it failed is enough to try the next one.
+                Ok(()) | Err(GitError::Start { .. } | GitError::Failed { .. } | GitError::Interrupted) => {}
+                Err(GitError::TooSlow { .. }) => {
                     asked.silent.insert(remote);
                 }
             }

@@ -65,7 +65,13 @@ fn alice_and_bob() -> (Operator, Operator) {
 
 fn bring(operator: &Operator, id: CommitId, source: &mut dyn HostObjects) -> Result<CommitSource, ResolveError> {
     let host = HostName::parse(b"web1").unwrap();
-    resolve(&operator.repo(), &host, id, &Elsewhere::new(std::time::Duration::from_secs(30)), source)
+    resolve(
+        &operator.repo(),
+        &host,
+        id,
+        &Elsewhere::new(std::time::Duration::from_secs(30), Default::default()),
+        source,
+    )
 }
 
 fn projection(found: CommitSource) -> Projection {

@@ -1,4 +1,4 @@
-//! One conversation with a host, over one connection after the other.
+//! One conversation with a host. It may take more than one connection.
 
 use std::{
     sync::Arc,
@@ -59,12 +59,11 @@ impl<'a> Conversation<'a> {
         Conversation { delivery, connector, mailbox, tell, permission, expected, is_attached: false, unanswered: None }
     }
 
-    /// Connect if nobody has, send everything, and follow it to its end.
+    /// Connect unless that was begun already, send everything, and follow the deployment to its end.
     pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
-        let at_once = delivery.request.activation == Activation::AtOnce;
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
@@ -86,7 +85,7 @@ impl<'a> Conversation<'a> {
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
         if let Ahead::Yes(early) = &ahead
-            && at_once
+            && self.begins_by_itself()
             && early.is_taken()
         {
             self.permission = Permission::Given;
@@ -98,18 +97,25 @@ impl<'a> Conversation<'a> {
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         self.unanswered = Some((session.answered_in(), Instant::now()));
-        if at_once {
+        if self.begins_by_itself() {
             self.permission = Permission::Given;
         }
         if !delivery.is_known {
             session.send_frames(&request)?;
             session.send_frames(&delivery.payload.messages)?;
         }
-        self.send_large(&mut session, &delivery.payload.large)?;
+        if let Some(cancelled) = self.send_large(&mut session, &delivery.payload.large)? {
+            return Ok(cancelled);
+        }
         self.follow(session)
     }
 
-    /// Pass on what the host says and what it is to be told, until it has ended.
+    /// Whether the host activates as soon as it has what is sent first, without waiting for an order.
+    fn begins_by_itself(&self) -> bool {
+        self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
+    }
+
+    /// Pass on messages and orders until the deployment has ended.
     fn follow(&mut self, mut session: Session) -> Result<Outcome, SessionError> {
         loop {
             let event = session.event()?;
@@ -120,8 +126,12 @@ impl<'a> Conversation<'a> {
                 (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
             }
             match event {
-                Event::Order(order) => self.carry_out(&mut session, order)?,
-                // It asks again whoever attaches; that this is possible is the answer.
+                Event::Order(order) => {
+                    if let Some(cancelled) = self.carry_out(&mut session, order)? {
+                        return Ok(cancelled);
+                    }
+                }
+                // The host asks every connection that attaches. That one could is the confirmation.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
                 }
@@ -138,13 +148,17 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<(), SessionError> {
+    /// Returns the end, if that is what the order leads to.
+    fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<Option<Outcome>, SessionError> {
         match order {
+            // It can't begin before it has everything, and now it never will.
+            Order::Send(Request::Cancel) if session.abandon() => Ok(Some(Outcome::Cancelled)),
             Order::Send(request) => {
                 if request == Request::Activate {
                     self.permission = Permission::Given;
                 }
-                session.send(&request)
+                session.send(&request)?;
+                Ok(None)
             }
             Order::Full(payload) => {
                 session.send_frames(&payload.messages)?;
@@ -153,28 +167,38 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn send_large(&self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<(), SessionError> {
+    /// Send what is too large for the pack, and what tells the host that it has everything: until then it can't begin.
+    /// Returns that the deployment was cancelled if we were interrupted before.
+    fn send_large(&mut self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<Option<Outcome>, SessionError> {
         if large.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         for (id, size) in large {
             let mut content = (self.delivery.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
-            session.send_blob(*id, *size, &mut content)?;
+            match session.send_blob(*id, *size, &mut content, &self.connector.interrupted) {
+                Err(SessionError::Interrupted) => return Ok(Some(Outcome::Cancelled)),
+                sent => sent?,
+            }
         }
-        session.send(&Request::ObjectsEnd)
+        if self.delivery.request.activation == Activation::AtOnce {
+            self.permission = Permission::Given;
+        }
+        session.send(&Request::ObjectsEnd)?;
+        Ok(None)
     }
 
     /// Reach the host anew, and go on over that connection. If it can't be, it goes back when its
     /// time is over, and says so on the old one.
-    fn confirm(&mut self, old: Session, seconds: u16) -> Session {
+    fn confirm(&mut self, mut old: Session, seconds: u16) -> Session {
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
         loop {
-            match self.attach() {
+            match self.attach(Some(deadline)) {
                 Ok(Status::Running(session)) => return *session,
                 // The old connection tells.
                 Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
-                    (self.tell)(DeliveryEvent::Note(format!("it can't be reached anew: {error}")));
+                    (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
+                    old.expect_silence();
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -189,7 +213,7 @@ impl<'a> Conversation<'a> {
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         for attempt in 1..=TRIES {
-            match self.attach() {
+            match self.attach(None) {
                 Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
                 Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
                 Ok(Status::Running(session)) => {
@@ -207,9 +231,10 @@ impl<'a> Conversation<'a> {
     }
 
     /// Ask for our deployment on a connection of its own, by its id.
-    fn attach(&mut self) -> Result<Status, SessionError> {
-        let target = self.delivery.target.afresh();
-        let (mut session, hello) = Session::to(self.connector, &target, self.mailbox.clone(), &mut |_| {})?;
+    fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
+        let stage = &mut |_| {};
+        let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
+        let (mut session, hello) = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {
@@ -230,7 +255,9 @@ impl<'a> Conversation<'a> {
 /// How our deployment has ended, by what the host remembers of it.
 fn outcome_of(attempt: Attempt) -> Outcome {
     match attempt.result {
-        AttemptResult::Done => Outcome::Done { also_restarted: Vec::new() },
+        AttemptResult::Done => {
+            Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new(), drift: Vec::new() }
+        }
         AttemptResult::RolledBack { why, errors } => rolled_back(why, errors),
         AttemptResult::Interrupted => rolled_back("the agent was interrupted".into(), Vec::new()),
     }

@@ -1,4 +1,4 @@
-//! What may be heard of a host, and how often.
+//! Which messages a host may send, and how often.
 
 use deptool_agent::shared::{
     outcome::Outcome,
@@ -8,16 +8,16 @@ use deptool_agent::shared::{
 use super::{DeliveryEvent, Permission};
 use crate::agent::session::SessionError;
 
-/// As much of a host's notes is shown, in bytes.
+/// Show at most this much of a host's notes, in bytes.
 const NOTES: usize = 64 * 1024;
 
-/// What the host has still to say, each thing once: whoever leads the fleet takes it at its word.
+/// Which messages may still come. Each of them comes once: the fleet acts on it.
 pub(super) struct Expected {
     need_full: bool,
     prepared: bool,
     healthy: bool,
     kept: bool,
-    /// How much of its notes is still shown, in bytes.
+    /// How much more of its notes is shown, in bytes.
     notes: usize,
 }
 
@@ -28,13 +28,13 @@ impl Expected {
         Expected { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
     }
 
-    /// On another connection it says again what it waits for.
+    /// On another connection the host repeats what it waits for.
     pub fn attached(&mut self, request: &Deploy) {
         let verdict = request.decided_by == DecidedBy::Helper;
         *self = Expected { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
     }
 
-    /// Pass on what the host says; its outcome if that was it.
+    /// Pass on a message. Returns the outcome if the message is that.
     pub fn accept(
         &mut self,
         response: Response,
@@ -89,7 +89,7 @@ impl Expected {
             }
             None if self.notes > 0 => {
                 self.notes = 0;
-                tell(DeliveryEvent::Note("it has said more than is shown".into()));
+                tell(DeliveryEvent::Note("more notes are not shown".into()));
             }
             None => {}
         }

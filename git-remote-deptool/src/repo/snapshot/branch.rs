@@ -11,7 +11,7 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     text::printable_lines,
 };
-use gix::{ObjectId, bstr::ByteSlice, objs::tree::EntryKind};
+use gix::{ObjectId, bstr::ByteSlice};
 
 use super::{Change, SnapshotError};
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     repo::{
         ReadError, Repo,
         git::{Git, GitError},
-        history::{Entry, Objects},
     },
     state::Tracking,
 };
@@ -34,7 +33,7 @@ pub(super) struct Branch<'a> {
 }
 
 /// The directories of hosts in a root tree.
-pub(super) type Hosts = BTreeMap<HostName, ObjectId>;
+pub(super) type Hosts = BTreeMap<HostName, TreeId>;
 
 /// The parents that make a commit a fast-forward of what every host runs.
 pub(super) struct Parents {
@@ -55,8 +54,7 @@ impl<'a> Branch<'a> {
     /// The tree at the tip, and the hosts in it.
     pub fn content(&self) -> Result<(Option<TreeId>, Hosts), SnapshotError> {
         let Some(tip) = self.tip else { return Ok((None, Hosts::new())) };
-        let tree = self.repo.tree_of(tip)?;
-        Ok((Some(tree), hosts(Objects::of(self.repo.gix()).entries(&tree.0)?)))
+        Ok((Some(self.repo.tree_of(tip)?), self.repo.host_trees(tip)?.into_iter().collect()))
     }
 
     /// The tip, and what hosts run that is not in its history. `hosts` are those of the branch and of the new tree.
@@ -77,7 +75,7 @@ impl<'a> Branch<'a> {
             match projections.contains(&commit) {
                 false => drop(run.insert(commit)),
                 true => warnings.push(format!(
-                    "'{host}' runs a commit that is not in this repository: get it from whoever made it, then run \
+                    "'{host}' runs a commit that is not in this repository: get it from the operator who made it, then run \
                      'git fetch {name}'"
                 )),
             }
@@ -148,17 +146,11 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// The directories among the entries of a root tree that can be hosts'.
-pub(super) fn hosts(entries: Vec<Entry>) -> Hosts {
-    let directories = entries.into_iter().filter(|entry| entry.kind == EntryKind::Tree);
-    directories.filter_map(|entry| Some((HostName::parse(&entry.name).ok()?, entry.id))).collect()
-}
-
-/// The same, of what `git ls-tree -d -z` prints.
+/// The directories that can be hosts', of what `git ls-tree -d -z` prints.
 pub(super) fn listed_hosts(printed: &[u8]) -> Hosts {
     let parse = |line: &[u8]| {
         let (head, name) = line.split_once_str("\t")?;
-        let id = ObjectId::from_hex(head.rsplit_once_str(" ")?.1).ok()?;
+        let id = TreeId(ObjectId::from_hex(head.rsplit_once_str(" ")?.1).ok()?);
         Some((HostName::parse(name).ok()?, id))
     };
     printed.split(|byte| *byte == 0).filter_map(parse).collect()

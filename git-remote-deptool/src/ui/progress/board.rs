@@ -3,24 +3,26 @@
 use std::time::Duration;
 
 use deptool_agent::shared::{name::HostName, outcome::Phase, text::printable};
-use unicode_width::UnicodeWidthChar as _;
 
 use super::Size;
+use crate::ui::columns::cut;
 
 /// With more hosts than this they are counted.
 pub const MANY: usize = 20;
 /// How many lines of single hosts there are below the counts, at most.
 const NOTABLE: usize = 10;
-/// From when on it is said how long a host has been at it.
+/// After this time the line says how long a host has been at it.
 const SLOW: Duration = Duration::from_secs(3);
 
 /// How far a host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It is not its turn.
+    /// Its turn has not come.
     Queued,
     Connecting,
-    /// Somebody else deploys; it is tried again.
+    /// ssh asks the operator something about it.
+    Prompting,
+    /// Another deployment holds the lock; it is tried again.
     Waiting,
     /// The agent is being uploaded.
     Installing,
@@ -63,7 +65,7 @@ struct Row {
 }
 
 impl Board {
-    /// Nobody has begun.
+    /// All hosts are queued.
     pub fn new(hosts: Vec<Host>) -> Board {
         let row = |host| Row { host, state: State::Queued, since: Duration::ZERO };
         Board(hosts.into_iter().map(row).collect())
@@ -79,7 +81,8 @@ impl Board {
 
     /// Whether a question of ssh's may be on the terminal, which a block that is drawn again would wipe away.
     pub fn is_being_asked(&self) -> bool {
-        self.0.iter().any(|row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible)
+        let may_ask = |row: &Row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible;
+        self.0.iter().any(|row| row.state == State::Prompting || may_ask(row))
     }
 
     /// The block at `now`: a line for each host if they are few and fit, else counts, and the hosts that failed or are
@@ -91,7 +94,7 @@ impl Board {
             true => self.0.iter().map(|row| row.line(now)).collect(),
             false => self.summary(room, now),
         };
-        lines.iter().map(|line| cut(line, usize::from(size.columns).saturating_sub(1))).collect()
+        lines.iter().map(|line| cut(line, usize::from(size.columns).saturating_sub(1), "…")).collect()
     }
 
     fn summary(&self, room: usize, now: Duration) -> Vec<String> {
@@ -148,8 +151,9 @@ impl State {
     fn kind(&self) -> (usize, &'static str) {
         match self {
             State::Queued => (0, "waiting to connect"),
-            State::Waiting => (1, "waiting for somebody else"),
+            State::Waiting => (1, "waiting for another deployment"),
             State::Connecting => (2, "connecting"),
+            State::Prompting => (2, "connecting"),
             State::Installing => (3, "installing the agent"),
             State::Asking => (4, "being asked"),
             // Phases are declared in their order.
@@ -170,30 +174,14 @@ impl State {
                     false
                 }
             },
-            State::Queued | State::Waiting | State::Done | State::Failed(_) | State::NotAttempted => false,
+            State::Queued
+            | State::Prompting
+            | State::Waiting
+            | State::Done
+            | State::Failed(_)
+            | State::NotAttempted => false,
         }
     }
-}
-
-/// `line` in at most so many columns, with `…` for what is left out.
-fn cut(line: &str, columns: usize) -> String {
-    let width = |c: char| c.width().unwrap_or(0);
-    if line.chars().map(width).sum::<usize>() <= columns {
-        return line.to_owned();
-    }
-    let mut left = columns.saturating_sub(1);
-    let mut out = String::new();
-    for c in line.chars() {
-        match left.checked_sub(width(c)) {
-            Some(rest) => left = rest,
-            None => break,
-        }
-        out.push(c);
-    }
-    if columns > 0 {
-        out.push('…');
-    }
-    out
 }
 
 #[cfg(test)]
@@ -264,21 +252,13 @@ mod tests {
                 let lines = board.lines(Size { columns, rows }, seconds(40));
                 assert!(lines.len() < usize::from(rows).max(2), "{rows}: {lines:#?}");
                 for line in lines {
-                    let width: usize = line.chars().map(|c| c.width().unwrap_or(0)).sum();
+                    let width = crate::ui::columns::columns(&line);
                     assert!(width < usize::from(columns).max(1), "{columns}: {line}");
                 }
             }
         }
         let few = self::board(&["web1", "web2", "web3"]);
         assert_eq!(few.lines(Size { columns: 80, rows: 3 }, seconds(0)), ["  3 hosts: 3 waiting to connect"]);
-    }
-
-    #[test]
-    fn wide_characters_are_cut_where_they_would_not_fit() {
-        assert_eq!(cut("ab日本", 6), "ab日本");
-        assert_eq!(cut("ab日本", 5), "ab日…");
-        assert_eq!(cut("ab日本", 4), "ab…");
-        assert_eq!(cut("abc", 0), "");
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Screen {
             for line in &self.block {
                 out.extend_from_slice(line.as_bytes());
                 out.push(b'\n');
-                self.drawn.push(unicode_width::UnicodeWidthStr::width(line.as_str()));
+                self.drawn.push(crate::ui::columns::columns(line));
             }
         }
         // A terminal that is gone is no reason to stop a deployment.

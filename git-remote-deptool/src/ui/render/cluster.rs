@@ -8,7 +8,7 @@ use deptool_agent::shared::{
     plan::{AppChange, HostPlan},
 };
 
-use super::{change_word, notes, plan_body, plural, safeguards_body, unit_lines};
+use super::{change_word, notes, pattern_line, plan_body, plural, safeguards_body, unit_lines};
 use crate::plan::Safeguards;
 
 /// So many hosts with the same plan are shown one by one all the same.
@@ -164,6 +164,8 @@ fn app_in_brief(change: &AppChange, plan: &HostPlan) -> String {
     for unit in plan.units.iter().filter(|unit| unit.apps.first() == Some(&change.app)) {
         parts.extend(unit_lines(unit));
     }
+    let patterns = plan.patterns.iter().filter(|pattern| pattern.apps.contains(&change.app));
+    parts.extend(patterns.filter_map(pattern_line));
     format!("{} {}: {}", change_word(change.change), change.app, parts.join(", "))
 }
 

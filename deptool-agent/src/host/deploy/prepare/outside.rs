@@ -8,17 +8,21 @@ use crate::{
             action::{New, Old, Placement},
             prepare::Deciding,
         },
-        external::place::{Found, Place, Resolved, Sibling, digest_of},
+        external::{
+            backup,
+            place::{Found, Place, Resolved, Sibling, digest_of},
+        },
         state::{
-            error::HostError,
+            error::{Context, HostError},
             layout::Home,
             ledger::{Before, Content, PathClaim},
         },
     },
     shared::{
         desired::ClaimKind,
-        path::{ExternalPath, TreePath},
+        path::{ExternalPath, STATE_DIR, TreePath, is_within},
         plan::{Change, Class, OutsideChange},
+        text::printable,
     },
 };
 
@@ -29,6 +33,10 @@ pub(super) struct OutsideWork {
     pub(super) users: Vec<Placement>,
     pub(super) removed: Vec<Placement>,
     pub(super) placed: Vec<Placement>,
+    /// What others have put before or beside our unit files.
+    pub(super) foreign: Vec<Placement>,
+    /// Directories for sysusers snippets, and for the rest.
+    pub(super) early_directories: Vec<ExternalPath>,
     pub(super) directories: Vec<ExternalPath>,
 }
 
@@ -47,6 +55,13 @@ impl Deciding<'_> {
                 Ok(Some(placement)) => work.placed.push(placement),
                 Err(HostError::External(problem)) => self.problems.push(problem),
                 Err(error) => return Err(error),
+            }
+        }
+        for path in self.staged.foreign {
+            let Some(place) = Place::existing(self.home, path)? else { continue };
+            if let Found::Content(_) | Found::Special = place.found()? {
+                let placement = Placement { path: path.clone(), new: New::Nothing, old: Old::Drifted };
+                work.foreign.push(placement);
             }
         }
         Ok(work)
@@ -72,53 +87,161 @@ impl Deciding<'_> {
     /// What happens at one path, if anything.
     fn place(&mut self, change: &OutsideChange, work: &mut OutsideWork) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
-        let place = match Place::resolve(self.home, path)? {
+        let is_removed = change.change == Change::Remove;
+        let place = match self.resolve(path)? {
             Resolved::Place(place) => Some(place),
-            Resolved::Missing(_) if change.change == Change::Remove => None,
+            Resolved::Missing(_) | Resolved::Inside if is_removed => None,
             Resolved::Missing(directories) => {
-                for directory in directories {
-                    if self.made.insert(directory.clone()) {
-                        self.claims.directories.insert(directory.clone());
-                        work.directories.push(directory);
-                    }
-                }
+                self.make(directories, change.class, work)?;
                 None
             }
+            Resolved::Inside => return Err(HostError::External(format!("'{path}' leads into {STATE_DIR}"))),
         };
-        if let Some(place) = &place
-            && (place.has(Sibling::Undo)? || (!self.before.paths.contains_key(path) && place.has(Sibling::Before)?))
-        {
-            return Err(HostError::External(format!(
-                "beside '{path}' there is a backup that is not known: look at it, then remove it"
-            )));
+        if is_removed && place.is_none() {
+            self.release_unreachable(path);
+            return Ok(None);
         }
-        let found = place.as_ref().map_or(Ok(Found::Nothing), Place::found)?;
-        if change.change == Change::Remove {
-            let has_backup = place.as_ref().map_or(Ok(false), |place| place.has(Sibling::Before))?;
-            self.release(path, &found, has_backup)
-        } else {
-            self.take(change, &found)
+        let mut found = Found::Nothing;
+        if let Some(place) = &place {
+            found = place.found()?;
+            if place.has(Sibling::Undo)? {
+                return Err(HostError::External(format!(
+                    "beside '{path}' there is a backup that is not known: look at it, then remove it"
+                )));
+            }
+            if !is_removed || found != Found::Nothing {
+                place.check_writable(change.class == Class::Link)?;
+            }
+        }
+        if let (Found::Directory, Some(place)) = (&found, &place) {
+            return self.replace_directory(change, place);
+        }
+        if is_removed { self.release(path, &found) } else { self.take(change, &found) }
+    }
+
+    /// Where `path` will be once links that this deployment gives up are gone.
+    fn resolve(&self, path: &ExternalPath) -> Result<Resolved, HostError> {
+        let given_up = self.sides.plan.outside.iter().filter(|change| change.change == Change::Remove);
+        let mut above = given_up.filter(|change| is_below(path, &change.path)).map(|change| &change.path);
+        let Some(link) = above.find(|link| self.before.paths.contains_key(*link)) else {
+            return Place::resolve(self.home, path);
+        };
+        let mut missing = vec![link.clone()];
+        let rest = &path.as_str()[link.as_str().len() + 1..];
+        let mut directories: Vec<&str> = rest.split('/').collect();
+        directories.pop();
+        for name in directories {
+            let last = missing.last().unwrap_or(link);
+            let next = ExternalPath::parse(&format!("{last}/{name}"));
+            missing.push(next.map_err(|error| HostError::External(error.to_string()))?);
+        }
+        Ok(Resolved::Missing(missing))
+    }
+
+    /// Plan to make directories that are missing.
+    fn make(&mut self, directories: Vec<ExternalPath>, class: Class, work: &mut OutsideWork) -> Result<(), HostError> {
+        if let Some(Resolved::Place(place)) =
+            directories.first().map(|first| Place::resolve(self.home, first)).transpose()?
+        {
+            place.check_writable(class == Class::Link)?;
+        }
+        let early = class == Class::Sysusers;
+        for directory in directories {
+            let is_new = self.made.insert(directory.clone());
+            self.claims.directories.insert(directory.clone());
+            if early && !work.early_directories.contains(&directory) {
+                work.directories.retain(|later| *later != directory);
+                work.early_directories.push(directory);
+            } else if is_new {
+                work.directories.push(directory);
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory is at `path`: one that we made, and that is given up with all that is in it, or one that somebody put
+    /// in place of ours. Both go out of the way as they are.
+    fn replace_directory(&mut self, change: &OutsideChange, place: &Place) -> Result<Option<Placement>, HostError> {
+        let path = &change.path;
+        if let Some(claim) = self.before.paths.get(path).cloned() {
+            if place.device()? != self.own_device()? {
+                let why = "was replaced by a directory, on another file system than ours: move it away";
+                return Err(HostError::External(format!("'{path}' {why}")));
+            }
+            if change.change == Change::Remove {
+                let placement = self.release(path, &Found::Directory)?;
+                return Ok(placement.map(|placement| Placement { old: Old::DriftedDirectory, ..placement }));
+            }
+            let (new, ours) = self.wanted_at(path)?;
+            self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before: claim.before, ours });
+            return Ok(Some(Placement { path: path.clone(), new, old: Old::DriftedDirectory }));
+        }
+        if !self.before.directories.contains(path) {
+            return Err(HostError::External(format!("'{path}' is a directory on the host: remove it there")));
+        }
+        self.check_given_up(path, place)?;
+        self.claims.directories.retain(|directory| directory != path && !is_below(directory, path));
+        let (new, ours) = self.wanted_at(path)?;
+        let claim = PathClaim { app: change.app.clone(), before: Before::Absent, ours };
+        self.claims.paths.insert(path.clone(), claim);
+        Ok(Some(Placement { path: path.clone(), new, old: Old::OurDirectory }))
+    }
+
+    /// Whether all that is in a directory of ours is given up by this deployment.
+    fn check_given_up(&self, path: &ExternalPath, place: &Place) -> Result<(), HostError> {
+        let given_up = |inner: &ExternalPath| {
+            let mut changes = self.sides.plan.outside.iter();
+            let is_removed = changes.any(|change| change.path == *inner && change.change == Change::Remove);
+            is_removed && self.before.paths.contains_key(inner)
+        };
+        for name in place.names()? {
+            let inner = ExternalPath::parse(&format!("{path}/{}", name.to_string_lossy()));
+            let known = inner.as_ref().ok().filter(|inner| given_up(inner) || self.before.directories.contains(*inner));
+            match (known, inner.as_ref().map(|inner| Place::existing(self.home, inner))) {
+                (Some(inner), Ok(Ok(Some(below)))) if self.before.directories.contains(inner) => {
+                    self.check_given_up(inner, &below)?;
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    let name = printable(name.as_encoded_bytes());
+                    return Err(HostError::External(format!(
+                        "'{path}' is a directory with '{name}' in it, which was not deployed: remove that on the host"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn own_device(&self) -> Result<u64, HostError> {
+        let own = std::fs::metadata(self.home.directory()).during("look at", self.home.directory())?;
+        Ok(std::os::unix::fs::MetadataExt::dev(&own))
+    }
+
+    /// The directory of a path that is given up is gone.
+    fn release_unreachable(&mut self, path: &ExternalPath) {
+        if self.claims.paths.remove(path).is_some_and(|claim| claim.before == Before::Kept) {
+            let backup = printable(backup::of(self.home, path).as_os_str().as_encoded_bytes());
+            self.notes.push(format!(
+                "what was at '{path}' before can't be put back, because its directory is gone: it stays in '{backup}'"
+            ));
         }
     }
 
-    fn release(
-        &mut self,
-        path: &ExternalPath,
-        found: &Found,
-        has_backup: bool,
-    ) -> Result<Option<Placement>, HostError> {
+    fn release(&mut self, path: &ExternalPath, found: &Found) -> Result<Option<Placement>, HostError> {
         let Some(claim) = self.claims.paths.remove(path) else { return Ok(None) };
-        let new = match claim.before {
-            Before::Absent => New::Nothing,
-            Before::Kept if has_backup => New::Before,
-            Before::Kept => {
+        let new = match (claim.before, backup::content(self.home, path)?) {
+            (Before::Absent, _) => New::Nothing,
+            (Before::Kept, Some(content)) => New::Before(content),
+            (Before::Kept, None) => {
                 self.notes.push(format!("what was at '{path}' before can't be put back: its backup is gone"));
                 New::Nothing
             }
         };
-        let Some(old) = self.old_of_claim(path, &claim, found)? else {
-            return Ok((new == New::Before).then(|| Placement { path: path.clone(), new, old: Old::Nothing }));
-        };
+        let old = old_of_claim(&claim, found);
+        if old == Old::Nothing && new == New::Nothing {
+            return Ok(None);
+        }
         Ok(Some(Placement { path: path.clone(), new, old }))
     }
 
@@ -126,11 +249,11 @@ impl Deciding<'_> {
         let path = &change.path;
         let (new, ours) = self.wanted_at(path)?;
         let (old, before) = match (self.before.paths.get(path), found) {
-            (Some(claim), found) => (self.old_of_claim(path, &claim.clone(), found)?, claim.before),
-            (None, Found::Nothing) => (None, Before::Absent),
+            (Some(claim), found) => (old_of_claim(claim, found), claim.before),
+            (None, Found::Nothing) => (Old::Nothing, Before::Absent),
             (None, Found::Content(content)) if self.is_equal(change, content, &ours)? => {
                 self.notes.push(format!("'{path}' was there with the same content: it is taken over"));
-                (Some(Old::Foreign), Before::Kept)
+                (Old::Foreign, Before::Kept)
             }
             (None, Found::Content(_)) => {
                 return Err(HostError::External(format!(
@@ -138,35 +261,12 @@ impl Deciding<'_> {
                     change.app, change.file
                 )));
             }
-            (None, Found::Other(what)) => {
-                return Err(HostError::External(format!("'{path}' is {what} on the host: remove it there")));
+            (None, Found::Directory | Found::Special) => {
+                return Err(HostError::External(format!("'{path}' is a special file on the host: remove it there")));
             }
         };
         self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before, ours });
-        Ok(Some(Placement { path: path.clone(), new, old: old.unwrap_or(Old::Nothing) }))
-    }
-
-    /// What a path of ours holds now. `None` if it is gone.
-    fn old_of_claim(
-        &mut self,
-        path: &ExternalPath,
-        claim: &PathClaim,
-        found: &Found,
-    ) -> Result<Option<Old>, HostError> {
-        match found {
-            Found::Content(content) if *content == claim.ours => Ok(Some(Old::Ours)),
-            Found::Content(_) => {
-                self.notes.push(format!("'{path}' was changed by hand: what was there is kept beside it"));
-                Ok(Some(Old::Drifted))
-            }
-            Found::Nothing => {
-                self.notes.push(format!("'{path}' was removed by hand"));
-                Ok(None)
-            }
-            Found::Other(what) => {
-                Err(HostError::External(format!("'{path}' was replaced by {what} on the host: remove it there")))
-            }
-        }
+        Ok(Some(Placement { path: path.clone(), new, old }))
     }
 
     /// What the new tree wants at `path`.
@@ -208,6 +308,20 @@ impl Deciding<'_> {
             }
         }
     }
+}
+
+/// What a path of ours holds now.
+fn old_of_claim(claim: &PathClaim, found: &Found) -> Old {
+    match found {
+        Found::Nothing => Old::Nothing,
+        Found::Content(content) if *content == claim.ours => Old::Ours,
+        Found::Content(_) | Found::Special => Old::Drifted,
+        Found::Directory => Old::DriftedDirectory,
+    }
+}
+
+fn is_below(path: &ExternalPath, directory: &ExternalPath) -> bool {
+    path != directory && is_within(path.as_str(), directory.as_str())
 }
 
 fn path_text(path: &TreePath) -> Result<&str, HostError> {

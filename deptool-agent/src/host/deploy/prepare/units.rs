@@ -1,17 +1,35 @@
-//! Deciding what happens to units.
+//! Deciding what happens to units: what is enabled, and what is given back. Jobs are decided in [`super::jobs`].
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Deciding, jobs::Jobs};
 use crate::{
     host::{
-        deploy::prepare::Deciding,
-        state::{error::HostError, ledger::UnitClaim},
+        deploy::action::UnitJobs,
+        external::drift::foreign,
+        state::{
+            error::HostError,
+            ledger::{Enablement, UnitClaim},
+        },
     },
     shared::{
-        desired::{ClaimKind, Snippet},
-        name::UnitName,
-        plan::{Enablement, UnitChange, UnitJob},
+        desired::{ClaimKind, Snippet, UnitSource, template_of},
+        name::{AppName, UnitName, UnitType},
+        path::ExternalPath,
+        plan::{self, UnitChange, UnitJob},
+        unit_file::Facts,
     },
-    system::{JobKind, Load, Manager, System, UnitFile, UnitState},
+    system::{Load, Manager, System, UnitFile, UnitState, touched::States},
 };
+
+/// Where a unit file of the host may be, in systemd's order.
+pub(super) const UNIT_DIRECTORIES: [&str; 5] = [
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
 
 /// What is to be done with units.
 #[derive(Default)]
@@ -19,8 +37,12 @@ pub(super) struct UnitWork {
     pub(super) stop: Vec<UnitName>,
     pub(super) disable: Vec<UnitName>,
     pub(super) enable: Vec<UnitName>,
-    pub(super) jobs: Vec<(UnitName, JobKind)>,
-    pub(super) running: Vec<UnitName>,
+    /// Links of the host's own that disabling takes along.
+    pub(super) links: Enablement,
+    /// All units that enabling and disabling may touch.
+    pub(super) names_touched: BTreeSet<UnitName>,
+    pub(super) jobs: UnitJobs,
+    pub(super) before: States,
     /// There is a systemd to tell.
     pub(super) live: bool,
 }
@@ -42,34 +64,68 @@ impl Deciding<'_> {
                 self.notes.push("there is no 'systemctl' here: unit files are put in place, not enabled".into());
             }
         }
-        let loaded = system.snapshot()?;
-        work.running = loaded.iter().filter(|(_, state)| state.active.is_up()).map(|(unit, _)| unit.clone()).collect();
-        for change in &self.sides.plan.units {
-            self.unit(change, loaded.get(&change.unit), system, &mut work)?;
+        let loaded = system.snapshot_of_runs()?;
+        work.before = States::of(&loaded);
+        let plan = self.sides.plan;
+        let mut jobs = Jobs::new(self.sides, &loaded);
+        for change in &plan.units {
+            self.unit(change, loaded.get(&change.unit), system, &mut work, &mut jobs)?;
         }
-        self.start_what_is_down(&mut work);
-        if !work.live {
-            work.stop.clear();
-            work.jobs.clear();
+        for change in &plan.patterns {
+            jobs.pattern(change, system)?;
+        }
+        self.start_what_is_down(&mut work, &mut jobs);
+        if work.live {
+            self.displaced(&loaded, system)?;
+            let decided = jobs.decide(system)?;
+            work.stop = decided.stop;
+            work.jobs = decided.jobs;
+            self.notes.extend(decided.notes);
+            self.problems.extend(decided.problems);
+        }
+        self.watched_paths(&loaded, system)?;
+        for unit in work.enable.iter().chain(&work.disable) {
+            work.names_touched.extend(self.install_names(unit));
         }
         Ok(work)
     }
 
+    /// Files of ours that path units watch: that the stable path leads elsewhere, the kernel does not tell them.
+    fn watched_paths(
+        &mut self,
+        loaded: &BTreeMap<UnitName, UnitState>,
+        system: &mut dyn System,
+    ) -> Result<(), HostError> {
+        let is_path = |unit: &&UnitName| UnitType::of(unit) == UnitType::Path;
+        let up = loaded.iter().filter(|(_, state)| state.active.is_up()).map(|(unit, _)| unit);
+        for unit in up.filter(is_path) {
+            for path in system.detail(unit)?.paths {
+                let Ok(real) = std::fs::canonicalize(self.home.root().join(path.trim_start_matches('/'))) else {
+                    continue;
+                };
+                let tree = real.strip_prefix(self.home.trees()).ok().and_then(|below| below.iter().next());
+                let stays = |(_, tree_of): &(AppName, String)| tree.is_some_and(|tree| tree == tree_of.as_str());
+                if tree.is_some() && !self.staged.checkouts.iter().any(stays) {
+                    self.watched.push(real);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A failed deployment has left units down that should run: with the next good one they do.
-    fn start_what_is_down(&mut self, work: &mut UnitWork) {
+    fn start_what_is_down(&mut self, work: &mut UnitWork, jobs: &mut Jobs<'_>) {
         let sides = self.sides;
         for down in self.staged.down {
             let unit = &down.unit;
             let was_ours = sides.had.enabled.contains_key(unit) && !sides.wants.enabled.contains_key(unit);
-            if was_ours || work.running.contains(unit) || work.stop.contains(unit) {
+            if was_ours || work.before.ran(unit) || jobs.stops(unit) {
                 continue;
             }
             self.notes.push(format!("'{unit}' is started: it has been down since a deployment that failed"));
-            if work.jobs.iter().all(|(other, _)| other != unit) {
-                work.jobs.push((unit.clone(), JobKind::Start));
-            }
+            jobs.start(unit);
             // So that going back means to try again.
-            work.running.push(unit.clone());
+            work.before.add_running(unit.clone());
         }
     }
 
@@ -79,44 +135,42 @@ impl Deciding<'_> {
         state: Option<&UnitState>,
         system: &mut dyn System,
         work: &mut UnitWork,
+        jobs: &mut Jobs<'_>,
     ) -> Result<(), HostError> {
         let unit = &change.unit;
-        let is_running = work.running.contains(unit);
-        let file = match change.enablement {
-            Enablement::Keep => UnitFile::Static,
-            Enablement::Enable | Enablement::Release => system.unit_file(unit)?,
-        };
         match change.enablement {
-            Enablement::Keep => {}
-            Enablement::Enable => {
-                let can_tell = system.manager() != Manager::Absent;
-                self.enable(unit, (file, state), is_running, can_tell, work);
+            plan::Enablement::Keep => {}
+            plan::Enablement::Renew => {
+                work.disable.push(unit.clone());
+                work.enable.push(unit.clone());
             }
-            Enablement::Release => {
-                self.release_unit(unit, file, is_running, work);
+            plan::Enablement::Enable => {
+                let file = system.unit_file(unit)?;
+                let can_tell = system.manager() != Manager::Absent;
+                self.enable(unit, (file, state), can_tell, work)?;
+            }
+            plan::Enablement::Release => {
+                let file = system.unit_file(unit)?;
+                self.release_unit(unit, file, work, jobs);
                 return Ok(());
             }
         }
-        let job = match change.job {
-            UnitJob::None | UnitJob::Stop => None,
-            UnitJob::Restart | UnitJob::Start => Some(JobKind::Restart),
-            // A unit that should run and does not is not helped by a reload.
-            UnitJob::Reload => Some(if is_running { JobKind::Reload } else { JobKind::Restart }),
-            UnitJob::ReloadIfRunning => is_running.then_some(JobKind::Reload),
-            UnitJob::RestartIfRunning => is_running.then_some(JobKind::Restart),
-        };
-        work.jobs.extend(job.map(|job| (unit.clone(), job)));
-        Ok(())
+        jobs.unit(unit, &change.job, system)
+    }
+
+    /// Files of others that change `unit`, and were there when we came.
+    fn beside(&self, unit: &UnitName) -> BTreeSet<ExternalPath> {
+        let all = foreign(self.home, unit).into_iter().map(|(path, _)| path);
+        all.filter(|path| !self.before.paths.contains_key(path)).collect()
     }
 
     fn enable(
         &mut self,
         unit: &UnitName,
         (file, state): (UnitFile, Option<&UnitState>),
-        runs: bool,
         can_tell: bool,
         work: &mut UnitWork,
-    ) {
+    ) -> Result<(), HostError> {
         let made_by = self.sides.wants.outside.iter().find_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ Snippet::Unit(_), _) if snippet.affects(unit) => Some(path.as_str()),
             _ => None,
@@ -128,30 +182,87 @@ impl Deciding<'_> {
         } else if made_by.is_none() && !is_known && can_tell {
             self.problems.push(format!("unit '{unit}' is neither in the tree nor on the host"));
         }
-        let before = UnitClaim { file, active: runs };
+        let links = Enablement::read(self.home, self.install_names(unit))?;
+        let before =
+            UnitClaim { file, active: work.before.ran(unit), links, beside: self.beside(unit), ..UnitClaim::default() };
         self.claims.units.entry(unit.clone()).or_insert(before);
         // What Podman's generator makes is started, not enabled: its own [Install] section does the rest.
         let is_generated = made_by.is_some_and(|path| path.starts_with("/etc/containers/"));
-        match file {
-            UnitFile::Absent | UnitFile::Disabled | UnitFile::EnabledRuntime if !is_generated => {
-                work.enable.push(unit.clone());
-            }
-            _ => {}
+        if file.can_be_enabled() && !is_generated {
+            work.enable.push(unit.clone());
         }
+        Ok(())
     }
 
     /// Give a unit back: what was enabled and ran before us stays so, the rest is stopped and disabled.
-    fn release_unit(&mut self, unit: &UnitName, file: UnitFile, runs: bool, work: &mut UnitWork) {
-        let before = self.claims.units.remove(unit).unwrap_or(UnitClaim { file: UnitFile::Absent, active: false });
+    fn release_unit(&mut self, unit: &UnitName, file: UnitFile, work: &mut UnitWork, jobs: &mut Jobs<'_>) {
+        let before = self.claims.units.remove(unit).unwrap_or_default();
         if matches!(file, UnitFile::Enabled | UnitFile::EnabledRuntime) && before.file != UnitFile::Enabled {
             work.disable.push(unit.clone());
+            work.links.names.extend(before.links.names);
+            work.links.links.extend(before.links.links);
         }
         let stays = before.file != UnitFile::Absent;
-        match (before.active && stays, runs) {
+        match before.active && stays {
             // Its drop-ins and files are gone: it has to come back without them.
-            (true, _) => work.jobs.push((unit.clone(), JobKind::Restart)),
-            (false, true) => work.stop.push(unit.clone()),
-            (false, false) => {}
+            true => jobs.give_back(unit),
+            false => jobs.stop(unit),
         }
+        before.displaced.iter().for_each(|unit| jobs.give_back(unit));
+    }
+
+    /// Units that run, and that systemd will stop because they conflict with what is started. They are given back with it.
+    fn displaced(&mut self, loaded: &BTreeMap<UnitName, UnitState>, system: &mut dyn System) -> Result<(), HostError> {
+        let sides = self.sides;
+        let started = sides.plan.units.iter().filter(|change| change.job == UnitJob::Start);
+        for UnitChange { unit, .. } in started {
+            let sources = UnitSource::all(&sides.wants.outside, sides.new).filter(|one| one.snippet.affects(unit));
+            let named = sources.flat_map(|source| source.facts.words("Unit", "Conflicts"));
+            let mut conflicts: BTreeSet<UnitName> =
+                named.filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
+            conflicts.extend(system.detail(unit)?.conflicts);
+            conflicts.retain(|other| {
+                let is_up = loaded.get(other).is_some_and(|state| state.active.is_up());
+                is_up && UnitType::of(other) != UnitType::Target && !sides.wants.enabled.contains_key(other)
+            });
+            if let Some(claim) = self.claims.units.get_mut(unit) {
+                claim.displaced.extend(conflicts);
+            }
+        }
+        Ok(())
+    }
+
+    /// The unit with those whose enablement its `[Install]` section touches as well.
+    fn install_names(&self, unit: &UnitName) -> BTreeSet<UnitName> {
+        let (mut names, mut left) = (BTreeSet::new(), vec![unit.clone()]);
+        while let Some(unit) = left.pop() {
+            if !names.insert(unit.clone()) {
+                continue;
+            }
+            let template = template_of(&unit).and_then(|name| UnitName::parse(name.as_bytes()).ok());
+            names.extend(template.clone());
+            for facts in self.files_of(&unit, template.as_ref()) {
+                let parse = |name: &str| UnitName::parse(name.as_bytes()).ok();
+                names.extend(facts.words("Install", "Alias").into_iter().filter_map(parse));
+                left.extend(facts.words("Install", "Also").into_iter().filter_map(parse));
+            }
+        }
+        names
+    }
+
+    /// What the unit's files say: those of the tree before and after, and the host's own.
+    fn files_of(&self, unit: &UnitName, template: Option<&UnitName>) -> Vec<Facts> {
+        let sides = self.sides;
+        let both = [(&sides.had.outside, sides.old), (&sides.wants.outside, sides.new)];
+        let sources = both.into_iter().flat_map(|(outside, tree)| UnitSource::all(outside, tree));
+        let mut files: Vec<Facts> =
+            sources.filter(|source| source.snippet.affects(unit)).map(|source| source.facts.clone()).collect();
+        let names = [Some(unit), template].into_iter().flatten();
+        for name in names {
+            let mut places = UNIT_DIRECTORIES.iter().map(|directory| self.home.root().join(directory));
+            let text = places.find_map(|directory| std::fs::read(directory.join(name.as_str())).ok());
+            files.extend(text.map(|text| Facts::of(&String::from_utf8_lossy(&text))));
+        }
+        files
     }
 }

@@ -70,6 +70,7 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
         let into = match missing_program(&line) {
             Some(program) if scratch.comes_along(program) => continue,
             Some(_) => &mut wrong,
+            None if scratch.misses_a_quadlets_unit(&line) => continue,
             None if WRONG.iter().any(|text| line.contains(text)) => &mut wrong,
             None => &mut notes,
         };
@@ -138,6 +139,10 @@ impl Scratch<'_> {
         let there = Self::units_of(&sides.wants.outside).map(|(path, claim, _)| (path, Some(claim)));
         for (path, claim) in gone.chain(there) {
             let text = match claim {
+                Some(claim) if self.is_check(claim, path) => {
+                    // It is run as a oneshot, whatever its unit says: see [`super::checks`].
+                    [self.mapped(&claim.app, &claim.file)?.as_slice(), b"\n[Service]\nType=oneshot\n"].concat()
+                }
                 Some(claim) => self.mapped(&claim.app, &claim.file)?,
                 None if path.contains('/') => Vec::new(),
                 None => continue,
@@ -157,6 +162,21 @@ impl Scratch<'_> {
             files.push(file);
         }
         Ok(files)
+    }
+
+    fn is_check(&self, claim: &Claim, path: &str) -> bool {
+        let app = self.staged.sides.new.apps.get(&claim.app);
+        app.is_some_and(|app| app.manifest.checks.iter().any(|unit| unit.as_str() == path))
+    }
+
+    /// Whether the line misses a unit that Podman's generator makes of a quadlet of the tree.
+    fn misses_a_quadlets_unit(&self, line: &str) -> bool {
+        let outside = &self.staged.sides.wants.outside;
+        let mut quadlets = outside.iter().filter(|(path, _)| path.as_str().starts_with("/etc/containers/"));
+        line.contains("not found")
+            && quadlets.any(|(_, claim)| {
+                matches!(&claim.kind, ClaimKind::Copy(Snippet::Unit(unit), _) if line.contains(unit.as_str()))
+            })
     }
 
     fn put(&self, path: &str, text: &[u8]) -> Result<(), HostError> {

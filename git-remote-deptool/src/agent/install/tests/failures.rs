@@ -186,6 +186,45 @@ fn an_agent_of_another_build_is_refused() {
 }
 
 #[test]
+fn nothing_can_have_begun_where_the_command_ended_without_an_agents_line() {
+    let host = Host::new();
+    for (login, refusal) in [
+        ("echo 'sudo: a password is required' >&2; exit 1", "sudo asks for a password"),
+        ("echo 'killed by a profile' >&2; exit 7", "no answer from the agent"),
+        ("head -c 20 >/dev/null; exit 3", "no answer from the agent"),
+    ] {
+        host.write("login", login);
+        let early = Early::new(vec![b"a request"[..].into()]);
+        let error = host.connect_with(&Ahead::Yes(early.clone())).0.unwrap_err().to_string();
+        assert!(error.contains(refusal), "{error}");
+        assert!(!early.is_taken(), "{login}");
+    }
+    // A link that is lost is another matter: what came over it last may have been lost, too.
+    host.write("login", "head -c 20 >/dev/null; exit 255");
+    let early = Early::new(vec![b"a request"[..].into()]);
+    assert!(matches!(host.connect_with(&Ahead::Yes(early.clone())).0, Err(ConnectError::Unreachable(_))));
+    assert!(early.is_taken());
+}
+
+#[test]
+fn whoever_may_not_ask_is_let_ask_alone_and_later() {
+    let mut host = Host::new();
+    host.bring_agent("#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\n");
+    let ssh = fs::read_to_string(host.at("ssh")).unwrap();
+    let first =
+        "#!/bin/sh\ncase \"$*\" in *BatchMode=yes*) echo 'Host key verification failed.' >&2; exit 255;; esac\n";
+    host.write("ssh", &format!("{first}{}", ssh.strip_prefix("#!/bin/sh\n").unwrap_or(&ssh)));
+    host.questions = Questions::Deferred;
+    host.connector.can_ask = false;
+    let error = host.connect().unwrap_err();
+    assert_eq!(error.to_string(), "unreachable: Host key verification failed.");
+    host.connector.can_ask = true;
+    let (link, stages) = host.connect_with(&Ahead::No);
+    link.unwrap();
+    assert_eq!(stages[..3], [Stage::Connecting, Stage::Asking, Stage::Connecting]);
+}
+
+#[test]
 fn a_connection_that_is_being_made_can_be_interrupted() {
     let host = Host::new();
     host.write("ssh", "exec sleep 600");

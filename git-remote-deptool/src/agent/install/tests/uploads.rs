@@ -73,6 +73,14 @@ fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_instal
 }
 
 #[test]
+fn a_gzip_that_does_not_work_is_not_used() {
+    let host = Host::new();
+    host.write("overlay/gzip", "echo 'gzip: broken' >&2; exit 1");
+    host.bring_agent("#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\n");
+    host.connect().unwrap();
+}
+
+#[test]
 fn leftovers_of_killed_uploads_are_removed_and_those_under_way_are_not() {
     let host = Host::new();
     fs::create_dir_all(&host.connector.places.bin).unwrap();

@@ -1,0 +1,204 @@
+//! What systemd would refuse, ignore or fail at later is refused before anything is changed: of the files that change.
+
+use std::{collections::BTreeSet, fs};
+
+use super::{Deciding, accounts, units::UNIT_DIRECTORIES};
+use crate::{
+    host::{
+        deploy::owners::{Database, resolve},
+        state::error::{Context, HostError},
+    },
+    shared::{
+        desired::{Snippet, UnitSource},
+        manifest::Account,
+        name::{UnitName, UnitType},
+        plan::{Change, Class, OutsideChange},
+        text::printable,
+        unit_file::is_true,
+    },
+    system::{Manager, System},
+};
+
+/// The types of lines in tmpfiles.d(5) and sysusers.d(5).
+const TMPFILES: &str = "fwdDevqQpLcbCxXrRzZtThHaAmF";
+const SYSUSERS: &str = "ugmr";
+
+impl Deciding<'_> {
+    /// Everything that is wrong with unit files and snippets.
+    pub(super) fn refuse(&mut self, system: &mut dyn System) -> Result<(), HostError> {
+        let sides = self.sides;
+        let changed = sides.plan.outside.iter().filter(|change| change.change != Change::Remove);
+        let paths: BTreeSet<_> = changed.clone().map(|change| &change.path).collect();
+        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|source| paths.contains(source.path)) {
+            self.unit_file(&source)?;
+            self.accounts(&source)?;
+        }
+        for change in changed {
+            match change.class {
+                Class::Tmpfiles => self.snippet(change, TMPFILES, &[(3, Database::Passwd), (4, Database::Group)])?,
+                Class::Sysusers => self.snippet(change, SYSUSERS, &[])?,
+                Class::Link | Class::Unit => {}
+            }
+        }
+        self.quadlets(system)
+    }
+
+    fn unit_file(&mut self, source: &UnitSource<'_>) -> Result<(), HostError> {
+        let UnitSource { app, file, snippet, facts, path, .. } = *source;
+        let is_quadlet = path.as_str().starts_with("/etc/containers/");
+        if let (Snippet::Unit(unit), true, false) = (snippet, facts.lines.is_empty(), is_quadlet) {
+            let path = self.staged.file(app, file);
+            if fs::metadata(&path).during("look at", &path)?.len() == 0 {
+                self.problems.push(format!("'{app}/{file}' is empty: systemd would take '{unit}' for masked"));
+            }
+        }
+        let kind = match snippet {
+            Snippet::Unit(unit) => Some(UnitType::of(unit)),
+            _ => None,
+        };
+        for key in ["WantedBy", "RequiredBy", "UpheldBy", "Also", "Alias"] {
+            for word in facts.words("Install", key).into_iter().filter(|word| !word.contains('%')) {
+                let parsed = UnitName::parse(word.as_bytes());
+                let problem = match &parsed {
+                    // Slices, devices and scopes can't be deployed; systemd knows more types than we do.
+                    Err(_) if word.contains('.') => None,
+                    Err(_) => Some("is no unit's name".to_owned()),
+                    Ok(alias) if key == "Alias" && kind.is_some_and(|kind| kind != UnitType::of(alias)) => {
+                        Some("is of another type".to_owned())
+                    }
+                    Ok(also) if key == "Also" && !self.exists(also) => {
+                        Some("is neither in the tree nor on the host".to_owned())
+                    }
+                    Ok(_) => None,
+                };
+                let word = printable(word.as_bytes());
+                self.problems
+                    .extend(problem.map(|problem| format!("'{app}/{file}': {key}={word}: '{word}' {problem}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a unit file of this name, or of its template.
+    fn exists(&self, unit: &UnitName) -> bool {
+        let mut sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        if sources.any(|source| matches!(source.snippet, Snippet::Unit(_)) && source.snippet.affects(unit)) {
+            return true;
+        }
+        let template = crate::shared::desired::template_of(unit);
+        let names = [Some(unit.as_str()), template.as_deref()];
+        names
+            .into_iter()
+            .flatten()
+            .any(|name| UNIT_DIRECTORIES.iter().any(|directory| self.home.root().join(directory).join(name).exists()))
+    }
+
+    /// Users and groups that the unit runs as are on the host, or come with the deployment.
+    fn accounts(&mut self, source: &UnitSource<'_>) -> Result<(), HostError> {
+        const KEYS: [(&str, &str, Database); 5] = [
+            ("Service", "User", Database::Passwd),
+            ("Service", "Group", Database::Group),
+            ("Service", "SupplementaryGroups", Database::Group),
+            ("Socket", "SocketUser", Database::Passwd),
+            ("Socket", "SocketGroup", Database::Group),
+        ];
+        let UnitSource { app, file, facts, .. } = *source;
+        let is_dynamic = facts.value("Service", "DynamicUser").is_some_and(is_true);
+        for (section, key, database) in KEYS {
+            if is_dynamic && key != "SupplementaryGroups" {
+                continue;
+            }
+            for name in facts.words(section, key) {
+                self.account(&format!("'{app}/{file}': {key}={name}"), name, database)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `name` is known, or a number, or something with a specifier that systemd replaces.
+    fn account(&mut self, place: &str, name: &str, database: Database) -> Result<(), HostError> {
+        let Ok(account) = Account::try_from(name.to_owned()) else { return Ok(()) };
+        // A root directory may get its users when it boots.
+        if !self.home.is_live() {
+            return Ok(());
+        }
+        if resolve(self.home, database, &account)?.is_none() && !accounts::is_declared(self.staged, database, &account)
+        {
+            let kind = if database == Database::Passwd { "user" } else { "group" };
+            self.problems.push(format!("{place}: there is no {kind} '{name}' on the host"));
+        }
+        Ok(())
+    }
+
+    /// The lines of a sysusers or tmpfiles snippet: a letter, what it is about, and in some fields names of accounts.
+    fn snippet(&mut self, change: &OutsideChange, types: &str, names: &[(usize, Database)]) -> Result<(), HostError> {
+        let path = self.staged.file(&change.app, &change.file);
+        let text = fs::read(&path).during("read", &path)?;
+        for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let place = format!("'{}/{}': line {}", change.app, change.file, number + 1);
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (letter, modifiers) = fields[0].split_at(fields[0].chars().next().map_or(0, char::len_utf8));
+            let is_known = types.contains(letter) && modifiers.chars().all(|c| "!+-=~^$?".contains(c));
+            if !is_known || fields.len() < 2 {
+                let line = printable(line.as_bytes());
+                self.problems.push(format!("{place} can't be understood: {line}"));
+                continue;
+            }
+            for (at, database) in names {
+                let name = fields.get(*at).map(|name| name.trim_start_matches(':')).unwrap_or("-");
+                // A path with spaces in quotes would shift the fields.
+                if name != "-" && !line.contains('"') && !line.contains('\'') {
+                    self.account(&place, name, *database)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Podman's generator says what it makes of the tree's quadlets.
+    fn quadlets(&mut self, system: &mut dyn System) -> Result<(), HostError> {
+        let sides = self.sides;
+        let is_quadlet = |path: &str| path.starts_with("/etc/containers/systemd/");
+        let mut changed = sides.plan.outside.iter().filter(|one| one.change != Change::Remove);
+        let all: Vec<_> = sides.wants.outside.iter().filter(|(path, _)| is_quadlet(path.as_str())).collect();
+        if !changed.any(|change| is_quadlet(change.path.as_str())) || system.manager() != Manager::Running {
+            return Ok(());
+        }
+        let directory = self.home.generation(self.staged.generations.1).join(".quadlets");
+        for (path, claim) in &all {
+            let below = path.as_str().trim_start_matches("/etc/containers/systemd/");
+            let (from, to) = (self.staged.file(&claim.app, &claim.file), directory.join(below));
+            if let Some(above) = to.parent() {
+                fs::create_dir_all(above).during("create", above)?;
+            }
+            fs::copy(&from, &to).during("copy", &from)?;
+        }
+        let said = system.convert_quadlets(&directory);
+        fs::remove_dir_all(&directory).during("remove", &directory)?;
+        let Some(converted) = said? else {
+            self.problems
+                .push("the tree has quadlets, and the host has no podman whose generator could read them".into());
+            return Ok(());
+        };
+        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|one| is_quadlet(one.path.as_str())) {
+            let UnitSource { app, file, snippet, path, .. } = source;
+            let Snippet::Unit(unit) = snippet else { continue };
+            if !converted.units.contains(unit) {
+                let name = path.as_str().rsplit('/').next().unwrap_or_default();
+                let about: Vec<String> = converted
+                    .said
+                    .lines()
+                    .filter(|line| line.contains(name))
+                    .map(|line| printable(line.trim().as_bytes()))
+                    .collect();
+                let about = if about.is_empty() { String::new() } else { format!(": {}", about.join("; ")) };
+                self.problems.push(format!("'{app}/{file}': podman makes no unit '{unit}' of it{about}"));
+            }
+        }
+        Ok(())
+    }
+}

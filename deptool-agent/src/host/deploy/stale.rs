@@ -1,0 +1,97 @@
+//! Processes that did not take a reload: they still use files of an earlier deployment.
+//!
+//! What a process has open, and the directory that it works in, is that of the tree to which `current` led when it was
+//! started. nsd and others change directory into their data, and then read old files for ever.
+
+use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, time::Duration};
+
+use crate::{
+    host::{
+        deploy::action::Action,
+        state::{error::HostError, journal::Record, layout::Home},
+    },
+    shared::{
+        name::{UnitName, UnitType},
+        text::printable,
+    },
+    system::{JobKind, System},
+};
+
+/// A server that reloads lets its old processes end what they are at: they get so long.
+const PATIENCE: Duration = Duration::from_millis(1500);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A unit that was reloaded, and what one of its processes still uses.
+pub struct Stale {
+    pub unit: UnitName,
+    /// "process 123 still works in '/var/lib/deptool/trees/…/zones'"
+    pub what: String,
+    pub may_restart: bool,
+}
+
+/// The units among those that `record` reloads that have not taken the new files.
+pub fn find(
+    home: &Home,
+    record: &Record,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(),
+) -> Result<Vec<Stale>, HostError> {
+    let jobs = record.actions.iter().filter_map(|action| match action {
+        Action::Jobs(jobs) => Some(jobs),
+        _ => None,
+    });
+    let mut stale = Vec::new();
+    for jobs in jobs {
+        let reloaded = jobs.jobs.iter().filter(|(_, kind)| *kind == JobKind::Reload).map(|(unit, _)| unit);
+        let units: Vec<&UnitName> = reloaded.filter(|unit| UnitType::of(unit) == UnitType::Service).collect();
+        if units.is_empty() {
+            continue;
+        }
+        let current = trees_of(home, record.generation);
+        let until = system.clock() + PATIENCE;
+        for unit in units {
+            while let Some(what) = old_file(home, unit, &current, system)? {
+                if system.clock() >= until {
+                    let may_restart = jobs.restart_if_stale.contains(unit);
+                    stale.push(Stale { unit: unit.clone(), what, may_restart });
+                    break;
+                }
+                tick();
+                system.wait_for_change(PAUSE)?;
+            }
+        }
+    }
+    Ok(stale)
+}
+
+/// The names of the trees that a generation uses.
+fn trees_of(home: &Home, generation: u32) -> BTreeSet<OsString> {
+    let apps = fs::read_dir(home.generation(generation)).into_iter().flatten().flatten();
+    apps.filter_map(|app| Some(fs::read_link(app.path()).ok()?.file_name()?.to_owned())).collect()
+}
+
+/// What a process of the unit has open in another tree, in words.
+fn old_file(
+    home: &Home,
+    unit: &UnitName,
+    current: &BTreeSet<OsString>,
+    system: &mut dyn System,
+) -> Result<Option<String>, HostError> {
+    for process in system.processes(unit)? {
+        let proc = Path::new("/proc").join(process.to_string());
+        let descriptors = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let places = [("works in", proc.join("cwd")), ("has its root in", proc.join("root"))];
+        let open = places.into_iter().chain(descriptors.map(|path| ("has open", path)));
+        for (how, link) in open {
+            // The process may be gone by now, or another user's: then there is nothing to say of it.
+            let Ok(path) = fs::read_link(link) else { continue };
+            let Ok(below) = path.strip_prefix(home.trees()) else { continue };
+            let tree = below.components().next().map(|tree| tree.as_os_str().to_owned());
+            if tree.is_some_and(|tree| !current.contains(&tree)) {
+                let path = printable(path.as_os_str().as_encoded_bytes());
+                return Ok(Some(format!("process {process} still {how} '{path}'")));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,166 @@
+//! What is the matter with units.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use super::{Depth, Finding, Item, Looking, Remedy, names};
+use crate::{
+    host::state::error::HostError,
+    shared::{
+        desired::{ClaimKind, DesiredUnit, Snippet},
+        name::{AppName, UnitName},
+        outcome::{Drift, Subject},
+        path::ExternalPath,
+        text::printable,
+    },
+    system::{Active, Load, Manager, System, UnitDetail, UnitFile, UnitState},
+};
+
+/// Where systemd reads unit files before `/etc/systemd/system`: what `systemctl set-property` and its like leave.
+const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
+const ETC: &str = "/etc/systemd/system";
+const RUN: &str = "/run/systemd/system";
+/// A unit that has restarted itself within this time is not well.
+const RECENTLY: Duration = Duration::from_secs(60);
+
+impl Looking<'_> {
+    pub(super) fn units(&mut self, system: &mut dyn System) -> Result<(), HostError> {
+        let (wants, manager) = (self.compared.wants, system.manager());
+        if manager != Manager::Absent && !wants.enabled.is_empty() {
+            let loaded = if manager == Manager::Running { system.snapshot()? } else { BTreeMap::new() };
+            for (unit, wanted) in &wants.enabled {
+                if let Some(what) = enablement(unit, system)? {
+                    let remedy = Remedy { enable: true, start: false };
+                    self.unit(unit, &wanted.apps, what.into(), Item::Unit { unit: unit.clone(), remedy });
+                }
+                if manager == Manager::Running
+                    && let Some(what) = self.activity(unit, wanted, loaded.get(unit), system)?
+                {
+                    let remedy = Remedy { enable: false, start: true };
+                    self.unit(unit, &wanted.apps, what, Item::Unit { unit: unit.clone(), remedy });
+                }
+            }
+        }
+        self.foreign_files();
+        Ok(())
+    }
+
+    fn unit(&mut self, unit: &UnitName, apps: &BTreeSet<AppName>, what: String, item: Item) {
+        let drift = Drift { subject: Subject::Unit(unit.clone()), what };
+        self.found.push(Finding { drift, item, apps: apps.clone(), stands: false });
+    }
+
+    /// Whether it runs, if it is of a kind that stays.
+    fn activity(
+        &self,
+        unit: &UnitName,
+        wanted: &DesiredUnit,
+        state: Option<&UnitState>,
+        system: &mut dyn System,
+    ) -> Result<Option<String>, HostError> {
+        let is_well = |state: &UnitState| state.active == Active::Active && state.sub != "auto-restart";
+        if self.depth == Depth::Deployment && state.is_some_and(is_well) {
+            return Ok(None);
+        }
+        let now = system.detail(unit)?;
+        let may_end = (now.service_type == "oneshot" && !now.remains)
+            || now.condition_failed
+            || now.is_triggered
+            || wanted.settle.is_some_and(|window| window.0.is_zero());
+        Ok(match now.active {
+            Active::Failed => {
+                let why = now.exit.map_or_else(String::new, |exit| format!(" ({})", printable(exit.as_bytes())));
+                Some(format!("has failed{why}"))
+            }
+            _ if is_looping(&now, system.clock()) => {
+                Some(format!("starts over and over: {} times so far", now.restarts))
+            }
+            Active::Inactive | Active::Deactivating if !may_end => Some("was stopped".into()),
+            _ if now.load == Load::Loaded && now.needs_reload && self.depth == Depth::Verify => {
+                Some("runs with another configuration than the one on disk".into())
+            }
+            _ => None,
+        })
+    }
+
+    /// Unit files that come before ours and drop-ins beside them, by somebody else. What was there when we came is not
+    /// counted.
+    fn foreign_files(&mut self) {
+        let wants = self.compared.wants;
+        let mut ours: BTreeMap<UnitName, BTreeSet<AppName>> = BTreeMap::new();
+        for claim in wants.outside.values() {
+            if let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind {
+                ours.entry(unit.clone()).or_default().insert(claim.app.clone());
+            }
+        }
+        for (unit, wanted) in &wants.enabled {
+            ours.entry(unit.clone()).or_default().extend(wanted.apps.iter().cloned());
+        }
+        for (unit, apps) in ours {
+            let known = self.compared.claims.units.get(&unit).map(|claim| &claim.beside);
+            for (path, what) in foreign(self.compared.home, &unit) {
+                let is_ours = self.compared.claims.paths.contains_key(&path);
+                if is_ours || known.is_some_and(|known| known.contains(&path)) {
+                    continue;
+                }
+                let shown = printable(path.as_str().as_bytes());
+                let what = match what {
+                    Foreign::File => format!("is overridden by '{shown}'"),
+                    Foreign::DropIn => format!("has the drop-in '{shown}', which was not deployed"),
+                };
+                self.unit(&unit, &apps, what, Item::Foreign { unit: unit.clone(), path });
+            }
+        }
+    }
+}
+
+/// What a file does to a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    File,
+    DropIn,
+}
+
+/// Unit files before the usual one, and drop-ins, of `unit`, whoever made them.
+pub fn foreign(home: &crate::host::state::layout::Home, unit: &UnitName) -> Vec<(ExternalPath, Foreign)> {
+    let mut found = Vec::new();
+    let mut add = |path: String, kind| found.extend(ExternalPath::parse(&path).ok().map(|path| (path, kind)));
+    for directory in ABOVE.iter().chain([&ETC, &RUN]) {
+        let path = format!("{directory}/{unit}");
+        // Another name for it is a link; one to /dev/null masks it.
+        let at = home.root().join(&path[1..]);
+        let is_file = fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_file());
+        let is_mask = fs::read_link(&at).is_ok_and(|target| target.as_os_str() == "/dev/null");
+        if is_file || is_mask {
+            add(path, Foreign::File);
+        }
+    }
+    for directory in [ETC, RUN].iter().chain(&ABOVE) {
+        let directory = format!("{directory}/{unit}.d");
+        for name in names(home, &directory) {
+            if name.ends_with(".conf") && !name.starts_with('.') {
+                add(format!("{directory}/{name}"), Foreign::DropIn);
+            }
+        }
+    }
+    found
+}
+
+fn enablement(unit: &UnitName, system: &mut dyn System) -> Result<Option<&'static str>, HostError> {
+    Ok(match system.unit_file(unit)? {
+        UnitFile::Enabled | UnitFile::Static => None,
+        UnitFile::EnabledRuntime => Some("is enabled until the next boot only"),
+        UnitFile::Disabled | UnitFile::Linked | UnitFile::Indirect => Some("was disabled"),
+        UnitFile::Masked => Some("was masked"),
+        UnitFile::Absent => Some("is gone"),
+    })
+}
+
+/// Whether it goes on failing and being started again.
+fn is_looping(now: &UnitDetail, clock: Duration) -> bool {
+    let is_recent = clock.saturating_sub(now.changed_at) < RECENTLY;
+    now.sub == "auto-restart" || (now.restarts > 1 && is_recent)
+}

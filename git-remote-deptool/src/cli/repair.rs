@@ -1,0 +1,87 @@
+//! `git deptool repair`: put right what somebody changed on hosts.
+
+use std::collections::BTreeMap;
+
+use deptool_agent::shared::{id::CommitId, name::ClusterName, outcome::Drift, wire::Repair};
+
+use super::{
+    CliError,
+    aim::{Aim, AimArgs, Hosts, Selection, Source},
+    deploy::{self, Deployment},
+    deploy_options::DeployOptions,
+    exit::ExitStatus,
+    output::Output,
+    view,
+};
+use crate::{
+    config::HostRemote,
+    fetch::query::query,
+    fleet::remote::Remote,
+    model::{batch::Ancestry, error::chain},
+};
+
+/// Put right what differs from what was deployed
+///
+/// Asks the hosts what differs, shows it, and deploys the commit that runs there anew. What stood in the way is kept on the
+/// host. A host that fails is rolled back.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    aim: AimArgs,
+    #[command(flatten)]
+    how: DeployOptions,
+}
+
+/// What is to be put right on one host.
+struct Damaged {
+    host: HostRemote,
+    cluster: ClusterName,
+    runs: CommitId,
+    drift: Vec<Drift>,
+}
+
+pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
+    let (damaged, exit) = ask(remote, output, aim.hosts)?;
+    let mut by_commit: BTreeMap<(ClusterName, CommitId), Vec<Damaged>> = BTreeMap::new();
+    for one in damaged {
+        if !remote.repo.has_commit(one.runs) {
+            let (host, commit) = (&one.host.host, one.runs.short());
+            return Err(CliError::Text(format!("'{host}' runs {commit}, which is not here; run 'git fetch' first")));
+        }
+        by_commit.entry((one.cluster.clone(), one.runs)).or_default().push(one);
+    }
+    if by_commit.is_empty() && !args.how.json {
+        output.note("Nothing to repair.")?;
+        return Ok(exit);
+    }
+    let deployment = |((cluster, commit), damaged): (_, Vec<Damaged>)| {
+        let lines = damaged.iter().flat_map(|one| one.drift.iter().map(|drift| (&one.host.host, drift)));
+        let intro = lines.map(|(host, drift)| format!("{host}: {drift}\n")).collect();
+        let hosts = damaged.into_iter().map(|one| one.host).collect();
+        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts };
+        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, intro }
+    };
+    let deployments: Vec<Deployment> = by_commit.into_iter().map(deployment).collect();
+    Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &[])?))
+}
+
+/// Ask the hosts what is to be put right.
+fn ask(remote: &Remote, output: &Output, hosts: Vec<HostRemote>) -> Result<(Vec<Damaged>, ExitStatus), CliError> {
+    let answers = query(remote, &hosts, |session, _| session.verify());
+    let (mut damaged, mut exit) = (Vec::new(), ExitStatus::Done);
+    for (host, answer) in hosts.into_iter().zip(answers) {
+        match answer {
+            Ok((hello, drift)) => {
+                if let Some(deployed) = hello.deployed.filter(|_| !drift.is_empty()) {
+                    damaged.push(Damaged { host, cluster: deployed.cluster, runs: deployed.commit, drift });
+                }
+            }
+            Err(error) => {
+                exit = exit.worse(view::status_of_error(&error));
+                output.complain(chain(&error))?;
+            }
+        }
+    }
+    Ok((damaged, exit))
+}

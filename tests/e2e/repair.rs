@@ -1,0 +1,78 @@
+//! Drift: every deployment looks at all that is deployed, puts right what it is responsible for, and says the rest. A
+//! repair puts right everything.
+
+use std::fs;
+
+use deptool_tests::sandbox::{Repo, Sandbox};
+
+use crate::seen::at_rest;
+
+fn deployed(sandbox: &Sandbox) -> (Repo<'_>, String) {
+    let ada = sandbox.repo("ada");
+    ada.add_root("web1");
+    ada.git(&["config", "deptool.cluster", "prod"]).ok();
+    for app in ["web", "other"] {
+        ada.write(format!("web1/{app}/file"), "1\n");
+        ada.write(format!("web1/{app}/tmpfiles/{app}.conf"), "# ours\n");
+        ada.write(format!("web1/{app}/manifest.json"), format!(r#"{{"symlinks": {{"/etc/{app}": "file"}}}}"#));
+    }
+    let commit = ada.commit("One");
+    ada.git(&["push", "web1", "prod"]).ok();
+    (ada, commit)
+}
+
+fn damage(sandbox: &Sandbox, app: &str) {
+    let root = sandbox.root("web1");
+    fs::remove_file(root.join("etc").join(app)).unwrap();
+    fs::create_dir(root.join("etc").join(app)).unwrap();
+    fs::write(root.join(format!("etc/tmpfiles.d/{app}.conf")), "# by hand\n").unwrap();
+    fs::write(root.join(format!("var/lib/deptool/current/{app}/file")), "by hand\n").unwrap();
+}
+
+#[test]
+fn a_push_puts_right_the_apps_that_it_changes_and_says_the_rest() {
+    let sandbox = Sandbox::new();
+    let (ada, _) = deployed(&sandbox);
+    damage(&sandbox, "web");
+    damage(&sandbox, "other");
+    ada.write("web1/web/file", "2\n");
+    ada.commit("Two");
+    let run = ada.git(&["push", "web1", "prod"]).ok();
+    let run = run.says("'/etc/web' was replaced by a directory: what was there is kept as");
+    run.says("not as deployed, and left so: ").says("; 'git deptool repair web1' puts that right");
+    assert_eq!(sandbox.read("web1", "/etc/web"), b"2\n");
+    assert_eq!(sandbox.read("web1", "/etc/tmpfiles.d/other.conf"), b"# by hand\n");
+    ada.git(&["deptool", "verify"]).code(2).prints("'/etc/other' was replaced by a directory");
+}
+
+#[test]
+fn a_repair_puts_right_everything_and_is_in_the_log() {
+    let sandbox = Sandbox::new();
+    let (ada, one) = deployed(&sandbox);
+    ada.git(&["deptool", "repair", "-y", "web1"]).ok().prints("Nothing to repair.");
+    damage(&sandbox, "web");
+    damage(&sandbox, "other");
+    let run = ada.git(&["deptool", "repair", "-y"]).ok();
+    run.prints("web1: '/etc/web' was replaced by a directory");
+    at_rest(&sandbox, "web1", Some(&one));
+    ada.git(&["deptool", "verify"]).ok().prints("web1: as deployed");
+    assert_eq!(sandbox.read("web1", "/etc/web"), b"1\n");
+    let kept = sandbox.root("web1").join("var/lib/deptool/state/kept/2");
+    assert_eq!(fs::read(kept.join("root/etc/tmpfiles.d/web.conf")).unwrap(), b"# by hand\n");
+    assert_eq!(fs::read(kept.join("apps/other/file")).unwrap(), b"by hand\n");
+    ada.git(&["deptool", "log"]).ok().prints("Mended: '/etc/tmpfiles.d/other.conf' was edited; kept as '");
+}
+
+#[test]
+fn a_push_with_the_option_repairs_a_host_that_runs_the_commit_already() {
+    let sandbox = Sandbox::new();
+    let (ada, one) = deployed(&sandbox);
+    for args in
+        [&["push", "-o", "repair", "web1", "prod"][..], &["-c", "push.pushOption=repair", "push", "web1", "prod"]]
+    {
+        damage(&sandbox, "web");
+        ada.git(args).ok().says("'/etc/web' was replaced by a directory: what was there is kept as");
+        ada.git(&["deptool", "verify"]).ok();
+        at_rest(&sandbox, "web1", Some(&one));
+    }
+}

@@ -1,0 +1,210 @@
+//! No wait without an end, none that can't be interrupted; questions come one at a time.
+
+use std::{fs, os::fd::AsFd as _, time::Duration};
+
+use deptool_tests::{
+    process::{Cmd, poll},
+    sandbox::{Repo, Sandbox},
+    terminal::Terminal,
+};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Signal,
+};
+
+use crate::{
+    seen::at_rest,
+    stand_in::{agent, with_stand_in},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A repository with an app for each of these hosts, which are root directories with remotes of their own.
+fn operator<'a>(sandbox: &'a Sandbox, hosts: &[&str]) -> Repo<'a> {
+    let operator = sandbox.repo("operator");
+    for host in hosts {
+        operator.write(format!("{host}/web/file"), "1\n");
+        operator.add_root(host);
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator.commit("One");
+    operator
+}
+
+/// The same for hosts that are reached over a stand-in for ssh: `login` is what it does before it starts the agent on the
+/// root directory of `$host`; `$batch` is not empty if it may not ask.
+fn over_ssh<'a>(sandbox: &'a Sandbox, hosts: &[&str], login: &str) -> (Repo<'a>, String) {
+    let operator = sandbox.repo("operator");
+    for host in hosts {
+        operator.write(format!("{host}/web/file"), "1\n");
+        operator.add_remote(host, &format!("deptool::{host}"));
+        sandbox.root(host);
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator.commit("One");
+    let roots = sandbox.dir().join("roots");
+    let ssh = sandbox.dir().join("fake-ssh");
+    let script = format!(
+        "batch= host=\nfor word; do case $word in BatchMode=yes) batch=1;; web?) host=$word;; esac; done\n\
+         roots='{}'\n{login}\nDEPTOOL_ROOT=$roots/$host exec '{}'\n",
+        roots.display(),
+        agent().display(),
+    );
+    fs::write(&ssh, script).unwrap();
+    (operator, format!("sh '{}'", ssh.display()))
+}
+
+fn push(repo: &Repo<'_>, ssh: &str, args: &[&str]) -> Cmd {
+    repo.command(&[&["push"], args].concat()).env("GIT_SSH_COMMAND", ssh).env("GIT_SSH_VARIANT", "ssh")
+}
+
+#[test]
+fn two_unknown_host_keys_are_asked_about_one_after_another() {
+    let sandbox = Sandbox::new();
+    let login = r#"if [ ! -e "$roots/$host.known" ]; then
+        [ "$batch" ] && { echo 'Host key verification failed.' >&2; exit 255; }
+        printf "The authenticity of $host can't be established. Continue (yes/no)? " >/dev/tty
+        read answer </dev/tty; [ "$answer" = yes ] || { echo 'Host key verification failed.' >&2; exit 255; }
+        : >"$roots/$host.known"
+    fi"#;
+    let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
+    let mut terminal = Terminal::start(push(&operator, &ssh, &["cluster", "prod"])).unwrap();
+    let question = "can't be established. Continue (yes/no)? ";
+    terminal.wait_for(question).unwrap();
+    // While one is open neither the other one nor the progress of hosts is written.
+    std::thread::sleep(Duration::from_millis(500));
+    let text = terminal.text();
+    assert!(text.ends_with(question) && text.matches(question).count() == 1, "{text:?}");
+    let other = if text.contains("authenticity of web1") { "web2" } else { "web1" };
+    assert!(!text.contains(&format!("authenticity of {other}")), "{text:?}");
+    terminal.type_in("yes\n").unwrap();
+    terminal.wait_for(&format!("authenticity of {other}")).unwrap();
+    terminal.type_in("yes\n").unwrap();
+    terminal.end().unwrap().ok().prints("deployed to 2 hosts in ");
+    for host in ["web1", "web2"] {
+        at_rest(&sandbox, host, Some(&operator.id("prod")));
+    }
+}
+
+#[test]
+fn a_login_that_says_nothing_is_given_up_and_named() {
+    if deptool_tests::lab::is_skipped(None) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // It floods stderr, too, which is no answer.
+    let login = r#"[ $host = web2 ] && { yes noise >&2 & sleep 1000; }"#;
+    let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
+    let run = push(&operator, &ssh, &["cluster", "prod"]).timeout(2 * PATIENCE).run().unwrap().code(1);
+    run.says("web2 (unreachable: no answer for 30 seconds").says("not attempted on web1");
+    at_rest(&sandbox, "web1", None);
+}
+
+#[test]
+fn whoever_waits_for_the_local_lock_can_be_interrupted() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    let path = operator.dir.join(".git/deptool/hosts/web1.lock");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let lock = fs::File::create(path).unwrap();
+    flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive).unwrap();
+    for args in [&["push", "web1", "prod"][..], &["fetch", "web1"], &["fetch", "cluster"]] {
+        let mut going = operator.command(args).start().unwrap();
+        going.wait_until_it_says("waiting: another git process of this repository").unwrap();
+        going.signal_group(Signal::TERM).unwrap();
+        // Git dies of the signal.
+        assert!(!going.wait().unwrap().success());
+    }
+    assert!(!sandbox.exists("web1", "/var/lib/deptool/store"));
+}
+
+#[test]
+fn a_deploy_that_is_terminated_deploys_nothing() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1", "web2"]);
+    operator.git(&["deptool", "init", "prod"]).ok();
+    let script = format!(
+        "touch '{0}/begun'; while [ ! -e '{0}/go' ]; do sleep 0.05; done; exec \"$DEPTOOL_AGENT\"",
+        sandbox.dir().display()
+    );
+    let deploy = with_stand_in(&sandbox, &operator, &["deptool", "deploy", "--yes"], &script);
+    let going = deploy.start().unwrap();
+    poll("the first connection", PATIENCE, || sandbox.dir().join("begun").exists().then_some(())).unwrap();
+    going.signal(Signal::TERM).unwrap();
+    let run = going.wait().unwrap();
+    assert!(!run.success(), "{run}");
+    fs::write(sandbox.dir().join("go"), "").unwrap();
+    run.does_not_say("unknown");
+    for host in ["web1", "web2"] {
+        assert!(!sandbox.exists(host, "/var/lib/deptool/store"), "{host}");
+    }
+    let marks = operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout();
+    assert_eq!(marks, "");
+}
+
+#[test]
+fn ctrl_c_tells_at_once_what_becomes_of_a_host_that_has_begun() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    operator.write("web1/web/file", "2\n");
+    operator.commit("Two");
+    // The request has arrived, and no answer comes.
+    let (xtask, hit) = (deptool_tests::build::xtask().unwrap(), sandbox.dir().join("hit"));
+    let script = format!("exec '{}' link down 1 stall \"$DEPTOOL_AGENT\" '{}'", xtask.display(), hit.display());
+    let mut terminal = Terminal::start(with_stand_in(&sandbox, &operator, &["push", "web1", "prod"], &script)).unwrap();
+    poll("the stall", PATIENCE, || hit.exists().then_some(())).unwrap();
+    terminal.press_ctrl_c().unwrap();
+    terminal.wait_for("interrupted: web1: it has begun: each finishes by itself, or rolls back").unwrap();
+}
+
+#[test]
+fn hosts_that_are_asked_first_are_asked_all_at_once() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1", "web2", "web3"]);
+    operator.git(&["push", "cluster", "prod"]).ok();
+    // Each goes on when all three are there.
+    let script = format!(
+        "mkdir -p '{0}/there'; touch \"{0}/there/$(basename \"$DEPTOOL_ROOT\")\"; n=0; \
+         while [ $n -lt 600 ] && [ $(ls '{0}/there' | wc -l) -lt 3 ]; do sleep 0.05; n=$((n+1)); done; exec \"$DEPTOOL_AGENT\"",
+        sandbox.dir().display()
+    );
+    let args = ["-c", "push.pushOption=check", "push", "cluster", "prod"];
+    with_stand_in(&sandbox, &operator, &args, &script).timeout(PATIENCE).run().unwrap().ok();
+    assert_eq!(fs::read_dir(sandbox.dir().join("there")).unwrap().count(), 3);
+}
+
+#[test]
+fn a_fetch_that_waits_for_a_slow_host_does_not_move_a_quick_one_back() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1", "web2"]);
+    operator.git(&["push", "cluster", "prod"]).ok();
+    operator.write("web1/web/file", "2\n");
+    let two = operator.commit("Two");
+    let script = format!(
+        "case \"$DEPTOOL_ROOT\" in */web2) touch '{0}/begun'; while [ ! -e '{0}/go' ]; do sleep 0.05; done;; esac; \
+         exec \"$DEPTOOL_AGENT\"",
+        sandbox.dir().display()
+    );
+    let going = with_stand_in(&sandbox, &operator, &["fetch", "cluster"], &script).start().unwrap();
+    poll("web2 is asked", PATIENCE, || sandbox.dir().join("begun").exists().then_some(())).unwrap();
+    // web1 has answered when nobody holds its lock any more.
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(operator.id("web1/prod"), two);
+    fs::write(sandbox.dir().join("go"), "").unwrap();
+    going.wait().unwrap().ok().does_not_say("forced update");
+    assert_eq!(operator.id("web1/prod"), two);
+    operator.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
+}
+
+#[test]
+fn a_push_to_a_group_shows_what_was_there_before() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1", "web2"]);
+    operator.git(&["push", "cluster", "prod"]).ok().says(" * [new branch]      prod -> prod");
+    let one = operator.id("prod");
+    operator.write("web1/web/file", "2\n");
+    let two = operator.commit("Two");
+    let run = operator.git(&["push", "cluster", "prod"]).ok().does_not_say("new branch");
+    run.says(&format!("{}..{}  prod -> prod", &one[..7], &two[..7]));
+}
