@@ -285,8 +285,10 @@ fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() 
 
 /// Makes the next deployment to `host` fail after its activation has begun.
 pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
-    operator
-        .write(format!("{host}/web/systemd/bad.service"), "[Service]\nExecStart=/bin/true\n[Install]\nAlias=%p.timer\n");
+    operator.write(
+        format!("{host}/web/systemd/bad.service"),
+        "[Service]\nExecStart=/bin/true\n[Install]\nAlias=%p.timer\n",
+    );
     operator.write(format!("{host}/web/manifest.json"), r#"{"systemd": {"units_enabled": ["bad.service"]}}"#);
 }
 

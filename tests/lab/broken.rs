@@ -28,7 +28,8 @@ fn a_host_on_which_something_did_not_start_again_is_not_up_to_date_until_it_runs
     operator.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
 
     host.sh("rm /run/word");
-    operator.write("web1/frail/systemd/frail.service", FRAIL.replace("[Service]\n", "[Service]\nEnvironment=CHANGED=1\n"));
+    operator
+        .write("web1/frail/systemd/frail.service", FRAIL.replace("[Service]\n", "[Service]\nEnvironment=CHANGED=1\n"));
     operator.commit("It does not");
     operator
         .git(&["push", "web1", "prod"])

@@ -16,6 +16,8 @@ const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow
 /// Tombstones, kept for a day: the ids of deployments that must not begin, because the helper was told that they have
 /// not.
 const RUN: &str = "var/lib/deptool/state/run";
+/// The agents of a local root, where the first deployment copies the agent to.
+const AGENTS: &str = "var/lib/deptool/bin";
 /// Hidden files next to deployed ones that no deployment may leave behind.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 
@@ -35,7 +37,7 @@ impl Exact {
         let has_bars = has_only_bars(root);
         let (store, files) = walk(root, &|meta| format!("{:?}", (meta.mtime(), meta.mtime_nsec())))
             .into_iter()
-            .filter(|(path, _)| !(has_bars && path.starts_with(RUN)))
+            .filter(|(path, _)| !(has_bars && path.starts_with(RUN) || path.starts_with(AGENTS)))
             .partition(|(path, _)| path.starts_with("var/lib/deptool/store/"));
         Exact { files, store }
     }
@@ -78,6 +80,7 @@ pub fn left_over(root: &Path) -> Vec<String> {
     let of_store = files.keys().filter(|path| path.starts_with("var/lib/deptool/store/"));
     found.extend(of_store.filter(|path| is_passing_in_store(path)).cloned());
     found.extend(packs_left(&ours.join("store/objects/pack")));
+    found.extend(names(&root.join(AGENTS)).into_iter().filter(|name| name.ends_with(".new")));
     let states = states_left(&ours).into_iter();
     found.extend(states.filter(|state| !(state == "deptool/state/run" && has_only_bars(root))));
     found.extend(generations_left(&ours));

@@ -191,6 +191,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| name.ends_with(".new")) {
         durable::remove(&home.state().join(name))?;
     }
+    agents::tidy(home)?;
     takeover::remove_stale_sockets(home)?;
     clear_instances(home)?;
     Store::sweep(&home.store())?;

@@ -1,7 +1,7 @@
 //! The agents in `bin/`: those that deployed last, and the agent of the deployment that is under way.
 //!
 //! Only the agent that wrote a journal can undo it. For a local root the agent can be started from anywhere, and may be gone
-//! when it is needed. So it is copied to `bin/` before the journal is opened, and removed when the journal is closed.
+//! when it is needed. So it is copied to `bin/` before its first journal is opened.
 
 use std::{
     fs, io,
@@ -9,22 +9,74 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, linkat, utimensat};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+use serde::{Deserialize, Serialize};
 
-use crate::host::state::{
-    durable,
-    error::{Context, HostError},
-    generations::names,
-    journal::AgentId,
-    layout::Home,
+use crate::{
+    host::state::{
+        durable,
+        error::{Context, HostError},
+        generations::names,
+        layout::Home,
+    },
+    shared::text::printable,
 };
 
+/// The longest name of an agent, in bytes.
+const LONGEST_NAME: usize = 255;
 /// How many agents are kept.
 const KEPT: usize = 3;
 /// The present, for [`utimensat`].
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+/// The end of the name of a copy that is not finished.
+const UNFINISHED: &str = ".new";
 /// The program of this process.
 const SELF: &str = "/proc/self/exe";
+
+/// The file name of an agent: `deptool-agent-<version>-<build>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentId(String);
+
+/// The text is not the file name of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{}' is not the name of an agent", printable(.0.as_bytes()))]
+pub struct AgentIdError(String);
+
+impl AgentId {
+    /// The file name of this agent.
+    pub fn own() -> AgentId {
+        AgentId(crate::shared::build::agent_file_name())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AgentId {
+    type Error = AgentIdError;
+
+    fn try_from(name: String) -> Result<Self, AgentIdError> {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.+".contains(&byte);
+        match name.starts_with("deptool-agent-") && name.len() <= LONGEST_NAME && name.bytes().all(is_fit) {
+            true => Ok(AgentId(name)),
+            false => Err(AgentIdError(name)),
+        }
+    }
+}
+
+impl From<AgentId> for String {
+    fn from(id: AgentId) -> String {
+        id.0
+    }
+}
+
+impl std::fmt::Display for AgentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Put this agent into `bin/` unless it is there. Returns the path to sync, if it was written.
 pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
@@ -37,26 +89,27 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
         _ => {}
     }
     durable::remove_all(&path)?;
-    // On the same file system a hard link is enough.
-    if linkat(CWD, SELF, CWD, &path, AtFlags::SYMLINK_FOLLOW).is_err() {
-        let temporary = home.bin().join(format!("{}.new", AgentId::own()));
-        let mut program = fs::File::open(SELF).during("open", Path::new(SELF))?;
-        let mut copy = durable::create(&temporary, 0o700)?;
-        io::copy(&mut program, &mut copy).during("write", &temporary)?;
-        copy.set_permissions(fs::Permissions::from_mode(0o755)).during("change the mode of", &temporary)?;
-        fs::rename(&temporary, &path).during("replace", &path)?;
-    }
+    let temporary = home.bin().join(format!("{}{UNFINISHED}", AgentId::own()));
+    copy_own(&temporary)?;
+    fs::rename(&temporary, &path).during("replace", &path)?;
     Ok(Some(path))
 }
 
-/// Remove this agent from a local root's `bin/`, because no journal needs it any more.
-pub fn release_own(home: &Home) -> Result<(), HostError> {
-    if home.is_live() {
+fn copy_own(to: &Path) -> Result<(), HostError> {
+    let mut program = fs::File::open(SELF).during("open", Path::new(SELF))?;
+    let mut copy = durable::create(to, 0o700)?;
+    io::copy(&mut program, &mut copy).during("write", to)?;
+    copy.set_permissions(fs::Permissions::from_mode(0o755)).during("change the mode of", to)
+}
+
+/// Remove unfinished copies of agents from a local root. On other hosts, an operator may be writing one now.
+pub fn tidy(home: &Home) -> Result<(), HostError> {
+    if home.is_live() || !home.bin().exists() {
         return Ok(());
     }
-    durable::remove(&home.bin().join(AgentId::own().as_str()))?;
-    // This fails if another agent is in it.
-    let _ = fs::remove_dir(home.bin());
+    for name in names(&home.bin())?.iter().filter(|name| name.ends_with(UNFINISHED)) {
+        durable::remove(&home.bin().join(name))?;
+    }
     Ok(())
 }
 

@@ -24,7 +24,8 @@ use crate::{
     host::{
         deploy::action::Action,
         state::{
-            agents, boot,
+            agents::{self, AgentId},
+            boot,
             durable::{self, RECORD, Writing},
             error::{Context, Damage, HostError},
             layout::Home,
@@ -45,8 +46,6 @@ use crate::{
 const MAGIC: &[u8] = b"deptool journal 2\n";
 /// The beginning of the journals of all builds.
 const ANY_MAGIC: &[u8] = b"deptool journal ";
-/// The longest name of an agent, in bytes.
-const LONGEST_NAME: usize = 255;
 /// The space for refs, links and lines in logs, in bytes.
 const RESERVED: u64 = 64 << 10;
 const GOOD: &[u8; 16] = b"verdict: good  \n";
@@ -101,51 +100,6 @@ pub enum Journal {
     Damaged(Damage),
 }
 
-/// The file name of an agent: `deptool-agent-<version>-<build>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AgentId(String);
-
-/// The text is not the file name of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{}' is not the name of an agent", printable(.0.as_bytes()))]
-pub struct AgentIdError(String);
-
-impl AgentId {
-    /// The file name of this agent.
-    pub fn own() -> AgentId {
-        AgentId(crate::shared::build::agent_file_name())
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for AgentId {
-    type Error = AgentIdError;
-
-    fn try_from(name: String) -> Result<Self, AgentIdError> {
-        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.+".contains(&byte);
-        match name.starts_with("deptool-agent-") && name.len() <= LONGEST_NAME && name.bytes().all(is_fit) {
-            true => Ok(AgentId(name)),
-            false => Err(AgentIdError(name)),
-        }
-    }
-}
-
-impl From<AgentId> for String {
-    fn from(id: AgentId) -> String {
-        id.0
-    }
-}
-
-impl std::fmt::Display for AgentId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// An open journal. A deployment ends with [`Handle::keep`] and [`Handle::close`], or is undone and ends with
 /// [`Handle::close`].
 #[must_use]
@@ -177,7 +131,6 @@ impl Journal {
     /// Empty the journal of a deployment that has changed nothing.
     pub fn discard(home: &Home) -> Result<(), HostError> {
         drop(durable::open_to_write(&home.journal(), Writing::Anew)?);
-        agents::release_own(home)?;
         boot::remove(home)
     }
 
@@ -251,7 +204,6 @@ impl Handle {
     pub fn close(self) -> Result<(), HostError> {
         let path = self.home.journal();
         self.file.set_len(0).during("empty", &path)?;
-        agents::release_own(&self.home)?;
         boot::remove(&self.home)
     }
 }
