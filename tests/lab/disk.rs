@@ -83,7 +83,7 @@ fn a_disk_that_is_full_on_one_host_of_a_group_is_told_of_and_with_atomic_keeps_a
     operator.add_remote("cluster", "deptool::@all");
     let full = sandbox.root("web2");
     let test = || {
-        Cmd::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&full).check()?;
+        Cmd::new("mount").args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"]).arg(&full).check()?;
         let mut before = change(&operator, "one");
         operator.git(&["push", "cluster", "prod"]).ok();
         let (mut refused, mut enough) = (0, 0);

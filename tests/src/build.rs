@@ -70,7 +70,10 @@ fn make_local() -> Result<PathBuf> {
     let dir = build_here()?;
     let prefix = dir.join("prefix-local");
     let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-    install(&prefix, &dir, &[(dir.join("deptool-agent"), platform)])?;
+    // Each local root gets a copy, so it matters that debug information is most of a debug build.
+    let agent = dir.join("deptool-agent-stripped");
+    Cmd::new("strip").arg("-o").arg(&agent).arg(dir.join("deptool-agent")).check()?;
+    install(&prefix, &dir, &[(agent, platform)])?;
     Ok(prefix)
 }
 

@@ -21,13 +21,13 @@ use crate::{
 pub const NEEDS: &[(&str, &str)] = &[("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("mount", "mount")];
 
 /// The size of a root's file system.
-const SIZE: u64 = 24 << 20;
+const SIZE: u64 = 48 << 20;
 /// The size of the file system that holds a copy for each instant. The copies share most blocks.
 const XFS_SIZE: u64 = 4 << 30;
 /// The minimum size of a file.
 const BLOCK: u64 = 4096;
-/// What a refused deployment may leave on a host: a line in its log, its id, and the small directory of its records.
-const RECORDS: u64 = 4 * BLOCK + 1024;
+/// What a refused deployment may leave on a host: a line in its log, its id, directories.
+const RECORDS: u64 = 4 * BLOCK;
 
 /// The reason why this computer can't do it, if it can't.
 pub fn unable() -> Option<String> {
@@ -62,6 +62,8 @@ pub fn full(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Tal
     let mut enough = 0;
     for blocks in (0..).filter(|blocks| choice.takes(*blocks)) {
         world.reset(&mut scenario)?;
+        // It is much larger than all else.
+        world.give_agent()?;
         let filler = fill(world.root(), blocks as u64 * BLOCK)?;
         let before = free(world.root())?;
         let said = world.deploy(&scenario.request, &mut |_| Deed::Go)?;

@@ -5,14 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::state;
+use super::state::{self, AGENTS};
 
 /// The limit for files in the store. Packs are combined before there are many more than fifty.
 const MOST_FILES: usize = 220;
 /// The number of deployments in a median.
 const SOME: usize = 20;
-/// The directory of the agents, relative to a root.
-const AGENTS: &str = "var/lib/deptool/bin";
 /// The number of agents that a host keeps.
 const MOST_AGENTS: usize = 3;
 

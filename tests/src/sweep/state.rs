@@ -17,7 +17,7 @@ const THEIRS: [&str; 6] = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow
 /// not.
 const RUN: &str = "var/lib/deptool/state/run";
 /// The agents of a local root, where the first deployment copies the agent to.
-const AGENTS: &str = "var/lib/deptool/bin";
+pub const AGENTS: &str = "var/lib/deptool/bin";
 /// Hidden files next to deployed ones that no deployment may leave behind.
 const PASSING: [&str; 2] = [".deptool-new", ".deptool-undo"];
 

@@ -15,7 +15,7 @@ use deptool_agent::shared::{
 use tempfile::TempDir;
 
 use super::request::{self, Request};
-use super::state::{self, Exact, Lines};
+use super::state::{self, AGENTS, Exact, Lines};
 use crate::{
     build,
     process::Cmd,
@@ -185,6 +185,16 @@ impl World {
     /// Recreates the root that the operators of [`World::operator`] know.
     pub fn give_instance(&self) -> Result<()> {
         Ok(fs::write(self.root.join(INSTANCE), &self.instance)?)
+    }
+
+    /// Puts the agent where the first deployment would put it.
+    pub fn give_agent(&self) -> Result<()> {
+        let dir = self.root.join(AGENTS);
+        fs::create_dir_all(&dir)?;
+        let name = self.agent.file_name().and_then(|name| name.to_str()).context("the agent has no name")?;
+        let platform = format!("-{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+        let name = name.strip_suffix(&platform).context("the agent's name has no platform")?;
+        fs::copy(&self.agent, dir.join(name)).map(drop).context("cannot copy the agent")
     }
 
     /// A new repository that has deployed the first commit, with or without the second commit.
