@@ -52,7 +52,7 @@ fn is_shipped() -> bool {
     is("CARGO_CFG_TARGET_ENV", "musl") && is("OPT_LEVEL", "z") && linker.file_stem() == Some("rust-lld".as_ref())
 }
 
-/// Drop what a stripped program that does not unwind has no use for.
+/// Drop what a stripped program that does not unwind has no use for. `doc/measurements.md` says what each option saves.
 fn link_small(this_crate: &Path) {
     let script = this_crate.join("small.ld");
     println!("cargo:rerun-if-changed={}", script.display());

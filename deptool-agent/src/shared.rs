@@ -4,11 +4,11 @@
 
 pub mod build;
 pub mod desired;
+pub mod encoding;
 pub mod env_request;
 pub mod frame;
 pub mod id;
 pub mod manifest;
-pub mod messagepack;
 pub mod name;
 pub mod outcome;
 pub mod path;

@@ -209,13 +209,13 @@ fn invalid_names_are_refused() {
     // Our types can't express this message.
     let honest = encode(&greeting(hello(Some(deployed(&scene.one))))).unwrap();
     for (from, to) in [
-        (&b"\xa4prod"[..], &b"\xa4HEAD"[..]),
-        (b"\xa4prod", b"\xa4a/.."),
-        (b"\xa4prod", b"\xa4-abc"),
-        (b"\xa4prod", b"\xa4a\n b"),
-        (b"\xa4prod", b"\xa4\xff\xfe\xfd\xfc"),
-        (b"\xa4web1", b"\xa4../x"),
-        (b"\xa4web1", b"\xa4\x1b[2J"),
+        (&b"\x04prod"[..], &b"\x04HEAD"[..]),
+        (b"\x04prod", b"\x04a/.."),
+        (b"\x04prod", b"\x04-abc"),
+        (b"\x04prod", b"\x04a\n b"),
+        (b"\x04prod", b"\x04\xff\xfe\xfd\xfc"),
+        (b"\x04web1", b"\x04../x"),
+        (b"\x04web1", b"\x04\x1b[2J"),
     ] {
         let at = honest.windows(from.len()).position(|window| window == from).unwrap();
         let said = [&honest[..at], to, &honest[at + to.len()..]].concat();

@@ -1,4 +1,4 @@
-//! Frames: the length in four bytes, big-endian, then that many bytes of MessagePack.
+//! Frames: the length in four bytes, big-endian, then that many bytes of postcard.
 //!
 //! A stream that stops between two frames has ended. A stream that stops anywhere else was cut off, which is an error.
 
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::shared::messagepack;
+use crate::shared::encoding;
 
 /// The longest frame that either side sends or accepts, in bytes. Bulk data travels in many frames.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -30,8 +30,7 @@ pub enum FrameError {
 
 /// Encode `message` as one frame.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
-    let mut frame = vec![0; 4];
-    messagepack::write(&mut frame, message).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    let mut frame = encoding::append(vec![0; 4], message).map_err(|error| FrameError::Malformed(error.to_string()))?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
         return Err(FrameError::TooLong(length));
@@ -71,7 +70,7 @@ impl FrameBuffer {
             return Err(FrameError::TooLong(length));
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
-        let message = messagepack::from_slice(body)
+        let message = encoding::from_slice(body)
             .map_err(|error| FrameError::Malformed(crate::shared::text::printable(error.to_string().as_bytes())))?;
         self.taken += 4 + length;
         Ok(Some(message))
@@ -171,7 +170,7 @@ mod tests {
     #[test]
     fn trailing_bytes_in_a_frame_are_refused() {
         let mut frame = encode(&(1, "x")).unwrap();
-        frame.push(0xc0);
+        frame.push(0);
         frame[3] += 1;
         assert!(matches!(messages(&frame), Err(FrameError::Malformed(_))));
     }

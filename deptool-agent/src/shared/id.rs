@@ -174,6 +174,7 @@ impl serde::de::Visitor<'_> for RawBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::encoding;
 
     const HEX: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -182,9 +183,9 @@ mod tests {
         let id: CommitId = HEX.parse().unwrap();
         assert_eq!(id.to_string(), HEX);
         assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{HEX}\""));
-        let wire = rmp_serde::to_vec(&id).unwrap();
-        assert_eq!(wire.len(), 22);
-        assert_eq!(rmp_serde::from_slice::<CommitId>(&wire).unwrap(), id);
+        let wire = encoding::to_vec(&id).unwrap();
+        assert_eq!(wire.len(), 21);
+        assert_eq!(encoding::from_slice::<CommitId>(&wire).unwrap(), id);
     }
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
         assert_ne!(id, DeploymentId::random().unwrap());
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(serde_json::from_str::<DeploymentId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
-        assert_eq!(rmp_serde::from_slice::<DeploymentId>(&rmp_serde::to_vec(&id).unwrap()).unwrap(), id);
+        assert_eq!(encoding::from_slice::<DeploymentId>(&encoding::to_vec(&id).unwrap()).unwrap(), id);
         for wrong in ["", "00", &"0g".repeat(16), &"0A".repeat(16), &"00".repeat(17), &"+1".repeat(16)] {
             assert!(wrong.parse::<DeploymentId>().is_err(), "{wrong}");
         }
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn anything_but_a_sha1_is_refused() {
         assert!("abc".parse::<TreeId>().is_err());
-        assert!(rmp_serde::from_slice::<TreeId>(&rmp_serde::to_vec(&[1u8, 2]).unwrap()).is_err());
+        assert!(encoding::from_slice::<TreeId>(&encoding::to_vec(&[1u8, 2]).unwrap()).is_err());
         let sha256 = "00".repeat(32);
         assert!(sha256.parse::<BlobId>().is_err());
     }

@@ -162,7 +162,6 @@ pub struct Attempt {
     pub to: Goal,
     pub result: AttemptResult,
     /// What it put right of what somebody had changed on the host.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mended: Vec<Mended>,
 }
 
@@ -172,7 +171,6 @@ pub struct Mended {
     /// What was the matter, in a sentence: "'/etc/motd' was edited".
     pub what: String,
     /// Where on the host what was there is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
 }
 
@@ -184,7 +182,6 @@ pub enum AttemptResult {
     RolledBack {
         why: String,
         /// What went wrong during the rollback. Empty if the host was as before.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         errors: Vec<String>,
     },
     /// The agent died or the machine went down in the middle. A later agent undid the deployment.

@@ -79,8 +79,8 @@ impl fmt::Debug for TreePath {
 impl Serialize for TreePath {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.serialize_bytes(&self.0),
+            Ok(text) if serializer.is_human_readable() => serializer.serialize_str(text),
+            _ => serializer.serialize_bytes(&self.0),
         }
     }
 }
@@ -100,7 +100,10 @@ impl<'de> Deserialize<'de> for TreePath {
                 TreePath::parse(bytes).map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(Bytes)
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(Bytes),
+            false => deserializer.deserialize_bytes(Bytes),
+        }
     }
 }
 
@@ -237,6 +240,7 @@ pub fn check_symlink(link: &TreePath, target: &[u8]) -> Result<(), PathError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::encoding;
 
     #[test]
     fn a_manifest_can_not_link_into_directories_that_are_managed() {
@@ -285,8 +289,8 @@ mod tests {
     fn a_file_name_may_have_any_bytes_but_those_that_control_terminals() {
         for good in [&b"a b"[..], b"-x", b"\xff\xfe", "ü/\"'".as_bytes(), b"..x"] {
             let path = TreePath::parse(good).unwrap();
-            let wire = rmp_serde::to_vec(&path).unwrap();
-            assert_eq!(rmp_serde::from_slice::<TreePath>(&wire).unwrap(), path);
+            let wire = encoding::to_vec(&path).unwrap();
+            assert_eq!(encoding::from_slice::<TreePath>(&wire).unwrap(), path);
         }
         for bad in [&b""[..], b"/x", b"a/", b"a//b", b"a/../b", b"a\nb", b".git/x", b"a/.GIT"] {
             assert!(TreePath::parse(bad).is_err(), "{bad:?}");

@@ -179,10 +179,10 @@ impl HostPlan {
         !self.units.is_empty() || !self.patterns.is_empty() || self.needs_daemon_reload()
     }
 
-    /// SHA-256 over the plan's canonical form: its fields in order, as MessagePack, after the format's version.
+    /// SHA-256 over the plan's canonical form: its fields in order, as postcard, after the format's version.
     pub fn digest(&self) -> PlanDigest {
-        let bytes = crate::shared::messagepack::to_vec(&("deptool plan 1", self))
-            .expect("a plan has only types that MessagePack has");
+        let bytes = crate::shared::encoding::to_vec(&("deptool plan 1", self))
+            .expect("a plan has only types that postcard has");
         PlanDigest(Sha256::digest(bytes).into())
     }
 }

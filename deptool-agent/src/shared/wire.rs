@@ -201,7 +201,7 @@ pub struct Hello {
     pub busy: Option<Holder>,
 }
 
-/// Bytes, encoded as MessagePack's binary type.
+/// Bytes, encoded as such and not as a list of numbers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 

@@ -16,7 +16,7 @@ use crate::{
             ledger::Content,
         },
     },
-    shared::{messagepack, path::ExternalPath},
+    shared::{encoding, path::ExternalPath},
 };
 
 /// The stamps of copies, by their paths.
@@ -25,7 +25,7 @@ pub type Stamps = BTreeMap<ExternalPath, Stamp>;
 /// What is known. Nothing if it can't be read.
 pub fn load(home: &Home) -> Stamps {
     let bytes = durable::read(&home.stamps(), RECORD).ok().flatten();
-    bytes.and_then(|bytes| messagepack::from_slice(&bytes).ok()).unwrap_or_default()
+    bytes.and_then(|bytes| encoding::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 /// Take stamps of what the deployment of `record` has placed, and of whatever has none.
@@ -50,7 +50,7 @@ pub fn update(home: &Home, record: &Record) -> Result<(), HostError> {
     if stamps == before {
         return Ok(());
     }
-    let bytes = messagepack::to_vec(&stamps).map_err(|error| HostError::refused(error.to_string()))?;
+    let bytes = encoding::to_vec(&stamps).map_err(|error| HostError::refused(error.to_string()))?;
     durable::replace(&home.stamps(), &bytes)
 }
 

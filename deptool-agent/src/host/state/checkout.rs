@@ -27,8 +27,8 @@ use crate::{
         layout::Home,
     },
     shared::{
+        encoding,
         id::BlobId,
-        messagepack,
         name::AppName,
         path::TreePath,
         store::pack::LARGE_BLOB,
@@ -291,7 +291,7 @@ pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
     let seen = look(&directory).during("look at", &directory)?;
-    let bytes = messagepack::to_vec(&seen).map_err(|error| HostError::refused(error.to_string()))?;
+    let bytes = encoding::to_vec(&seen).map_err(|error| HostError::refused(error.to_string()))?;
     durable::replace(&record_path(home, name), &bytes)
 }
 
@@ -324,7 +324,7 @@ fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io
 /// The record of the checkout `name`, if it has one and everything still matches.
 fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
-    let seen: Vec<Seen> = messagepack::from_slice(&bytes).ok()?;
+    let seen: Vec<Seen> = encoding::from_slice(&bytes).ok()?;
     let now = look(&home.trees().join(name)).ok()?;
     (now == seen).then_some(seen)
 }
@@ -348,7 +348,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
         Err(_) => return vec![Difference { file: None, what: "can't be read, or has invalid names in it" }],
     };
     let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
-    let recorded = record.and_then(|bytes| messagepack::from_slice::<Vec<Seen>>(&bytes).ok());
+    let recorded = record.and_then(|bytes| encoding::from_slice::<Vec<Seen>>(&bytes).ok());
     let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).collect();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });

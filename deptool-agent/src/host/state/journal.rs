@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! "deptool journal 2\n"  agent's file name  "\n"
-//! length (4 bytes, big-endian)  SHA-256 of the record  record (MessagePack)  verdict (16 bytes)
+//! length (4 bytes, big-endian)  SHA-256 of the record  record (postcard)  verdict (16 bytes)
 //! ```
 //!
 //! Every build can read the first two lines. Only the build that wrote the journal reads the rest. The verdict is zero until
@@ -33,8 +33,8 @@ use crate::{
         },
     },
     shared::{
+        encoding,
         id::{CommitId, DeploymentId},
-        messagepack,
         name::{AppName, ClusterName, HostName},
         outcome::{Goal, Mended},
         path::TreePath,
@@ -236,7 +236,7 @@ fn is_good(verdict: &[u8]) -> bool {
 
 /// The content of a journal with `record` and without a verdict.
 fn encode(record: &Record) -> Result<Vec<u8>, HostError> {
-    let body = messagepack::to_vec(record).map_err(|error| HostError::refused(error.to_string()))?;
+    let body = encoding::to_vec(record).map_err(|error| HostError::refused(error.to_string()))?;
     let mut bytes = MAGIC.to_vec();
     bytes.extend(record.agent.as_str().as_bytes());
     bytes.push(b'\n');
@@ -271,13 +271,14 @@ fn record_of(bytes: &[u8]) -> Result<(Box<Record>, u64), String> {
     if verdict.len() != GOOD.len() {
         return Err(cut());
     }
-    let record = messagepack::from_slice(body).map_err(|error| printable(error.to_string().as_bytes()))?;
+    let record = encoding::from_slice(body).map_err(|error| printable(error.to_string().as_bytes()))?;
     Ok((record, (bytes.len() - verdict.len()) as u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{host::state::ledger::UnitClaim, shared::name::UnitName};
 
     fn record() -> Record {
         Record {
@@ -323,6 +324,17 @@ mod tests {
         journal.close().unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
         assert_eq!(std::fs::metadata(home.journal()).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_claim_of_which_some_parts_are_empty_survives_the_journal() {
+        let (_directory, home) = home();
+        let mut record = record();
+        let beside = ["/etc/systemd/system/a.service.d/b.conf".to_owned().try_into().unwrap()].into();
+        let claim = UnitClaim { beside, ..UnitClaim::default() };
+        record.claims.units.insert(UnitName::parse(b"a.service").unwrap(), claim);
+        let _handle = Journal::open(&home, &record).unwrap();
+        assert!(matches!(Journal::find(&home).unwrap(), Journal::Open(found, _) if *found == record));
     }
 
     #[test]

@@ -65,13 +65,10 @@ pub struct UnitClaim {
     /// Whether it ran before it was claimed.
     pub active: bool,
     /// The links that said which of it and the units of its `Also=` were enabled before us.
-    #[serde(default, skip_serializing_if = "Enablement::is_empty")]
     pub links: Enablement,
     /// Units that ran before us, and that can't run at the same time (Conflicts=).
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub displaced: BTreeSet<UnitName>,
     /// Files of others that changed it before us: they are no drift.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub beside: BTreeSet<ExternalPath>,
 }
 

@@ -1,27 +1,24 @@
-//! MessagePack, the encoding of messages and of the agent's journal. Structs become arrays, so field names take no
-//! space.
+//! Postcard, the encoding of messages and of the agent's journal (<https://postcard.jamesmunns.com>). Both ends are of the same
+//! build, so neither the names nor the types of fields are sent.
 
-use rmp_serde::Deserializer;
-pub use rmp_serde::{decode::Error as DecodeError, encode::Error as EncodeError};
+use postcard::Error;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Encode `value`.
-pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> {
-    rmp_serde::to_vec(value)
+pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
+    postcard::to_allocvec(value)
 }
 
 /// Encode `value` and append it to `bytes`.
-pub fn write<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), EncodeError> {
-    rmp_serde::encode::write(bytes, value)
+pub fn append<T: Serialize + ?Sized>(bytes: Vec<u8>, value: &T) -> Result<Vec<u8>, Error> {
+    postcard::to_extend(value, bytes)
 }
 
 /// Decode the value that all of `bytes` encode. Left-over bytes are an error.
-pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let mut rest = bytes;
-    let value = T::deserialize(&mut Deserializer::new(&mut rest))?;
-    match rest.is_empty() {
-        true => Ok(value),
-        false => Err(DecodeError::Syntax("there are bytes after its end".into())),
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(Error::DeserializeBadEncoding),
     }
 }
 
@@ -110,11 +107,13 @@ mod tests {
 
     #[test]
     fn a_false_length_is_refused_before_memory_is_allocated() {
-        for bytes in [&b"\xdd\xff\xff\xff\xff"[..], b"\xdd\xff\xff\xff\xff\xc0", b"\xdf\xff\xff\xff\xff"] {
-            assert!(from_slice::<Vec<Kind>>(bytes).is_err());
-            assert!(from_slice::<BTreeMap<String, Kind>>(bytes).is_err());
+        for length in [&b"\xff\xff\xff\xff\x0f"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"] {
+            let bytes = [length, b"\x00"].concat();
+            assert!(from_slice::<Vec<Kind>>(&bytes).is_err());
+            assert!(from_slice::<BTreeMap<String, Kind>>(&bytes).is_err());
+            assert!(from_slice::<String>(&bytes).is_err());
+            assert!(from_slice::<Wrapped>(&bytes).is_err());
+            assert!(from_slice::<crate::shared::wire::Bytes>(&bytes).is_err());
         }
-        assert!(from_slice::<String>(b"\xdb\xff\xff\xff\xffx").is_err());
-        assert!(from_slice::<Wrapped>(b"\xc6\xff\xff\xff\xffx").is_err());
     }
 }
