@@ -8,7 +8,7 @@ use deptool_tests::stand_in::with_stand_in;
 
 /// Runs programs for Linux on aarch64, with one local process for each of theirs.
 const EMULATOR: &str = "qemu-aarch64-static";
-/// In bytes: the current size, with some room. Why it matters: doc/measurements.md.
+/// In bytes. Why it matters, and what keeps it small: doc/measurements.md.
 const LARGEST: u64 = 1_600_000;
 
 /// A script that runs the agent for aarch64 instead of the one for this machine; None if there is no emulator.
