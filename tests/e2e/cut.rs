@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use deptool_agent::shared::wire::Response;
 use deptool_tests::process::{Run, Signal, poll};
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
+use deptool_tests::sweep::world::responses;
 
 use crate::{seen::at_rest, stand_in::with_stand_in};
 
@@ -304,5 +306,5 @@ fn a_slow_disk_is_not_taken_for_a_dead_agent() {
     world.push_with(&script).ok();
     world.is_right(1);
     let said = std::fs::read(said).unwrap();
-    assert!(said.windows(9).any(|part| part == b"Heartbeat"), "{}", String::from_utf8_lossy(&said));
+    assert!(responses(&said).contains(&Response::Heartbeat), "{}", String::from_utf8_lossy(&said));
 }

@@ -1,5 +1,6 @@
 //! A sample of the faults of `cargo xtask sweep`.
 
+use deptool_agent::shared::wire::Response;
 use deptool_tests::is_quick;
 use deptool_tests::sweep::agent::{self, Interrupted};
 use deptool_tests::sweep::group::{self, Manner, Place};
@@ -87,7 +88,7 @@ fn a_verdict_that_can_not_be_taken_back_is_kept_by_the_next_agent_too() {
     let said = world.deploy(&scenario.request, &mut |call| {
         let is_verdict = call.name == "fdatasync" && call.path.ends_with("var/lib/deptool/state/journal");
         syncs += usize::from(is_verdict);
-        match call.says(&["Ended"]) {
+        match call.sends::<Response>(&["Ended"]) {
             true => Deed::KillAfter,
             false if is_verdict && syncs == 2 => Deed::Fail(Errno::EIO),
             false => Deed::Go,

@@ -1,17 +1,25 @@
 //! Sits between a helper and an agent, and injects a fault when one of them sends a certain message.
 
+use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::os::fd::AsFd as _;
 use std::process::{ChildStdin, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use deptool_agent::shared::{
+    frame::FrameBuffer,
+    wire::{Request, Response},
+};
 use rustix::process::{Signal, getppid, kill_process};
+use serde::de::DeserializeOwned;
+
+use crate::trace::has_words;
 
 /// The message to wait for, and the fault.
 pub struct Rule {
     from: From,
-    /// Part of a message: the name of a request or response.
-    word: Vec<u8>,
+    /// The name of a request or response.
+    word: String,
     act: Act,
 }
 
@@ -47,13 +55,13 @@ impl Rule {
             "agent" => From::Agent,
             _ => bail!("'{from}' says nothing"),
         };
-        Ok(Rule { from, word: word.as_bytes().to_vec(), act })
+        Ok(Rule { from, word: word.to_owned(), act })
     }
 }
 
 /// Runs an agent with our own stdin and stdout, until the message of the rule arrives.
 ///
-/// The message is searched for in each chunk as it is read: messages are short and written at once.
+/// Messages before it are passed on only if they arrive in an earlier chunk. They are written one by one.
 pub fn run(rule: &Rule, agent: &str) -> Result<()> {
     let mut child =
         Command::new(agent).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot run it")?;
@@ -62,8 +70,8 @@ pub fn run(rule: &Rule, agent: &str) -> Result<()> {
         hold_open(&to_agent, child.id())?;
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| copy(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
-        copy(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
+        scope.spawn(|| copy::<Request>(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
+        copy::<Response>(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
         // The helper may send more, but nobody reads it.
         std::process::exit(0);
     })
@@ -79,12 +87,18 @@ fn hold_open(input: &ChildStdin, agent: u32) -> Result<()> {
     Ok(())
 }
 
-fn copy(mut from: impl Read, mut to: impl Write, rule: Option<&Rule>) {
+fn copy<T: DeserializeOwned + Debug>(mut from: impl Read, mut to: impl Write, rule: Option<&Rule>) {
     let mut buffer = [0; 65536];
+    let mut frames = FrameBuffer::default();
+    let mut is_greeted = false;
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let piece = &buffer[..count];
-        if let Some(rule) = rule.filter(|rule| piece.windows(rule.word.len()).any(|part| part == rule.word)) {
-            act(rule.act);
+        frames.push(piece);
+        is_greeted = is_greeted || frames.take_line().is_some();
+        while let Some(message) = is_greeted.then(|| frames.take::<T>().ok().flatten()).flatten() {
+            if let Some(rule) = rule.filter(|rule| has_words(&message, &[&rule.word])) {
+                act(rule.act);
+            }
         }
         if to.write_all(piece).and_then(|()| to.flush()).is_err() {
             return;

@@ -4,11 +4,14 @@
 //! caller decides about each call: let it run, let it fail, or kill the process before or after it. This does not
 //! require root.
 
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use deptool_agent::shared::frame::FrameBuffer;
 pub use nix::errno::Errno;
+use serde::de::DeserializeOwned;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod filter;
@@ -32,11 +35,19 @@ impl Call {
         path.starts_with("pipe:") || path.starts_with("socket:")
     }
 
-    /// Whether it sends a message that contains all of these words near its beginning.
-    pub fn says(&self, words: &[&str]) -> bool {
-        let has = |word: &&str| self.data.windows(word.len()).any(|part| part == word.as_bytes());
-        self.is_to_peer() && words.iter().all(has)
+    /// Whether it sends a message of this type whose debug output has all of these words.
+    pub fn sends<T: DeserializeOwned + Debug>(&self, words: &[&str]) -> bool {
+        let mut frames = FrameBuffer::default();
+        frames.push(&self.data);
+        let mut messages = std::iter::from_fn(|| frames.take::<T>().ok().flatten());
+        self.is_to_peer() && messages.any(|message| has_words(&message, words))
     }
+}
+
+/// Whether a message's debug output, which begins with its name, has all of these words.
+pub(crate) fn has_words(message: &impl Debug, words: &[&str]) -> bool {
+    let text = format!("{message:?}");
+    words.iter().all(|word| text.contains(word))
 }
 
 impl std::fmt::Display for Call {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use deptool_agent::shared::outcome::Outcome;
+use deptool_agent::shared::{outcome::Outcome, wire::Response};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -137,7 +137,8 @@ fn deploy_and_copy(world: &World, scenario: &Scenario, image: &Image, choice: Ch
             let name = format!("call {count}, {call}");
             failed = image.copy(count).map(|image| snapshots.push(Snapshot { image, name, is_acknowledged }));
         }
-        is_acknowledged |= call.says(&["Ended", "Done"]) || (scenario.kept_is_new && call.says(&["Kept"]));
+        is_acknowledged |=
+            call.sends::<Response>(&["Ended", "Done"]) || (scenario.kept_is_new && call.sends::<Response>(&["Kept"]));
         Deed::Go
     })?;
     failed?;

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use deptool_agent::shared::wire::Request;
 use tempfile::TempDir;
 
 use super::agent;
@@ -344,7 +345,7 @@ impl Leader {
             Some((at, deed)) if at == number => deed,
             _ => Deed::Go,
         };
-        if !self.is_killed && call.says(&["Keep"]) && matches!(deed, Deed::Go | Deed::KillAfter) {
+        if !self.is_killed && call.sends::<Request>(&["Keep"]) && matches!(deed, Deed::Go | Deed::KillAfter) {
             self.keeps += 1;
         }
         if deed != Deed::Go {

@@ -249,7 +249,7 @@ impl World {
             let (ask, asked) = channel();
             let other = scope.spawn(move || asked.recv().map_or_else(|_| Ok(Vec::new()), |()| self.attach(then)));
             let said = self.follow(stdin, &mut |call| {
-                if call.says(&["AwaitsConfirmation"]) {
+                if call.sends::<Response>(&["AwaitsConfirmation"]) {
                     let _ = ask.send(());
                 }
                 lead(call)
@@ -420,8 +420,8 @@ fn read_all(from: &mut impl std::io::Read) -> Vec<u8> {
     bytes
 }
 
-/// The frames after the agent's first line, as far as they have arrived.
-fn responses(out: &[u8]) -> Vec<Response> {
+/// The messages in the output of an agent, after its first line, as far as they have arrived.
+pub fn responses(out: &[u8]) -> Vec<Response> {
     let frames = out.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &out[at + 1..]);
     let mut buffer = FrameBuffer::default();
     buffer.push(frames);

@@ -25,7 +25,7 @@ use super::{Call, Deed, Watched};
 /// A program that takes longer is stuck.
 const LIMIT: Duration = Duration::from_secs(90);
 /// At most this much of a write is read.
-const BEGINNING: usize = 64;
+const BEGINNING: usize = 4096;
 
 pub fn unable() -> Option<&'static str> {
     let run = run(Command::new("true"), Watched::Everybody, &mut |_| Deed::Go);
