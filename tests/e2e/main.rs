@@ -25,6 +25,7 @@ mod link;
 mod local_user;
 mod locks;
 mod manual;
+mod other_build;
 mod outside;
 mod plain;
 mod plan;

@@ -1,0 +1,97 @@
+//! A helper of another build meets a deployment that was interrupted: the journal is for the agent that wrote it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use deptool_agent::shared::build::BUILD_ID;
+use deptool_tests::build;
+use deptool_tests::sandbox::Repo;
+use deptool_tests::sweep::world::{Knows, Runs, Scenario, World};
+use deptool_tests::trace::Deed;
+
+use crate::sweep::world;
+
+const OTHER_ID: &str = "0123456789abcdef";
+
+/// A prefix with helper and agent of another build: the same programs, with another build id.
+fn other_build(world: &World) -> PathBuf {
+    let to = world.sandbox.dir().join("other");
+    for dir in ["bin", "lib/deptool/agents"] {
+        fs::create_dir_all(to.join(dir)).unwrap();
+        for entry in fs::read_dir(build::local().join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().replace(BUILD_ID, OTHER_ID);
+            let copy = to.join(dir).join(name);
+            fs::write(&copy, with_other_id(&path)).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    to
+}
+
+fn with_other_id(program: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(program).unwrap();
+    let mut changed = 0;
+    while let Some(at) = bytes.windows(BUILD_ID.len()).position(|part| part == BUILD_ID.as_bytes()) {
+        bytes[at..at + BUILD_ID.len()].copy_from_slice(OTHER_ID.as_bytes());
+        changed += 1;
+    }
+    assert!(changed > 0, "{} does not have the build id", program.display());
+    bytes
+}
+
+/// Starts an update, and kills the agent right after the new generation became the current one.
+fn interrupted() -> Option<(World, Scenario)> {
+    let world = world()?;
+    let mut scenario = world.an_update().unwrap();
+    world.reset(&mut scenario).unwrap();
+    world.give_instance().unwrap();
+    let mut is_killed = false;
+    let said = world.deploy(&scenario.request, &mut |call| {
+        is_killed |= call.name.starts_with("rename") && call.path.ends_with("var/lib/deptool/current");
+        if is_killed { Deed::KillAfter } else { Deed::Go }
+    });
+    assert!(is_killed && said.unwrap().outcome().is_none());
+    assert!(fs::metadata(journal(&world)).unwrap().len() > 0);
+    Some((world, scenario))
+}
+
+fn journal(world: &World) -> PathBuf {
+    world.root().join("var/lib/deptool/state/journal")
+}
+
+/// `git fetch` with the programs of the other build.
+fn fetch(operator: &Repo<'_>, other: &Path) -> deptool_tests::process::Cmd {
+    let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    operator.command(&["fetch", "web1"]).env("PATH", format!("{}:{usual}", other.join("bin").display()))
+}
+
+#[test]
+fn a_fetch_with_another_build_lets_the_agent_that_began_a_deployment_undo_it() {
+    let Some((world, scenario)) = interrupted() else { return };
+    let operator = world.operator("operator-of-another-build", Knows::BothCommits).unwrap();
+    fetch(&operator, &other_build(&world)).run().unwrap().ok().says("was dealt with by the agent that began it");
+    assert_eq!(fs::metadata(journal(&world)).unwrap().len(), 0);
+    assert_eq!(world.judge(&scenario), Ok(Runs::Old));
+}
+
+#[test]
+fn without_the_agent_that_began_a_deployment_its_journal_is_kept_and_the_way_out_is_named() {
+    let Some((world, _)) = interrupted() else { return };
+    let other = other_build(&world);
+    let operator = world.operator("operator-of-another-build", Knows::BothCommits).unwrap();
+    let agent = format!("deptool-agent-{}-{BUILD_ID}", deptool_agent::shared::build::VERSION);
+    let agent = world.root().join("var/lib/deptool/bin").join(agent);
+    let away = world.sandbox.dir().join("agent");
+    fs::rename(&agent, &away).unwrap();
+    let before = fs::read(journal(&world)).unwrap();
+    for _ in 0..2 {
+        let run = fetch(&operator, &other).run().unwrap();
+        run.says("that agent is gone: the journal is kept; put the agent back as");
+        assert_eq!(fs::read(journal(&world)).unwrap(), before);
+    }
+    fs::rename(&away, &agent).unwrap();
+    fetch(&operator, &other).run().unwrap().ok();
+    assert_eq!(fs::metadata(journal(&world)).unwrap().len(), 0);
+}
