@@ -1,6 +1,7 @@
 //! External paths: those outside of `/var/lib/deptool`.
 
 pub mod backup;
+pub mod content;
 pub mod drift;
 pub mod enablement;
 pub mod place;

@@ -11,6 +11,7 @@ pub mod generations;
 pub mod heal;
 pub mod identity;
 pub mod journal;
+pub mod kind;
 pub mod layout;
 pub mod ledger;
 pub mod lock;

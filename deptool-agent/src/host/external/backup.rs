@@ -19,11 +19,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::{
-        external::place::digest_of,
+        external::content::digest_of,
         state::{
-            durable::kind_of,
             error::{Context, HostError},
             heal::{make_private, set_aside},
+            kind::Kind,
             layout::Home,
             ledger::Content,
         },
@@ -52,19 +52,19 @@ pub fn of(home: &Home, path: &ExternalPath) -> PathBuf {
 
 /// Whether there is one.
 pub fn exists(home: &Home, path: &ExternalPath) -> bool {
-    matches!(kind_of(&of(home, path)), "a file" | "a symlink")
+    matches!(Kind::of(&of(home, path)), Kind::File | Kind::Symlink)
 }
 
 /// What was at `path` before us, if that is known.
 pub fn content(home: &Home, path: &ExternalPath) -> Result<Option<Content>, HostError> {
     let backup = of(home, path);
-    match kind_of(&backup) {
-        "a symlink" => {
+    match Kind::of(&backup) {
+        Kind::Symlink => {
             let target = fs::read_link(&backup).during("read", &backup)?;
             Ok(Some(Content::Link(target.to_string_lossy().into_owned())))
         }
-        "a file" => Ok(Some(Content::File(digest_of(&backup)?))),
-        _ => Ok(None),
+        Kind::File => Ok(Some(Content::File(digest_of(&backup)?))),
+        Kind::Nothing | Kind::Directory | Kind::Special => Ok(None),
     }
 }
 
@@ -72,7 +72,7 @@ pub fn content(home: &Home, path: &ExternalPath) -> Result<Option<Content>, Host
 pub fn make_room(home: &Home, path: &ExternalPath) -> Result<PathBuf, HostError> {
     make_private(&home.backups())?;
     let backup = of(home, path);
-    if kind_of(&backup) != "nothing" {
+    if Kind::of(&backup) != Kind::Nothing {
         set_aside(home, &backup)?;
     }
     Ok(backup)
@@ -136,7 +136,7 @@ pub fn copy(from: impl AsFd, source: &Path, to: impl AsFd, target: &Path) -> Res
 
 /// Move what is at `source` to `target`, both below our own directory.
 pub fn link_kept(home: &Home, source: &Path, target: &Path) -> Result<(), HostError> {
-    if kind_of(target) != "nothing" || !matches!(kind_of(source), "a file" | "a symlink") {
+    if Kind::of(target) != Kind::Nothing || !matches!(Kind::of(source), Kind::File | Kind::Symlink) {
         return Ok(());
     }
     make_parents(home, target)?;

@@ -19,7 +19,7 @@ use crate::{
         state::{
             checkout,
             error::{HostError, Whose},
-            generations::{self, Note},
+            generations::Note,
             identity::{deployed, hostname_differs, load_tree},
             layout::Home,
             ledger::{Claims, Content, PathClaim},
@@ -203,7 +203,7 @@ impl Looking<'_> {
                 stands,
             });
         };
-        let Some(tree) = generations::tree_of(self.compared.home, number, name) else {
+        let Some(tree) = self.compared.home.tree_of(number, name) else {
             return add(stable, "is missing", None, None);
         };
         for difference in checkout::differences(self.compared.home, &tree, app) {

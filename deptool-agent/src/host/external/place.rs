@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -29,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::{
-        external::backup,
+        external::{backup, content},
         state::{
             error::{Context, HostError},
             layout::Home,
@@ -158,13 +158,8 @@ impl Place {
             }
             FileType::RegularFile => {
                 let mut file = self.open(name)?;
-                let mut digest = Sha256::new();
-                copy(&mut file, &mut |bytes| {
-                    digest.update(bytes);
-                    Ok(())
-                })
-                .during("read", &self.path(name))?;
-                Ok(Found::Content(Content::File(hex(&digest.finalize()))))
+                let digest = content::digest(&mut file).during("read", &self.path(name))?;
+                Ok(Found::Content(Content::File(digest)))
             }
             FileType::Directory => Ok(Found::Directory),
             _ => Ok(Found::Special),
@@ -333,7 +328,7 @@ impl Place {
         let mut target = File::from(target.during("create", &self.path(&self.name))?);
         let mut from = File::open(source).during("open", source)?;
         let mut write = || -> io::Result<()> {
-            copy(&mut from, &mut |bytes| target.write_all(bytes))?;
+            content::copy(&mut from, &mut |bytes| target.write_all(bytes))?;
             rustix::fs::fchmod(&target, Mode::from_raw_mode(0o644))?;
             target.sync_data()
         };
@@ -462,30 +457,6 @@ impl Stamp {
             inode: stat.st_ino,
             mode: stat.st_mode,
             owner: (stat.st_uid, stat.st_gid),
-        }
-    }
-}
-
-/// The SHA-256 of a file's content, in hex.
-pub fn digest_of(path: &Path) -> Result<String, HostError> {
-    let mut file = File::open(path).during("open", path)?;
-    let mut digest = Sha256::new();
-    copy(&mut file, &mut |bytes| {
-        digest.update(bytes);
-        Ok(())
-    })
-    .during("read", path)?;
-    Ok(hex(&digest.finalize()))
-}
-
-fn copy(from: &mut dyn Read, to: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to(&buffer[..n])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
     }
 }

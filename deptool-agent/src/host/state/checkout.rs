@@ -23,7 +23,6 @@ use crate::{
     host::state::{
         durable::{self, RECORD},
         error::{Context, HostError},
-        generations,
         layout::Home,
     },
     shared::{
@@ -105,7 +104,7 @@ impl<'a> Earlier<'a> {
     pub fn renewed(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
         let verified = || Self::verified(home, generation, name, app);
         verified().or_else(|| {
-            let tree = generations::tree_of(home, generation, name)?;
+            let tree = home.tree_of(generation, name)?;
             let is_same = app.manifest.files.is_empty() && differences(home, &tree, app).is_empty();
             is_same.then(|| record(home, &tree).ok())??;
             verified()

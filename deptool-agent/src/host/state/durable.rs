@@ -25,6 +25,7 @@ use rustix::{
 
 use crate::host::state::{
     error::{Context, Damage, HostError},
+    kind::Kind,
     layout::Home,
 };
 
@@ -98,18 +99,7 @@ fn open_with(path: &Path, flags: OFlags) -> Result<Option<File>, HostError> {
 }
 
 fn not_a_file(path: &Path) -> HostError {
-    Damage::of(path, format!("is {}, not a file", kind_of(path))).into()
-}
-
-/// The kind of file at `path`, in words.
-pub fn kind_of(path: &Path) -> &'static str {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_symlink() => "a symlink",
-        Ok(meta) if meta.is_dir() => "a directory",
-        Ok(meta) if meta.is_file() => "a file",
-        Ok(_) => "a special file",
-        Err(_) => "nothing",
-    }
+    Damage::of(path, format!("is {}, not a file", Kind::of(path))).into()
 }
 
 /// Replace the file at `path` atomically, by a rename.

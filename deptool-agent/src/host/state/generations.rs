@@ -86,12 +86,6 @@ pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) 
     fs::write(&path, note.text()).during("write", &path)
 }
 
-/// The name below `trees/` of the checkout of `app` in generation `number`.
-pub fn tree_of(home: &Home, number: u32, app: &AppName) -> Option<String> {
-    let target = fs::read_link(home.generation(number).join(app.as_str())).ok()?;
-    Some(target.file_name()?.to_str()?.to_owned())
-}
-
 /// The number for the next generation: one more than the highest.
 pub fn next(home: &Home) -> Result<u32, HostError> {
     Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)

@@ -13,11 +13,12 @@ use std::{
 
 use crate::{
     host::state::{
-        durable::{self, kind_of},
+        durable,
         error::{Context, HostError},
         failed_units,
         generations::Note,
         identity::{host_name, make_instance, read_instance},
+        kind::Kind,
         layout::Home,
         missing_branch,
     },
@@ -81,7 +82,8 @@ pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
     make_private(&home.kept())?;
     make_private(&directory)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let free = (1..).map(|number| directory.join(format!("{name}.{number}"))).find(|free| kind_of(free) == "nothing");
+    let free =
+        (1..).map(|number| directory.join(format!("{name}.{number}"))).find(|free| Kind::of(free) == Kind::Nothing);
     let to = free.unwrap_or_else(|| directory.join(name));
     fs::rename(path, &to).during("move away", path)?;
     Ok(printable(to.as_os_str().as_encoded_bytes()))

@@ -16,8 +16,8 @@ use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::{
-            durable::kind_of,
             error::{Context, Damage, HostError},
+            kind::Kind,
         },
     },
     shared::{name::AppName, path::STATE_DIR, text::printable},
@@ -55,7 +55,7 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Ok(state) if state.is_dir() => Ok(()),
             Ok(_) => {
-                let damage = Damage::of(&self.state(), format!("is {}, not a directory", kind_of(&self.state())));
+                let damage = Damage::of(&self.state(), format!("is {}, not a directory", Kind::of(&self.state())));
                 Err(damage.with_advice("put back what was there, or remove it and push again").into())
             }
             Err(error) => Err(error).during("look at", &self.state()),
@@ -139,6 +139,12 @@ impl Home {
 
     pub fn generation(&self, number: u32) -> PathBuf {
         self.generations().join(number.to_string())
+    }
+
+    /// The name below `trees/` of the checkout of `app` in generation `number`.
+    pub fn tree_of(&self, number: u32, app: &AppName) -> Option<String> {
+        let target = fs::read_link(self.generation(number).join(app.as_str())).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
     }
 
     pub fn apps(&self) -> PathBuf {
@@ -230,7 +236,7 @@ impl Home {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Err(Damage::of(link, format!("is {}, not a link", kind_of(link))).into())
+                Err(Damage::of(link, format!("is {}, not a link", Kind::of(link))).into())
             }
             Err(error) => Err(error).during("read", link),
         }

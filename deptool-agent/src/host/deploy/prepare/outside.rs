@@ -10,7 +10,8 @@ use crate::{
         },
         external::{
             backup,
-            place::{Found, Place, Resolved, Sibling, digest_of},
+            content::digest_of,
+            place::{Found, Place, Resolved, Sibling},
         },
         state::{
             error::{Context, HostError},
