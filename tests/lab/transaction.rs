@@ -90,6 +90,27 @@ fn what_requires_a_unit_or_is_a_part_of_it_has_to_be_well_afterwards() {
 }
 
 #[test]
+fn a_dependent_that_ends_badly_when_it_is_stopped_is_judged_by_its_next_run() {
+    let Some(stage) = stage() else { return };
+    let host = stage.host();
+    let base = |note: &str| {
+        format!(
+            "[Service]\nType=oneshot\nRemainAfterExit=yes\nEnvironment=NOTE={note}\nExecStart=/bin/sleep 1\n{ENABLED}"
+        )
+    };
+    write(&stage, "lan/systemd/lan.service", &base("one"));
+    write(&stage, "lan/manifest.json", r#"{"systemd": {"units_enabled": ["lan.service"]}}"#);
+    push(&stage, "A network").ok();
+    // As a container that is killed after its StopTimeout=.
+    let ends_badly = "[Unit]\nRequires=lan.service\nAfter=lan.service\n[Service]\n\
+                      ExecStart=/bin/sh -c 'trap \"exit 137\" TERM; while :; do sleep 0.05; done'\n";
+    own_units(host, &[("box.service", ends_badly)], "box.service");
+    write(&stage, "lan/systemd/lan.service", &base("two"));
+    push(&stage, "Another network").ok().says("also restarted box.service");
+    assert_eq!(host.unit_state("box.service"), "active");
+}
+
+#[test]
 fn a_unit_that_fails_because_of_another_is_reported_with_that_one_and_leaves_nothing_behind() {
     let Some(stage) = stage() else { return };
     let host = stage.host();

@@ -60,6 +60,10 @@ pub fn judge(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
 }
 
 fn judge_state(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
+    // systemd has queued a job for it along with others, and has not begun it: this is still the run of before, or its end.
+    if now.has_job && now.invocation == started.before.invocation {
+        return Verdict::Settling(ON_ITS_WAY);
+    }
     let end = End::of(started, now);
     if now.restarts > started.before.restarts {
         return Verdict::Failed(end.and_restarted(now.restarts - started.before.restarts));
@@ -344,6 +348,21 @@ mod tests {
         assert_eq!(judge(&done(), &unmet, NOW), Verdict::Good);
         let skipped = down("simple", Active::Inactive, "exec-condition", None);
         assert_eq!(judge(&job(JobKind::Start, JobResult::Failed("skipped".into())), &skipped, NOW), Verdict::Good);
+    }
+
+    #[test]
+    fn the_end_of_the_run_before_is_no_failure_while_the_next_is_on_its_way() {
+        // Killed when it was stopped along with another unit, which it waits for.
+        let killed = UnitDetail {
+            invocation: "1".into(),
+            has_job: true,
+            ..down("notify", Active::Failed, "exit-code", Some("exited with status 137 after 9.0 s"))
+        };
+        assert_eq!(judge(&done(), &killed, NOW), Verdict::Settling(ON_ITS_WAY));
+        let looping = UnitDetail { invocation: "1".into(), has_job: true, restarts: 3, ..up("notify", 9999) };
+        assert_eq!(judge(&done(), &looping, NOW), Verdict::Settling(ON_ITS_WAY));
+        // There will be no other run.
+        assert_eq!(why(&done(), &UnitDetail { has_job: false, ..killed }), "exited with status 137 after 9.0 s");
     }
 
     #[test]
