@@ -51,6 +51,15 @@ impl States {
         self.0.insert(unit, Before { active: Active::Active, invocation: String::new() });
     }
 
+    /// Whether these states are of the systemd that runs now. After a reboot, every unit has another invocation, which does
+    /// not mean that a deployment has touched it.
+    pub fn are_of_this_boot(&self, now: &BTreeMap<UnitName, UnitState>) -> bool {
+        let is_same = |(unit, before): (&UnitName, &Before)| {
+            !before.invocation.is_empty() && now.get(unit).is_some_and(|state| state.invocation == before.invocation)
+        };
+        self.0.iter().any(is_same)
+    }
+
     /// How the unit has changed. `None` if it has not.
     pub fn change_of(&self, unit: &UnitName, now: &BTreeMap<UnitName, UnitState>) -> Option<Change> {
         let state = now.get(unit);

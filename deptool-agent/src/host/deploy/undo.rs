@@ -22,12 +22,12 @@ use crate::{
         },
     },
     shared::{
-        name::{AppName, UnitName},
+        name::{AppName, UnitName, UnitType},
         path::ExternalPath,
     },
     system::{
         Active, JobKind, JobResult, Manager, System, UnitState,
-        touched::{self, Change, Ours},
+        touched::{self, Change, Ours, Touched},
     },
 };
 
@@ -101,6 +101,15 @@ impl Undoing<'_> {
         ours
     }
 
+    /// The other units that systemd has touched along with those of the deployment. After a reboot there are none.
+    fn touched(&mut self, ours: &Ours, now: &BTreeMap<UnitName, UnitState>) -> Vec<Touched> {
+        if self.reached == Reached::Unknown && !self.record.before.are_of_this_boot(now) {
+            return Vec::new();
+        }
+        let touched = touched::find(self.system, ours, &self.record.before, now);
+        self.note(touched).unwrap_or_default()
+    }
+
     /// Units that did not run before stop while their files are still there. Nothing of them is left in the list of units
     /// that have failed.
     fn stop_what_was_started(&mut self) {
@@ -110,9 +119,12 @@ impl Undoing<'_> {
         }
         let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
-        let touched = touched::find(self.system, &ours, &self.record.before, &now);
-        let touched = self.note(touched).unwrap_or_default().into_iter().map(|touched| touched.unit);
+        let touched = self.touched(&ours, &now);
         let before = &self.record.before;
+        // An instance of a socket that ran before serves one connection, perhaps that of the operator.
+        let serves = |one: &Touched| UnitType::of(&one.by) == UnitType::Socket && before.ran(&one.by);
+        let touched =
+            touched.into_iter().filter(|one| !(one.unit.as_str().contains('@') && serves(one))).map(|one| one.unit);
         let is_new = |unit: &UnitName| !before.ran(unit) && before.change_of(unit, &now).is_some();
         let new: Vec<UnitName> = touched.chain(ours.jobs).filter(is_new).collect();
         let is_down = |unit: &UnitName| {
@@ -195,8 +207,7 @@ impl Undoing<'_> {
         let ours = self.ours();
         let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
-        let touched = touched::find(self.system, &ours, &self.record.before, &now);
-        let touched = self.note(touched).unwrap_or_default().into_iter().map(|touched| touched.unit);
+        let touched = self.touched(&ours, &now).into_iter().map(|touched| touched.unit);
         let (mut starts, mut restarts) = (Vec::new(), Vec::new());
         for unit in touched.chain(ours.jobs.iter().cloned()).filter(|unit| self.record.before.ran(unit)) {
             match self.record.before.change_of(&unit, &now) {
@@ -243,7 +254,10 @@ impl Undoing<'_> {
         let reloads = jobs
             .flat_map(|jobs| &jobs.jobs)
             .filter(|(unit, kind)| *kind == JobKind::Reload && self.record.before.change_of(unit, now).is_none());
-        reloads.cloned().collect()
+        // The first reload may still be under way, and may never end.
+        let is_busy = |unit: &UnitName| now.get(unit).is_some_and(|state| state.has_job);
+        let kind = |unit: &UnitName| if is_busy(unit) { JobKind::Restart } else { JobKind::Reload };
+        reloads.map(|(unit, _)| (unit.clone(), kind(unit))).collect()
     }
 
     /// Not every unit's job waits until it is seen to work.
@@ -263,9 +277,7 @@ impl Undoing<'_> {
     fn start_propagated(&mut self, ours: &Ours) {
         let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
-        let touched = touched::find(self.system, ours, &self.record.before, &now);
-        let touched = self.note(touched).unwrap_or_default();
-        let stopped = touched.into_iter().filter(|one| one.change == Change::Stopped);
+        let stopped = self.touched(ours, &now).into_iter().filter(|one| one.change == Change::Stopped);
         let jobs: Vec<_> = stopped.map(|one| (one.unit, JobKind::Start)).collect();
         self.start(&jobs);
     }
