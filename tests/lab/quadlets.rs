@@ -65,11 +65,17 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
     assert_eq!(host.unit_state("box.service"), "active");
     assert_eq!(word_in_container(host), "two");
 
-    // A quadlet that Podman can't convert, and one that can't be started: what ran before runs again.
+    // What Podman can't convert is refused before anything changes.
     let running = State::of(host);
     let good = operator.id("prod");
+    operator.write("web1/box/quadlets/box.container", CONTAINER.replace("Rootfs=", "Rotfs="));
+    operator.commit("A key that there is not");
+    let refused = operator.git(&["push", "web1", "prod"]).fails().does_not_say("rolled back");
+    refused.says("'box/quadlets/box.container': podman makes no unit 'box.service' of it: unsupported key 'Rotfs'");
+    running.assert_same(host, "refused");
+
+    // One that can't be started: what ran before runs again.
     let broken = [
-        (CONTAINER.replace("Rootfs=", "Rotfs="), "box.service"),
         (CONTAINER.replace("Rootfs=/srv/box", "Rootfs=/no/such/dir"), "box.service"),
         (CONTAINER.replace("/usr/bin/sh", "/no/such/sh"), "box.service"),
     ];

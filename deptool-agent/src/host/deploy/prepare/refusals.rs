@@ -192,13 +192,37 @@ impl Deciding<'_> {
                 let about: Vec<String> = converted
                     .said
                     .lines()
-                    .filter(|line| line.contains(name))
-                    .map(|line| printable(line.trim().as_bytes()))
+                    .filter_map(|line| complaint(line, name))
+                    .map(|line| printable(line.as_bytes()))
                     .collect();
                 let about = if about.is_empty() { String::new() } else { format!(": {}", about.join("; ")) };
                 self.problems.push(format!("'{app}/{file}': podman makes no unit '{unit}' of it{about}"));
             }
         }
         Ok(())
+    }
+}
+
+/// What a line of Podman's generator says against the quadlet `name`, without the generator's own words around it:
+/// `quadlet-generator[173]: converting "a.container": unsupported key 'Imagee' in group 'Container' in /path/a.container`
+fn complaint<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, what) = line.split_once(&format!("converting \"{name}\": "))?;
+    let path = what.rfind(" in /").filter(|at| what[*at..].ends_with(name));
+    Some(path.map_or(what, |at| &what[..at]).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_the_generator_says_the_reason_is_shown() {
+        let line = "quadlet-generator[173]: converting \"a.container\": unsupported key 'Imagee' in group 'Container' in \
+                    /var/lib/deptool/generations/3/.quadlets/a.container";
+        assert_eq!(complaint(line, "a.container"), Some("unsupported key 'Imagee' in group 'Container'"));
+        let other = "quadlet-generator[9]: converting \"a.container\": no Image or Rootfs key specified";
+        assert_eq!(complaint(other, "a.container"), Some("no Image or Rootfs key specified"));
+        assert_eq!(complaint(other, "b.container"), None);
+        assert_eq!(complaint("quadlet-generator[9]: Loading source unit file /x/a.container", "a.container"), None);
     }
 }
