@@ -131,7 +131,7 @@ fn checks_run_when_and_as_whom_they_should() {
     check("ExecStart=/nowhere/check");
     push("No program").fails().says("app-check.service");
     check("User=nobody-such\nExecStart=/bin/true");
-    push("No user").fails().says("check 'app-check.service' of 'app' failed: exited with status 217/USER");
+    push("No user").fails().says("'app/systemd/app-check.service': User=nobody-such: there is no user 'nobody-such'");
     assert_no_trace(host);
 }
 
