@@ -16,6 +16,7 @@ use super::{
 };
 use crate::shared::name::UnitName;
 
+mod journal;
 mod leave;
 #[cfg(test)]
 mod live;
@@ -222,19 +223,27 @@ impl Systemd {
     /// Send calls that systemd answers with a job each, and wait for the jobs.
     fn jobs(
         &mut self,
-        calls: &[Call<'_>],
+        jobs: &[(UnitName, JobKind)],
         limit: Duration,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, DbusError> {
+        let arguments = job_arguments(jobs);
+        let calls = job_calls(jobs, &arguments);
         self.with(|this| {
             let until = Instant::now() + limit;
             let mut run = Run::default();
-            this.connection()?.send_all(calls, until)?.into_iter().for_each(|serial| run.asked(serial));
+            this.connection()?.send_all(&calls, until)?.into_iter().for_each(|serial| run.asked(serial));
             let mut ticked = Instant::now();
             while !run.is_over() && Instant::now() < until {
                 if let Some((message, job)) = this.receive(until.min(Instant::now() + TICK))? {
                     job.into_iter().for_each(|job| run.signal(job));
                     take_reply(&mut run, &message)?;
+                }
+                for at in run.unfinished() {
+                    // systemd 257 reports the time-out of a service of Type=notify-reload, and goes on waiting for it.
+                    if jobs[at].1 == JobKind::Reload && this.memory.reload_timed_out(&jobs[at].0) {
+                        run.give_up(at, JobResult::Failed("timeout".into()));
+                    }
                 }
                 if ticked.elapsed() >= TICK {
                     ticked = Instant::now();
@@ -254,7 +263,6 @@ impl Systemd {
     fn jobs_after_loss(
         &mut self,
         jobs: &[(UnitName, JobKind)],
-        calls: &[Call<'_>],
         (began, until): (Duration, Instant),
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
@@ -273,9 +281,9 @@ impl Systemd {
                 }
             }
             if !again.is_empty() {
-                let calls: Vec<Call<'_>> = again.iter().map(|at| calls[*at]).collect();
+                let missing: Vec<_> = again.iter().map(|at| jobs[*at].clone()).collect();
                 let left = until.saturating_duration_since(Instant::now());
-                let ended = self.jobs(&calls, left, go_on).map_err(failed("start or stop units"))?;
+                let ended = self.jobs(&missing, left, go_on).map_err(failed("start or stop units"))?;
                 again.into_iter().zip(ended).for_each(|(at, result)| results[at] = Some(result));
             }
             let is_over = results.iter().all(Option::is_some);
@@ -321,6 +329,15 @@ fn member(kind: &JobKind) -> &'static str {
         JobKind::Reload => "ReloadUnit",
         JobKind::Stop => "StopUnit",
     }
+}
+
+/// The arguments of the calls that queue jobs: the unit, and what becomes of a job that it has already.
+fn job_arguments(jobs: &[(UnitName, JobKind)]) -> Vec<[Value; 2]> {
+    jobs.iter().map(|(unit, _)| [Value::str(unit.as_str()), Value::str("replace")]).collect()
+}
+
+fn job_calls<'a>(jobs: &[(UnitName, JobKind)], arguments: &'a [[Value; 2]]) -> Vec<Call<'a>> {
+    jobs.iter().zip(arguments).map(|((_, kind), arguments)| manager_call(member(kind), arguments)).collect()
 }
 
 fn names(units: &[UnitName]) -> Value {
@@ -449,12 +466,10 @@ impl System for Systemd {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         self.memory.clear();
-        let name_and_mode = |(unit, _): &(UnitName, JobKind)| [Value::str(unit.as_str()), Value::str("replace")];
-        let arguments: Vec<[Value; 2]> = jobs.iter().map(name_and_mode).collect();
-        let pairs = jobs.iter().zip(&arguments);
-        let calls: Vec<Call<'_>> = pairs.map(|((_, kind), arguments)| manager_call(member(kind), arguments)).collect();
         let what = "start or stop units";
         if self.jobs == Jobs::Queued {
+            let arguments = job_arguments(jobs);
+            let calls = job_calls(jobs, &arguments);
             let replies = self.calls(&calls, ANSWER).map_err(failed(what))?;
             let queued = |reply: Result<_, DbusError>| match reply {
                 Ok(_) => JobResult::Done,
@@ -463,8 +478,8 @@ impl System for Systemd {
             return Ok(replies.into_iter().map(queued).collect());
         }
         let (began, until) = (clock(), Instant::now() + limit);
-        match self.jobs(&calls, limit, go_on) {
-            Err(error) if is_loss(&error) => self.jobs_after_loss(jobs, &calls, (began, until), go_on),
+        match self.jobs(jobs, limit, go_on) {
+            Err(error) if is_loss(&error) => self.jobs_after_loss(jobs, (began, until), go_on),
             result => result.map_err(failed(what)),
         }
     }
@@ -551,19 +566,10 @@ impl System for Systemd {
     fn journal_tail(&mut self, unit: &UnitName, invocations: &[String], lines: usize) -> String {
         // journald may not have stored the last words yet. If it can't be asked, what it has is better than nothing.
         let _ = program::run("journalctl", &[OsStr::new("--sync")], JOURNAL);
-        let mut arguments: Vec<String> = ["--quiet", "--no-pager", "--output=cat", "--boot"].map(String::from).into();
-        arguments.push(format!("--lines={lines}"));
-        // What the unit said itself, or what systemd said of it.
-        let of_invocation = |id: &String| format!("_SYSTEMD_INVOCATION_ID={id} + INVOCATION_ID={id}");
-        let matches: Vec<String> = invocations.iter().map(of_invocation).collect();
-        match matches.as_slice() {
-            // Without a run to go by: what its processes said, and not what systemd said around it.
-            [] => arguments.push(format!("_SYSTEMD_UNIT={unit}")),
-            some => arguments.extend(some.join(" + ").split(' ').map(String::from)),
-        }
+        let arguments = journal::query(unit, invocations);
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
         match program::run("journalctl", &arguments, JOURNAL) {
-            Ok(ended) => String::from_utf8_lossy(&ended.stdout).into_owned(),
+            Ok(ended) => journal::last_lines(&ended.stdout, invocations, lines),
             Err(_) => String::new(),
         }
     }

@@ -94,7 +94,18 @@ impl Run {
     }
 
     pub fn is_over(&self) -> bool {
-        self.calls.iter().all(|call| matches!(call, Progress::Ended(_)))
+        self.unfinished().is_empty()
+    }
+
+    /// The places of the calls whose jobs have not ended.
+    pub fn unfinished(&self) -> Vec<usize> {
+        let calls = self.calls.iter().enumerate();
+        calls.filter(|(_, call)| !matches!(call, Progress::Ended(_))).map(|(at, _)| at).collect()
+    }
+
+    /// Do not wait for the job of this call.
+    pub fn give_up(&mut self, at: usize, result: JobResult) {
+        self.calls[at] = Progress::Ended(result);
     }
 
     /// The result of each call, and the units of the jobs that are not in this batch.

@@ -90,6 +90,13 @@ impl Memory {
         self.0.clear();
     }
 
+    /// Whether the last reload of the unit was too slow.
+    pub fn reload_timed_out(&self, unit: &UnitName) -> bool {
+        let remembered = self.0.get(&object_path(unit.as_str()));
+        let result = remembered.and_then(|unit| unit.properties.get("ReloadResult"));
+        result.and_then(Value::text) == Some("timeout")
+    }
+
     /// Note a signal `PropertiesChanged(s interface, a{sv} changed, as invalidated)` about the unit with this path.
     pub fn changed(&mut self, path: &str, arguments: Vec<Value>) {
         let mut arguments = arguments.into_iter();

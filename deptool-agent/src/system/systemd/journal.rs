@@ -1,0 +1,81 @@
+//! What units wrote to the journal. See journalctl(1) and systemd.journal-fields(7).
+
+use serde_json::Value;
+
+use crate::shared::name::UnitName;
+
+/// Entries that are read at most.
+const ENTRIES: &str = "1000";
+/// The invocation of a unit, in entries of its processes and in those of systemd about the unit.
+const INVOCATION: [&str; 2] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID"];
+
+/// The arguments of `journalctl` for [`last_lines`].
+pub fn query(unit: &UnitName, invocations: &[String]) -> Vec<String> {
+    let fields = format!("--output-fields=MESSAGE,{}", INVOCATION.join(","));
+    let options = ["--quiet", "--no-pager", "--all", "--boot", "--output=json", "--lines", ENTRIES, &fields];
+    let mut arguments: Vec<String> = options.map(str::to_owned).into();
+    for invocation in invocations {
+        arguments.extend(INVOCATION.iter().flat_map(|field| [format!("{field}={invocation}"), "+".to_owned()]));
+    }
+    // What its processes said. Of a process that has ended at once, journald may find out the unit, but not the invocation.
+    arguments.push(format!("_SYSTEMD_UNIT={unit}"));
+    arguments
+}
+
+/// The last `lines` messages of these invocations; of all of them if none are given. Of entries without an invocation,
+/// those that follow an entry of the right one.
+pub fn last_lines(output: &[u8], invocations: &[String], lines: usize) -> String {
+    let mut messages = Vec::new();
+    let mut is_meant = invocations.is_empty();
+    for line in String::from_utf8_lossy(output).lines() {
+        // The first line may be cut off.
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
+        let invocation = INVOCATION.iter().find_map(|field| entry.get(field)?.as_str());
+        if let (Some(invocation), false) = (invocation, invocations.is_empty()) {
+            is_meant = invocations.iter().any(|one| one == invocation);
+        }
+        if is_meant {
+            messages.extend(entry.get("MESSAGE").and_then(text));
+        }
+    }
+    messages.split_off(messages.len().saturating_sub(lines)).join("\n")
+}
+
+/// A field's text. What is not UTF-8, or has control characters, is an array of bytes.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(bytes) => {
+            let bytes: Vec<u8> = bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect();
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = r#"half an entry"}
+{"MESSAGE":"of an earlier run","_SYSTEMD_INVOCATION_ID":"1"}
+{"MESSAGE":"of that run, too"}
+{"MESSAGE":"Starting a.service...","INVOCATION_ID":"2"}
+{"MESSAGE":"quick last words"}
+{"MESSAGE":[98,0,255],"_SYSTEMD_INVOCATION_ID":"2"}
+{"MESSAGE":"Starting a.service...","INVOCATION_ID":"3"}
+{"MESSAGE":"of a later run"}
+"#;
+
+    #[test]
+    fn what_a_run_said_is_found_even_without_its_invocation() {
+        let of = |invocations: &[&str], lines| {
+            let invocations: Vec<String> = invocations.iter().map(|id| (*id).to_owned()).collect();
+            last_lines(OUTPUT.as_bytes(), &invocations, lines)
+        };
+        assert_eq!(of(&["2"], 9), "Starting a.service...\nquick last words\nb\0\u{fffd}");
+        assert_eq!(of(&["2"], 1), "b\0\u{fffd}");
+        assert_eq!(of(&["4"], 9), "");
+        assert_eq!(of(&[], 2), "Starting a.service...\nof a later run");
+    }
+}
