@@ -22,11 +22,8 @@ pub use value::Value;
 
 /// systemd's private socket, for root only. It is not a bus: there are no names, and all signals are sent.
 const PRIVATE: &str = "/run/systemd/private";
-/// The system bus, for machines without the private socket.
-const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
-/// systemd's name on the bus.
+/// systemd's name. Its own socket ignores it.
 pub const SYSTEMD: &str = "org.freedesktop.systemd1";
-const BUS: &str = "org.freedesktop.DBus";
 /// The interface of systemd's main object.
 pub const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -68,38 +65,12 @@ pub struct Connection {
     /// Bytes that were received and not yet parsed.
     pending: Vec<u8>,
     last_serial: u32,
-    /// systemd's unique name, on the system bus only. Any process on the bus can send a signal that looks like systemd's.
-    systemd: Option<String>,
 }
 
 impl Connection {
-    /// Connect to systemd, directly or else over the system bus, and subscribe to its signals.
+    /// Connect to systemd.
     pub fn open() -> Result<Connection, DbusError> {
-        let until = Instant::now() + CONNECTING;
-        match Connection::authenticate(Path::new(PRIVATE), until) {
-            Ok(connection) => Ok(connection),
-            Err(first) => match Connection::open_bus(until) {
-                Ok(connection) => Ok(connection),
-                // Report the error of the private socket, which should have worked.
-                Err(_) => Err(first),
-            },
-        }
-    }
-
-    /// Connect over the system bus.
-    pub(super) fn open_bus(until: Instant) -> Result<Connection, DbusError> {
-        let mut connection = Connection::authenticate(Path::new(SYSTEM_BUS), until)?;
-        let mut bus = |member: &str, arguments: &[Value]| {
-            let call = Call { destination: BUS, path: "/org/freedesktop/DBus", interface: BUS, member, arguments };
-            connection.only_reply(&call, until)
-        };
-        bus("Hello", &[])?;
-        let owner = bus("GetNameOwner", &[Value::str(SYSTEMD)])?;
-        let owner = owner.first().and_then(Value::text).ok_or(WireError("GetNameOwner answered no name"))?.to_owned();
-        bus("AddMatch", &[Value::str("type='signal',sender='org.freedesktop.systemd1'")])?;
-        connection.only_reply(&manager_call("Subscribe", &[]), until)?;
-        connection.systemd = Some(owner);
-        Ok(connection)
+        Connection::authenticate(Path::new(PRIVATE), Instant::now() + CONNECTING)
     }
 
     /// Authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells systemd
@@ -108,7 +79,7 @@ impl Connection {
         let socket = UnixStream::connect(path)
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
             .map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
-        let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0, systemd: None };
+        let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0 };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex = crate::shared::text::hex(uid.as_bytes());
         // Send BEGIN without waiting for the answer, as systemd's own library does. After a refusal it does no harm.
@@ -158,31 +129,13 @@ impl Connection {
     }
 
     /// Receive the next message, or `None` if no message is complete by `until`.
-    ///
-    /// A signal on the bus that is not from systemd becomes [`Kind::Other`].
     pub fn receive(&mut self, until: Instant) -> Result<Option<Message>, DbusError> {
         loop {
-            if let Some(mut message) = self.take_message()? {
-                if let (Kind::Signal(signal), Some(systemd)) = (&message.kind, &self.systemd)
-                    && signal.sender.as_ref() != Some(systemd)
-                {
-                    message.kind = Kind::Other;
-                }
+            if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
             }
             if !self.fill(until)? {
                 return Ok(None);
-            }
-        }
-    }
-
-    /// Call, and ignore every message before the reply. Only for the first calls, before signals matter.
-    fn only_reply(&mut self, call: &Call<'_>, until: Instant) -> Result<Vec<Value>, DbusError> {
-        let serial = self.send(call, until)?;
-        loop {
-            let message = self.receive(until)?.ok_or(DbusError::TimedOut)?;
-            if let Some(result) = reply_to(&message, serial) {
-                return result;
             }
         }
     }

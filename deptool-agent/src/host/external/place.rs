@@ -42,11 +42,8 @@ use crate::{
     },
 };
 
-/// The flags to open a file without reading it. Agents run on Linux; elsewhere this only has to compile.
-#[cfg(target_os = "linux")]
+/// The flags to open a file without reading it.
 const LOOK: OFlags = OFlags::PATH;
-#[cfg(not(target_os = "linux"))]
-const LOOK: OFlags = OFlags::RDONLY;
 /// A path with more symlinks than this is taken for a loop.
 const MAX_LINKS: usize = 40;
 /// The type of file systems of the FAT family.

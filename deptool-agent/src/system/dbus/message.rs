@@ -18,7 +18,6 @@ const MEMBER: u8 = 3;
 const ERROR_NAME: u8 = 4;
 const REPLY_SERIAL: u8 = 5;
 const DESTINATION: u8 = 6;
-const SENDER: u8 = 7;
 const SIGNATURE: u8 = 8;
 
 /// A method to call.
@@ -79,8 +78,6 @@ pub struct Signal {
     pub path: String,
     pub interface: String,
     pub member: String,
-    /// The unique name of the sender. `None` if there is no bus in between.
-    pub sender: Option<String>,
 }
 
 /// A received message. The body is only parsed when it is asked for, because most signals are ignored.
@@ -115,7 +112,7 @@ impl Message {
 
         let (mut path, mut interface, mut member) = (None, None, None);
         let (mut error, mut signature) = (None, String::new());
-        let (mut sender, mut reply_to) = (None, None);
+        let mut reply_to = None;
         for field in fields.iter().flat_map(Value::items) {
             let [Value::Byte(code), value] = field.items() else {
                 return Err(WireError("a header field has the wrong type"));
@@ -127,7 +124,6 @@ impl Message {
                 MEMBER => member = text(),
                 ERROR_NAME => error = text(),
                 REPLY_SERIAL => reply_to = value.unsigned().and_then(|n| u32::try_from(n).ok()),
-                SENDER => sender = text(),
                 SIGNATURE => signature = text().unwrap_or_default(),
                 _ => {}
             }
@@ -140,7 +136,6 @@ impl Message {
                 path: path.ok_or(lacking)?,
                 interface: interface.ok_or(lacking)?,
                 member: member.ok_or(lacking)?,
-                sender,
             }),
             _ => Kind::Other,
         };

@@ -131,17 +131,6 @@ fn live_a_reexecuted_systemd_is_found_again() {
 
 #[test]
 #[ignore = "needs systemd: run by the lab"]
-fn live_the_system_bus_serves_too() {
-    let until = Instant::now() + Duration::from_secs(5);
-    let bus = timed("connect to the bus", || Connection::open_bus(until)).unwrap();
-    let mut systemd = Systemd { connection: Some(bus), ..Systemd::default() };
-    install(&mut systemd, &[("live-b.service", "[Service]\nType=oneshot\nExecStart=sleep 0.2\n")]);
-    assert_eq!(run_one(&mut systemd, "live-b.service", JobKind::Restart), JobResult::Done);
-    assert!(matches!(run_one(&mut systemd, "live-none.service", JobKind::Start), JobResult::Failed(_)));
-}
-
-#[test]
-#[ignore = "needs systemd: run by the lab"]
 fn live_users_and_files_are_created() {
     let mut systemd = Systemd::new();
     fs::create_dir_all("/etc/sysusers.d").unwrap();
