@@ -44,7 +44,7 @@ use crate::{
         store::Store,
         text::printable,
         time::now,
-        wire::{Deploy, Lease, Response},
+        wire::{Deploy, Lease, Repair, Response},
     },
     system::System,
 };
@@ -86,6 +86,9 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     admission::check_at_rest(home)?;
     for healed in heal::mend(home)? {
         peer.send(&Response::Note(healed));
+    }
+    if request.repair == Repair::Changed {
+        heal::check_in_step(home)?;
     }
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home)?;

@@ -14,18 +14,16 @@ use crate::{
         external::place,
         state::{
             agents::AgentId,
-            attempts, boot, durable,
-            error::{Context, Damage, HostError},
-            failed_units,
-            generations::Note,
-            heal,
+            attempts, boot,
+            error::{Context, HostError},
+            failed_units, heal,
             journal::{Handle, Journal, Record},
             layout::Home,
             lock::{HostLock, Taken},
         },
     },
     shared::{
-        outcome::{AttemptResult, Goal, Holder, Phase},
+        outcome::{AttemptResult, Holder, Phase},
         store::Store,
         time::now,
     },
@@ -59,14 +57,19 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
         Taken::Busy(holder) => return Ok(Recovery::Busy(holder)),
     };
     match Journal::find(home)? {
-        Journal::AtRest => tidy_up(home, lock, system, tick),
+        Journal::AtRest => tidy_up(home, lock, Vec::new(), system, tick),
         Journal::Open(record, journal) => go_back(home, lock, (&record, journal), system, tick),
         Journal::Kept(record, journal) => go_on(home, lock, &record, journal),
         Journal::Foreign(agent) => {
             drop(lock);
             run_other_agent(home, &agent)
         }
-        Journal::Damaged(damage) => compare(home, lock, damage, system, tick),
+        Journal::Damaged(damage) => {
+            let kept = heal::set_aside(home, &home.journal())?;
+            let what = format!("'{}' {}: it is kept as '{kept}'", damage.path, damage.what);
+            let said = format!("{what}; 'git deptool verify' says what is not as it was deployed");
+            tidy_up(home, lock, vec![said], system, tick)
+        }
     }
 }
 
@@ -83,11 +86,17 @@ fn is_whole(home: &Home) -> Result<bool, HostError> {
 fn tidy_up(
     home: &Home,
     lock: HostLock,
+    mut said: Vec<String>,
     system: &mut dyn System,
     tick: &mut dyn FnMut(),
 ) -> Result<Recovery, HostError> {
-    let mut said = heal::mend(home)?;
+    said.extend(heal::mend(home)?);
     Journal::discard(home)?;
+    if let Err(error) = heal::check_in_step(home) {
+        lock.leave();
+        said.push(error.to_string());
+        return Ok(Recovery::Stuck(said));
+    }
     finish::tidy(home)?;
     let mended = failed_units::mend(home, system, tick)?;
     lock.leave();
@@ -142,26 +151,6 @@ fn go_back(
     journal.close()?;
     lock.leave();
     Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))
-}
-
-/// The journal is damaged. Compare the running generation with the branch to see whether a deployment was under way.
-fn compare(
-    home: &Home,
-    lock: HostLock,
-    damage: Damage,
-    system: &mut dyn System,
-    tick: &mut dyn FnMut(),
-) -> Result<Recovery, HostError> {
-    let running = Note::current(home).map(|note| note.commit);
-    let deployed = Store::deployed_at(&home.store())?.map_or(Goal::Nothing, |(_, commit)| Goal::Commit(commit));
-    if running.is_some_and(|running| running != deployed) {
-        return Err(HostError::Interrupted(format!("{damage}, and what runs is not what is deployed")));
-    }
-    // The two agree, so the journal is of no use: the machine stopped while it was written, or before anything changed.
-    if durable::open(&home.journal()).is_err() {
-        heal::set_aside(home, &home.journal())?;
-    }
-    tidy_up(home, lock, system, tick)
 }
 
 /// Recover while the machine boots. `system` must not wait for jobs, because jobs may wait for this to end. Returns a

@@ -110,7 +110,7 @@ fn packs_left(dir: &Path) -> Vec<String> {
 /// Unexpected files in the state directory.
 fn states_left(ours: &Path) -> Vec<String> {
     let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
-    let known_state = ["attempts", "backups", "claims", "host", "instance", "journal", "lock", "stamps"];
+    let known_state = ["attempts", "backups", "claims", "host", "instance", "journal", "kept", "lock", "stamps"];
     let mut found = Vec::new();
     for (dir, known) in [("deptool", &known[..]), ("deptool/state", &known_state)] {
         let others = names(&ours.parent().unwrap_or(ours).join(dir)).into_iter();
@@ -231,7 +231,9 @@ fn is_own_record(path: &str) -> bool {
         "state/stamps",
         "store/refs/deptool/target",
     ];
-    path.strip_prefix("var/lib/deptool/").is_some_and(|path| own.contains(&path))
+    // A journal that was cut off by a power cut is kept.
+    let is_own = |path: &str| own.contains(&path) || path.starts_with("state/kept");
+    path.strip_prefix("var/lib/deptool/").is_some_and(is_own)
 }
 
 fn content(path: &Path) -> String {

@@ -22,7 +22,7 @@ use crate::{
         layout::Home,
         missing_branch,
     },
-    shared::{store::Store, text::printable},
+    shared::{outcome::Goal, store::Store, text::printable},
 };
 
 /// Whether any record is damaged. This only reads.
@@ -58,6 +58,20 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
     }
     said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
     Ok(said)
+}
+
+/// Check that the current generation is what the branch says. They differ only while a deployment is under way, or if it was
+/// interrupted and its journal is lost.
+pub fn check_in_step(home: &Home) -> Result<(), HostError> {
+    let deployed = Store::deployed_at(&home.store())?.map_or(Goal::Nothing, |(_, commit)| Goal::Commit(commit));
+    match Note::current(home) {
+        Some(note) if note.commit != deployed => Err(HostError::Interrupted(
+            "a deployment was interrupted and its journal is lost, so what runs is not what is deployed; deploy again \
+             with '-o repair', or use 'git deptool repair'"
+                .into(),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The records that must be regular files.

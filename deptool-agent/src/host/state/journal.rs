@@ -11,8 +11,8 @@
 //! the deployment is kept. Its bytes are already allocated, so that writing it can't fail on a full disk.
 //!
 //! A journal that can't be parsed does not count as empty. Either the machine stopped while the journal was written, and
-//! nothing was changed yet, or the journal was damaged later. Recovery finds out by comparing the current generation with the
-//! branch: see [`crate::host::recover`].
+//! nothing was changed yet, or the journal was damaged later. It is kept and told of. Whether the host was left between two
+//! states is found by comparing the current generation with the branch: see [`crate::host::state::heal::check_in_step`].
 
 use std::{fs::File, io::Write, os::unix::fs::FileExt, path::PathBuf};
 

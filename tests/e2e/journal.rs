@@ -1,11 +1,12 @@
-//! A helper of another build meets a deployment that was interrupted: the journal is for the agent that wrote it.
+//! A deployment that was interrupted, and a journal that is another build's, or damaged.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use deptool_agent::shared::build::BUILD_ID;
 use deptool_tests::build;
+use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::Repo;
 use deptool_tests::sweep::world::{Knows, Runs, Scenario, World};
 use deptool_tests::trace::Deed;
@@ -45,7 +46,12 @@ fn with_other_id(program: &Path) -> Vec<u8> {
 fn interrupted() -> Option<(World, Scenario)> {
     let world = world()?;
     let mut scenario = world.an_update().unwrap();
-    world.reset(&mut scenario).unwrap();
+    interrupt(&world, &mut scenario);
+    Some((world, scenario))
+}
+
+fn interrupt(world: &World, scenario: &mut Scenario) {
+    world.reset(scenario).unwrap();
     world.give_instance().unwrap();
     let mut is_killed = false;
     let said = world.deploy(&scenario.request, &mut |call| {
@@ -53,8 +59,7 @@ fn interrupted() -> Option<(World, Scenario)> {
         if is_killed { Deed::KillAfter } else { Deed::Go }
     });
     assert!(is_killed && said.unwrap().outcome().is_none());
-    assert!(fs::metadata(journal(&world)).unwrap().len() > 0);
-    Some((world, scenario))
+    assert!(fs::metadata(journal(world)).unwrap().len() > 0);
 }
 
 fn journal(world: &World) -> PathBuf {
@@ -62,9 +67,61 @@ fn journal(world: &World) -> PathBuf {
 }
 
 /// `git fetch` with the programs of the other build.
-fn fetch(operator: &Repo<'_>, other: &Path) -> deptool_tests::process::Cmd {
+fn fetch(operator: &Repo<'_>, other: &Path) -> Cmd {
     let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     operator.command(&["fetch", "web1"]).env("PATH", format!("{}:{usual}", other.join("bin").display()))
+}
+
+type Damage = (&'static str, fn(&Path));
+
+/// The damages of a journal. Each replaces the file at the path.
+const DAMAGES: [Damage; 7] = [
+    ("emptied", |path| fs::write(path, "").unwrap()),
+    ("removed", |path| fs::remove_file(path).unwrap()),
+    ("cut", |path| fs::write(path, &fs::read(path).unwrap()[..100]).unwrap()),
+    ("flipped", |path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }),
+    ("replaced by a directory", |path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }),
+    ("replaced by a link", |path| {
+        fs::rename(path, path.with_extension("moved")).unwrap();
+        symlink("journal.moved", path).unwrap();
+    }),
+    ("replaced by a FIFO", |path| {
+        fs::remove_file(path).unwrap();
+        Cmd::new("mkfifo").arg(path).check().unwrap();
+    }),
+];
+
+#[test]
+fn whatever_becomes_of_the_journal_of_an_interrupted_deployment_is_told_and_repaired_on_demand() {
+    let Some((world, mut scenario)) = interrupted() else { return };
+    let mut is_first = true;
+    for (what, damage) in DAMAGES {
+        if !std::mem::take(&mut is_first) {
+            interrupt(&world, &mut scenario);
+        }
+        damage(&journal(&world));
+        let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
+        let before = operator.id("refs/remotes/web1/prod");
+        let fetch = operator.git(&["fetch", "web1"]);
+        assert!(fetch.stderr().contains("what runs is not what is deployed"), "{what}: {fetch}");
+        assert_eq!(operator.id("refs/remotes/web1/prod"), before, "{what}");
+        let push = operator.git(&["push", "web1", "prod"]);
+        assert!(!push.success() && push.stderr().contains("git deptool repair"), "{what}: {push}");
+        let push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
+        assert!(push.success(), "{what}: {push}");
+        let verify = operator.git(&["deptool", "verify", "web1"]);
+        assert!(verify.success(), "{what}: {verify}");
+        let runs = fs::read(world.root().join("var/lib/deptool/store/refs/heads/prod")).unwrap();
+        assert_eq!(String::from_utf8_lossy(&runs).trim(), operator.id("prod"), "{what}");
+    }
 }
 
 #[test]
