@@ -9,7 +9,7 @@ use deptool_tests::is_quick;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::seen::at_rest;
+use crate::{damages::DAMAGES, seen::at_rest};
 
 struct World {
     sandbox: Sandbox,
@@ -261,4 +261,66 @@ fn what_can_not_be_mended_says_what_to_do() {
         let run = ada.git(&["push", "web1", "prod"]).ok();
         world.has(&three, &run);
     }
+}
+
+/// The files of a host's state and store, relative to its state directory.
+fn records(state: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![state.join("state"), state.join("store"), state.join("bin")];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => todo.push(path),
+                false => found.push(path.strip_prefix(state).unwrap().to_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn whatever_becomes_of_any_record_a_host_can_be_read_and_is_mended_or_says_what_to_do() {
+    if is_quick() {
+        return;
+    }
+    let world = World::new();
+    let whole = world.sandbox.dir().join("whole");
+    let copy = |from: &Path, to: &Path| {
+        let _ = fs::remove_dir_all(to);
+        world.sandbox.command("cp").arg("-a").arg(from).arg(to).check().unwrap();
+    };
+    let (root, repo) = (world.sandbox.root("web1"), world.sandbox.dir().join("ada"));
+    fs::create_dir(&whole).unwrap();
+    copy(&root, &whole.join("web1"));
+    copy(&repo, &whole.join("ada"));
+    let mut wrong = Vec::new();
+    for record in records(&world.state()) {
+        for (what, damage) in DAMAGES {
+            copy(&whole.join("web1"), &root);
+            copy(&whole.join("ada"), &repo);
+            damage(&world.state().join(&record));
+            let what = format!("{} {what}", record.display());
+            let fetch = world.ada().git(&["fetch", "web1"]);
+            if !fetch.success() {
+                wrong.push(format!("{what}: {fetch}"));
+            }
+            let three = world.three();
+            let mut push = world.ada().git(&["push", "web1", "prod"]);
+            if !push.success() {
+                if !push.stderr().contains("repair") {
+                    wrong.push(format!("{what}: {push}"));
+                }
+                push = world.ada().git(&["push", "-o", "repair", "web1", "prod"]);
+            }
+            let verify = world.ada().git(&["deptool", "verify", "web1"]);
+            let is_right =
+                world.sandbox.read("web1", "/etc/web") == b"3\n" && world.ada().id("refs/remotes/web1/prod") == three;
+            if !push.success() || !verify.success() || !is_right {
+                wrong.push(format!("{what}: {push} {verify}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
 }

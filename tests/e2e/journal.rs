@@ -1,7 +1,7 @@
 //! A deployment that was interrupted, and a journal that is another build's, or damaged.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use deptool_agent::shared::build::BUILD_ID;
@@ -11,7 +11,7 @@ use deptool_tests::sandbox::Repo;
 use deptool_tests::sweep::world::{Knows, Runs, Scenario, World};
 use deptool_tests::trace::Deed;
 
-use crate::sweep::world;
+use crate::{damages::DAMAGES, sweep::world};
 
 const OTHER_ID: &str = "0123456789abcdef";
 
@@ -71,33 +71,6 @@ fn fetch(operator: &Repo<'_>, other: &Path) -> Cmd {
     let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     operator.command(&["fetch", "web1"]).env("PATH", format!("{}:{usual}", other.join("bin").display()))
 }
-
-type Damage = (&'static str, fn(&Path));
-
-/// The damages of a journal. Each replaces the file at the path.
-const DAMAGES: [Damage; 7] = [
-    ("emptied", |path| fs::write(path, "").unwrap()),
-    ("removed", |path| fs::remove_file(path).unwrap()),
-    ("cut", |path| fs::write(path, &fs::read(path).unwrap()[..100]).unwrap()),
-    ("flipped", |path| {
-        let mut bytes = fs::read(path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(path, bytes).unwrap();
-    }),
-    ("replaced by a directory", |path| {
-        fs::remove_file(path).unwrap();
-        fs::create_dir(path).unwrap();
-    }),
-    ("replaced by a link", |path| {
-        fs::rename(path, path.with_extension("moved")).unwrap();
-        symlink("journal.moved", path).unwrap();
-    }),
-    ("replaced by a FIFO", |path| {
-        fs::remove_file(path).unwrap();
-        Cmd::new("mkfifo").arg(path).check().unwrap();
-    }),
-];
 
 #[test]
 fn whatever_becomes_of_the_journal_of_an_interrupted_deployment_is_told_and_repaired_on_demand() {

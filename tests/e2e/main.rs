@@ -10,6 +10,7 @@ mod cli_look;
 mod completion;
 mod cut;
 mod damaged;
+mod damages;
 mod demo;
 mod dependencies;
 mod dist;

@@ -22,7 +22,7 @@ use crate::{
         layout::Home,
         missing_branch,
     },
-    shared::{outcome::Goal, store::Store, text::printable},
+    shared::{name::HostName, outcome::Goal, store::Store, text::printable},
 };
 
 /// Whether any record is damaged. This only reads.
@@ -32,7 +32,7 @@ pub fn is_needed(home: &Home) -> bool {
         || failed_units::load(home).is_err()
         || missing_branch::is_suspected(home)
         || Store::strange(&home.store()).is_ok_and(|found| !found.is_empty())
-        || (host_name(home).is_err() && !matches!(Store::deployed_at(&home.store()), Ok(None)))
+        || host_name_by_note(home).is_some()
 }
 
 /// Repair whatever can be repaired. Returns sentences about the repairs. The caller holds the lock, and no deployment is under
@@ -50,11 +50,9 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
     said.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
     said.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
     make_instance(home)?;
-    if let (Err(HostError::Damaged(damage)), Some(note)) = (host_name(home), Note::current(home))
-        && Store::deployed_at(&home.store())?.is_some()
-    {
-        durable::replace(&home.host_name(), note.host.as_str().as_bytes())?;
-        said.push(format!("'{}' {}: written anew by what runs", damage.path, damage.what));
+    if let Some((name, what)) = host_name_by_note(home) {
+        durable::replace(&home.host_name(), name.as_str().as_bytes())?;
+        said.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
     }
     said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
     Ok(said)
@@ -71,6 +69,20 @@ pub fn check_in_step(home: &Home) -> Result<(), HostError> {
                 .into(),
         )),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// The name of the host's directory by the note of what runs, and what is the matter with the record, unless the two agree.
+fn host_name_by_note(home: &Home) -> Option<(HostName, String)> {
+    let note = Note::current(home)?;
+    if matches!(Store::deployed_at(&home.store()), Ok(None)) {
+        return None;
+    }
+    match host_name(home) {
+        Ok(name) if name == note.host => None,
+        Ok(name) => Some((note.host, format!("has '{name}'"))),
+        Err(HostError::Damaged(damage)) => Some((note.host, damage.what)),
+        Err(_) => None,
     }
 }
 
