@@ -94,6 +94,9 @@ fn drop_in_stem(directory: &str, file: &str) -> Result<String, String> {
 
 /// What Podman's generator makes of a file in `/etc/containers/systemd`: see podman-systemd.unit(5).
 fn quadlet(file: &str) -> Result<Snippet, String> {
+    if file.ends_with(".quadlets") {
+        return Err("only 'podman quadlet install' reads it: make a file of each quadlet in it".into());
+    }
     match quadlet_unit(file) {
         Some(unit) => UnitName::parse(unit.as_bytes()).map(Snippet::Unit).map_err(|error| error.to_string()),
         None => Ok(Snippet::QuadletFile),
@@ -140,6 +143,18 @@ pub fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_podmans_generator_does_not_read_is_refused() {
+        for kind in ["container", "kube"] {
+            assert_eq!(quadlet_unit(&format!("a.{kind}")), Some("a.service".into()));
+        }
+        for kind in ["pod", "volume", "network", "image", "build", "artifact"] {
+            assert_eq!(quadlet_unit(&format!("a.{kind}")), Some(format!("a-{kind}.service")));
+        }
+        assert!(quadlet("set.quadlets").unwrap_err().contains("podman quadlet install"));
+        assert_eq!(quadlet("pod.yaml"), Ok(Snippet::QuadletFile));
+    }
 
     #[test]
     fn drop_ins_apply_to_instances_prefixes_and_types() {
