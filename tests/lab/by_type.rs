@@ -1,27 +1,11 @@
 //! What a change of an app does to a unit depends on the unit's type: real sockets, timers, paths, mounts, slices, targets.
 
-use deptool_tests::lab::{Host, HostSpec};
-use deptool_tests::process::Run;
+use deptool_tests::lab::{Base, Host};
 
 use crate::stage::Stage;
 
 fn stage() -> Option<Stage> {
-    let stage = Stage::with(&[HostSpec::new("web1")])?;
-    stage.operator().add_remote("web1", "deptool::web1");
-    Some(stage)
-}
-
-impl Stage {
-    fn write(&self, path: &str, text: &str) {
-        self.operator().write(format!("web1/{path}"), text);
-    }
-
-    /// Commits what is in the work tree and pushes it.
-    fn push(&self, what: &str) -> Run {
-        let operator = self.operator();
-        operator.commit(what);
-        operator.git(&["push", "web1", "prod"])
-    }
+    Stage::of_one(Base::Bookworm)
 }
 
 fn pid(host: &Host, unit: &str) -> String {

@@ -1,9 +1,9 @@
 //! Health probes, which must succeed before a deployment is accepted.
 
-use deptool_tests::lab::{HostSpec, start_or_skip};
+use deptool_tests::lab::{Base, HostSpec, start_or_skip};
 use deptool_tests::sandbox::Sandbox;
 
-use crate::net::http_get;
+use crate::{net::http_get, stage::Stage};
 
 const NGINX_CONF: &str = "\
 user www-data;
@@ -76,4 +76,47 @@ fn what_does_not_answer_as_it_should_is_rolled_back() {
     host.sh("systemctl stop nginx.service");
     operator.write("web1/other/file", "1");
     push("Another app").ok();
+}
+
+#[test]
+fn a_oneshot_of_the_tree_asks_until_it_is_answered_and_leaves_nothing_behind() {
+    let Some(stage) = Stage::of_one(Base::Bookworm) else { return };
+    let host = stage.host();
+    let manifest = |within: &str| {
+        let health = format!(r#""health": [{{"unit": "db-ready.service", "within": "{within}"}}]"#);
+        stage.write("db/manifest.json", &format!(r#"{{"systemd": {{"units_enabled": ["db.service"]}}, {health}}}"#));
+    };
+    let service = |seconds: u8| {
+        format!(
+            "[Service]\nExecStartPre=/bin/rm -f /run/db.ready\n\
+                 ExecStart=/bin/sh -c 'sleep {seconds}; touch /run/db.ready; exec sleep infinity'\n\
+                 [Install]\nWantedBy=multi-user.target\n"
+        )
+    };
+    // Each run that fails is counted.
+    let probe = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'test -e /run/db.ready && exit; \
+                 echo x >>/run/db.asked; echo the database sleeps; exit 2'\n";
+    stage.write("db/systemd/db.service", &service(3));
+    stage.write("db/systemd/db-ready.service", probe);
+    manifest("20s");
+    stage.push("A slow database").ok();
+    assert_ne!(host.sh("wc -l </run/db.asked"), "1", "it was asked until it answered");
+    assert_eq!(
+        (host.unit_state("db.service"), host.unit_state("db-ready.service")),
+        ("active".into(), "inactive".into())
+    );
+
+    stage.write("db/systemd/db.service", &service(60));
+    manifest("2s");
+    let failed = stage.push_fails("Too slow").says("rolled back: db-ready.service of 'db' does not succeed after");
+    failed.says("exited with status 2").says("the database sleeps");
+    assert_eq!(host.sh("systemctl list-units --failed --all --no-legend --plain"), "");
+    assert_eq!(host.unit_state("db.service"), "active");
+
+    // It hangs: its time is limited, and nothing of it goes on.
+    stage.write("db/systemd/db.service", &service(0));
+    stage.write("db/systemd/db-ready.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'sleep 1111; exit 0'\n");
+    stage.push_fails("It hangs").says("db-ready.service of 'db' does not succeed after").says("does not end");
+    assert_eq!(host.sh("pgrep -f '[s]leep 1111' || true"), "");
+    assert_eq!(host.unit_state("db-ready.service"), "inactive");
 }

@@ -18,7 +18,7 @@ Exec=/usr/bin/sh -c 'read word </data/word; echo it says $word; exec sleep infin
 [Install]
 WantedBy=multi-user.target
 ";
-const ROOTFS: &str = "\
+pub const ROOTFS: &str = "\
 mkdir -p /srv/box
 cd /srv/box
 for dir in bin lib lib64 sbin; do ln -s usr/$dir $dir; done

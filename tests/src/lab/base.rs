@@ -25,6 +25,8 @@ pub enum Base {
     Bookworm,
     /// Debian 13: systemd 257, with podman (quadlets).
     Trixie,
+    /// Bookworm with the servers of the manual's examples, and their clients.
+    Servers,
     /// Bookworm with Python, only for a comparison with tools that need it on hosts.
     Python,
 }
@@ -32,7 +34,7 @@ pub enum Base {
 impl Base {
     pub fn suite(self) -> &'static str {
         match self {
-            Base::Bookworm | Base::Python => "bookworm",
+            Base::Bookworm | Base::Servers | Base::Python => "bookworm",
             Base::Trixie => "trixie",
         }
     }
@@ -41,6 +43,7 @@ impl Base {
         match self {
             Base::Bookworm => PACKAGES.to_owned(),
             Base::Trixie => format!("{PACKAGES},podman"),
+            Base::Servers => format!("{PACKAGES},bind9-dnsutils,postgresql-15"),
             Base::Python => format!("{PACKAGES},python3"),
         }
     }
