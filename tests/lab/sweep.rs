@@ -15,6 +15,10 @@ use deptool_tests::trace::{self, Call, Deed, Watched};
 use crate::state::State;
 
 const AGENT: Watched = Watched::From { from: "deptool-agent", but: "git" };
+/// A unit of the host's own, which is restarted along with one of the tree.
+const BESIDE: &str = "[Unit]\nRequires=stays.service\nAfter=stays.service\n[Service]\nExecStart=/bin/sleep infinity\n";
+/// One that conflicts with one of the tree, and is given back.
+const OLD: &str = "[Service]\nExecStart=/bin/sleep infinity\n";
 const WEB: &str = "[Unit]\nDescription=1\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n\
                    [Install]\nWantedBy=multi-user.target\n";
 /// The files of the apps, independently of Git and the agent.
@@ -40,10 +44,13 @@ impl Stage {
         sandbox.set_env("GIT_SSH_VARIANT", "simple");
         let operator = sandbox.repo("operator");
         operator.add_remote("web1", "deptool::web1");
-        commits(&operator);
+        let host = lab.host("web1");
+        std::fs::write(host.path("/etc/systemd/system/beside.service"), BESIDE).unwrap();
+        std::fs::write(host.path("/etc/systemd/system/old.service"), OLD).unwrap();
+        host.sh("systemctl daemon-reload; systemctl start old.service");
+        commits(&operator, &|| drop(host.sh("systemctl start beside.service talk.service")));
         operator.git(&["push", "web1", "prod"]).ok();
         fetch(&operator);
-        let host = lab.host("web1");
         let (new, new_files) = (State::of(host), host.sh(FILES));
         operator.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
         Some(Stage { sandbox, new, new_files, lab })
@@ -115,7 +122,15 @@ fn fetch(operator: &Repo<'_>) {
     poll("a fetch heals", Duration::from_secs(60), fetch).unwrap();
 }
 
-fn commits(operator: &Repo<'_>) {
+/// Two commits; `between` is called once the first one runs. A socket changes while its service runs, a unit comes that
+/// conflicts with one of the host's own and enables more than itself.
+fn commits(operator: &Repo<'_>, between: &dyn Fn()) {
+    let socket = |port: u16| {
+        operator.write("web1/talk/systemd/talk.socket", format!("[Socket]\nListenStream=127.0.0.1:{port}\n"));
+    };
+    operator.write("web1/talk/systemd/talk.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    operator.write("web1/talk/manifest.json", r#"{"systemd": {"units_enabled": ["talk.socket"]}}"#);
+    socket(7001);
     let units = |stays: &str, changes: &str| {
         operator.write("web1/web/systemd/stays.service", WEB);
         operator.write(format!("web1/web/systemd/{changes}.service"), WEB);
@@ -133,6 +148,16 @@ fn commits(operator: &Repo<'_>) {
     units("Description=1", "goes");
     operator.commit("One");
     operator.git(&["push", "web1", "prod"]).ok();
+    between();
+    socket(7002);
+    let takes_over = "[Unit]\nConflicts=old.service\n[Service]\nExecStart=/bin/sleep infinity\n\
+                      [Install]\nWantedBy=multi-user.target\nAlias=front.service\nAlso=side.socket\n";
+    operator.write("web1/takes/systemd/takes.service", takes_over);
+    operator.write(
+        "web1/takes/systemd/side.socket",
+        "[Socket]\nListenStream=127.0.0.1:7003\nService=talk.service\n[Install]\nWantedBy=sockets.target\n",
+    );
+    operator.write("web1/takes/manifest.json", r#"{"systemd": {"units_enabled": ["takes.service"]}}"#);
     operator.write("web1/web/file", "2\n");
     operator.write("web1/web/tmpfiles/web.conf", "d /run/web 0750\n");
     operator.remove("web1/gone");
