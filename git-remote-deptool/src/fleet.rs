@@ -10,7 +10,7 @@ pub mod remote;
 use std::{
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use decision::Rules;
@@ -31,6 +31,8 @@ use crate::{
 
 /// How often we look whether we were interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+/// How long hosts that can still be called off may take to say so, before the operator is told which have begun.
+const TIME_TO_CANCEL: Duration = Duration::from_millis(300);
 /// A session's thread has little to remember.
 const STACK: usize = 512 * 1024;
 
@@ -100,11 +102,12 @@ pub fn run(
             ends: (0..count).map(|_| None).collect(),
             went_well: vec![true; count],
             reverted: vec![false; count],
-            is_there: vec![false; count],
+            may_begin: vec![!at_once; count],
             orders,
+            is_told: false,
             supervisor,
         };
-        let mut is_told = false;
+        let mut tell_at = None;
         while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
                 Ok((at, report)) => fleet.take(at, report),
@@ -112,13 +115,12 @@ pub fn run(
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if connector.interrupted.is_set() {
-                if !std::mem::replace(&mut is_told, true) {
-                    let begun = fleet.decision.begun();
-                    let begun: Vec<usize> = begun.into_iter().filter(|at| fleet.is_there[*at]).collect();
-                    fleet.supervisor.interrupted(&begun);
-                }
                 let steps = fleet.decision.interrupt();
                 fleet.carry_out(steps);
+                let at = *tell_at.get_or_insert_with(|| Instant::now() + TIME_TO_CANCEL);
+                if !fleet.is_told && Instant::now() >= at {
+                    fleet.tell_of_begun();
+                }
             }
         }
         fleet.results()
@@ -131,18 +133,23 @@ struct Fleet<'a> {
     /// Whose connection was never lost: they have not gone back by themselves.
     went_well: Vec<bool>,
     reverted: Vec<bool>,
-    /// Whose agent has sent its hello: one that was not there can't have begun.
-    is_there: Vec<bool>,
+    /// Which hosts may begin once they are told to: a single one is not told, but needs all that it takes.
+    may_begin: Vec<bool>,
     orders: Vec<Orders>,
+    /// The operator was told what becomes of hosts that had begun when we were interrupted.
+    is_told: bool,
     supervisor: &'a mut dyn Supervisor,
 }
 
 impl Fleet<'_> {
+    fn tell_of_begun(&mut self) {
+        self.is_told = true;
+        let begun: Vec<usize> = self.decision.begun().into_iter().filter(|at| self.may_begin[*at]).collect();
+        self.supervisor.interrupted(&begun);
+    }
+
     fn take(&mut self, at: usize, report: DeliveryEvent) {
         self.supervisor.on_event(at, &report);
-        if matches!(report, DeliveryEvent::Hello(_)) {
-            self.is_there[at] = true;
-        }
         let input = match report {
             DeliveryEvent::NeedFull => {
                 match self.supervisor.full_pack(at) {
@@ -159,6 +166,10 @@ impl Fleet<'_> {
                 Input::Lost
             }
             DeliveryEvent::Ended(end) => Input::Ended(self.ended(at, end)),
+            DeliveryEvent::MayBegin => {
+                self.may_begin[at] = true;
+                return;
+            }
             DeliveryEvent::Stage(_)
             | DeliveryEvent::Hello(_)
             | DeliveryEvent::Answered(_)

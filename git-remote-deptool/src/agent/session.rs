@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     io::{self, Write},
     sync::{
+        Arc,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel},
     },
@@ -44,8 +45,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 const TIDYING: Duration = Duration::from_secs(10);
 /// How often we say that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often a session that can be interrupted looks whether it is.
+/// How often a session looks whether it is interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
+/// How long a host may say nothing when there is reason to believe that it can't be reached, or nobody waits for its answer
+/// any more: it has missed two heartbeats.
+const SHORT_SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 2);
 /// Read no further while this many messages are unread: a host can't fill our memory.
 const UNREAD: usize = 16;
 
@@ -113,32 +117,45 @@ pub struct Session {
     spoke: Instant,
     is_local: bool,
     answered_in: Duration,
-    /// Ends a session that only asks. A deployment is ended by its fleet instead.
-    interrupt: Option<Interrupt>,
+    interrupt: Interrupt,
+    at_interrupt: AtInterrupt,
     /// How long the host may be silent.
     silence: Duration,
 }
 
+/// What an interrupt does to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtInterrupt {
+    /// It goes on, but a host that falls silent is soon given up: a deployment is ended by its fleet.
+    Hurries,
+    /// It ends: it only asks.
+    Ends,
+}
+
 impl Session {
-    /// Connect to `target`. Returns what the host says of itself, too.
-    pub fn to(
+    /// Connect to `target`, to ask it something: an interrupt ends whatever waits for the host. Returns what the host says
+    /// of itself, too.
+    pub fn to_ask(
         connector: &Connector,
         target: &Endpoint,
-        mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
         let started = connector.start(target, None, stage)?;
-        Session::open(connector, started, &Ahead::No, mailbox, stage)
+        let session = Session::open(connector, started, &Ahead::No, Mailbox::new(), stage)?;
+        let mut session = Session { at_interrupt: AtInterrupt::Ends, ..session };
+        let hello = session.hello()?;
+        Ok((session, hello))
     }
 
-    /// Go on with a connection that was started; a request in `ahead` is sent without waiting for an answer.
+    /// Go on with a connection that was started until an agent answers; a request in `ahead` is sent without waiting for
+    /// that. The first message is a [`hello`](Self::hello).
     pub fn open(
         connector: &Connector,
         started: Started,
         ahead: &Ahead,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
-    ) -> Result<(Session, Hello), SessionError> {
+    ) -> Result<Session, SessionError> {
         let (is_local, since) = (started.is_local(), started.since());
         let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
         let answered_in = since.elapsed();
@@ -152,7 +169,7 @@ impl Session {
         let now = Instant::now();
         let (watchdog, orders) = (Watchdog::begin(now), VecDeque::new());
         let outgoing = Some(outgoing);
-        let mut session = Session {
+        Ok(Session {
             connection,
             outgoing,
             mailbox,
@@ -163,24 +180,35 @@ impl Session {
             spoke: now,
             is_local,
             answered_in,
-            interrupt: None,
+            interrupt: connector.interrupted.clone(),
+            at_interrupt: AtInterrupt::Hurries,
             silence: SILENCE,
-        };
-        match session.receive()? {
-            Response::Hello(hello) => Ok((session, *hello)),
+        })
+    }
+
+    /// What the host says of itself, first of all.
+    pub fn hello(&mut self) -> Result<Hello, SessionError> {
+        match self.receive()? {
+            Response::Hello(hello) => Ok(*hello),
             _ => Err(SessionError::OutOfOrder),
         }
     }
 
-    /// From now on everything that waits for the host ends when the operator interrupts us.
-    pub fn interruptible(mut self, interrupt: &Interrupt) -> Session {
-        self.interrupt = Some(interrupt.clone());
-        self
+    /// There is reason to believe that the host can't be reached: give it up soon.
+    pub fn expect_silence(&mut self) {
+        self.silence = SHORT_SILENCE;
     }
 
-    /// Be content with two missed heartbeats: there is reason to believe that the host can't be reached.
-    pub fn expect_silence(&mut self) {
-        self.silence = 2 * HEARTBEAT + Duration::from_secs(2);
+    /// Send requests that are encoded already, while what the host says meanwhile is read: see [`abandon`](Self::abandon).
+    pub fn send_meanwhile(&mut self, parts: Vec<Arc<[u8]>>) -> Result<(), SessionError> {
+        self.spoke = Instant::now();
+        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+        outgoing.send_ahead(parts).map_err(|error| SessionError::Lost(error.to_string()))
+    }
+
+    /// Whether something is still being sent in the background.
+    pub fn is_sending(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(Outgoing::is_busy)
     }
 
     /// Stop sending what was sent ahead. Returns whether the host will never have all of it.
@@ -202,8 +230,7 @@ impl Session {
         self.send_frames(&frame)
     }
 
-    /// Send requests that are encoded already.
-    pub fn send_frames(&mut self, frames: &[u8]) -> Result<(), SessionError> {
+    fn send_frames(&mut self, frames: &[u8]) -> Result<(), SessionError> {
         self.spoke = Instant::now();
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         match outgoing.write_all(frames).and_then(|()| outgoing.flush()) {
@@ -211,22 +238,17 @@ impl Session {
                 self.outgoing = None;
                 Ok(())
             }
+            Err(_) if self.interrupt.is_set() => Err(SessionError::Interrupted),
             result => result.map_err(|error| SessionError::Lost(error.to_string())),
         }
     }
 
     /// Send a blob that is too large for the pack. The connection is of no use any more if that is interrupted.
-    pub fn send_blob(
-        &mut self,
-        id: BlobId,
-        size: u64,
-        content: &mut dyn io::Read,
-        interrupt: &Interrupt,
-    ) -> Result<(), SessionError> {
+    pub fn send_blob(&mut self, id: BlobId, size: u64, content: &mut dyn io::Read) -> Result<(), SessionError> {
         self.send(&Request::Blob { id, size })?;
         let mut chunk = vec![0; CHUNK];
         loop {
-            if interrupt.is_set() {
+            if self.interrupt.is_set() {
                 return Err(SessionError::Interrupted);
             }
             let count = content.read(&mut chunk).map_err(|error| SessionError::Here(error.to_string()))?;
@@ -248,10 +270,6 @@ impl Session {
                 _ => return Err(SessionError::OutOfOrder),
             }
         }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.interrupt.as_ref().is_some_and(Interrupt::is_set)
     }
 
     /// The next message. Orders that come first are kept for [`Session::event`].
@@ -282,16 +300,16 @@ impl Session {
         let deadline = Instant::now() + wait;
         loop {
             // While a request sent ahead is on its way that is sign of life enough.
-            let is_busy = self.outgoing.as_ref().is_some_and(Outgoing::is_busy);
-            if self.spoke.elapsed() >= HEARTBEAT && !is_busy {
+            if self.spoke.elapsed() >= HEARTBEAT && !self.is_sending() {
                 self.send(&Request::Heartbeat)?;
             }
-            if self.is_interrupted() {
-                return Err(SessionError::Interrupted);
-            }
+            let silence = match (self.interrupt.is_set(), self.at_interrupt) {
+                (true, AtInterrupt::Ends) => return Err(SessionError::Interrupted),
+                (true, AtInterrupt::Hurries) => self.silence.min(SHORT_SILENCE),
+                (false, _) => self.silence,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            let look = if self.interrupt.is_some() { INTERRUPT_CHECK } else { HEARTBEAT };
-            let arrival = self.mailbox.arrivals().recv_timeout(left.min(look));
+            let arrival = self.mailbox.arrivals().recv_timeout(left.min(INTERRUPT_CHECK));
             match arrival {
                 Ok(Arrival::Order(order)) => return Ok(Some(Event::Order(order))),
                 // From a connection before this one.
@@ -307,11 +325,11 @@ impl Session {
                 }
                 Ok(Arrival::End(_, error)) => return Err(self.ended(error)),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended(None)),
-                Err(RecvTimeoutError::Timeout) if self.watchdog.is_silent(self.silence, Instant::now()) => {
+                Err(RecvTimeoutError::Timeout) if self.watchdog.is_silent(silence, Instant::now()) => {
                     self.connection.stopper().stop();
                     return Err(SessionError::Lost("the host is silent".into()));
                 }
-                Err(RecvTimeoutError::Timeout) if left <= look => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if left <= INTERRUPT_CHECK => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -371,7 +389,7 @@ fn read(mut reader: FrameReader<impl io::Read>, number: usize, room: &SyncSender
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc::channel};
+    use std::sync::mpsc::channel;
 
     use super::*;
 

@@ -318,7 +318,8 @@ impl Connector {
             Questions::Deferred => Showing::Connected,
         };
         let program = command.get_program().to_string_lossy().into_owned();
-        let (connection, mut outgoing, incoming) = process::start(command, kind, self.display.sink.clone(), showing)
+        let shown = (self.display.sink.clone(), showing);
+        let (connection, mut outgoing, incoming) = process::start(command, kind, shown, &self.interrupted)
             .map_err(|source| ConnectError::Start { program, source })?;
         // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
         let _ = outgoing.write_all(install::hello().as_bytes());

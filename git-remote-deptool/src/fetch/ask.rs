@@ -14,7 +14,7 @@ use super::projection::{self, CommitSource, Elsewhere};
 use crate::{
     agent::{
         open_files::{self, Use},
-        session::{Mailbox, Session},
+        session::Session,
         transport::{self, Stage},
     },
     config::HostRemote,
@@ -79,9 +79,8 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
 
 fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
     let place = place_to_ask(remote, host)?;
-    let opened = Session::to(&remote.connector, &place, Mailbox::new(), stage);
-    let opened = opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source });
-    opened.map(|(session, hello)| (session.interruptible(&remote.connector.interrupted), hello))
+    let opened = Session::to_ask(&remote.connector, &place, stage);
+    opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
 }
 
 /// Ask one host what it runs, and bring that home. The caller holds the host's lock on this side.

@@ -3,7 +3,7 @@
 use deptool_agent::shared::wire::Hello;
 
 use crate::{
-    agent::session::{Mailbox, Session, SessionError},
+    agent::session::{Session, SessionError},
     config::HostRemote,
     fetch,
     fleet::{
@@ -32,9 +32,8 @@ pub fn query<T: Send>(
         || (),
         |(), at| {
             let Ok(endpoint) = &endpoints[at] else { return None };
-            let opened = Session::to(connector, endpoint, Mailbox::new(), &mut |_| {});
-            Some(opened.and_then(|(session, hello)| {
-                let mut session = session.interruptible(&connector.interrupted);
+            let opened = Session::to_ask(connector, endpoint, &mut |_| {});
+            Some(opened.and_then(|(mut session, hello)| {
                 let answer = ask(&mut session, &hello)?;
                 session.close();
                 Ok((hello, answer))

@@ -50,6 +50,8 @@ pub struct Delivery {
 pub enum DeliveryEvent {
     Stage(Stage),
     Hello(Box<Hello>),
+    /// From here on the host may begin: everything that it takes is on its way.
+    MayBegin,
     /// The host has begun to answer the request.
     Answered(Timing),
     Phase(Phase),

@@ -25,9 +25,11 @@ pub fn state_of(report: &DeliveryEvent) -> Option<State> {
         DeliveryEvent::Kept => State::At(Phase::AwaitingRelease),
         DeliveryEvent::Ended(end) => state_of_end(end),
         DeliveryEvent::Busy(_) => State::Waiting,
-        DeliveryEvent::Answered(_) | DeliveryEvent::NeedFull | DeliveryEvent::Note(_) | DeliveryEvent::Lost => {
-            return None;
-        }
+        DeliveryEvent::MayBegin
+        | DeliveryEvent::Answered(_)
+        | DeliveryEvent::NeedFull
+        | DeliveryEvent::Note(_)
+        | DeliveryEvent::Lost => return None,
     })
 }
 

@@ -22,11 +22,14 @@ use rustix::{
 
 use super::asking;
 use super::messages::{self, Kind, Messages, Showing, Sink};
+use crate::model::interrupt::Interrupt;
 
 /// How much is written between two looks at whether it is still wanted.
 const CHUNK: usize = 64 * 1024;
 /// How long the other side may take nothing of what is written to it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same when nobody waits for that any more.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a write that waits looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -43,12 +46,13 @@ pub struct Connection {
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<Mutex<Child>>);
 
-/// Start `command` with pipes for stdin and stdout; its stderr is shown on `sink`.
+/// Start `command` with pipes for stdin and stdout; its stderr is shown on `sink`. When we are interrupted, writes to it do
+/// not wait for long any more.
 pub fn start(
     mut command: Command,
     kind: Kind,
-    sink: Sink,
-    showing: Showing,
+    (sink, showing): (Sink, Showing),
+    interrupt: &Interrupt,
 ) -> io::Result<(Connection, Outgoing, Incoming)> {
     let (stderr, ours) = messages::channel_of(kind)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
@@ -60,7 +64,7 @@ pub fn start(
     let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink, showing) };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
     rustix::io::ioctl_fionbio(&stdin, true)?;
-    Ok((connection, Outgoing::new(stdin), incoming))
+    Ok((connection, Outgoing::new(stdin, interrupt.clone()), incoming))
 }
 
 impl Connection {
@@ -185,6 +189,7 @@ struct Stdin {
     /// How many bytes were.
     written: Arc<AtomicUsize>,
     unwanted: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 impl Write for Stdin {
@@ -202,8 +207,9 @@ impl Write for Stdin {
                 }
                 Err(error) => return Err(error),
             }
+            let patience = if self.interrupt.is_set() { self.patience.min(SHORT_PATIENCE) } else { self.patience };
             match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&look)) {
-                Ok(0) if began.elapsed() >= self.patience => {
+                Ok(0) if began.elapsed() >= patience => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more"));
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -218,12 +224,12 @@ impl Write for Stdin {
 }
 
 impl Outgoing {
-    fn new(pipe: ChildStdin) -> Outgoing {
+    fn new(pipe: ChildStdin, interrupt: Interrupt) -> Outgoing {
         // Without it everything counts as read.
         let again = pipe.as_fd().try_clone_to_owned().ok();
         let written = Arc::<AtomicUsize>::default();
         let unwanted = Arc::<AtomicBool>::default();
-        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone(), unwanted: unwanted.clone() };
+        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone(), unwanted: unwanted.clone(), interrupt };
         Outgoing { writer: Some(Writer::Ready(stdin)), written, unwanted, pipe: again }
     }
 
@@ -357,7 +363,8 @@ mod tests {
     fn shell(script: &str) -> (Connection, Outgoing, Incoming) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce).unwrap()
+        let sink = Arc::new(Mutex::new(io::sink()));
+        start(command, Kind::Pipe, (sink, Showing::AtOnce), &Interrupt::default()).unwrap()
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
     messages::{Kind, Showing},
     process, user_config,
 };
+use crate::model::interrupt::Interrupt;
 
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
@@ -165,7 +166,8 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it prints is not shown.
-    let Ok((asking, ..)) = process::start(command, Kind::Pipe, Arc::new(Mutex::new(io::sink())), Showing::AtOnce)
+    let nowhere = Arc::new(Mutex::new(io::sink()));
+    let Ok((asking, ..)) = process::start(command, Kind::Pipe, (nowhere, Showing::AtOnce), &Interrupt::default())
     else {
         return false;
     };

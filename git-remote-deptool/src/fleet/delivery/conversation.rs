@@ -16,12 +16,16 @@ use deptool_agent::shared::{
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
     session::{Event, Mailbox, Order, Session, SessionError},
-    transport::{Ahead, Connector, Early, Stage, Started},
+    transport::{Ahead, ConnectError, Connector, Early, Stage, Started},
 };
 use crate::state::{RequestPath, Timing};
 
 /// How often we ask a host after the connection was lost. With `--atomic` others wait for the answer.
 const TRIES: u32 = 2;
+/// How long a login that said nothing may take when it is asked once more.
+const PATIENCE_WITH_SILENT: Duration = Duration::from_secs(10);
+/// How often it is looked whether everything before a large file has been sent.
+const LOOK: Duration = Duration::from_millis(20);
 /// Between two tries to connect.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -33,7 +37,7 @@ pub(super) struct Conversation<'a> {
     tell: &'a dyn Fn(DeliveryEvent),
     pub permission: Permission,
     expected: Expected,
-    /// We conversation over another connection than the first.
+    /// We talk over another connection than the first.
     is_attached: bool,
     /// The request was not answered yet: how long the hello took, and when it came.
     unanswered: Option<(Duration, Instant)>,
@@ -88,21 +92,21 @@ impl<'a> Conversation<'a> {
             && self.begins_by_itself()
             && early.is_taken()
         {
-            self.permission = Permission::Given;
+            self.permit();
         }
-        let (mut session, hello) = match opened {
+        let mut session = opened?;
+        let hello = match session.hello() {
             // Instead of its hello: an agent that can't say that reads no request.
             Err(SessionError::Agent(why)) => return Ok(Outcome::refused(why)),
-            opened => opened?,
+            hello => hello?,
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
         self.unanswered = Some((session.answered_in(), Instant::now()));
         if self.begins_by_itself() {
-            self.permission = Permission::Given;
+            self.permit();
         }
         if !delivery.is_known {
-            session.send_frames(&request)?;
-            session.send_frames(&delivery.payload.messages)?;
+            session.send_meanwhile(vec![request, delivery.payload.messages.clone()])?;
         }
         if let Some(cancelled) = self.send_large(&mut session, &delivery.payload.large)? {
             return Ok(cancelled);
@@ -113,6 +117,12 @@ impl<'a> Conversation<'a> {
     /// Whether the host activates as soon as it has what is sent first, without waiting for an order.
     fn begins_by_itself(&self) -> bool {
         self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
+    }
+
+    /// From here on the host may begin.
+    fn permit(&mut self) {
+        self.permission = Permission::Given;
+        (self.tell)(DeliveryEvent::MayBegin);
     }
 
     /// Pass on messages and orders until the deployment has ended.
@@ -155,13 +165,13 @@ impl<'a> Conversation<'a> {
             Order::Send(Request::Cancel) if session.abandon() => Ok(Some(Outcome::Cancelled)),
             Order::Send(request) => {
                 if request == Request::Activate {
-                    self.permission = Permission::Given;
+                    self.permit();
                 }
                 session.send(&request)?;
                 Ok(None)
             }
             Order::Full(payload) => {
-                session.send_frames(&payload.messages)?;
+                session.send_meanwhile(vec![payload.messages])?;
                 self.send_large(session, &payload.large)
             }
         }
@@ -173,15 +183,21 @@ impl<'a> Conversation<'a> {
         if large.is_empty() {
             return Ok(None);
         }
+        while session.is_sending() {
+            if self.is_interrupted() && session.abandon() {
+                return Ok(Some(Outcome::Cancelled));
+            }
+            thread::sleep(LOOK);
+        }
         for (id, size) in large {
             let mut content = (self.delivery.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
-            match session.send_blob(*id, *size, &mut content, &self.connector.interrupted) {
+            match session.send_blob(*id, *size, &mut content) {
                 Err(SessionError::Interrupted) => return Ok(Some(Outcome::Cancelled)),
                 sent => sent?,
             }
         }
         if self.delivery.request.activation == Activation::AtOnce {
-            self.permission = Permission::Given;
+            self.permit();
         }
         session.send(&Request::ObjectsEnd)?;
         Ok(None)
@@ -211,9 +227,19 @@ impl<'a> Conversation<'a> {
     }
 
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
+    ///
+    /// An operator who has interrupted us does not wait for that, and a login that was silent is not waited for as long
+    /// once more: the next contact asks.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
-        for attempt in 1..=TRIES {
-            match self.attach(None) {
+        let (tries, deadline) = match lost {
+            SessionError::Connect(ConnectError::Silent) => (1, Some(Instant::now() + PATIENCE_WITH_SILENT)),
+            _ => (TRIES, None),
+        };
+        for attempt in 1..=tries {
+            if self.is_interrupted() {
+                break;
+            }
+            match self.attach(deadline) {
                 Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
                 Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
                 Ok(Status::Running(session)) => {
@@ -223,7 +249,7 @@ impl<'a> Conversation<'a> {
                 }
                 Err(_) => {}
             }
-            if attempt < TRIES {
+            if attempt < tries {
                 thread::sleep(PAUSE);
             }
         }
@@ -234,8 +260,8 @@ impl<'a> Conversation<'a> {
     fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
         let stage = &mut |_| {};
         let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
-        let (mut session, hello) = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
-        (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
+        let mut session = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
+        (self.tell)(DeliveryEvent::Hello(Box::new(session.hello()?)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {
             Response::Attached => {
