@@ -50,9 +50,11 @@ fn a_host_in_doubt_is_asked_even_if_it_is_up_to_date() {
 fn a_check_asks_a_host_that_is_up_to_date() {
     each_git(|world| {
         world.deployed("prod");
-        // Too late: Git has decided before it sends options.
-        assert_eq!(world.push("", &["-o", "check", "web1", "prod"]).status, 0);
-        assert_eq!(world.asked(), ["offers", "finish"]);
+        // Git has decided before it sends options. Where its command line can't be read that is too late.
+        if cfg!(target_os = "linux") {
+            assert_eq!(world.scripted("", &["push", "-o", "check", "web1", "prod"]).status, 0);
+            assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod check");
+        }
         let check = world.scripted("", &["-c", "push.pushOption=check", "push", "web1", "prod"]);
         assert_eq!(check.status, 0);
         assert_eq!(world.asked()[1], "push refs/heads/prod:refs/heads/prod check");

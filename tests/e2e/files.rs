@@ -177,8 +177,8 @@ fn generations_share_nothing() {
     assert_eq!(std::fs::read(first.join("same")).unwrap(), b"same");
 }
 
-/// Damages the checkout of `web` in some way and deploys something else, which says so. A repair puts it right.
-fn spoil(how: &dyn Fn(&std::path::Path)) {
+/// Damages the checkout of `web` in some way and deploys something else, which says `told`. After a repair all is right.
+fn spoil(told: &str, how: &dyn Fn(&std::path::Path)) {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);
     operator.write("web1/web/dir/inner", "inner");
@@ -187,26 +187,28 @@ fn spoil(how: &dyn Fn(&std::path::Path)) {
     how(&deployed(&sandbox, "web").canonicalize().unwrap());
     operator.write("web1/other/file", "something else");
     let two = operator.commit("Two");
-    operator.git(&["push", "web1", "prod"]).ok().says("repair");
+    operator.git(&["push", "web1", "prod"]).ok().says(told);
     operator.git(&["push", "-o", "repair", "web1", "prod"]).ok();
     at_rest(&sandbox, "web1", Some(&two));
 }
 
 #[test]
 fn a_tampered_checkout_is_not_used_again() {
-    spoil(&|web| std::fs::write(web.join("file"), "x\n").unwrap());
-    spoil(&|web| std::fs::remove_file(web.join("file")).unwrap());
-    spoil(&|web| std::fs::write(web.join("extra"), "x\n").unwrap());
-    spoil(&|web| std::fs::write(web.join("dir/extra"), "x\n").unwrap());
-    spoil(&|web| std::fs::set_permissions(web.join("file"), std::fs::Permissions::from_mode(0o600)).unwrap());
-    spoil(&|web| {
+    const REPAIR: &str = "git deptool repair";
+    spoil(REPAIR, &|web| std::fs::write(web.join("file"), "x\n").unwrap());
+    spoil(REPAIR, &|web| std::fs::remove_file(web.join("file")).unwrap());
+    spoil(REPAIR, &|web| std::fs::write(web.join("extra"), "x\n").unwrap());
+    spoil(REPAIR, &|web| std::fs::write(web.join("dir/extra"), "x\n").unwrap());
+    spoil(REPAIR, &|web| std::fs::set_permissions(web.join("file"), std::fs::Permissions::from_mode(0o600)).unwrap());
+    spoil(REPAIR, &|web| {
         // The same size and time.
         let file = web.join("file");
         let time = file.metadata().unwrap().modified().unwrap();
         std::fs::write(&file, "x\n").unwrap();
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
     });
-    spoil(&|web| std::fs::remove_dir_all(web).unwrap());
+    // A new generation can't hold what is not there.
+    spoil("is missing: put right", &|web| std::fs::remove_dir_all(web).unwrap());
 }
 
 #[test]

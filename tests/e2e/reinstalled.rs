@@ -100,7 +100,9 @@ fn a_push_to_a_wiped_host_is_stale_once_and_one_that_asks_first_works_at_once() 
     at_rest(&world.sandbox, "web1", Some(&two));
     // A push that considers the host up to date finds that it is not, if it is told to ask.
     world.wipe();
-    ada.git(&["push", "-o", "check", "web1", "prod"]).ok().says("Everything up-to-date");
+    ada.git(&["push", "-o", "check", "web1", "prod"]).ok().says(ANEW).says("[new branch]");
+    at_rest(&world.sandbox, "web1", Some(&two));
+    world.wipe();
     ada.git(&["config", "push.pushOption", "check"]).ok();
     ada.git(&["push", "web1", "prod"]).ok().says(ANEW).says("[new branch]");
     at_rest(&world.sandbox, "web1", Some(&two));

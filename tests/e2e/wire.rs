@@ -275,8 +275,14 @@ fn an_end_of_input_in_the_middle_of_a_batch_does_nothing() {
         assert!(!run.success(), "{cut}: {run}");
     }
     assert_eq!(state_of(&sandbox.root("web1")).len(), 1);
-    let whole = format!("{lines}\n\n");
+    // Git keeps its end open until it has read the report.
     let helper = sandbox.command("git-remote-deptool").dir(&operator.dir).args(["web1", url]);
-    helper.env("GIT_DIR", operator.dir.join(".git")).input(whole).run().unwrap().ok().prints("ok refs/heads/prod\n");
+    let mut helper = helper.env("GIT_DIR", operator.dir.join(".git")).into_inner();
+    let mut helper = helper.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut git = helper.stdin.take().unwrap();
+    git.write_all(format!("{lines}\n\n").as_bytes()).unwrap();
+    let output = helper.wait_with_output().unwrap();
+    drop(git);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("ok refs/heads/prod\n"));
     at_rest(&sandbox, "web1", Some(&one));
 }

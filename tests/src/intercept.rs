@@ -113,5 +113,5 @@ fn act(act: Act) -> ! {
         }
         (Act::KillHelper, None) | (Act::Cut | Act::CutUnheard, _) => {}
     }
-    std::process::exit(0)
+    std::process::exit(crate::link::LOST)
 }

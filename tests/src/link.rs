@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use deptool_agent::shared::frame::MAX_FRAME;
 
+/// The exit status of ssh when its connection is lost.
+pub const LOST: i32 = 255;
+
 /// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -73,15 +76,15 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     let (stdin, stdout) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
     let of = |way: Way| (fault.way == way).then(|| (fault, hit.to_owned()));
     let (up, down) = (of(Way::Up), of(Way::Down));
-    std::thread::spawn(move || {
-        let end = carry(std::io::stdin(), stdin, up);
-        if end == End::Cut || fault.fate == Fate::Stall {
-            std::process::exit(0);
-        }
+    std::thread::spawn(move || match carry(std::io::stdin(), stdin, up) {
+        End::Cut => std::process::exit(LOST),
+        End::Closed if fault.fate == Fate::Stall => std::process::exit(0),
+        End::Closed => {}
     });
     match carry(stdout, std::io::stdout(), down) {
-        End::Cut | End::Closed if fault.fate != Fate::Stall => std::process::exit(0),
-        _ => {}
+        End::Cut => std::process::exit(LOST),
+        End::Closed if fault.fate != Fate::Stall => std::process::exit(0),
+        End::Closed => {}
     }
     child.wait()?;
     // A stalled connection does not report the agent's exit, either.
