@@ -23,7 +23,7 @@ use deptool_agent::shared::{
 use crate::{
     agent::{
         payload::Payload,
-        session::{Mailbox, Order, Orders, SessionError},
+        session::{LocalError, Mailbox, Order, Orders, SessionError},
         transport::Connector,
     },
     fleet::delivery::{Delivery, DeliveryEnd, DeliveryEvent},
@@ -36,13 +36,20 @@ const TIME_TO_CANCEL: Duration = Duration::from_millis(300);
 /// A session's thread has little to remember.
 const STACK: usize = 512 * 1024;
 
+/// Why whoever leads the push can't go on.
+pub type SupervisorError = Box<dyn std::error::Error + Send + Sync>;
+
+fn not_begun(why: SupervisorError) -> DeliveryEnd {
+    DeliveryEnd::NotReached(LocalError::Supervisor(why).into())
+}
+
 /// What the fleet needs of whoever leads the push.
 pub trait Supervisor {
     /// Make a pack for the host at `at` that assumes nothing.
-    fn full_pack(&mut self, at: usize) -> Result<Payload, String>;
+    fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError>;
 
     /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
-    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String>;
+    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), SupervisorError>;
 
     /// The operator wants to stop. These hosts have begun.
     fn interrupted(&mut self, begun: &[usize]);
@@ -73,7 +80,7 @@ pub fn run(
     let count = deliveries.len();
     let at_once = count == 1 && deliveries[0].request.activation == Activation::AtOnce;
     if at_once && let Err(why) = supervisor.before_activation(&[0]) {
-        return vec![HostResult::Ended(DeliveryEnd::NotReached(SessionError::Here(why)))];
+        return vec![HostResult::Ended(not_begun(why))];
     }
     let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
     let (sender, reports) = channel();
@@ -92,7 +99,7 @@ pub fn run(
                     });
                 };
                 if let Err(error) = session.spawn_scoped(scope, run) {
-                    let end = DeliveryEnd::NotReached(SessionError::Here(format!("no thread for it: {error}")));
+                    let end = DeliveryEnd::NotReached(LocalError::Thread(error).into());
                     let _ = sender.send((at, DeliveryEvent::Ended(end)));
                 }
             }
@@ -215,10 +222,10 @@ impl Fleet<'_> {
     }
 
     /// Something on this side keeps the host from being deployed to.
-    fn give_up(&mut self, at: usize, why: String) {
+    fn give_up(&mut self, at: usize, why: SupervisorError) {
         self.orders[at].give(Order::Send(Request::Cancel));
         let steps = self.decision.apply(at, Input::Ended(Ending::Failed));
-        self.ends[at].get_or_insert(DeliveryEnd::NotReached(SessionError::Here(why)));
+        self.ends[at].get_or_insert(not_begun(why));
         self.carry_out(steps);
     }
 

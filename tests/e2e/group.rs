@@ -215,8 +215,8 @@ fn hosts_that_can_not_be_reached_are_left_out_if_that_is_asked_for_and_the_ref_s
     let (operator, one, two) = second_commit(&sandbox);
     report(&sandbox);
     let push = ["push", "-o", "skip-unreachable", "cluster", "prod"];
-    // As ssh ends when it is killed: the link is gone, whatever the agent does.
-    let lost = r#""$DEPTOOL_AGENT" </dev/null; kill -9 $$"#;
+    // As ssh ends when its connection does.
+    let lost = r#""$DEPTOOL_AGENT" </dev/null; echo 'Connection to web2 closed by remote host.' >&2; exit 255"#;
     let run = with_one_failing(&sandbox, &operator, "web2", lost, &push).code(1);
     run.says("(skipped, as unreachable: web2; deployed to web1, web3)");
     runs(&sandbox, &operator, [&two, &one, &two]);
@@ -429,4 +429,25 @@ fn race(name: &str, repo: &Repo<'_>) {
         }
     }
     panic!("{name} never got its turn");
+}
+
+#[test]
+fn a_host_without_apps_runs_nothing_and_files_beside_the_apps_affect_no_host() {
+    let sandbox = Sandbox::new();
+    let (operator, ..) = second_commit(&sandbox);
+    operator.git(&["push", "cluster", "prod"]).ok();
+    let two = operator.id("prod");
+    operator.write("web1/README", "for people\n");
+    operator.write("web2/.keep", "");
+    operator.commit("Beside");
+    let run = operator.git(&["push", "cluster", "prod"]).ok().says("Everything up-to-date");
+    run.does_not_say("done");
+    runs(&sandbox, &operator, [&two, &two, &two]);
+    operator.remove("web2/web");
+    let empty = operator.commit("Nothing is to run on web2");
+    operator.git(&["push", "cluster", "prod"]).ok().says("web2: done").does_not_say("web1: done");
+    assert_eq!(operator.id("web2/prod"), empty);
+    assert!(!sandbox.exists("web2", "/var/lib/deptool/apps/web"));
+    assert!(!sandbox.exists("web2", "/etc/web.conf"));
+    at_rest(&sandbox, "web2", Some(&empty));
 }

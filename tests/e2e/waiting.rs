@@ -208,3 +208,168 @@ fn a_push_to_a_group_shows_what_was_there_before() {
     let run = operator.git(&["push", "cluster", "prod"]).ok().does_not_say("new branch");
     run.says(&format!("{}..{}  prod -> prod", &one[..7], &two[..7]));
 }
+
+#[test]
+fn an_error_of_ssh_is_told_once() {
+    let sandbox = Sandbox::new();
+    let reason = "connect to host web1 port 22: Connection refused";
+    let login = format!("echo 'a notice' >&2; echo 'ssh: {reason}' >&2; exit 255");
+    let (operator, ssh) = over_ssh(&sandbox, &["web1"], &login);
+    operator.git(&["config", "deptool.cluster", "prod"]).ok();
+    let commands: [&[&str]; 5] = [
+        &["push", "web1", "prod"],
+        &["push", "cluster", "prod"],
+        &["fetch", "web1"],
+        &["deptool", "deploy", "--yes"],
+        &["deptool", "ping", "web1"],
+    ];
+    for args in commands {
+        let run = operator.command(args).env("GIT_SSH_COMMAND", &ssh).env("GIT_SSH_VARIANT", "ssh").run().unwrap();
+        let told = run.stderr() + &run.stdout();
+        // A push to a group has a line for each host, and Git's table.
+        let times = if args == commands[1] { 2 } else { 1 };
+        assert_eq!(told.matches(reason).count(), times, "{run}");
+    }
+}
+
+#[test]
+fn jump_hosts_ask_one_after_another_too() {
+    let sandbox = Sandbox::new();
+    // What the ssh to a jump host does knows nothing of our options: it asks wherever there is a terminal.
+    let login = r#"if [ ! -e "$roots/$host.known" ]; then
+        ( : </dev/tty ) 2>/dev/null || { echo 'Host key verification failed.' >&2; exit 255; }
+        printf "The authenticity of the jump host of $host can't be established. Continue (yes/no)? " >/dev/tty
+        read answer </dev/tty; [ "$answer" = yes ] || { echo 'Host key verification failed.' >&2; exit 255; }
+        : >"$roots/$host.known"
+    fi"#;
+    let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
+    let mut terminal = Terminal::start(push(&operator, &ssh, &["cluster", "prod"])).unwrap();
+    let question = "can't be established. Continue (yes/no)? ";
+    terminal.wait_for(question).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let text = terminal.text();
+    assert!(text.ends_with(question) && text.matches(question).count() == 1, "{text:?}");
+    let other = if text.contains("jump host of web1") { "web2" } else { "web1" };
+    terminal.type_in("yes\n").unwrap();
+    terminal.wait_for(&format!("jump host of {other}")).unwrap();
+    terminal.type_in("yes\n").unwrap();
+    terminal.end().unwrap().ok().prints("deployed to 2 hosts in ");
+}
+
+#[test]
+fn an_agent_that_is_killed_is_not_called_unreachable() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    // The agent of the local root says hello and is killed. The next one knows of nothing that has begun.
+    let once = sandbox.dir().join("once");
+    let script = format!(
+        r#"mkdir '{}' 2>/dev/null || exec "$DEPTOOL_AGENT"; "$DEPTOOL_AGENT" </dev/null; kill -9 $$"#,
+        once.display()
+    );
+    let run = with_stand_in(&sandbox, &operator, &["push", "web1", "prod"], &script).run().unwrap().code(1);
+    run.says("the agent ended unexpectedly (killed by signal 9)").does_not_say("unreachable").does_not_say("unknown");
+    // A shell on the host tells of it with a status; ssh, if there was no shell, with nothing but its own.
+    for (end, told) in [
+        ("exit 137", "the agent ended unexpectedly (killed by signal 9)"),
+        ("exit 255", "the agent ended unexpectedly (ssh gives no reason: it may have been killed)"),
+        ("echo 'Timeout, server web1 not responding.' >&2; exit 255", "lost: Timeout, server web1 not responding."),
+    ] {
+        let sandbox = Sandbox::new();
+        let login = format!(r#"DEPTOOL_ROOT=$roots/$host '{}' </dev/null; {end}"#, agent().display());
+        let (operator, ssh) = over_ssh(&sandbox, &["web1"], &login);
+        push(&operator, &ssh, &["web1", "prod"]).run().unwrap().code(1).says(told);
+    }
+}
+
+#[test]
+fn ctrl_c_during_a_large_file_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    let one = operator.id("prod");
+    operator.write("web1/web/large", vec![b'x'; 20 << 20]);
+    operator.commit("Two");
+    // The link takes no more after the first megabytes.
+    let begun = sandbox.dir().join("begun");
+    let script = format!(r#"{{ head -c 6000000; touch '{}'; exec sleep 20; }} | "$DEPTOOL_AGENT""#, begun.display());
+    let going = with_stand_in(&sandbox, &operator, &["push", "web1", "prod"], &script).start().unwrap();
+    poll("the upload", PATIENCE, || begun.exists().then_some(())).unwrap();
+    going.signal_group(Signal::INT).unwrap();
+    let run = going.wait().unwrap();
+    assert!(!run.success(), "{run}");
+    run.says("interrupted; nothing was changed").does_not_say("has begun").does_not_say("unknown");
+    assert_eq!(operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().stdout(), "");
+    assert_eq!(operator.id("web1/prod"), one);
+}
+
+#[test]
+fn ctrl_c_ends_whatever_waits_for_a_stalled_host() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    operator.git(&["config", "deptool.cluster", "prod"]).ok();
+    let (xtask, hit) = (deptool_tests::build::xtask().unwrap(), sandbox.dir().join("hit"));
+    // Before its hello, and after it.
+    for (at, args) in [
+        (1, &["deptool", "ping", "web1"][..]),
+        (2, &["deptool", "ping", "web1"]),
+        (2, &["deptool", "verify", "web1"]),
+        (2, &["deptool", "log", "web1"]),
+        (1, &["fetch", "web1"]),
+    ] {
+        let _ = fs::remove_file(&hit);
+        let script = format!("exec '{}' link down {at} stall \"$DEPTOOL_AGENT\" '{}'", xtask.display(), hit.display());
+        // Less than the silence after which a host is given up anyway.
+        let going = with_stand_in(&sandbox, &operator, args, &script).timeout(Duration::from_secs(25)).start().unwrap();
+        poll("the stall", PATIENCE, || hit.exists().then_some(())).unwrap();
+        going.signal_group(Signal::INT).unwrap();
+        assert!(!going.wait().unwrap().success(), "{args:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_snapshot() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["config", "deptool.cluster", "prod"]).ok();
+    let one = operator.id("prod");
+    let rendered = sandbox.dir().join("rendered/web1/web");
+    fs::create_dir_all(&rendered).unwrap();
+    // It takes minutes to read.
+    fs::File::create(rendered.join("large")).unwrap().set_len(64 << 30).unwrap();
+    let objects = operator.dir.join(".git/objects");
+    let is_reading = || {
+        let entries = fs::read_dir(objects.join("pack")).into_iter().flatten().chain(fs::read_dir(&objects).unwrap());
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("tmp_")).then_some(())
+    };
+    let going = operator.command(&["deptool", "snapshot", "../rendered"]).start().unwrap();
+    poll("the large file is read", PATIENCE, is_reading).unwrap();
+    going.signal(Signal::INT).unwrap();
+    let run = going.wait().unwrap();
+    assert!(!run.success(), "{run}");
+    assert_eq!(operator.id("prod"), one);
+}
+
+#[test]
+fn a_host_that_nobody_can_reach_again_goes_back_and_its_operator_does_not_wait_for_long() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    let one = operator.id("prod");
+    operator.write("web1/web/file", "2\n");
+    operator.commit("Two");
+    // There is no new connection to be had when the host waits for one, and how it ended does not arrive over the old one.
+    let (xtask, once) = (deptool_tests::build::xtask().unwrap(), sandbox.dir().join("once"));
+    let script = format!(
+        "if mkdir '{}' 2>/dev/null; then exec '{}' intercept stall:agent:Ended \"$DEPTOOL_AGENT\"; \
+         else exec sleep 1000; fi",
+        once.display(),
+        xtask.display(),
+    );
+    let args = ["push", "-o", "confirm=5s", "web1", "prod"];
+    let run = with_stand_in(&sandbox, &operator, &args, &script).timeout(2 * PATIENCE).run().unwrap().code(1);
+    run.says("no new connection could be made").says("outcome unknown; run git fetch");
+    // The host has gone back by itself, and says so when it can be reached.
+    operator.git(&["fetch", "web1"]).ok().says("was rolled back: ");
+    at_rest(&sandbox, "web1", Some(&one));
+}

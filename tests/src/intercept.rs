@@ -37,6 +37,8 @@ enum Act {
     Cut,
     /// The same, but the agent does not notice.
     CutUnheard,
+    /// Nothing passes in that direction any more, without an error.
+    Stall,
 }
 
 impl Rule {
@@ -48,6 +50,7 @@ impl Rule {
             "kill-helper" => Act::KillHelper,
             "cut" => Act::Cut,
             "cut-unheard" => Act::CutUnheard,
+            "stall" => Act::Stall,
             _ => bail!("'{act}' is no act"),
         };
         let from = match from {
@@ -70,7 +73,12 @@ pub fn run(rule: &Rule, agent: &str) -> Result<()> {
         hold_open(&to_agent, child.id())?;
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| copy::<Request>(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule)));
+        scope.spawn(|| {
+            copy::<Request>(std::io::stdin(), to_agent, (rule.from == From::Helper).then_some(rule));
+            if rule.act == Act::Stall {
+                std::process::exit(0);
+            }
+        });
         copy::<Response>(from_agent, std::io::stdout(), (rule.from == From::Agent).then_some(rule));
         // The helper may send more, but nobody reads it.
         std::process::exit(0);
@@ -111,7 +119,10 @@ fn act(act: Act) -> ! {
         (Act::KillHelper, Some(helper)) => {
             let _ = kill_process(helper, Signal::KILL);
         }
+        (Act::Stall, _) => loop {
+            std::thread::park();
+        },
         (Act::KillHelper, None) | (Act::Cut | Act::CutUnheard, _) => {}
     }
-    std::process::exit(crate::link::LOST)
+    crate::link::lost()
 }

@@ -7,8 +7,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use deptool_agent::shared::frame::MAX_FRAME;
 
-/// The exit status of ssh when its connection is lost.
-pub const LOST: i32 = 255;
+/// Ends as ssh does when its connection is lost.
+pub fn lost() -> ! {
+    eprintln!("Connection to host closed by remote host.");
+    std::process::exit(255)
+}
 
 /// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,12 +80,12 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     let of = |way: Way| (fault.way == way).then(|| (fault, hit.to_owned()));
     let (up, down) = (of(Way::Up), of(Way::Down));
     std::thread::spawn(move || match carry(std::io::stdin(), stdin, up) {
-        End::Cut => std::process::exit(LOST),
+        End::Cut => lost(),
         End::Closed if fault.fate == Fate::Stall => std::process::exit(0),
         End::Closed => {}
     });
     match carry(stdout, std::io::stdout(), down) {
-        End::Cut => std::process::exit(LOST),
+        End::Cut => lost(),
         End::Closed if fault.fate != Fate::Stall => std::process::exit(0),
         End::Closed => {}
     }

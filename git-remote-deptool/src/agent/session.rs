@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
+    process::ExitStatus,
     sync::{
         Arc,
         atomic::Ordering,
@@ -62,8 +63,8 @@ pub enum SessionError {
     #[error("the connection was lost: {0}")]
     Lost(String),
     /// The host is there, and its agent is not any more.
-    #[error("the agent ended unexpectedly ({status}){stderr}")]
-    AgentEnded { status: String, stderr: String },
+    #[error("the agent ended unexpectedly ({how}){stderr}")]
+    AgentEnded { how: String, stderr: String },
     #[error("interrupted")]
     Interrupted,
     /// The agent says that it can't go on.
@@ -76,8 +77,23 @@ pub enum SessionError {
     #[error("the host {0}")]
     Idle(&'static str),
     /// Something on this side: a file that can't be read, say.
-    #[error("{0}")]
-    Here(String),
+    #[error(transparent)]
+    Here(#[from] LocalError),
+}
+
+/// What went wrong on this side.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    #[error("no thread for it")]
+    Thread(#[source] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A blob that is too large for the pack.
+    #[error("can't read what is to be sent")]
+    Blob(#[source] io::Error),
+    /// Whoever leads the push could not go on.
+    #[error(transparent)]
+    Supervisor(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl SessionError {
@@ -163,9 +179,7 @@ impl Session {
         let sender = mailbox.0.sender.clone();
         let (room, unread) = sync_channel(UNREAD);
         let reader = thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
-        reader
-            .spawn(move || read(FrameReader::new(incoming), number, &room, &sender))
-            .map_err(|error| SessionError::Here(error.to_string()))?;
+        reader.spawn(move || read(FrameReader::new(incoming), number, &room, &sender)).map_err(LocalError::Thread)?;
         let now = Instant::now();
         let (watchdog, orders) = (Watchdog::begin(now), VecDeque::new());
         let outgoing = Some(outgoing);
@@ -226,7 +240,7 @@ impl Session {
         if *request != Request::Heartbeat {
             self.watchdog.asked(Instant::now());
         }
-        let frame = encode(request).map_err(|error| SessionError::Here(error.to_string()))?;
+        let frame = encode(request).map_err(LocalError::from)?;
         self.send_frames(&frame)
     }
 
@@ -251,7 +265,7 @@ impl Session {
             if self.interrupt.is_set() {
                 return Err(SessionError::Interrupted);
             }
-            let count = content.read(&mut chunk).map_err(|error| SessionError::Here(error.to_string()))?;
+            let count = content.read(&mut chunk).map_err(LocalError::Blob)?;
             if count == 0 {
                 return Ok(());
             }
@@ -341,8 +355,8 @@ impl Session {
         SessionError::Idle(why)
     }
 
-    /// What to say of a stream that ended. ssh's own status is 255: the link, not the agent. What was printed is of more
-    /// use than how the pipe ended.
+    /// What to say of a stream that ended. ssh's own status is 255: the link, not the agent, unless ssh has nothing to say
+    /// about that. What was printed is of more use than how the pipe ended.
     fn ended(&mut self, error: Option<FrameError>) -> SessionError {
         self.outgoing = None;
         let status = self.connection.wait_for(Duration::from_secs(1)).ok().flatten();
@@ -350,12 +364,21 @@ impl Session {
         // How to get a backtrace is no reason.
         let last = |line: &&str| !line.is_empty() && !line.starts_with("note: ");
         let last = stderr.lines().map(str::trim).rfind(last).map(str::to_owned);
-        match (status.and_then(|status| status.code()), error) {
-            (Some(code), error) if code != 255 && (self.is_local || error.is_none()) => {
-                let stderr = last.map(|line| format!(": {line}")).unwrap_or_default();
-                SessionError::AgentEnded { status: format!("status {code}"), stderr }
+        self.connection.is_told(|line| last.as_deref() == Some(line));
+        let of_agent = match status {
+            Some(status) if status.code() == Some(255) => {
+                last.is_none().then(|| "ssh gives no reason: it may have been killed".to_owned())
             }
-            (_, error) => {
+            Some(status) if self.is_local => Some(how_it_ended(status)),
+            Some(status) if status.code().is_some() && error.is_none() => Some(how_it_ended(status)),
+            Some(_) | None => None,
+        };
+        match of_agent {
+            Some(how) => {
+                let stderr = last.map(|line| format!(": {line}")).unwrap_or_default();
+                SessionError::AgentEnded { how, stderr }
+            }
+            None => {
                 let how = || error.map(|error| error.to_string()).or_else(|| status.map(describe));
                 SessionError::Lost(last.or_else(how).unwrap_or_else(|| "the agent closed it".into()))
             }
@@ -369,6 +392,15 @@ impl Session {
             // One that takes longer ends by itself.
             let _ = self.connection.wait_for(TIDYING);
         }
+    }
+}
+
+/// A shell that has started the agent tells of its signals with a status of 128 and more.
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code @ 129..=192) => format!("killed by signal {}", code - 128),
+        Some(_) => describe(status),
+        None => format!("killed by {}", describe(status)),
     }
 }
 

@@ -314,7 +314,7 @@ impl Connector {
         let is_told = variable.is_some();
         command.envs(variable.map(|value| (env_request::VARIABLE, value)));
         let showing = match target.questions() {
-            Questions::Allowed => Showing::AtOnce,
+            Questions::Allowed => Showing::Soon,
             Questions::Deferred => Showing::Connected,
         };
         let program = command.get_program().to_string_lossy().into_owned();

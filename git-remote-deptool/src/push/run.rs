@@ -22,11 +22,11 @@ use crate::{
         transport::{self, Stage, ssh::Questions},
     },
     fleet::{
-        self, HostResult, Rules, Supervisor,
+        self, HostResult, Rules, Supervisor, SupervisorError,
         delivery::{Delivery, DeliveryEvent},
         remote::{Remote, RemoteError},
     },
-    model::{error::chain, options::Atomicity, push_option::Confirm},
+    model::{options::Atomicity, push_option::Confirm},
     repo::{
         Files, ReadError,
         pack::{self, Base, Selection},
@@ -197,18 +197,18 @@ struct PushSupervisor<'a> {
 }
 
 impl Supervisor for PushSupervisor<'_> {
-    fn full_pack(&mut self, at: usize) -> Result<Payload, String> {
+    fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError> {
         let (one, nothing) = (&self.affected[at], &mut Packed::new());
-        payload_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(|error| error.to_string())
+        payload_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(Into::into)
     }
 
-    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), String> {
+    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), SupervisorError> {
         let attempt = match self.request.goal {
             Goal::Commit(id) => Attempt::Deploy(id),
             Goal::Nothing => Attempt::Remove,
         };
         let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
-        self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(|error| chain(&error))
+        self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(Into::into)
     }
 
     fn interrupted(&mut self, begun: &[usize]) {

@@ -141,12 +141,13 @@ fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> Connect
     let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
     let stderr = connection.stderr_at_end();
     let host = target.shown();
+    let reason = ssh::reason(&stderr);
+    connection.is_told(|line| ssh::is_told(line, &reason));
     // 255 is ssh's own: it could not connect, not log in, or lost the connection.
     // So it is if we do not know how it ended.
     if let Endpoint::Ssh(ssh) = target
         && matches!(status.map(|status| status.code()), None | Some(None | Some(255)))
     {
-        let reason = ssh::reason(&stderr);
         return if ssh.needs_answer(&stderr) {
             ConnectError::NeedsAnswer(reason)
         } else {
@@ -158,7 +159,7 @@ fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> Connect
     }
     let stderr = match seen.trim_ascii() {
         [] if stderr.trim().is_empty() => "it said nothing".into(),
-        [] => opening::excerpt(ssh::reason(&stderr).as_bytes()),
+        [] => opening::excerpt(reason.as_bytes()),
         seen => format!("'{}'", opening::excerpt(seen)),
     };
     let is_failure = status.is_some_and(|status| !status.success());

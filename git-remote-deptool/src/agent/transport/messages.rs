@@ -11,11 +11,12 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deptool_agent::shared::text::printable_lines;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{OptionalActions, tcgetattr, tcsetattr},
@@ -62,22 +63,31 @@ pub struct Messages {
     ended: Mutex<Receiver<()>>,
 }
 
-/// When it is shown.
+/// When it is shown. The last line that a program prints is often the reason for its end, which an error will name: so a line
+/// is held back for a moment, and is not shown if it turns out to be that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Showing {
-    /// As it comes: it may be a question's first half.
-    AtOnce,
-    /// When there is a connection. If none comes about, the error says why.
+    /// After that moment. What is no whole line may be a question, and is shown at once.
+    Soon,
+    /// When there is a connection, and then soon. If none comes about, the error says why.
     Connected,
 }
+
+/// How long a line is held back.
+const HELD: Duration = Duration::from_millis(300);
+/// How often it is looked whether a line was held back for long enough.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// What is shown, and how much of it.
 struct Shown {
     sink: Sink,
     /// How much more may be shown, in bytes.
     left: usize,
-    /// What waits for [`Messages::release`].
-    held: Option<String>,
+    showing: Showing,
+    /// What is held back.
+    held: String,
+    /// Since when.
+    since: Instant,
 }
 
 impl fmt::Debug for Shown {
@@ -87,12 +97,20 @@ impl fmt::Debug for Shown {
 }
 
 impl Messages {
-    /// There is a connection: show what was held, and all else as it comes.
+    /// There is a connection: show what was held back.
     pub fn release(&self) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = shown.held.take() {
-            shown.show(&text);
+        if shown.showing == Showing::Connected {
+            shown.showing = Showing::Soon;
+            shown.show_held();
         }
+    }
+
+    /// An error tells these lines: they are not shown any more.
+    pub fn is_told(&self, is_told: impl Fn(&str) -> bool) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = std::mem::take(&mut shown.held);
+        shown.held = held.split_inclusive('\n').filter(|line| !is_told(line.trim())).collect();
     }
 
     /// Everything that was printed, its end if it was much. `patience` is how long to wait for the rest of it: a
@@ -110,6 +128,15 @@ impl Messages {
     /// Whether everything was read.
     pub fn ended(&self) -> bool {
         self.wait(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.showing == Showing::Soon {
+            shown.show_held();
+        }
     }
 }
 
@@ -140,16 +167,19 @@ fn terminal() -> io::Result<(OwnedFd, File)> {
 /// Show on `sink` what comes from `source` until it ends.
 pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
     let remembered = Arc::new(Mutex::new(String::new()));
-    let held = (showing == Showing::Connected).then(String::new);
-    let shown = Arc::new(Mutex::new(Shown { sink, left: SHOWN, held }));
+    let (held, since) = (String::new(), Instant::now());
+    let shown = Arc::new(Mutex::new(Shown { sink, left: SHOWN, showing, held, since }));
     let (running, ended) = channel();
-    let (memory, to_show) = (remembered.clone(), shown.clone());
-    let show = move |text: &str| to_show.lock().unwrap_or_else(PoisonError::into_inner).take(text);
+    let (memory, shown_there) = (remembered.clone(), shown.clone());
     thread::spawn(move || {
         let _running = running;
+        let shown_now = || shown_there.lock().unwrap_or_else(PoisonError::into_inner);
         let mut filter = Filter::default();
         let mut buffer = [0; 4096];
         loop {
+            while shown_now().is_waiting() && poll(&mut [PollFd::new(&source, PollFlags::IN)], Some(&LOOK)) == Ok(0) {
+                shown_now().tick();
+            }
             let text = match source.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => filter.push(&buffer[..n]),
@@ -158,11 +188,11 @@ pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
                 Err(_) => break,
             };
             remember(&text, &memory);
-            show(&text);
+            shown_now().take(&text);
         }
         let text = filter.finish();
         remember(&text, &memory);
-        show(&text);
+        shown_now().take(&text);
     });
     Messages { remembered, shown, ended: Mutex::new(ended) }
 }
@@ -177,11 +207,32 @@ fn remember(text: &str, memory: &Mutex<String>) {
 
 impl Shown {
     fn take(&mut self, text: &str) {
-        match &mut self.held {
-            Some(held) if held.len() < SHOWN => held.push_str(text),
-            Some(_) => {}
-            None => self.show(text),
+        if self.held.is_empty() {
+            self.since = Instant::now();
         }
+        if self.held.len() < SHOWN {
+            self.held.push_str(text);
+        }
+        if self.showing == Showing::Soon && !self.held.ends_with('\n') {
+            self.show_held();
+        }
+        self.tick();
+    }
+
+    /// Whether something is held back for a moment.
+    fn is_waiting(&self) -> bool {
+        self.showing == Showing::Soon && !self.held.is_empty()
+    }
+
+    fn tick(&mut self) {
+        if self.is_waiting() && self.since.elapsed() >= HELD {
+            self.show_held();
+        }
+    }
+
+    fn show_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.show(&held);
     }
 
     /// Show `text` if that is less than what is left.
@@ -301,9 +352,10 @@ mod tests {
     #[test]
     fn endless_text_floods_no_terminal() {
         let sink = Arc::new(Mutex::new(Vec::new()));
-        let mut shown = Shown { sink: sink.clone(), left: SHOWN, held: None };
+        let (held, since) = (String::new(), Instant::now());
+        let mut shown = Shown { sink: sink.clone(), left: SHOWN, showing: Showing::Soon, held, since };
         for _ in 0..SHOWN {
-            shown.take("zürich\n");
+            shown.take("zürich");
         }
         let shown = String::from_utf8(sink.lock().unwrap().clone()).unwrap();
         assert!(shown.len() <= SHOWN + 40 && shown.ends_with("\n(more output is not shown)\n"));
@@ -325,7 +377,26 @@ mod tests {
         ours.write_all(b"more\n").unwrap();
         drop(ours);
         assert_eq!(messages.stderr(Duration::from_secs(10)), "a banner\nmore\n");
+        drop(messages);
         assert_eq!(*sink.lock().unwrap(), b"a banner\nmore\n");
+    }
+
+    #[test]
+    fn a_line_that_an_error_tells_is_not_shown_and_a_question_at_once() {
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        let shown = || String::from_utf8(sink.lock().unwrap().clone()).unwrap();
+        let (theirs, mut ours) = io::pipe().unwrap();
+        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Soon);
+        ours.write_all(b"first\nPassword: ").unwrap();
+        while shown() != "first\nPassword: " {}
+        ours.write_all(b"\nslow\n").unwrap();
+        while !shown().ends_with("slow\n") {}
+        ours.write_all(b"a warning\nno route to host\n").unwrap();
+        drop(ours);
+        assert!(messages.stderr(Duration::from_secs(10)).ends_with("no route to host\n"));
+        messages.is_told(|line| line == "no route to host");
+        drop(messages);
+        assert_eq!(shown(), "first\nPassword: \nslow\na warning\n");
     }
 
     #[test]
@@ -337,7 +408,7 @@ mod tests {
                 .stderr(theirs)
                 .spawn()
                 .unwrap();
-            let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::AtOnce);
+            let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::Soon);
             assert!(child.wait().unwrap().success());
             assert_eq!(messages.stderr(Duration::from_secs(10)), expected);
             assert!(messages.ended());

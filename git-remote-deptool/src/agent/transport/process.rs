@@ -100,6 +100,11 @@ impl Connection {
         self.messages.release();
     }
 
+    /// An error tells these lines of stderr: they are not shown any more.
+    pub fn is_told(&self, is_told: impl Fn(&str) -> bool) {
+        self.messages.is_told(is_told);
+    }
+
     /// Whether ssh may wait for the operator: it, or a program that it has started, has the terminal open, is an askpass
     /// program, or has said that a key has to be touched. Where that can't be found out, it may.
     pub fn may_be_asking(&self) -> bool {
@@ -364,7 +369,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let sink = Arc::new(Mutex::new(io::sink()));
-        start(command, Kind::Pipe, (sink, Showing::AtOnce), &Interrupt::default()).unwrap()
+        start(command, Kind::Pipe, (sink, Showing::Soon), &Interrupt::default()).unwrap()
     }
 
     #[test]

@@ -19,6 +19,8 @@ use super::{
 };
 use crate::model::interrupt::Interrupt;
 
+/// By its path: to look for a program in another environment's PATH takes a copy of this whole process.
+const SHELL: &str = "/bin/sh";
 /// How long a shared connection is asked for whether it is there.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
@@ -49,11 +51,14 @@ pub enum Questions {
 impl SshEndpoint {
     /// Whether ssh gave up because it was not allowed to ask.
     pub fn needs_answer(&self, stderr: &str) -> bool {
-        const SIGNS: [&str; 4] = [
+        const SIGNS: [&str; 6] = [
             "Host key verification failed",
             "Permission denied (",
             "Too many authentication failures",
             "signing failed",
+            // What others than ssh say when there is no terminal to ask at.
+            "/dev/tty",
+            "a tty",
         ];
         self.questions == Questions::Deferred && SIGNS.iter().any(|sign| stderr.contains(sign))
     }
@@ -154,9 +159,23 @@ pub fn command(
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, (settings, environment), remote_command)?;
-    let mut command = shell(environment);
+    let mut command = match target.questions {
+        Questions::Allowed => shell(environment),
+        Questions::Deferred => without_terminal(environment),
+    };
     command.args(program.run("trap \"\" INT; ")).args(arguments);
     Ok(command)
+}
+
+/// A shell that has no terminal to ask at, and neither has what it starts: an ssh to a jump host knows nothing of our
+/// `BatchMode`. Where there is no setsid(1), it asks.
+fn without_terminal(environment: &Environment) -> Command {
+    let here = std::env::current_dir().unwrap_or_default();
+    let Ok(setsid) = which::which_in("setsid", environment.get("PATH"), here) else { return shell(environment) };
+    let mut command = Command::new(setsid);
+    scrub(&mut command, environment);
+    command.env("SSH_ASKPASS_REQUIRE", "never").arg(SHELL);
+    command
 }
 
 /// Whether there is a connection to `target` that the next session would share (`ssh -O check`). Nothing is sent.
@@ -167,8 +186,7 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it prints is not shown.
     let nowhere = Arc::new(Mutex::new(io::sink()));
-    let Ok((asking, ..)) = process::start(command, Kind::Pipe, (nowhere, Showing::AtOnce), &Interrupt::default())
-    else {
+    let Ok((asking, ..)) = process::start(command, Kind::Pipe, (nowhere, Showing::Soon), &Interrupt::default()) else {
         return false;
     };
     let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
@@ -180,11 +198,14 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
 
 /// A shell in the user's environment but for everything that speaks of the repository.
 fn shell(environment: &Environment) -> Command {
-    // By its path: to look for a program in another environment's PATH takes a copy of this whole process.
-    let mut command = Command::new("/bin/sh");
+    let mut command = Command::new(SHELL);
+    scrub(&mut command, environment);
+    command
+}
+
+fn scrub(command: &mut Command, environment: &Environment) {
     let is_ours = |name: &[u8]| name.starts_with(b"GIT_") || name == env_request::VARIABLE.as_bytes();
     command.env_clear().envs(environment.iter().filter(|(name, _)| !is_ours(name.as_bytes())));
-    command
 }
 
 fn choose(
@@ -313,12 +334,19 @@ fn control_path(environment: &Environment) -> String {
 /// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
 pub fn reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    // What ssh adds when a jump host or a proxy command had the actual problem.
-    let empty = |line: &&str| {
-        line.starts_with("kex_exchange_identification: ") || line.starts_with("Connection closed by UNKNOWN")
-    };
-    let line = lines().rfind(|line| !empty(line)).or_else(|| lines().next_back()).unwrap_or("ssh gave no reason");
+    let line =
+        lines().rfind(|line| !is_consequence(line)).or_else(|| lines().next_back()).unwrap_or("ssh gave no reason");
     line.strip_prefix("ssh: ").unwrap_or(line).to_owned()
+}
+
+/// What ssh adds when a jump host or a proxy command had the actual problem.
+fn is_consequence(line: &str) -> bool {
+    line.starts_with("kex_exchange_identification: ") || line.starts_with("Connection closed by UNKNOWN")
+}
+
+/// Whether a line of ssh's says nothing beside an error with this reason.
+pub fn is_told(line: &str, reason: &str) -> bool {
+    line.strip_prefix("ssh: ").unwrap_or(line) == reason || is_consequence(line)
 }
 
 #[cfg(test)]

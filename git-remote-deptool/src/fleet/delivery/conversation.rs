@@ -15,14 +15,14 @@ use deptool_agent::shared::{
 
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
-    session::{Event, Mailbox, Order, Session, SessionError},
+    session::{Event, LocalError, Mailbox, Order, Session, SessionError},
     transport::{Ahead, ConnectError, Connector, Early, Stage, Started},
 };
 use crate::state::{RequestPath, Timing};
 
 /// How often we ask a host after the connection was lost. With `--atomic` others wait for the answer.
 const TRIES: u32 = 2;
-/// How long a login that said nothing may take when it is asked once more.
+/// How long a host that was silent or out of reach may take when it is asked once more.
 const PATIENCE_WITH_SILENT: Duration = Duration::from_secs(10);
 /// How often it is looked whether everything before a large file has been sent.
 const LOOK: Duration = Duration::from_millis(20);
@@ -37,6 +37,8 @@ pub(super) struct Conversation<'a> {
     tell: &'a dyn Fn(DeliveryEvent),
     pub permission: Permission,
     expected: Expected,
+    /// No new connection could be made when the host waited for one.
+    is_out_of_reach: bool,
     /// We talk over another connection than the first.
     is_attached: bool,
     /// The request was not answered yet: how long the hello took, and when it came.
@@ -60,14 +62,24 @@ impl<'a> Conversation<'a> {
     ) -> Self {
         let expected = Expected::of(&delivery.request);
         let permission = Permission::NotGiven;
-        Conversation { delivery, connector, mailbox, tell, permission, expected, is_attached: false, unanswered: None }
+        Conversation {
+            delivery,
+            connector,
+            mailbox,
+            tell,
+            permission,
+            expected,
+            is_out_of_reach: false,
+            is_attached: false,
+            unanswered: None,
+        }
     }
 
     /// Connect unless that was begun already, send everything, and follow the deployment to its end.
     pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
-        let request: Arc<[u8]> = request.map_err(|error| SessionError::Here(error.to_string()))?.into();
+        let request: Arc<[u8]> = request.map_err(LocalError::from)?.into();
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
@@ -190,7 +202,7 @@ impl<'a> Conversation<'a> {
             thread::sleep(LOOK);
         }
         for (id, size) in large {
-            let mut content = (self.delivery.open_blob)(*id).map_err(|error| SessionError::Here(error.to_string()))?;
+            let mut content = (self.delivery.open_blob)(*id).map_err(LocalError::Blob)?;
             match session.send_blob(*id, *size, &mut content) {
                 Err(SessionError::Interrupted) => return Ok(Some(Outcome::Cancelled)),
                 sent => sent?,
@@ -215,6 +227,7 @@ impl<'a> Conversation<'a> {
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
                     (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
                     old.expect_silence();
+                    self.is_out_of_reach = true;
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -228,12 +241,13 @@ impl<'a> Conversation<'a> {
 
     /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
     ///
-    /// An operator who has interrupted us does not wait for that, and a login that was silent is not waited for as long
-    /// once more: the next contact asks.
+    /// An operator who has interrupted us does not wait for that, and a host that was silent or out of reach is not waited
+    /// for as long once more: the next contact asks.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
-        let (tries, deadline) = match lost {
-            SessionError::Connect(ConnectError::Silent) => (1, Some(Instant::now() + PATIENCE_WITH_SILENT)),
-            _ => (TRIES, None),
+        let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent));
+        let (tries, deadline) = match is_silent || self.is_out_of_reach {
+            true => (1, Some(Instant::now() + PATIENCE_WITH_SILENT)),
+            false => (TRIES, None),
         };
         for attempt in 1..=tries {
             if self.is_interrupted() {
