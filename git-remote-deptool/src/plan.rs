@@ -114,7 +114,14 @@ pub struct Planner<'r> {
 enum Judged {
     Refused(Refusal),
     Unaffected,
-    Affected { tracked: Option<Tracked>, expected: Lease, update: RefUpdate, trees: Trees },
+    Affected { tracked: Option<Tracked>, expected: Lease, update: RefUpdate, trees: Trees, otherwise: IfNothingChanges },
+}
+
+/// Whether a host is deployed to of which nothing changes: what differs may be beside its apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfNothingChanges {
+    Deployed,
+    Unaffected,
 }
 
 /// A host's directory before and after; none for nothing.
@@ -251,13 +258,18 @@ impl<'r> Planner<'r> {
             Judged::Affected { .. } if lacks.is_some() => {
                 Impact::Refused(Refusal::Other(lacks.clone().unwrap_or_default()))
             }
-            Judged::Affected { tracked, expected, update, trees } => match drawn[different[&trees]].clone() {
-                Ok((plan, safeguards, ignored)) => {
-                    let change = HostChange { tracked, expected, update, plan, safeguards, ignored };
-                    Impact::Affected(Box::new(change))
+            Judged::Affected { tracked, expected, update, trees, otherwise } => {
+                match drawn[different[&trees]].clone() {
+                    Ok((plan, ..)) if plan.is_empty() && otherwise == IfNothingChanges::Unaffected => {
+                        Impact::Unaffected
+                    }
+                    Ok((plan, safeguards, ignored)) => {
+                        let change = HostChange { tracked, expected, update, plan, safeguards, ignored };
+                        Impact::Affected(Box::new(change))
+                    }
+                    Err(why) => Impact::Refused(Refusal::Unfit(why)),
                 }
-                Err(why) => Impact::Refused(Refusal::Unfit(why)),
-            },
+            }
         };
         judged.into_iter().map(finish).collect()
     }
@@ -290,7 +302,8 @@ impl<'r> Planner<'r> {
             Goal::Commit(commit) => commit,
             Goal::Nothing if tracked.is_none() => return refuse(format!("nothing is known to run on '{name}'")),
             Goal::Nothing => {
-                return Ok(Judged::Affected { tracked, expected, update: RefUpdate::FastForward, trees: (old, None) });
+                let (update, otherwise) = (RefUpdate::FastForward, IfNothingChanges::Deployed);
+                return Ok(Judged::Affected { tracked, expected, update, trees: (old, None), otherwise });
             }
         };
         if let Some(other) = self.projected.iter().find(|other| *other != name) {
@@ -305,8 +318,9 @@ impl<'r> Planner<'r> {
             };
         };
         let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
-        if tracked.is_some() && old == Some(new) && !is_forced && !known.broken && self.intent.repair == Repair::Changed
-        {
+        let is_settled = tracked.is_some() && !is_forced && !known.broken && self.intent.repair == Repair::Changed;
+        let otherwise = if is_settled { IfNothingChanges::Unaffected } else { IfNothingChanges::Deployed };
+        if is_settled && old == Some(new) {
             return Ok(Judged::Unaffected);
         }
         let update = match tracked {
@@ -318,7 +332,7 @@ impl<'r> Planner<'r> {
                 return Ok(Judged::Refused(Refusal::NonFastForward { missing }));
             }
         };
-        Ok(Judged::Affected { tracked, expected, update, trees: (old, Some(new)) })
+        Ok(Judged::Affected { tracked, expected, update, trees: (old, Some(new)), otherwise })
     }
 
     fn may_go_aside(&self) -> bool {

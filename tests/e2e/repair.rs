@@ -76,3 +76,63 @@ fn a_push_with_the_option_repairs_a_host_that_runs_the_commit_already() {
         at_rest(&sandbox, "web1", Some(&one));
     }
 }
+
+#[test]
+fn known_drift_is_said_wherever_all_would_be_up_to_date() {
+    let sandbox = Sandbox::new();
+    let (ada, _) = deployed(&sandbox);
+    ada.add_remote("cluster", "deptool::@all");
+    let up_to_date = "Everything is up to date.";
+    ada.git(&["deptool", "deploy", "-y"]).ok().prints(up_to_date);
+    damage(&sandbox, "other");
+    ada.write("web1/web/file", "2\n");
+    ada.commit("Two");
+    ada.git(&["push", "web1", "prod"]).ok();
+    let told = "not as deployed; 'git deptool repair web1' puts them right";
+    for args in [&["push", "web1", "prod"][..], &["push", "cluster", "prod"]] {
+        ada.git(args).ok().says(told).says("Everything up-to-date");
+    }
+    for args in [&["deptool", "deploy", "-y"][..], &["deptool", "plan"]] {
+        let run = ada.git(args).ok();
+        assert!((run.stdout() + &run.stderr()).contains(told), "{run}");
+        assert!(!run.stdout().contains(up_to_date), "{run}");
+    }
+    ada.git(&["deptool", "status"]).ok().prints(told);
+    ada.git(&["deptool", "status", "--exit-code"]).code(2);
+    ada.git(&["deptool", "status", "--json"]).ok().prints("\"drift\":3");
+    // Who looks and finds it in order, or puts it in order, need not be told any more.
+    ada.git(&["deptool", "repair", "-y"]).ok();
+    ada.git(&["deptool", "deploy", "-y"]).ok().prints(up_to_date);
+    ada.git(&["deptool", "status", "--exit-code"]).ok();
+    damage(&sandbox, "web");
+    ada.git(&["deptool", "verify"]).code(2);
+    ada.git(&["push", "web1", "prod"]).ok().says(told);
+}
+
+#[test]
+fn verify_tells_prometheus_and_that_a_hosts_state_is_gone() {
+    let sandbox = Sandbox::new();
+    let (ada, one) = deployed(&sandbox);
+    damage(&sandbox, "web");
+    ada.add_remote("web2", "deptool::/nowhere/web2");
+    ada.write("web2/web/file", "1\n");
+    ada.commit("Two");
+    let run = ada.git(&["deptool", "verify", "--prometheus"]);
+    let stable = |line: &&str| !line.starts_with('#') && !line.contains("_timestamp_seconds{");
+    let text = run.stdout();
+    let samples: Vec<&str> = text.lines().filter(stable).collect();
+    let commit = format!("deptool_deployed_info{{host=\"web1\",cluster=\"prod\",commit=\"{one}\"}} 1");
+    let expected = [
+        "deptool_reachable{host=\"web1\"} 1",
+        "deptool_reachable{host=\"web2\"} 0",
+        "deptool_drift{host=\"web1\"} 3",
+        &commit,
+        "deptool_last_attempt_success{host=\"web1\"} 1",
+    ];
+    assert_eq!(samples, expected, "{run}");
+    assert_eq!(text.lines().filter(|line| line.contains("_timestamp_seconds{host=\"web1\"} 1")).count(), 2, "{run}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE deptool_")).count(), 6);
+    // A host that runs nothing any more is not as deployed.
+    fs::remove_dir_all(sandbox.root("web1").join("var/lib/deptool")).unwrap();
+    ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed there any more");
+}

@@ -34,12 +34,13 @@ pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, Comm
     Ok(running.collect())
 }
 
-/// What of the tree is passed over, and which hosts it has lost.
+/// What of the tree is passed over, what is known to be wrong on its hosts, and which hosts it has lost.
 pub(super) fn of_tree(remote: &Remote, aim: &Aim) -> Result<Vec<String>, CliError> {
     let mut lines: Vec<String> = Vec::new();
     for name in remote.repo.unusable_directories(aim.commit)? {
         lines.push(format!("directory '{name}' can't be a host's: it is ignored"));
     }
+    lines.extend(remote.known_drift(aim.hosts.iter()));
     let gone = vanished(remote, aim)?;
     if let [(first, _), ..] = gone.as_slice() {
         let names: Vec<&str> = gone.iter().take(NAMES).map(|(host, _)| host.as_str()).collect();

@@ -73,6 +73,7 @@ fn ask(remote: &Remote, output: &Output, hosts: Vec<HostRemote>) -> Result<(Vec<
     for (host, answer) in hosts.into_iter().zip(answers) {
         match answer {
             Ok((hello, drift)) => {
+                remote.remember_drift(&host, drift.len())?;
                 if let Some(deployed) = hello.deployed.filter(|_| !drift.is_empty()) {
                     damaged.push(Damaged { host, cluster: deployed.cluster, runs: deployed.commit, drift });
                 }

@@ -67,6 +67,10 @@ struct HostStatus {
     /// What is not known of an earlier deployment.
     in_doubt: Option<String>,
     last_attempt_failed: Option<Failed>,
+    /// How many paths and units were not as deployed when that was last looked at.
+    drift: usize,
+    #[serde(skip)]
+    drift_in_words: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     live: Option<Live>,
 }
@@ -204,6 +208,8 @@ impl HostStatus {
             why,
             in_doubt: view::doubt(known),
             last_attempt_failed: facts.and_then(|facts| facts.failed.clone()).filter(|_| state != State::UpToDate),
+            drift: facts.map_or(0, |facts| facts.drift),
+            drift_in_words: facts.and_then(HostFacts::drift_in_words),
             live: None,
         }
     }
@@ -217,6 +223,8 @@ impl HostStatus {
             why: None,
             in_doubt: None,
             last_attempt_failed: facts.and_then(|facts| facts.failed.clone()),
+            drift: facts.map_or(0, |facts| facts.drift),
+            drift_in_words: facts.and_then(HostFacts::drift_in_words),
             live: None,
         }
     }
@@ -238,6 +246,7 @@ impl HostStatus {
 
     fn wants_attention(&self) -> bool {
         self.state != State::UpToDate
+            || self.drift > 0
             || self.in_doubt.is_some()
             || self.live.as_ref().is_some_and(|live| !live.is_as_known)
     }
@@ -268,6 +277,7 @@ impl HostStatus {
     fn more(&self) -> Vec<String> {
         let mut lines = Vec::new();
         lines.extend(self.why.clone());
+        lines.extend(self.drift_in_words.clone());
         lines.extend(self.in_doubt.as_ref().map(|doubt| format!("in doubt: {doubt}; git fetch asks")));
         if let Some(Failed { when, by, to, why }) = &self.last_attempt_failed {
             let what = to.map_or("the removal of everything".to_owned(), |commit| commit.short());

@@ -1,8 +1,11 @@
 //! `git deptool verify`: what on the hosts is not as it was deployed.
 
+mod metrics;
+
 use deptool_agent::shared::{
     name::HostName,
     outcome::{Drift, Subject},
+    wire::Hello,
 };
 use serde::Serialize;
 
@@ -13,7 +16,7 @@ use super::{
     output::Output,
     view,
 };
-use crate::{fetch::query::query, fleet::remote::Remote, model::error::chain};
+use crate::{fetch::query::query, fleet::remote::Remote, model::error::chain, state::Known};
 
 /// Ask hosts what differs from what was deployed: files, symlinks, units
 ///
@@ -25,6 +28,9 @@ pub(super) struct Args {
     /// Print what was found as JSON
     #[arg(long)]
     json: bool,
+    /// Print metrics for Prometheus
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
 }
 
 #[derive(Serialize)]
@@ -39,9 +45,11 @@ struct HostDrift {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     drift: Vec<One>,
+    #[serde(skip)]
+    hello: Option<Hello>,
 }
 
-/// A path or a unit, and what is the matter with it.
+/// A path or a unit, and what is the matter with it; neither if that is the whole host.
 #[derive(Serialize)]
 struct One {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,46 +57,66 @@ struct One {
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<String>,
     what: String,
+    #[serde(skip)]
+    words: String,
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
+    let known = remote.tracking().known(&aim.hosts.iter().collect::<Vec<_>>())?;
     let answers = query(remote, &aim.hosts, |session, _| session.verify());
     let (mut exit, mut hosts) = (ExitStatus::Done, Vec::new());
-    for (host, answer) in aim.hosts.iter().zip(answers) {
-        let host = host.host.clone();
+    let is_text = !args.json && !args.prometheus;
+    for ((remote_host, known), answer) in aim.hosts.iter().zip(&known).zip(answers) {
+        let host = remote_host.host.clone();
         match answer {
-            Ok((_, drift)) => {
-                if !drift.is_empty() {
+            Ok((hello, drift)) => {
+                let mut found: Vec<One> = drift.into_iter().map(One::of).collect();
+                remote.remember_drift(remote_host, found.len())?;
+                found.extend(gone(known, &hello));
+                if !found.is_empty() {
                     exit = exit.worse(ExitStatus::Changes);
                 }
-                if !args.json && drift.is_empty() {
+                if is_text && found.is_empty() {
                     output.note(format_args!("{host}: as deployed"))?;
                 }
-                for one in drift.iter().filter(|_| !args.json) {
-                    output.line(format_args!("{host}: {one}"))?;
+                for one in found.iter().filter(|_| is_text) {
+                    output.line(format_args!("{host}: {}", one.words))?;
                 }
-                hosts.push(HostDrift { host, error: None, drift: drift.into_iter().map(One::of).collect() });
+                hosts.push(HostDrift { host, error: None, drift: found, hello: Some(hello) });
             }
             Err(error) => {
                 exit = exit.worse(view::status_of_error(&error));
                 output.complain(chain(&error))?;
-                hosts.push(HostDrift { host, error: Some(chain(&error)), drift: Vec::new() });
+                hosts.push(HostDrift { host, error: Some(chain(&error)), drift: Vec::new(), hello: None });
             }
         }
     }
     if args.json {
         output.json(&Verified { version: view::VERSION, hosts })?;
+    } else if args.prometheus {
+        output.text(&metrics::text(&hosts))?;
     }
     Ok(exit)
 }
 
+/// That a host runs nothing, where it did when it was last asked: it was installed anew, or its state was removed.
+fn gone(known: &Known, hello: &Hello) -> Option<One> {
+    let (cluster, tracked) = known.clusters.iter().next()?;
+    if hello.deployed.is_some() || hello.busy.is_some() {
+        return None;
+    }
+    let what = format!("nothing is deployed there any more; {cluster} was at {}", tracked.real.short());
+    Some(One { path: None, unit: None, words: what.clone(), what })
+}
+
 impl One {
     fn of(drift: Drift) -> Self {
+        let words = drift.to_string();
         let (path, unit) = match drift.subject {
             Subject::Path(path) => (Some(path), None),
             Subject::Unit(unit) => (None, Some(unit.to_string())),
         };
-        One { path, unit, what: drift.what }
+        One { path, unit, what: drift.what, words }
     }
 }

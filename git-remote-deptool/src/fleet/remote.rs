@@ -316,12 +316,34 @@ impl Remote {
             agent: Some(BUILD_ID.into()),
             deployed: hello.deployed.clone(),
             failed: hello.last_attempt.as_ref().and_then(Failed::of),
+            drift: match (&known, machine, &hello.deployed) {
+                (Some(facts), Machine::AsKnown, Some(_)) => facts.drift,
+                (None | Some(_), _, _) => 0,
+            },
             late: known.as_ref().map_or(0, |facts| facts.late),
         };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;
         }
         Ok(machine)
+    }
+
+    /// Remember how much of a host is not as it was deployed, unless another process of this repository talks to it now.
+    pub fn remember_drift(&self, host: &HostRemote, drift: usize) -> Result<(), RemoteError> {
+        let _lock = match HostLock::try_acquire(&self.repo, &host.tracking) {
+            Err(LockError::Held(_)) => return Ok(()),
+            lock => lock?,
+        };
+        match HostFacts::load(&self.repo, &host.tracking) {
+            Some(facts) if facts.drift != drift => Ok(HostFacts { drift, ..facts }.store(&self.repo, &host.tracking)?),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What is known to be wrong on hosts, a line for each: nothing is as it should be only where there is none.
+    pub fn known_drift<'a>(&self, hosts: impl Iterator<Item = &'a HostRemote>) -> Vec<String> {
+        let facts = hosts.filter_map(|host| HostFacts::load(&self.repo, &host.tracking));
+        facts.filter_map(|facts| Some(format!("{}: {}", facts.host, facts.drift_in_words()?))).collect()
     }
 
     /// Remove the tracking refs of a host that do not name what it says it runs.

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Backend, Want};
 use crate::{
+    config::Target,
     fetch::{self, Postponed},
     fleet::remote::{Remote, RemoteError, Results},
     model::{
@@ -22,7 +23,7 @@ use crate::{
         interrupt::Interrupt,
         offer::{Offer, offers},
         options::Options,
-        outcome::RefReport,
+        outcome::{RefOutcome, RefReport},
     },
     push,
 };
@@ -34,12 +35,32 @@ pub struct Dialogue {
     summary: Option<String>,
     /// What is left to do after a fetch.
     postponed: Postponed,
+    push: PushState,
+}
+
+/// How far a push has come. Git does not ask for one of what it considers up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PushState {
+    None,
+    /// Git finds that there is nothing to do, or we have.
+    NothingToDo,
+    Asked,
 }
 
 impl Dialogue {
     /// A new dialogue.
     pub fn new(remote: Remote) -> Self {
-        Dialogue { remote, summary: None, postponed: Postponed::default() }
+        Dialogue { remote, summary: None, postponed: Postponed::default(), push: PushState::None }
+    }
+
+    fn say_known_drift(&self) -> Result<(), RemoteError> {
+        let hosts = match &self.remote.target {
+            Target::Host(host) => vec![host.clone()],
+            Target::Group(_, hosts) => hosts.clone(),
+            Target::All => self.remote.known_hosts()?.into_iter().map(|(host, _)| host).collect(),
+        };
+        self.remote.known_drift(hosts.iter()).iter().for_each(|line| self.remote.say(line));
+        Ok(())
     }
 }
 
@@ -74,6 +95,7 @@ impl Backend for Dialogue {
     type Error = RemoteError;
 
     fn offers(&mut self, _options: &Options) -> Result<Vec<Offer>, RemoteError> {
+        self.push = PushState::NothingToDo;
         Ok(offers(&self.remote.tracking().knowledge(&self.remote.target, &self.remote.settings)?))
     }
 
@@ -84,12 +106,16 @@ impl Backend for Dialogue {
     }
 
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), RemoteError> {
+        self.push = PushState::Asked;
         let began = Instant::now();
         let is_over = Arc::<AtomicBool>::default();
         interrupt_without_git(self.remote.connector.interrupted.clone(), is_over.clone());
         let deployed = push::push(&self.remote, batch, options, report);
         is_over.store(true, Ordering::Relaxed);
         let deployed = deployed?;
+        if report.outcomes().all(|(_, outcome)| *outcome == RefOutcome::Unaffected) {
+            self.push = PushState::NothingToDo;
+        }
         if !deployed.is_empty() {
             self.summary = Some(summary(batch, deployed.len(), began.elapsed()));
         }
@@ -104,6 +130,10 @@ impl Backend for Dialogue {
     fn finish(&mut self, options: &Options) -> Result<(), RemoteError> {
         fetch::note_postponed(&self.remote, std::mem::take(&mut self.postponed), options.verbosity)?;
         let is_told = options.verbosity > 0 && self.remote.results == Results::Shown;
+        if is_told && self.push == PushState::NothingToDo {
+            // Git says that everything is up to date.
+            self.say_known_drift()?;
+        }
         if let Some(summary) = self.summary.take().filter(|_| is_told) {
             self.remote.say(&summary);
         }

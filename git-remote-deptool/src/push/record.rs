@@ -74,8 +74,9 @@ fn note(
             return Ok(settle(remote, request, one)?);
         }
         DeliveryEnd::Unknown(error) => {
-            remote.say(&format!("{host}: {error}"));
-            (report.outcome, report.why) = (HostOutcome::Unknown, error.to_string());
+            let why = chain(&error);
+            remote.say(&format!("{host}: {why}"));
+            (report.outcome, report.why) = (HostOutcome::Unknown, why);
             return Ok(());
         }
     };
@@ -91,7 +92,7 @@ fn note(
             report.outcome = HostOutcome::Done;
             move_tracking_ref(remote, request, one)?;
             remote.tracking().mark_whole(host)?;
-            remember(remote, request, one, None);
+            remember(remote, request, one, Remembered::Done { drift: report.drift.len() });
             (HostOutcome::Done, String::new())
         }
         Outcome::Stale { actual } => {
@@ -118,7 +119,7 @@ fn note(
                 remote.tracking().mark_broken(host, &request.cluster)?;
             }
             (report.details, report.rollback_errors) = (details, rollback_errors);
-            remember(remote, request, one, Some(format!("rolled back: {why}")));
+            remember(remote, request, one, Remembered::Failed(format!("rolled back: {why}")));
             (rolled_back, why)
         }
     };
@@ -135,9 +136,15 @@ fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> 
     }
 }
 
+/// What is remembered of a deployment.
+enum Remembered {
+    Done { drift: usize },
+    Failed(String),
+}
+
 /// Remember what `git deptool status` shows beside the tracking ref: who deployed, and whether the last attempt failed. An
 /// error here does not make the deployment fail.
-fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, failed: Option<String>) {
+fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, what: Remembered) {
     let tracking = &one.remote.tracking;
     let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };
     let (by, when) = (printable(remote.repo.operator().as_bytes()), now());
@@ -145,10 +152,13 @@ fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, failed: Opti
         Goal::Commit(commit) => Some(commit),
         Goal::Nothing => None,
     };
-    facts.failed = failed.map(|why| Failed { when, by: by.clone(), to, why });
-    if facts.failed.is_none() {
-        let (host, cluster) = (one.remote.host.clone(), request.cluster.clone());
-        facts.deployed = to.map(|commit| Deployed { host, cluster, commit, by, when });
+    match what {
+        Remembered::Failed(why) => facts.failed = Some(Failed { when, by, to, why }),
+        Remembered::Done { drift } => {
+            let (host, cluster) = (one.remote.host.clone(), request.cluster.clone());
+            facts.deployed = to.map(|commit| Deployed { host, cluster, commit, by, when });
+            (facts.failed, facts.drift) = (None, drift);
+        }
     }
     if let Err(error) = facts.store(&remote.repo, tracking) {
         remote.say(&format!("{}: {error}", one.remote.host));

@@ -33,6 +33,9 @@ pub struct HostFacts {
     /// The last deployment that was tried, if it failed.
     #[serde(default)]
     pub failed: Option<Failed>,
+    /// How many paths and units were not as they were deployed, and were left so.
+    #[serde(default)]
+    pub drift: usize,
     /// How long a request on stdin took to arrive after the agent was there, in milliseconds.
     #[serde(default)]
     pub late: u32,
@@ -125,6 +128,16 @@ impl HostFacts {
         (self.is_far() != was_far).then_some(self)
     }
 
+    /// What is known to be wrong there, and what to do; `None` if nothing is.
+    pub fn drift_in_words(&self) -> Option<String> {
+        let (what, them) = match self.drift {
+            0 => return None,
+            1 => ("1 path or unit is".to_owned(), "it"),
+            count => (format!("{count} paths and units are"), "them"),
+        };
+        Some(format!("{what} not as deployed; 'git deptool repair {}' puts {them} right", self.host))
+    }
+
     /// Forget them.
     pub fn forget(repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
@@ -207,7 +220,7 @@ mod tests {
     #[test]
     fn a_host_is_far_if_its_agent_has_to_wait_for_the_request() {
         let host = HostName::parse(b"web1").unwrap();
-        let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, late: 0 };
+        let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, drift: 0, late: 0 };
         assert!(!new.is_far());
         let near = after(new, RequestPath::Stdin, 200, 4);
         assert!(!near.is_far(), "to log in takes long, and nothing else");

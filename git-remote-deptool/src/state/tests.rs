@@ -153,6 +153,7 @@ fn facts_are_kept_by_tracking_name_and_damage_is_no_error() {
         agent: None,
         deployed: None,
         failed: None,
+        drift: 0,
         late: 0,
     };
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();
