@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use deptool_tests::process::Cmd;
 
 pub type Damage = (&'static str, fn(&Path));
+
+/// One damage in this many is a sample. It has every kind of damage, and every file.
+pub const SAMPLE: usize = 5;
 
 /// Each is done to a file at a path.
 pub const DAMAGES: [Damage; 8] = [
@@ -44,4 +47,23 @@ fn change(path: &Path, change: impl FnOnce(&[u8]) -> Vec<u8>) {
     let bytes = fs::read(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(path, change(&bytes)).unwrap();
+}
+
+/// The files of a host's state and store, relative to its state directory.
+pub fn records(state: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![state.join("state"), state.join("store"), state.join("bin")];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => todo.push(path),
+                // A deployment that is under way has a socket.
+                false if !path.is_file() => {}
+                false => found.push(path.strip_prefix(state).unwrap().to_owned()),
+            }
+        }
+    }
+    found.sort();
+    found
 }

@@ -11,7 +11,10 @@ use deptool_tests::sandbox::Repo;
 use deptool_tests::sweep::world::{Knows, Runs, Scenario, World};
 use deptool_tests::trace::Deed;
 
-use crate::{damages::DAMAGES, sweep::world};
+use crate::{
+    damages::{DAMAGES, SAMPLE, records},
+    sweep::world,
+};
 
 const OTHER_ID: &str = "0123456789abcdef";
 
@@ -95,6 +98,54 @@ fn whatever_becomes_of_the_journal_of_an_interrupted_deployment_is_told_and_repa
         let runs = fs::read(world.root().join("var/lib/deptool/store/refs/heads/prod")).unwrap();
         assert_eq!(String::from_utf8_lossy(&runs).trim(), operator.id("prod"), "{what}");
     }
+}
+
+#[test]
+fn whatever_becomes_of_any_record_while_a_deployment_is_interrupted_it_is_mended_or_says_what_to_do() {
+    damage_records_while_interrupted(SAMPLE);
+}
+
+#[test]
+#[ignore = "as the one before, every damage to every record: a minute"]
+fn whatever_becomes_of_any_record_while_a_deployment_is_interrupted_it_is_mended_or_says_what_to_do_each_time() {
+    damage_records_while_interrupted(1);
+}
+
+/// One damage in this many is tried.
+fn damage_records_while_interrupted(one_in: usize) {
+    let Some((world, mut scenario)) = interrupted() else { return };
+    let state = world.root().join("var/lib/deptool");
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for record in records(&state).iter().filter(|record| !record.ends_with("state/journal")) {
+        for (what, damage) in DAMAGES {
+            count += 1;
+            if count % one_in != 0 {
+                continue;
+            }
+            interrupt(&world, &mut scenario);
+            // What was staged is not there in the same place each time.
+            if !state.join(record).exists() {
+                continue;
+            }
+            damage(&state.join(record));
+            let what = format!("{} {what}", record.display());
+            let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
+            let fetch = operator.git(&["fetch", "web1"]);
+            if !fetch.success() {
+                wrong.push(format!("{what}: {fetch}"));
+            }
+            let mut push = operator.git(&["push", "web1", "prod"]);
+            if !push.success() && push.stderr().contains("repair") {
+                push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
+            }
+            let verify = operator.git(&["deptool", "verify", "web1"]);
+            let runs = fs::read_to_string(state.join("store/refs/heads/prod")).unwrap_or_default();
+            if !push.success() || !verify.success() || runs.trim() != operator.id("prod") {
+                wrong.push(format!("{what}: {fetch} {push} {verify}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]

@@ -14,12 +14,14 @@ use crate::{
         external::place,
         state::{
             agents::AgentId,
-            attempts, boot,
+            attempts, boot, durable,
             error::{Context, HostError},
             failed_units, heal,
+            identity::host_name,
             journal::{Handle, Journal, Record},
             layout::Home,
             lock::{HostLock, Taken},
+            missing_branch,
         },
     },
     shared::{
@@ -42,6 +44,23 @@ pub enum Recovery {
     Stuck(Vec<String>),
 }
 
+impl Recovery {
+    /// Also tell what was mended before.
+    fn after(self, mut mended: Vec<String>) -> Recovery {
+        match self {
+            Recovery::Nothing | Recovery::Busy(_) => self,
+            Recovery::Done(what) => {
+                mended.push(what);
+                Recovery::Done(mended.join("; "))
+            }
+            Recovery::Stuck(errors) => {
+                mended.extend(errors);
+                Recovery::Stuck(mended)
+            }
+        }
+    }
+}
+
 /// Finish or undo the deployment in the journal, and repair damaged records.
 pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Recovery, HostError> {
     if !home.state().exists() {
@@ -58,8 +77,14 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> 
     };
     match Journal::find(home)? {
         Journal::AtRest => tidy_up(home, lock, Vec::new(), system, tick),
-        Journal::Open(record, journal) => go_back(home, lock, (&record, journal), system, tick),
-        Journal::Kept(record, journal) => go_on(home, lock, &record, journal),
+        Journal::Open(record, journal) => {
+            let mended = heal::clear_the_way(home)?;
+            go_back(home, lock, (&record, journal), system, tick).map(|end| end.after(mended))
+        }
+        Journal::Kept(record, journal) => {
+            let mended = heal::clear_the_way(home)?;
+            go_on(home, lock, &record, journal).map(|end| end.after(mended))
+        }
         Journal::Foreign(agent) => {
             drop(lock);
             run_other_agent(home, &agent)
@@ -143,6 +168,10 @@ fn go_back(
     if !left.errors.is_empty() {
         return Ok(Recovery::Stuck(left.errors));
     }
+    if record.from.is_some() && host_name(home).ok().as_ref() != Some(&record.host) {
+        durable::replace(&home.host_name(), record.host.as_str().as_bytes())?;
+    }
+    missing_branch::put_back(home, &record.cluster, record.from)?;
     // The interrupted agent may not have synced this ref.
     finish::note_target(record, &mut Store::open_or_init(&home.store())?)?;
     finish::tidy(home)?;

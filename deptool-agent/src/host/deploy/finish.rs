@@ -189,7 +189,7 @@ fn below(path: &ExternalPath, directory: &ExternalPath) -> bool {
 /// Remove whatever a deployment that was not activated left. The caller holds the host lock.
 pub fn tidy(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| name.ends_with(".new")) {
-        durable::remove(&home.state().join(name))?;
+        durable::remove_all(&home.state().join(name))?;
     }
     agents::tidy(home)?;
     takeover::remove_stale_sockets(home)?;

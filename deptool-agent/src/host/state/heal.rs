@@ -38,6 +38,21 @@ pub fn is_needed(home: &Home) -> bool {
 /// Repair whatever can be repaired. Returns sentences about the repairs. The caller holds the lock, and no deployment is under
 /// way.
 pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
+    let mut said = clear_the_way(home)?;
+    said.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
+    said.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
+    make_instance(home)?;
+    if let Some((name, what)) = host_name_by_note(home) {
+        durable::replace(&home.host_name(), name.as_str().as_bytes())?;
+        said.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
+    }
+    said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
+    Ok(said)
+}
+
+/// Move away what is no file in the place of a record, and what does not belong into the store. Returns sentences about that.
+/// The caller holds the lock.
+pub fn clear_the_way(home: &Home) -> Result<Vec<String>, HostError> {
     let mut said = Vec::new();
     for path in records(home) {
         said.extend(move_if_damaged(home, &path, durable::open(&path).map(drop))?);
@@ -47,14 +62,6 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
         let path = printable(path.as_os_str().as_encoded_bytes());
         said.push(format!("'{path}' is nothing that belongs there: it is kept as '{kept}'"));
     }
-    said.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
-    said.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
-    make_instance(home)?;
-    if let Some((name, what)) = host_name_by_note(home) {
-        durable::replace(&home.host_name(), name.as_str().as_bytes())?;
-        said.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
-    }
-    said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
     Ok(said)
 }
 

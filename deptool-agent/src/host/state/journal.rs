@@ -225,7 +225,7 @@ fn reserve(home: &Home, size: u64) -> Result<(), HostError> {
 
 /// Give back the reserved space, because it is needed now.
 pub fn release_reserve(home: &Home) -> Result<(), HostError> {
-    durable::remove(&reserve_path(home))
+    durable::remove_all(&reserve_path(home))
 }
 
 /// Whether the 16 bytes of the verdict say that the deployment is kept. If some were damaged since, the majority counts.

@@ -66,6 +66,17 @@ fn has(home: &Home, commit: CommitId) -> bool {
     matches!(Store::open_to_read(&home.store()), Ok(Some(store)) if store.commit(&commit).is_ok())
 }
 
+/// Make the branch what it was before a deployment that was undone, if a damage changed it.
+pub fn put_back(home: &Home, cluster: &ClusterName, before: Option<CommitId>) -> Result<(), HostError> {
+    let now = Store::deployed_at(&home.store());
+    match (before, now) {
+        (Some(commit), Ok(Some((its, now)))) if its == *cluster && now == commit => Ok(()),
+        (Some(commit), _) => Lost { cluster: cluster.clone(), commit }.restore(home).map(drop),
+        (None, Err(_)) => durable::remove(&home.store().join("HEAD")),
+        (None, Ok(_)) => Ok(()),
+    }
+}
+
 impl Lost {
     /// Restore the branch. Returns a sentence about that.
     pub fn restore(&self, home: &Home) -> Result<String, HostError> {
