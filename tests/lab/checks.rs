@@ -186,3 +186,26 @@ fn a_unit_file_with_a_mistake_in_it_is_refused() {
     host.sh(&format!("{verify}; {verify}; {verify}; {verify}; {verify}"));
     println!("systemd-analyze verify takes {:?}", began.elapsed() / 5);
 }
+
+#[test]
+fn a_check_can_not_change_what_it_inspects() {
+    let Some((lab, sandbox)) = with_nginx() else { return };
+    let (host, operator) = (lab.host("web1"), operator(&sandbox));
+    operator.git(&["push", "web1", "prod"]).ok();
+    let check = |command: &str| {
+        let text = format!("[Service]\nExecStart=/bin/sh -c '{command}'\n");
+        operator.write("web1/nginx/systemd/nginx-check.service", text);
+        operator.commit("A check that writes");
+        operator.git(&["push", "web1", "prod"]).fails()
+    };
+    let tree = "/var/lib/deptool/apps/nginx/current";
+    for path in [tree, "/var/lib/deptool/current/nginx", "$(readlink -f /var/lib/deptool/apps/nginx/current)"] {
+        check(&format!("echo x >{path}/nginx.conf")).says("Read-only file system");
+        check(&format!("echo x >{path}/new")).says("Read-only file system");
+    }
+    // Root finds a way around every mount.
+    check("echo x >/proc/1/root$(readlink -f /var/lib/deptool/apps/nginx/current)/new")
+        .says("was added while the checks");
+    assert_no_trace(host);
+    operator.git(&["deptool", "verify", "web1"]).ok();
+}

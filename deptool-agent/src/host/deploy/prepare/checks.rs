@@ -13,12 +13,16 @@ use crate::{
             owners::{Database, resolve},
             prepare::{Staged, accounts},
         },
-        state::error::{Context, HostError},
+        state::{
+            checkout,
+            error::{Context, HostError},
+        },
     },
     shared::{
         desired::{ClaimKind, check_file},
         manifest::Account,
         name::{AppName, UnitName},
+        path::STATE_DIR,
         text::printable,
         unit_file::assignments,
     },
@@ -80,7 +84,24 @@ pub fn run(
     if is_called_off {
         return removed.map(|()| None);
     }
-    result.and(removed).map(|()| Some(notes))
+    result.and(removed)?;
+    if !checks.is_empty() {
+        refuse_changes(staged)?;
+    }
+    Ok(Some(notes))
+}
+
+/// A check sees the trees read-only, but root finds other ways. What it has changed must not be deployed.
+fn refuse_changes(staged: &Staged<'_>) -> Result<(), HostError> {
+    for (name, tree) in staged.checkouts {
+        let Some(app) = staged.sides.new.apps.get(name) else { continue };
+        if let Some(difference) = checkout::differences(staged.home, tree, app).first() {
+            let file = difference.file.as_ref().map_or_else(String::new, |file| format!("/{file}"));
+            let what = difference.what;
+            return Err(HostError::refused(format!("'{name}{file}' {what} while the checks were running")));
+        }
+    }
+    Ok(())
 }
 
 fn run_all(checks: &[Check<'_>], system: &mut dyn System, go_on: &mut dyn FnMut() -> bool) -> Result<(), HostError> {
@@ -177,6 +198,7 @@ fn unit_file(staged: &Staged<'_>, app: &AppName, unit: &UnitName, section: &[(St
     let checkout = checkout.unwrap_or_default();
     text.push_str("Type=oneshot\nRemainAfterExit=no\nRestart=no\nStandardOutput=journal\nStandardError=journal\n");
     text.push_str(&format!("Environment=DEPTOOL_STAGED={}\n", checkout.display()));
+    text.push_str(&format!("ReadOnlyPaths={STATE_DIR}\n"));
     let mut bind = |from: PathBuf, to: PathBuf| {
         text.push_str(&format!("BindReadOnlyPaths={}:{}\n", from.display(), to.display()));
     };
