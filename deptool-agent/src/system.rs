@@ -215,6 +215,15 @@ impl UnitDetail {
     }
 }
 
+/// Units in a few words: the first of them, and how many there are.
+pub fn some_of(units: &[&UnitName]) -> String {
+    match units {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
 /// Creates the [`System`] of this machine. A function, because its connection does not survive a fork.
 pub type MakeSystem<'a> = dyn Fn() -> Box<dyn System> + 'a;
 
@@ -258,7 +267,7 @@ pub enum JobResult {
 
 /// The service manager of one machine.
 ///
-/// `tick` is called at least once a second while a call waits, so that the agent can send heartbeats.
+/// `tick` is called at least once a second while a call waits, with what is waited for: for heartbeats and progress.
 pub trait System {
     fn manager(&self) -> Manager;
 
@@ -299,10 +308,10 @@ pub trait System {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        tick: &mut dyn FnMut(),
+        tick: &mut dyn FnMut(&str),
     ) -> Result<Vec<JobResult>, SystemError> {
-        self.run_jobs_while(jobs, limit, &mut || {
-            tick();
+        self.run_jobs_while(jobs, limit, &mut |awaited| {
+            tick(awaited);
             true
         })
     }
@@ -312,7 +321,7 @@ pub trait System {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError>;
 
     /// The output of `systemd-analyze verify` for these unit files. `None` if it is not installed, or useless here.

@@ -181,6 +181,7 @@ impl Fleet<'_> {
             | DeliveryEvent::Hello(_)
             | DeliveryEvent::Answered(_)
             | DeliveryEvent::Phase(_)
+            | DeliveryEvent::WaitsFor(_)
             | DeliveryEvent::Note(_)
             | DeliveryEvent::Busy(_) => return,
         };

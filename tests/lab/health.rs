@@ -99,7 +99,9 @@ fn a_oneshot_of_the_tree_asks_until_it_is_answered_and_leaves_nothing_behind() {
     stage.write("db/systemd/db.service", &service(3));
     stage.write("db/systemd/db-ready.service", probe);
     manifest("20s");
-    stage.push("A slow database").ok();
+    stage.operator().commit("A slow database");
+    let push = stage.operator().git(&["push", "--verbose", "web1", "prod"]).ok();
+    push.says("web1: settling").says("web1: waiting for db-ready.service");
     assert_ne!(host.sh("wc -l </run/db.asked"), "1", "it was asked until it answered");
     assert_eq!(
         (host.unit_state("db.service"), host.unit_state("db-ready.service")),

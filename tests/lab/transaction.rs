@@ -105,8 +105,10 @@ fn a_dependent_that_ends_badly_when_it_is_stopped_is_judged_by_its_next_run() {
     let ends_badly = "[Unit]\nRequires=lan.service\nAfter=lan.service\n[Service]\n\
                       ExecStart=/bin/sh -c 'trap \"exit 137\" TERM; while :; do sleep 0.05; done'\n";
     own_units(host, &[("box.service", ends_badly)], "box.service");
-    write(&stage, "lan/systemd/lan.service", &base("two"));
-    push(&stage, "Another network").ok().says("also restarted box.service");
+    write(&stage, "lan/systemd/lan.service", &base("two").replace("sleep 1", "sleep 3"));
+    stage.operator().commit("Another network");
+    let pushed = stage.operator().git(&["push", "--verbose", "web1", "prod"]).ok();
+    pushed.says("web1: waiting for lan.service").says("also restarted box.service");
     assert_eq!(host.unit_state("box.service"), "active");
 }
 

@@ -62,7 +62,7 @@ impl Recovery {
 }
 
 /// Finish or undo the deployment in the journal, and repair damaged records.
-pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Recovery, HostError> {
+pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Recovery, HostError> {
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
@@ -113,7 +113,7 @@ fn tidy_up(
     lock: HostLock,
     mut said: Vec<String>,
     system: &mut dyn System,
-    tick: &mut dyn FnMut(),
+    tick: &mut dyn FnMut(&str),
 ) -> Result<Recovery, HostError> {
     said.extend(heal::mend(home)?);
     Journal::discard(home)?;
@@ -149,7 +149,7 @@ fn go_back(
     lock: HostLock,
     (record, journal): (&Record, Handle),
     system: &mut dyn System,
-    tick: &mut dyn FnMut(),
+    tick: &mut dyn FnMut(&str),
 ) -> Result<Recovery, HostError> {
     if system.is_stopping() {
         return Err(HostError::Interrupted("the host is shutting down in the middle of a deployment".into()));
@@ -186,7 +186,7 @@ fn go_back(
 /// sentence about what was recovered, if anything was.
 pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, HostError> {
     home.check_ownership()?;
-    match recover(home, system, &mut || ())? {
+    match recover(home, system, &mut |_| ())? {
         Recovery::Done(what) => Ok(Some(what)),
         Recovery::Stuck(errors) => Err(HostError::refused(errors.join("; "))),
         Recovery::Busy(_) => Ok(None),

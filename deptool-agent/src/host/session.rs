@@ -41,7 +41,7 @@ pub type Detach<'a> = dyn Fn(&mut dyn FnMut()) -> io::Result<()> + 'a;
 /// Serve one connection to its end.
 pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Detach<'_>) {
     peer.send_bytes(format!("deptool-agent {VERSION} {BUILD_ID}\n").as_bytes());
-    let hello = match recover_and_describe(home, &mut *system(), &mut || peer.tick()) {
+    let hello = match recover_and_describe(home, &mut *system(), &mut |_| peer.tick()) {
         Ok(hello) => hello,
         Err(error) => return peer.send(&Response::Error(error.to_string())),
     };
@@ -96,7 +96,7 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
 }
 
 /// Recover from an interrupted deployment, then describe the host. What could not be mended does not keep anybody from reading.
-fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Hello, HostError> {
+fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
     home.check_ownership()?;
     let (mut recovered, mut busy, mut failures) = (None, None, Vec::new());
     match recover(home, system, tick) {

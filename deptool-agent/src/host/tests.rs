@@ -330,7 +330,7 @@ fn a_unit_that_stays_down_after_a_rollback_is_started_by_the_next_deployment() {
     let (outcome, _) = world.deploy(BEFORE);
     assert!(matches!(outcome, Outcome::RolledBack(_)), "{outcome:?}");
     assert_eq!(down(&home), ["web.service"]);
-    let recovery = recover(&home, &mut world.fake, &mut || ()).unwrap();
+    let recovery = recover(&home, &mut world.fake, &mut |_| ()).unwrap();
     assert!(matches!(recovery, Recovery::Nothing));
     assert_eq!(down(&home), ["web.service"]);
 
@@ -350,10 +350,10 @@ fn a_unit_that_stays_down_after_a_rollback_is_started_at_the_next_contact() {
     world.fake.behave("web.service", Behaviour::FailsAtStart);
     assert!(matches!(world.deploy(AFTER).0, Outcome::RolledBack(_)));
     world.fake.behave("web.service", Behaviour::Works);
-    let Recovery::Done(what) = recover(&home, &mut world.fake, &mut || ()).unwrap() else { panic!() };
+    let Recovery::Done(what) = recover(&home, &mut world.fake, &mut |_| ()).unwrap() else { panic!() };
     assert_eq!(what, "started again: 'web.service'");
     assert!(failed_units::load(&home).unwrap().is_empty());
-    assert!(matches!(recover(&home, &mut world.fake, &mut || ()).unwrap(), Recovery::Nothing));
+    assert!(matches!(recover(&home, &mut world.fake, &mut |_| ()).unwrap(), Recovery::Nothing));
 }
 
 #[test]

@@ -146,6 +146,8 @@ pub enum Response {
     /// The host lacks objects that the pack builds on: send a pack that has everything.
     NeedFull,
     Progress(Phase),
+    /// What is waited for: a unit, or what must answer. Only told if that takes time.
+    WaitsFor(String),
     /// Something that the operator should know, in one or a few lines.
     Note(String),
     /// Everything is checked and durable. Nothing was changed yet.

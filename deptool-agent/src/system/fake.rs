@@ -398,11 +398,11 @@ impl System for Fake {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         let words = jobs.iter().map(|(name, kind)| format!("{} {name}", format!("{kind:?}").to_lowercase()));
         self.record(format!("jobs {}", words.collect::<Vec<_>>().join(", ")))?;
-        go_on();
+        go_on("");
         let results: Vec<JobResult> = jobs.iter().map(|(name, kind)| self.job(name, *kind)).collect();
         if results.contains(&JobResult::TimedOut) {
             self.now += limit;

@@ -138,7 +138,7 @@ impl System for Offline {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         _limit: Duration,
-        _go_on: &mut dyn FnMut() -> bool,
+        _go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         Ok(vec![JobResult::Done; jobs.len()])
     }

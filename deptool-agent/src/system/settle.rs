@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Active, JobKind, JobResult, System, SystemError, UnitDetail,
+    Active, JobKind, JobResult, System, SystemError, UnitDetail, some_of,
     touched::{self, Change, Ours, Relation, States, Touched},
     verdict::{Started, Verdict, judge},
 };
@@ -98,6 +98,8 @@ impl Deadline {
 pub struct Watch {
     transaction: Transaction,
     watched: Vec<Watched>,
+    /// Those of the watched units that were not good when they were looked at last.
+    settling: Vec<usize>,
     is_first: bool,
     /// Units that had jobs that the deployment did not ask for.
     others: BTreeSet<UnitName>,
@@ -117,7 +119,7 @@ impl Watch {
         };
         let watched = units.into_iter().map(new).collect();
         let (others, stopped, complaints) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Watch { transaction, watched, is_first: true, others, stopped, complaints }
+        Watch { transaction, watched, settling: Vec::new(), is_first: true, others, stopped, complaints }
     }
 
     /// Also watch these units, from their new jobs on.
@@ -125,6 +127,11 @@ impl Watch {
         self.watched.retain(|one| units.iter().all(|(unit, _)| *unit != one.unit));
         let new = |(unit, started)| Watched { unit, started, invocations: Vec::new(), role: Role::Own };
         self.watched.extend(units.into_iter().map(new));
+    }
+
+    /// What is waited for.
+    fn awaited(&self) -> String {
+        some_of(&self.settling.iter().map(|at| &self.watched[*at].unit).collect::<Vec<_>>())
     }
 
     /// The units that are not in the plan and that systemd restarted.
@@ -150,10 +157,10 @@ impl Watch {
         &mut self,
         system: &mut dyn System,
         deadline: Deadline,
-        tick: &mut dyn FnMut(),
+        tick: &mut dyn FnMut(&str),
     ) -> Result<(), Vec<Failure>> {
         while let Some(next) = self.look(system, Some(deadline))? {
-            tick();
+            tick(&self.awaited());
             let limit = next.min(deadline.left(system)).min(TICK);
             if let Err(error) = wait(system, limit) {
                 return Err(self.watched.iter().take(1).map(|one| one.failure(error.0.clone())).collect());
@@ -201,6 +208,8 @@ impl Watch {
         }
         let left = |verdict: &Verdict| if let Verdict::Settling(left) = verdict { Some(*left) } else { None };
         let next = looks.iter().filter_map(|(_, _, verdict)| left(verdict)).min();
+        let is_settling = |look: &&(usize, String, Verdict)| left(&look.2).is_some();
+        self.settling = looks.iter().filter(is_settling).map(|(at, ..)| *at).collect();
         match deadline {
             Some(deadline) if next.is_some() && deadline.left(system).is_zero() => {
                 let late = looks.iter().filter(|(_, _, verdict)| left(verdict).is_some());
@@ -386,7 +395,7 @@ mod tests {
         fake.reset_failed(&names).unwrap();
         let before: Vec<UnitDetail> = names.iter().map(|name| fake.detail(name).unwrap()).collect();
         let jobs: Vec<_> = names.iter().map(|name| (name.clone(), JobKind::Restart)).collect();
-        let results = fake.run_jobs(&jobs, Duration::from_secs(30), &mut || ()).unwrap();
+        let results = fake.run_jobs(&jobs, Duration::from_secs(30), &mut |_| ()).unwrap();
         let ended = fake.clock();
         let started = results.into_iter().zip(before).map(|(job, before)| Started {
             kind: JobKind::Restart,
@@ -396,7 +405,7 @@ mod tests {
             window: None,
         });
         let deadline = Deadline::after(fake, LIMIT);
-        Watch::new(names.into_iter().zip(started).collect(), Transaction::default()).settle(fake, deadline, &mut || ())
+        Watch::new(names.into_iter().zip(started).collect(), Transaction::default()).settle(fake, deadline, &mut |_| ())
     }
 
     fn whys(result: Result<(), Vec<Failure>>) -> Vec<String> {
@@ -450,7 +459,7 @@ mod tests {
         // As if a connection had been waiting.
         for service in ["s.service", "t.service"] {
             fake.behave(service, Behaviour::DiesAfterLooks(2)).detail.is_triggered = true;
-            fake.run_jobs(&[(unit(service), JobKind::Start)], LIMIT, &mut || ()).unwrap();
+            fake.run_jobs(&[(unit(service), JobKind::Start)], LIMIT, &mut |_| ()).unwrap();
         }
         let expected = ["s.service: exited with status 1 after 0.1 s (started by 's.socket')"];
         assert_eq!(whys(deploy(&mut fake, &["s.socket", "t.timer"])), expected);
@@ -472,7 +481,7 @@ mod tests {
         let result = Watch::new(vec![(unit("a.service"), started)], Transaction::default()).settle(
             &mut fake,
             deadline,
-            &mut || ticks += 1,
+            &mut |_| ticks += 1,
         );
         assert_eq!(whys(result), ["a.service: has not settled within 90 s (running)"]);
         assert!(ticks >= 90);

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Active, Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
-    program,
+    program, some_of,
 };
 use crate::shared::name::UnitName;
 
@@ -225,7 +225,7 @@ impl Systemd {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, DbusError> {
         let arguments = job_arguments(jobs);
         let calls = job_calls(jobs, &arguments);
@@ -247,7 +247,8 @@ impl Systemd {
                 }
                 if ticked.elapsed() >= TICK {
                     ticked = Instant::now();
-                    if !go_on() {
+                    let left: Vec<&UnitName> = run.unfinished().into_iter().map(|at| &jobs[at].0).collect();
+                    if !go_on(&some_of(&left)) {
                         break;
                     }
                 }
@@ -264,7 +265,7 @@ impl Systemd {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         (began, until): (Duration, Instant),
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         let mut results: Vec<Option<JobResult>> = jobs.iter().map(|_| None).collect();
         loop {
@@ -287,7 +288,7 @@ impl Systemd {
                 again.into_iter().zip(ended).for_each(|(at, result)| results[at] = Some(result));
             }
             let is_over = results.iter().all(Option::is_some);
-            if is_over || Instant::now() >= until || !go_on() {
+            if is_over || Instant::now() >= until || !go_on("") {
                 return Ok(results.into_iter().map(|result| result.unwrap_or(JobResult::TimedOut)).collect());
             }
             self.wait_for_change(TICK)?;
@@ -463,7 +464,7 @@ impl System for Systemd {
         &mut self,
         jobs: &[(UnitName, JobKind)],
         limit: Duration,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
         self.memory.clear();
         let what = "start or stop units";
@@ -523,7 +524,7 @@ impl System for Systemd {
         let left = units.iter().filter(|unit| loaded.get(*unit).is_some_and(|state| state.active != Active::Inactive));
         let stops: Vec<_> = left.map(|unit| (unit.clone(), JobKind::Stop)).collect();
         if !stops.is_empty() {
-            self.run_jobs(&stops, PROGRAM, &mut || ())?;
+            self.run_jobs(&stops, PROGRAM, &mut |_| ())?;
         }
         units.iter().try_for_each(transient::remove)
     }

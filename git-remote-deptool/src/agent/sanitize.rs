@@ -21,6 +21,7 @@ pub fn safe(response: Response) -> Response {
     match response {
         Response::Hello(said) => Response::Hello(Box::new(hello(*said))),
         Response::Note(text) => Response::Note(lines(&text)),
+        Response::WaitsFor(what) => Response::WaitsFor(line(&what)),
         Response::Ended(ended) => Response::Ended(Box::new(outcome(*ended))),
         Response::Attempts(attempts) => Response::Attempts(attempts.into_iter().map(attempt).collect()),
         Response::Drift(found) => Response::Drift(found.into_iter().map(drift).collect()),

@@ -55,6 +55,8 @@ pub enum DeliveryEvent {
     /// The host has begun to answer the request.
     Answered(Timing),
     Phase(Phase),
+    /// A unit, or what must answer, that the host waits for.
+    WaitsFor(String),
     Note(String),
     NeedFull,
     Prepared,

@@ -20,6 +20,7 @@ pub fn state_of(report: &DeliveryEvent) -> Option<State> {
         DeliveryEvent::Stage(Stage::Installing { .. }) => State::Installing,
         DeliveryEvent::Hello(_) => State::At(Phase::Preparing),
         DeliveryEvent::Phase(phase) => State::At(*phase),
+        DeliveryEvent::WaitsFor(what) => State::WaitsFor(what.clone()),
         DeliveryEvent::Prepared => State::At(Phase::Prepared),
         DeliveryEvent::Healthy => State::At(Phase::AwaitingVerdict),
         DeliveryEvent::Kept => State::At(Phase::AwaitingRelease),

@@ -242,6 +242,9 @@ impl Supervisor for PushSupervisor<'_> {
             DeliveryEvent::Phase(phase) if verbosity > 1 && !self.progress.is_live() => {
                 self.remote.say(&format!("{}: {}", host.host, phase.word()));
             }
+            DeliveryEvent::WaitsFor(what) if verbosity > 1 && !self.progress.is_live() => {
+                self.remote.say(&format!("{}: waiting for {what}", host.host));
+            }
             DeliveryEvent::Busy(holder) if verbosity > 0 => {
                 let since = ago(now() - holder.since);
                 let (by, phase) = (&holder.by, holder.phase.word());

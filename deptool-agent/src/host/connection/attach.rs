@@ -34,7 +34,7 @@ pub fn attach(home: &Home, id: DeploymentId, peer: &mut Peer, system: &MakeSyste
         {
             return Ok(());
         }
-        match recover(home, &mut *system(), &mut || peer.tick())? {
+        match recover(home, &mut *system(), &mut |_| peer.tick())? {
             // The deployment has no takeover socket yet, or is being undone: wait. If another deployment holds the lock,
             // this one has ended.
             Recovery::Busy(holder) if holder.id.is_none_or(|other| other == id) => {}

@@ -33,6 +33,9 @@ use crate::{
 /// A helper that sends nothing for this long counts as gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
+/// A wait that takes longer is told of, and what is told changes no faster than this.
+const LONG: Duration = Duration::from_secs(1);
+
 /// The result of waiting for a request.
 #[derive(Debug)]
 pub enum Incoming {
@@ -55,6 +58,9 @@ pub struct Peer {
     takeovers: usize,
     /// The question that the helper has not answered yet. A connection that takes over is asked again.
     question: Option<Response>,
+    /// What the helper was told to be waited for in this phase, and when it heard of phase or wait.
+    awaited: String,
+    heard_of_progress: Instant,
     heartbeat: Heartbeat,
 }
 
@@ -78,7 +84,16 @@ impl Peer {
         link.prefix = prefix;
         heartbeat.follow(&link.output);
         let (link, heartbeat) = (Some(link), heartbeat.clone());
-        Ok(Peer { link, last_sent: Instant::now(), takeover: None, takeovers: 0, question: None, heartbeat })
+        Ok(Peer {
+            link,
+            last_sent: Instant::now(),
+            takeover: None,
+            takeovers: 0,
+            question: None,
+            awaited: String::new(),
+            heard_of_progress: Instant::now(),
+            heartbeat,
+        })
     }
 
     /// Let other connections take over through `socket` from now on.
@@ -109,6 +124,10 @@ impl Peer {
 
     /// Send `response`. If that fails, the connection counts as lost: see [`Peer::is_lost`].
     pub fn send(&mut self, response: &Response) {
+        if let Response::Progress(_) = response {
+            self.awaited.clear();
+            self.heard_of_progress = Instant::now();
+        }
         match (encode(response), &mut self.link) {
             (Ok(frame), _) => self.send_bytes(&frame),
             (Err(_), Some(link)) => link.lost = true,
@@ -143,6 +162,15 @@ impl Peer {
         }
     }
 
+    /// As [`Peer::tick`], and tell the helper what is waited for if that takes time. Empty if it is not known.
+    pub fn wait_for(&mut self, awaited: &str) {
+        self.tick();
+        if !awaited.is_empty() && self.awaited != awaited && self.heard_of_progress.elapsed() >= LONG {
+            self.send(&Response::WaitsFor(awaited.to_owned()));
+            (self.awaited, self.heard_of_progress) = (awaited.to_owned(), Instant::now());
+        }
+    }
+
     /// Whether the helper is still there and has not cancelled.
     pub fn still_waits(&mut self) -> bool {
         self.tick();
@@ -161,6 +189,7 @@ impl Peer {
         self.heartbeat.follow(&link.output);
         self.link = Some(link);
         self.takeovers += 1;
+        self.awaited.clear();
         self.send(&Response::Attached);
         if let Some(question) = self.question.clone() {
             self.send(&question);

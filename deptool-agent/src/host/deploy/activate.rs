@@ -142,7 +142,7 @@ impl Running<'_> {
                 windows: &self.expectations.windows,
                 before: &self.record.before,
                 complaints: &mut complaints,
-                tick: &mut || peer.tick(),
+                tick: &mut |awaited| peer.wait_for(awaited),
             };
             started.extend(applying.apply(action)?);
         }
@@ -160,10 +160,10 @@ impl Running<'_> {
         self.peer.send(&Response::Progress(Phase::Settling));
         let mut watch = Watch::new(started, transaction);
         let peer = &mut *self.peer;
-        watch.settle(self.system, deadline, &mut || peer.tick()).map_err(Failure::Units)?;
+        watch.settle(self.system, deadline, &mut |awaited| peer.wait_for(awaited)).map_err(Failure::Units)?;
         self.look_for_stale(deadline, &mut watch)?;
         let peer = &mut *self.peer;
-        let tick = &mut || peer.tick();
+        let tick = &mut |awaited: &str| peer.wait_for(awaited);
         let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
         if is_observable && !probes.is_empty() {
             health::wait(&probes, &mut watch, self.system, deadline, tick)?;
@@ -180,7 +180,7 @@ impl Running<'_> {
             return Ok(());
         }
         let peer = &mut *self.peer;
-        let stale = stale::find(self.home, &self.record, self.system, &mut || peer.tick())?;
+        let stale = stale::find(self.home, &self.record, self.system, &mut |awaited| peer.wait_for(awaited))?;
         let (restarts, rest): (Vec<_>, Vec<_>) = stale.into_iter().partition(|stale| stale.may_restart);
         for Stale { unit, what, .. } in rest {
             let advice = "'on_change' may be 'restart' or 'reload-or-restart'";
@@ -199,11 +199,11 @@ impl Running<'_> {
             windows: &self.expectations.windows,
             before: &self.record.before,
             complaints: &mut Vec::new(),
-            tick: &mut || peer.tick(),
+            tick: &mut |awaited| peer.wait_for(awaited),
         };
         let started = applying.apply(&Action::Jobs(UnitJobs { jobs, ..UnitJobs::default() }))?;
         watch.add(started);
-        watch.settle(self.system, deadline, &mut || peer.tick()).map_err(Failure::Units)
+        watch.settle(self.system, deadline, &mut |awaited| peer.wait_for(awaited)).map_err(Failure::Units)
     }
 
     /// What the deployment does to units, as a whole.
@@ -348,7 +348,7 @@ impl Running<'_> {
         self.enter_phase(Phase::RollingBack);
         let peer = &mut *self.peer;
         let reached = Reached::Actions(self.begun);
-        let left = undo(self.home, &self.record, reached, self.system, &mut || peer.tick());
+        let left = undo(self.home, &self.record, reached, self.system, &mut |awaited| peer.wait_for(awaited));
         // Collect the journals of failed units only now: that takes time, and the rollback ends an outage.
         let (why, details) = why.explain(self.system);
         self.log(&format!("rolled back: {why}"));

@@ -48,7 +48,7 @@ pub struct Applying<'a> {
     pub before: &'a States,
     /// Problems that are not failures, for the operator.
     pub complaints: &'a mut Vec<String>,
-    pub tick: &'a mut dyn FnMut(),
+    pub tick: &'a mut dyn FnMut(&str),
 }
 
 impl Applying<'_> {

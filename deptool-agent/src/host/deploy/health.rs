@@ -36,10 +36,14 @@ pub fn wait(
     watch: &mut Watch,
     system: &mut dyn System,
     deadline: Deadline,
-    tick: &mut dyn FnMut(),
+    tick: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
     let began = system.clock();
     for (app, probe) in probes {
+        let awaited = match &probe.target {
+            Target::Unit(unit) => unit.to_string(),
+            target @ (Target::Tcp(_) | Target::Http { .. }) => target.to_string(),
+        };
         loop {
             let left = (began + probe.within).saturating_sub(system.clock()).min(deadline.left(system));
             let result = match &probe.target {
@@ -60,7 +64,7 @@ pub fn wait(
                 let (target, waited) = (&probe.target, seconds(system.clock() - began));
                 return Err(Failure::Text(format!("{target} of '{app}' is not healthy after {waited}: {why}")));
             }
-            tick();
+            tick(&awaited);
             if system.wait_for_change(PAUSE.min(left)).is_err() {
                 std::thread::sleep(PAUSE);
             }
@@ -87,7 +91,7 @@ fn run(
     unit: &UnitName,
     limit: Duration,
     system: &mut dyn System,
-    tick: &mut dyn FnMut(),
+    tick: &mut dyn FnMut(&str),
 ) -> Result<Result<(), Asked>, SystemError> {
     let units = std::slice::from_ref(unit);
     system.reset_failed(units)?;
@@ -111,7 +115,7 @@ fn run(
 }
 
 /// Try once. The error says what came instead of the expected answer.
-fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(), String> {
+fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut(&str)) -> Result<(), String> {
     let until = Instant::now() + limit;
     let result = match target {
         Target::Tcp(address) => connect(&address.sockets, until, tick).map(drop),
@@ -130,7 +134,7 @@ fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut()) -> Result<(
     })
 }
 
-fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut()) -> io::Result<TcpStream> {
+fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut(&str)) -> io::Result<TcpStream> {
     loop {
         let mut last = io::ErrorKind::TimedOut.into();
         for socket in sockets {
@@ -142,12 +146,12 @@ fn connect(sockets: &[SocketAddr], until: Instant, tick: &mut dyn FnMut()) -> io
         if last.kind() != io::ErrorKind::TimedOut {
             return Err(last);
         }
-        tick();
+        tick("");
     }
 }
 
 /// Send a `GET` request. Returns the status of the answer.
-fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
+fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut(&str)) -> io::Result<u16> {
     let mut stream = connect(&url.sockets, until, tick)?;
     let Url { path, authority, .. } = url;
     let request = format!(
@@ -162,7 +166,7 @@ fn ask(url: &Url, until: Instant, tick: &mut dyn FnMut()) -> io::Result<u16> {
         match stream.read(&mut byte) {
             Ok(0) => return Err(io::Error::other("the connection was closed without an answer")),
             Ok(_) => line.extend(byte),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => tick(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => tick(""),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -222,7 +226,7 @@ mod tests {
         let mut watch = Watch::new(vec![(unit("a.service"), started)], Transaction::default());
         let deadline = Deadline::after(fake, Duration::from_secs(90));
         let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
-        match wait(&probes, &mut watch, fake, deadline, &mut || ()) {
+        match wait(&probes, &mut watch, fake, deadline, &mut |_| ()) {
             Ok(()) => None,
             Err(Failure::Text(text)) => Some(text),
             Err(Failure::Units(failures)) => Some(format!("{}: {}", failures[0].unit, failures[0].why)),

@@ -34,7 +34,7 @@ pub fn find(
     home: &Home,
     record: &Record,
     system: &mut dyn System,
-    tick: &mut dyn FnMut(),
+    tick: &mut dyn FnMut(&str),
 ) -> Result<Vec<Stale>, HostError> {
     let jobs = record.actions.iter().filter_map(|action| match action {
         Action::Jobs(jobs) => Some(jobs),
@@ -56,7 +56,7 @@ pub fn find(
                     stale.push(Stale { unit: unit.clone(), what, may_restart });
                     break;
                 }
-                tick();
+                tick(unit.as_str());
                 system.wait_for_change(PAUSE)?;
             }
         }

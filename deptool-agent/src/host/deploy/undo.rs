@@ -57,7 +57,13 @@ pub enum Reached {
 }
 
 /// Undo the deployment of `record`.
-pub fn undo(home: &Home, record: &Record, reached: Reached, system: &mut dyn System, tick: &mut dyn FnMut()) -> Left {
+pub fn undo(
+    home: &Home,
+    record: &Record,
+    reached: Reached,
+    system: &mut dyn System,
+    tick: &mut dyn FnMut(&str),
+) -> Left {
     let mut undoing = Undoing { home, record, reached, system, tick, left: Left::default() };
     let released = release_reserve(home);
     undoing.note(released);
@@ -72,7 +78,7 @@ struct Undoing<'a> {
     record: &'a Record,
     reached: Reached,
     system: &'a mut dyn System,
-    tick: &'a mut dyn FnMut(),
+    tick: &'a mut dyn FnMut(&str),
     left: Left,
 }
 

@@ -60,7 +60,7 @@ fn save(home: &Home, all: &[Down]) -> Result<(), HostError> {
 
 /// Try to start the failed units, and record those that still fail. Returns the units that run again. The caller holds the
 /// host lock.
-pub fn mend(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Vec<UnitName>, HostError> {
+pub fn mend(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Vec<UnitName>, HostError> {
     let all = load(home)?;
     if all.is_empty() || system.manager() != Manager::Running {
         return Ok(Vec::new());
@@ -72,7 +72,7 @@ pub fn mend(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut()) -> Res
 }
 
 /// Start the units that do not run. Returns those that could not be started.
-fn start(all: &[Down], system: &mut dyn System, tick: &mut dyn FnMut()) -> Result<Vec<Down>, SystemError> {
+fn start(all: &[Down], system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Vec<Down>, SystemError> {
     let loaded = system.snapshot()?;
     let runs = |down: &&Down| loaded.get(&down.unit).is_some_and(|state| state.active.is_up());
     let units: Vec<UnitName> = all.iter().filter(|down| !runs(down)).map(|down| down.unit.clone()).collect();

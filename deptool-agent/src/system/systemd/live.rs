@@ -24,7 +24,7 @@ fn install(systemd: &mut Systemd, units: &[(&str, &str)]) {
 
 fn run_one(systemd: &mut Systemd, unit: &str, kind: JobKind) -> JobResult {
     let limit = Duration::from_secs(20);
-    systemd.run_jobs(&[(name(unit), kind)], limit, &mut || ()).unwrap().pop().unwrap()
+    systemd.run_jobs(&[(name(unit), kind)], limit, &mut |_| ()).unwrap().pop().unwrap()
 }
 
 fn timed<T>(what: &str, act: impl FnOnce() -> T) -> T {
@@ -70,7 +70,7 @@ fn measure_the_state_query() {
     install(&mut systemd, &[("many@.service", text)]);
     for (from, to) in [(0, 200), (200, 2000)] {
         let jobs: Vec<_> = (from..to).map(|n| (name(&format!("many@{n}.service")), JobKind::Start)).collect();
-        systemd.run_jobs(&jobs, Duration::from_secs(600), &mut || ()).unwrap();
+        systemd.run_jobs(&jobs, Duration::from_secs(600), &mut |_| ()).unwrap();
         for _ in 0..5 {
             let units = timed("snapshot_of_runs", || systemd.snapshot_of_runs()).unwrap();
             println!("{} units, {} up", units.len(), units.values().filter(|state| state.active.is_up()).count());

@@ -27,14 +27,14 @@ fn deploy(systemd: &mut Systemd, jobs: &[(&str, JobKind)]) -> Result<(), Vec<Fai
     let names: Vec<UnitName> = jobs.iter().map(|(unit, _)| unit.clone()).collect();
     systemd.reset_failed(&names).unwrap();
     let before: Vec<UnitDetail> = names.iter().map(|name| systemd.detail(name).unwrap()).collect();
-    let results = systemd.run_jobs(&jobs, LIMIT, &mut || ()).unwrap();
+    let results = systemd.run_jobs(&jobs, LIMIT, &mut |_| ()).unwrap();
     let ended = systemd.clock();
     let started =
         jobs.iter().zip(results).zip(before).map(|(((unit, kind), job), before)| {
             (unit.clone(), Started { kind: *kind, job, ended, before, window: None })
         });
     let deadline = Deadline::after(systemd, LIMIT);
-    Watch::new(started.collect(), Transaction::default()).settle(systemd, deadline, &mut || ())
+    Watch::new(started.collect(), Transaction::default()).settle(systemd, deadline, &mut |_| ())
 }
 
 /// Deploy a unit, and compare what is said of it: a part of why it failed, or nothing. Returns how long it took.
@@ -208,14 +208,14 @@ fn live_what_is_no_service() {
         let took = expect(systemd, "lp.path", start, Some(why));
         assert!(took.as_millis() >= 200);
         let both = ["lp.path", "lp.service"].map(|unit| (name(unit), JobKind::Stop));
-        systemd.run_jobs(&both, LIMIT, &mut || ()).unwrap();
+        systemd.run_jobs(&both, LIMIT, &mut |_| ()).unwrap();
         systemd.reset_failed(&[name("lp.service")]).unwrap();
     }
     expect(systemd, "run-lm.mount", start, None);
     expect(systemd, "run-lmbad.mount", start, Some("run-lmbad.mount"));
     expect(systemd, "lg.target", start, None);
     for unit in ["ls-free.socket", "lt-now.timer", "run-lm.mount"] {
-        systemd.run_jobs(&[(name(unit), JobKind::Stop)], LIMIT, &mut || ()).unwrap();
+        systemd.run_jobs(&[(name(unit), JobKind::Stop)], LIMIT, &mut |_| ()).unwrap();
     }
 }
 
@@ -274,10 +274,10 @@ fn live_what_systemd_restarts_along_is_told() {
         ],
     );
     let start = [(name("lo-base.service"), JobKind::Start), (name("lo-part.service"), JobKind::Start)];
-    systemd.run_jobs(&start, LIMIT, &mut || ()).unwrap();
+    systemd.run_jobs(&start, LIMIT, &mut |_| ()).unwrap();
     systemd.take_other_jobs();
-    systemd.run_jobs(&[(name("lo-base.service"), JobKind::Restart)], LIMIT, &mut || ()).unwrap();
+    systemd.run_jobs(&[(name("lo-base.service"), JobKind::Restart)], LIMIT, &mut |_| ()).unwrap();
     assert!(systemd.take_other_jobs().contains(&name("lo-part.service")));
     let stop = start.map(|(unit, _)| (unit, JobKind::Stop));
-    systemd.run_jobs(&stop, LIMIT, &mut || ()).unwrap();
+    systemd.run_jobs(&stop, LIMIT, &mut |_| ()).unwrap();
 }

@@ -45,6 +45,7 @@ impl Expected {
         match response {
             Response::Ended(outcome) => return Ok(Some(*outcome)),
             Response::Progress(phase) => tell(DeliveryEvent::Phase(phase)),
+            Response::WaitsFor(what) => tell(DeliveryEvent::WaitsFor(what)),
             Response::Note(note) => self.note(note, tell),
             Response::NeedFull => {
                 once(&mut self.need_full)?;

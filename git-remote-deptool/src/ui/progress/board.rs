@@ -29,6 +29,8 @@ pub enum State {
     /// It is asked what it runs.
     Asking,
     At(Phase),
+    /// It waits for this unit, or for this to answer.
+    WaitsFor(String),
     Done,
     /// It has ended in another way: one line.
     Failed(String),
@@ -140,10 +142,11 @@ impl Row {
 
 impl State {
     /// Its words for one host.
-    fn words(&self) -> &str {
+    fn words(&self) -> String {
         match self {
-            State::Failed(why) => why,
-            _ => self.kind().1,
+            State::Failed(why) => why.clone(),
+            State::WaitsFor(what) => format!("waiting for {what}"),
+            _ => self.kind().1.to_owned(),
         }
     }
 
@@ -158,6 +161,7 @@ impl State {
             State::Asking => (4, "being asked"),
             // Phases are declared in their order.
             State::At(phase) => (5 + *phase as usize, phase.word()),
+            State::WaitsFor(_) => (5 + Phase::Settling as usize, Phase::Settling.word()),
             State::Done => (100, "done"),
             State::Failed(_) => (101, "failed"),
             State::NotAttempted => (102, "not attempted"),
@@ -167,7 +171,7 @@ impl State {
     /// Whether the host itself has something to do: to be long at that is to be slow.
     fn is_work(&self) -> bool {
         match self {
-            State::Connecting | State::Installing | State::Asking => true,
+            State::Connecting | State::Installing | State::Asking | State::WaitsFor(_) => true,
             State::At(phase) => match phase {
                 Phase::Preparing | Phase::Activating | Phase::Settling | Phase::RollingBack | Phase::Finishing => true,
                 Phase::Prepared | Phase::AwaitingVerdict | Phase::AwaitingConfirmation | Phase::AwaitingRelease => {
@@ -215,6 +219,8 @@ mod tests {
         let expected = "  web1: connecting (4 s)\n  web2: installing the agent (3 s)\n  db: settling\n  \
                         ns1: rolled back: nsd.service failed\n  ns2: waiting to connect";
         assert_eq!(board.lines(WIDE, seconds(4)).join("\n"), expected);
+        board.set(2, State::WaitsFor("slow.service".into()), seconds(4));
+        assert_eq!(board.lines(WIDE, seconds(9))[2], "  db: waiting for slow.service (5 s)");
         board.set(2, State::Done, seconds(9));
         board.set(4, State::At(Phase::Prepared), seconds(9));
         let lines = board.lines(WIDE, seconds(60));

@@ -122,7 +122,7 @@ fn judge_all(
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<(), HostError> {
     let jobs: Vec<_> = units.iter().map(|unit| (unit.clone(), JobKind::Start)).collect();
-    let results = system.run_jobs_while(&jobs, LIMIT, go_on)?;
+    let results = system.run_jobs_while(&jobs, LIMIT, &mut |_| go_on())?;
     let (mut whys, mut details) = (Vec::new(), Vec::new());
     for ((check, unit), job) in checks.iter().zip(units).zip(results) {
         let now = system.detail(unit)?;
