@@ -40,6 +40,7 @@ impl Deciding<'_> {
                 Class::Link | Class::Unit => {}
             }
         }
+        self.kept_by_podman();
         self.quadlets(system)
     }
 
@@ -157,6 +158,22 @@ impl Deciding<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The unit of a network or volume makes it if there is none. What is there keeps its settings.
+    fn kept_by_podman(&mut self) {
+        let sides = self.sides;
+        let changes = sides.plan.outside.iter().filter(|change| change.change == Change::Update);
+        let paths: BTreeSet<_> = changes.map(|change| &change.path).collect();
+        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|source| paths.contains(source.path)) {
+            let Some((_, kind @ ("network" | "volume"))) = source.path.as_str().rsplit_once('.') else { continue };
+            if !source.facts.value("Network", "NetworkDeleteOnStop").is_some_and(is_true) {
+                let UnitSource { app, file, .. } = source;
+                self.notes.push(format!(
+                    "'{app}/{file}' has changed, and podman keeps a {kind} that exists: 'podman {kind} rm' it on the host"
+                ));
+            }
+        }
     }
 
     /// Podman's generator says what it makes of the tree's quadlets.
