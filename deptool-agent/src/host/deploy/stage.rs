@@ -16,14 +16,14 @@ use crate::{
             receive::Receiving,
         },
         external::{
-            drift::{self, Compared, Depth, Item},
+            drift::{self, Compared, Depth, Finding, Item},
             rebuild::{Rebuilt, rebuild},
         },
         state::{
             agents::AgentId,
             checkout::{self, Contents, Earlier},
             error::{Damage, HostError, Whose},
-            failed_units,
+            failed_units::{self, Down},
             generations::{self, Note},
             heal,
             identity::instance,
@@ -148,13 +148,7 @@ pub fn stage(
         Lease::At(commit) => {
             let same = earlier.iter().map(|earlier| earlier.name).collect();
             let compared = Compared { home, commit: Goal::Commit(commit), tree: &old, wants: &had, claims: &claims };
-            let mut found = drift::look(compared, &same, system, Depth::Deployment)?;
-            // They are started in any case.
-            let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
-            found.retain(
-                |finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)),
-            );
-            found
+            drift_of(compared, &same, &down, system)?
         }
         Lease::Absent => Vec::new(),
     };
@@ -209,11 +203,35 @@ pub fn stage(
         kept_files: mending.kept_files.clone(),
     };
     let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
+    let written = written(home, generation, (&checkouts, &fresh), store);
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left.clone() })))
+}
+
+/// What is not as it was deployed, without the units that are started in any case.
+fn drift_of(
+    compared: Compared<'_>,
+    same: &BTreeSet<&AppName>,
+    down: &[Down],
+    system: &mut dyn System,
+) -> Result<Vec<Finding>, HostError> {
+    let mut found = drift::look(compared, same, system, Depth::Deployment)?;
+    let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
+    found.retain(|finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)));
+    Ok(found)
+}
+
+/// The files and directories that staging has written.
+fn written(
+    home: &Home,
+    generation: u32,
+    (checkouts, fresh): (&[(AppName, String)], &BTreeSet<AppName>),
+    store: &Store,
+) -> Vec<PathBuf> {
     let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
     let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
     written.push(home.generation(generation));
     written.extend(store.written());
-    Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left.clone() })))
+    written
 }
 
 /// What we hold. A ledger that is lost is rebuilt from what is deployed.
