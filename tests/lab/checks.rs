@@ -126,6 +126,10 @@ fn checks_run_when_and_as_whom_they_should() {
     operator.write("web1/other/file", "1");
     push("Another app").ok();
 
+    // Several commands, though it does not say that it is a oneshot. What they print is shown, and no more.
+    check("ExecStart=/bin/echo one is well\nExecStart=/bin/sh -c 'echo two is not; exit 4'");
+    let failed = push("The second command fails").fails().says("failed: exited with status 4");
+    failed.says("one is well").says("two is not").does_not_say("Main process exited").does_not_say("Starting");
     check("ExecStart=/bin/sh -c 'echo before the end; exec sleep 1000'\nTimeoutStartSec=1s");
     push("Takes too long").fails().says("check 'app-check.service' of 'app' failed: timed out").says("before the end");
     check("ExecStart=/nowhere/check");

@@ -16,6 +16,7 @@ mod health;
 mod hosts;
 mod install;
 mod link;
+mod manager;
 mod modes;
 mod net;
 mod quadlets;
