@@ -25,7 +25,7 @@ use super::install::{
     self, InstallError,
     agents::{AgentError, Agents},
     opening::{self, Opening},
-    script::{self, Places},
+    script::{self, Places, Present},
 };
 
 mod asking;
@@ -301,11 +301,21 @@ impl Connector {
         early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Started, ConnectError> {
+        self.start_or_replace(target, early, stage, Present::Started)
+    }
+
+    fn start_or_replace(
+        &self,
+        target: &Endpoint,
+        early: Option<&Early>,
+        stage: &mut dyn FnMut(Stage),
+        present: Present,
+    ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
         stage(Stage::Connecting);
         let (mut command, kind) = match target {
             Endpoint::Ssh(ssh) => {
-                let remote = script::remote_command(&self.places, &build::agent_file_name());
+                let remote = script::remote_command(&self.places, &build::agent_file_name(), present);
                 (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
             }
             Endpoint::Local(path) => (self.local(path)?, Kind::Pipe),
@@ -336,6 +346,7 @@ impl Connector {
             Err(ConnectError::NeedsAnswer(_)) if self.can_ask => {
                 self.first_contact_with_questions(target, ahead, stage)?
             }
+            Err(why) if is_perhaps_damaged(target, &why, ahead) => return self.replace(target, why, ahead, stage),
             contact => contact?,
         };
         let mut unsent = None;
@@ -357,6 +368,27 @@ impl Connector {
             }
             Opening::Absent { .. } => self.install(target, contact, unsent, stage),
             Opening::Error { .. } => Err(contact.into_error(target)),
+        }
+    }
+
+    /// Connect once more, and have the agent's file replaced. Fails as the first connection did if that is not possible.
+    fn replace(
+        &self,
+        target: &Endpoint,
+        why: ConnectError,
+        ahead: &Ahead,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Link, ConnectError> {
+        let started = self.start_or_replace(target, None, stage, Present::Replaced);
+        match started.and_then(|started| self.first_contact(started, &Ahead::No)) {
+            Ok(contact) if matches!(contact.opening, Opening::Absent { .. }) => {
+                let early = match ahead {
+                    Ahead::Yes(early) => Some(early.clone()),
+                    Ahead::No => None,
+                };
+                self.install(target, contact, early, stage)
+            }
+            Ok(_) | Err(_) => Err(why),
         }
     }
 
@@ -450,6 +482,18 @@ impl Connector {
         contact.opening = self.first_line(target, &mut contact.link, None)?;
         contact.into_link(target)
     }
+}
+
+/// Whether an agent that was there may have ended without a word, and has got nothing to do yet.
+fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, ahead: &Ahead) -> bool {
+    let is_word = match why {
+        ConnectError::NoAnswer { .. } => false,
+        // ssh tells of a program that was killed with nothing but its own status.
+        ConnectError::Unreachable(reason) => reason != ssh::NO_REASON,
+        _ => true,
+    };
+    let is_taken = matches!(ahead, Ahead::Yes(early) if early.is_taken());
+    matches!(target, Endpoint::Ssh(_)) && !is_word && !is_taken
 }
 
 impl Contact {

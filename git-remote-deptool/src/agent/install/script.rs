@@ -77,9 +77,23 @@ impl Default for Places {
     }
 }
 
+/// What is done with an agent that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Present {
+    Started,
+    /// It did not say a word: its file may be damaged, whatever that is by now.
+    Replaced,
+}
+
 /// The command for an agent that has the file name `agent` on hosts.
-pub fn remote_command(places: &Places, agent: &str) -> String {
+pub fn remote_command(places: &Places, agent: &str, present: Present) -> String {
     let fill = |script: &str| {
+        let script = match present {
+            Present::Started => script.to_owned(),
+            Present::Replaced => script
+                .replace("[ -x $A ] && exec $r $A; ", "")
+                .replace("[ -x $A ] && exec $A; ", "[ -h $A ] || { [ -d $A ] && rm -rf $A; }; "),
+        };
         script
             .replace("@AGENT@", &format!("{}/{agent}", places.bin))
             .replace("@BIN@", &places.bin)

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::{
     agents::Platform,
     hello,
-    script::{self, Places},
+    script::{self, Places, Present},
 };
 use crate::agent::transport::{
     Ahead, ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
@@ -149,7 +149,7 @@ impl Host {
 
     /// Run the command as ssh would, with `input` for stdin: what it printed.
     fn run_raw(&self, input: &[u8]) -> String {
-        let command = script::remote_command(&self.connector.places, &build::agent_file_name());
+        let command = script::remote_command(&self.connector.places, &build::agent_file_name(), Present::Started);
         let mut child = Command::new(self.at("ssh"))
             .args(["web1", &command])
             .stdin(Stdio::piped())

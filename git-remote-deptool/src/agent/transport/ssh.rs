@@ -331,11 +331,13 @@ fn control_path(environment: &Environment) -> String {
     format!("ControlPath={directory}/deptool-%C")
 }
 
+/// Said of an ssh that has said nothing.
+pub const NO_REASON: &str = "ssh gave no reason";
+
 /// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
 pub fn reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line =
-        lines().rfind(|line| !is_consequence(line)).or_else(|| lines().next_back()).unwrap_or("ssh gave no reason");
+    let line = lines().rfind(|line| !is_consequence(line)).or_else(|| lines().next_back()).unwrap_or(NO_REASON);
     line.strip_prefix("ssh: ").unwrap_or(line).to_owned()
 }
 

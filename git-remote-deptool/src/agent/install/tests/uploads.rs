@@ -108,3 +108,34 @@ fn two_operators_can_install_at_the_same_time() {
     });
     assert_eq!(host.installed(), [build::agent_file_name()]);
 }
+
+#[test]
+fn an_agent_that_does_not_say_a_word_is_replaced_whatever_is_in_its_place() {
+    let host = Host::new();
+    let whole = vec![build::agent_file_name()];
+    echo(host.connect().unwrap(), b"x");
+    let damages: [(&str, &dyn Fn(&Path)); 5] = [
+        ("emptied", &|agent| fs::File::options().write(true).open(agent).unwrap().set_len(0).unwrap()),
+        ("other content", &|agent| write_program(agent, "#!/bin/sh\nexit 3\n")),
+        ("killed", &|agent| write_program(agent, "#!/bin/sh\nkill -9 $$\n")),
+        ("a link", &|agent| {
+            fs::remove_file(agent).unwrap();
+            symlink("/bin/true", agent).unwrap();
+        }),
+        ("a directory", &|agent| {
+            fs::remove_file(agent).unwrap();
+            fs::create_dir(agent).unwrap();
+        }),
+    ];
+    for (name, damage) in damages {
+        damage(&host.agent());
+        assert_eq!(echo(host.connect().unwrap(), b"after that"), b"after that", "{name}");
+        assert_eq!(host.installed(), whole, "{name}");
+        assert!(fs::symlink_metadata(host.agent()).unwrap().is_file(), "{name}");
+        // A request that was sent ahead is sent again, once.
+        damage(&host.agent());
+        let early = Early::new(vec![b"a request"[..].into()]);
+        let (link, stages) = host.connect_with(&Ahead::Yes(early.clone()));
+        assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
+    }
+}
