@@ -2,35 +2,14 @@
 //! JSON on every path, and how it ends.
 
 use deptool_tests::process::Run;
-use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::sandbox::Sandbox;
 use deptool_tests::terminal::Terminal;
 use serde_json::Value;
 
-use crate::seen::{same, shown};
-
-/// Three hosts with an app each; nothing is deployed.
-fn cluster(sandbox: &Sandbox) -> Repo<'_> {
-    let repo = sandbox.repo("operator");
-    for host in ["db1", "web1", "web2"] {
-        repo.write(format!("{host}/app/conf"), "one");
-        repo.add_root(host);
-    }
-    repo.git(&["config", "deptool.cluster", "prod"]).ok();
-    repo.git(&["config", "deptool.group.web", "web1 web2"]).ok();
-    repo.commit("One");
-    repo
-}
-
-fn change(repo: &Repo<'_>, hosts: &[&str], text: &str) -> String {
-    for host in hosts {
-        repo.write(format!("{host}/app/conf"), text);
-    }
-    repo.commit(text)
-}
-
-fn deptool(repo: &Repo<'_>, args: &[&str]) -> Run {
-    repo.git(&[&["deptool"], args].concat())
-}
+use crate::{
+    cluster::{change, cluster, deptool},
+    seen::{same, shown},
+};
 
 #[track_caller]
 fn json(run: &Run) -> Value {

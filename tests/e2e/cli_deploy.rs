@@ -4,34 +4,12 @@ use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 use serde_json::Value;
 
-/// Three hosts with an app each; nothing is deployed.
-fn cluster(sandbox: &Sandbox) -> Repo<'_> {
-    let repo = sandbox.repo("operator");
-    for host in ["db1", "web1", "web2"] {
-        repo.write(format!("{host}/app/conf"), "one");
-        repo.add_root(host);
-    }
-    repo.git(&["config", "deptool.cluster", "prod"]).ok();
-    repo.commit("One");
-    repo
-}
-
-/// A new commit that changes `hosts`.
-fn change(repo: &Repo<'_>, hosts: &[&str], text: &str) -> String {
-    for host in hosts {
-        repo.write(format!("{host}/app/conf"), text);
-    }
-    repo.commit(text)
-}
+use crate::cluster::{change, cluster, deptool};
 
 /// A commit that every host refuses.
 fn break_manifest(repo: &Repo<'_>, host: &str) {
     repo.write(format!("{host}/app/manifest.json"), "{");
     repo.commit("Broken");
-}
-
-fn deptool(repo: &Repo<'_>, args: &[&str]) -> Run {
-    repo.git(&[&["deptool"], args].concat())
 }
 
 fn json(run: Run) -> Value {

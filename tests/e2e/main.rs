@@ -7,6 +7,7 @@ mod cli_arguments;
 mod cli_ci;
 mod cli_deploy;
 mod cli_look;
+mod cluster;
 mod completion;
 mod cut;
 mod damaged;

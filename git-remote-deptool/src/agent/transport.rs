@@ -6,14 +6,10 @@
 //! made, and the request is sent again on that.
 
 use std::{
-    ffi::{OsStr, OsString},
     io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc, Mutex, TryLockError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, TryLockError},
     thread,
     time::{Duration, Instant},
 };
@@ -28,9 +24,13 @@ use super::install::{
     script::{self, Places, Present},
 };
 
+mod ahead;
 mod asking;
+mod environment;
 mod gate;
 mod login;
+pub use ahead::{Ahead, Early};
+pub use environment::Environment;
 pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
@@ -89,48 +89,6 @@ impl Endpoint {
     }
 }
 
-/// A request that is sent without waiting for the agent's first line.
-#[derive(Debug, Clone)]
-pub enum Ahead {
-    /// There is none: the caller writes when it has the link.
-    No,
-    /// Its bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
-    Yes(Early),
-}
-
-/// What is sent ahead.
-#[derive(Debug, Clone)]
-pub struct Early {
-    parts: Vec<Arc<[u8]>>,
-    is_taken: Arc<AtomicBool>,
-}
-
-impl Early {
-    pub fn new(parts: Vec<Arc<[u8]>>) -> Early {
-        Early { parts, is_taken: Arc::default() }
-    }
-
-    /// Whether an agent may have got some of it. If not, a connection that failed had no consequence.
-    pub fn is_taken(&self) -> bool {
-        self.is_taken.load(Ordering::Relaxed)
-    }
-
-    /// As a variable's value, after our hello; `None` if it is too much for that.
-    fn in_a_variable(&self) -> Option<String> {
-        let hello = install::hello();
-        let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();
-        let mut bytes = hello.into_bytes();
-        (size <= env_request::MAX_BYTES).then(|| {
-            self.parts.iter().for_each(|part| bytes.extend_from_slice(part));
-            env_request::encode(&bytes)
-        })
-    }
-
-    fn take(&self) {
-        self.is_taken.store(true, Ordering::Relaxed);
-    }
-}
-
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -141,28 +99,6 @@ pub enum Stage {
     Installing {
         bytes: usize,
     },
-}
-
-/// A snapshot of environment variables: what this library knows of the environment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment(Vec<(OsString, OsString)>);
-
-impl Environment {
-    /// The value of `name`.
-    pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-
-    /// All variables.
-    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
-    }
-}
-
-impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
-    fn from_iter<T: IntoIterator<Item = (N, V)>>(variables: T) -> Self {
-        Environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
-    }
 }
 
 /// Why there is no link to an agent. Every message is one line that is safe to show.

@@ -129,7 +129,7 @@ impl Environment {
 }
 
 /// Whether a `git` started by us may see a variable.
-pub(crate) fn is_kept(name: &OsStr) -> bool {
+fn is_kept(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     !bytes.starts_with(b"GIT_")
         || KEPT.iter().any(|kept| bytes == kept.as_bytes())

@@ -17,7 +17,7 @@ use deptool_agent::shared::{
 use gix_hash::{ObjectId, oid};
 use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeRefIter, tree::EntryKind};
 
-use super::environment::is_kept;
+use super::Environment;
 
 /// How deep directories may be nested, as on the host.
 pub(crate) const DEPTH: usize = 128;
@@ -290,21 +290,9 @@ pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<Obje
     Ok(())
 }
 
-/// A `git` of `repo` that nothing in our environment can lead elsewhere, that never prompts and fetches nothing.
+/// A `git` on `git_dir` that never prompts and fetches nothing.
 pub(crate) fn git(git_dir: &Path) -> Command {
-    let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os() {
-        if !is_kept(&name) {
-            command.env_remove(name);
-        }
-    }
-    command.arg("--no-replace-objects").arg(git_dir_argument(git_dir));
+    let mut command = Environment::new(".".into(), std::env::vars_os()).git(git_dir);
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_NO_LAZY_FETCH", "1");
     command
-}
-
-fn git_dir_argument(git_dir: &Path) -> std::ffi::OsString {
-    let mut argument = std::ffi::OsString::from("--git-dir=");
-    argument.push(git_dir);
-    argument
 }
