@@ -149,11 +149,12 @@ fn ctrl_c_tells_at_once_what_becomes_of_a_host_that_has_begun() {
     operator.git(&["push", "web1", "prod"]).ok();
     operator.write("web1/web/file", "2\n");
     operator.commit("Two");
-    // The request has arrived, and no answer comes.
+    // The host says hello, the request has arrived, and nothing else comes.
     let (xtask, hit) = (deptool_tests::build::xtask().unwrap(), sandbox.dir().join("hit"));
-    let script = format!("exec '{}' link down 1 stall \"$DEPTOOL_AGENT\" '{}'", xtask.display(), hit.display());
+    let script = format!("exec '{}' link down 2 stall \"$DEPTOOL_AGENT\" '{}'", xtask.display(), hit.display());
     let mut terminal = Terminal::start(with_stand_in(&sandbox, &operator, &["push", "web1", "prod"], &script)).unwrap();
     poll("the stall", PATIENCE, || hit.exists().then_some(())).unwrap();
+    terminal.wait_for("web1: preparing").unwrap();
     terminal.press_ctrl_c().unwrap();
     terminal.wait_for("interrupted: web1: it has begun: each finishes by itself, or rolls back").unwrap();
 }

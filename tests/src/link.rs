@@ -81,7 +81,11 @@ pub fn run(fault: Fault, agent: &str, hit: &str) -> Result<()> {
     let (up, down) = (of(Way::Up), of(Way::Down));
     std::thread::spawn(move || match carry(std::io::stdin(), stdin, up) {
         End::Cut => lost(),
-        End::Closed if fault.fate == Fate::Stall => std::process::exit(0),
+        End::Closed if fault.fate == Fate::Stall => {
+            // Nor does it report the agent's end to whoever writes.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(0);
+        }
         End::Closed => {}
     });
     match carry(stdout, std::io::stdout(), down) {
