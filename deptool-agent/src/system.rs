@@ -251,7 +251,7 @@ pub enum Leave {
 pub struct Converted {
     pub units: BTreeSet<UnitName>,
     /// Its error messages. It exits with status 0 even if it could not convert some quadlets.
-    pub said: String,
+    pub output: String,
 }
 
 /// How a job ended: the result in systemd's JobRemoved signal.

@@ -92,8 +92,8 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str))
         Journal::Damaged(damage) => {
             let kept = heal::set_aside(home, &home.journal())?;
             let what = format!("'{}' {}: it is kept as '{kept}'", damage.path, damage.what);
-            let said = format!("{what}; 'git deptool verify' says what is not as it was deployed");
-            tidy_up(home, lock, vec![said], system, tick)
+            let notes = format!("{what}; 'git deptool verify' says what is not as it was deployed");
+            tidy_up(home, lock, vec![notes], system, tick)
         }
     }
 }
@@ -111,25 +111,25 @@ fn is_whole(home: &Home) -> Result<bool, HostError> {
 fn tidy_up(
     home: &Home,
     lock: HostLock,
-    mut said: Vec<String>,
+    mut notes: Vec<String>,
     system: &mut dyn System,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Recovery, HostError> {
-    said.extend(heal::mend(home)?);
+    notes.extend(heal::mend(home)?);
     Journal::discard(home)?;
     if let Err(error) = heal::check_in_step(home) {
         lock.leave();
-        said.push(error.to_string());
-        return Ok(Recovery::Stuck(said));
+        notes.push(error.to_string());
+        return Ok(Recovery::Stuck(notes));
     }
     finish::tidy(home)?;
     let mended = failed_units::mend(home, system, tick)?;
     lock.leave();
     if !mended.is_empty() {
         let names = mended.iter().map(|unit| format!("'{unit}'")).collect::<Vec<_>>().join(", ");
-        said.push(format!("started again: {names}"));
+        notes.push(format!("started again: {names}"));
     }
-    Ok(if said.is_empty() { Recovery::Nothing } else { Recovery::Done(said.join("; ")) })
+    Ok(if notes.is_empty() { Recovery::Nothing } else { Recovery::Done(notes.join("; ")) })
 }
 
 /// Finish a deployment that was kept.

@@ -581,12 +581,12 @@ fn a_link_to_a_directory_becomes_links_in_it_and_back() {
         assert_eq!(drift(&mut world), [""; 0]);
         let mut straight = World::new();
         straight.deploys(second);
-        let outside = |world: &World| {
+        let external = |world: &World| {
             let mut seen = world.visible();
             seen.retain(|path, _| !path.starts_with("var"));
             seen
         };
-        assert_eq!(outside(&world), outside(&straight));
+        assert_eq!(external(&world), external(&straight));
         world.deploys(first);
         world.deploys(&[]);
         assert!(!world.path("/etc/site.d").exists());

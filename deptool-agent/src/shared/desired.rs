@@ -24,7 +24,7 @@ pub use snippet::{Snippet, drop_in_applies, template_of};
 /// Everything that a host's tree asks for outside of its apps' directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    pub outside: BTreeMap<ExternalPath, Claim>,
+    pub external: BTreeMap<ExternalPath, Claim>,
     /// Units in some app's `units_enabled`.
     pub enabled: BTreeMap<UnitName, DesiredUnit>,
     /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
@@ -89,7 +89,7 @@ impl Desired {
     pub fn of(host: &HostTree) -> Result<Desired, DesiredError> {
         let timeouts = host.apps.values().filter_map(|app| app.manifest.settle_timeout);
         let mut desired = Desired {
-            outside: BTreeMap::new(),
+            external: BTreeMap::new(),
             enabled: BTreeMap::new(),
             watched: BTreeMap::new(),
             settle_timeout: timeouts.max().map_or(SETTLE_TIMEOUT, |window| window.0),
@@ -169,7 +169,7 @@ impl Desired {
 
     /// What unit files say of units that are to be reloaded.
     fn add_facts(&mut self, host: &HostTree) {
-        let sources: Vec<UnitSource<'_>> = UnitSource::all(&self.outside, host).collect();
+        let sources: Vec<UnitSource<'_>> = UnitSource::all(&self.external, host).collect();
         for (unit, desired) in self.enabled.iter_mut().chain(&mut self.watched) {
             for UnitSource { facts, .. } in sources.iter().filter(|source| source.snippet.affects(unit)) {
                 desired.tells_of_reload |= facts.tells_of_reload;
@@ -182,16 +182,16 @@ impl Desired {
     }
 
     fn claim(&mut self, path: ExternalPath, claim: Claim) -> Result<(), DesiredError> {
-        if let Some(other) = self.outside.get(&path) {
+        if let Some(other) = self.external.get(&path) {
             return Err(DesiredError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
         }
-        self.outside.insert(path, claim);
+        self.external.insert(path, claim);
         Ok(())
     }
 
     fn check_conflicts(&self) -> Result<(), DesiredError> {
         let mut by_place: Vec<(String, &ExternalPath, &Claim)> =
-            self.outside.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
+            self.external.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
         // With '/' first, a directory sorts right before what is below it.
         by_place.sort_by_cached_key(|(place, _, _)| place.replace('/', "\0"));
         for pair in by_place.windows(2) {
@@ -205,7 +205,7 @@ impl Desired {
             }
         }
         let mut makers: BTreeMap<&UnitName, &Claim> = BTreeMap::new();
-        for claim in self.outside.values() {
+        for claim in self.external.values() {
             let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind else { continue };
             if let Some(first) = makers.insert(unit, claim) {
                 let (first, second) = (owner(first), owner(claim));
@@ -230,8 +230,11 @@ pub struct UnitSource<'a> {
 
 impl<'a> UnitSource<'a> {
     /// All of a tree.
-    pub fn all(outside: &'a BTreeMap<ExternalPath, Claim>, host: &'a HostTree) -> impl Iterator<Item = UnitSource<'a>> {
-        outside.iter().filter_map(|(path, claim)| {
+    pub fn all(
+        external: &'a BTreeMap<ExternalPath, Claim>,
+        host: &'a HostTree,
+    ) -> impl Iterator<Item = UnitSource<'a>> {
+        external.iter().filter_map(|(path, claim)| {
             let ClaimKind::Copy(snippet, content) = &claim.kind else { return None };
             let facts = host.apps.get(&claim.app)?.units.get(&claim.file)?;
             Some(UnitSource { path, app: &claim.app, file: &claim.file, content: *content, snippet, facts })
@@ -319,7 +322,7 @@ mod tests {
             ("web/other/web.service", ""),
         ])
         .unwrap();
-        let paths: Vec<_> = wanted.outside.keys().map(|p| p.as_str()).collect();
+        let paths: Vec<_> = wanted.external.keys().map(|p| p.as_str()).collect();
         assert_eq!(
             paths,
             [

@@ -22,7 +22,7 @@ pub mod units;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HostPlan {
     pub apps: Vec<AppChange>,
-    pub outside: Vec<OutsideChange>,
+    pub external: Vec<ExternalChange>,
     pub units: Vec<UnitChange>,
     pub patterns: Vec<PatternChange>,
     /// Units that are reloaded although nothing can tell whether they took the new configuration.
@@ -46,7 +46,7 @@ pub enum Change {
 
 /// What happens to one path outside of `/var/lib/deptool`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OutsideChange {
+pub struct ExternalChange {
     pub path: ExternalPath,
     pub change: Change,
     pub class: Class,
@@ -146,7 +146,7 @@ impl HostPlan {
     /// As [`HostPlan::between`], for a caller that has collected the two sides already.
     pub fn of_desired(old: &HostTree, new: &HostTree, had: &Desired, wants: &Desired) -> HostPlan {
         let apps = app_changes(old, new);
-        let outside = outside_changes(&had.outside, &wants.outside);
+        let external = external_changes(&had.external, &wants.external);
         let side = |tree, desired| units::Side { tree, desired };
         let (mut units, patterns) = units::changes(&apps, side(old, had), side(new, wants));
         // Checks and probes are run by themselves, and are not running at any other time.
@@ -160,18 +160,18 @@ impl HostPlan {
             !(is_idle && !wants.watched.contains_key(&change.unit) && is_run(&change.unit))
         });
         let unobserved = unobserved_reloads(&units, new, wants);
-        HostPlan { apps, outside, units, patterns, unobserved }
+        HostPlan { apps, external, units, patterns, unobserved }
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        let HostPlan { apps, outside, units, patterns, unobserved: _ } = self;
-        apps.is_empty() && outside.is_empty() && units.is_empty() && patterns.is_empty()
+        let HostPlan { apps, external, units, patterns, unobserved: _ } = self;
+        apps.is_empty() && external.is_empty() && units.is_empty() && patterns.is_empty()
     }
 
     /// Whether systemd has to read its configuration again.
     pub fn needs_daemon_reload(&self) -> bool {
-        self.outside.iter().any(|change| change.class == Class::Unit)
+        self.external.iter().any(|change| change.class == Class::Unit)
     }
 
     /// Whether there is anything in it for a service manager.
@@ -215,7 +215,7 @@ fn app_changes(old: &HostTree, new: &HostTree) -> Vec<AppChange> {
     changes
 }
 
-fn outside_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<ExternalPath, Claim>) -> Vec<OutsideChange> {
+fn external_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<ExternalPath, Claim>) -> Vec<ExternalChange> {
     let mut changes = Vec::new();
     for path in keys(had, wants) {
         let (was, is) = (had.get(path), wants.get(path));
@@ -233,7 +233,7 @@ fn outside_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<Externa
             ClaimKind::Copy(Snippet::Unit(_) | Snippet::DropIn(_) | Snippet::QuadletFile, _) => Class::Unit,
         };
         let (app, file) = (claim.app.clone(), claim.file.clone());
-        changes.push(OutsideChange { path: path.clone(), change, class, app, file });
+        changes.push(ExternalChange { path: path.clone(), change, class, app, file });
     }
     changes
 }

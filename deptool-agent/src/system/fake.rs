@@ -428,7 +428,7 @@ impl System for Fake {
         for entry in fs::read_dir(directory).expect("it was made").flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             match fs::read(entry.path()).is_ok_and(|text| text == b"broken") {
-                true => converted.said.push_str(&format!("converting \"{name}\": it is broken\n")),
+                true => converted.output.push_str(&format!("converting \"{name}\": it is broken\n")),
                 false => {
                     converted.units.extend(name.strip_suffix(".container").map(|stem| unit(&format!("{stem}.service"))))
                 }

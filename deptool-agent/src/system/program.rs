@@ -49,9 +49,9 @@ pub fn complaints(ended: &Ended) -> String {
 
 /// The error for a program that failed.
 pub fn failure(program: &str, ended: &Ended) -> SystemError {
-    let said = crate::shared::text::printable_lines(ended.stderr.trim_ascii());
-    let colon = if said.is_empty() { "" } else { ": " };
-    SystemError(format!("'{program}' failed ({}){colon}{said}", ended.status))
+    let stderr = crate::shared::text::printable_lines(ended.stderr.trim_ascii());
+    let colon = if stderr.is_empty() { "" } else { ": " };
+    SystemError(format!("'{program}' failed ({}){colon}{stderr}", ended.status))
 }
 
 /// Run a program and wait for it. After `limit` the program is killed and the call fails.

@@ -189,12 +189,12 @@ impl Watch {
             let Some(failure) = failure(&self.watched[*at], verdict) else { continue };
             match self.watched[*at].role {
                 Role::GivenBack => {
-                    let said = format!("'{}' was given back, and does not run: {}", failure.unit, failure.why);
-                    self.complaints.insert(failure.unit, said);
+                    let complaint = format!("'{}' was given back, and does not run: {}", failure.unit, failure.why);
+                    self.complaints.insert(failure.unit, complaint);
                 }
                 Role::PulledIn { .. } if !self.transaction.makes(&failure.unit) => {
-                    let said = format!("'{}' {}", failure.unit, failure.why);
-                    self.complaints.insert(failure.unit, said);
+                    let complaint = format!("'{}' {}", failure.unit, failure.why);
+                    self.complaints.insert(failure.unit, complaint);
                 }
                 Role::Own | Role::Triggered { .. } | Role::Along { .. } | Role::PulledIn { .. } => {
                     failures.push(failure)

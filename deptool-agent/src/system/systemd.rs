@@ -512,7 +512,7 @@ impl System for Systemd {
         // Each unit's text follows a line `---NAME---`.
         let name = |line: &str| line.strip_prefix("---")?.strip_suffix("---").map(str::to_owned);
         let units = text.lines().filter_map(name).filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
-        Ok(Some(Converted { units, said: String::from_utf8_lossy(&ended.stderr).into_owned() }))
+        Ok(Some(Converted { units, output: String::from_utf8_lossy(&ended.stderr).into_owned() }))
     }
 
     fn add_transient(&mut self, files: &[&str]) -> Result<Vec<UnitName>, SystemError> {

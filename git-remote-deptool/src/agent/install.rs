@@ -82,10 +82,10 @@ impl InstallError {
     }
 
     /// What the host printed on stderr when nothing came on stdout: did sudo or doas refuse?
-    pub fn from_refusal(said: &str) -> Option<Self> {
+    pub fn from_refusal(text: &str) -> Option<Self> {
         for program in ["sudo", "doas"] {
             let prefix = format!("{program}: ");
-            let lines = || said.lines().map(str::trim);
+            let lines = || text.lines().map(str::trim);
             // sudo, sudo-rs, doas.
             let asks = ["a password is required", "interactive authentication is required", "Authorization required"];
             if lines().any(|line| line.strip_prefix(&prefix).is_some_and(|why| asks.contains(&why))) {

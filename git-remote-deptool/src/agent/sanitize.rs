@@ -19,7 +19,7 @@ const LINES: usize = 100;
 /// The same message, safe to show.
 pub fn safe(response: Response) -> Response {
     match response {
-        Response::Hello(said) => Response::Hello(Box::new(hello(*said))),
+        Response::Hello(greeting) => Response::Hello(Box::new(hello(*greeting))),
         Response::Note(text) => Response::Note(lines(&text)),
         Response::WaitsFor(what) => Response::WaitsFor(line(&what)),
         Response::Ended(ended) => Response::Ended(Box::new(outcome(*ended))),

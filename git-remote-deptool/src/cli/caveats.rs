@@ -79,7 +79,7 @@ fn has_changes(remote: &Remote) -> bool {
         git.current_dir(workdir).env("GIT_WORK_TREE", workdir);
     }
     git.args(["--no-optional-locks", "status", "--porcelain", "-z", "--ignore-submodules=all"]);
-    let Ok(said) = git.stdin(Stdio::null()).output() else { return false };
+    let Ok(output) = git.stdin(Stdio::null()).output() else { return false };
     // Files beside the hosts' directories are never deployed.
-    said.status.success() && said.stdout.split(|byte| *byte == 0).any(|entry| entry.contains(&b'/'))
+    output.status.success() && output.stdout.split(|byte| *byte == 0).any(|entry| entry.contains(&b'/'))
 }

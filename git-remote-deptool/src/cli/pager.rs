@@ -73,9 +73,9 @@ fn command(remote: &Remote) -> io::Result<Option<OsString>> {
             None => return Ok(Some(own.to_os_str_lossy().into_owned())),
         }
     }
-    let said = remote.repo.git().args(["var", "GIT_PAGER"]).env_remove("GIT_PAGER").envs(pager()).output()?;
-    let command = said.stdout.trim_end();
-    let is_none = command.is_empty() || command == b"cat" || !said.status.success();
+    let output = remote.repo.git().args(["var", "GIT_PAGER"]).env_remove("GIT_PAGER").envs(pager()).output()?;
+    let command = output.stdout.trim_end();
+    let is_none = command.is_empty() || command == b"cat" || !output.status.success();
     Ok((!is_none).then(|| command.to_os_str_lossy().into_owned()))
 }
 

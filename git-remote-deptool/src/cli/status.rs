@@ -194,7 +194,7 @@ impl HostStatus {
                 let undeployed = Undeployed {
                     apps: plan.apps.len(),
                     files: plan.apps.iter().map(|app| app.files.len()).sum(),
-                    paths: plan.outside.len(),
+                    paths: plan.external.len(),
                     units: plan.units.len(),
                 };
                 (state, Some(undeployed), None)

@@ -163,7 +163,7 @@ impl HostView {
 impl Changes {
     fn of(plan: &HostPlan, safeguards: &Safeguards) -> Self {
         let Safeguards { checks, health, confirm } = safeguards;
-        let HostPlan { apps, outside, units, patterns, unobserved: _ } = plan;
+        let HostPlan { apps, external, units, patterns, unobserved: _ } = plan;
         Changes {
             apps: apps
                 .iter()
@@ -177,7 +177,7 @@ impl Changes {
                         .collect(),
                 })
                 .collect(),
-            paths: outside
+            paths: external
                 .iter()
                 .map(|change| Path {
                     path: change.path.to_string(),

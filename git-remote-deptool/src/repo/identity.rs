@@ -13,9 +13,10 @@ impl Repo {
         if let Some((name, email)) = committer(&self.gix) {
             return format!("{name} <{email}>");
         }
-        let said = self.git().args(["var", "GIT_COMMITTER_IDENT"]).stderr(Stdio::null()).output().ok();
-        let said = said.filter(|said| said.status.success()).map(|said| said.stdout.to_str_lossy().into_owned());
-        match said.as_deref().and_then(|said| said.split_once('>')).and_then(|(who, _)| who.split_once('<')) {
+        let output = self.git().args(["var", "GIT_COMMITTER_IDENT"]).stderr(Stdio::null()).output().ok();
+        let output =
+            output.filter(|output| output.status.success()).map(|output| output.stdout.to_str_lossy().into_owned());
+        match output.as_deref().and_then(|output| output.split_once('>')).and_then(|(who, _)| who.split_once('<')) {
             Some((name, email)) if !cleaned(name).is_empty() => format!("{} <{}>", cleaned(name), cleaned(email)),
             Some(_) | None => {
                 let login = login();
@@ -40,8 +41,8 @@ fn cleaned(text: &str) -> String {
 }
 
 fn login() -> String {
-    let said = Command::new("id").arg("-un").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    let name = said.map(|said| printable(said.stdout.trim())).unwrap_or_default();
+    let output = Command::new("id").arg("-un").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let name = output.map(|output| printable(output.stdout.trim())).unwrap_or_default();
     if name.is_empty() { format!("uid {}", rustix::process::getuid().as_raw()) } else { name }
 }
 

@@ -328,9 +328,9 @@ impl Read for LargeBlob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.stdout.read(buffer)?;
         if n == 0 && !buffer.is_empty() && !self.child.wait()?.success() {
-            let mut said = Vec::new();
-            (&mut self.stderr).take(4096).read_to_end(&mut said)?;
-            return Err(io::Error::other(format!("git cat-file failed: {}", printable(said.trim_ascii()))));
+            let mut stderr = Vec::new();
+            (&mut self.stderr).take(4096).read_to_end(&mut stderr)?;
+            return Err(io::Error::other(format!("git cat-file failed: {}", printable(stderr.trim_ascii()))));
         }
         Ok(n)
     }

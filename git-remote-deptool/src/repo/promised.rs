@@ -22,11 +22,11 @@ use super::Repo;
 #[derive(Debug, thiserror::Error)]
 pub enum PromisedError {
     /// No promisor has it.
-    #[error("could not fetch what this partial clone lacks from '{remote}': {said}")]
+    #[error("could not fetch what this partial clone lacks from '{remote}': {stderr}")]
     Fetch {
         remote: String,
         /// What Git said, safe to show.
-        said: String,
+        stderr: String,
     },
     #[error("could not run git")]
     Git(#[source] io::Error),
@@ -121,8 +121,8 @@ impl Repo {
             if output.status.success() {
                 return Ok(());
             }
-            let said = output.stderr.trim().lines().next_back().map(printable).unwrap_or_default();
-            failed.get_or_insert(PromisedError::Fetch { remote, said });
+            let stderr = output.stderr.trim().lines().next_back().map(printable).unwrap_or_default();
+            failed.get_or_insert(PromisedError::Fetch { remote, stderr });
         }
         failed.map_or(Ok(()), Err)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use deptool_agent::shared::{
     manifest::OnChange,
     name::{AppName, HostName, UnitName, UnitType},
-    plan::{Change, Class, Enablement, HostPlan, OutsideChange, PatternChange, PatternJob, UnitChange, UnitJob, When},
+    plan::{Change, Class, Enablement, ExternalChange, HostPlan, PatternChange, PatternJob, UnitChange, UnitJob, When},
 };
 
 pub mod cluster;
@@ -47,8 +47,8 @@ fn plan_body(plan: &HostPlan, detail: Detail) -> String {
         if change.files.len() > most {
             out.push_str(&format!("        ... and {} more files\n", change.files.len() - most));
         }
-        for outside in plan.outside.iter().filter(|outside| outside.app == change.app) {
-            out.push_str(&format!("        {}\n", outside_line(outside)));
+        for external in plan.external.iter().filter(|external| external.app == change.app) {
+            out.push_str(&format!("        {}\n", external_line(external)));
         }
         for pattern in plan.patterns.iter().filter(|pattern| pattern.apps.contains(&change.app)) {
             pattern_line(pattern).into_iter().for_each(|line| out.push_str(&format!("        {line}\n")));
@@ -62,8 +62,8 @@ fn plan_body(plan: &HostPlan, detail: Detail) -> String {
     }
     // What changes on account of an app whose files stay: a unit's other app was removed.
     let shown_apps: Vec<&AppName> = plan.apps.iter().map(|change| &change.app).collect();
-    for outside in plan.outside.iter().filter(|outside| !shown_apps.contains(&&outside.app)) {
-        out.push_str(&format!("    {}\n", outside_line(outside)));
+    for external in plan.external.iter().filter(|external| !shown_apps.contains(&&external.app)) {
+        out.push_str(&format!("    {}\n", external_line(external)));
     }
     for unit in plan.units.iter().filter(|unit| !shown_units.contains(unit)) {
         unit_lines(unit).into_iter().for_each(|line| out.push_str(&format!("    {line}\n")));
@@ -90,7 +90,7 @@ fn change_word(change: Change) -> &'static str {
 
 /// What else there is to say of a plan: what a rollback can't undo, and what can't be observed.
 pub fn notes(plan: &HostPlan) -> Vec<String> {
-    let has = |class| plan.outside.iter().any(|change| change.class == class && change.change != Change::Remove);
+    let has = |class| plan.external.iter().any(|change| change.class == class && change.change != Change::Remove);
     let lasting = match (has(Class::Sysusers), has(Class::Tmpfiles)) {
         (true, true) => Some("users and files that sysusers and tmpfiles create stay after a rollback"),
         (true, false) => Some("users that sysusers creates stay after a rollback"),
@@ -111,8 +111,8 @@ fn sign(change: Change) -> char {
     }
 }
 
-fn outside_line(outside: &OutsideChange) -> String {
-    let OutsideChange { path, change, class, app: _, file } = outside;
+fn external_line(external: &ExternalChange) -> String {
+    let ExternalChange { path, change, class, app: _, file } = external;
     match (class, change) {
         (Class::Link, Change::Add) => format!("link {path} -> {file}"),
         (Class::Link, Change::Update) => format!("relink {path} -> {file}"),
@@ -213,7 +213,7 @@ mod tests {
                 change: Change::Update,
                 files: vec![(file("zones/example.org.zone"), Change::Update), (file("new\u{202e}"), Change::Add)],
             }],
-            outside: vec![OutsideChange {
+            external: vec![ExternalChange {
                 path: ExternalPath::parse("/etc/nsd/nsd.conf").unwrap(),
                 change: Change::Add,
                 class: Class::Link,

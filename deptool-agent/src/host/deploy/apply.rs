@@ -61,8 +61,8 @@ impl Applying<'_> {
             Action::Place(placement) => self.place(placement)?,
             Action::CreateUsers(snippets) => {
                 let paths = self.real_paths(snippets);
-                let said = self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
+                let output = self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
@@ -71,8 +71,8 @@ impl Applying<'_> {
             }
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
-                let said = self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-                self.complaints.extend(said.lines().map(|line| printable(line.as_bytes())));
+                let output = self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Enable(units) => self.system.enable(units)?,
             Action::DaemonReload => self.system.daemon_reload()?,

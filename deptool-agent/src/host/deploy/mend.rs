@@ -118,10 +118,10 @@ fn plan(meant: Meant<'_>, mine: &[Finding]) -> HostPlan {
         match &finding.item {
             Item::Path(path) => {
                 // What is to be there is not.
-                if meant.wants.outside.contains_key(path) {
-                    had.outside.remove(path);
+                if meant.wants.external.contains_key(path) {
+                    had.external.remove(path);
                 }
-                touch(&mut old, &finding.apps, meant.had.outside.get(path).map(|claim| &claim.file));
+                touch(&mut old, &finding.apps, meant.had.external.get(path).map(|claim| &claim.file));
             }
             Item::File { file, .. } => touch(&mut old, &finding.apps, file.as_ref()),
             Item::Unit { unit, remedy } => add(unit, *remedy, &finding.apps),

@@ -29,13 +29,13 @@ use crate::{
 
 mod accounts;
 pub mod checks;
+mod external;
 mod jobs;
-mod outside;
 mod refusals;
 mod units;
 pub mod verify;
 
-use outside::OutsideWork;
+use external::ExternalWork;
 use units::UnitWork;
 
 /// Both sides of a deployment, as trees and as what they ask for.
@@ -142,7 +142,7 @@ pub fn decide(
         watched: Vec::new(),
     };
     let units = deciding.units(system)?;
-    let outside = deciding.outside()?;
+    let external = deciding.external()?;
     let own = deciding.own(fresh)?;
     deciding.refuse(system)?;
     deciding.claim_the_rest();
@@ -153,7 +153,7 @@ pub fn decide(
     let before = units.before.clone();
     let enablement = Enablement::read(home, units.names_touched.clone())?;
     let unlinked = staged.unlinked();
-    let actions = in_order(sides, generations, units, outside, (unlinked, own));
+    let actions = in_order(sides, generations, units, external, (unlinked, own));
     Ok(Prepared { actions, claims, before, enablement, watched, notes })
 }
 
@@ -162,24 +162,24 @@ fn in_order(
     sides: &Sides<'_>,
     (from, to): (Option<u32>, u32),
     units: UnitWork,
-    outside: OutsideWork,
+    external: ExternalWork,
     (unlinked, own): (Vec<AppName>, Vec<Action>),
 ) -> Vec<Action> {
     let changed = |class: Class| {
-        let snippets = sides.plan.outside.iter().filter(|c| c.class == class && c.change != Change::Remove);
+        let snippets = sides.plan.external.iter().filter(|c| c.class == class && c.change != Change::Remove);
         snippets.map(|c| c.path.clone()).collect::<Vec<_>>()
     };
     let mut actions = vec![Action::Stop(units.stop), Action::Disable(units.disable)];
-    actions.push(Action::MakeDirectories(outside.early_directories));
-    actions.extend(outside.users.into_iter().map(Action::Place));
+    actions.push(Action::MakeDirectories(external.early_directories));
+    actions.extend(external.users.into_iter().map(Action::Place));
     actions.push(Action::CreateUsers(changed(Class::Sysusers)));
     actions.extend(own);
     actions.push(Action::LinkApps(unlinked));
     actions.push(Action::Switch { from, to });
-    actions.extend(outside.removed.into_iter().map(Action::Place));
-    actions.push(Action::MakeDirectories(outside.directories));
-    let reload = sides.plan.needs_daemon_reload() || !outside.foreign.is_empty();
-    actions.extend(outside.placed.into_iter().chain(outside.foreign).map(Action::Place));
+    actions.extend(external.removed.into_iter().map(Action::Place));
+    actions.push(Action::MakeDirectories(external.directories));
+    let reload = sides.plan.needs_daemon_reload() || !external.foreign.is_empty();
+    actions.extend(external.placed.into_iter().chain(external.foreign).map(Action::Place));
     actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
     actions.push(Action::Enable(units.enable));
     actions.push(Action::RestoreLinks(units.links));

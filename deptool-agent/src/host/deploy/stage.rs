@@ -90,7 +90,7 @@ impl Expectations {
         let is_asked = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
         let confirm = request.confirm.or(is_asked.then_some(CONFIRM));
         let made = wants
-            .outside
+            .external
             .values()
             .filter_map(|claim| match &claim.kind {
                 ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit.clone()),
@@ -175,13 +175,13 @@ pub fn stage(
         foreign: &mending.foreign,
     };
     let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
-    let mut said = prepare::verify::run(&staged, system)?;
+    let mut warnings = prepare::verify::run(&staged, system)?;
     match prepare::checks::run(&staged, system, &mut || peer.still_waits())? {
-        Some(notes) => said.extend(notes),
+        Some(notes) => warnings.extend(notes),
         None => return Ok(Staged::Gone),
     }
     let Prepared { actions, claims, before, enablement, watched, notes } = prepared;
-    for note in mend::notes(&mending, &request.host).into_iter().chain(notes).chain(said) {
+    for note in mend::notes(&mending, &request.host).into_iter().chain(notes).chain(warnings) {
         peer.send(&Response::Note(note));
     }
     let record = Record {
@@ -238,7 +238,7 @@ fn written(
 fn ledger(home: &Home, store: &Store, had: &Desired, peer: &mut Peer) -> Result<Claims, HostError> {
     let damage = match Claims::load(home) {
         Ok(Some(claims)) => return Ok(claims),
-        Ok(None) if had.outside.is_empty() && had.enabled.is_empty() => return Ok(Claims::default()),
+        Ok(None) if had.external.is_empty() && had.enabled.is_empty() => return Ok(Claims::default()),
         Ok(None) => Damage::of(&home.claims(), "is empty or missing"),
         Err(HostError::Damaged(damage)) => {
             heal::set_aside(home, &home.claims())?;

@@ -136,7 +136,7 @@ pub fn look(
 ) -> Result<Vec<Finding>, HostError> {
     let mut looking = Looking { compared, depth, found: Vec::new() };
     looking.generation(same)?;
-    looking.outside(&stamps::load(compared.home))?;
+    looking.external(&stamps::load(compared.home))?;
     looking.units(system)?;
     Ok(looking.found)
 }
@@ -215,7 +215,7 @@ impl Looking<'_> {
     }
 
     /// What we hold outside of our own directory.
-    fn outside(&mut self, stamps: &Stamps) -> Result<(), HostError> {
+    fn external(&mut self, stamps: &Stamps) -> Result<(), HostError> {
         let Compared { home, claims, .. } = self.compared;
         let mut directory: Option<(String, Place)> = None;
         for (path, claim) in &claims.paths {

@@ -31,7 +31,7 @@ pub struct Rebuilt {
 pub fn rebuild(home: &Home, store: &Store, wants: &Desired) -> Result<Rebuilt, HostError> {
     let mut claims = Claims::default();
     let mut unknown = Vec::new();
-    for (path, claim) in &wants.outside {
+    for (path, claim) in &wants.external {
         let ours = match &claim.kind {
             ClaimKind::Link => Content::Link(format!("{}/{}", Home::stable_path(&claim.app), claim.file)),
             ClaimKind::Copy(_, id) => {
@@ -43,7 +43,7 @@ pub fn rebuild(home: &Home, store: &Store, wants: &Desired) -> Result<Rebuilt, H
         claims.paths.insert(path.clone(), PathClaim { app: claim.app.clone(), before, ours });
     }
     for unit in wants.enabled.keys() {
-        let mut made = wants.outside.values().map(|claim| &claim.kind);
+        let mut made = wants.external.values().map(|claim| &claim.kind);
         let is_ours = made.any(|kind| matches!(kind, ClaimKind::Copy(Snippet::Unit(made), _) if made == unit));
         if !is_ours {
             unknown

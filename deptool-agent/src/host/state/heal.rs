@@ -38,31 +38,31 @@ pub fn is_needed(home: &Home) -> bool {
 /// Repair whatever can be repaired. Returns sentences about the repairs. The caller holds the lock, and no deployment is under
 /// way.
 pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
-    let mut said = clear_the_way(home)?;
-    said.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
-    said.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
+    let mut notes = clear_the_way(home)?;
+    notes.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
+    notes.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
     make_instance(home)?;
     if let Some((name, what)) = host_name_by_note(home) {
         durable::replace(&home.host_name(), name.as_str().as_bytes())?;
-        said.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
+        notes.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
     }
-    said.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
-    Ok(said)
+    notes.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
+    Ok(notes)
 }
 
 /// Move away what is no file in the place of a record, and what does not belong into the store. Returns sentences about that.
 /// The caller holds the lock.
 pub fn clear_the_way(home: &Home) -> Result<Vec<String>, HostError> {
-    let mut said = Vec::new();
+    let mut notes = Vec::new();
     for path in records(home) {
-        said.extend(move_if_damaged(home, &path, durable::open(&path).map(drop))?);
+        notes.extend(move_if_damaged(home, &path, durable::open(&path).map(drop))?);
     }
     for path in Store::strange(&home.store())? {
         let kept = set_aside(home, &path)?;
         let path = printable(path.as_os_str().as_encoded_bytes());
-        said.push(format!("'{path}' is nothing that belongs there: it is kept as '{kept}'"));
+        notes.push(format!("'{path}' is nothing that belongs there: it is kept as '{kept}'"));
     }
-    Ok(said)
+    Ok(notes)
 }
 
 /// Check that the current generation is what the branch says. They differ only while a deployment is under way, or if it was

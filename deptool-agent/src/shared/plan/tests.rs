@@ -79,7 +79,7 @@ fn a_unit_that_moves_between_apps_is_never_stopped() {
     ];
     let plan = plan(&[ENABLED, UNIT], moved);
     assert_eq!(units(&plan), ["web.service Keep Restart(Always)"]);
-    assert!(plan.outside.is_empty(), "the unit file is the same file: {:?}", plan.outside);
+    assert!(plan.external.is_empty(), "the unit file is the same file: {:?}", plan.external);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_link_is_made_moved_and_removed() {
     let (to_a, to_b) = (link("a"), link("b"));
     let a: Files = &[("web/manifest.json", &to_a), ("web/a", ""), ("web/b", "")];
     let b: Files = &[("web/manifest.json", &to_b), ("web/a", ""), ("web/b", "")];
-    let changes = |plan: HostPlan| plan.outside.iter().map(|c| c.change).collect::<Vec<_>>();
+    let changes = |plan: HostPlan| plan.external.iter().map(|c| c.change).collect::<Vec<_>>();
     assert_eq!(changes(plan(&[], a)), [Change::Add]);
     assert_eq!(changes(plan(a, b)), [Change::Update]);
     assert_eq!(changes(plan(b, &[])), [Change::Remove]);
@@ -314,7 +314,7 @@ proptest! {
         let back = HostPlan::between(&new, &old).unwrap();
         let mirror = |c: Change| match c { Change::Add => Change::Remove, Change::Remove => Change::Add, Change::Update => Change::Update };
         let paths = |p: &HostPlan, f: &dyn Fn(Change) -> Change| {
-            p.outside.iter().map(|c| (c.path.clone(), format!("{:?}", f(c.change)))).collect::<Vec<_>>()
+            p.external.iter().map(|c| (c.path.clone(), format!("{:?}", f(c.change)))).collect::<Vec<_>>()
         };
         prop_assert_eq!(paths(&there, &|c| c), paths(&back, &mirror));
         prop_assert_eq!(there.apps.len(), back.apps.len());

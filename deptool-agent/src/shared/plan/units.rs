@@ -45,7 +45,7 @@ pub struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn sources(self) -> impl Iterator<Item = UnitSource<'a>> {
-        UnitSource::all(&self.desired.outside, self.tree)
+        UnitSource::all(&self.desired.external, self.tree)
     }
 
     /// What is read for this unit: its own files and those of its template, prefix and type.
@@ -92,8 +92,8 @@ fn matters(change: &AppChange, old: &HostTree, new: &HostTree) -> bool {
 
 fn file_matters(path: &TreePath, was: &App, is: &App) -> bool {
     if path.as_bytes() == b"manifest.json" {
-        let outside = |app: &App| (app.manifest.symlinks.clone(), app.manifest.files.clone());
-        return outside(was) != outside(is);
+        let external = |app: &App| (app.manifest.symlinks.clone(), app.manifest.files.clone());
+        return external(was) != external(is);
     }
     // Files that are units are looked at one by one. Beside quadlets there are others, such as what a pod is made of.
     let is_unit = |app: &App| app.units.get(path).is_some_and(|facts| !facts.lines.is_empty());

@@ -47,12 +47,12 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Git refused the objects.
-    #[error("'git {command}' failed: {said}")]
+    #[error("'git {command}' failed: {stderr}")]
     Refused {
         /// Its subcommand.
         command: &'static str,
         /// What it said, safe to show.
-        said: String,
+        stderr: String,
     },
     /// An object could not be read back.
     #[error(transparent)]
@@ -148,8 +148,8 @@ pub(super) fn write(
     drop(stdin.into_parts());
     let output = child.wait_with_output().map_err(failed)?;
     if !output.status.success() {
-        let said = printable(output.stderr.trim_ascii());
-        return Err(ImportError::Refused { command: name, said });
+        let stderr = printable(output.stderr.trim_ascii());
+        return Err(ImportError::Refused { command: name, stderr });
     }
     written?;
     flushed.map_err(failed)

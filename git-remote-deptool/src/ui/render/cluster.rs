@@ -157,9 +157,9 @@ impl<'a> Numbered<'a> {
 /// `update nsd: 12 files, reload unit nsd.service`
 fn app_in_brief(change: &AppChange, plan: &HostPlan) -> String {
     let mut parts = vec![plural(change.files.len(), "file")];
-    let outside = plan.outside.iter().filter(|outside| outside.app == change.app).count();
-    if outside > 0 {
-        parts.push(format!("{} outside", plural(outside, "path")));
+    let external = plan.external.iter().filter(|external| external.app == change.app).count();
+    if external > 0 {
+        parts.push(format!("{} outside", plural(external, "path")));
     }
     for unit in plan.units.iter().filter(|unit| unit.apps.first() == Some(&change.app)) {
         parts.extend(unit_lines(unit));
@@ -173,8 +173,8 @@ fn app_in_brief(change: &AppChange, plan: &HostPlan) -> String {
 pub fn tally(plan: &HostPlan) -> String {
     let files = plan.apps.iter().map(|app| app.files.len()).sum();
     let mut parts = vec![plural(plan.apps.len(), "app"), plural(files, "file")];
-    if !plan.outside.is_empty() {
-        parts.push(format!("{} outside", plural(plan.outside.len(), "path")));
+    if !plan.external.is_empty() {
+        parts.push(format!("{} outside", plural(plan.external.len(), "path")));
     }
     if !plan.units.is_empty() {
         parts.push(plural(plan.units.len(), "unit"));

@@ -62,7 +62,7 @@ impl Deciding<'_> {
 
 /// Whether a sysusers snippet of any app makes `account`.
 pub(super) fn is_declared(staged: &Staged<'_>, database: Database, account: &Account) -> bool {
-    let snippets = staged.sides.wants.outside.values();
+    let snippets = staged.sides.wants.external.values();
     let mut snippets = snippets.filter(|claim| matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _)));
     snippets.any(|claim| {
         let text = std::fs::read(staged.file(&claim.app, &claim.file)).unwrap_or_default();

@@ -150,7 +150,7 @@ fn judge_all(
 /// The assignments of the check's `[Service]` section and of the drop-ins for it in the tree, as lines.
 fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Result<Vec<(String, String)>, HostError> {
     let mut files = vec![staged.file(app, &check_file(unit))];
-    let mut drop_ins: Vec<_> = staged.sides.wants.outside.iter().collect();
+    let mut drop_ins: Vec<_> = staged.sides.wants.external.iter().collect();
     drop_ins.sort_by_key(|(path, _)| path.relative().file_name());
     for (path, claim) in drop_ins {
         if let ClaimKind::Copy(snippet, _) = &claim.kind

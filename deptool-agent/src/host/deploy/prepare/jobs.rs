@@ -206,7 +206,7 @@ impl<'a> Jobs<'a> {
         if UnitType::of(unit) != UnitType::Socket || self.says("Socket", unit, "Accept") || !self.is_made(unit) {
             return None;
         }
-        let sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        let sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         let sources = sources.filter(|source| source.snippet.affects(unit));
         let named = sources.filter_map(|source| source.facts.value("Socket", "Service")).last().map(str::to_owned);
         let usual = || Some(format!("{}.service", unit.as_str().strip_suffix(".socket")?));
@@ -319,7 +319,7 @@ impl<'a> Jobs<'a> {
     }
 
     fn is_made(&self, unit: &UnitName) -> bool {
-        let mut sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        let mut sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         sources.any(|source| matches!(source.snippet, Snippet::Unit(made) if made == unit))
     }
 
@@ -338,7 +338,7 @@ impl<'a> Jobs<'a> {
     }
 
     fn says(&self, section: &str, unit: &UnitName, key: &str) -> bool {
-        let sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        let sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         let last = sources
             .filter(|source| source.snippet.affects(unit))
             .filter_map(|one| one.facts.value(section, key))

@@ -12,7 +12,7 @@ use crate::{
         desired::{Snippet, UnitSource},
         manifest::Account,
         name::{UnitName, UnitType},
-        plan::{Change, Class, OutsideChange},
+        plan::{Change, Class, ExternalChange},
         text::printable,
         unit_file::is_true,
     },
@@ -27,9 +27,9 @@ impl Deciding<'_> {
     /// Everything that is wrong with unit files and snippets.
     pub(super) fn refuse(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
-        let changed = sides.plan.outside.iter().filter(|change| change.change != Change::Remove);
+        let changed = sides.plan.external.iter().filter(|change| change.change != Change::Remove);
         let paths: BTreeSet<_> = changed.clone().map(|change| &change.path).collect();
-        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|source| paths.contains(source.path)) {
+        for source in UnitSource::all(&sides.wants.external, sides.new).filter(|source| paths.contains(source.path)) {
             self.unit_file(&source)?;
             self.accounts(&source)?;
         }
@@ -82,7 +82,7 @@ impl Deciding<'_> {
 
     /// Whether there is a unit file of this name, or of its template.
     fn exists(&self, unit: &UnitName) -> bool {
-        let mut sources = UnitSource::all(&self.sides.wants.outside, self.sides.new);
+        let mut sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         if sources.any(|source| matches!(source.snippet, Snippet::Unit(_)) && source.snippet.affects(unit)) {
             return true;
         }
@@ -132,7 +132,7 @@ impl Deciding<'_> {
     }
 
     /// The lines of a sysusers or tmpfiles snippet: a letter, what it is about, and in some fields names of accounts.
-    fn snippet(&mut self, change: &OutsideChange, types: &str, names: &[(usize, Database)]) -> Result<(), HostError> {
+    fn snippet(&mut self, change: &ExternalChange, types: &str, names: &[(usize, Database)]) -> Result<(), HostError> {
         let path = self.staged.file(&change.app, &change.file);
         let text = fs::read(&path).during("read", &path)?;
         for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
@@ -163,9 +163,9 @@ impl Deciding<'_> {
     /// The unit of a network or volume makes it if there is none. What is there keeps its settings.
     fn kept_by_podman(&mut self) {
         let sides = self.sides;
-        let changes = sides.plan.outside.iter().filter(|change| change.change == Change::Update);
+        let changes = sides.plan.external.iter().filter(|change| change.change == Change::Update);
         let paths: BTreeSet<_> = changes.map(|change| &change.path).collect();
-        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|source| paths.contains(source.path)) {
+        for source in UnitSource::all(&sides.wants.external, sides.new).filter(|source| paths.contains(source.path)) {
             let Some((_, kind @ ("network" | "volume"))) = source.path.as_str().rsplit_once('.') else { continue };
             if !source.facts.value("Network", "NetworkDeleteOnStop").is_some_and(is_true) {
                 let UnitSource { app, file, .. } = source;
@@ -180,8 +180,8 @@ impl Deciding<'_> {
     fn quadlets(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let is_quadlet = |path: &str| path.starts_with("/etc/containers/systemd/");
-        let mut changed = sides.plan.outside.iter().filter(|one| one.change != Change::Remove);
-        let all: Vec<_> = sides.wants.outside.iter().filter(|(path, _)| is_quadlet(path.as_str())).collect();
+        let mut changed = sides.plan.external.iter().filter(|one| one.change != Change::Remove);
+        let all: Vec<_> = sides.wants.external.iter().filter(|(path, _)| is_quadlet(path.as_str())).collect();
         if !changed.any(|change| is_quadlet(change.path.as_str())) || system.manager() != Manager::Running {
             return Ok(());
         }
@@ -194,20 +194,20 @@ impl Deciding<'_> {
             }
             fs::copy(&from, &to).during("copy", &from)?;
         }
-        let said = system.convert_quadlets(&directory);
+        let output = system.convert_quadlets(&directory);
         fs::remove_dir_all(&directory).during("remove", &directory)?;
-        let Some(converted) = said? else {
+        let Some(converted) = output? else {
             self.problems
                 .push("the tree has quadlets, and the host has no podman whose generator could read them".into());
             return Ok(());
         };
-        for source in UnitSource::all(&sides.wants.outside, sides.new).filter(|one| is_quadlet(one.path.as_str())) {
+        for source in UnitSource::all(&sides.wants.external, sides.new).filter(|one| is_quadlet(one.path.as_str())) {
             let UnitSource { app, file, snippet, path, .. } = source;
             let Snippet::Unit(unit) = snippet else { continue };
             if !converted.units.contains(unit) {
                 let name = path.as_str().rsplit('/').next().unwrap_or_default();
                 let about: Vec<String> = converted
-                    .said
+                    .output
                     .lines()
                     .filter_map(|line| complaint(line, name))
                     .map(|line| printable(line.as_bytes()))

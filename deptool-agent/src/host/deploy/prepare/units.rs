@@ -171,7 +171,7 @@ impl Deciding<'_> {
         can_tell: bool,
         work: &mut UnitWork,
     ) -> Result<(), HostError> {
-        let made_by = self.sides.wants.outside.iter().find_map(|(path, claim)| match &claim.kind {
+        let made_by = self.sides.wants.external.iter().find_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ Snippet::Unit(_), _) if snippet.affects(unit) => Some(path.as_str()),
             _ => None,
         });
@@ -216,7 +216,7 @@ impl Deciding<'_> {
         let sides = self.sides;
         let started = sides.plan.units.iter().filter(|change| change.job == UnitJob::Start);
         for UnitChange { unit, .. } in started {
-            let sources = UnitSource::all(&sides.wants.outside, sides.new).filter(|one| one.snippet.affects(unit));
+            let sources = UnitSource::all(&sides.wants.external, sides.new).filter(|one| one.snippet.affects(unit));
             let named = sources.flat_map(|source| source.facts.words("Unit", "Conflicts"));
             let mut conflicts: BTreeSet<UnitName> =
                 named.filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
@@ -253,8 +253,8 @@ impl Deciding<'_> {
     /// What the unit's files say: those of the tree before and after, and the host's own.
     fn files_of(&self, unit: &UnitName, template: Option<&UnitName>) -> Vec<Facts> {
         let sides = self.sides;
-        let both = [(&sides.had.outside, sides.old), (&sides.wants.outside, sides.new)];
-        let sources = both.into_iter().flat_map(|(outside, tree)| UnitSource::all(outside, tree));
+        let both = [(&sides.had.external, sides.old), (&sides.wants.external, sides.new)];
+        let sources = both.into_iter().flat_map(|(external, tree)| UnitSource::all(external, tree));
         let mut files: Vec<Facts> =
             sources.filter(|source| source.snippet.affects(unit)).map(|source| source.facts.clone()).collect();
         let names = [Some(unit), template].into_iter().flatten();

@@ -56,15 +56,15 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
         return Ok(Vec::new());
     }
     let written = scratch.write(&units);
-    let said = written.and_then(|files| {
+    let output = written.and_then(|files| {
         let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
         if files.is_empty() { Ok(None) } else { Ok(system.verify(&files)?) }
     });
     let removed = fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory);
     let (mut wrong, mut notes) = (Vec::new(), Vec::new());
-    let said = said?;
+    let output = output?;
     removed?;
-    for line in said.unwrap_or_default().lines() {
+    for line in output.unwrap_or_default().lines() {
         let line = printable(line.trim().as_bytes());
         let Some(line) = scratch.ours(&line, &changed, &units) else { continue };
         let into = match missing_program(&line) {
@@ -94,8 +94,8 @@ struct Scratch<'a> {
 
 impl Scratch<'_> {
     /// Unit files and drop-ins of the tree: path below the directory of units, and who claims it.
-    fn units_of(outside: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
-        outside.iter().filter_map(|(path, claim)| match &claim.kind {
+    fn units_of(external: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
+        external.iter().filter_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ (Snippet::Unit(_) | Snippet::DropIn(_)), _) => {
                 Some((path.as_str().strip_prefix(OURS)?.strip_prefix('/')?, claim, snippet))
             }
@@ -105,20 +105,20 @@ impl Scratch<'_> {
 
     /// The files that the deployment changes, as their paths below the directory of units.
     fn changed(&self) -> BTreeSet<&str> {
-        let changes = self.staged.sides.plan.outside.iter();
+        let changes = self.staged.sides.plan.external.iter();
         changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).collect::<BTreeSet<_>>()
     }
 
     /// The units that these files make or are about, if they are there after the deployment.
     fn affected(&self, changed: &BTreeSet<&str>) -> BTreeSet<UnitName> {
         let sides = self.staged.sides;
-        let made = Self::units_of(&sides.wants.outside).filter_map(|(_, _, snippet)| match snippet {
+        let made = Self::units_of(&sides.wants.external).filter_map(|(_, _, snippet)| match snippet {
             Snippet::Unit(unit) => Some(unit),
             _ => None,
         });
         let known = made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()).collect::<BTreeSet<_>>();
         let mut units = BTreeSet::new();
-        for (path, _, snippet) in Self::units_of(&sides.had.outside).chain(Self::units_of(&sides.wants.outside)) {
+        for (path, _, snippet) in Self::units_of(&sides.had.external).chain(Self::units_of(&sides.wants.external)) {
             if !changed.contains(path) {
                 continue;
             }
@@ -135,8 +135,8 @@ impl Scratch<'_> {
         let Staged { sides, .. } = self.staged;
         fs::create_dir_all(&self.directory).during("create", &self.directory)?;
         // What is removed is still where it was: an empty file hides it.
-        let gone = Self::units_of(&sides.had.outside).map(|(path, ..)| (path, None));
-        let there = Self::units_of(&sides.wants.outside).map(|(path, claim, _)| (path, Some(claim)));
+        let gone = Self::units_of(&sides.had.external).map(|(path, ..)| (path, None));
+        let there = Self::units_of(&sides.wants.external).map(|(path, claim, _)| (path, Some(claim)));
         for (path, claim) in gone.chain(there) {
             let text = match claim {
                 Some(claim) if self.is_check(claim, path) => {
@@ -171,8 +171,8 @@ impl Scratch<'_> {
 
     /// Whether the line misses a unit that Podman's generator makes of a quadlet of the tree.
     fn misses_a_quadlets_unit(&self, line: &str) -> bool {
-        let outside = &self.staged.sides.wants.outside;
-        let mut quadlets = outside.iter().filter(|(path, _)| path.as_str().starts_with("/etc/containers/"));
+        let external = &self.staged.sides.wants.external;
+        let mut quadlets = external.iter().filter(|(path, _)| path.as_str().starts_with("/etc/containers/"));
         line.contains("not found")
             && quadlets.any(|(_, claim)| {
                 matches!(&claim.kind, ClaimKind::Copy(Snippet::Unit(unit), _) if line.contains(unit.as_str()))
@@ -208,9 +208,9 @@ impl Scratch<'_> {
             line = line.replace(&staged.display().to_string(), &Home::stable_path(app));
         }
         if let Some(rest) = line.strip_prefix(&format!("{}/", self.directory.display())) {
-            let (path, said) = rest.split_once(':')?;
-            let (_, claim, _) = Self::units_of(&self.staged.sides.wants.outside).find(|(other, ..)| *other == path)?;
-            return changed.contains(path).then(|| format!("'{}/{}': line {said}", claim.app, claim.file));
+            let (path, output) = rest.split_once(':')?;
+            let (_, claim, _) = Self::units_of(&self.staged.sides.wants.external).find(|(other, ..)| *other == path)?;
+            return changed.contains(path).then(|| format!("'{}/{}': line {output}", claim.app, claim.file));
         }
         let of_unit = line.strip_prefix("Unit ").unwrap_or(&line);
         let name = of_unit.split([':', ' ']).next()?;
@@ -225,7 +225,7 @@ impl Scratch<'_> {
             Some((app, path.strip_prefix(&Home::stable_path(app))?.strip_prefix('/')?.to_owned()))
         });
         let linked = || {
-            let mut links = sides.wants.outside.iter().filter(|(_, claim)| claim.kind == ClaimKind::Link);
+            let mut links = sides.wants.external.iter().filter(|(_, claim)| claim.kind == ClaimKind::Link);
             let (link, claim) = links.find(|(link, _)| is_within(path, link.as_str()))?;
             Some((&claim.app, format!("{}{}", claim.file, &path[link.as_str().len()..])))
         };

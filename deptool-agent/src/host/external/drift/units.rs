@@ -91,7 +91,7 @@ impl Looking<'_> {
     fn foreign_files(&mut self) {
         let wants = self.compared.wants;
         let mut ours: BTreeMap<UnitName, BTreeSet<AppName>> = BTreeMap::new();
-        for claim in wants.outside.values() {
+        for claim in wants.external.values() {
             if let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind {
                 ours.entry(unit.clone()).or_default().insert(claim.app.clone());
             }

@@ -22,14 +22,14 @@ use crate::{
     shared::{
         desired::ClaimKind,
         path::{ExternalPath, STATE_DIR, TreePath, is_within},
-        plan::{Change, Class, OutsideChange},
+        plan::{Change, Class, ExternalChange},
         text::printable,
     },
 };
 
 /// What is to be done with paths outside.
 #[derive(Default)]
-pub(super) struct OutsideWork {
+pub(super) struct ExternalWork {
     /// sysusers snippets come before everything else.
     pub(super) users: Vec<Placement>,
     pub(super) removed: Vec<Placement>,
@@ -42,12 +42,12 @@ pub(super) struct OutsideWork {
 }
 
 impl Deciding<'_> {
-    pub(super) fn outside(&mut self) -> Result<OutsideWork, HostError> {
-        let mut work = OutsideWork::default();
-        if !self.sides.plan.outside.is_empty() {
+    pub(super) fn external(&mut self) -> Result<ExternalWork, HostError> {
+        let mut work = ExternalWork::default();
+        if !self.sides.plan.external.is_empty() {
             self.check_places()?;
         }
-        for change in &self.sides.plan.outside {
+        for change in &self.sides.plan.external {
             let result = self.place(change, &mut work);
             match result {
                 Ok(None) => {}
@@ -71,7 +71,7 @@ impl Deciding<'_> {
     /// No two paths may be one place on this host, by way of a symlink that the tree does not know of.
     fn check_places(&mut self) -> Result<(), HostError> {
         let mut places = BTreeMap::new();
-        for path in self.sides.wants.outside.keys() {
+        for path in self.sides.wants.external.keys() {
             let real = match Place::resolve(self.home, path) {
                 Ok(resolved) => resolved.real(path),
                 // Said where the path is changed.
@@ -86,7 +86,7 @@ impl Deciding<'_> {
     }
 
     /// What happens at one path, if anything.
-    fn place(&mut self, change: &OutsideChange, work: &mut OutsideWork) -> Result<Option<Placement>, HostError> {
+    fn place(&mut self, change: &ExternalChange, work: &mut ExternalWork) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         let is_removed = change.change == Change::Remove;
         let place = match self.resolve(path)? {
@@ -122,7 +122,7 @@ impl Deciding<'_> {
 
     /// Where `path` will be once links that this deployment gives up are gone.
     fn resolve(&self, path: &ExternalPath) -> Result<Resolved, HostError> {
-        let given_up = self.sides.plan.outside.iter().filter(|change| change.change == Change::Remove);
+        let given_up = self.sides.plan.external.iter().filter(|change| change.change == Change::Remove);
         let mut above = given_up.filter(|change| is_below(path, &change.path)).map(|change| &change.path);
         let Some(link) = above.find(|link| self.before.paths.contains_key(*link)) else {
             return Place::resolve(self.home, path);
@@ -140,7 +140,7 @@ impl Deciding<'_> {
     }
 
     /// Plan to make directories that are missing.
-    fn make(&mut self, directories: Vec<ExternalPath>, class: Class, work: &mut OutsideWork) -> Result<(), HostError> {
+    fn make(&mut self, directories: Vec<ExternalPath>, class: Class, work: &mut ExternalWork) -> Result<(), HostError> {
         if let Some(Resolved::Place(place)) =
             directories.first().map(|first| Place::resolve(self.home, first)).transpose()?
         {
@@ -162,7 +162,7 @@ impl Deciding<'_> {
 
     /// A directory is at `path`: one that we made, and that is given up with all that is in it, or one that somebody put
     /// in place of ours. Both go out of the way as they are.
-    fn replace_directory(&mut self, change: &OutsideChange, place: &Place) -> Result<Option<Placement>, HostError> {
+    fn replace_directory(&mut self, change: &ExternalChange, place: &Place) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         if let Some(claim) = self.before.paths.get(path).cloned() {
             if place.device()? != self.own_device()? {
@@ -191,7 +191,7 @@ impl Deciding<'_> {
     /// Whether all that is in a directory of ours is given up by this deployment.
     fn check_given_up(&self, path: &ExternalPath, place: &Place) -> Result<(), HostError> {
         let given_up = |inner: &ExternalPath| {
-            let mut changes = self.sides.plan.outside.iter();
+            let mut changes = self.sides.plan.external.iter();
             let is_removed = changes.any(|change| change.path == *inner && change.change == Change::Remove);
             is_removed && self.before.paths.contains_key(inner)
         };
@@ -246,7 +246,7 @@ impl Deciding<'_> {
         Ok(Some(Placement { path: path.clone(), new, old }))
     }
 
-    fn take(&mut self, change: &OutsideChange, found: &Found) -> Result<Option<Placement>, HostError> {
+    fn take(&mut self, change: &ExternalChange, found: &Found) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         let (new, ours) = self.wanted_at(path)?;
         let (old, before) = match (self.before.paths.get(path), found) {
@@ -272,7 +272,7 @@ impl Deciding<'_> {
 
     /// What the new tree wants at `path`.
     fn wanted_at(&self, path: &ExternalPath) -> Result<(New, Content), HostError> {
-        let claim = self.sides.wants.outside.get(path);
+        let claim = self.sides.wants.external.get(path);
         let claim = claim.ok_or_else(|| HostError::External(format!("the plan has '{path}', the tree has not")))?;
         match &claim.kind {
             ClaimKind::Link => {
@@ -288,7 +288,7 @@ impl Deciding<'_> {
     }
 
     /// Whether what is at an unclaimed path is what we would put there.
-    fn is_equal(&self, change: &OutsideChange, found: &Content, ours: &Content) -> Result<bool, HostError> {
+    fn is_equal(&self, change: &ExternalChange, found: &Content, ours: &Content) -> Result<bool, HostError> {
         if found == ours {
             return Ok(true);
         }
@@ -303,7 +303,7 @@ impl Deciding<'_> {
 
     /// Paths whose content stays but whose app may be another now.
     pub(super) fn claim_the_rest(&mut self) {
-        for (path, claim) in &self.sides.wants.outside {
+        for (path, claim) in &self.sides.wants.external {
             if let Some(held) = self.claims.paths.get_mut(path) {
                 held.app = claim.app.clone();
             }
