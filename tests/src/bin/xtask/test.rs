@@ -22,7 +22,8 @@ pub fn run(args: &[&str]) -> Result<()> {
     take_interrupts()?;
     if quick {
         // Examples in the documentation take long to compile.
-        cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1").inherit()?;
+        let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1");
+        tests.env("PROPTEST_CASES", "32").inherit()?;
     } else {
         cargo_test(&["--workspace"], &names).inherit()?;
     }
