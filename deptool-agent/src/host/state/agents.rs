@@ -30,8 +30,8 @@ const KEPT: usize = 3;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
 /// The end of the name of a copy that is not finished.
 const UNFINISHED: &str = ".new";
-/// The program of this process.
-const SELF: &str = "/proc/self/exe";
+/// The program of this process. Unit tests have a large one, which no journal needs.
+const SELF: &str = if cfg!(test) { "/dev/null" } else { "/proc/self/exe" };
 
 /// The file name of an agent: `deptool-agent-<version>-<build>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
