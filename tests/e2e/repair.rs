@@ -136,3 +136,20 @@ fn verify_tells_prometheus_and_that_a_hosts_state_is_gone() {
     fs::remove_dir_all(sandbox.root("web1").join("var/lib/deptool")).unwrap();
     ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed there any more");
 }
+
+#[test]
+fn a_repair_shows_what_was_edited_if_asked_to() {
+    let sandbox = Sandbox::new();
+    let (ada, _) = deployed(&sandbox);
+    damage(&sandbox, "web");
+    let root = sandbox.root("web1");
+    fs::write(root.join("etc/tmpfiles.d/other.conf"), "# by \u{1b}[31mhand\n").unwrap();
+    fs::write(root.join("var/lib/deptool/current/other/file"), [0, 1, 2]).unwrap();
+    let run = ada.git(&["deptool", "repair", "-p", "-y"]).ok();
+    let diff =
+        "--- deployed/etc/tmpfiles.d/web.conf\n+++ edited/etc/tmpfiles.d/web.conf\n@@ -1 +1 @@\n-# ours\n+# by hand\n";
+    let run = run.prints(diff).prints("+# by \\x1b[31mhand\n");
+    let run = run.prints("--- deployed/var/lib/deptool/apps/web/current/file\n");
+    assert!(!run.stdout().contains("deployed/var/lib/deptool/apps/other/current/file"), "not text: {run}");
+    ada.git(&["deptool", "verify"]).ok();
+}

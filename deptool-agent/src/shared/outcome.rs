@@ -120,6 +120,16 @@ pub struct Drift {
     pub subject: Subject,
     /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
     pub what: String,
+    /// What is in it now, if it is a small text file that was edited, and if the host was asked to verify.
+    pub edit: Option<Edit>,
+}
+
+/// The content of a file that was edited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// The file that was deployed, relative to the host's directory in the tree.
+    pub deployed: String,
+    pub now: String,
 }
 
 /// The thing that has drifted.

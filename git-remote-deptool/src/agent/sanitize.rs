@@ -4,7 +4,7 @@
 //! be calculated with. Names and ids have been parsed already.
 
 use deptool_agent::shared::{
-    outcome::{Attempt, AttemptResult, Deployed, Drift, Holder, Mended, Outcome, Rollback, Subject},
+    outcome::{Attempt, AttemptResult, Deployed, Drift, Edit, Holder, Mended, Outcome, Rollback, Subject},
     text::{printable, printable_lines},
     wire::{Hello, Response},
 };
@@ -100,7 +100,9 @@ fn drift(drift: Drift) -> Drift {
         Subject::Path(path) => Subject::Path(line(&path)),
         subject @ Subject::Unit(_) => subject,
     };
-    Drift { subject, what: line(&drift.what) }
+    let edit =
+        drift.edit.map(|edit| Edit { deployed: line(&edit.deployed), now: printable_lines(edit.now.as_bytes()) });
+    Drift { subject, what: line(&drift.what), edit }
 }
 
 /// Seconds since 1970 that may be subtracted from any of our own.
@@ -151,7 +153,8 @@ mod tests {
             failures: vec![evil.clone(); 1000],
             busy: Some(holder.clone()),
         };
-        let drift = Drift { subject: Subject::Path(evil.clone()), what: evil.clone() };
+        let edit = Some(Edit { deployed: evil.clone(), now: evil.clone() });
+        let drift = Drift { subject: Subject::Path(evil.clone()), what: evil.clone(), edit };
         for response in [
             Response::Note(evil.clone()),
             Response::Error(evil.clone()),

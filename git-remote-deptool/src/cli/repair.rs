@@ -9,6 +9,7 @@ use super::{
     aim::{Aim, AimArgs, Hosts, Selection, Source},
     deploy::{self, Deployment},
     deploy_options::DeployOptions,
+    edits,
     exit::ExitStatus,
     output::Output,
     view,
@@ -28,6 +29,9 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     aim: AimArgs,
+    /// Show what was edited
+    #[arg(short, long)]
+    patch: bool,
     #[command(flatten)]
     how: DeployOptions,
 }
@@ -56,13 +60,18 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         return Ok(exit);
     }
     let deployment = |((cluster, commit), damaged): (_, Vec<Damaged>)| {
-        let lines = damaged.iter().flat_map(|one| one.drift.iter().map(|drift| (&one.host.host, drift)));
-        let intro = lines.map(|(host, drift)| format!("{host}: {drift}\n")).collect();
+        let mut intro = String::new();
+        for one in &damaged {
+            one.drift.iter().for_each(|drift| intro.push_str(&format!("{}: {drift}\n", one.host.host)));
+            if args.patch {
+                intro.push_str(&edits::show(&remote.repo, &one.host.host, one.runs, &one.drift)?);
+            }
+        }
         let hosts = damaged.into_iter().map(|one| one.host).collect();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts };
-        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, intro }
+        Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, intro })
     };
-    let deployments: Vec<Deployment> = by_commit.into_iter().map(deployment).collect();
+    let deployments = by_commit.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;
     Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &[])?))
 }
 

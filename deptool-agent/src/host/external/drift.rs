@@ -7,7 +7,11 @@ mod units;
 
 pub use units::foreign;
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Read,
+};
 
 use crate::{
     host::{
@@ -28,7 +32,7 @@ use crate::{
     shared::{
         desired::Desired,
         name::{AppName, UnitName},
-        outcome::{Deployed, Drift, Goal, Subject},
+        outcome::{Deployed, Drift, Edit, Goal, Subject},
         path::{ExternalPath, STATE_DIR, TreePath},
         store::Store,
         text::printable,
@@ -36,6 +40,11 @@ use crate::{
     },
     system::System,
 };
+
+/// What is said of a file whose content is another one.
+const EDITED: &str = "was edited";
+/// The limit for a content that is sent, in bytes. A message has many of them.
+const SMALL: u64 = 8 << 10;
 
 /// How closely units are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +165,7 @@ fn hostname(home: &Home, deployed: &Deployed) -> Result<Option<Finding>, HostErr
 
 fn host(path: String, what: impl Into<String>, item: Item) -> Finding {
     Finding {
-        drift: Drift { subject: Subject::Path(path), what: what.into() },
+        drift: Drift { subject: Subject::Path(path), what: what.into(), edit: None },
         item,
         apps: BTreeSet::new(),
         stands: false,
@@ -194,10 +203,19 @@ impl Looking<'_> {
 
     fn checkout(&mut self, number: u32, name: &AppName, app: &crate::shared::tree::App) {
         let stable = Home::stable_path(name);
-        let mut add = |path: String, what: &str, tree: Option<String>, file| {
-            let stands = matches!(what, "was edited" | "was added" | "was replaced");
+        let Compared { home, .. } = self.compared;
+        let depth = self.depth;
+        let mut add = |path: String, what: &str, tree: Option<String>, file: Option<TreePath>| {
+            let content = || {
+                let file = home.trees().join(tree.as_ref()?).join(file.as_ref()?.as_path());
+                File::open(file).ok().and_then(|mut file| small_text(&mut file))
+            };
+            let deployed = || format!("{name}/{}", file.as_ref().map_or_else(String::new, TreePath::to_string));
+            let now = (depth == Depth::Verify && what == EDITED).then(content).flatten();
+            let edit = now.map(|now| Edit { deployed: deployed(), now });
+            let stands = matches!(what, EDITED | "was added" | "was replaced");
             self.found.push(Finding {
-                drift: Drift { subject: Subject::Path(path), what: what.into() },
+                drift: Drift { subject: Subject::Path(path), what: what.into(), edit },
                 item: Item::File { tree, file },
                 apps: BTreeSet::from([name.clone()]),
                 stands,
@@ -216,7 +234,8 @@ impl Looking<'_> {
 
     /// What we hold outside of our own directory.
     fn external(&mut self, stamps: &Stamps) -> Result<(), HostError> {
-        let Compared { home, claims, .. } = self.compared;
+        let Compared { home, claims, wants, .. } = self.compared;
+        let depth = self.depth;
         let mut directory: Option<(String, Place)> = None;
         for (path, claim) in &claims.paths {
             let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -234,15 +253,24 @@ impl Looking<'_> {
                     Err(error) => Err(error),
                 },
             };
+            let mut now = None;
             let what = match place {
                 Ok(None) => Some(("is missing".to_owned(), false)),
-                Ok(Some(place)) => difference(home, &place, claim, stamps.get(path))?,
+                Ok(Some(place)) => {
+                    let what = difference(home, &place, claim, stamps.get(path))?;
+                    if depth == Depth::Verify && what.as_ref().is_some_and(|(what, _)| what == EDITED) {
+                        now = place.file().ok().and_then(|mut file| small_text(&mut file));
+                    }
+                    what
+                }
                 Err(HostError::External(why)) => Some((why, false)),
                 Err(error) => return Err(error),
             };
             if let Some((what, stands)) = what {
+                let source = wants.external.get(path).map(|claim| format!("{}/{}", claim.app, claim.file));
+                let edit = now.zip(source).map(|(now, deployed)| Edit { deployed, now });
                 self.found.push(Finding {
-                    drift: Drift { subject: Subject::Path(path.as_str().into()), what },
+                    drift: Drift { subject: Subject::Path(path.as_str().into()), what, edit },
                     item: Item::Path(path.clone()),
                     apps: BTreeSet::from([claim.app.clone()]),
                     stands,
@@ -272,7 +300,7 @@ fn difference(
         (ours, Found::Content(now)) if *ours == now => {
             (is_file && !is_as_made).then(|| ("has another mode or owner".into(), false))
         }
-        (Content::File(_), Found::Content(Content::File(_))) => other("was edited"),
+        (Content::File(_), Found::Content(Content::File(_))) => other(EDITED),
         (Content::Link(_), Found::Content(Content::Link(target))) => {
             other(&format!("leads to '{}'", printable(target.as_bytes())))
         }
@@ -281,6 +309,13 @@ fn difference(
         (_, Found::Directory) => other("was replaced by a directory"),
         (_, Found::Special) => other("was replaced by a special file"),
     })
+}
+
+/// The content of a small file, if it is text.
+fn small_text(file: &mut File) -> Option<String> {
+    let mut bytes = Vec::new();
+    file.take(SMALL + 1).read_to_end(&mut bytes).ok()?;
+    String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= SMALL && !text.contains('\0'))
 }
 
 /// The files with these names in a directory of the host; none if it can't be read.

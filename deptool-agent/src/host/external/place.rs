@@ -160,6 +160,11 @@ impl Place {
         Ok(self.stat(&self.name)?.map(|stat| Stamp::of(&stat)))
     }
 
+    /// The file that is there.
+    pub fn file(&self) -> Result<File, HostError> {
+        self.open(&self.name)
+    }
+
     fn open(&self, name: &OsStr) -> Result<File, HostError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty()).during("open", &self.path(name))?;

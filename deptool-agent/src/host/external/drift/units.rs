@@ -49,7 +49,7 @@ impl Looking<'_> {
     }
 
     fn unit(&mut self, unit: &UnitName, apps: &BTreeSet<AppName>, what: String, item: Item) {
-        let drift = Drift { subject: Subject::Unit(unit.clone()), what };
+        let drift = Drift { subject: Subject::Unit(unit.clone()), what, edit: None };
         self.found.push(Finding { drift, item, apps: apps.clone(), stands: false });
     }
 
