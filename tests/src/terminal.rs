@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn ctrl_c_goes_to_all_of_the_foreground() {
         // The shell waits for its child before it runs its trap: both have to get the signal.
-        let mut terminal = sh("trap 'echo parent; exit 9' INT; echo ready; sleep 1000");
+        let mut terminal = sh("trap 'echo parent; exit 9' INT; sh -c 'echo ready; exec sleep 1000'");
         terminal.wait_for("ready").unwrap();
         terminal.press_ctrl_c().unwrap();
         terminal.end().unwrap().code(9).prints("parent");

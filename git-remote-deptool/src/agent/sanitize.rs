@@ -100,8 +100,7 @@ fn drift(drift: Drift) -> Drift {
         Subject::Path(path) => Subject::Path(line(&path)),
         subject @ Subject::Unit(_) => subject,
     };
-    let edit =
-        drift.edit.map(|edit| Edit { deployed: line(&edit.deployed), now: printable_lines(edit.now.as_bytes()) });
+    let edit = drift.edit.map(|edit| Edit { deployed: line(&edit.deployed), now: lines(&edit.now) });
     Drift { subject, what: line(&drift.what), edit }
 }
 
