@@ -420,16 +420,12 @@ impl Connector {
     }
 }
 
-/// Whether an agent that was there may have ended without a word, and has got nothing to do yet.
+/// Whether an agent that was there has ended without a word, and has got nothing to do yet.
+///
+/// Of a program that was killed ssh tells no more than of a connection that was cut, which is no reason to connect again.
 fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, ahead: &Ahead) -> bool {
-    let is_word = match why {
-        ConnectError::NoAnswer { .. } => false,
-        // ssh tells of a program that was killed with nothing but its own status.
-        ConnectError::Unreachable(reason) => reason != ssh::NO_REASON,
-        _ => true,
-    };
     let is_taken = matches!(ahead, Ahead::Yes(early) if early.is_taken());
-    matches!(target, Endpoint::Ssh(_)) && !is_word && !is_taken
+    matches!(target, Endpoint::Ssh(_)) && matches!(why, ConnectError::NoAnswer { .. }) && !is_taken
 }
 
 impl Contact {

@@ -332,7 +332,7 @@ fn control_path(environment: &Environment) -> String {
 }
 
 /// Said of an ssh that has said nothing.
-pub const NO_REASON: &str = "ssh gave no reason";
+const NO_REASON: &str = "ssh gave no reason";
 
 /// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
 pub fn reason(stderr: &str) -> String {
