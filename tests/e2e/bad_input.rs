@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use deptool_tests::is_quick;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
@@ -200,6 +201,9 @@ web1: in app 'web': invalid path 'link -> a/\\n': control characters are not all
 
 #[test]
 fn invalid_manifests_are_refused() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let deployed = Deployed::new(&sandbox);
     let file = deployed.blob("x");

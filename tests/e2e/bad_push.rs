@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Sandbox, gits};
 
 use crate::{
@@ -25,6 +26,9 @@ fn a_tree_without_the_hosts_directory_is_refused() {
 
 #[test]
 fn only_one_branch_can_be_deployed() {
+    if is_quick() {
+        return;
+    }
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let deployed = Deployed::new(&sandbox);

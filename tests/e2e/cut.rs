@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use deptool_agent::shared::wire::Response;
+use deptool_tests::is_quick;
 use deptool_tests::process::{Run, Signal, poll};
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 use deptool_tests::sweep::world::responses;
@@ -161,6 +162,9 @@ fn kill_at_each(first: usize, step: usize) {
 
 #[test]
 fn an_agent_that_is_killed_at_any_change_leaves_the_old_or_the_new() {
+    if is_quick() {
+        return;
+    }
     kill_at_each(2, 9);
 }
 
@@ -172,6 +176,9 @@ fn an_agent_that_is_killed_at_every_change_leaves_the_old_or_the_new() {
 
 #[test]
 fn an_agent_that_is_killed_before_it_has_begun_changes_nothing() {
+    if is_quick() {
+        return;
+    }
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let world = World::new(&sandbox);
@@ -221,6 +228,9 @@ fn a_host_in_doubt_is_asked_before_the_next_push() {
 
 #[test]
 fn a_helper_that_is_killed_leaves_what_a_fetch_can_heal() {
+    if is_quick() {
+        return;
+    }
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let world = World::new(&sandbox);
@@ -294,6 +304,9 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
 
 #[test]
 fn a_slow_disk_is_not_taken_for_a_dead_agent() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     if !has_strace(&sandbox) {
         return;

@@ -97,6 +97,9 @@ fn garbage(path: &Path) {
 
 #[test]
 fn a_store_that_lost_objects_is_sent_them_again() {
+    if is_quick() {
+        return;
+    }
     type Damage = fn(&World);
     let damages: [(&str, Damage); 6] = [
         ("no packs", |world| {
@@ -168,6 +171,9 @@ fn a_store_is_mended_only_by_whoever_has_what_it_lost() {
 
 #[test]
 fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
+    if is_quick() {
+        return;
+    }
     type Damage = fn(&Path);
     let damages: [Damage; 9] = [
         |state| fs::write(state.join("store/refs/heads/prod"), "").unwrap(),

@@ -213,6 +213,9 @@ fn a_tampered_checkout_is_not_used_again() {
 
 #[test]
 fn a_file_of_five_mebibytes_travels_outside_of_the_pack_and_comes_home() {
+    if is_quick() {
+        return;
+    }
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let operator = operator(&sandbox);

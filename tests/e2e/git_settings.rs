@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 const FILE: &str = "/var/lib/deptool/apps/app/current/file";
@@ -75,6 +76,9 @@ fn partial_clone<'a>(sandbox: &'a Sandbox, repo: &Repo<'_>, filter: &str, more: 
 
 #[test]
 fn what_a_partial_clone_lacks_is_fetched_from_its_promisor() {
+    if is_quick() {
+        return;
+    }
     for (filter, more) in [
         ("blob:none", &[][..]),
         ("blob:none", &["--no-checkout"]),
@@ -189,6 +193,9 @@ fn a_ref_that_can_not_be_read_is_nobodys_trouble_but_its_own() {
 
 #[test]
 fn nothing_fails_beside_another_git_that_packs_refs_and_objects() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox, "web1");
     for number in 0..20 {

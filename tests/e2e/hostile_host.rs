@@ -230,6 +230,9 @@ fn invalid_names_are_refused() {
 
 #[test]
 fn messages_out_of_order_end_the_push() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);
     let before = refs(&scene.repo);

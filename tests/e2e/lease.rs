@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::{at_rest, shown, shows, state_of, unchanged};
@@ -201,6 +202,9 @@ fn a_request_for_the_state_does_not_block_a_deployment() {
 
 #[test]
 fn of_operators_who_race_each_builds_on_what_the_one_before_has_deployed() {
+    if is_quick() {
+        return;
+    }
     let sandbox = Sandbox::new();
     let ada = operator(&sandbox);
     ada.commit("One");
