@@ -10,7 +10,7 @@ use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::{
-    damages::{DAMAGES, SAMPLE, records},
+    damages::{self, SAMPLE},
     seen::at_rest,
 };
 
@@ -298,35 +298,28 @@ fn damage_records(one_in: usize) {
     fs::create_dir(&whole).unwrap();
     copy(&root, &whole.join("web1"));
     copy(&repo, &whole.join("ada"));
-    let (mut wrong, mut count) = (Vec::new(), 0);
-    for record in records(&world.state()) {
-        for (what, damage) in DAMAGES {
-            count += 1;
-            if count % one_in != 0 {
-                continue;
+    let mut wrong = Vec::new();
+    for (record, what, damage) in damages::to_records(&world.state(), one_in) {
+        copy(&whole.join("web1"), &root);
+        copy(&whole.join("ada"), &repo);
+        damage(&world.state().join(&record));
+        let fetch = world.ada().git(&["fetch", "web1"]);
+        if !fetch.success() {
+            wrong.push(format!("{what}: {fetch}"));
+        }
+        let three = world.three();
+        let mut push = world.ada().git(&["push", "web1", "prod"]);
+        if !push.success() {
+            if !push.stderr().contains("repair") {
+                wrong.push(format!("{what}: {push}"));
             }
-            copy(&whole.join("web1"), &root);
-            copy(&whole.join("ada"), &repo);
-            damage(&world.state().join(&record));
-            let what = format!("{} {what}", record.display());
-            let fetch = world.ada().git(&["fetch", "web1"]);
-            if !fetch.success() {
-                wrong.push(format!("{what}: {fetch}"));
-            }
-            let three = world.three();
-            let mut push = world.ada().git(&["push", "web1", "prod"]);
-            if !push.success() {
-                if !push.stderr().contains("repair") {
-                    wrong.push(format!("{what}: {push}"));
-                }
-                push = world.ada().git(&["push", "-o", "repair", "web1", "prod"]);
-            }
-            let verify = world.ada().git(&["deptool", "verify", "web1"]);
-            let is_right =
-                world.sandbox.read("web1", "/etc/web") == b"3\n" && world.ada().id("refs/remotes/web1/prod") == three;
-            if !push.success() || !verify.success() || !is_right {
-                wrong.push(format!("{what}: {push} {verify}"));
-            }
+            push = world.ada().git(&["push", "-o", "repair", "web1", "prod"]);
+        }
+        let verify = world.ada().git(&["deptool", "verify", "web1"]);
+        let is_right =
+            world.sandbox.read("web1", "/etc/web") == b"3\n" && world.ada().id("refs/remotes/web1/prod") == three;
+        if !push.success() || !verify.success() || !is_right {
+            wrong.push(format!("{what}: {push} {verify}"));
         }
     }
     assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));

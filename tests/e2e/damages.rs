@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use deptool_tests::process::Cmd;
 
-pub type Damage = (&'static str, fn(&Path));
+pub type Damage = fn(&Path);
 
 /// One damage in this many is a sample. It has every kind of damage, and every file.
 pub const SAMPLE: usize = 5;
 
 /// Each is done to a file at a path.
-pub const DAMAGES: [Damage; 8] = [
+pub const DAMAGES: [(&str, Damage); 8] = [
     ("emptied", |path| change(path, |_| Vec::new())),
     ("removed", |path| fs::remove_file(path).unwrap()),
     ("cut", |path| change(path, |bytes| bytes[..bytes.len() / 2].to_vec())),
@@ -49,8 +49,16 @@ fn change(path: &Path, change: impl FnOnce(&[u8]) -> Vec<u8>) {
     fs::write(path, change(&bytes)).unwrap();
 }
 
+/// One in so many of all damages to all records of a host, each with its description.
+pub fn to_records(state: &Path, one_in: usize) -> Vec<(PathBuf, String, Damage)> {
+    let each = |record: PathBuf| {
+        DAMAGES.map(|(what, damage)| (record.clone(), format!("{} {what}", record.display()), damage))
+    };
+    records(state).into_iter().flat_map(each).skip(one_in - 1).step_by(one_in).collect()
+}
+
 /// The files of a host's state and store, relative to its state directory.
-pub fn records(state: &Path) -> Vec<PathBuf> {
+fn records(state: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![state.join("state"), state.join("store"), state.join("bin")];
     while let Some(directory) = todo.pop() {

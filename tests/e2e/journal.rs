@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use deptool_agent::shared::build::BUILD_ID;
+use deptool_agent::shared::build::{BUILD_ID, agent_file_name};
 use deptool_tests::build;
 use deptool_tests::process::Cmd;
-use deptool_tests::sandbox::Repo;
+use deptool_tests::sandbox::{Repo, USUAL_PATH};
 use deptool_tests::sweep::world::{Knows, Runs, Scenario, World};
 use deptool_tests::trace::Deed;
 
 use crate::{
-    damages::{DAMAGES, SAMPLE, records},
+    damages::{self, DAMAGES, SAMPLE},
     sweep::world,
 };
 
@@ -71,18 +71,15 @@ fn journal(world: &World) -> PathBuf {
 
 /// `git fetch` with the programs of the other build.
 fn fetch(operator: &Repo<'_>, other: &Path) -> Cmd {
-    let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    operator.command(&["fetch", "web1"]).env("PATH", format!("{}:{usual}", other.join("bin").display()))
+    operator.command(&["fetch", "web1"]).env("PATH", format!("{}:{USUAL_PATH}", other.join("bin").display()))
 }
 
 #[test]
 fn whatever_becomes_of_the_journal_of_an_interrupted_deployment_is_told_and_repaired_on_demand() {
-    let Some((world, mut scenario)) = interrupted() else { return };
-    let mut is_first = true;
+    let Some(world) = world() else { return };
+    let mut scenario = world.an_update().unwrap();
     for (what, damage) in DAMAGES {
-        if !std::mem::take(&mut is_first) {
-            interrupt(&world, &mut scenario);
-        }
+        interrupt(&world, &mut scenario);
         damage(&journal(&world));
         let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
         let before = operator.id("refs/remotes/web1/prod");
@@ -115,34 +112,28 @@ fn whatever_becomes_of_any_record_while_a_deployment_is_interrupted_it_is_mended
 fn damage_records_while_interrupted(one_in: usize) {
     let Some((world, mut scenario)) = interrupted() else { return };
     let state = world.root().join("var/lib/deptool");
-    let (mut wrong, mut count) = (Vec::new(), 0);
-    for record in records(&state).iter().filter(|record| !record.ends_with("state/journal")) {
-        for (what, damage) in DAMAGES {
-            count += 1;
-            if count % one_in != 0 {
-                continue;
-            }
-            interrupt(&world, &mut scenario);
-            // What was staged is not there in the same place each time.
-            if !state.join(record).exists() {
-                continue;
-            }
-            damage(&state.join(record));
-            let what = format!("{} {what}", record.display());
-            let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
-            let fetch = operator.git(&["fetch", "web1"]);
-            if !fetch.success() {
-                wrong.push(format!("{what}: {fetch}"));
-            }
-            let mut push = operator.git(&["push", "web1", "prod"]);
-            if !push.success() && push.stderr().contains("repair") {
-                push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
-            }
-            let verify = operator.git(&["deptool", "verify", "web1"]);
-            let runs = fs::read_to_string(state.join("store/refs/heads/prod")).unwrap_or_default();
-            if !push.success() || !verify.success() || runs.trim() != operator.id("prod") {
-                wrong.push(format!("{what}: {fetch} {push} {verify}"));
-            }
+    let mut wrong = Vec::new();
+    let all = damages::to_records(&state, one_in).into_iter();
+    for (record, what, damage) in all.filter(|(record, ..)| !record.ends_with("state/journal")) {
+        interrupt(&world, &mut scenario);
+        // What was staged is not there in the same place each time.
+        if !state.join(&record).exists() {
+            continue;
+        }
+        damage(&state.join(&record));
+        let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
+        let fetch = operator.git(&["fetch", "web1"]);
+        if !fetch.success() {
+            wrong.push(format!("{what}: {fetch}"));
+        }
+        let mut push = operator.git(&["push", "web1", "prod"]);
+        if !push.success() && push.stderr().contains("repair") {
+            push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
+        }
+        let verify = operator.git(&["deptool", "verify", "web1"]);
+        let runs = fs::read_to_string(state.join("store/refs/heads/prod")).unwrap_or_default();
+        if !push.success() || !verify.success() || runs.trim() != operator.id("prod") {
+            wrong.push(format!("{what}: {fetch} {push} {verify}"));
         }
     }
     assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
@@ -162,8 +153,7 @@ fn without_the_agent_that_began_a_deployment_its_journal_is_kept_and_the_way_out
     let Some((world, _)) = interrupted() else { return };
     let other = other_build(&world);
     let operator = world.operator("operator-of-another-build", Knows::BothCommits).unwrap();
-    let agent = format!("deptool-agent-{}-{BUILD_ID}", deptool_agent::shared::build::VERSION);
-    let agent = world.root().join("var/lib/deptool/bin").join(agent);
+    let agent = world.root().join("var/lib/deptool/bin").join(agent_file_name());
     let away = world.sandbox.dir().join("agent");
     fs::rename(&agent, &away).unwrap();
     let before = fs::read(journal(&world)).unwrap();

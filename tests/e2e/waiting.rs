@@ -58,6 +58,24 @@ fn push(repo: &Repo<'_>, ssh: &str, args: &[&str]) -> Cmd {
     repo.command(&[&["push"], args].concat()).env("GIT_SSH_COMMAND", ssh).env("GIT_SSH_VARIANT", "ssh")
 }
 
+/// Answers the questions of two hosts, web1 and web2. Each names its host after `about`.
+#[track_caller]
+fn answers_one_after_another(push: Cmd, about: &str) {
+    let mut terminal = Terminal::start(push).unwrap();
+    let question = "can't be established. Continue (yes/no)? ";
+    terminal.wait_for(question).unwrap();
+    // While one is open neither the other one nor the progress of hosts is written.
+    std::thread::sleep(Duration::from_millis(500));
+    let text = terminal.text();
+    assert!(text.ends_with(question) && text.matches(question).count() == 1, "{text:?}");
+    let other = if text.contains(&format!("{about} web1")) { "web2" } else { "web1" };
+    assert!(!text.contains(&format!("{about} {other}")), "{text:?}");
+    terminal.type_in("yes\n").unwrap();
+    terminal.wait_for(&format!("{about} {other}")).unwrap();
+    terminal.type_in("yes\n").unwrap();
+    terminal.end().unwrap().ok().prints("deployed to 2 hosts in ");
+}
+
 #[test]
 fn two_unknown_host_keys_are_asked_about_one_after_another() {
     let sandbox = Sandbox::new();
@@ -68,19 +86,7 @@ fn two_unknown_host_keys_are_asked_about_one_after_another() {
         : >"$roots/$host.known"
     fi"#;
     let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
-    let mut terminal = Terminal::start(push(&operator, &ssh, &["cluster", "prod"])).unwrap();
-    let question = "can't be established. Continue (yes/no)? ";
-    terminal.wait_for(question).unwrap();
-    // While one is open neither the other one nor the progress of hosts is written.
-    std::thread::sleep(Duration::from_millis(500));
-    let text = terminal.text();
-    assert!(text.ends_with(question) && text.matches(question).count() == 1, "{text:?}");
-    let other = if text.contains("authenticity of web1") { "web2" } else { "web1" };
-    assert!(!text.contains(&format!("authenticity of {other}")), "{text:?}");
-    terminal.type_in("yes\n").unwrap();
-    terminal.wait_for(&format!("authenticity of {other}")).unwrap();
-    terminal.type_in("yes\n").unwrap();
-    terminal.end().unwrap().ok().prints("deployed to 2 hosts in ");
+    answers_one_after_another(push(&operator, &ssh, &["cluster", "prod"]), "authenticity of");
     for host in ["web1", "web2"] {
         at_rest(&sandbox, host, Some(&operator.id("prod")));
     }
@@ -244,17 +250,7 @@ fn jump_hosts_ask_one_after_another_too() {
         : >"$roots/$host.known"
     fi"#;
     let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
-    let mut terminal = Terminal::start(push(&operator, &ssh, &["cluster", "prod"])).unwrap();
-    let question = "can't be established. Continue (yes/no)? ";
-    terminal.wait_for(question).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let text = terminal.text();
-    assert!(text.ends_with(question) && text.matches(question).count() == 1, "{text:?}");
-    let other = if text.contains("jump host of web1") { "web2" } else { "web1" };
-    terminal.type_in("yes\n").unwrap();
-    terminal.wait_for(&format!("jump host of {other}")).unwrap();
-    terminal.type_in("yes\n").unwrap();
-    terminal.end().unwrap().ok().prints("deployed to 2 hosts in ");
+    answers_one_after_another(push(&operator, &ssh, &["cluster", "prod"]), "jump host of");
 }
 
 #[test]

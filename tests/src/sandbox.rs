@@ -32,7 +32,8 @@ pub const BRANCH: &str = "prod";
 pub const GIT: &str = "DEPTOOL_TEST_GIT";
 
 const GIT_CONFIG: &str = "[init]\n\tdefaultBranch = prod\n[user]\n\tname = Ada Operator\n\temail = ada@example.org\n";
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the programs of this machine are.
+pub const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A temporary directory and the environment of every program in it. Removed when dropped.
 #[derive(Debug)]
@@ -55,6 +56,12 @@ pub struct Repo<'a> {
 pub fn default_git() -> PathBuf {
     let git = std::env::var_os(GIT).map(PathBuf::from).or_else(|| find_program("git"));
     git.expect("git is installed")
+}
+
+/// A directory for temporary files, in memory if possible. Tests sync a lot.
+pub fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
 /// All Gits of this machine with different versions.

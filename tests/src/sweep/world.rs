@@ -8,6 +8,7 @@ use std::sync::mpsc::channel;
 
 use anyhow::{Context as _, Result, ensure};
 use deptool_agent::shared::{
+    build::agent_file_name,
     frame::FrameBuffer,
     outcome::Outcome,
     wire::{self, Response},
@@ -19,7 +20,7 @@ use super::state::{self, AGENTS, Exact, Lines};
 use crate::{
     build,
     process::Cmd,
-    sandbox::{Repo, Sandbox, default_git},
+    sandbox::{self, Repo, Sandbox, default_git},
     trace::{self, Call, Deed, Watched},
 };
 
@@ -191,10 +192,7 @@ impl World {
     pub fn give_agent(&self) -> Result<()> {
         let dir = self.root.join(AGENTS);
         fs::create_dir_all(&dir)?;
-        let name = self.agent.file_name().and_then(|name| name.to_str()).context("the agent has no name")?;
-        let platform = format!("-{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-        let name = name.strip_suffix(&platform).context("the agent's name has no platform")?;
-        fs::copy(&self.agent, dir.join(name)).map(drop).context("cannot copy the agent")
+        fs::copy(&self.agent, dir.join(agent_file_name())).map(drop).context("cannot copy the agent")
     }
 
     /// A new repository that has deployed the first commit, with or without the second commit.
@@ -381,9 +379,7 @@ pub(super) fn agent_in(sandbox: &Sandbox) -> Result<PathBuf> {
 
 /// A temporary directory, in memory if possible: nothing here depends on a disk, and thousands of syncs take time.
 pub(super) fn in_memory() -> Result<TempDir> {
-    let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    Ok(tempfile::Builder::new().prefix("deptool-").tempdir_in(parent)?)
+    Ok(tempfile::Builder::new().prefix("deptool-").tempdir_in(sandbox::memory())?)
 }
 
 /// A host without any deployment may have our empty directories, and its id.

@@ -23,17 +23,11 @@ pub fn run(args: &[&str]) -> Result<()> {
     if quick {
         // Examples in the documentation take long to compile.
         let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1");
-        tests.env("PROPTEST_CASES", "32").env("TMPDIR", in_memory()).inherit()?;
+        tests.env("PROPTEST_CASES", "32").env("TMPDIR", sandbox::memory()).inherit()?;
     } else {
         cargo_test(&["--workspace"], &names).inherit()?;
     }
     if quick { Ok(()) } else { with_other_gits(&names) }
-}
-
-/// A directory for temporary files. Tests sync a lot.
-fn in_memory() -> std::path::PathBuf {
-    let memory = std::path::PathBuf::from("/dev/shm");
-    if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
 /// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
