@@ -203,16 +203,13 @@ impl Looking<'_> {
 
     fn checkout(&mut self, number: u32, name: &AppName, app: &crate::shared::tree::App) {
         let stable = Home::stable_path(name);
-        let Compared { home, .. } = self.compared;
-        let depth = self.depth;
+        let (Compared { home, .. }, depth) = (self.compared, self.depth);
         let mut add = |path: String, what: &str, tree: Option<String>, file: Option<TreePath>| {
-            let content = || {
-                let file = home.trees().join(tree.as_ref()?).join(file.as_ref()?.as_path());
-                File::open(file).ok().and_then(|mut file| small_text(&mut file))
-            };
-            let deployed = || format!("{name}/{}", file.as_ref().map_or_else(String::new, TreePath::to_string));
-            let now = (depth == Depth::Verify && what == EDITED).then(content).flatten();
-            let edit = now.map(|now| Edit { deployed: deployed(), now });
+            let edit = edit(depth, what, || {
+                let (tree, file) = (tree.as_ref()?, file.as_ref()?);
+                let now = File::open(home.trees().join(tree).join(file.as_path())).ok()?;
+                Some((format!("{name}/{file}"), now))
+            });
             let stands = matches!(what, EDITED | "was added" | "was replaced");
             self.found.push(Finding {
                 drift: Drift { subject: Subject::Path(path), what: what.into(), edit },
@@ -221,10 +218,10 @@ impl Looking<'_> {
                 stands,
             });
         };
-        let Some(tree) = self.compared.home.tree_of(number, name) else {
+        let Some(tree) = home.tree_of(number, name) else {
             return add(stable, "is missing", None, None);
         };
-        for difference in checkout::differences(self.compared.home, &tree, app) {
+        for difference in checkout::differences(home, &tree, app) {
             match difference.file {
                 Some(file) => add(format!("{stable}/{file}"), difference.what, Some(tree.clone()), Some(file)),
                 None => add(stable.clone(), difference.what, None, None),
@@ -234,8 +231,7 @@ impl Looking<'_> {
 
     /// What we hold outside of our own directory.
     fn external(&mut self, stamps: &Stamps) -> Result<(), HostError> {
-        let Compared { home, claims, wants, .. } = self.compared;
-        let depth = self.depth;
+        let (Compared { home, claims, wants, .. }, depth) = (self.compared, self.depth);
         let mut directory: Option<(String, Place)> = None;
         for (path, claim) in &claims.paths {
             let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -253,22 +249,17 @@ impl Looking<'_> {
                     Err(error) => Err(error),
                 },
             };
-            let mut now = None;
-            let what = match place {
+            let what = match &place {
                 Ok(None) => Some(("is missing".to_owned(), false)),
-                Ok(Some(place)) => {
-                    let what = difference(home, &place, claim, stamps.get(path))?;
-                    if depth == Depth::Verify && what.as_ref().is_some_and(|(what, _)| what == EDITED) {
-                        now = place.file().ok().and_then(|mut file| small_text(&mut file));
-                    }
-                    what
-                }
-                Err(HostError::External(why)) => Some((why, false)),
-                Err(error) => return Err(error),
+                Ok(Some(place)) => difference(home, place, claim, stamps.get(path))?,
+                Err(HostError::External(why)) => Some((why.clone(), false)),
+                Err(_) => return place.map(drop),
             };
             if let Some((what, stands)) = what {
-                let source = wants.external.get(path).map(|claim| format!("{}/{}", claim.app, claim.file));
-                let edit = now.zip(source).map(|(now, deployed)| Edit { deployed, now });
+                let edit = edit(depth, &what, || {
+                    let source = wants.external.get(path)?;
+                    Some((format!("{}/{}", source.app, source.file), place.ok()??.file().ok()?))
+                });
                 self.found.push(Finding {
                     drift: Drift { subject: Subject::Path(path.as_str().into()), what, edit },
                     item: Item::Path(path.clone()),
@@ -309,6 +300,15 @@ fn difference(
         (_, Found::Directory) => other("was replaced by a directory"),
         (_, Found::Special) => other("was replaced by a special file"),
     })
+}
+
+/// The content of a file that was edited, for an operator who asks. `find` returns what was deployed, and the file.
+fn edit(depth: Depth, what: &str, find: impl FnOnce() -> Option<(String, File)>) -> Option<Edit> {
+    if depth != Depth::Verify || what != EDITED {
+        return None;
+    }
+    let (deployed, mut now) = find()?;
+    small_text(&mut now).map(|now| Edit { deployed, now })
 }
 
 /// The content of a small file, if it is text.

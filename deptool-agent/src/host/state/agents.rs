@@ -104,7 +104,7 @@ fn copy_own(to: &Path) -> Result<(), HostError> {
 
 /// Remove unfinished copies of agents from a local root. On other hosts, an operator may be writing one now.
 pub fn tidy(home: &Home) -> Result<(), HostError> {
-    if home.is_live() || !home.bin().exists() {
+    if home.is_live() {
         return Ok(());
     }
     for name in names(&home.bin())?.iter().filter(|name| name.ends_with(UNFINISHED)) {
@@ -116,9 +116,6 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
 /// Remove all agents but those that deployed last, by modification time. Never removes the agent that is running.
 pub fn prune(home: &Home, running: &AgentId) -> Result<(), HostError> {
     let bin = home.bin();
-    if !bin.exists() {
-        return Ok(());
-    }
     let mut agents = Vec::new();
     for name in names(&bin)? {
         let path = bin.join(&name);

@@ -30,9 +30,16 @@ pub fn is_needed(home: &Home) -> bool {
     records(home).iter().any(|path| durable::open(path).is_err())
         || !matches!(read_instance(home), Ok(Some(_)))
         || failed_units::load(home).is_err()
-        || missing_branch::is_suspected(home)
         || Store::strange(&home.store()).is_ok_and(|found| !found.is_empty())
-        || host_name_by_note(home).is_some()
+        || facts_disagree(home)
+}
+
+/// Whether branch, note and name of the host disagree. Every contact asks this, so each is read once.
+fn facts_disagree(home: &Home) -> bool {
+    let Ok(branch) = Store::deployed_at(&home.store()) else { return true };
+    let (branch, note) = (branch.map(|(_, commit)| commit), Note::current(home));
+    missing_branch::is_suspected(branch, note.as_ref())
+        || (branch.is_some() && note.is_some_and(|note| other_name(home, note).is_some()))
 }
 
 /// Repair whatever can be repaired. Returns sentences about the repairs. The caller holds the lock, and no deployment is under
@@ -42,7 +49,9 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
     notes.extend(move_if_damaged(home, &home.failed_units(), failed_units::load(home).map(drop))?);
     notes.extend(move_if_damaged(home, &home.instance(), read_instance(home).map(drop))?);
     make_instance(home)?;
-    if let Some((name, what)) = host_name_by_note(home) {
+    if !matches!(Store::deployed_at(&home.store()), Ok(None))
+        && let Some((name, what)) = Note::current(home).and_then(|note| other_name(home, note))
+    {
         durable::replace(&home.host_name(), name.as_str().as_bytes())?;
         notes.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
     }
@@ -80,11 +89,7 @@ pub fn check_in_step(home: &Home) -> Result<(), HostError> {
 }
 
 /// The name of the host's directory by the note of what runs, and what is the matter with the record, unless the two agree.
-fn host_name_by_note(home: &Home) -> Option<(HostName, String)> {
-    let note = Note::current(home)?;
-    if matches!(Store::deployed_at(&home.store()), Ok(None)) {
-        return None;
-    }
+fn other_name(home: &Home, note: Note) -> Option<(HostName, String)> {
     match host_name(home) {
         Ok(name) if name == note.host => None,
         Ok(name) => Some((note.host, format!("has '{name}'"))),

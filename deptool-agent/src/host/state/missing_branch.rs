@@ -21,19 +21,19 @@ pub struct Lost {
     commit: CommitId,
 }
 
-/// Whether the branch may be lost. A deployment that is under way looks the same.
-pub fn is_suspected(home: &Home) -> bool {
-    match (Store::deployed_at(&home.store()), running(home)) {
-        (Ok(Some((_, commit))), Some((running, _))) => commit != running,
-        (Ok(Some(_)), None) => false,
-        (Ok(None), running) => running.is_some(),
-        (Err(_), _) => true,
+/// Whether the branch may be lost, by the commit that it names and by the note of what runs. A deployment that is under way
+/// looks the same.
+pub fn is_suspected(branch: Option<CommitId>, note: Option<&Note>) -> bool {
+    match (branch, note.and_then(running)) {
+        (Some(commit), Some((running, _))) => commit != running,
+        (Some(_), None) => false,
+        (None, running) => running.is_some(),
     }
 }
 
 /// Find out whether the branch is lost. The caller holds the host lock, and no deployment is under way.
 pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
-    let running = running(home);
+    let running = Note::current(home).as_ref().and_then(running);
     let damage = match (Store::deployed_at(&home.store()), &running) {
         // The branch names a commit that is not in the store, so somebody has changed it.
         (Ok(Some((_, commit))), Some((other, _))) if commit != *other && !has(home, commit) && has(home, *other) => {
@@ -55,9 +55,9 @@ pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
 }
 
 /// Commit and cluster in the note of the current generation.
-fn running(home: &Home) -> Option<(CommitId, ClusterName)> {
-    match Note::current(home)? {
-        Note { commit: Goal::Commit(commit), cluster, .. } => Some((commit, cluster)),
+fn running(note: &Note) -> Option<(CommitId, ClusterName)> {
+    match note {
+        Note { commit: Goal::Commit(commit), cluster, .. } => Some((*commit, cluster.clone())),
         Note { commit: Goal::Nothing, .. } => None,
     }
 }
