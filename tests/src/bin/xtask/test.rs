@@ -1,6 +1,16 @@
 //! `cargo xtask test`: all tests, including those of the lab.
+//!
+//! In a full run, tests that failed run once more, by themselves: several hundred tests of real programs share two cores
+//! for twenty minutes, and a machine that stands still for ten seconds is not what they are about. A test that passes
+//! only then is named at the end, since its race may as well be one of the program's.
 
-use anyhow::{Result, bail};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
 use deptool_tests::process::Cmd;
 use deptool_tests::{QUICK, build, sandbox};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -24,10 +34,14 @@ pub fn run(args: &[&str]) -> Result<()> {
         // Examples in the documentation take long to compile.
         let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1");
         tests.env("PROPTEST_CASES", "32").env("TMPDIR", sandbox::memory()).inherit()?;
-    } else {
-        cargo_test(&["--workspace"], &names).inherit()?;
+        return Ok(());
     }
-    if quick { Ok(()) } else { with_other_gits(&names) }
+    let mut unsteady = run_twice(|names| cargo_test(&["--workspace"], names), &names)?;
+    unsteady.append(&mut with_other_gits(&names)?);
+    for name in unsteady {
+        println!("warning: '{name}' failed, and passed when it was run again by itself");
+    }
+    Ok(())
 }
 
 /// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
@@ -42,7 +56,8 @@ fn take_interrupts() -> Result<()> {
 const OF_ANY_GIT: [&str; 4] = ["sweep::", "hostile_host::", "link::", "platform::"];
 
 /// Versions of Git differ in how they use a helper, so the tests run again with each version on this machine.
-fn with_other_gits(names: &[&str]) -> Result<()> {
+fn with_other_gits(names: &[&str]) -> Result<BTreeSet<String>> {
+    let mut unsteady = BTreeSet::new();
     let default = version(&sandbox::default_git());
     for git in sandbox::gits() {
         let version = version(&git);
@@ -52,9 +67,48 @@ fn with_other_gits(names: &[&str]) -> Result<()> {
         println!("\nOnce more with {version}, {}", git.display());
         let skipped = OF_ANY_GIT.iter().flat_map(|name| ["--skip", name]);
         let names: Vec<&str> = names.iter().copied().chain(skipped).collect();
-        cargo_test(&["-p", "deptool-tests", "--test", "e2e"], &names).env(sandbox::GIT, git).inherit()?;
+        let run = |names: &[&str]| cargo_test(&["-p", "deptool-tests", "--test", "e2e"], names).env(sandbox::GIT, &git);
+        unsteady.append(&mut run_twice(run, &names)?);
     }
-    Ok(())
+    Ok(unsteady)
+}
+
+/// Runs tests, and those that failed once more. Returns the names of those that passed only then.
+fn run_twice(command: impl Fn(&[&str]) -> Cmd, names: &[&str]) -> Result<BTreeSet<String>> {
+    let first = Outcomes::of(command(names))?;
+    if first.failed.is_empty() {
+        return if first.success { Ok(first.failed) } else { bail!("the tests could not be run") };
+    }
+    let again: Vec<&str> = first.failed.iter().map(String::as_str).chain(["--exact", "--test-threads=1"]).collect();
+    println!("\nOnce more, one by one: {}", again.join(" "));
+    let second = Outcomes::of(command(&again))?;
+    let failed: Vec<&str> = first.failed.difference(&second.passed).map(String::as_str).collect();
+    if failed.is_empty() && second.success { Ok(first.failed) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+/// How the tests of a run ended, by name.
+struct Outcomes {
+    passed: BTreeSet<String>,
+    failed: BTreeSet<String>,
+    success: bool,
+}
+
+impl Outcomes {
+    /// Shows the output as it comes, and reads it.
+    fn of(command: Cmd) -> Result<Outcomes> {
+        let mut child = command.into_inner().stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+        let (mut passed, mut failed) = (BTreeSet::new(), BTreeSet::new());
+        for line in BufReader::new(child.stdout.take().context("it has no stdout")?).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            match line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... ")) {
+                Some((name, "ok")) => passed.insert(name.to_owned()),
+                Some((name, "FAILED")) => failed.insert(name.to_owned()),
+                _ => continue,
+            };
+        }
+        Ok(Outcomes { passed, failed, success: child.wait()?.success() })
+    }
 }
 
 fn cargo_test(what: &[&str], names: &[&str]) -> Cmd {
