@@ -1,7 +1,7 @@
 //! What people do with any remote, in the order of Git's own tests of remote helpers (t5801), as far as they apply to
 //! hosts. The helper's own tests cover its dialogue with Git line by line.
 
-use std::path::Path;
+use std::{io::Write, path::Path, process::Stdio, time::Duration};
 
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
@@ -119,4 +119,18 @@ fn what_other_transports_can_do_is_refused_in_gits_words() {
         at_rest(sandbox, "web1", Some(one));
         repo.git(&["fsck", "--strict"]).ok();
     });
+}
+
+/// Otherwise Git is killed by SIGPIPE, if the helper is the faster of the two.
+#[test]
+fn a_helper_that_can_not_begin_waits_for_gits_first_line() {
+    let sandbox = Sandbox::new();
+    let mut helper = sandbox.command("git-remote-deptool").args(["web1", "a b"]).into_inner();
+    let mut helper = helper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(helper.try_wait().unwrap(), None);
+    helper.stdin.as_ref().unwrap().write_all(b"capabilities\n").unwrap();
+    let run = helper.wait_with_output().unwrap();
+    assert_eq!((run.status.code(), run.stdout.as_slice()), (Some(128), &b""[..]));
+    assert!(String::from_utf8_lossy(&run.stderr).starts_with("fatal: invalid address 'a b': "), "{run:?}");
 }

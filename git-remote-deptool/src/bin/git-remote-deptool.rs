@@ -2,8 +2,8 @@
 
 use std::{
     env,
-    ffi::OsString,
-    io::{self, BufReader},
+    ffi::{OsStr, OsString},
+    io::{self, BufRead, BufReader},
     process::ExitCode,
 };
 
@@ -39,11 +39,18 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<End> {
     let [name, address] = arguments.as_slice() else {
         bail!("usage: git-remote-deptool <remote> <address>; it is started by git, for urls that begin with deptool::")
     };
+    let mut input = BufReader::new(io::stdin());
+    let mut dialogue = begin(name, address).inspect_err(|_| {
+        // Git is killed by SIGPIPE, and fails without a word of its own, if its first line finds nobody.
+        let _ = input.fill_buf();
+    })?;
+    Ok(serve(&mut input, &mut io::stdout().lock(), &mut dialogue)?)
+}
+
+fn begin(name: &OsStr, address: &OsStr) -> anyhow::Result<Dialogue> {
     let name = BString::from(name.as_encoded_bytes());
     let address = Address::parse(address.as_encoded_bytes())?;
     let context = Context::from_process()?;
     let target = context.settings.target(name.as_ref(), &address)?;
-    let mut dialogue = Dialogue::new(context.remote(target, name.to_string()));
-    let mut output = io::stdout().lock();
-    Ok(serve(&mut BufReader::new(io::stdin()), &mut output, &mut dialogue)?)
+    Ok(Dialogue::new(context.remote(target, name.to_string())))
 }
