@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
+    num::NonZero,
     process::Stdio,
 };
 
@@ -33,7 +34,8 @@ pub fn run(args: &[&str]) -> Result<()> {
     if quick {
         // Examples in the documentation take long to compile.
         let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1");
-        tests.env("PROPTEST_CASES", "32").env("TMPDIR", sandbox::memory()).inherit()?;
+        let tests = tests.env("PROPTEST_CASES", "32").env("TMPDIR", sandbox::memory());
+        tests.env("RUST_TEST_THREADS", threads().to_string()).inherit()?;
         return Ok(());
     }
     let mut unsteady = run_twice(|names| cargo_test(&["--workspace"], names), &names)?;
@@ -42,6 +44,11 @@ pub fn run(args: &[&str]) -> Result<()> {
         println!("warning: '{name}' failed, and passed when it was run again by itself");
     }
     Ok(())
+}
+
+/// More than one thread per processor, because end-to-end tests mostly wait for the programs that they start.
+fn threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
