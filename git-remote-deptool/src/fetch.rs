@@ -1,9 +1,9 @@
-//! Asking hosts what they run, and bringing it home.
+//! A fetch: ask hosts what they run, and get those commits.
 //!
-//! All hosts of a group are asked at once (`ask`). Their answers are recorded here, in one place, as they come. If one
-//! could not be asked the whole fetch fails after all others were recorded: the tracking refs of hosts that answered are
-//! right, those of the others stay as they were, and the fetch can't be taken for complete. Git gets no list then, so it
-//! neither prunes a ref nor writes an old value.
+//! All hosts of a group are asked at the same time (`ask`). Their answers are recorded here, one after another. If a
+//! host could not be asked, the fetch fails after all other answers were recorded: the tracking refs of these hosts are
+//! current, those of the failed hosts are unchanged, and nobody takes the fetch for complete. Git gets no list then, so
+//! it neither prunes a ref nor writes an old value.
 
 mod ask;
 mod from_host;
@@ -36,24 +36,24 @@ use crate::{
     },
 };
 
-/// What is left to do when Git is done with its own refs.
+/// Work that remains until Git has written its own refs.
 #[derive(Debug, Default)]
 pub struct Postponed {
-    /// Answers that were not noted yet.
+    /// Answers that were not recorded yet.
     answers: Vec<(HostRemote, Answer)>,
-    /// Git may write what was listed to it as long as these are held: nobody moves a host on, and its tracking ref with
-    /// it, to have Git move the ref back.
+    /// Held until Git has written the refs that were listed to it. Otherwise another process could deploy in the
+    /// meantime, and Git would move the tracking ref back.
     _locks: Vec<HostLock>,
 }
 
-/// What all hosts of the remote run, as refs for Git. All objects are here when this returns.
+/// The commits that all hosts of the remote run, as refs for Git. When this returns, all objects are in the repository.
 pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
     let hosts = hosts_of(remote)?;
     if hosts.is_empty() && remote.tracking().is_unused()? {
         return Err(RemoteError::NoHostsKnown);
     }
     let is_group = !matches!(remote.target, Target::Host(_));
-    // `git clone` aborts if the refs that it is about to make are there.
+    // `git clone` fails if the refs that it is about to create exist.
     let is_clone = remote.tracking().is_unused()?;
     let manner = if is_group { remote.manner(options) } else { Manner::Hidden };
     let progress = Progress::new(shown(remote, &hosts), manner);
@@ -84,7 +84,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
         refs.extend(other_refs(remote, &running, is_group, is_clone)?);
         return Ok((refs, postponed));
     }
-    // While the others were asked, another process may have deployed to the first: list what is known now.
+    // While the other hosts were asked, another process may have deployed to the first ones. List their current state.
     postponed._locks = remote.lock_all(&hosts)?;
     let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
     let refs = hosts.iter().zip(&known).flat_map(|(host, known)| {
@@ -95,7 +95,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     Ok((refs, postponed))
 }
 
-/// What is listed beside the hosts' refs.
+/// The refs that are listed in addition to those of the hosts.
 fn other_refs(
     remote: &Remote,
     running: &[Option<Running>],
@@ -109,8 +109,8 @@ fn other_refs(
     Ok(refs)
 }
 
-/// Which hosts to ask. For `@all` that is every host that has a remote, ran something when it was last asked, or is in a
-/// local branch of a cluster.
+/// The hosts to ask. For `@all`, these are all hosts that have a remote, that ran something at the last contact, or
+/// that are in a local branch of a cluster.
 fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     match &remote.target {
         Target::Host(host) => return Ok(vec![host.clone()]),
@@ -137,17 +137,17 @@ fn hosts_of(remote: &Remote) -> Result<Vec<HostRemote>, RemoteError> {
     Ok(hosts.into_values().collect())
 }
 
-/// The hosts as progress shows them.
+/// The hosts, for the progress display.
 fn shown(remote: &Remote, hosts: &[HostRemote]) -> Vec<Host> {
     let first_contact = |host: &HostRemote| match (&remote.target, HostFacts::load(&remote.repo, &host.tracking)) {
         (Target::Host(_), None) => FirstContact::Possible,
-        // What has to be asked is asked later.
+        // Group hosts that need an answer are asked later.
         (Target::Host(_), Some(_)) | (Target::Group(..) | Target::All, _) => FirstContact::No,
     };
     hosts.iter().map(|host| Host { name: host.host.clone(), first_contact: first_contact(host) }).collect()
 }
 
-/// Show which hosts could not be asked, and why. Fails if there are any.
+/// Print which hosts could not be asked, and why. Fails if there are any.
 fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group: bool) -> Result<(), RemoteError> {
     if !is_group && let Some((_, error)) = failed.pop() {
         return Err(error);
@@ -162,7 +162,7 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
     Err(RemoteError::NotAsked(failed.into_iter().map(|(host, _)| host).collect()))
 }
 
-/// The refs that Git is shown of one host.
+/// The refs to list for one host.
 fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group: bool) -> Vec<Ref> {
     let object = commit.0;
     if is_group {
@@ -176,7 +176,7 @@ fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group:
     ]
 }
 
-/// Record an answer, and show what is new.
+/// Record an answer, and print what is new.
 fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     settle(remote, host, answer, verbosity)?;
     if verbosity > 0 {
@@ -185,11 +185,11 @@ fn note(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> 
     Ok(())
 }
 
-/// Show what was not known before. Git does not: it finds its tracking ref in place.
+/// Print what is new. Git does not do that, because its tracking ref is already up to date.
 fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, Tracked>, running: Option<&Running>) {
     let Some(Running { deployed, found: _ }) = running else {
         if !before.is_empty() {
-            remote.say(&format!("{}: nothing is deployed there any more", host.host));
+            remote.say(&format!("{}: nothing is deployed any more", host.host));
         }
         return;
     };
@@ -201,7 +201,7 @@ fn say_news(remote: &Remote, host: &HostRemote, before: &BTreeMap<ClusterName, T
     remote.say(&format!("{}: {cluster} is at {short}, deployed by {by} {since} ago", host.host));
 }
 
-/// Record the answers of a clone, which has made its own refs by now.
+/// Record the answers of a clone, after Git has created its refs.
 pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> Result<(), RemoteError> {
     for (host, answer) in postponed.answers {
         let _lock = remote.lock(&host)?;
@@ -210,16 +210,16 @@ pub fn note_postponed(remote: &Remote, postponed: Postponed, verbosity: u32) -> 
     Ok(())
 }
 
-/// Ask one host what it runs, fetch that, and move the tracking ref.
+/// Ask one host what it runs, fetch that, and update the tracking ref.
 ///
-/// The caller holds the host's lock on this side.
+/// The caller holds the host's lock in this repository.
 pub fn refresh(remote: &Remote, host: &HostRemote, verbosity: u32) -> Result<Option<Running>, RemoteError> {
     let answer = ask::ask(remote, host, &ask::elsewhere(remote), &|_| {})?;
     settle(remote, host, &answer, verbosity)?;
     Ok(answer.running)
 }
 
-/// The same for many hosts, all at once. Returns for each why it could not be asked.
+/// Refresh many hosts at the same time. Returns for each the error, if it could not be asked.
 pub fn refresh_all(remote: &Remote, hosts: &[HostRemote], options: &Options) -> Vec<Result<(), RemoteError>> {
     let manner = if hosts.len() > 1 { remote.manner(options) } else { Manner::Hidden };
     let progress = Progress::new(shown(remote, hosts), manner);
@@ -231,7 +231,7 @@ pub fn refresh_all(remote: &Remote, hosts: &[HostRemote], options: &Options) -> 
     results
 }
 
-/// Record what a host answered. While it is at work its deployments stay in doubt.
+/// Record a host's answer. While a deployment is in progress on the host, it stays in doubt.
 fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -> Result<(), RemoteError> {
     let tracking = remote.tracking();
     let running = answer.running.as_ref();
@@ -247,7 +247,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
             host,
             &running.deployed.cluster,
             running.local(),
-            &format!("deptool: heard (deployed by {by})"),
+            &format!("deptool: fetched (deployed by {by})"),
         )?;
     }
     match &answer.busy {
@@ -269,7 +269,7 @@ fn settle(remote: &Remote, host: &HostRemote, answer: &Answer, verbosity: u32) -
     Ok(())
 }
 
-/// Show how a deployment from here has failed, if that was not known yet.
+/// Print how a deployment by this repository failed, if that was unknown until now.
 fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state::Attempt) {
     let what = match attempt.to {
         Goal::Commit(id) if doubted == state::Attempt::Deploy(id) => format!("the deployment of {}", id.short()),
@@ -284,7 +284,7 @@ fn say_end(remote: &Remote, host: &HostRemote, attempt: &Attempt, doubted: state
     remote.say(&format!("{}: {what} was {how}", host.host));
 }
 
-/// Record new projections, and show where a commit came from.
+/// Record new projections, and print where a commit came from.
 fn note_found(remote: &Remote, host: &HostRemote, running: &Running, verbosity: u32) -> Result<(), RemoteError> {
     let (tracking, deployed, short) = (remote.tracking(), &running.deployed, running.deployed.commit.short());
     match &running.found {

@@ -44,11 +44,11 @@ fn all_hosts_keep_it_or_all_go_back() {
     breaks_when_activated(&operator, "web2");
     operator.commit("Three");
     let run = operator.git(&["push", "--atomic", "cluster", "prod"]).code(1);
-    run.says("failed on web2 (rolled back: can't enable 'bad.service'").says("; went back on web1, web3)");
+    run.says("failed on web2 (rolled back: can't enable 'bad.service'").says("; reverted on web1, web3)");
     runs(&sandbox, &operator, [&one, &one, &one]);
     assert_eq!(outcomes(&report(&sandbox)), "web1 reverted, web2 rolled-back, web3 reverted");
     let run = operator.git(&["push", "--atomic", "-o", "waves=2", "cluster", "prod"]).code(1);
-    run.says("went back on web1; not attempted on web3)");
+    run.says("reverted on web1; not attempted on web3)");
     runs(&sandbox, &operator, [&one, &one, &one]);
 }
 

@@ -124,7 +124,7 @@ fn everything_is_up_to_date_is_said_only_if_it_is() {
     deptool(&repo, &["deploy", "--yes"]).ok();
     let all = |text: &str| {
         let plan = deptool(&repo, &["plan"]).ok();
-        assert_eq!(plan.stdout(), "nothing to deploy, as last heard\n");
+        assert_eq!(plan.stdout(), "nothing to deploy, as far as this repository knows\n");
         same(plan.stderr().trim_end(), &format!("note: {text}"));
         let deploy = deptool(&repo, &["deploy", "--yes"]).ok();
         assert_eq!(deploy.stdout(), "Nothing to deploy.\n");
@@ -217,13 +217,13 @@ web1
         install /etc/systemd/system/check.service
     check with check.service
     wait for http://127.0.0.1/ within 3 s
-    go back unless the host can be reached anew
+    roll back unless the host can be reached again
 db1
     add app
         + conf
 wave 1: web1 (1 host)
 wave 2: db1 (1 host)
-confirm: a host goes back unless it can be reached anew within 9 s";
+confirm: a host is rolled back unless it can be reached again within 9 s";
 
 #[test]
 fn json_is_there_on_every_path() {

@@ -103,5 +103,5 @@ fn the_example_for_gitlab_plans_and_deploys_and_does_nothing_twice() {
     assert_eq!(document["hosts"][1]["outcome"], "done");
     assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"two");
     let again = step(&sandbox, &clone, &part("deploy:"), &variables);
-    assert_eq!(again, "everything is up to date, as last heard\n");
+    assert_eq!(again, "everything is up to date, as far as this repository knows\n");
 }

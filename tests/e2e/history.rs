@@ -266,7 +266,7 @@ fn a_host_that_was_emptied_or_set_up_anew_is_noticed() {
         &sandbox,
         &run,
         &[],
-        "web1: the host was reinstalled since the last connection\nweb1: nothing is deployed there any more",
+        "web1: the host was reinstalled since the last connection\nweb1: nothing is deployed any more",
     );
     assert_eq!(ada.id_if_any("refs/remotes/web1/prod"), None);
 }

@@ -119,7 +119,7 @@ fn a_push_to_a_host_that_was_emptied_meanwhile_is_stale() {
     ada.write("web1/web/file", "2\n");
     let two = ada.commit("Two");
     let run = ada.git(&["push", "web1", "prod"]).code(1);
-    let expected = "web1: nothing is deployed there any more; nothing was changed\n\
+    let expected = "web1: nothing is deployed any more; nothing was changed\n\
                     To deptool::DIR/roots/web1\n ! [rejected]        prod -> prod (stale info)\n\
                     error: failed to push some refs to 'deptool::DIR/roots/web1'";
     shows(&sandbox, &run, &[], expected);

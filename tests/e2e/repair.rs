@@ -134,7 +134,7 @@ fn verify_tells_prometheus_and_that_a_hosts_state_is_gone() {
     assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE deptool_")).count(), 6);
     // A host that runs nothing any more is not as deployed.
     fs::remove_dir_all(sandbox.root("web1").join("var/lib/deptool")).unwrap();
-    ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed there any more");
+    ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed any more");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn a_service_that_fails_on_one_host_takes_all_back_or_stops_the_waves() {
     let one = operator.id("prod");
     say(&operator, ["two", "bad", "two"]);
     let run = operator.git(&["push", "--atomic", "cluster", "prod"]).code(1);
-    run.says("failed on web2 (rolled back: web.service ").says("; went back on web1, web3)");
+    run.says("failed on web2 (rolled back: web.service ").says("; reverted on web1, web3)");
     runs(&lab, &operator, [&one, &one, &one]);
     let run = operator.git(&["push", "-o", "waves=1,2", "cluster", "prod"]).code(1);
     run.says("failed on web2 (rolled back: web.service ").says("; not attempted on web3; deployed to web1)");

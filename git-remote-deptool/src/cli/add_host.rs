@@ -95,7 +95,7 @@ fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
     }
 }
 
-/// A host has one remote, and a remote one address.
+/// Refuse a second remote for a host, and a second address for a remote.
 fn check(context: &Context, draft: &Draft<'_>, new: &NewHost) -> Result<(), CliError> {
     let host = &new.host;
     if let Some(same) = draft.remotes().iter().find(|remote| remote.name == host.as_str()) {
@@ -120,7 +120,7 @@ fn check(context: &Context, draft: &Draft<'_>, new: &NewHost) -> Result<(), CliE
     }
 }
 
-/// Say of which hosts the branch has no directory yet: mostly a name mistyped.
+/// Print the hosts that have no directory in the branch yet, because their names may be mistyped.
 fn note_missing(context: &Context, output: &Output, cluster: &ClusterName, new: &[NewHost]) -> Result<(), CliError> {
     let branch = format!("refs/heads/{cluster}");
     let Ok(tip) = context.repo.resolve(branch.as_str().into()) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What a subcommand is about: a cluster, one commit of it, and hosts.
+//! The cluster, the commit and the hosts that a subcommand is for.
 
 use std::collections::BTreeSet;
 
@@ -21,34 +21,34 @@ use crate::{
     repo::Repo,
 };
 
-/// Which hosts of the cluster are meant.
+/// Which hosts of the cluster are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Selection {
-    /// All of the tree's.
+    /// All hosts of the tree.
     All,
-    /// Those that were named.
+    /// The hosts that were named.
     Some,
 }
 
-/// Which commit is meant.
+/// Where the commit comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// The tip of the cluster's branch.
     Branch,
-    /// One that was named.
+    /// A commit that was named.
     Commit,
 }
 
 /// Which hosts can be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hosts {
-    /// Those that the tree has a directory for.
+    /// Hosts that have a directory in the tree.
     OfTree,
-    /// Those that are known, too.
+    /// Those, and hosts that the repository knows from earlier.
     Known,
 }
 
-/// What is to be looked at, or deployed.
+/// The target of a subcommand.
 #[derive(Debug, Clone)]
 pub(super) struct Aim {
     pub cluster: ClusterName,
@@ -58,7 +58,7 @@ pub(super) struct Aim {
     pub hosts: Vec<HostRemote>,
 }
 
-/// How a subcommand is told what it is about.
+/// The positional arguments of a subcommand.
 #[derive(Debug, clap::Args)]
 pub(super) struct AimArgs {
     /// Hosts, groups, and the cluster; by default all hosts of deptool.cluster, else of the current branch
@@ -66,14 +66,14 @@ pub(super) struct AimArgs {
     words: Vec<String>,
 }
 
-/// The words of a command line, by what they can be.
+/// The arguments, sorted by their syntax.
 #[derive(Default)]
 struct Words<'a> {
     /// `<commit>:<cluster>`.
     spec: Option<(&'a str, &'a str)>,
     groups: Vec<GroupName>,
     all: bool,
-    /// Hosts, or a cluster.
+    /// Names of hosts or of a cluster.
     names: Vec<&'a str>,
 }
 
@@ -99,7 +99,7 @@ impl<'a> Words<'a> {
 }
 
 impl Aim {
-    /// What `args` mean here.
+    /// The target that `args` describe in this repository.
     pub fn of(remote: &Remote, args: &AimArgs, which: Hosts) -> Result<Aim, CliError> {
         let words = Words::of(&args.words)?;
         let (cluster, source, names) = cluster_of(remote, &words)?;
@@ -126,7 +126,7 @@ impl Aim {
         Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts) })
     }
 
-    /// What a push of the commit would mean, from what is known here.
+    /// What a push of the commit would change, according to what this repository knows.
     pub fn plan(&self, repo: &Repo, ancestry: Ancestry, repair: Repair) -> Result<ClusterPlan, CliError> {
         let intent = Intent {
             cluster: self.cluster.clone(),
@@ -139,12 +139,12 @@ impl Aim {
         Ok(ClusterPlan::make(repo, intent, self.hosts.clone())?)
     }
 
-    /// Whether all hosts of the tree are meant.
+    /// Whether all hosts of the tree are selected.
     pub fn is_everything(&self) -> bool {
         self.selection == Selection::All
     }
 
-    /// Whether one host is meant, by name.
+    /// Whether a single host was named.
     pub fn scope(&self) -> Scope {
         match (self.selection, self.hosts.len()) {
             (Selection::Some, 1) => Scope::OneHost,
@@ -153,7 +153,7 @@ impl Aim {
     }
 }
 
-/// The hosts that words name which can't be anything else.
+/// The hosts in `words`, for commands that take nothing but hosts and groups.
 pub(super) fn hosts_named(settings: &Settings, words: &[String]) -> Result<Vec<HostRemote>, CliError> {
     let words = Words::of(words)?;
     if words.all || words.spec.is_some() {
@@ -173,13 +173,13 @@ fn members(settings: &Settings, group: &GroupName) -> Result<Vec<HostRemote>, Cl
     Ok(settings.hosts_of_group(group)?)
 }
 
-/// Without repetition, in the order in which they were named.
+/// Without duplicates, in the given order.
 fn unique(hosts: Vec<HostRemote>) -> Vec<HostRemote> {
     let mut seen = BTreeSet::new();
     hosts.into_iter().filter(|host| seen.insert(host.host.clone())).collect()
 }
 
-/// The cluster that is meant, a commit if one was named, and the names that are left: hosts.
+/// The selected cluster, the commit if one was named, and the remaining names, which are hosts.
 fn cluster_of<'a>(
     remote: &Remote,
     words: &Words<'a>,
@@ -188,7 +188,8 @@ fn cluster_of<'a>(
         let source = Some(source).filter(|source| !source.is_empty());
         return Ok((ClusterName::parse(cluster.as_bytes())?, source, words.names.clone()));
     }
-    // A host's name is a host, whatever branches there are: who means the branch can write ':<branch>'.
+    // A name of a host is always taken for the host, even if there is a branch of that name. ':<branch>' selects the
+    // branch.
     let default = usual(remote);
     let in_tree = default.as_ref().and_then(|cluster| remote.repo.resolve(branch(cluster).as_str().into()).ok());
     let in_tree: Vec<HostName> = in_tree.and_then(|tip| remote.repo.hosts(tip).ok()).unwrap_or_default();
@@ -212,7 +213,7 @@ fn cluster_of<'a>(
     }
 }
 
-/// The cluster that is meant where none was named.
+/// The default cluster.
 pub(super) fn usual(remote: &Remote) -> Option<ClusterName> {
     let current = || {
         let head = remote.repo.gix().head_name().ok().flatten()?;
@@ -229,7 +230,7 @@ fn is_cluster(remote: &Remote, name: &ClusterName) -> bool {
     remote.settings.cluster.as_ref() == Some(name) || remote.repo.resolve(branch(name).as_str().into()).is_ok()
 }
 
-/// Whether a host has a remote, or was talked to.
+/// Whether this repository has a remote for the host, or has connected to it before.
 fn is_known(remote: &Remote, host: &HostName) -> Result<bool, CliError> {
     let known = remote.known_hosts()?;
     Ok(known.iter().any(|(known, _)| known.host == *host) || remote.has_facts(host))
@@ -241,7 +242,7 @@ fn no_such_host(remote: &Remote, cluster: &ClusterName, host: &HostName) -> Stri
     format!("the tree of '{cluster}' has no directory '{host}'{also}")
 }
 
-/// The remote of one host, or else its address.
+/// The name of the host's remote, or else its address.
 pub(super) fn remote_of(remote: &Remote, host: &HostRemote) -> String {
     match remote.settings.has_remote(&host.tracking) {
         true => host.tracking.as_str().to_owned(),

@@ -1,4 +1,4 @@
-//! What completion offers in the place of a host or a cluster. Where nothing can be found out nothing is offered.
+//! Candidates for the completion of hosts and clusters. Errors result in no candidates.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub(super) fn hosts_without_remote() -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// What a subcommand can be about: hosts, groups, clusters.
+/// Hosts, groups and clusters.
 pub(super) fn words() -> Vec<CompletionCandidate> {
     let groups = open().map(|(_, settings)| settings.group_names()).unwrap_or_default();
     let groups = groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")));
@@ -40,7 +40,7 @@ pub(super) fn hosts_and_groups() -> Vec<CompletionCandidate> {
     hosts().into_iter().chain(groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")))).collect()
 }
 
-/// Local branches: each can be a cluster.
+/// Local branches, each of which may be a cluster.
 pub(super) fn clusters() -> Vec<CompletionCandidate> {
     let Some((repo, _)) = open() else { return Vec::new() };
     let Ok(references) = repo.gix().references() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! What makes "everything is up to date" less than the whole truth: in one line each.
+//! Notes that qualify "everything is up to date", one line each.
 
 use std::process::Stdio;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{config::HostRemote, fleet::remote::Remote, state::HostFacts};
 
-/// More names than this are counted.
+/// Show at most this many names, and count the rest.
 const NAMES: usize = 8;
 
-/// Hosts that were last heard to run the cluster and are not in the tree, with what they run.
+/// Hosts that are not in the tree although they run the cluster, as far as this repository knows, with their commits.
 pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, CommitId)>, CliError> {
     if !aim.is_everything() {
         return Ok(Vec::new());
@@ -21,7 +21,7 @@ pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, Comm
     let mut known: Vec<HostRemote> = remote.settings.known_hosts()?;
     for (_, facts) in HostFacts::all(&remote.repo) {
         if !known.iter().any(|host| host.host == facts.host) {
-            // A host whose name a remote has taken since is that remote's business.
+            // If another remote uses that name now, the error is reported when that remote is used.
             known.extend(remote.settings.host(&facts.host));
         }
     }
@@ -34,7 +34,7 @@ pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, Comm
     Ok(running.collect())
 }
 
-/// What of the tree is passed over, what is known to be wrong on its hosts, and which hosts it has lost.
+/// Notes about the tree: directories that are ignored, known drift, and hosts that are no longer in the tree.
 pub(super) fn of_tree(remote: &Remote, aim: &Aim) -> Result<Vec<String>, CliError> {
     let mut lines: Vec<String> = Vec::new();
     for name in remote.repo.unusable_directories(aim.commit)? {
@@ -55,7 +55,7 @@ pub(super) fn of_tree(remote: &Remote, aim: &Aim) -> Result<Vec<String>, CliErro
     Ok(lines)
 }
 
-/// What was not looked at, of which one may think that it was.
+/// Notes about the work tree: another branch that is checked out, or uncommitted changes.
 pub(super) fn of_work_tree(remote: &Remote, aim: &Aim) -> Vec<String> {
     let gix = remote.repo.gix();
     if gix.workdir().is_none() {
@@ -80,6 +80,6 @@ fn has_changes(remote: &Remote) -> bool {
     }
     git.args(["--no-optional-locks", "status", "--porcelain", "-z", "--ignore-submodules=all"]);
     let Ok(output) = git.stdin(Stdio::null()).output() else { return false };
-    // Files beside the hosts' directories are never deployed.
+    // Files next to the hosts' directories are never deployed.
     output.status.success() && output.stdout.split(|byte| *byte == 0).any(|entry| entry.contains(&b'/'))
 }

@@ -1,4 +1,4 @@
-//! `git deptool complete`: candidates for a shell's completion, from what clap knows and what the repository has.
+//! `git deptool complete`: prints candidates for a shell's completion, from clap and from the repository.
 
 use std::ffi::OsString;
 
@@ -6,7 +6,7 @@ use clap_complete::engine;
 
 use super::{CliError, exit::ExitStatus, output::Output};
 
-/// The subcommand's name, for those who have to know it before clap does.
+/// The name of the subcommand, for code that runs before clap does.
 pub(super) const NAME: &str = "complete";
 
 /// Print candidates for a word of a command line, for the scripts of 'completion'
@@ -20,16 +20,16 @@ pub(super) struct Args {
     words: Vec<OsString>,
 }
 
-/// One candidate a line: the word and, after a tab, what it means.
+/// Print one candidate per line: the word, a tab, and its description.
 pub(super) fn run(output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let mut command = super::definition();
     let here = std::env::current_dir().ok();
-    // A word that can't be completed has no candidates; whoever types is not told of errors.
+    // Errors are not shown while the user types; there are just no candidates.
     let candidates = engine::complete(&mut command, args.words, args.index, here.as_deref()).unwrap_or_default();
     for candidate in candidates.iter().filter(|candidate| !candidate.is_hide_set()) {
         let word = candidate.get_value().to_string_lossy();
         if word.contains(char::is_control) {
-            // Lines and tabs have a meaning here.
+            // Line feeds and tabs are separators in the output.
             continue;
         }
         let help = candidate.get_help().map(|help| help.to_string()).unwrap_or_default();

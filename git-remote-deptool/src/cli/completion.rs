@@ -1,4 +1,4 @@
-//! `git deptool completion`: the script that a shell loads to complete `git deptool`.
+//! `git deptool completion`: prints the script that a shell loads to complete `git deptool`.
 
 use super::{CliError, exit::ExitStatus, output::Output};
 

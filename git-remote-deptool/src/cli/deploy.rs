@@ -1,4 +1,4 @@
-//! `git deptool deploy`: show the plan, ask, and have `git push` carry it out.
+//! `git deptool deploy`: shows the plan, asks, and runs `git push`.
 
 mod outcome;
 mod push;
@@ -47,14 +47,14 @@ pub(super) struct Args {
     how: DeployOptions,
 }
 
-/// One commit for some hosts.
+/// One commit, to be deployed to some hosts.
 #[derive(Debug)]
 pub(super) struct Deployment {
     pub aim: Aim,
     pub ancestry: Ancestry,
-    /// Whether hosts that run the commit already are deployed to.
+    /// Whether to deploy to hosts that already run the commit, too.
     pub repair: Repair,
-    /// Said above the plan.
+    /// Text above the plan.
     pub intro: String,
 }
 
@@ -65,7 +65,7 @@ struct Document<'a> {
     cluster: &'a ClusterName,
     seconds: f64,
     hosts: &'a [HostReport],
-    /// What else there is to say, such as that a host is not in the tree any more.
+    /// Notes, for example that a host is no longer in the tree.
     notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -79,7 +79,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     carry_out(remote, output, &[one], &args.how, &notes)
 }
 
-/// Show, ask, push, and tell what became of it.
+/// Show the plan, ask, push, and report the outcome.
 pub(super) fn carry_out(
     remote: &Remote,
     output: &Output,
@@ -156,7 +156,7 @@ pub(super) fn carry_out(
     Ok(status)
 }
 
-/// What is told of a deployment, as text or as JSON.
+/// Prints the outcome as text or as JSON.
 struct Told<'a> {
     output: &'a Output,
     how: &'a DeployOptions,
@@ -180,7 +180,7 @@ impl Told<'_> {
         Ok(status)
     }
 
-    /// Only where there is nothing else to say everything is up to date.
+    /// Print that there is nothing to do, and "everything is up to date" only if there are no notes.
     fn nothing_to_do(mut self, unseen: Vec<String>) -> Result<ExitStatus, CliError> {
         for note in &unseen {
             self.output.remark(note)?;
@@ -210,7 +210,7 @@ impl Told<'_> {
     }
 }
 
-/// The hosts of a plan that nothing was done for.
+/// A report for each host of the plan, none of which was attempted.
 fn not_attempted(plan: &ClusterPlan) -> Vec<HostReport> {
     let to = match plan.goal {
         Goal::Commit(id) => Some(id),
@@ -246,7 +246,7 @@ fn outcome_of(refusal: &Refusal) -> HostOutcome {
     }
 }
 
-/// Ask the person at the terminal. `d` shows the changes and asks again.
+/// Ask the operator at the terminal. `d` shows the changes and asks again.
 fn is_agreed(remote: &Remote, output: &Output, plans: &[ClusterPlan], question: &str) -> Result<bool, CliError> {
     output.flush()?;
     let Some(mut terminal) = Terminal::open() else {
@@ -270,7 +270,7 @@ fn is_agreed(remote: &Remote, output: &Output, plans: &[ClusterPlan], question: 
     }
 }
 
-/// With `deptool.publish`, have the commit where other operators find it before any host runs it.
+/// If `deptool.publish` is set, push the commit there before any host is changed.
 fn publish(remote: &Remote, aim: &Aim) -> Result<(), CliError> {
     let config = remote.repo.gix().config_snapshot();
     let Some(shared) = config.string("deptool.publish").filter(|name| !name.is_empty()) else { return Ok(()) };

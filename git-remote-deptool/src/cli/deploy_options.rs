@@ -2,7 +2,7 @@
 
 use crate::model::push_option::{PushOptionError, PushOptions};
 
-/// What a plan shows of it.
+/// The options that also affect the plan.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct CourseOptions {
     /// Deploy in waves: '1,25%,100%' is one host, then a quarter of them, then all
@@ -45,19 +45,19 @@ pub(super) struct DeployOptions {
 }
 
 impl CourseOptions {
-    /// As `git push` takes them.
+    /// The push options for `git push`.
     pub fn push_options(&self) -> Vec<String> {
         let waves = self.waves.as_ref().map(|waves| format!("waves={waves}"));
         let confirm = self.confirm.as_ref().map(|time| format!("confirm={time}"));
         waves.into_iter().chain(confirm).collect()
     }
 
-    /// What they come to, on top of what `push.pushOption` has.
+    /// The effective push options: these on top of `push.pushOption`.
     pub fn parsed(&self, configured: &[Vec<u8>]) -> PushOptions {
         let mut options = PushOptions::default();
         let own = self.push_options().into_iter().map(String::into_bytes);
         for option in configured.iter().cloned().chain(own) {
-            // What is wrong with a configured one is told by the push.
+            // The push reports errors in configured options.
             let _ = options.set(&option);
         }
         options
@@ -65,7 +65,7 @@ impl CourseOptions {
 }
 
 impl DeployOptions {
-    /// As `git push` takes them.
+    /// The push options for `git push`.
     pub fn push_options(&self) -> Vec<String> {
         let mut options = self.course.push_options();
         options.extend(self.lock_wait.as_ref().map(|time| format!("lock-wait={time}")));
@@ -74,7 +74,7 @@ impl DeployOptions {
     }
 }
 
-/// Whether `git push` would take a value: what can be misread fails before anything else.
+/// Fail early if `git push` would not accept the value.
 fn checked(name: &str, value: &str) -> Result<String, PushOptionError> {
     PushOptions::default().set(format!("{name}={value}").as_bytes())?;
     Ok(value.to_owned())

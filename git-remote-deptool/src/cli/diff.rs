@@ -1,4 +1,4 @@
-//! The changes behind a plan, as `git diff` shows them: with the user's pager, colours and diff drivers.
+//! The changed lines of a plan, as `git diff` shows them: with the user's pager, colours and diff drivers.
 
 use std::{collections::BTreeMap, io, os::unix::process::ExitStatusExt, process::Stdio};
 
@@ -7,7 +7,7 @@ use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
 use super::{CliError, output::Output, pager::Pager};
 use crate::{fleet::remote::Remote, plan::ClusterPlan};
 
-/// What is shown of the changes.
+/// What to show of the changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Patch,
@@ -38,7 +38,7 @@ pub(super) fn show(
     let shown = print(remote, output, text, plan, format, pager.as_ref());
     let ended = pager.map_or(Ok(()), Pager::wait);
     match shown {
-        // Whoever reads has seen enough.
+        // The reader stopped early.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ended,
         shown => shown.and(ended),
     }
@@ -67,7 +67,7 @@ fn print(
     for (old, hosts) in by_old {
         let old = old.map_or(gix::ObjectId::empty_tree(gix::hash::Kind::Sha1), |old| old.0);
         let mut git = remote.repo.git();
-        // Where attributes are looked for, and what paths are relative to.
+        // Attributes are searched for here, and paths are relative to it.
         git.current_dir(remote.repo.top())
             .args(["--no-pager", "-c", "advice.graftFileDeprecated=false"])
             .arg("diff")

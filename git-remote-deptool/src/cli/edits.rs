@@ -1,4 +1,4 @@
-//! What somebody edited on a host, as `git diff` shows it: from what was deployed to what is there.
+//! Files that were edited on a host, as a `git diff` from the deployed content to the current one.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use deptool_agent::shared::{
 use super::CliError;
 use crate::repo::Repo;
 
-/// The names of the directories that are compared, as the diff shows them.
+/// The names of the two compared directories in the diff.
 const SIDES: [&str; 2] = ["deployed", "edited"];
 
-/// A diff of all files whose content the host sent. Empty if there are none.
+/// A diff of all files for which the host sent the content; empty if there are none.
 pub(super) fn show(repo: &Repo, host: &HostName, runs: CommitId, drift: &[Drift]) -> Result<String, CliError> {
     let directory = tempfile::tempdir()?;
     for side in SIDES {
@@ -45,7 +45,7 @@ pub(super) fn show(repo: &Repo, host: &HostName, runs: CommitId, drift: &[Drift]
     Ok(String::from_utf8_lossy(&diff.stdout).into_owned())
 }
 
-/// An absolute path of a host as one that can't lead out of a directory.
+/// An absolute path on the host as a relative path without `..`.
 fn below(path: &str) -> Option<PathBuf> {
     let path = Path::new(path.strip_prefix('/')?);
     path.components().all(|component| matches!(component, Component::Normal(_))).then(|| path.to_owned())

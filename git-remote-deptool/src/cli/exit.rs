@@ -1,10 +1,10 @@
-//! How `git deptool` ends. Listed here and nowhere else: `-h` and the manual say the same.
+//! The exit statuses of `git deptool`. `-h` and the manual are checked against this list.
 
 use std::process::ExitCode;
 
-/// What a script can tell from the exit status.
+/// The exit statuses.
 ///
-/// The first three are every subcommand's. The rest tell a script why a deployment, or what it would be, is not *done*.
+/// All subcommands use the first three. The others say why a deployment failed, or would fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
     Done,
@@ -20,7 +20,7 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// All of them, in the order of their numbers.
+    /// All statuses, in numeric order.
     pub const ALL: [ExitStatus; 10] = [
         ExitStatus::Done,
         ExitStatus::Failed,
@@ -46,12 +46,12 @@ impl ExitStatus {
             ExitStatus::Stale => 6,
             ExitStatus::Unknown => 7,
             ExitStatus::Declined => 8,
-            // As Git's own commands.
+            // As for Git's own commands.
             ExitStatus::Usage => 129,
         }
     }
 
-    /// The one of two that a script has to know of.
+    /// The more severe one of two.
     pub fn worse(self, other: ExitStatus) -> ExitStatus {
         const FROM_WORST: [ExitStatus; 10] = [
             ExitStatus::Unknown,
@@ -68,7 +68,7 @@ impl ExitStatus {
         FROM_WORST.into_iter().find(|status| [self, other].contains(status)).unwrap_or(self)
     }
 
-    /// What it means.
+    /// The description.
     pub fn words(self) -> &'static str {
         match self {
             ExitStatus::Done => "done, or nothing to do",
@@ -91,7 +91,7 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Show one line per deployment.
+/// The table of exit statuses for `-h`.
 pub(super) fn table() -> String {
     let lines = ExitStatus::ALL.map(|status| format!("  {:>3}  {}\n", status.code(), status.words()));
     lines.concat()

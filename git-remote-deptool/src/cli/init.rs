@@ -1,4 +1,4 @@
-//! `git deptool init`: the configuration that makes a branch a cluster.
+//! `git deptool init`: writes the configuration that makes a branch a cluster.
 
 use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::name::ClusterName;
@@ -17,11 +17,11 @@ use crate::{
     repo::{Repo, Setting},
 };
 
-/// The name of the cluster's remote, unless there is one of another name.
+/// The default name of the cluster's remote.
 const REMOTE: &str = "cluster";
-/// The branch, where nothing else names one.
+/// The default branch.
 const CLUSTER: &str = "prod";
-/// Has the ssh connections of this repository shared: see `agent/transport/ssh.rs`.
+/// The setting that shares ssh connections; see `agent/transport/ssh.rs`.
 pub(super) const SHARE: &str = "deptool.shareConnections";
 
 /// Set up a branch as a cluster: a remote for all its hosts, and push defaults
@@ -90,7 +90,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     Ok(ExitStatus::Done)
 }
 
-/// Print what was written, one `key = value` a line.
+/// Print the settings that were written, one `key = value` per line.
 pub(super) fn show(output: &Output, written: &[Setting]) -> Result<(), CliError> {
     for Setting { key, value, .. } in written {
         let (key, value) = (key.as_bytes(), value.as_bytes());
@@ -100,7 +100,7 @@ pub(super) fn show(output: &Output, written: &[Setting]) -> Result<(), CliError>
     Ok(())
 }
 
-/// The cluster that is meant: what was typed, else what is configured, else the current branch.
+/// The cluster: the argument, else the configured one, else the current branch.
 fn choose(context: &Context, typed: Option<&str>) -> Result<ClusterName, CliError> {
     let configured = context.settings.cluster.clone();
     match (typed, configured) {
@@ -118,7 +118,7 @@ fn choose(context: &Context, typed: Option<&str>) -> Result<ClusterName, CliErro
     }
 }
 
-/// The branch that is checked out, be it unborn, if it can be a cluster.
+/// The branch that is checked out, if its name is valid for a cluster. It may be unborn.
 fn current_branch(repo: &Repo) -> Option<ClusterName> {
     let head = repo.gix().head_name().ok()??;
     ClusterName::parse(head.shorten().as_bytes()).ok()

@@ -1,4 +1,4 @@
-//! `git deptool log`: what was deployed, by whom, and how it ended, as the hosts remember it.
+//! `git deptool log`: lists past deployments from the hosts' own logs.
 
 use deptool_agent::shared::{
     id::CommitId,
@@ -60,12 +60,12 @@ struct Entry {
     when: i64,
     by: String,
     from: Option<CommitId>,
-    /// Null if everything was to be removed.
+    /// Null for a removal.
     to: Option<CommitId>,
     /// `done`, `rolled-back` or `interrupted`.
     result: &'static str,
     why: Option<String>,
-    /// What it put right of what somebody had changed on the host.
+    /// The drift that it put right.
     mended: Vec<Mended>,
 }
 
@@ -92,7 +92,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
             }
         }
     }
-    // Of one second, as the hosts were listed.
+    // A stable sort: entries of the same second keep the order of the hosts.
     deployments.sort_by_key(|entry| std::cmp::Reverse(entry.when));
     deployments.truncate(args.number as usize);
     if args.json {
@@ -109,7 +109,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     Ok(exit)
 }
 
-/// The last attempts of a host, newest first.
+/// The last attempts on a host, newest first.
 pub(super) fn attempts(session: &mut Session, limit: u32) -> Result<Vec<Attempt>, SessionError> {
     session.send(&Request::Attempts { limit })?;
     match session.receive()? {
@@ -143,7 +143,7 @@ impl Entry {
         }
     }
 
-    /// How it ended.
+    /// The result in words.
     fn words(&self) -> String {
         match (&self.why, self.result) {
             (Some(why), _) => format!("rolled back: {why}"),
@@ -158,7 +158,7 @@ impl Entry {
         [local_time(self.when, format::ISO8601), to, self.host.to_string(), by, self.words()]
     }
 
-    /// As `git log` shows a commit.
+    /// Formatted like a commit in `git log`.
     fn text(&self, remote: &Remote, colour: bool) -> String {
         let what = match self.to {
             Some(commit) => format!("deployment of {commit} to {}", self.host),
@@ -186,14 +186,14 @@ fn mended(mended: &Mended) -> String {
     }
 }
 
-/// The first line of a commit's message, if the commit is here.
+/// The first line of a commit's message, if the commit is in this repository.
 pub(super) fn subject(remote: &Remote, commit: CommitId) -> Option<String> {
     let commit = remote.repo.gix().find_commit(commit.0).ok()?;
     let message = commit.message_raw().ok()?;
     message.lines().next().map(printable)
 }
 
-/// In this machine's time zone, as it is now.
+/// In the local time zone.
 fn local_time(seconds: i64, format: impl Into<gix::date::time::Format>) -> String {
     let offset = gix::date::Time::now_local_or_utc().offset;
     let time = gix::date::Time::new(seconds, offset);

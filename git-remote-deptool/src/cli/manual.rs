@@ -1,17 +1,17 @@
-//! That `man/git-deptool.1` and what clap knows can't drift apart: each subcommand, option and exit status is in the
-//! manual with the same words, and none beyond.
+//! Checks that `man/git-deptool.1` and clap agree: the manual has exactly the subcommands, options and exit statuses
+//! that clap has, with the same summaries.
 //!
-//! In the manual a subcommand is a `.Ss`, whose first paragraph begins with its summary; an option or argument is a
-//! list's `.It` that begins with `Fl` or `Ar`, whose text begins with its summary.
+//! In the manual, a subcommand is a `.Ss` whose first paragraph begins with its summary. An option or argument is an
+//! `.It` that begins with `Fl` or `Ar`, and its text begins with the summary.
 
 use std::collections::BTreeMap;
 
 use super::{definition, exit::ExitStatus};
 
-/// Header of an entry (`.It Fl -json` is `Fl -json`), and the text that follows.
+/// Each header of an entry (`Fl -json` for `.It Fl -json`), with the text that follows it.
 type Entries = BTreeMap<String, String>;
 
-/// What is said of a subcommand, or of what all of them have in common.
+/// The part of the manual about a subcommand, or about the whole program.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Section {
     summary: String,
@@ -29,7 +29,7 @@ fn lines_of<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     from.skip(1).take_while(|line| !line.starts_with(".Sh ")).collect()
 }
 
-/// A page's text lines, up to the next macro, as running text.
+/// The text lines up to the next macro, joined.
 fn text(lines: &[&str]) -> String {
     let text = lines.iter().take_while(|line| !line.starts_with('.')).copied().collect::<Vec<_>>().join(" ");
     text.replace("\\&", "").replace("\\e", "\\")
@@ -40,7 +40,7 @@ fn entries(lines: &[&str]) -> Entries {
     items.map(|(at, header)| (header.to_owned(), text(&lines[at + 1..]))).collect()
 }
 
-/// The entries that are about arguments.
+/// The entries for arguments.
 fn arguments(lines: &[&str]) -> Entries {
     let mut entries = entries(lines);
     entries.retain(|header, _| header.starts_with("Fl ") || header.starts_with("Ar "));
@@ -60,7 +60,7 @@ fn documented(page: &str) -> BTreeMap<String, Section> {
     begins.iter().zip(ends).map(section).collect()
 }
 
-/// How an argument is written in the manual.
+/// The header of an argument's entry in the manual.
 fn header(argument: &clap::Arg) -> String {
     let values: Vec<&str> = argument.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect();
     let takes_value = argument.get_action().takes_values();
@@ -85,7 +85,7 @@ fn defined(command: &clap::Command, is_shown: impl Fn(&clap::Arg) -> bool) -> Se
     }
 }
 
-/// Asserts that both have the same entries, and that each text begins with its summary, as a sentence.
+/// Assert that both have the same entries, and that each text begins with the summary as a sentence.
 #[track_caller]
 fn compare(name: &str, manual: &Section, defined: &Section) {
     let headers = |section: &Section| section.entries.keys().cloned().collect::<Vec<_>>();
@@ -112,7 +112,7 @@ fn the_manual_has_every_subcommand_and_every_option_and_no_others() {
     names.sort_unstable();
     assert_eq!(manual.keys().collect::<Vec<_>>(), names, "subcommands: man/git-deptool.1, and clap");
     for command in commands {
-        // Options of the whole program are inherited.
+        // Options of the whole program are global.
         let own = defined(command, |argument| !argument.is_global_set());
         compare(command.get_name(), &manual[command.get_name()], &own);
     }

@@ -1,4 +1,4 @@
-//! What is printed: results on stdout, all else on stderr.
+//! Output: results on stdout, everything else on stderr.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Common;
 use crate::ui::locale::Charset;
 
-/// Stdout, buffered, with what was asked for about colour and quiet.
+/// Buffered stdout, with the settings for colour and `-q`.
 pub struct Output {
     out: RefCell<Box<dyn Write>>,
     quiet: bool,
@@ -31,21 +31,21 @@ pub enum Colour {
     Never,
 }
 
-/// What a piece of text is, which decides its colour.
+/// The kind of a piece of text, which determines its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Plain,
-    /// The name of what the lines below are about.
+    /// The first line of a section, such as a host's name.
     Heading,
     Added,
     Changed,
     Removed,
-    /// Of little interest.
+    /// Less important text.
     Faint,
 }
 
 impl Style {
-    /// The colours that Git has for the same things.
+    /// The escape sequence that Git uses for the same kind of text.
     fn sequence(self) -> Option<&'static str> {
         match self {
             Style::Plain => None,
@@ -70,23 +70,23 @@ impl Output {
         }
     }
 
-    /// Print one line, or several, without the last line feed. They are a result: also with `-q`.
+    /// Print a result, one or more lines without the final line feed, even with `-q`.
     pub fn line(&self, text: impl fmt::Display) -> io::Result<()> {
         let text = text.to_string();
         writeln!(self.out.borrow_mut(), "{}", self.charset.shown(&text))
     }
 
-    /// Print text of several lines, each with its line feed.
+    /// Print a result, whole lines with their line feeds.
     pub fn text(&self, text: &str) -> io::Result<()> {
         self.raw(self.charset.shown(text).as_bytes())
     }
 
-    /// `text` as it can be shown.
+    /// `text`, escaped for the locale's character set.
     pub fn shown<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.charset.shown(text)
     }
 
-    /// Print bytes as they are.
+    /// Print bytes unchanged.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
         self.out.borrow_mut().write_all(bytes)
     }
@@ -96,25 +96,25 @@ impl Output {
         if self.quiet { Ok(()) } else { self.line(text) }
     }
 
-    /// Say on stderr what is good to know, unless `-q` was given.
+    /// Print a note on stderr, unless `-q` was given.
     pub fn remark(&self, text: impl fmt::Display) -> io::Result<()> {
         if self.quiet { Ok(()) } else { self.complain(format_args!("note: {text}")) }
     }
 
-    /// Say on stderr what the operator should know. Where nobody listens that is no error.
+    /// Print a warning on stderr. Errors are ignored.
     pub fn warn(&self, text: impl fmt::Display) {
         let _ = self.complain(format_args!("warning: {text}"));
     }
 
-    /// Say on stderr what is wrong, also with `-q`. What was printed before comes before it.
+    /// Print an error on stderr, even with `-q`, after everything that was printed before.
     pub fn complain(&self, text: impl fmt::Display) -> io::Result<()> {
         self.flush()?;
-        // Where stderr is gone there is nobody to complain to.
+        // If stderr can't be written to, there is nowhere to report that.
         let _ = writeln!(io::stderr(), "{}", self.charset.shown(&text.to_string()));
         Ok(())
     }
 
-    /// Print one JSON document on a line of its own.
+    /// Print a JSON document on one line.
     pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
         self.has_document.set(true);
         let mut out = self.out.borrow_mut();
@@ -132,7 +132,7 @@ impl Output {
         self.quiet
     }
 
-    /// Write out what was printed so far: before a question, or before another program prints.
+    /// Flush stdout, before a question or before another program prints.
     pub fn flush(&self) -> io::Result<()> {
         self.out.borrow_mut().flush()
     }
@@ -155,7 +155,7 @@ impl Output {
     }
 }
 
-/// `color.ui`, as Git understands it.
+/// `color.ui`, as Git interprets it.
 fn configured(config: &File) -> Colour {
     match config.string("color.ui").as_ref().map(|value| value.as_slice()) {
         Some(b"always") => Colour::Always,
@@ -164,7 +164,7 @@ fn configured(config: &File) -> Colour {
     }
 }
 
-/// `text` in the colour of `style`, if `colour` is wanted.
+/// `text` in the colour of `style`, if `colour` is set.
 pub fn painted(text: &str, style: Style, colour: bool) -> String {
     match style.sequence() {
         Some(sequence) if colour => format!("{sequence}{text}\x1b[m"),

@@ -1,4 +1,4 @@
-//! The user's pager, as Git would start it.
+//! The user's pager, started like Git does.
 
 use std::{
     env,
@@ -12,17 +12,17 @@ use gix::bstr::ByteSlice;
 use super::{CliError, output::Output};
 use crate::fleet::remote::Remote;
 
-/// The user's pager, if stdout is a terminal.
+/// The user's pager.
 pub(super) struct Pager(Child);
 
 impl Pager {
-    /// None where there is no terminal, or no pager is wanted.
+    /// Start the pager. `None` if stdout is not a terminal, or if the user has turned the pager off.
     pub fn start(remote: &Remote) -> io::Result<Option<Self>> {
         if !io::stdout().is_terminal() {
             return Ok(None);
         }
         let Some(command) = command(remote)? else { return Ok(None) };
-        // As Git: a command line for the shell, with these defaults.
+        // Like Git: a command line for the shell, with these default variables.
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).stdin(Stdio::piped());
         for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
@@ -49,20 +49,20 @@ impl Pager {
     }
 }
 
-/// Show a text, in the pager if there is one.
+/// Show a text, through the pager if there is one.
 pub(super) fn page(remote: &Remote, output: &Output, text: &str) -> Result<(), CliError> {
     output.flush()?;
     let Some(pager) = Pager::start(remote)? else { return Ok(output.text(text)?) };
     let written = pager.write(output.shown(text).as_bytes());
     pager.wait()?;
     match written {
-        // Whoever reads has seen enough.
+        // The reader stopped early.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
 }
 
-/// GIT_PAGER, pager.deptool, core.pager, PAGER, in this order. None: no pager is wanted.
+/// GIT_PAGER, pager.deptool, core.pager, PAGER, in this order. `None` if the pager is turned off.
 fn command(remote: &Remote) -> io::Result<Option<OsString>> {
     let config = remote.repo.gix().config_snapshot();
     let own = config.string("pager.deptool").filter(|_| env::var_os("GIT_PAGER").is_none());
@@ -79,7 +79,7 @@ fn command(remote: &Remote) -> io::Result<Option<OsString>> {
     Ok((!is_none).then(|| command.to_os_str_lossy().into_owned()))
 }
 
-/// What `git` of ours is not told of otherwise.
+/// Environment variables that a `git` subprocess needs for our pager.
 fn pager() -> impl Iterator<Item = (&'static str, OsString)> {
     env::var_os("GIT_PAGER").map(|value| ("GIT_PAGER", value)).into_iter()
 }

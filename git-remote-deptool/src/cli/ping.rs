@@ -1,4 +1,4 @@
-//! `git deptool ping`: how long it takes to reach an agent, and to hear from it.
+//! `git deptool ping`: measures how long agents take to answer.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ fn ping(session: &mut Session, count: u32) -> Result<Times, SessionError> {
 }
 
 impl Times {
-    /// Of one time and more; the nearest rank counts.
+    /// From at least one measurement, by the nearest-rank method.
     fn of(mut times: Vec<Duration>) -> Self {
         times.sort();
         let at = |part: usize| {

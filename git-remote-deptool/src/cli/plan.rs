@@ -1,4 +1,4 @@
-//! `git deptool plan`: what a deployment would change, from what is known here.
+//! `git deptool plan`: shows what a deployment would change, according to what this repository knows.
 
 use deptool_agent::shared::{name::HostName, wire::Repair};
 
@@ -87,8 +87,8 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
             }
             _ if !text.is_empty() => output.text(&text)?,
             _ if plan.refused().next().is_some() => {}
-            _ if notes.is_empty() => output.note("everything is up to date, as last heard")?,
-            _ => output.note("nothing to deploy, as last heard")?,
+            _ if notes.is_empty() => output.note("everything is up to date, as far as this repository knows")?,
+            _ => output.note("nothing to deploy, as far as this repository knows")?,
         }
     }
     show_problems(&plan, output)?;
@@ -100,7 +100,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     })
 }
 
-/// What changes, painted.
+/// The plan as text, in colour.
 pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail: Detail) -> String {
     let shown = |(host, change)| {
         let (host, change): (&crate::config::HostRemote, &crate::plan::HostChange) = (host, change);
@@ -125,7 +125,7 @@ pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail:
     text.lines().map(paint).collect()
 }
 
-/// Which hosts go first, and how soon they have to be reached anew: what was asked for, else what is configured.
+/// The waves and the time for confirmation, from the options or else from the configuration.
 pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> String {
     let mut out = String::new();
     for (number, wave) in waves(remote, plan, course).iter().enumerate() {
@@ -135,12 +135,12 @@ pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions
     }
     let confirm = course.parsed(&configured(remote)).confirm.and_then(|confirm| confirm.seconds());
     if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
-        out += &format!("confirm: a host goes back unless it can be reached anew within {seconds} s\n");
+        out += &format!("confirm: a host is rolled back unless it can be reached again within {seconds} s\n");
     }
     out
 }
 
-/// The hosts of each wave; none if all go at once.
+/// The hosts of each wave, or nothing if there is only one.
 fn waves(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
     let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
     let ends = course.parsed(&configured(remote)).waves.ends(hosts.len());
@@ -151,7 +151,7 @@ fn waves(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec
     begins.zip(&ends).map(|(begin, end)| hosts[begin..*end].to_vec()).collect()
 }
 
-/// `push.pushOption`; an empty value takes back those before it.
+/// The values of `push.pushOption`. An empty value clears the ones before it.
 fn configured(remote: &Remote) -> Vec<Vec<u8>> {
     let config = remote.repo.gix().config_snapshot();
     let options = config.plumbing().strings("push.pushOption").unwrap_or_default();
@@ -159,7 +159,7 @@ fn configured(remote: &Remote) -> Vec<Vec<u8>> {
     last.iter().map(|option| option.to_vec()).collect()
 }
 
-/// Say on stderr which hosts a push would fail at, and which are in doubt.
+/// Print on stderr the hosts that a push would fail on, and those in doubt.
 pub(super) fn show_problems(plan: &ClusterPlan, output: &Output) -> Result<(), CliError> {
     for (host, refusal) in plan.refused() {
         output.complain(format_args!("{}: {}", host.host, refusal.words()))?;

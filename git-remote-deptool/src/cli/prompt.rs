@@ -1,4 +1,4 @@
-//! Asking the person at the terminal.
+//! Asks the operator at the terminal.
 
 use std::{
     fs::File,
@@ -10,19 +10,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::model::interrupt::Interrupt;
 
-/// How often we look whether Ctrl-C was pressed, in nanoseconds.
+/// How often to check for Ctrl-C, in nanoseconds.
 const INTERRUPT_CHECK: i64 = 100_000_000;
 
-/// The process's terminal, whatever stdin and stdout are.
+/// The process's controlling terminal, wherever stdin and stdout are redirected.
 pub(super) struct Terminal(File);
 
 impl Terminal {
-    /// None if there is none.
+    /// `None` if there is no terminal.
     pub fn open() -> Option<Self> {
         File::options().read(true).write(true).open("/dev/tty").ok().map(Terminal)
     }
 
-    /// What was typed, without the line feed. None for Ctrl-C, and at the end of input.
+    /// Ask, and return the answer without the line feed. `None` after Ctrl-C and at the end of input.
     pub fn ask(&mut self, question: &str, interrupted: &Interrupt) -> io::Result<Option<String>> {
         self.0.write_all(question.as_bytes())?;
         let mut line = Vec::new();

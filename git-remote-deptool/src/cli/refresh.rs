@@ -1,37 +1,37 @@
-//! Asking hosts what they run, before a plan is made.
+//! Asks hosts what they run, before a plan is made.
 
 use std::process::{Command, Stdio};
 
 use super::{CliError, view};
 use crate::{config::HostRemote, fleet::remote::Remote, model::offer::HostCheck};
 
-/// Names the hosts of one command, where there is no group of them in the configuration.
+/// The name of a temporary group for the selected hosts.
 const SELECTED: &str = "deptool-selected";
 
-/// Which hosts are asked.
+/// Which hosts to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whom {
     All,
-    /// Of which it is not known how their last deployment ended: a plan for them could not be kept.
+    /// Those in doubt, because a plan for them could not be kept.
     InDoubt,
 }
 
-/// Whether all could be asked.
+/// Whether all hosts could be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refreshed {
     All,
-    /// Not all; that was said.
+    /// Not all. The errors have been shown.
     NotAll,
 }
 
-/// The address of some hosts. `git` is told who they are.
+/// An address for `hosts`. Configures `git` for it.
 pub(super) fn address<'a>(git: &mut Command, hosts: impl Iterator<Item = &'a HostRemote>) -> String {
     let names: Vec<&str> = hosts.map(|host| host.host.as_str()).collect();
     git.arg("-c").arg(format!("deptool.group.{SELECTED}={}", names.join(" ")));
     format!("deptool::@{SELECTED}")
 }
 
-/// Ask some of `hosts` what they run, bring that home and move their tracking refs, as `git fetch` does.
+/// Ask some of `hosts` what they run, fetch that, and update their tracking refs, like `git fetch`.
 pub(super) fn refresh(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Result<Refreshed, CliError> {
     let whom = if remote.settings.host_check == HostCheck::Always { Whom::All } else { whom };
     let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
@@ -49,7 +49,7 @@ pub(super) fn refresh(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Resu
     }
     let mut git = Command::new("git");
     let address = address(&mut git, asked.into_iter());
-    // Unlike a fetch, this is no error where nothing is deployed yet. The refs that matter are the helper's.
+    // Unlike `git fetch`, this is no error if nothing is deployed yet. The helper updates the tracking refs itself.
     git.args(["ls-remote", "--quiet"]).arg(address);
     let status = git.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     Ok(if status.success() { Refreshed::All } else { Refreshed::NotAll })

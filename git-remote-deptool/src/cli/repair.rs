@@ -1,4 +1,4 @@
-//! `git deptool repair`: put right what somebody changed on hosts.
+//! `git deptool repair`: puts right what was changed on hosts.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Put right what differs from what was deployed
 ///
-/// Asks the hosts what differs, shows it, and deploys the commit that runs there anew. What stood in the way is kept on the
+/// Asks the hosts what differs, shows that, and deploys the commit that each of them runs once more. Replaced files are kept on the
 /// host. A host that fails is rolled back.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,7 +36,7 @@ pub(super) struct Args {
     how: DeployOptions,
 }
 
-/// What is to be put right on one host.
+/// A host with drift.
 struct Damaged {
     host: HostRemote,
     cluster: ClusterName,
@@ -75,7 +75,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &[])?))
 }
 
-/// Ask the hosts what is to be put right.
+/// Ask the hosts for their drift.
 fn ask(remote: &Remote, output: &Output, hosts: Vec<HostRemote>) -> Result<(Vec<Damaged>, ExitStatus), CliError> {
     let answers = query(remote, &hosts, |session, _| session.verify());
     let (mut damaged, mut exit) = (Vec::new(), ExitStatus::Done);

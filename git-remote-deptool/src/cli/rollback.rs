@@ -1,4 +1,4 @@
-//! `git deptool rollback`: put back what ran before.
+//! `git deptool rollback`: deploys the commit that ran before.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ use crate::{
     ui::render::ago,
 };
 
-/// How far back a host's record is looked through.
+/// How many entries of a host's log are examined.
 const ATTEMPTS: u32 = 1000;
 
 /// Deploy the commit that ran before
@@ -46,14 +46,14 @@ pub(super) struct Args {
     how: DeployOptions,
 }
 
-/// Where a host goes back to.
+/// The step back on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Step {
     cluster: ClusterName,
-    /// Nothing, if everything was removed.
+    /// The commit that runs now; none after a removal.
     from: Option<CommitId>,
     to: CommitId,
-    /// Who deployed that, and when; not of what is older than the record.
+    /// Who deployed the commit to go back to, and when, if that is in the log.
     by: Option<(String, i64)>,
 }
 
@@ -109,8 +109,8 @@ fn intro(remote: &Remote, host: &HostName, step: &Step) -> String {
     format!("{host}: from {from} back to {}{}\n", shown(step.to), by.unwrap_or_default())
 }
 
-/// What ran before what runs. The record is gone through as it came about: who goes back to what ran before takes a step
-/// back, everything else is a step forward, a removal as well.
+/// The commit that ran before the running one. The log is replayed from its beginning: deploying the commit that ran
+/// before is a step back, and everything else is a step forward, even a removal.
 fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Step, String> {
     let runs = hello.deployed.as_ref().map(|deployed| deployed.commit);
     let done = attempts.iter().filter(|attempt| attempt.result == AttemptResult::Done).rev();
@@ -135,7 +135,7 @@ fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Step, 
         }
     }
     if steps.last().map(|(commit, _)| *commit) != Some(runs) {
-        // The record has lost how that came there.
+        // The log no longer has the deployment of this commit.
         steps.push((runs, None));
     }
     steps.pop();

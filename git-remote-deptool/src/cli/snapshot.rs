@@ -1,4 +1,4 @@
-//! `git deptool snapshot`: commit a rendered directory onto the cluster's branch.
+//! `git deptool snapshot`: commits a rendered directory to the cluster's branch.
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     repo::snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
 };
 
-/// With more hosts than this the rest is counted.
+/// Show at most this many hosts, and count the rest.
 const HOSTS: usize = 20;
 
 /// Commit a rendered directory to the cluster's branch
@@ -91,7 +91,7 @@ fn report<'a>(cluster: &'a str, snapshot: &'a Snapshot) -> Report<'a> {
     }
 }
 
-/// The commit, and below it the hosts, marked as files are in a plan.
+/// Print the commit and the hosts, marked like files in a plan.
 fn show(context: &Context, output: &Output, cluster: &str, snapshot: &Snapshot) -> Result<(), CliError> {
     let colour = output.has_colour(context.repo.gix().config_snapshot().plumbing());
     let files = if snapshot.files == 1 { "1 file".to_owned() } else { format!("{} files", snapshot.files) };

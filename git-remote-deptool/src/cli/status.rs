@@ -1,4 +1,4 @@
-//! `git deptool status`: what each host runs, since when, and what it lacks.
+//! `git deptool status`: shows what each host runs, since when, and what is not deployed yet.
 
 use std::collections::BTreeMap;
 
@@ -58,16 +58,16 @@ struct Status {
 struct HostStatus {
     host: HostName,
     state: State,
-    /// What it runs, by whom and since when, as far as that is known.
+    /// What the host is known to run, who deployed it, and when.
     deployed: Option<Deployment>,
-    /// What a push would change there.
+    /// What a push would change on the host.
     undeployed: Option<Undeployed>,
-    /// Why the branch can't be pushed there.
+    /// Why the branch can't be pushed to the host.
     why: Option<String>,
-    /// What is not known of an earlier deployment.
+    /// Why the host is in doubt.
     in_doubt: Option<String>,
     last_attempt_failed: Option<Failed>,
-    /// How many paths and units were not as deployed when that was last looked at.
+    /// The number of paths and units that differed from what was deployed at the last check.
     drift: usize,
     #[serde(skip)]
     drift_in_words: Option<String>,
@@ -80,15 +80,15 @@ struct HostStatus {
 enum State {
     UpToDate,
     Undeployed,
-    /// Nothing runs there.
+    /// Nothing is deployed.
     New,
-    /// What runs there was never asked here.
+    /// This repository has never asked the host.
     NotAsked,
-    /// It says that it runs something else than was known.
+    /// The host reports another commit than the known one.
     Elsewhere,
-    /// The branch can't be pushed there.
+    /// The branch can't be pushed to the host.
     Refused,
-    /// It runs the cluster, and the tree has lost it.
+    /// The host runs the cluster but is no longer in the tree.
     NotInTree,
 }
 
@@ -108,14 +108,14 @@ struct Undeployed {
     units: usize,
 }
 
-/// What the host says.
+/// The answer of the host.
 #[derive(Serialize)]
 struct Live {
-    /// Why it could not be asked.
+    /// Why the host could not be asked.
     error: Option<String>,
-    /// What it runs.
+    /// What the host runs.
     deployed: Option<Deployed>,
-    /// Who is at work there.
+    /// The deployment in progress.
     busy: Option<Busy>,
     #[serde(skip)]
     is_as_known: bool,
@@ -160,7 +160,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     Ok(exit)
 }
 
-/// Ask all hosts, and note what they say.
+/// Ask all hosts, and add their answers.
 fn ask_hosts(remote: &Remote, hosts: &mut [HostStatus]) -> Result<ExitStatus, CliError> {
     let mut exit = ExitStatus::Done;
     let asked: Vec<_> = hosts.iter().map(|host| remote.settings.host(&host.host)).collect::<Result<_, _>>()?;
@@ -251,7 +251,7 @@ impl HostStatus {
             || self.live.as_ref().is_some_and(|live| !live.is_as_known)
     }
 
-    /// Host, state, commit, since when, by whom.
+    /// The columns: host, state, commit, since when, by whom.
     fn row(&self) -> [String; 5] {
         let state = match (self.state, &self.undeployed) {
             (State::UpToDate, _) => "up to date".to_owned(),
@@ -273,7 +273,7 @@ impl HostStatus {
         [self.host.to_string(), state, commit, when, by.to_owned()]
     }
 
-    /// What else there is to say.
+    /// Further lines about the host.
     fn more(&self) -> Vec<String> {
         let mut lines = Vec::new();
         lines.extend(self.why.clone());
@@ -288,7 +288,7 @@ impl HostStatus {
         lines.extend(error.clone());
         match deployed {
             _ if *is_as_known => {}
-            None => lines.push("nothing is deployed there any more".into()),
+            None => lines.push("nothing is deployed any more".into()),
             Some(Deployed { commit, by, when, .. }) => lines.push(format!(
                 "runs {}, deployed by {} {} ago; git fetch brings that home",
                 commit.short(),

@@ -1,4 +1,4 @@
-//! Text for people: columns that fit the terminal, times, who it was.
+//! Text for people: columns that fit the terminal, times, and names.
 
 use std::{
     io::{self, IsTerminal},
@@ -9,10 +9,10 @@ use rustix::termios::tcgetwinsize;
 
 use crate::ui::columns;
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
 
-/// Lines of `rows`, each column as wide as its widest text but for the last; cut to `width` columns of the terminal.
+/// The lines for `rows`. Each column but the last is as wide as its widest text. Lines are cut to `width` columns.
 pub(super) fn lines<const N: usize>(rows: &[[String; N]], width: Option<usize>) -> Vec<String> {
     let mut widths = [0; N];
     for row in rows {
@@ -31,12 +31,12 @@ pub(super) fn lines<const N: usize>(rows: &[[String; N]], width: Option<usize>) 
     rows.iter().map(line).collect()
 }
 
-/// `text` in at most `width` columns; what is cut off is shown as `...`.
+/// `text` in at most `width` columns. `...` replaces what is cut off.
 pub(super) fn cut(text: &str, width: Option<usize>) -> String {
     width.map_or_else(|| text.to_owned(), |width| columns::cut(text, width, "..."))
 }
 
-/// How wide the terminal is; nothing if stdout is none.
+/// The width of the terminal, or `None` if stdout is not a terminal.
 pub(super) fn terminal_width() -> Option<usize> {
     let stdout = io::stdout();
     let width = stdout.is_terminal().then(|| tcgetwinsize(&stdout).ok()).flatten()?.ws_col;

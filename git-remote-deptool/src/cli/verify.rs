@@ -1,4 +1,4 @@
-//! `git deptool verify`: what on the hosts is not as it was deployed.
+//! `git deptool verify`: lists what differs on the hosts from what was deployed.
 
 mod metrics;
 
@@ -49,7 +49,7 @@ struct HostDrift {
     hello: Option<Hello>,
 }
 
-/// A path or a unit, and what is the matter with it; neither if that is the whole host.
+/// A path or a unit, and how it differs. Neither if this is about the whole host.
 #[derive(Serialize)]
 struct One {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,13 +100,14 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     Ok(exit)
 }
 
-/// That a host runs nothing, where it did when it was last asked: it was installed anew, or its state was removed.
+/// A report if nothing is deployed on the host although something was at the last contact: it was reinstalled, or its
+/// state was deleted.
 fn gone(known: &Known, hello: &Hello) -> Option<One> {
     let (cluster, tracked) = known.clusters.iter().next()?;
     if hello.deployed.is_some() || hello.busy.is_some() {
         return None;
     }
-    let what = format!("nothing is deployed there any more; {cluster} was at {}", tracked.real.short());
+    let what = format!("nothing is deployed any more; {cluster} was at {}", tracked.real.short());
     Some(One { path: None, unit: None, words: what.clone(), what })
 }
 

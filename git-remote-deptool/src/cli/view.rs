@@ -1,5 +1,5 @@
-//! What `--json` prints. A format of its own, so that nothing that scripts read changes with our types: keys are added,
-//! never renamed or removed. `man/git-deptool.1` describes it.
+//! The JSON that `--json` prints. It has types of its own, so that changes to internal types do not affect scripts.
+//! Keys may be added, but are never renamed or removed. `man/git-deptool.1` describes the format.
 
 use deptool_agent::shared::{
     manifest::OnChange,
@@ -18,10 +18,10 @@ use crate::{
     ui::render,
 };
 
-/// The format's version, in every document.
+/// The version of the format, part of every document.
 pub(super) const VERSION: u32 = 1;
 
-/// Where nothing else could be printed.
+/// The document for an error before anything else could be printed.
 #[derive(Debug, Serialize)]
 pub(super) struct Failure {
     version: u32,
@@ -38,10 +38,10 @@ impl Failure {
 pub(super) struct Plan {
     version: u32,
     cluster: String,
-    /// Null if everything is to be removed.
+    /// Null for a removal.
     commit: Option<String>,
     hosts: Vec<HostView>,
-    /// Who goes first; empty if all go at once.
+    /// The hosts of each wave; empty if there is only one.
     waves: Vec<Vec<HostName>>,
     notes: Vec<String>,
 }
@@ -51,9 +51,9 @@ struct HostView {
     host: String,
     /// `affected`, `up-to-date` or `refused`.
     state: &'static str,
-    /// The commit that the host was last heard to run.
+    /// The commit that the host is known to run.
     from: Option<String>,
-    /// Whether a deployment was sent of which it is not known how it ended.
+    /// Whether the outcome of an earlier deployment is unknown.
     in_doubt: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -70,11 +70,11 @@ struct Changes {
     units: Vec<Unit>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     patterns: Vec<Pattern>,
-    /// Units that are run before anything is changed.
+    /// Units that are run before anything changes.
     checks: Vec<String>,
-    /// What must answer afterwards.
+    /// Probes that must succeed after the deployment.
     health: Vec<String>,
-    /// Whether the tree asks that the host can be reached anew afterwards.
+    /// Whether the tree demands that the host can be reached again after the deployment.
     confirm: bool,
     notes: Vec<String>,
 }
@@ -105,16 +105,16 @@ struct Path {
 #[derive(Debug, Serialize)]
 struct Unit {
     unit: String,
-    /// What happens to it: `enable`, `disable`, or null.
+    /// The change of its enablement: `enable`, `disable`, or null.
     enablement: Option<&'static str>,
     job: Option<&'static str>,
-    /// For a job `…-members-…`: the units that this one starts or groups, as far as the tree knows.
+    /// For a job `…-members-…`: the units that this unit starts or groups, according to the tree.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<String>,
     apps: Vec<String>,
 }
 
-/// All units of a template, of a dashed prefix, or of a type.
+/// All units of a template, a dashed prefix, or a type.
 #[derive(Debug, Serialize)]
 struct Pattern {
     pattern: String,
@@ -260,7 +260,7 @@ fn job_word(job: &UnitJob) -> Option<&'static str> {
     })
 }
 
-/// The units that a socket, timer or path starts, or a target groups, as far as the tree knows.
+/// The units that a socket, timer or path starts, or that a target groups, according to the tree.
 fn members(job: &UnitJob) -> Vec<String> {
     match job {
         UnitJob::Members(_, members) => members.iter().map(ToString::to_string).collect(),
@@ -279,7 +279,7 @@ fn pattern_word(job: PatternJob) -> Option<&'static str> {
     }
 }
 
-/// What is in doubt about a host, in words; None if nothing is.
+/// Why a host is in doubt, or `None` if it is not.
 pub(super) fn doubt(known: &Known) -> Option<String> {
     let attempt = known.unsettled.values().next()?;
     Some(match attempt {
@@ -289,7 +289,7 @@ pub(super) fn doubt(known: &Known) -> Option<String> {
     })
 }
 
-/// How a subcommand ends because of a host that could not be asked.
+/// The exit status for a host that could not be asked.
 pub(super) fn status_of_error(error: &RemoteError) -> ExitStatus {
     match error {
         RemoteError::Session { source, .. } if source.is_unreachable() => ExitStatus::Unreachable,
@@ -297,7 +297,7 @@ pub(super) fn status_of_error(error: &RemoteError) -> ExitStatus {
     }
 }
 
-/// How a subcommand ends because of hosts that a push would fail at.
+/// The exit status for hosts that refuse a push.
 pub(super) fn status_of(refusals: &[&Refusal]) -> ExitStatus {
     let is_stale = |refusal: &&&Refusal| matches!(refusal, Refusal::Stale | Refusal::NonFastForward { .. });
     match refusals.iter().find(is_stale) {

@@ -1,5 +1,5 @@
-//! What `init` and `add-host` put into Git's configuration, so that plain `git push`, `git fetch`, `git log` and
-//! `@{push}` mean what one expects. What somebody has set to something else stays.
+//! The Git configuration that `init` and `add-host` write, so that plain `git push`, `git fetch`, `git log` and
+//! `@{push}` work as expected. Settings that already have another value are not changed.
 
 use deptool_agent::shared::name::{ClusterName, HostName};
 use gix::{bstr::ByteSlice, config::File};
@@ -9,34 +9,34 @@ use crate::{
     repo::{Others, Setting},
 };
 
-/// Settings that are to be written, on top of those that are there.
+/// Settings to be written, on top of the existing ones.
 pub(super) struct Draft<'a> {
     config: &'a File,
     settings: Vec<Setting>,
 }
 
-/// A remote that there is, and what it is for.
+/// An existing remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remote {
     pub name: String,
-    /// None if it is not one of ours, or has a url that we don't understand.
+    /// `None` if the remote is not one of ours, or has an invalid url.
     pub address: Option<Address>,
 }
 
-/// A host that is to get a remote of its name.
+/// A host that will get a remote of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NewHost {
     pub host: HostName,
-    /// Of one host.
+    /// The address of the host.
     pub address: Address,
 }
 
-/// Where plain `git push` and `git fetch` go to, on the branch of a cluster.
+/// Where plain `git push` and `git fetch` on the cluster's branch go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
-    /// To this remote, one of ours.
+    /// One of our remotes.
     Ours(String),
-    /// To this one, which is somebody else's business.
+    /// Another remote.
     Others(String),
 }
 
@@ -45,41 +45,42 @@ impl<'a> Draft<'a> {
         Draft { config, settings: Vec::new() }
     }
 
-    /// What is to be written.
+    /// The settings to be written.
     pub fn into_settings(self) -> Vec<Setting> {
         self.settings
     }
 
-    /// What wires up a cluster whose hosts are reached through the remote `name`.
+    /// Draft the settings of a cluster whose hosts are reached through the remote `name`.
     pub fn cluster(&mut self, cluster: &ClusterName, name: &str) {
         self.unless_set("deptool.cluster", cluster.as_str());
         self.unless_set(&format!("remote.{name}.url"), "deptool::@all");
         self.unless_set(&format!("remote.{name}.push"), &refspec(cluster));
-        // The tracking refs of the hosts, which the helper keeps itself: to Git they are always up to date.
+        // The helper itself updates the hosts' tracking refs; to Git they are always up to date.
         self.unless_set(&format!("remote.{name}.fetch"), &format!("+refs/heads/*/{cluster}:refs/remotes/*/{cluster}"));
-        // Pruning would take all others that look like them for hosts that are gone.
+        // Pruning would delete all other refs that match the refspec.
         self.unless_set(&format!("remote.{name}.prune"), "false");
         self.unless_set(&format!("remote.{name}.pruneTags"), "false");
         self.spare_others(name);
-        // Two fetches of one host would be in each other's way.
+        // Otherwise `git fetch --all` would fetch from each host twice at the same time.
         self.unless_set(&format!("remote.{name}.skipFetchAll"), "true");
         self.default_of(cluster, name);
     }
 
-    /// What wires up a host.
+    /// Draft the settings of a host.
     pub fn host(&mut self, cluster: &ClusterName, new: &NewHost) {
         let name = new.host.as_str();
         self.unless_set(&format!("remote.{name}.url"), &format!("deptool::{}", new.address));
         self.unless_set(&format!("remote.{name}.fetch"), &format!("+refs/heads/*:refs/remotes/{name}/*"));
         self.unless_set(&format!("remote.{name}.push"), &refspec(cluster));
-        // A host has no tags: with fetch.pruneTags those of the repository would go.
+        // A host has no tags. With fetch.pruneTags, Git would delete those of the repository.
         self.unless_set(&format!("remote.{name}.pruneTags"), "false");
         if new.address.directory_name().as_ref() != Some(&new.host) {
             self.unless_set(&format!("remote.{name}.deptoolHost"), name);
         }
     }
 
-    /// With one host, plain commands are about that host, and `@{push}` is what it runs; with more, about the cluster.
+    /// If there is one host, plain commands go to that host, and `@{push}` is the commit that it runs. Otherwise they
+    /// go to the cluster.
     pub fn default_of(&mut self, cluster: &ClusterName, group: &str) {
         if let Some(Destination::Others(_)) = self.plain(cluster) {
             return;
@@ -92,13 +93,13 @@ impl<'a> Draft<'a> {
                 self.unless_set(&remote, only);
                 self.unless_set(&merge, &format!("refs/heads/{cluster}"));
             }
-            // It was the only one.
+            // Until now there was only one host.
             [..] if self.get(&remote).is_none_or(|one| hosts.contains(&one)) => self.set(&remote, group),
             [..] => {}
         }
     }
 
-    /// Where plain `git push` goes to on the cluster's branch; None if nowhere.
+    /// Where plain `git push` on the cluster's branch goes to, if it goes anywhere.
     pub fn plain(&self, cluster: &ClusterName) -> Option<Destination> {
         let keys =
             [format!("branch.{cluster}.pushRemote"), "remote.pushDefault".into(), format!("branch.{cluster}.remote")];
@@ -112,7 +113,7 @@ impl<'a> Draft<'a> {
         Some(if is_ours(&chosen) { Destination::Ours(chosen) } else { Destination::Others(chosen) })
     }
 
-    /// All remotes that have a url, in the configuration's order.
+    /// All remotes that have a url, in the order of the configuration.
     pub fn remotes(&self) -> Vec<Remote> {
         let sections = self.config.sections_by_name("remote").into_iter().flatten();
         let configured = sections.filter_map(|section| {
@@ -132,7 +133,7 @@ impl<'a> Draft<'a> {
         remotes
     }
 
-    /// What was drafted, else what is configured.
+    /// The drafted value, else the configured one.
     pub fn get(&self, key: &str) -> Option<String> {
         let drafted =
             self.settings.iter().rev().find(|setting| setting.key == key).map(|setting| setting.value.clone());
@@ -151,7 +152,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Keep `git fetch --prune` of the cluster off the tracking refs of remotes that are no hosts.
+    /// Exclude the tracking refs of remotes that are not hosts from `git fetch --prune` of the cluster.
     fn spare_others(&mut self, name: &str) {
         let key = format!("remote.{name}.fetch");
         for other in self.remotes().into_iter().filter(|remote| remote.address.is_none()) {

@@ -1,4 +1,4 @@
-//! Asking many hosts at once about something else than what they run.
+//! Asks many hosts at the same time about other things than the running commit.
 
 use deptool_agent::shared::wire::Hello;
 
@@ -13,11 +13,11 @@ use crate::{
     state::{HostFacts, HostLock, LockError},
 };
 
-/// How many hosts are asked at a time.
+/// How many hosts are asked at the same time.
 const AT_ONCE: usize = 64;
 
-/// Connect to each of `hosts` and call `ask` with the session. Returns the answers in the order of `hosts`; what their
-/// hellos contain is remembered. Deployments from this repository do not have to wait.
+/// Connect to each of `hosts` and call `ask` with the session. Returns the answers in the order of `hosts`, and records
+/// the contents of the hellos. Deployments by this repository do not have to wait.
 pub fn query<T: Send>(
     remote: &Remote,
     hosts: &[HostRemote],
@@ -51,9 +51,9 @@ pub fn query<T: Send>(
     noted.collect()
 }
 
-/// Remember what a host's hello contains. `before` was known of it when it was asked.
+/// Record the contents of a host's hello. `before` is the state that was known when the host was asked.
 fn note(remote: &Remote, host: &HostRemote, hello: &Hello, before: Option<&HostFacts>) -> Result<(), RemoteError> {
-    // Another process that talks to it, or did meanwhile, knows something newer.
+    // If another process of this repository holds the lock, its knowledge is newer.
     let lock = match HostLock::try_acquire(&remote.repo, &host.tracking) {
         Err(LockError::Held(_)) => None,
         lock => Some(lock?),
@@ -65,10 +65,11 @@ fn note(remote: &Remote, host: &HostRemote, hello: &Hello, before: Option<&HostF
     let ran = !remote.tracking().clusters(host)?.is_empty();
     match (remote.record_hello(host, hello)?, &hello.deployed) {
         (_, None) if ran && hello.busy.is_none() => {
-            remote.say(&format!("{}: nothing is deployed there any more", host.host));
+            remote.say(&format!("{}: nothing is deployed any more", host.host));
             Ok(())
         }
-        // Another operator has deployed there: fetch what runs, or the next plan would be against nothing.
+        // Another operator has deployed since the host was reinstalled. Fetch that, or the next plan would assume an
+        // empty host.
         (Machine::SetUpAnew, Some(_)) => fetch::refresh(remote, host, 1).map(drop),
         (Machine::SetUpAnew, None) | (Machine::AsKnown, _) => Ok(()),
     }

@@ -34,7 +34,7 @@ impl Safeguards {
         let Safeguards { checks, health, confirm } = self;
         let checks = checks.iter().map(|unit| format!("check with {unit}"));
         let health = health.iter().map(|probe| format!("wait for {probe}"));
-        let confirm = confirm.then(|| "go back unless the host can be reached anew".to_owned());
+        let confirm = confirm.then(|| "roll back unless the host can be reached again".to_owned());
         checks.chain(health).chain(confirm).collect()
     }
 }

@@ -52,7 +52,7 @@ pub enum HostOutcome {
     Unaffected,
     /// It was activated, failed, and what ran before runs again.
     RolledBack,
-    /// With `--atomic`: it went back because another host failed.
+    /// With `--atomic`: the host was rolled back because another host failed.
     Reverted,
     /// Another operator has deployed; nothing was changed.
     Stale,
@@ -86,7 +86,7 @@ impl HostReport {
                 format!("rolled back, not completely: {why}")
             }
             HostOutcome::RolledBack => format!("rolled back: {why}"),
-            HostOutcome::Reverted => "went back, because another host failed".into(),
+            HostOutcome::Reverted => "reverted because another host failed".into(),
             HostOutcome::Stale => "stale info".into(),
             HostOutcome::NonFastForward => "non-fast-forward".into(),
             HostOutcome::Unreachable => format!("unreachable: {why}"),
@@ -133,7 +133,7 @@ pub fn summary(reports: &[HostReport]) -> String {
         let hosts = reports.iter().filter(|report| report.outcome == fate && !report.is_failure());
         hosts.map(|report| report.host.to_string()).collect()
     };
-    add("went back on", &those(HostOutcome::Reverted));
+    add("reverted on", &those(HostOutcome::Reverted));
     add("not attempted on", &those(HostOutcome::NotAttempted));
     add("skipped, as unreachable:", &those(HostOutcome::Skipped));
     add("deployed to", &those(HostOutcome::Done));

@@ -171,7 +171,7 @@ fn stale(actual: Option<&Deployed>) -> String {
         Some(Deployed { commit, by, when, .. }) => {
             format!("{by} deployed {} {} ago; nothing was changed", commit.short(), ago(now() - when))
         }
-        None => "nothing is deployed there any more; nothing was changed".into(),
+        None => "nothing is deployed any more; nothing was changed".into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What became of the hosts, as text.
+//! The outcome on all hosts, as text.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::{
     ui::render::plural,
 };
 
-/// For each host a line, and all of them counted:
+/// One line per host, and a summary:
 ///
 /// ```text
 ///
@@ -24,7 +24,7 @@ pub(super) fn text(reports: &[HostReport], took: Duration) -> String {
     }
     out.push('\n');
     for report in &concerned {
-        // A String takes everything.
+        // Writing to a String can't fail.
         let _ = writeln!(out, "  {}: {}", report.host, report.text());
     }
     let count = |is: fn(&HostReport) -> bool| concerned.iter().filter(|report| is(report)).count();
@@ -34,7 +34,7 @@ pub(super) fn text(reports: &[HostReport], took: Duration) -> String {
     let (all, seconds) = (concerned.len(), took.as_secs_f64());
     let mut sentences = Vec::new();
     match done {
-        // Of the others it can't be said that nothing has changed.
+        // If the outcome on a host is unknown, something may have been deployed.
         0 if unknown + half == 0 => sentences.push("Nothing was deployed.".to_owned()),
         0 => {}
         _ if done == all => sentences.push(format!("Deployed to {} in {seconds:.2} s.", plural(done, "host"))),

@@ -1,4 +1,4 @@
-//! `git push`, as it carries out what was agreed to.
+//! Runs the `git push` that carries out the plan that was agreed to.
 
 use std::{
     fs,
@@ -35,18 +35,18 @@ use crate::{
     state::HostLock,
 };
 
-/// How often we look whether we were interrupted, while git is at work.
+/// How often to check for an interrupt while git runs.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 
-/// What a push has come to.
+/// The result of a push.
 pub(super) struct Pushed {
     pub status: ExitStatus,
     pub reports: Vec<HostReport>,
-    /// Why it failed, where no host has anything to do with it.
+    /// Why the push failed, if this is not due to any host.
     pub rejections: Vec<String>,
 }
 
-/// Carry out what was agreed to, and nothing else.
+/// Carry out exactly the plan that was agreed to.
 pub(super) fn push(
     remote: &Remote,
     deployment: &Deployment,
@@ -58,7 +58,7 @@ pub(super) fn push(
     let report = ReportFile::new(remote)?;
     let mut git = Command::new("git");
     if *repair == Repair::All {
-        // So that Git does not take it for done.
+        // With this option Git does not consider the refs up to date.
         git.args(["-c", "push.pushOption=repair"]);
     }
     let destination = destination(remote, aim, &mut git)?;
@@ -80,7 +80,7 @@ pub(super) fn push(
     git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress,no-failures");
     let ended = run(git.stdin(Stdio::null()).stderr(Stdio::inherit()), &remote.connector.interrupted)?;
     if ended.status.signal().is_some() || remote.connector.interrupted.is_set() {
-        // Git dies of Ctrl-C at once; the helper tells the hosts first, and holds these until it has heard of them.
+        // Ctrl-C ends Git at once, but the helper tells the hosts first. It holds these locks until they have answered.
         for (host, _) in plan.affected() {
             drop(HostLock::acquire(&remote.repo, &host.tracking, &Interrupt::default())?);
         }
@@ -96,14 +96,14 @@ pub(super) fn push(
     Ok(Pushed { status, reports, rejections })
 }
 
-/// As [`Command::output`]; when we are interrupted so is `git`, and with it the helper.
+/// Like [`Command::output`], but an interrupt also interrupts `git`, and with it the helper.
 fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Output> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let (pid, pipe) = (Pid::from_child(&child), child.stdout.take());
     let (sender, printed) = channel();
     thread::spawn(move || {
         let mut stdout = Vec::new();
-        // As much as there is: the exit status tells whether that is all.
+        // If this fails, the exit status still shows whether the output is complete.
         let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut stdout));
         let _ = sender.send(stdout);
     });
@@ -114,7 +114,7 @@ fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Outp
             Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(RecvTimeoutError::Timeout) if interrupt.is_set() && !is_told => {
                 is_told = true;
-                // It was not waited for yet, so the id is its own.
+                // The process was not reaped yet, so its id is not reused.
                 let _ = kill_process(pid, Signal::TERM);
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -122,13 +122,13 @@ fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Outp
     }
 }
 
-/// What `git push --porcelain` says of refs that were rejected: `[remote rejected] (why)`.
+/// The reasons of rejected refs in the output of `git push --porcelain`: `[remote rejected] (why)`.
 fn rejections(table: &str) -> Vec<String> {
     let rejected = table.lines().filter_map(|line| line.strip_prefix("!\t"));
     rejected.filter_map(|line| Some(printable(line.split_once('\t')?.1.as_bytes()))).collect()
 }
 
-/// The remote to push to. Tells `git` whatever it has to know of it.
+/// The remote to push to. Configures `git` for it if necessary.
 fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, CliError> {
     match (aim.selection, aim.hosts.as_slice()) {
         (Selection::Some, [only]) => Ok(aim::remote_of(remote, only)),
@@ -142,7 +142,7 @@ fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, 
     }
 }
 
-/// What the helper says of each host. The file goes when this does.
+/// The file in which the helper reports the outcome of each host. It is deleted on drop.
 struct ReportFile(PathBuf);
 
 impl ReportFile {
@@ -163,12 +163,12 @@ impl ReportFile {
 
 impl Drop for ReportFile {
     fn drop(&mut self) {
-        // What is left is in nobody's way.
+        // A leftover does no harm.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// How the whole ends if that became of one host.
+/// The exit status for a host's outcome.
 fn status_of(outcome: HostOutcome) -> ExitStatus {
     match outcome {
         HostOutcome::Done | HostOutcome::Unaffected => ExitStatus::Done,

@@ -1,4 +1,4 @@
-//! What was found as metrics in Prometheus's text format, for a scrape or for node_exporter's textfile directory.
+//! The result of `verify` in Prometheus's text format, for a scrape or for node_exporter's textfile collector.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
@@ -8,11 +8,11 @@ use deptool_agent::shared::{name::HostName, outcome::AttemptResult};
 
 use super::HostDrift;
 
-/// All metrics; of a host that could not be asked only that.
+/// All metrics. For a host that could not be asked, only the one that says so.
 pub(super) fn text(hosts: &[HostDrift]) -> String {
     let mut out = String::new();
     let mut metric = |name: &str, help: &str, samples: &mut dyn Iterator<Item = (String, i64)>| {
-        // A String takes everything.
+        // Writing to a String can't fail.
         let _ = write!(out, "# HELP deptool_{name} {help}\n# TYPE deptool_{name} gauge\n");
         for (labels, value) in samples {
             let _ = writeln!(out, "deptool_{name}{{{labels}}} {value}");
@@ -28,12 +28,12 @@ pub(super) fn text(hosts: &[HostDrift]) -> String {
     );
     metric(
         "drift",
-        "How many paths and units are not as they were deployed.",
+        "The number of paths and units that differ from what was deployed.",
         &mut asked().map(|(name, host, _)| (label(name), i64::try_from(host.drift.len()).unwrap_or(i64::MAX))),
     );
     metric(
         "deployed_info",
-        "The commit that is deployed, and its cluster.",
+        "The deployed commit and its cluster.",
         &mut deployed().map(|(name, deployed)| {
             let labels = format!("{},cluster=\"{}\",commit=\"{}\"", label(name), deployed.cluster, deployed.commit);
             (labels, 1)
@@ -41,23 +41,23 @@ pub(super) fn text(hosts: &[HostDrift]) -> String {
     );
     metric(
         "deployed_timestamp_seconds",
-        "When that was deployed.",
+        "The time of its deployment.",
         &mut deployed().map(|(name, deployed)| (label(name), deployed.when)),
     );
     metric(
         "last_attempt_success",
-        "Whether the last deployment that was activated was kept.",
+        "Whether the last attempt to deploy was kept.",
         &mut attempts().map(|(name, attempt)| (label(name), i64::from(attempt.result == AttemptResult::Done))),
     );
     metric(
         "last_attempt_timestamp_seconds",
-        "When that deployment began.",
+        "The time at which that attempt began.",
         &mut attempts().map(|(name, attempt)| (label(name), attempt.when)),
     );
     out
 }
 
-/// Neither a host's nor a cluster's name has anything that would have to be escaped.
+/// Names of hosts and clusters contain no characters that need escaping.
 fn label(host: &HostName) -> String {
     format!("host=\"{host}\"")
 }
