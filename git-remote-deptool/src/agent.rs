@@ -1,4 +1,4 @@
-//! The far end: an agent on a host, how it gets there, and what is said to it.
+//! The agent on a host: connecting to it, installing it, and exchanging messages with it.
 
 pub mod install;
 pub mod open_files;

@@ -1,4 +1,4 @@
-//! How the agent gets onto a host: one fixed command, one line that says what is there, one upload.
+//! Installs the agent on a host: one fixed command, one line in which the host describes itself, one upload.
 //!
 //! ```text
 //! helper                                     host
@@ -13,9 +13,9 @@
 //! deptool-hello <build id>           ──▶
 //!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
 //! ```
-//!
-//! Whatever goes wrong on the host's side is `deptool-error <code> <text>`. A request that was sent ahead to a host
-//! without agent does no harm: it does not begin with `deptool-upload`, so the script ends and nothing was written.
+//! An error on the host is reported as `deptool-error <code> <text>`. A request that was sent ahead does no harm on a
+//! host without the agent: it does not begin with `deptool-upload`, so the script exits before it writes anything.
+//! `<size>` counts the bytes that are sent; `<sha256>` is the digest of the file after decompression.
 //! The size is that of the bytes sent, the digest that of the file they unpack to.
 
 use deptool_agent::shared::{build, name::HostName};
@@ -31,9 +31,9 @@ pub fn hello() -> String {
     format!("deptool-hello {}\n", build::BUILD_ID)
 }
 
-/// Whether a host that calls itself `told` in `/etc/hostname` can be the one that is named `expected`.
+/// Whether a host whose `/etc/hostname` contains `told` can be the host named `expected`.
 ///
-/// One of them may be the other's first label. A host without a name of its own is accepted.
+/// One of the names may be the first label of the other. A host without a name is accepted.
 pub fn is_the_right_host(expected: &HostName, told: Option<&str>) -> bool {
     let Some(told) = told.map(str::trim).filter(|told| !told.is_empty()) else { return true };
     let (expected, told) = (expected.as_str().to_ascii_lowercase(), told.to_ascii_lowercase());
@@ -41,7 +41,7 @@ pub fn is_the_right_host(expected: &HostName, told: Option<&str>) -> bool {
     told == expected || first_label(&told) == expected || told == first_label(&expected) || told == "localhost"
 }
 
-/// What the install script could not do, or the programs that were to give it root's rights.
+/// Why the install script failed, or why sudo or doas refused to run it as root.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InstallError {
     #[error("the login is not root, and there is neither sudo nor doas to become it")]
@@ -65,7 +65,7 @@ pub enum InstallError {
 }
 
 impl InstallError {
-    /// What `deptool-error <code> <text>` means.
+    /// The error that `deptool-error <code> <text>` stands for.
     pub fn from_script(code: &str, text: &str) -> Self {
         let text = text.to_owned();
         match code {
@@ -81,7 +81,7 @@ impl InstallError {
         }
     }
 
-    /// What the host printed on stderr when nothing came on stdout: did sudo or doas refuse?
+    /// Why sudo or doas refused, from stderr of a command that printed nothing on stdout.
     pub fn from_refusal(text: &str) -> Option<Self> {
         for program in ["sudo", "doas"] {
             let prefix = format!("{program}: ");

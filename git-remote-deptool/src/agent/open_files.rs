@@ -1,20 +1,20 @@
-//! Room for the open files that many sessions take at once.
+//! Raises the limit of open files for many sessions at once.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a host takes.
+/// What needs open files for each host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// Its lock.
+    /// The host's lock.
     Lock,
-    /// Its lock, and ssh's stdin, stdout and stderr.
+    /// The host's lock, and stdin, stdout and stderr of ssh.
     Session,
 }
 
-/// What all else takes, connections that are being made included.
+/// Open files for everything else, including connections that are being made.
 const BESIDES: u64 = 64;
 
-/// This process may not open as many files as it needs.
+/// This process can't open as many files as it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{hosts} hosts at once take {needed} open files, and the limit is {limit}: raise it (ulimit -H -n), or push to \
@@ -24,7 +24,7 @@ pub struct TooMany {
     hosts: u64,
     needed: u64,
     limit: u64,
-    /// How many hosts there is room for.
+    /// The number of hosts that the limit is enough for.
     pub fitting: usize,
 }
 
@@ -37,18 +37,18 @@ impl Use {
     }
 }
 
-/// Raise this process's limit of open files, as far as it may, so that there is room for `hosts` at once. What is
-/// enough is left alone: programs that we start inherit it.
+/// Raise the soft limit of open files as far as necessary for `hosts` hosts at once. A limit that is high enough is not
+/// changed, because the programs that we start inherit it.
 pub fn make_room(hosts: usize, each: Use) -> Result<(), TooMany> {
     let limit = getrlimit(Resource::Nofile);
     if let Some(raised) = raised(limit, hosts as u64, each)? {
-        // A system that does not let us have it says so when files are opened.
+        // If this fails, opening a file fails later and reports the reason.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     Ok(())
 }
 
-/// What to set; `None` if there is room enough.
+/// The limit to set, or `None` if the current one is high enough.
 fn raised(limit: Rlimit, hosts: u64, each: Use) -> Result<Option<Rlimit>, TooMany> {
     let needed = hosts * each.files() + BESIDES;
     if limit.current.is_none_or(|current| current >= needed) {

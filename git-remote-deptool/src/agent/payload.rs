@@ -1,4 +1,4 @@
-//! What a host is sent of objects.
+//! The objects that are sent to a host.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use deptool_agent::shared::{
     wire::{Bytes, Request},
 };
 
-/// A pack and what is too large for it. Hosts that are sent the same share it.
+/// A pack, and the blobs that are too large for it. Hosts that get the same objects share it.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// The pack as messages; with the one that ends all objects if nothing is too large.
+    /// The pack, encoded as messages. If there are no large blobs, they include the message that ends the objects.
     pub messages: Arc<[u8]>,
-    /// Blobs that follow, with their sizes in bytes.
+    /// The large blobs that follow, with their sizes in bytes.
     pub large: Vec<(BlobId, u64)>,
 }
 

@@ -1,7 +1,7 @@
-//! What hosts say, made safe: the one place that every message goes through before anybody looks at it.
+//! Makes messages from hosts safe. Every message passes through here before any other code uses it.
 //!
-//! A host may be in the wrong hands. Its texts can't drive the terminal that they are shown on, nor fill it; its times can
-//! be calculated with. Names and ids have been parsed already.
+//! A host may be under an attacker's control. Its texts can't control the terminal or flood it, and arithmetic on its
+//! times can't overflow. Names and ids were validated when they were parsed.
 
 use deptool_agent::shared::{
     outcome::{Attempt, AttemptResult, Deployed, Drift, Edit, Holder, Mended, Outcome, Rollback, Subject},
@@ -11,12 +11,12 @@ use deptool_agent::shared::{
 
 /// The longest line that is shown, in bytes.
 const LINE: usize = 1000;
-/// The longest text of several lines, in bytes: what an agent says of a check or a unit that failed is shorter.
+/// The longest text of several lines, in bytes. The agent's own limit for the output of a check or a unit is lower.
 const TEXT: usize = 16 * 1024;
-/// Show at most this many lines of a list in an outcome.
+/// Show at most this many items of a list.
 const LINES: usize = 100;
 
-/// The same message, safe to show.
+/// The same message with safe texts.
 pub fn safe(response: Response) -> Response {
     match response {
         Response::Hello(greeting) => Response::Hello(Box::new(hello(*greeting))),
@@ -104,7 +104,7 @@ fn drift(drift: Drift) -> Drift {
     Drift { subject, what: line(&drift.what), edit }
 }
 
-/// Seconds since 1970 that may be subtracted from any of our own.
+/// A time in seconds since 1970, limited so that subtracting it from any other does not overflow.
 fn time(seconds: i64) -> i64 {
     seconds.clamp(0, i64::MAX / 2)
 }
@@ -121,7 +121,7 @@ fn lines(text: &str) -> String {
     cut(printable_lines(text.as_bytes()), TEXT)
 }
 
-/// `text` without what is beyond `most` bytes.
+/// The first `most` bytes of `text`.
 fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn no_text_of_a_host_drives_the_terminal_or_fills_it() {
-        let evil = "\x1b[2J\r\u{202e}".repeat(100_000);
+        let evil = "\x1b[2J\r\u{202e}".repeat(3_000);
         let failure = Rollback { why: evil.clone(), details: evil.clone(), rollback_errors: vec![evil.clone(); 1000] };
         let holder = Holder {
             by: evil.clone(),

@@ -1,7 +1,7 @@
-//! One connection to one agent: messages out, messages in, and whether the other end is still alive.
+//! One connection to an agent: it sends and receives messages, and detects a dead connection.
 //!
-//! One thread reads. The owner of the [`Session`] writes, and takes with a deadline what was read. So neither side can
-//! block the other, and a host that falls silent is noticed.
+//! A thread reads. The owner of the [`Session`] writes, and takes received messages with a deadline. So neither side
+//! can block the other, and silence of the host is noticed.
 
 use std::{
     collections::VecDeque,
@@ -40,64 +40,65 @@ use mailbox::Arrival;
 pub use mailbox::{Event, Mailbox, Order, Orders};
 use watchdog::Watchdog;
 
-/// An agent that says nothing for this long is gone. It sends heartbeats more often.
+/// The agent is given up after this much silence. It sends heartbeats more often.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long to wait for an agent on this machine to end after its answer, so that its directory is at rest when we return.
+/// How long to wait until an agent on this machine has exited after its answer, so that its directory is at rest when
+/// we return.
 const TIDYING: Duration = Duration::from_secs(10);
-/// How often we say that we are alive.
+/// How often to send a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How often a session looks whether it is interrupted.
+/// How often a session checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// How long a host may say nothing when there is reason to believe that it can't be reached, or nobody waits for its answer
-/// any more: it has missed two heartbeats.
+/// The limit for silence if the host is probably unreachable, or if its answer is no longer needed: two missed
+/// heartbeats.
 const SHORT_SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 2);
-/// Read no further while this many messages are unread: a host can't fill our memory.
+/// Stop reading while this many messages wait to be processed, so that a host can't fill our memory.
 const UNREAD: usize = 16;
 
-/// Why a session ended before its time. Every message is one line that is safe to show.
+/// Why a session ended early. Every message is one line that is safe to show.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The connection is gone; what the host does now is not known from here.
+    /// The connection was lost. The state of the host is unknown.
     #[error("the connection was lost: {0}")]
     Lost(String),
-    /// The host is there, and its agent is not any more.
+    /// The host can be reached, but its agent has exited.
     #[error("the agent ended unexpectedly ({how}){stderr}")]
     AgentEnded { how: String, stderr: String },
     #[error("interrupted")]
     Interrupted,
-    /// The agent says that it can't go on.
+    /// The agent reported an error and gave up.
     #[error("{0}")]
     Agent(String),
-    /// The agent says what does not belong there.
+    /// The agent sent a message that is not valid in this state.
     #[error("the host sent a message that makes no sense here")]
     OutOfOrder,
-    /// The agent is alive, but makes no progress, or too much noise.
+    /// The agent is alive, but makes no progress or sends too many messages.
     #[error("the host {0}")]
     Idle(&'static str),
-    /// Something on this side: a file that can't be read, say.
+    /// An error on this machine, such as an unreadable file.
     #[error(transparent)]
     Here(#[from] LocalError),
 }
 
-/// What went wrong on this side.
+/// Errors on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     #[error("no thread for it")]
     Thread(#[source] io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A blob that is too large for the pack.
+    /// A blob that is too large for the pack could not be read.
     #[error("can't read what is to be sent")]
     Blob(#[source] io::Error),
-    /// Whoever leads the push could not go on.
+    /// The thread that leads the push failed.
     #[error(transparent)]
     Supervisor(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl SessionError {
-    /// Whether this says that the host can't be reached, and not that it won't do something.
+    /// Whether the host can't be reached, as opposed to refusing something.
     pub fn is_unreachable(&self) -> bool {
         match self {
             SessionError::Lost(_) => true,
@@ -118,16 +119,16 @@ impl SessionError {
     }
 }
 
-/// A connection to an agent that has sent its hello.
+/// A connection to an agent of the same build, after its first line.
 pub struct Session {
     connection: Connection,
     outgoing: Option<Outgoing>,
     mailbox: Mailbox,
-    /// Which of the mailbox's connections this is.
+    /// The number of this connection in the mailbox.
     number: usize,
-    /// For each of its messages in the mailbox there is one here.
+    /// One entry for each message of this session in the mailbox; bounds their number.
     unread: Receiver<()>,
-    /// Those that came while a message was waited for.
+    /// Orders that arrived while the session waited for a message.
     orders: VecDeque<Order>,
     watchdog: Watchdog,
     spoke: Instant,
@@ -135,22 +136,21 @@ pub struct Session {
     answered_in: Duration,
     interrupt: Interrupt,
     at_interrupt: AtInterrupt,
-    /// How long the host may be silent.
+    /// The limit for silence of the host.
     silence: Duration,
 }
 
 /// What an interrupt does to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AtInterrupt {
-    /// It goes on, but a host that falls silent is soon given up: a deployment is ended by its fleet.
+    /// The session continues, but with a shorter limit for silence. The fleet decides about the deployment.
     Hurries,
-    /// It ends: it only asks.
+    /// The session ends, because it only reads.
     Ends,
 }
 
 impl Session {
-    /// Connect to `target`, to ask it something: an interrupt ends whatever waits for the host. Returns what the host says
-    /// of itself, too.
+    /// Connect to `target` to read from the host; an interrupt ends the session. Returns the host's hello, too.
     pub fn to_ask(
         connector: &Connector,
         target: &Endpoint,
@@ -163,8 +163,8 @@ impl Session {
         Ok((session, hello))
     }
 
-    /// Go on with a connection that was started until an agent answers; a request in `ahead` is sent without waiting for
-    /// that. The first message is a [`hello`](Self::hello).
+    /// Wait until an agent answers on a connection that was started. A request in `ahead` is sent without waiting. The
+    /// first message must be the [`hello`](Self::hello).
     pub fn open(
         connector: &Connector,
         started: Started,
@@ -200,7 +200,7 @@ impl Session {
         })
     }
 
-    /// What the host says of itself, first of all.
+    /// Receive the host's hello, which is the first message.
     pub fn hello(&mut self) -> Result<Hello, SessionError> {
         match self.receive()? {
             Response::Hello(hello) => Ok(*hello),
@@ -208,12 +208,12 @@ impl Session {
         }
     }
 
-    /// There is reason to believe that the host can't be reached: give it up soon.
+    /// Shorten the limit for silence, because the host is probably unreachable.
     pub fn expect_silence(&mut self) {
         self.silence = SHORT_SILENCE;
     }
 
-    /// Send requests that are encoded already, while what the host says meanwhile is read: see [`abandon`](Self::abandon).
+    /// Send encoded requests in the background, while messages are received. See [`abandon`](Self::abandon).
     pub fn send_meanwhile(&mut self, parts: Vec<Arc<[u8]>>) -> Result<(), SessionError> {
         self.spoke = Instant::now();
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
@@ -225,7 +225,7 @@ impl Session {
         self.outgoing.as_ref().is_some_and(Outgoing::is_busy)
     }
 
-    /// Stop sending what was sent ahead. Returns whether the host will never have all of it.
+    /// Stop sending in the background. Returns whether the host will never receive all of it.
     pub fn abandon(&mut self) -> bool {
         self.outgoing.as_mut().is_some_and(Outgoing::abandon)
     }
@@ -235,7 +235,7 @@ impl Session {
         self.answered_in
     }
 
-    /// Send a request. An agent that has ended already says why in what can still be received.
+    /// Send a request. If the agent has exited, its last messages say why; they can still be received.
     pub fn send(&mut self, request: &Request) -> Result<(), SessionError> {
         if *request != Request::Heartbeat {
             self.watchdog.asked(Instant::now());
@@ -257,7 +257,7 @@ impl Session {
         }
     }
 
-    /// Send a blob that is too large for the pack. The connection is of no use any more if that is interrupted.
+    /// Send a blob that is too large for the pack. If this is interrupted, the connection can't be used any more.
     pub fn send_blob(&mut self, id: BlobId, size: u64, content: &mut dyn io::Read) -> Result<(), SessionError> {
         self.send(&Request::Blob { id, size })?;
         let mut chunk = vec![0; CHUNK];
@@ -273,7 +273,7 @@ impl Session {
         }
     }
 
-    /// What on the host at the other end is not as it was deployed.
+    /// Ask the host what differs from what was deployed.
     pub fn verify(&mut self) -> Result<Vec<Drift>, SessionError> {
         self.send(&Request::Verify)?;
         let mut all = Vec::new();
@@ -286,7 +286,7 @@ impl Session {
         }
     }
 
-    /// The next message. Orders that come first are kept for [`Session::event`].
+    /// The next message. Orders that arrive before it are kept for [`Session::event`].
     pub fn receive(&mut self) -> Result<Response, SessionError> {
         loop {
             match self.receive_within(HEARTBEAT)? {
@@ -309,11 +309,11 @@ impl Session {
         }
     }
 
-    /// The next message that is not a heartbeat, or order, if one comes within `wait`; keeps both ends alive meanwhile.
+    /// The next order, or message that is not a heartbeat, within `wait`. Sends heartbeats meanwhile.
     fn receive_within(&mut self, wait: Duration) -> Result<Option<Event>, SessionError> {
         let deadline = Instant::now() + wait;
         loop {
-            // While a request sent ahead is on its way that is sign of life enough.
+            // A request that is being sent ahead is a sufficient sign of life.
             if self.spoke.elapsed() >= HEARTBEAT && !self.is_sending() {
                 self.send(&Request::Heartbeat)?;
             }
@@ -326,7 +326,7 @@ impl Session {
             let arrival = self.mailbox.arrivals().recv_timeout(left.min(INTERRUPT_CHECK));
             match arrival {
                 Ok(Arrival::Order(order)) => return Ok(Some(Event::Order(order))),
-                // From a connection before this one.
+                // A message of an earlier connection.
                 Ok(Arrival::Message(number, _) | Arrival::End(number, _)) if number != self.number => {}
                 Ok(Arrival::Message(_, message)) => {
                     let _ = self.unread.try_recv();
@@ -355,13 +355,13 @@ impl Session {
         SessionError::Idle(why)
     }
 
-    /// What to say of a stream that ended. ssh's own status is 255: the link, not the agent, unless ssh has nothing to say
-    /// about that. What was printed is of more use than how the pipe ended.
+    /// The error for a stream that ended. Status 255 is ssh's own: the connection failed, not the agent. What was
+    /// printed on stderr says more than how the pipe ended.
     fn ended(&mut self, error: Option<FrameError>) -> SessionError {
         self.outgoing = None;
         let status = self.connection.wait_for(Duration::from_secs(1)).ok().flatten();
         let stderr = self.connection.stderr_at_end();
-        // How to get a backtrace is no reason.
+        // Rust's hint about backtraces is not the reason.
         let last = |line: &&str| !line.is_empty() && !line.starts_with("note: ");
         let last = stderr.lines().map(str::trim).rfind(last).map(str::to_owned);
         self.connection.is_told(|line| last.as_deref() == Some(line));
@@ -385,17 +385,17 @@ impl Session {
         }
     }
 
-    /// End the session from this side. The agent may still be at work, but for one on this machine.
+    /// End the session. The agent may still be at work, unless it runs on this machine.
     pub fn close(mut self) {
         self.outgoing = None;
         if self.is_local {
-            // One that takes longer ends by itself.
+            // An agent that takes longer exits by itself.
             let _ = self.connection.wait_for(TIDYING);
         }
     }
 }
 
-/// A shell that has started the agent tells of its signals with a status of 128 and more.
+/// A shell that started the agent reports a signal as a status of 128 and more.
 fn how_it_ended(status: ExitStatus) -> String {
     match status.code() {
         Some(code @ 129..=192) => format!("killed by signal {}", code - 128),

@@ -1,9 +1,9 @@
-//! Connections to agents: over ssh, or to one on this machine.
+//! Connections to agents, over ssh or on this machine.
 //!
-//! [`Connector::start`] starts ssh or the agent and says hello, which permits nothing yet: what is to be sent can be
-//! made meanwhile. [`Connector::connect`] sends it, installs the agent where it is absent, and returns a [`Link`] once
-//! the agent has answered. What a request that was sent ahead does to an absent agent: nothing; one more connection is
-//! made, and the request is sent again on that.
+//! [`Connector::start`] starts ssh or the agent and sends our hello, which does not permit anything yet. The caller can
+//! prepare the request meanwhile. [`Connector::connect`] sends the request, installs the agent if it is missing, and
+//! returns a [`Link`] once the agent has answered. A request that was sent ahead to a host without the agent has no
+//! effect; it is sent again on another connection.
 
 use std::{
     io::{self, Write},
@@ -43,21 +43,21 @@ use messages::{Display, Kind, Showing};
 use process::{Connection, Incoming, Outgoing};
 use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
 
-/// How often a connection that is being made looks at whether it is still wanted.
+/// How often a connection that is being made checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// How long a program that has closed its stdout may take to end.
+/// How long to wait until a program that has closed its stdout exits.
 const PATIENCE_WITH_ENDING: Duration = Duration::from_secs(2);
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     Ssh(SshEndpoint),
-    /// A root directory on this machine.
+    /// A local root: a directory on this machine.
     Local(PathBuf),
 }
 
 impl Endpoint {
-    /// The same, over a connection of its own.
+    /// The same endpoint over a new connection.
     pub fn afresh(&self) -> Endpoint {
         match self {
             Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { sharing: Sharing::Never, ..ssh.clone() }),
@@ -65,7 +65,7 @@ impl Endpoint {
         }
     }
 
-    /// The same, with leave to ask the operator.
+    /// The same endpoint, and ssh may ask the operator.
     fn asking(&self) -> Endpoint {
         match self {
             Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { questions: Questions::Allowed, ..ssh.clone() }),
@@ -80,7 +80,7 @@ impl Endpoint {
         }
     }
 
-    /// What the target is called in messages.
+    /// The endpoint's name for messages.
     fn shown(&self) -> String {
         match self {
             Endpoint::Ssh(target) => target.host.clone(),
@@ -89,11 +89,11 @@ impl Endpoint {
     }
 }
 
-/// How far a connection has come.
+/// The progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Connecting,
-    /// ssh may ask the operator something now: nothing else may be on the terminal.
+    /// ssh may ask the operator something, so nothing else may be written to the terminal.
     Asking,
     /// The agent is being uploaded.
     Installing {
@@ -101,12 +101,12 @@ pub enum Stage {
     },
 }
 
-/// Why there is no link to an agent. Every message is one line that is safe to show.
+/// Why there is no connection to an agent. Every message is one line that is safe to show.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("unreachable: {0}")]
     Unreachable(String),
-    /// ssh would have had to ask, and was not allowed to.
+    /// ssh needed an answer from the operator, but was not allowed to ask.
     #[error("unreachable: {0}")]
     NeedsAnswer(String),
     #[error(
@@ -144,27 +144,27 @@ pub enum ConnectError {
     Read { host: String, source: io::Error },
 }
 
-/// A connection to an agent of our build whose first line was read.
+/// A connection to an agent of our build, after its first line was read.
 #[derive(Debug)]
 pub struct Link {
     pub connection: Connection,
-    /// After our hello, and the request if one was sent ahead.
+    /// Positioned after our hello, and after the request if it was sent ahead.
     pub outgoing: Outgoing,
-    /// After the agent's first line.
+    /// Positioned after the agent's first line.
     pub incoming: Incoming,
 }
 
-/// Makes connections, a few at a time. One serves a whole fleet, from many threads.
+/// Makes connections, a few at a time. All hosts of a push share one connector.
 #[derive(Debug)]
 pub struct Connector {
     pub environment: Environment,
     pub ssh: SshSettings,
     pub agents: Agents,
-    /// Where is shown what ssh and agents print on stderr.
+    /// Where stderr of ssh and of agents is shown.
     pub display: Display,
-    /// When it becomes true, connections that are being made end with [`ConnectError::Interrupted`].
+    /// When this becomes true, connections that are being made fail with [`ConnectError::Interrupted`].
     pub interrupted: Interrupt,
-    /// Whether the operator can be asked at all.
+    /// Whether there is a terminal to ask the operator at.
     pub can_ask: bool,
     /// Held by the one connection that may ask.
     question: Mutex<()>,
@@ -179,14 +179,14 @@ pub struct Started {
     target: Endpoint,
     link: Link,
     pass: Pass,
-    /// The request may have been sent although it was not read from the pipe.
+    /// The request was also passed in the environment, so the host may have it even if nothing was read from the pipe.
     is_told: bool,
     since: Instant,
     deadline: Option<Instant>,
 }
 
 impl Started {
-    /// It is given up at `deadline` if the agent has not answered then.
+    /// Give the connection up if the agent has not answered by `deadline`.
     pub fn until(self, deadline: Option<Instant>) -> Started {
         Started { deadline, ..self }
     }
@@ -196,20 +196,20 @@ impl Started {
         self.since
     }
 
-    /// Whether it leads to a root directory on this machine.
+    /// Whether the endpoint is a local root.
     pub fn is_local(&self) -> bool {
         matches!(self.target, Endpoint::Local(_))
     }
 }
 
-/// One started program and its first line.
+/// A started program, and its first line.
 struct Contact {
     link: Link,
     opening: Opening,
 }
 
 impl Connector {
-    /// `exe` is the running program, beside which agents are found; `DEPTOOL_AGENTS` names a directory of others.
+    /// `exe` is the path of the running program, next to which agents are searched for.
     pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
         let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
         let agents = Agents::new(chosen, exe);
@@ -227,10 +227,9 @@ impl Connector {
         }
     }
 
-    /// When it is its turn, start the program for `target` and say hello.
+    /// Wait for a free slot, start the program for `target`, and send our hello.
     ///
-    /// What is to be sent ahead travels in the environment, too, if it is given here and little: it may then arrive
-    /// before anything on stdin does.
+    /// A small request in `ahead` is also passed in the environment. It may then arrive before anything on stdin.
     pub fn start(
         &self,
         target: &Endpoint,
@@ -267,15 +266,15 @@ impl Connector {
         let shown = (self.display.sink.clone(), showing);
         let (connection, mut outgoing, incoming) = process::start(command, kind, shown, &self.interrupted)
             .map_err(|source| ConnectError::Start { program, source })?;
-        // A line fits into the pipe, so this does not block; if the program has ended already, its stdout tells.
+        // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
         let _ = outgoing.write_all(install::hello().as_bytes());
         let link = Link { connection, outgoing, incoming };
         Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now(), deadline: None })
     }
 
-    /// Go on until the agent answers, installing it if need be. `stage` hears how it goes.
+    /// Wait until the agent answers, and install it if necessary. `stage` is called with the progress.
     ///
-    /// A host that calls itself something else, or for whose platform there is no agent, is left untouched.
+    /// Nothing is written to a host that has another name, or for whose platform there is no agent.
     pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
         let target = &started.target.clone();
         let mut contact = match self.first_contact(started, ahead) {
@@ -307,7 +306,7 @@ impl Connector {
         }
     }
 
-    /// Connect once more, and have the agent's file replaced. Fails as the first connection did if that is not possible.
+    /// Connect again and replace the agent's file. If that is impossible, fail with the error of the first connection.
     fn replace(
         &self,
         target: &Endpoint,
@@ -328,7 +327,7 @@ impl Connector {
         }
     }
 
-    /// Connect once more, to one host after another, and let ssh ask.
+    /// Connect again, one host at a time, with ssh allowed to ask.
     fn first_contact_with_questions(
         &self,
         target: &Endpoint,
@@ -360,9 +359,10 @@ impl Connector {
         if let Ahead::Yes(early) = ahead {
             match &opening {
                 Ok(Opening::Agent { .. }) => early.take(),
-                // That is the install line: no agent was started.
+                // This is the install script. No agent was started.
                 Ok(Opening::Absent { .. } | Opening::Error { .. }) => {}
-                // The agent says its first line before anything else: a command that has failed without one was another.
+                // The agent prints its first line before anything else. If the command failed without one, something
+                // else failed.
                 Err(ConnectError::NoAnswer { is_failure: true, .. }) => {}
                 Err(ConnectError::Install { .. } | ConnectError::NeedsAnswer(_)) => {}
                 Err(_) if !is_told && link.outgoing.is_unread() => {}
@@ -382,7 +382,7 @@ impl Connector {
         Ok(local::command(&agent, &local::root(path)?, &self.environment))
     }
 
-    /// The agent for a host that has none. Fails if it is not the host that was meant.
+    /// The agent for a host that has none. Fails if this is the wrong host.
     fn upload_for(&self, target: &Endpoint, absent: &Opening) -> Result<Arc<install::agents::Upload>, ConnectError> {
         let (Opening::Absent { system, machine, packing, hostname }, Endpoint::Ssh(ssh)) = (absent, target) else {
             let text = "deptool-absent".to_owned();
@@ -397,7 +397,7 @@ impl Connector {
         Ok(self.agents.for_host(system, machine, *packing)?)
     }
 
-    /// Upload the agent. All that follows it is sent in the same flight.
+    /// Upload the agent. Everything after it is sent at the same time.
     fn install(
         &self,
         target: &Endpoint,
@@ -413,27 +413,27 @@ impl Connector {
             early.take();
             parts.extend(early.parts);
         }
-        // A host that gives up before it has everything says why: that is what counts, not that we could not write.
+        // A host that gives up early reports why. That report counts, not our failed write.
         let _ = contact.link.outgoing.send_ahead(parts);
         contact.opening = self.first_line(target, &mut contact.link, None)?;
         contact.into_link(target)
     }
 }
 
-/// Whether an agent that was there has ended without a word, and has got nothing to do yet.
+/// Whether the installed agent exited without its first line and before it could receive a request.
 ///
-/// Of a program that was killed ssh tells no more than of a connection that was cut, which is no reason to connect again.
+/// If the agent was killed, ssh reports the same as for a lost connection, which is no reason to connect again.
 fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, ahead: &Ahead) -> bool {
     let is_taken = matches!(ahead, Ahead::Yes(early) if early.is_taken());
     matches!(target, Endpoint::Ssh(_)) && matches!(why, ConnectError::NoAnswer { .. }) && !is_taken
 }
 
 impl Contact {
-    /// Let the other side come to its end, so that a connection which others share is not disturbed.
+    /// Wait until the program exits, so that other users of a shared connection are not disturbed.
     fn end(self) {
         let Link { connection, outgoing, incoming } = self.link;
         drop((outgoing, incoming));
-        // If it takes longer, it ends beside the next one.
+        // If it takes longer, it exits while the next connection is made.
         let _ = connection.wait_for(PATIENCE_WITH_ENDING);
     }
 
@@ -444,7 +444,7 @@ impl Contact {
         }
     }
 
-    /// What is wrong with a first line that is not that of our agent.
+    /// The error for a first line that is not that of our agent.
     fn into_error(self, target: &Endpoint) -> ConnectError {
         let host = target.shown();
         match self.opening {

@@ -1,4 +1,4 @@
-//! The agents that the helper brings along, and which of them a host needs.
+//! Finds the agent for a host's platform among those that are installed with the helper.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use deptool_agent::shared::{build, text::hex};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 
-/// A kind of machine that there are agents for.
+/// A platform that there are agents for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Platform {
     LinuxX86_64,
@@ -22,7 +22,7 @@ pub enum Platform {
 impl Platform {
     pub const ALL: [Platform; 2] = [Platform::LinuxX86_64, Platform::LinuxAarch64];
 
-    /// The platform of a machine where `uname -s` and `uname -m` print this.
+    /// The platform for the output of `uname -s` and `uname -m`.
     pub fn from_uname(system: &str, machine: &str) -> Option<Self> {
         match (system, machine) {
             ("Linux", "x86_64" | "amd64") => Some(Platform::LinuxX86_64),
@@ -40,7 +40,7 @@ impl Platform {
         }
     }
 
-    /// `e_machine` in the header of an ELF file for it.
+    /// The value of `e_machine` in the ELF header of programs for this platform.
     fn elf_machine(self) -> u16 {
         match self {
             Platform::LinuxX86_64 => 62,
@@ -58,7 +58,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// How an agent travels.
+/// How an agent is encoded for the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packing {
     Gzip,
@@ -74,7 +74,7 @@ impl fmt::Display for Packing {
     }
 }
 
-/// Why there is no agent to send or to start.
+/// Why there is no agent to upload or to start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error("no agent for '{system} {machine}'; there are agents for {}", Platform::ALL.map(|p| p.to_string()).join(", "))]
@@ -92,13 +92,14 @@ fn list(paths: &[PathBuf]) -> String {
 /// An agent, ready to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// `deptool-upload …` with its line end: how many bytes follow, the SHA-256 of what they unpack to, and how they are packed.
+    /// The line `deptool-upload …` with its line feed: the number of bytes that follow, the SHA-256 of the decompressed
+    /// file, and the encoding.
     pub header: String,
     pub bytes: Arc<[u8]>,
 }
 
 impl Upload {
-    /// Pack the agent `content`.
+    /// Encode the agent `content`.
     pub fn new(content: Vec<u8>, packing: Packing) -> Self {
         let digest = hex(&Sha256::digest(&content));
         let bytes = match packing {
@@ -115,19 +116,19 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().expect("a Vec takes everything")
 }
 
-/// Where agents are looked for.
+/// Where to search for agents.
 #[derive(Debug, Default)]
 pub struct Agents {
     /// Directories with files named `deptool-agent-<version>-<build>-<platform>`.
     directories: Vec<PathBuf>,
-    /// An agent that cargo built beside the helper, for the machine it was built on.
+    /// An agent that cargo built next to the helper, for this machine.
     beside: Option<PathBuf>,
-    /// What was packed already: a fleet needs the same agent many times.
+    /// Agents that were encoded before. A group of hosts needs the same one many times.
     packed: Mutex<BTreeMap<(Platform, Packing), Arc<Upload>>>,
 }
 
 impl Agents {
-    /// `chosen` is the user's `DEPTOOL_AGENTS`, `exe` the running program.
+    /// `chosen` is the value of `DEPTOOL_AGENTS`, and `exe` the path of the running program.
     pub fn new(chosen: Option<PathBuf>, exe: Option<&Path>) -> Self {
         let mut directories: Vec<PathBuf> = chosen.into_iter().collect();
         let beside = exe.and_then(Path::parent);
@@ -138,7 +139,7 @@ impl Agents {
         Agents { directories, beside: beside.map(|bin| bin.join("deptool-agent")), packed: Mutex::default() }
     }
 
-    /// The agent for a host where `uname` prints this, ready to be sent.
+    /// The agent for a host with this output of `uname`, ready to be sent.
     pub fn for_host(&self, system: &str, machine: &str, packing: Packing) -> Result<Arc<Upload>, AgentError> {
         let platform = Platform::from_uname(system, machine)
             .ok_or_else(|| AgentError::UnknownPlatform { system: system.into(), machine: machine.into() })?;
@@ -151,7 +152,7 @@ impl Agents {
         Ok(upload)
     }
 
-    /// The program to start for a root directory on this machine.
+    /// The agent to run on this machine, for a local root.
     pub fn for_local_root(&self) -> Result<PathBuf, AgentError> {
         let named = Platform::here().map(|platform| self.named(platform)).unwrap_or_default();
         let looked_for: Vec<PathBuf> = named.into_iter().chain(self.beside.clone()).collect();
@@ -169,7 +170,7 @@ impl Agents {
         if let Some(path) = looked_for.iter().find(|path| path.is_file()) {
             return fs::read(path).map_err(|source| AgentError::Read { path: path.clone(), source });
         }
-        // What cargo left there may be of another build, or need libraries that hosts lack.
+        // The agent that cargo left there may be of another build, or need libraries that hosts do not have.
         if let (Some(path), true) = (&self.beside, Platform::here() == Some(platform)) {
             match fs::read(path) {
                 Ok(content) if is_static_agent(&content, platform, build::BUILD_ID) => return Ok(content),
@@ -185,7 +186,7 @@ impl Agents {
     }
 }
 
-/// Whether `content` is an ELF program for `platform` that needs no dynamic linker, and was built from our sources.
+/// Whether `content` is a static ELF program for `platform` that was built from the helper's sources.
 fn is_static_agent(content: &[u8], platform: Platform, build_id: &str) -> bool {
     let number = |at: usize, size: usize| {
         let bytes = content.get(at..at.checked_add(size)?)?;

@@ -1,16 +1,16 @@
-//! The first line that comes from a host: the agent's own, or what the install script has to say.
+//! The first line from a host. It comes from the agent or from the install script.
 
 use deptool_agent::shared::text::printable;
 
 use super::agents::Packing;
 
-/// How long the first line, and what a login shell prints before it, may be.
+/// The most bytes that are read for the first line, including any text that a login shell prints before it.
 pub const MAX_OPENING: usize = 4096;
 
-/// What is at the other end.
+/// The first line, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opening {
-    /// `deptool-agent <version> <build id>`: the agent runs, frames follow.
+    /// `deptool-agent <version> <build id>`: the agent is running, and frames follow.
     Agent { version: String, build: String },
     /// `deptool-absent <uname -s> <uname -m> <gzip|plain> <name in /etc/hostname, or ->`: the script waits for an upload.
     Absent { system: String, machine: String, packing: Packing, hostname: Option<String> },
@@ -18,22 +18,22 @@ pub enum Opening {
     Error { code: String, text: String },
 }
 
-/// What the bytes received so far are.
+/// The result of looking for the first line in the bytes received so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scan {
-    /// The line is not complete.
+    /// The line is incomplete.
     More,
-    /// The line, and its length in bytes. What follows it is for the next reader.
+    /// The line, and its length in bytes. The bytes after it are left for the next reader.
     Found(Opening, usize),
-    /// Something else came first. The text is safe to show.
+    /// Other text came first. It is safe to show.
     Noise(String),
-    /// It begins as one of ours and goes on otherwise, or never ends. The text is safe to show.
+    /// The line begins like one of ours but has another format, or is too long. The text is safe to show.
     Malformed(String),
 }
 
 const WORDS: [&[u8]; 3] = [b"deptool-agent ", b"deptool-absent ", b"deptool-error "];
 
-/// Look for the first line in `bytes`, everything that was received until now.
+/// Look for the first line in `bytes`, which is everything received so far.
 pub fn scan(bytes: &[u8]) -> Scan {
     let bounded = &bytes[..bytes.len().min(MAX_OPENING)];
     let start = WORDS.iter().filter_map(|word| bounded.windows(word.len()).position(|part| part == *word)).min();
@@ -52,7 +52,7 @@ pub fn scan(bytes: &[u8]) -> Scan {
     }
 }
 
-/// The beginning of what a host printed, as one short line that is safe to show.
+/// The beginning of the host's output, as one short line that is safe to show.
 pub fn excerpt(bytes: &[u8]) -> String {
     const MOST: usize = 160;
     let text = bytes.trim_ascii();

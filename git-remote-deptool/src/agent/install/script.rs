@@ -1,18 +1,18 @@
-//! The one command that `ssh` runs on a host: it starts the agent, or takes it in and then starts it.
+//! The command that `ssh` runs on a host. It starts the agent, or installs it first.
 //!
-//! Login shells differ (bash, dash, busybox, fish, tcsh, zsh), so the command is `exec sh -c '…' deptool '…'` and what
-//! stands between the quotes has no single quote, no backslash, no `!` and no line feed: every one of them passes it on
-//! as it is. It is the same for every host; nothing that a user, a tree or a host says is ever part of it.
+//! Login shells differ (bash, dash, busybox, fish, tcsh, zsh). So the command is `exec sh -c '…' deptool '…'`, and the
+//! quoted text contains no single quote, backslash, `!` or line feed: every shell passes it on unchanged. The command
+//! is the same for every host. Nothing that comes from a user, a tree or a host is part of it.
 //!
-//! The first script is on the way of every deployment: where the agent is there it forks nothing for root, and only
-//! `id` and `sudo` for others. The second, its `$1`, is the installer. It runs as root, speaks first, and reads its
-//! lines with `read`, which takes no byte beyond them from a pipe.
+//! The first script runs in every deployment. If the agent is installed, it forks nothing for root, and only `id` and
+//! `sudo` for other users. The second script, its `$1`, is the installer. It runs as root, prints the first line, and
+//! reads its input with `read`, which does not read beyond the line feed from a pipe.
 
-/// Starts the agent as root if it is there, else runs the installer as root.
+/// Starts the agent as root if it is installed, or else runs the installer as root.
 ///
-/// `-O /` says whether we own `/`, which a shell knows without a fork; where `/` belongs to nobody (user namespaces)
-/// `id` decides. A `sudo` that refuses says so on stderr: nothing here stays behind to put it into words, because
-/// that would be one more process for as long as the agent runs.
+/// `-O /` tests whether we own `/`, without a fork. Where nobody owns `/` (user namespaces), `id` decides. If `sudo`
+/// refuses, the helper reads the reason from stderr. The script does not translate it, because that would take another
+/// process for as long as the agent runs.
 const START: &str = concat!(
     "A=@AGENT@; ",
     "if [ -O @ROOT@ ] || [ \"$(id -u)\" = 0 ]; then r=; ",
@@ -25,15 +25,18 @@ const START: &str = concat!(
     "eval \"$1\"",
 );
 
-/// Says *absent*, takes the agent from stdin, and starts it.
+/// Prints `deptool-absent`, reads the agent from stdin, and starts it.
 ///
-/// - The agent is looked for once more: its directory need not be readable for the login.
-/// - `gzip` is tried out: one that is there and does not work is not used.
-/// - `/etc/hostname` is sent before anything is written, for the helper to compare (comments and empty lines skipped).
-/// - The temporary file's name ends in our process id, so that leftovers of uploads that were killed can be told from
-///   those under way. A file that runs there before the upload tells of a file system mounted noexec.
-/// - `dd … iflag=fullblock` takes exactly the upload; `gzip` or `head` would read ahead and eat what follows it.
-/// - The name that counts appears by `mv` only, after the digest was right and the content is on disk.
+/// - It looks for the agent again, because the login user may not be able to read its directory.
+/// - It tries `gzip` out, and does not use one that fails.
+/// - It sends `/etc/hostname` before it writes anything, without comments and empty lines; the helper compares the
+///   name.
+/// - The temporary file's name ends in the script's process id. This distinguishes the leftovers of killed uploads from
+///   uploads in progress. A small script is run from that file before the upload, to detect a file system mounted
+///   noexec.
+/// - `dd … iflag=fullblock` reads exactly the upload. `gzip` or `head` would read ahead, and swallow the bytes after
+///   it.
+/// - The agent's final name appears by `mv`, after the digest was verified and the content was synced.
 const INSTALL: &str = concat!(
     "A=@AGENT@; D=@BIN@; T=$D/.new-$$; ",
     "[ -x $A ] && exec $A; ",
@@ -60,12 +63,12 @@ const INSTALL: &str = concat!(
     "exec $A",
 );
 
-/// Where on a host the command looks. Tests use directories of their own.
+/// The paths that the command uses on a host. Tests use directories of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// The directory of the agents.
+    /// The directory with the agents.
     pub bin: String,
-    /// The file with the host's own name.
+    /// The file with the host's name.
     pub hostname: String,
     /// A path that belongs to root.
     pub root: String,
@@ -77,15 +80,15 @@ impl Default for Places {
     }
 }
 
-/// What is done with an agent that is there.
+/// What to do if the agent is already installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Present {
     Started,
-    /// It did not say a word: its file may be damaged, whatever that is by now.
+    /// Install it again: it ended without its first line, so its file may be damaged.
     Replaced,
 }
 
-/// The command for an agent that has the file name `agent` on hosts.
+/// The command for the agent whose file on hosts is named `agent`.
 pub fn remote_command(places: &Places, agent: &str, present: Present) -> String {
     let fill = |script: &str| {
         let script = match present {

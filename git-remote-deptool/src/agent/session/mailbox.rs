@@ -1,4 +1,4 @@
-//! Where a session's messages and orders arrive.
+//! The queue in which messages and orders for a session arrive.
 
 use std::{
     sync::{
@@ -16,31 +16,31 @@ use deptool_agent::shared::{
 
 use crate::agent::payload::Payload;
 
-/// What a session waits for. Messages carry the number of the connection that they came over.
+/// An entry of the queue. Messages carry the number of the connection that they were received on.
 pub(super) enum Arrival {
     Message(usize, Box<Response>),
-    /// The stream has ended, well or badly.
+    /// The end of the stream, with the error if there was one.
     End(usize, Option<FrameError>),
-    /// Something that our own side wants.
+    /// An order from our own side.
     Order(Order),
 }
 
-/// What the fleet tells one session.
+/// An instruction from the fleet to one session.
 #[derive(Debug)]
 pub enum Order {
     Send(Request),
-    /// The answer to [`Response::NeedFull`]: a pack that assumes nothing, and the blobs that go with it.
+    /// The answer to [`Response::NeedFull`]: a pack that does not assume any objects on the host, and its large blobs.
     Full(Payload),
 }
 
-/// What comes in.
+/// What a session takes from its mailbox.
 #[derive(Debug)]
 pub enum Event {
     Response(Response),
     Order(Order),
 }
 
-/// Gives orders to a session, from another thread, also before it is connected.
+/// Gives orders to a session from another thread, even before it is connected.
 #[derive(Clone)]
 pub struct Orders(Sender<Arrival>);
 
@@ -51,15 +51,15 @@ impl Orders {
     }
 }
 
-/// Where a session's messages and orders arrive. When a session is lost another one can take its place, so that no order
-/// gets lost with it. One session at a time takes from it.
+/// Where messages and orders for a session arrive. If the session is lost, another one can use the same mailbox, so no
+/// order gets lost. Only one session at a time takes from it.
 #[derive(Clone)]
 pub struct Mailbox(pub(super) Arc<Inbox>);
 
 pub(super) struct Inbox {
     pub sender: Sender<Arrival>,
     arrivals: Mutex<Receiver<Arrival>>,
-    /// How many connections have delivered here.
+    /// The number of connections that have delivered to this mailbox.
     pub connections: AtomicUsize,
 }
 
@@ -71,19 +71,19 @@ impl Mailbox {
         Mailbox(Arc::new(Inbox { sender, arrivals, connections: AtomicUsize::new(0) }))
     }
 
-    /// For giving orders to the session that gets this mailbox.
+    /// The sender of orders for the session that uses this mailbox.
     pub fn orders(&self) -> Orders {
         Orders(self.0.sender.clone())
     }
 
-    /// The next order if one comes within `wait`, while there is no session.
+    /// The next order within `wait`, while there is no session.
     pub fn order_within(&self, wait: Duration) -> Option<Order> {
         let deadline = Instant::now() + wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.arrivals().recv_timeout(left) {
                 Ok(Arrival::Order(order)) => return Some(order),
-                // What a session that has ended left behind.
+                // Left over from a session that has ended.
                 Ok(Arrival::Message(..) | Arrival::End(..)) => {}
                 Err(_) => return None,
             }

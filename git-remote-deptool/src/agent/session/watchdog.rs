@@ -1,23 +1,23 @@
-//! What is expected of a host: that it is alive, makes progress, and does not flood us.
+//! Detects hosts that are silent, make no progress, or flood us with messages.
 
 use std::time::{Duration, Instant};
 
 use deptool_agent::shared::wire::Response;
 
-/// A host that is alive and makes no step for this long is given up. Checks and settling take minutes at most.
+/// The agent is given up after this time without progress. Checks and settling take minutes at most.
 const STALLED: Duration = Duration::from_secs(15 * 60);
 /// How many heartbeats, notes and progress messages a host may send at once, and how many more each second.
 const CHATTER: u64 = 2000;
 const CHATTER_PER_SECOND: u64 = 20;
 
-/// What can be expected of a host: that it is there, gets on with what it was asked, and does not chatter.
+/// Tracks when the host last sent a message and made progress, and how many messages it sent without progress.
 pub(super) struct Watchdog {
     begun: Instant,
-    /// When the last message came.
+    /// When the last message was received.
     heard: Instant,
-    /// Since when we have waited for an answer or the next step; `None` while the host waits for us.
+    /// Since when we have waited for an answer or the next step, or `None` while the host waits for us.
     owes_since: Option<Instant>,
-    /// How many messages it has sent that are no progress.
+    /// The number of messages that were not progress.
     chatter: u64,
 }
 
@@ -45,7 +45,7 @@ impl Watchdog {
                     Some(_) | None => Ok(()),
                 }
             }
-            // It waits for us, and we perhaps for other hosts.
+            // The host waits for us, and we may be waiting for other hosts.
             Response::Prepared | Response::AwaitsConfirmation { .. } | Response::Healthy | Response::Kept => {
                 self.owes_since = None;
                 Ok(())

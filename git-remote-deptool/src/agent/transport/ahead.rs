@@ -9,16 +9,16 @@ use deptool_agent::shared::env_request;
 
 use crate::agent::install;
 
-/// A request that is sent without waiting for the agent's first line.
+/// Whether a request is sent before the agent's first line was received.
 #[derive(Debug, Clone)]
 pub enum Ahead {
-    /// There is none: the caller writes when it has the link.
+    /// No: the caller sends the request on the link.
     No,
-    /// Its bytes are what follows the hello on the link that is returned, exactly once, agent or no agent before.
+    /// Yes. The bytes follow our hello on the link exactly once, whether or not the agent had to be installed.
     Yes(Early),
 }
 
-/// What is sent ahead.
+/// The request that is sent ahead.
 #[derive(Debug, Clone)]
 pub struct Early {
     pub(super) parts: Vec<Arc<[u8]>>,
@@ -30,12 +30,12 @@ impl Early {
         Early { parts, is_taken: Arc::default() }
     }
 
-    /// Whether an agent may have got some of it. If not, a connection that failed had no consequence.
+    /// Whether an agent may have received some of it. If not, a failed connection has had no effect on the host.
     pub fn is_taken(&self) -> bool {
         self.is_taken.load(Ordering::Relaxed)
     }
 
-    /// As a variable's value, after our hello; `None` if it is too much for that.
+    /// The hello and the request as the value of an environment variable, or `None` if it would be too long.
     pub(super) fn in_a_variable(&self) -> Option<String> {
         let hello = install::hello();
         let size = hello.len() + self.parts.iter().map(|part| part.len()).sum::<usize>();

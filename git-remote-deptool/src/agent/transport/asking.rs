@@ -1,9 +1,9 @@
-//! Whether a program waits for the operator, found out from `/proc`.
+//! Finds out from `/proc` whether a program may be asking the operator something.
 
 use std::{fs, path::Path};
 
-/// Whether the process `pid`, or one that it has started, directly or not, has the terminal open to ask something, or is
-/// an askpass program. Where there is no `/proc`: that it may.
+/// Whether the process `pid` or a descendant of it has the terminal open, or is an askpass program. True if there is no
+/// `/proc`.
 pub fn is_asking(pid: u32) -> bool {
     if !Path::new("/proc/self/fd").exists() {
         return true;

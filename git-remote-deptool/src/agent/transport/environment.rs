@@ -1,4 +1,4 @@
-//! What this library knows of the environment.
+//! A copy of the environment variables. The library does not read the environment itself.
 
 use std::ffi::{OsStr, OsString};
 

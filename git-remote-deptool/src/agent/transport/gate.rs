@@ -1,8 +1,8 @@
-//! How many connections are being made at once.
+//! Limits the number of connections that are being made at once.
 //!
-//! Many hosts may be behind one jump host, whose OpenSSH begins to drop connections when ten have not logged in yet
-//! (`MaxStartups 10:30:100`). So a few are let through at a time, each until the other end has answered. One that hangs
-//! is soon not waited for any more: a host that is down is no burden to a jump host, which that login has passed.
+//! Many hosts may be behind one jump host, and OpenSSH starts to drop connections when ten have not logged in yet
+//! (`MaxStartups 10:30:100`). So only a few connections are made at a time, and each counts until the other end has
+//! answered. A connection that hangs soon stops to count: its login has passed the jump host, so it is no burden there.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -11,17 +11,18 @@ use std::{
 
 use crate::model::interrupt::Interrupt;
 
-/// How many connections may be logging in at a time: two fewer than OpenSSH starts to drop, to leave room for other logins.
+/// How many connections may be logging in at the same time. This is two fewer than OpenSSH accepts, to leave room for
+/// other logins.
 pub const AT_ONCE: usize = 8;
-/// How long the first ones are waited for.
+/// How long one of the first connections counts.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How much longer than those that came through before a connection may take, and the least that is allowed.
+/// A connection stops to count after this many times the longest successful login, but not before the minimum.
 const TIMES: u32 = 3;
 const LEAST: Duration = Duration::from_secs(1);
-/// How often a waiting connection looks whether it may go on.
+/// How often a waiting connection checks whether it may continue.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Lets connections through.
+/// Admits connections.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<State>,
@@ -30,14 +31,14 @@ pub(super) struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those that are within: a number for each, and since when.
+    /// The admitted connections: a number for each, and the time of its admission.
     within: Vec<(u64, Instant)>,
     passes: u64,
-    /// What the slowest of those that came through took.
+    /// The longest time that a successful login has taken.
     longest: Option<Duration>,
 }
 
-/// The right to be within, until dropped.
+/// The permission to connect. It ends when this is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Pass {
@@ -47,7 +48,7 @@ pub(super) struct Pass {
 }
 
 impl Gate {
-    /// Wait for a pass; `None` if `interrupted` becomes true before.
+    /// Wait for a pass, or return `None` if `interrupted` becomes true first.
     pub fn enter(self: &Arc<Self>, interrupted: &Interrupt) -> Option<Pass> {
         let mut state = self.lock();
         loop {
@@ -71,7 +72,7 @@ impl Gate {
 }
 
 impl State {
-    /// How many are within at `now` and not taken to hang.
+    /// The number of admitted connections that do not hang at `now`.
     fn count(&self, now: Instant) -> usize {
         let patience = self.longest.map_or(PATIENCE, |longest| (longest * TIMES).max(LEAST));
         self.within.iter().filter(|(_, since)| now.saturating_duration_since(*since) < patience).count()

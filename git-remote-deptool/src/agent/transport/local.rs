@@ -1,4 +1,4 @@
-//! Starting the agent on this machine, for a root directory.
+//! Starts the agent on this machine for a local root.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use super::{ConnectError, Environment};
 /// The variable that tells the agent which directory to treat as `/`.
 pub const ROOT_VARIABLE: &str = "DEPTOOL_ROOT";
 
-/// The absolute path of the root directory `path`, which is made if its parent is there.
+/// The absolute path of the local root `path`. It is created if its parent exists.
 pub fn root(path: &Path) -> Result<PathBuf, ConnectError> {
     let failed = |source: io::Error| ConnectError::LocalRoot { path: path.to_owned(), source };
     match fs::create_dir(path) {
@@ -22,13 +22,14 @@ pub fn root(path: &Path) -> Result<PathBuf, ConnectError> {
     if !fs::metadata(path).map_err(failed)?.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
     }
-    // Resolved, so that the agent's directory is the same by whichever way it was named.
+    // Resolve symlinks, so that the agent's directory is the same for all spellings.
     fs::canonicalize(path).map_err(failed)
 }
 
 /// A command that runs `agent` on `root`, an absolute path.
 ///
-/// It gets a process group of its own, so that Ctrl-C does not reach it: as on a host, it hears of that from us.
+/// The agent gets a process group of its own, so Ctrl-C does not reach it. As on a host, we tell it about the
+/// interrupt.
 pub fn command(agent: &Path, root: &Path, environment: &Environment) -> Command {
     let mut command = Command::new(agent);
     let kept = |name: &[u8]| matches!(name, b"PATH" | b"TMPDIR") || name.starts_with(b"DEPTOOL_");

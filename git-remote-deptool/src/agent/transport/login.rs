@@ -1,4 +1,4 @@
-//! From the start of a login to the first line of an agent, or of the install script.
+//! Waits for the first line of an agent, or of the install script.
 
 use std::{
     io::{self, Read},
@@ -17,12 +17,12 @@ use crate::agent::install::{
     opening::{self, MAX_OPENING, Opening, Scan},
 };
 
-/// How long a login may take until the first line begins, while nothing is sent to it and no question is open.
+/// How long a login may take until the first line begins, while nothing is being sent and ssh can't be asking.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a host that has begun to print something may take until its first line is complete.
+/// How long the first line may take to complete after its first byte.
 const PATIENCE_WITH_NOISE: Duration = Duration::from_secs(10);
 impl Connector {
-    /// Wait for the first line and parse it; no longer than a login may take, nor than `deadline`.
+    /// Wait for the first line and parse it. Fail after the limits for a login, or at `deadline`.
     pub(super) fn first_line(
         &self,
         target: &Endpoint,
@@ -70,7 +70,7 @@ impl Connector {
         }
     }
 
-    /// Wait until there is something to read, or its end, as long as there is patience.
+    /// Wait for input or its end, within the limits.
     fn readable(&self, target: &Endpoint, link: &Link, patience: &mut Patience) -> io::Result<Readiness> {
         let slice = Timespec::try_from(INTERRUPT_CHECK).map_err(io::Error::other)?;
         loop {
@@ -90,13 +90,13 @@ impl Connector {
     }
 }
 
-/// How long a first line is waited for.
+/// The time limits for the first line.
 struct Patience {
     deadline: Option<Instant>,
-    /// When the host last took something of what is sent to it, or the operator was asked something.
+    /// When the host last read some of our data, or ssh last may have asked the operator.
     since: Instant,
     written: usize,
-    /// When the first byte came.
+    /// When the first byte was received.
     begun: Option<Instant>,
 }
 
@@ -105,12 +105,12 @@ impl Patience {
         Patience { deadline, since: Instant::now(), written: 0, begun: None }
     }
 
-    /// The first line has begun, or something that the login prints before it.
+    /// The first line, or other output of the login, has begun.
     fn has_begun(&mut self) {
         self.begun.get_or_insert_with(Instant::now);
     }
 
-    /// `written`: how many bytes were sent so far.
+    /// Whether a limit has passed. `written` is the number of bytes sent so far.
     fn is_over(&mut self, written: usize, may_ask: impl FnOnce() -> bool, now: Instant) -> bool {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return true;
@@ -136,15 +136,15 @@ enum Readiness {
     Interrupted,
 }
 
-/// The program at the other end closed its stdout without a first line.
+/// The error for a program that closed its stdout without a first line.
 fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> ConnectError {
     let status = connection.wait_for(PATIENCE_WITH_ENDING).ok().flatten();
     let stderr = connection.stderr_at_end();
     let host = target.shown();
     let reason = ssh::reason(&stderr);
     connection.is_told(|line| ssh::is_told(line, &reason));
-    // 255 is ssh's own: it could not connect, not log in, or lost the connection.
-    // So it is if we do not know how it ended.
+    // 255 is ssh's own status: it could not connect or log in, or it lost the connection. An unknown status is treated
+    // the same.
     if let Endpoint::Ssh(ssh) = target
         && matches!(status.map(|status| status.code()), None | Some(None | Some(255)))
     {

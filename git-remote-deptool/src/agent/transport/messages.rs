@@ -1,4 +1,4 @@
-//! What a host or ssh prints on stderr: shown as it comes, made harmless, and remembered for error messages.
+//! Shows what a host or ssh prints on stderr, without control characters, and remembers it for error messages.
 
 use std::{
     fmt,
@@ -22,19 +22,19 @@ use rustix::{
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-/// How much of it is remembered.
+/// How many bytes are remembered.
 const REMEMBERED: usize = 4096;
-/// How much of it is shown, in bytes: much more than ssh has to say, and no flood.
+/// How many bytes are shown at most. ssh never prints that much; a flood does.
 const SHOWN: usize = 256 * 1024;
 
-/// Where it is shown. Shared by all sessions; each write is one piece of text that came at once.
+/// Where the text is shown. All sessions share it; each write is one piece of text.
 pub type Sink = Arc<Mutex<dyn Write + Send>>;
 
-/// Where it is shown, and what it should look like to ssh.
+/// Where stderr is shown, and what kind of file ssh gets as its stderr.
 #[derive(Clone)]
 pub struct Display {
     pub sink: Sink,
-    /// [`Kind::Terminal`] if `sink` ends on a terminal.
+    /// [`Kind::Terminal`] if `sink` is a terminal.
     pub kind: Kind,
 }
 
@@ -44,49 +44,49 @@ impl fmt::Debug for Display {
     }
 }
 
-/// What the other program gets as its stderr.
+/// The kind of file that the other program gets as its stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A pipe.
     Pipe,
-    /// A terminal that is not the user's. OpenSSH says "Confirm user presence for key …" only where stderr is a
-    /// terminal; giving it the user's own would let a host send that terminal whatever it likes.
+    /// A terminal of its own. OpenSSH prints "Confirm user presence for key …" only if stderr is a terminal. The user's
+    /// own terminal would let a host send arbitrary bytes to it.
     Terminal,
 }
 
-/// A thread that shows and remembers.
+/// A thread that shows and remembers stderr.
 #[derive(Debug)]
 pub struct Messages {
     remembered: Arc<Mutex<String>>,
     shown: Arc<Mutex<Shown>>,
-    /// Disconnected when everything was read.
+    /// Disconnected after everything was read.
     ended: Mutex<Receiver<()>>,
 }
 
-/// When it is shown. The last line that a program prints is often the reason for its end, which an error will name: so a line
-/// is held back for a moment, and is not shown if it turns out to be that.
+/// When text is shown. The last line before a program exits is often the reason, which the error message repeats. So
+/// each line is held back for a moment, and dropped if an error reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Showing {
-    /// After that moment. What is no whole line may be a question, and is shown at once.
+    /// After that moment. Text that is not a whole line may be a question, and is shown at once.
     Soon,
-    /// When there is a connection, and then soon. If none comes about, the error says why.
+    /// When the connection is made; afterwards as [`Showing::Soon`]. If it can't be made, the error says why.
     Connected,
 }
 
 /// How long a line is held back.
 const HELD: Duration = Duration::from_millis(300);
-/// How often it is looked whether a line was held back for long enough.
+/// How often to check whether a line was held back for long enough.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What is shown, and how much of it.
+/// Shows text up to a limit.
 struct Shown {
     sink: Sink,
-    /// How much more may be shown, in bytes.
+    /// How many more bytes may be shown.
     left: usize,
     showing: Showing,
-    /// What is held back.
+    /// The text that is held back.
     held: String,
-    /// Since when.
+    /// Since when it is held back.
     since: Instant,
 }
 
@@ -97,7 +97,7 @@ impl fmt::Debug for Shown {
 }
 
 impl Messages {
-    /// There is a connection: show what was held back.
+    /// The connection was made: show the text that was held back.
     pub fn release(&self) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.showing == Showing::Connected {
@@ -106,17 +106,17 @@ impl Messages {
         }
     }
 
-    /// An error tells these lines: they are not shown any more.
+    /// Drop the held-back lines that an error reports.
     pub fn is_told(&self, is_told: impl Fn(&str) -> bool) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let held = std::mem::take(&mut shown.held);
         shown.held = held.split_inclusive('\n').filter(|line| !is_told(line.trim())).collect();
     }
 
-    /// Everything that was printed, its end if it was much. `patience` is how long to wait for the rest of it: a
-    /// connection that ssh keeps in the background may hold on to stderr long after the session.
+    /// Everything that was printed, or the end of it. Waits up to `patience` for the rest: an ssh connection in the
+    /// background may keep stderr open long after the session.
     pub fn stderr(&self, patience: Duration) -> String {
-        // Whether it was all or what there is by now: it is the best we have.
+        // Return what there is, even if the rest did not come in time.
         let _ = self.wait(patience);
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -140,9 +140,9 @@ impl Drop for Messages {
     }
 }
 
-/// Both ends of a stderr: one for the program that is to be started, one for [`follow`].
+/// Both ends of a stderr: one for the program that will be started, one for [`follow`].
 pub fn channel_of(kind: Kind) -> io::Result<(Stdio, File)> {
-    // Where there are no terminals to be had, a pipe does as well but for that one message.
+    // If no terminal is available, a pipe works as well, except for that one message.
     if let (Kind::Terminal, Ok((theirs, ours))) = (kind, terminal()) {
         return Ok((theirs.into(), ours));
     }
@@ -150,7 +150,7 @@ pub fn channel_of(kind: Kind) -> io::Result<(Stdio, File)> {
     Ok((theirs.into(), OwnedFd::from(ours).into()))
 }
 
-/// A new terminal, raw, that becomes nobody's controlling terminal: (the program's end, our end).
+/// A new raw terminal that is not the controlling terminal of any process: (the program's end, our end).
 fn terminal() -> io::Result<(OwnedFd, File)> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
     rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC)?;
@@ -164,7 +164,7 @@ fn terminal() -> io::Result<(OwnedFd, File)> {
     Ok((theirs, ours.into()))
 }
 
-/// Show on `sink` what comes from `source` until it ends.
+/// Show on `sink` what is read from `source`, until its end.
 pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
     let remembered = Arc::new(Mutex::new(String::new()));
     let (held, since) = (String::new(), Instant::now());
@@ -184,7 +184,7 @@ pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
                 Ok(0) => break,
                 Ok(n) => filter.push(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // A terminal that nobody has open any more says EIO.
+                // A terminal that no process has open reports EIO.
                 Err(_) => break,
             };
             remember(&text, &memory);
@@ -219,7 +219,7 @@ impl Shown {
         self.tick();
     }
 
-    /// Whether something is held back for a moment.
+    /// Whether text is being held back.
     fn is_waiting(&self) -> bool {
         self.showing == Showing::Soon && !self.held.is_empty()
     }
@@ -235,7 +235,7 @@ impl Shown {
         self.show(&held);
     }
 
-    /// Show `text` if that is less than what is left.
+    /// Show `text`, within the limit.
     fn show(&mut self, text: &str) {
         if text.is_empty() || self.left == 0 {
             return;
@@ -251,15 +251,16 @@ impl Shown {
             }
         };
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the terminal is gone there is no other place to report that.
+        // If the terminal is gone, there is nowhere to report that.
         let _ = sink.write_all(text.as_bytes()).and_then(|()| sink.flush());
     }
 }
 
-/// Makes a stream of bytes safe to show, piece by piece, without waiting for the ends of lines.
+/// Makes a stream of bytes safe to show, piece by piece, without waiting for whole lines.
 #[derive(Debug, Default)]
 struct Filter {
-    /// The end of the last piece, where what comes next decides what it means: half a character, a carriage return.
+    /// The end of the last piece, if its meaning depends on the next piece: an incomplete character, or a carriage
+    /// return.
     held: Vec<u8>,
     within_line: bool,
 }
@@ -282,7 +283,8 @@ impl Filter {
         self.shown(&rest)
     }
 
-    /// `bytes` made safe. ssh ends its lines with CR LF and begins some with CR: those disappear.
+    /// `bytes` without control characters. The carriage returns that ssh puts at the ends and beginnings of lines are
+    /// removed.
     fn shown(&mut self, bytes: &[u8]) -> String {
         let mut kept = Vec::with_capacity(bytes.len());
         for (at, byte) in bytes.iter().enumerate() {
@@ -297,7 +299,7 @@ impl Filter {
     }
 }
 
-/// Whether `bytes` can become a character when more follow.
+/// Whether `bytes` is the beginning of a character.
 fn is_half_a_character(bytes: &[u8]) -> bool {
     let length = match bytes.first() {
         Some(0xc2..=0xdf) => 2,

@@ -1,4 +1,4 @@
-//! A program at the other end of two pipes, which different threads can read and write.
+//! A program behind two pipes, which different threads can read and write.
 
 use std::{
     io::{self, Read, Write},
@@ -24,18 +24,19 @@ use super::asking;
 use super::messages::{self, Kind, Messages, Showing, Sink};
 use crate::model::interrupt::Interrupt;
 
-/// How much is written between two looks at whether it is still wanted.
+/// How many bytes are written between two checks whether to continue.
 const CHUNK: usize = 64 * 1024;
-/// How long the other side may take nothing of what is written to it.
+/// How long a write may wait for the other side.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The same when nobody waits for that any more.
+/// The same after an interrupt.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a write that waits looks whether it is still wanted.
+/// How often a waiting write checks whether to continue.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The program itself: ssh, or an agent on this machine.
+/// The program: ssh, or an agent on this machine.
 ///
-/// Dropping it kills nothing: the program ends when its input ends, and is then reaped in the background.
+/// Dropping it does not kill the program. The program exits when its stdin is closed, and is then reaped in the
+/// background.
 #[derive(Debug)]
 pub struct Connection {
     child: Arc<Mutex<Child>>,
@@ -46,8 +47,8 @@ pub struct Connection {
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<Mutex<Child>>);
 
-/// Start `command` with pipes for stdin and stdout; its stderr is shown on `sink`. When we are interrupted, writes to it do
-/// not wait for long any more.
+/// Start `command` with pipes for stdin and stdout, and show its stderr on `sink`. After an interrupt, writes to it
+/// give up sooner.
 pub fn start(
     mut command: Command,
     kind: Kind,
@@ -56,7 +57,7 @@ pub fn start(
 ) -> io::Result<(Connection, Outgoing, Incoming)> {
     let (stderr, ours) = messages::channel_of(kind)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
-    // It holds the program's end of stderr, which would never end.
+    // The command holds the program's end of stderr. While it is open, stderr does not end.
     drop(command);
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         unreachable!("both were asked for")
@@ -68,22 +69,23 @@ pub fn start(
 }
 
 impl Connection {
-    /// Wait until the program ends. It ends when both [`Outgoing`] is dropped and the other side is done.
+    /// Wait until the program exits. It exits when [`Outgoing`] was dropped and the other side is done.
     pub fn wait(&self) -> io::Result<ExitStatus> {
         let pid = Pid::from_child(&lock(&self.child));
-        // Not with the lock held, so that it can be stopped meanwhile; not reaping it, so that its id stays its own.
+        // Wait without the lock, so that the program can be stopped meanwhile, and without reaping it, so that its id
+        // is not reused.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         loop {
             match waitid(WaitId::Pid(pid), options) {
                 Err(rustix::io::Errno::INTR) => continue,
-                // It was reaped already: its status is known.
+                // It was reaped before, so its status is known.
                 Ok(_) | Err(rustix::io::Errno::CHILD) => return lock(&self.child).wait(),
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// As [`wait`](Self::wait), but not longer than `patience`; `None` if it still runs then.
+    /// Like [`wait`](Self::wait), but at most for `patience`. `None` if the program still runs.
     pub fn wait_for(&self, patience: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + patience;
         loop {
@@ -95,34 +97,34 @@ impl Connection {
         }
     }
 
-    /// Show what was held back of stderr: see [`Showing::Connected`].
+    /// Show the stderr that was held back. See [`Showing::Connected`].
     pub fn show_stderr(&self) {
         self.messages.release();
     }
 
-    /// An error tells these lines of stderr: they are not shown any more.
+    /// Drop the lines of stderr that an error reports.
     pub fn is_told(&self, is_told: impl Fn(&str) -> bool) {
         self.messages.is_told(is_told);
     }
 
-    /// Whether ssh may wait for the operator: it, or a program that it has started, has the terminal open, is an askpass
-    /// program, or has said that a key has to be touched. Where that can't be found out, it may.
+    /// Whether ssh may be waiting for the operator: it or a descendant has the terminal open or is an askpass program,
+    /// or it asked for a key to be touched. True if that can't be found out.
     pub fn may_be_asking(&self) -> bool {
         let touch = self.stderr().lines().last().is_some_and(|line| line.contains("user presence"));
         touch || asking::is_asking(lock(&self.child).id())
     }
 
-    /// What can end the program from another thread.
+    /// A handle to end the program from another thread.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.child.clone())
     }
 
-    /// What was printed on stderr so far, 4 KiB at most, safe to show.
+    /// The stderr so far, at most 4 KiB, safe to show.
     pub fn stderr(&self) -> String {
         self.messages.stderr(Duration::ZERO)
     }
 
-    /// As [`stderr`](Self::stderr), after the program has ended.
+    /// Like [`stderr`](Self::stderr), after the program has exited.
     pub fn stderr_at_end(&self) -> String {
         self.messages.stderr(Duration::from_millis(500))
     }
@@ -143,11 +145,11 @@ impl Drop for Connection {
 }
 
 impl Stopper {
-    /// Send SIGTERM, if it still runs. ssh restores the terminal before it dies of it.
+    /// Send SIGTERM if it still runs. ssh then restores the terminal.
     pub fn stop(&self) {
         let mut child = lock(&self.0);
         if matches!(child.try_wait(), Ok(None)) {
-            // It may have ended this instant, which is what we want.
+            // It may have exited just now, which is as good.
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);
         }
     }
@@ -166,17 +168,17 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// The program's stdin. Dropping it ends the stream.
+/// The program's stdin. Dropping it closes the pipe.
 ///
-/// What is sent ahead of an answer is written by a thread of its own, so that no amount of it can block us while the
-/// other side waits for us to read. The first write after it waits for that thread.
+/// Data that is sent ahead is written by a thread. So it can't block us while the other side waits for us to read. The
+/// next write waits for that thread.
 #[derive(Debug)]
 pub struct Outgoing {
     writer: Option<Writer>,
     written: Arc<AtomicUsize>,
-    /// Set to make the thread that writes stop.
+    /// Set to stop the writing thread.
     unwanted: Arc<AtomicBool>,
-    /// The same pipe once more: it tells what was not read, also after the program has ended.
+    /// A second handle for the same pipe, to find out how much was not read, even after the program has exited.
     pipe: Option<OwnedFd>,
 }
 
@@ -186,12 +188,12 @@ enum Writer {
     Ahead(JoinHandle<io::Result<Stdin>>),
 }
 
-/// A pipe that does not block, and does not wait for ever either.
+/// A pipe whose writes have a time limit.
 #[derive(Debug)]
 struct Stdin {
     pipe: ChildStdin,
     patience: Duration,
-    /// How many bytes were.
+    /// The number of bytes written.
     written: Arc<AtomicUsize>,
     unwanted: Arc<AtomicBool>,
     interrupt: Interrupt,
@@ -230,7 +232,7 @@ impl Write for Stdin {
 
 impl Outgoing {
     fn new(pipe: ChildStdin, interrupt: Interrupt) -> Outgoing {
-        // Without it everything counts as read.
+        // Without this handle, everything counts as read.
         let again = pipe.as_fd().try_clone_to_owned().ok();
         let written = Arc::<AtomicUsize>::default();
         let unwanted = Arc::<AtomicBool>::default();
@@ -238,7 +240,7 @@ impl Outgoing {
         Outgoing { writer: Some(Writer::Ready(stdin)), written, unwanted, pipe: again }
     }
 
-    /// Write `parts` in order, in the background. An error shows at the next write.
+    /// Write `parts` in order, in the background. The next write reports an error.
     pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
         let mut stdin = self.take_ready()?;
         let thread = thread::spawn(move || {
@@ -249,7 +251,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Stop writing what was sent ahead. Returns whether some of it was not written, and now never will be.
+    /// Stop writing in the background. Returns whether some of it was not written, and never will be.
     pub fn abandon(&mut self) -> bool {
         let Some(Writer::Ahead(_)) = &self.writer else { return false };
         self.unwanted.store(true, Ordering::Relaxed);
@@ -263,18 +265,18 @@ impl Outgoing {
         }
     }
 
-    /// How many bytes were written so far.
+    /// The number of bytes written so far.
     pub fn written(&self) -> usize {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether what was sent ahead is still being written: another write would wait for that.
+    /// Whether something is still being written in the background. Another write would wait for that.
     pub fn is_busy(&self) -> bool {
         matches!(&self.writer, Some(Writer::Ahead(thread)) if !thread.is_finished())
     }
 
-    /// Whether it is certain that nobody has read anything of what was written here, and nobody will: all ends to read
-    /// from are closed. Not by what the program says, which may be in any language and of any ssh.
+    /// Whether it is certain that no process has read or will read any of the written bytes: all read ends are closed.
+    /// This does not rely on ssh's messages, which depend on its language and implementation.
     pub fn is_unread(&self) -> bool {
         let Some(pipe) = &self.pipe else { return false };
         let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -282,7 +284,7 @@ impl Outgoing {
         if !matches!(poll(&mut closed, Some(&patience)), Ok(1..)) {
             return false;
         }
-        // Writes end when nobody can read any more.
+        // The background write fails as soon as no process can read.
         while self.is_busy() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -290,7 +292,7 @@ impl Outgoing {
         unread == Some(self.written() as u64)
     }
 
-    /// The program has answered: what it has read is not asked any more.
+    /// The program has answered, so the second handle is no longer needed.
     pub fn answered(&mut self) {
         self.pipe = None;
     }
@@ -327,7 +329,7 @@ impl Write for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // The rest is not needed any more.
+        // Nobody needs the rest.
         self.unwanted.store(true, Ordering::Relaxed);
     }
 }
@@ -341,7 +343,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Have `bytes` read again before anything else.
+    /// Put `bytes` back, to be read before anything else.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         debug_assert!(self.taken == self.put_back.len(), "one opening is read at a time");
         self.put_back = bytes.to_vec();

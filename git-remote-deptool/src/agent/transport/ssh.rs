@@ -19,20 +19,20 @@ use super::{
 };
 use crate::model::interrupt::Interrupt;
 
-/// By its path: to look for a program in another environment's PATH takes a copy of this whole process.
+/// An absolute path: searching another environment's PATH would take a copy of this whole process.
 const SHELL: &str = "/bin/sh";
-/// How long a shared connection is asked for whether it is there.
+/// How long to wait for the answer of a shared connection's master.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
 /// A host that is reached over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshEndpoint {
-    /// The login, where the address has one.
+    /// The login user, if the address has one.
     pub user: Option<String>,
-    /// What ssh is asked to connect to: a name, an alias, or an address.
+    /// The name, alias or address that ssh connects to.
     pub host: String,
     pub port: Option<u16>,
-    /// The host's directory in the config tree (`deptoolHost`, or `host`): what it should call itself.
+    /// The host's directory in the tree (`deptoolHost`, or `host`), which its `/etc/hostname` must match.
     pub name: HostName,
     pub sharing: Sharing,
     pub questions: Questions,
@@ -43,8 +43,8 @@ pub struct SshEndpoint {
 pub enum Questions {
     /// This is the only connection that is being made.
     Allowed,
-    /// Others are being made at the same time: ssh does not ask (`BatchMode`), and where it would have to another
-    /// connection is made, one host after another.
+    /// Other connections are made at the same time, so ssh must not ask (`BatchMode`). If it needs to, the host is
+    /// connected to again later, one host at a time.
     Deferred,
 }
 
@@ -56,7 +56,7 @@ impl SshEndpoint {
             "Permission denied (",
             "Too many authentication failures",
             "signing failed",
-            // What others than ssh say when there is no terminal to ask at.
+            // Messages of other programs than ssh if there is no terminal.
             "/dev/tty",
             "a tty",
         ];
@@ -64,23 +64,23 @@ impl SshEndpoint {
     }
 }
 
-/// Whether a connection that is there already may be used.
+/// Whether a shared connection may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// If the user has set it up (`ControlMaster`).
+    /// If the user's configuration says so (`ControlMaster`).
     AsConfigured,
-    /// Yes, and what is made now is left for those that follow (`deptool.shareConnections`).
+    /// Yes, and a new connection is shared with later sessions (`deptool.shareConnections`).
     Asked,
-    /// Never: to find out whether a new connection can be made, or because the shared one may be what was lost.
+    /// No, to test that a new connection can be made, or because the shared one may be broken.
     Never,
 }
 
-/// Which ssh to use: Git's settings, as they are.
+/// Git's settings for ssh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SshSettings {
-    /// `GIT_SSH_COMMAND`, else `core.sshCommand`: a line for the shell.
+    /// `GIT_SSH_COMMAND`, else `core.sshCommand`: a command line for the shell.
     pub command: Option<OsString>,
-    /// `GIT_SSH`: a program, only used where there is no command.
+    /// `GIT_SSH`: a program, only used if there is no command line.
     pub program: Option<OsString>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
     pub variant: Option<OsString>,
@@ -89,7 +89,7 @@ pub struct SshSettings {
 }
 
 impl SshSettings {
-    /// What Git would use, given the environment and its configuration.
+    /// The settings that Git would use.
     pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
         let command = variable("GIT_SSH_COMMAND").or(core_ssh_command);
@@ -102,7 +102,7 @@ impl SshSettings {
     }
 }
 
-/// Whose options a program understands, as in Git's `ssh.variant`.
+/// The command line syntax of a program, as in Git's `ssh.variant`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
     OpenSsh,
@@ -112,7 +112,7 @@ enum Variant {
     TortoisePlink,
 }
 
-/// What is started: a program, or a line of the user's for the shell.
+/// The program to start: a path, or the user's command line for the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Program {
     File(OsString),
@@ -120,9 +120,9 @@ enum Program {
 }
 
 impl Program {
-    /// Arguments for a shell that does `first` and then runs the program with the arguments that follow these.
+    /// Arguments for a shell that runs `first` and then the program with the arguments that follow.
     ///
-    /// One shell does for both. A line is run as Git runs it: with the arguments appended.
+    /// One shell does both. A command line is run as Git runs it: with the arguments appended.
     fn run(&self, first: &str) -> [OsString; 3] {
         let mut script = OsString::from(first);
         match self {
@@ -140,7 +140,7 @@ impl Program {
     }
 }
 
-/// Whether `line` is nothing but a program that we know and its arguments, so that the shell has nothing to stay for.
+/// Whether `line` is just a known program with arguments, so that the shell can `exec` it.
 fn is_simple(line: &OsStr) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b" -./:@_,+%=~\"'".contains(byte);
     by_name(&first_word(line)).is_some() && line.as_bytes().iter().all(is_plain)
@@ -148,9 +148,10 @@ fn is_simple(line: &OsStr) -> bool {
 
 /// A command that runs `remote_command` on `target`.
 ///
-/// It is started by a shell that ignores SIGINT: Ctrl-C reaches the whole foreground group, and ssh must live until
-/// the host was told what to do. ssh leaves a signal alone that is ignored when it starts. In a process group of its
-/// own it would be stopped (SIGTTIN) when it asks for a password; ignoring signals without a shell takes unsafe code.
+/// A shell that ignores SIGINT starts it. Ctrl-C reaches the whole foreground process group, but ssh must live until
+/// the host was told about the interrupt. ssh keeps ignoring a signal that is ignored when it starts. In a process
+/// group of its own, ssh would be stopped (SIGTTIN) when it asks for a password. Ignoring signals without a shell takes
+/// unsafe code.
 pub fn command(
     target: &SshEndpoint,
     settings: &SshSettings,
@@ -167,8 +168,8 @@ pub fn command(
     Ok(command)
 }
 
-/// A shell that has no terminal to ask at, and neither has what it starts: an ssh to a jump host knows nothing of our
-/// `BatchMode`. Where there is no setsid(1), it asks.
+/// A shell without a controlling terminal, so that no descendant can ask: an ssh to a jump host does not inherit our
+/// `BatchMode`. Without setsid(1), it can.
 fn without_terminal(environment: &Environment) -> Command {
     let here = std::env::current_dir().unwrap_or_default();
     let Ok(setsid) = which::which_in("setsid", environment.get("PATH"), here) else { return shell(environment) };
@@ -178,7 +179,7 @@ fn without_terminal(environment: &Environment) -> Command {
     command
 }
 
-/// Whether there is a connection to `target` that the next session would share (`ssh -O check`). Nothing is sent.
+/// Whether the next session could share a connection to `target` (`ssh -O check`). Nothing is sent.
 pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
     let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
     let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
@@ -196,7 +197,7 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     status.is_some_and(|status| status.success())
 }
 
-/// A shell in the user's environment but for everything that speaks of the repository.
+/// A shell in the user's environment, without the variables about the repository.
 fn shell(environment: &Environment) -> Command {
     let mut command = Command::new(SHELL);
     scrub(&mut command, environment);
@@ -236,7 +237,7 @@ fn choose(
     Ok((program, variant))
 }
 
-/// The program of a simple command line; of others, something that is no program's name.
+/// The program of a simple command line. For any other, a string that matches no program.
 fn first_word(line: &OsStr) -> OsString {
     let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
     let unquoted = match word {
@@ -256,7 +257,7 @@ fn by_name(program: &OsStr) -> Option<Variant> {
     }
 }
 
-/// Git's test for programs of other names: does it print its configuration (`-G`) as OpenSSH does?
+/// Git's test for programs with other names: does the program accept `-G`, like OpenSSH?
 fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
     let mut command = shell(environment);
     command.args(program.run("")).arg("-G").arg(destination(target));
@@ -273,9 +274,9 @@ fn destination(target: &SshEndpoint) -> String {
 
 /// The options of each variant, the destination and the command.
 ///
-/// An address that does not answer is given up in less than the ten seconds after which a host counts as unreachable;
-/// a connection that died is noticed after thirty, as the protocol does. A value that the user's own command line
-/// sets comes before ours, so it is the one that counts.
+/// An address that does not answer is given up in less than ten seconds, after which a host counts as unreachable. A
+/// dead connection is detected after thirty seconds, as in the protocol. Values on the user's own command line come
+/// before ours and take precedence.
 fn arguments(
     variant: Variant,
     target: &SshEndpoint,
@@ -289,7 +290,7 @@ fn arguments(
     let mut arguments: Vec<OsString> = Vec::new();
     let mut push = |parts: &[&str]| arguments.extend(parts.iter().map(Into::into));
     if (variant, target.sharing) == (Variant::OpenSsh, Sharing::Never) {
-        // Unlike `-o ControlPath` it counts also where the user's own command line has set one.
+        // Unlike `-o ControlPath`, this also applies if the user's command line sets a path.
         push(&["-S", "none"]);
     }
     if (variant, target.sharing) == (Variant::OpenSsh, Sharing::Asked) {
@@ -299,10 +300,10 @@ fn arguments(
     match (variant, port.as_deref()) {
         (Variant::OpenSsh, _) => {
             push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]);
-            // A user's own settings for interactive sessions would be in the way of a command.
+            // Settings for interactive sessions would break a command.
             push(&["-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"]);
             settings.overrides.iter().for_each(|option| push(&["-o", option]));
-            // Always: what may be sent over a shared connection is settled when that is made.
+            // This is always set, because a shared connection sends only the variables that were set when it was made.
             push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
             if target.questions == Questions::Deferred {
                 push(&["-o", "BatchMode=yes"]);
@@ -322,10 +323,10 @@ fn arguments(
     Ok(arguments)
 }
 
-/// Sockets are where nobody else can make them. ssh knows where a home is.
+/// The socket is in a directory that only the user can write to. ssh expands the home directory.
 fn control_path(environment: &Environment) -> String {
     let runtime = environment.get("XDG_RUNTIME_DIR").and_then(OsStr::to_str);
-    // What ssh would take for more than a path is not worth the trouble.
+    // Characters that ssh would expand are not worth escaping.
     let is_plain = |directory: &&str| directory.starts_with('/') && !directory.contains(['%', '"', ' ', '$']);
     let directory = runtime.filter(is_plain).filter(|directory| Path::new(directory).is_dir()).unwrap_or("~/.ssh");
     format!("ControlPath={directory}/deptool-%C")
@@ -334,19 +335,19 @@ fn control_path(environment: &Environment) -> String {
 /// Said of an ssh that has said nothing.
 const NO_REASON: &str = "ssh gave no reason";
 
-/// Why ssh could not connect, from what it printed: its last line, or an earlier one that tells more.
+/// Why ssh could not connect, according to its stderr: the last line, or an earlier one that says more.
 pub fn reason(stderr: &str) -> String {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = lines().rfind(|line| !is_consequence(line)).or_else(|| lines().next_back()).unwrap_or(NO_REASON);
     line.strip_prefix("ssh: ").unwrap_or(line).to_owned()
 }
 
-/// What ssh adds when a jump host or a proxy command had the actual problem.
+/// Whether ssh prints this line because a jump host or a proxy command failed.
 fn is_consequence(line: &str) -> bool {
     line.starts_with("kex_exchange_identification: ") || line.starts_with("Connection closed by UNKNOWN")
 }
 
-/// Whether a line of ssh's says nothing beside an error with this reason.
+/// Whether a line of ssh adds nothing to an error with this reason.
 pub fn is_told(line: &str, reason: &str) -> bool {
     line.strip_prefix("ssh: ").unwrap_or(line) == reason || is_consequence(line)
 }

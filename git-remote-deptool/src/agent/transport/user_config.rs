@@ -1,7 +1,7 @@
-//! Settings of the user's ssh configuration that make a session unable to run a command.
+//! Settings in the user's ssh configuration that would prevent a session from running a command.
 //!
-//! `RemoteCommand` and `PermitLocalCommand` are always overridden. These three are newer (OpenSSH 8.7): an older ssh
-//! would not start if they were on its command line, so they are only where the configuration has them, too.
+//! `RemoteCommand` and `PermitLocalCommand` are always overridden. The three options here are newer (OpenSSH 8.7), and
+//! an older ssh would reject them. So each is overridden only if the configuration has it.
 
 use std::{
     ffi::OsStr,
@@ -11,18 +11,18 @@ use std::{
 
 use super::Environment;
 
-/// What a configuration may set, and what a session needs.
+/// A setting in the configuration, and the option that overrides it.
 const OVERRIDES: [(&str, &str); 3] = [
     ("stdinnull", "StdinNull=no"),
     ("sessiontype", "SessionType=default"),
     ("forkafterauthentication", "ForkAfterAuthentication=no"),
 ];
-/// How deep files may include each other, as in ssh.
+/// The depth limit for includes, as in ssh.
 const DEPTH: usize = 16;
-/// No configuration is longer than this, in bytes.
+/// The size limit for a configuration file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The options that override what the configuration of `command` (ssh, if none) mentions, for whatever host.
+/// The options that override settings in the configuration that `command` (or else ssh) uses, for any host.
 pub fn overrides(environment: &Environment, command: Option<&OsStr>) -> Vec<&'static str> {
     let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
     let own = home.join(".ssh");
@@ -51,7 +51,7 @@ fn file_option(line: &str) -> Option<String> {
     Some(file.trim_matches(['"', '\'']).to_owned())
 }
 
-/// Add the text of a file, and of those that it includes, in lower case. What can't be read says nothing.
+/// Append the text of a file and of those that it includes, in lower case. Unreadable files are skipped.
 fn read(file: &Path, home: &Path, directory: &Path, depth: usize, text: &mut String) {
     if depth == 0 || fs::metadata(file).map_or(true, |meta| !meta.is_file() || meta.len() > LONGEST) {
         return;
@@ -73,7 +73,7 @@ fn read(file: &Path, home: &Path, directory: &Path, depth: usize, text: &mut Str
     }
 }
 
-/// The files that an `Include` may mean: of a pattern, all of its directory.
+/// The files that an `Include` may refer to. For a pattern, these are all files of its directory.
 fn included(pattern: &str, home: &Path, directory: &Path) -> Vec<PathBuf> {
     let path = match pattern.strip_prefix("~/") {
         Some(below) => home.join(below),
