@@ -1,11 +1,11 @@
-//! `git deptool`: what a person types beside `git push`.
+//! `git deptool`: commands beside `git push`.
 //!
 //! ```text
 //! arguments ▸ Cli (clap) ▸ Context (repository, settings, connections) and Output ▸ one subcommand ▸ ExitStatus
 //! ```
 //!
-//! Each subcommand is a file with its `Args` and its `run`. What clap knows of them is what `-h`, completion and the
-//! manual say: a test compares the last.
+//! Each subcommand is a file with its `Args` and its `run`. `-h`, completion and the manual get their texts from clap;
+//! a test compares the manual.
 
 mod add_host;
 mod aim;
@@ -117,19 +117,19 @@ enum Command {
     Complete(complete::Args),
 }
 
-/// Why a subcommand did not do what it was asked for.
+/// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// It could not begin.
+    /// The repository or its configuration can't be used.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// What was to be read could not be shown. A closed pipe is no error of ours: whoever reads has seen enough.
+    /// The output could not be written. If a pipe was closed, the reader stopped early, which is not an error.
     #[error("could not write the output")]
     Output(#[from] std::io::Error),
-    /// A name that can't be one.
+    /// An invalid name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// An address that leads nowhere.
+    /// An invalid address.
     #[error(transparent)]
     Url(#[from] UrlError),
     /// The repository's configuration could not be changed.
@@ -141,13 +141,13 @@ pub enum CliError {
     /// A host, or a repository that can't be read.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// What is wrong with hosts, and how that ends the program.
+    /// Errors on hosts, and the exit status.
     #[error("{0}")]
     Hosts(String, ExitStatus),
-    /// A command line that can't be meant.
+    /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// A sentence that says it all.
+    /// Any other error, as a sentence.
     #[error("{0}")]
     Text(String),
 }
@@ -167,7 +167,7 @@ impl CliError {
     }
 }
 
-/// What is wrong with hosts, wherever that was found.
+/// Converts errors that [`RemoteError`] wraps.
 macro_rules! through_remote {
     ($($error:ty),*) => {$(
         impl From<$error> for CliError {
@@ -180,14 +180,14 @@ macro_rules! through_remote {
 
 through_remote!(ClusterError, RevisionError, ReadError, TrackingError, LockError);
 
-/// All that clap knows: subcommands, options, their words.
+/// The definition of all subcommands and options, with their texts.
 pub fn definition() -> clap::Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
-/// Carry out `arguments`, the program's name being the first. Errors have been shown when it returns.
+/// Run the command in `arguments`, whose first element is the program's name. Errors have been shown when this returns.
 pub fn main(arguments: Vec<OsString>) -> ExitStatus {
     if asks_for_manual(&arguments) {
         return show_manual();
@@ -207,7 +207,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitStatus::Done,
         Err(error) => {
             let text = chain(&error);
-            // Where stdout can't be written to there is the error still.
+            // If stdout can't be written to, stderr is still tried.
             let _ = output.complain(format_args!("error: {text}"));
             if wants_json && !output.has_document() {
                 let _ = output.json(&view::Failure::of(text)).and_then(|()| output.flush());
@@ -235,13 +235,13 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     }
 }
 
-/// The cluster of the repository.
+/// The cluster that the repository is configured for.
 fn cluster_of(context: &Context) -> Result<&ClusterName, CliError> {
     let cluster = context.settings.cluster.as_ref();
     cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))
 }
 
-/// All hosts of the repository around us.
+/// The remote for all hosts of the surrounding repository.
 fn everything() -> Result<Remote, CliError> {
     Ok(Context::from_process()?.remote(Target::All, String::new()))
 }
@@ -259,14 +259,14 @@ fn show_manual() -> ExitStatus {
     }
 }
 
-/// Also of a command line that can't be parsed.
+/// Whether JSON is requested, even if the command line can't be parsed.
 fn asks_for_json(arguments: &[OsString]) -> bool {
     arguments.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json")
 }
 
-/// Asked for, or because of a mistake.
+/// Show the usage, on request or because of an error in the command line.
 fn show_usage(error: &clap::Error, wants_json: bool) -> ExitStatus {
-    // Where neither can be written to there is nothing to say it to.
+    // If neither stream can be written to, there is nowhere to report that.
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitStatus::Done,

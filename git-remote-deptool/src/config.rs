@@ -1,8 +1,8 @@
-//! Which hosts there are, how each is reached, and under which name its state is kept: from Git's configuration.
+//! Git's configuration: which hosts exist, how each is reached, and under which name its state is tracked.
 //!
-//! A host is a directory of the config tree. Its tracking refs are kept under the name of the remote whose url names
-//! it, else under its own. That name is the host's alone: two remotes for one host are an error, and so is a host
-//! whose name some other remote has taken.
+//! A host is a directory of the tree. Its tracking refs use the name of the remote whose url names the host, or else
+//! the host's own name. No two hosts share a name: two remotes for one host are an error, and so is a host without a
+//! remote whose name belongs to an unrelated remote.
 
 mod commandline;
 mod settings;
@@ -23,12 +23,12 @@ pub use settings::{Settings, SettingsError};
 
 use crate::config::url::{Address, GroupName, SshAddress, SshHost};
 
-/// A host, and where what is known of it is kept.
+/// A host, how it is reached, and the name under which it is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRemote {
-    /// Its directory in the config tree.
+    /// The host's directory in the tree.
     pub host: HostName,
-    /// The name of its tracking refs.
+    /// The name in its tracking refs.
     pub tracking: TrackingName,
     /// How it is reached.
     pub via: Via,
@@ -39,7 +39,7 @@ pub struct HostRemote {
 pub enum Via {
     /// Over OpenSSH.
     Ssh(SshAddress),
-    /// A root directory on this machine: an absolute path.
+    /// A local root: an absolute path.
     Local(PathBuf),
 }
 
@@ -54,14 +54,14 @@ pub enum Target {
     Host(HostRemote),
     /// The hosts of a group, in the configuration's order.
     Group(GroupName, Vec<HostRemote>),
-    /// The hosts of the tree that is pushed: see [`Settings::host`].
+    /// All hosts of the pushed tree. See [`Settings::host`].
     All,
 }
 
-/// Why a url names no host.
+/// Why a url does not name a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterError {
-    /// There is one tracking ref for each host and cluster.
+    /// Two remotes name the same host, which has only one tracking ref per cluster.
     #[error("remotes '{first}' and '{second}' are both for host '{host}'; remove one of them")]
     TwoRemotes {
         /// The host.
@@ -71,7 +71,7 @@ pub enum ClusterError {
         /// Another one.
         second: TrackingName,
     },
-    /// Its refs would be mixed up with something else's.
+    /// A remote with the host's name is for something else, so the tracking refs would get mixed up.
     #[error(
         "host '{host}' needs the name of remote '{host}', which is for something else; \
          add a remote of another name for deptool::{host}"
@@ -80,7 +80,7 @@ pub enum ClusterError {
         /// The host.
         host: HostName,
     },
-    /// Its refs would be mixed up with another machine's.
+    /// The remote has another address than the one in the url, so the state of two machines would get mixed up.
     #[error(
         "remote '{remote}' is for host '{host}', but at another address; \
          give this one a remote with a deptoolHost of its own"
@@ -91,22 +91,22 @@ pub enum ClusterError {
         /// The remote that names it.
         remote: TrackingName,
     },
-    /// The address can't be a directory's name.
+    /// The address is not a valid name for a directory.
     #[error("'{0}' can't be the name of a directory; set remote.<name>.deptoolHost to the host's directory")]
     NoHostName(String),
-    /// A name that can't be a host's.
+    /// An invalid name.
     #[error(transparent)]
     Name(#[from] NameError),
     /// `all` means every host.
     #[error("a host can't be named 'all'")]
     Reserved,
-    /// No length of time.
+    /// An invalid duration.
     #[error("remote.{remote}.deptoolConfirm is a length of time in seconds or minutes, such as '30s'")]
     Confirm {
         /// The remote.
         remote: TrackingName,
     },
-    /// A group without hosts.
+    /// A group that is not configured, or has no hosts.
     #[error("there is no group '{group}'; set deptool.group.{group} to the names of its hosts")]
     NoGroup {
         /// Its name.
@@ -142,7 +142,7 @@ impl fmt::Display for TrackingName {
 }
 
 impl Via {
-    /// How one host is reached, if `address` is of one host. Relative paths are relative to `directory`.
+    /// How the host at `address` is reached, or `None` for a group. Relative paths are relative to `directory`.
     fn of(address: &Address, directory: &Path) -> Option<Self> {
         match address {
             Address::Ssh(ssh) => Some(Via::Ssh(ssh.clone())),
@@ -151,7 +151,7 @@ impl Via {
         }
     }
 
-    /// Whether both lead to the same machine and root, whoever logs in.
+    /// Whether both are the same machine and root, ignoring the login user.
     fn same_place(&self, other: &Via) -> bool {
         match (self, other) {
             (Via::Ssh(a), Via::Ssh(b)) => a.host == b.host && a.port == b.port,
@@ -160,7 +160,8 @@ impl Via {
         }
     }
 
-    /// Whether the two can't be the same host. Over ssh one host may have several addresses, and says itself who it is.
+    /// Whether the two can't be the same host. Over ssh, a host may have several addresses, and it is checked by its
+    /// own name.
     fn is_elsewhere(&self, other: &Via) -> bool {
         match (self, other) {
             (Via::Ssh(_), Via::Ssh(_)) => false,
@@ -168,7 +169,7 @@ impl Via {
         }
     }
 
-    /// The name that the address gives its host.
+    /// The host's name according to its address.
     fn host_name(&self) -> Result<HostName, ClusterError> {
         let host = match self {
             Via::Ssh(SshAddress { host: SshHost::Name(name), user: _, port: _ }) => name.clone(),
@@ -185,7 +186,8 @@ impl Via {
 }
 
 impl Settings {
-    /// What `address` is for, given with `remote`: the name of a remote, or else the url as it was typed.
+    /// The target of a push or fetch from `address`. `remote` is the name of the remote, or else the url that was
+    /// given.
     pub fn target(&self, remote: &BStr, address: &Address) -> Result<Target, ClusterError> {
         match (address, Via::of(address, &self.directory)) {
             (_, Some(via)) => self.one_host(remote, via).map(Target::Host),
@@ -194,7 +196,7 @@ impl Settings {
         }
     }
 
-    /// A host of a group, or of the tree: reached through the remote that names it, else as `deptool::<host>`.
+    /// A host of a group or of the tree. It is reached through the remote that names it, or else as `deptool::<host>`.
     pub fn host(&self, host: &HostName) -> Result<HostRemote, ClusterError> {
         let host = not_reserved(host.clone())?;
         match self.remote_for(&host)? {
@@ -206,7 +208,7 @@ impl Settings {
         }
     }
 
-    /// Whether there is a remote of that name.
+    /// Whether there is a remote with that name.
     pub fn has_remote(&self, name: &TrackingName) -> bool {
         self.remotes.iter().any(|remote| remote.name == *name)
     }
@@ -228,7 +230,7 @@ impl Settings {
         };
         let host = not_reserved(host)?;
         let tracking = match self.remote_for(&host)? {
-            // What is known of the one place must not be taken for knowledge of the other.
+            // The known state of one must not be taken for that of the other.
             Some((remote, known)) if known.is_elsewhere(&via) => {
                 return Err(ClusterError::OtherPlace { host, remote });
             }
@@ -238,7 +240,7 @@ impl Settings {
         Ok(HostRemote { host, tracking, via })
     }
 
-    /// The groups that are configured.
+    /// The configured groups.
     pub fn group_names(&self) -> Vec<GroupName> {
         self.groups.iter().map(|group| group.name.clone()).collect()
     }
@@ -253,7 +255,7 @@ impl Settings {
         members.iter().map(|name| self.host(&HostName::parse(name)?)).collect()
     }
 
-    /// Remotes that are for exactly one host, and nothing else.
+    /// Remotes that name exactly one host and nothing else.
     fn hosts_with_remotes(&self) -> impl Iterator<Item = (&TrackingName, &HostName, &Via)> {
         self.remotes.iter().filter_map(|remote| match &remote.urls {
             RemoteUrls::OneHost { host, via } => Some((&remote.name, host, via)),
@@ -272,8 +274,8 @@ impl Settings {
         }
     }
 
-    /// The name for a host without a remote. A remote of that name is then for something else: its refs would be mixed
-    /// up with the host's.
+    /// The tracking name of a host without a remote. It is an error if an unrelated remote has that name, because their
+    /// refs would get mixed up.
     fn own_tracking_name(&self, host: &HostName) -> Result<TrackingName, ClusterError> {
         match self.remotes.iter().any(|remote| remote.name.as_str() == host.as_str()) {
             true => Err(ClusterError::NameTaken { host: host.clone() }),
@@ -289,7 +291,7 @@ fn not_reserved(host: HostName) -> Result<HostName, ClusterError> {
     }
 }
 
-/// `path` without `.`, `..` and needless slashes, going by the text alone.
+/// `path` without `.`, `..` and redundant slashes, without looking at the file system.
 fn normalised(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for component in path.components() {

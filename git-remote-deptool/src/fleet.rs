@@ -1,5 +1,5 @@
-//! All hosts of one push at once. [`Decision`] says who may go on; here it is carried out, each host in a thread of its
-//! own.
+//! Deploys to all hosts of a push at the same time. [`Decision`] decides which hosts may continue; this module carries
+//! that out, with a thread for each host.
 
 pub mod context;
 pub mod decision;
@@ -29,48 +29,49 @@ use crate::{
     fleet::delivery::{Delivery, DeliveryEnd, DeliveryEvent},
 };
 
-/// How often we look whether we were interrupted.
+/// How often to check for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// How long hosts that can still be called off may take to say so, before the operator is told which have begun.
+/// After an interrupt, how long hosts that can still be cancelled may take to confirm that, before the operator is told
+/// which hosts have begun.
 const TIME_TO_CANCEL: Duration = Duration::from_millis(300);
-/// A session's thread has little to remember.
+/// A session's thread needs little stack.
 const STACK: usize = 512 * 1024;
 
-/// Why whoever leads the push can't go on.
+/// Why the push can't continue.
 pub type SupervisorError = Box<dyn std::error::Error + Send + Sync>;
 
 fn not_begun(why: SupervisorError) -> DeliveryEnd {
     DeliveryEnd::NotReached(LocalError::Supervisor(why).into())
 }
 
-/// What the fleet needs of whoever leads the push.
+/// The callbacks to the push that the fleet belongs to.
 pub trait Supervisor {
-    /// Make a pack for the host at `at` that assumes nothing.
+    /// Make a pack for the host with index `at` that does not assume any objects there.
     fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError>;
 
-    /// These hosts are about to be allowed to activate: note that, durably. An error means that none of them is.
+    /// Record durably that these hosts are about to be told to activate. If this fails, none of them is.
     fn before_activation(&mut self, hosts: &[usize]) -> Result<(), SupervisorError>;
 
-    /// The operator wants to stop. These hosts have begun.
+    /// The operator interrupted the push, and these hosts have begun.
     fn interrupted(&mut self, begun: &[usize]);
 
-    /// How the host at `at` is doing.
+    /// Report the progress of the host with index `at`.
     fn on_event(&mut self, at: usize, report: &DeliveryEvent);
 }
 
-/// What became of one host.
+/// The result for one host.
 #[derive(Debug)]
 pub enum HostResult {
     Ended(DeliveryEnd),
-    /// It was told to go back because of something else than this host.
+    /// It was told to roll back because of another host.
     Reverted(DeliveryEnd),
-    /// It can't be reached, and was left out.
+    /// It can't be reached, and was skipped.
     Skipped(SessionError),
-    /// It was called off because of something else than this host.
+    /// It was cancelled because of another host.
     NotAttempted,
 }
 
-/// Carry out all deliveries, and say of each how it ended.
+/// Carry out all deliveries, and return the result of each.
 pub fn run(
     deliveries: Vec<Delivery>,
     rules: Rules,
@@ -87,14 +88,14 @@ pub fn run(
     thread::scope(|scope| {
         let mailboxes: Vec<Mailbox> = (0..count).map(|_| Mailbox::new()).collect();
         let orders = mailboxes.iter().map(Mailbox::orders).collect();
-        // By a thread of their own, so that the first are followed while the last are still to come.
+        // In a thread, so that the first hosts can make progress while the last ones are being started.
         scope.spawn(move || {
             for (at, (delivery, mailbox)) in deliveries.into_iter().zip(mailboxes).enumerate() {
                 let tell = sender.clone();
                 let session = thread::Builder::new().name(format!("host {at}")).stack_size(STACK);
                 let run = move || {
                     delivery.run(connector, mailbox, &|report| {
-                        // The receiver lives until all have ended.
+                        // The receiver lives until all threads have ended.
                         let _ = tell.send((at, report));
                     });
                 };
@@ -137,13 +138,14 @@ pub fn run(
 struct Fleet<'a> {
     decision: Decision,
     ends: Vec<Option<DeliveryEnd>>,
-    /// Whose connection was never lost: they have not gone back by themselves.
+    /// The hosts whose connection was never lost, so they have not rolled back by themselves.
     went_well: Vec<bool>,
     reverted: Vec<bool>,
-    /// Which hosts may begin once they are told to: a single one is not told, but needs all that it takes.
+    /// The hosts that begin when they are told to. A single host needs no order: it begins as soon as it has
+    /// everything.
     may_begin: Vec<bool>,
     orders: Vec<Orders>,
-    /// The operator was told what becomes of hosts that had begun when we were interrupted.
+    /// Whether the operator was told, after an interrupt, which hosts have begun.
     is_told: bool,
     supervisor: &'a mut dyn Supervisor,
 }
@@ -208,7 +210,7 @@ impl Fleet<'_> {
         }
     }
 
-    /// All at once: what waits for the disk is the whole fleet.
+    /// All at once, so that there is only one wait for the disk.
     fn note(&mut self, hosts: &[usize]) {
         let Some(first) = hosts.first() else { return };
         match self.supervisor.before_activation(hosts) {
@@ -222,7 +224,7 @@ impl Fleet<'_> {
         }
     }
 
-    /// Something on this side keeps the host from being deployed to.
+    /// An error on this machine prevents the deployment to the host.
     fn give_up(&mut self, at: usize, why: SupervisorError) {
         self.orders[at].give(Order::Send(Request::Cancel));
         let steps = self.decision.apply(at, Input::Ended(Ending::Failed));
@@ -236,7 +238,7 @@ impl Fleet<'_> {
             DeliveryEnd::NotReached(error) if error.is_unreachable() => Ending::Unreachable,
             DeliveryEnd::Outcome(_) | DeliveryEnd::NotReached(_) | DeliveryEnd::Unknown(_) => Ending::Failed,
         };
-        // What was noted first is the reason; what the host said to our cancelling is not.
+        // The first error is the reason, not the host's answer to our cancellation.
         let is_answer = self.decision.is_called_off() && matches!(end, DeliveryEnd::Outcome(Outcome::Cancelled));
         if self.ends[at].is_none() && !is_answer {
             self.ends[at] = Some(end);

@@ -1,18 +1,17 @@
-//! What runs on the operator's machine: the remote helper that Git starts, and `git deptool`.
+//! The operator's side: the remote helper that Git starts, and `git deptool`.
 //!
-//! Each folder uses those below it, and none above:
-//!
+//! Each folder uses only folders below it:
 //! ```text
 //! bin        the two programs
-//! protocol   Git's dialogue: lines become a batch of refs, outcomes become lines     cli   git deptool, one file a command
-//! push       the parent of a push: resolve, plan, run, record, report
-//! fetch      what hosts run is asked for and brought home                            plan  what a push means for each host
-//! fleet      one host's delivery; what the others' outcomes mean for it
-//! state      what is remembered of hosts: refs, facts, locks
+//! protocol   Git's remote helper protocol                                      cli   git deptool, one file per command
+//! push       a push: resolve, plan, run, record, report
+//! fetch      asks hosts what they run, and gets those commits                  plan  what a push changes on each host
+//! fleet      the deployment to one host; how the outcomes of several hosts affect each other
+//! state      what the repository records of hosts: refs, facts, locks
 //! repo       the operator's repository: history, packs, snapshots
 //! config     Git's configuration: urls, hosts, groups
-//! agent      the far end: transport, install, session                                ui    progress, plans as text
-//! model      words for all of these, without I/O
+//! agent      connections to agents: transport, install, session                ui    progress, plans as text
+//! model      types that all of these share, without I/O
 //! ```
 
 pub mod agent;

@@ -1,4 +1,4 @@
-//! Words that both a push and a fetch are about, without I/O.
+//! Types that both pushes and fetches use, without I/O.
 
 pub mod batch;
 pub mod error;

@@ -1,4 +1,4 @@
-//! `git deptool`: what a person types beside `git push`. Git starts it; see the library's `cli`.
+//! `git deptool`: commands beside `git push`. See `cli` in the library.
 
 use std::process::ExitCode;
 

@@ -1,15 +1,15 @@
-//! The command line of the `git push` that has started us.
+//! The command line of the `git push` that started this process.
 //!
-//! Git sends push options only after it has asked for the list of refs, and pushes nothing that is listed with the commit
-//! that it has. So `-o check` and `-o repair` come too late to be of use, where the operator types them. On Linux they are
-//! looked for in what Git was started with. If they are not found there, hosts are asked as without them.
+//! Git sends push options after it has asked for the list of refs, and skips refs that are listed with the commit to be
+//! pushed. So `-o check` and `-o repair` would arrive too late. On Linux, they are read from Git's command line. If
+//! they are not found there, hosts are not asked.
 
 use std::fs;
 
-/// Git, what it starts a helper through, and the helper.
+/// How many ancestors to search: the helper, the process that starts helpers, and Git.
 const GENERATIONS: usize = 3;
 
-/// Whether the `git push` above us has an option for which hosts have to be asked.
+/// Whether the surrounding `git push` has an option that requires to ask the hosts.
 pub fn asks_hosts() -> bool {
     let mut process = "self".to_owned();
     for _ in 0..GENERATIONS {
@@ -25,11 +25,11 @@ pub fn asks_hosts() -> bool {
 
 fn parent_of(process: &str) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in brackets, may hold anything.
+    // The name in parentheses may contain any character.
     stat.rsplit(')').next()?.split_whitespace().nth(1).map(str::to_owned)
 }
 
-/// Whether arguments, each with a zero byte after it, are those of a push with such an option.
+/// Whether `line`, arguments that end with zero bytes, is a push with such an option.
 fn asks(line: &[u8]) -> bool {
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let is_asking = |option: &[u8]| option == b"check" || option == b"repair";

@@ -1,4 +1,4 @@
-//! The part of Git's configuration that is about hosts.
+//! The parts of Git's configuration that concern hosts.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
 use crate::model::{batch::FollowTags, offer::HostCheck, push_option::Confirm};
 
-/// Remotes, groups and the cluster, as configured.
+/// The configured remotes, groups and cluster.
 ///
-/// A remote that can't be understood is none of ours: pushing to it fails by its own address.
+/// A remote that can't be parsed is not one of ours. A push to it fails with an error about its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub(super) remotes: Vec<RemoteSection>,
@@ -30,13 +30,13 @@ pub struct Settings {
     pub share_connections: bool,
     /// `push.followTags`.
     pub follow_tags: FollowTags,
-    /// Whether `check` is in `push.pushOption`. With `-o` it would come too late: Git asks for the list before it
-    /// sends options, and does not push what is listed. So it is `git -c push.pushOption=check push` that asks hosts
-    /// which are up to date as far as is known.
+    /// Whether `push.pushOption` contains `check`. An option given with `-o` would arrive too late: Git asks for the
+    /// list of refs first, and skips refs that are listed as up to date. `git -c push.pushOption=check push` asks the
+    /// hosts even then.
     pub host_check: HostCheck,
 }
 
-/// A setting that means nothing.
+/// A setting with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("bad value of '{key}'")]
 pub struct SettingsError {
@@ -45,23 +45,23 @@ pub struct SettingsError {
     source: NameError,
 }
 
-/// Any remote, also those of other transports: their names are taken.
+/// A remote of any transport. Other transports matter because their names are taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RemoteSection {
     pub name: TrackingName,
-    /// `remote.<name>.deptoolHost`. A bad one is an error for whoever pushes to this remote.
+    /// `remote.<name>.deptoolHost`. An invalid value is an error only for pushes to this remote.
     pub directory: Option<Result<HostName, NameError>>,
-    /// `remote.<name>.deptoolConfirm`, as it is written.
+    /// `remote.<name>.deptoolConfirm`, not parsed.
     pub confirm: Option<BString>,
     pub urls: RemoteUrls,
 }
 
-/// What a remote's urls name, taken together.
+/// What the urls of a remote name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RemoteUrls {
     /// One host: this is its remote.
     OneHost { host: HostName, via: Via },
-    /// A group, several hosts, or something else than hosts.
+    /// A group, several hosts, or another transport.
     Other,
 }
 
@@ -69,7 +69,7 @@ pub(super) enum RemoteUrls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
     pub name: GroupName,
-    /// Not checked: a bad name is an error of the push that uses the group, not of others.
+    /// Not parsed: an invalid name is an error only for pushes to this group.
     pub members: Vec<BString>,
 }
 
@@ -84,7 +84,7 @@ impl Settings {
             for (key, urls) in [("url", &mut remote.urls), ("pushurl", &mut remote.push_urls)] {
                 for url in section.values(key) {
                     match url.is_empty() {
-                        // As in Git: an empty value takes back those before it.
+                        // As in Git, an empty value clears the ones before it.
                         true => urls.clear(),
                         false => urls.push(rewritten(url, &rewrites)),
                     }
@@ -129,7 +129,7 @@ fn follow_tags(config: &File) -> FollowTags {
 
 fn host_check(config: &File) -> HostCheck {
     let options = config.strings("push.pushOption").unwrap_or_default();
-    // An empty value takes back those before it.
+    // An empty value clears the ones before it.
     let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
     match last.iter().any(|option| option == "check" || option == "repair") || commandline::asks_hosts() {
         true => HostCheck::Always,
@@ -146,7 +146,7 @@ struct RawRemote {
 }
 
 impl RawRemote {
-    /// Nothing, if there is only a setting or two under the name.
+    /// `None` if the section has no url.
     fn parse(&self, name: &BStr, directory: &Path) -> Option<RemoteSection> {
         if self.urls.is_empty() && self.push_urls.is_empty() {
             return None;
@@ -159,7 +159,7 @@ impl RawRemote {
         })
     }
 
-    /// The host that all urls name, and the url to push to.
+    /// The host that all urls name, with the url to push to.
     fn one_host(&self, directory: &Path) -> Option<(HostName, Via)> {
         let mut found: Option<(HostName, Via)> = None;
         for url in self.urls.iter().chain(&self.push_urls) {
@@ -170,7 +170,7 @@ impl RawRemote {
             };
             match found {
                 Some((known, _)) if known != host => return None,
-                // A pushurl comes last: it is the one that deployments go to.
+                // A pushurl comes after the urls and takes precedence.
                 Some(_) | None => found = Some((host, via)),
             }
         }
@@ -178,7 +178,7 @@ impl RawRemote {
     }
 }
 
-/// `url.<base>.insteadOf`: what a url begins with, and what to put there.
+/// `url.<base>.insteadOf`: prefixes, and their replacements.
 fn rewrites(config: &File) -> Vec<(BString, BString)> {
     let mut rewrites = Vec::new();
     for section in config.sections_by_name("url").into_iter().flatten() {

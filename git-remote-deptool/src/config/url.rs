@@ -1,7 +1,7 @@
-//! Remote addresses: what follows `deptool::` in a url.
+//! Addresses of remotes: the part of a url after `deptool::`.
 //!
-//! Git takes the `deptool::` off; of a url `deptool://…` it leaves everything. Both mean the same here, the second is
-//! for tools that don't know the first.
+//! Git strips `deptool::`, and passes a url that begins with `deptool://` unchanged. Both forms mean the same. The
+//! second is for programs that only understand urls.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use gix::bstr::ByteSlice;
 pub enum Address {
     /// One host, over OpenSSH.
     Ssh(SshAddress),
-    /// A root directory on this machine, absolute or relative to the directory that Git starts the helper in.
+    /// A local root, absolute or relative to the directory that Git starts the helper in.
     Local(PathBuf),
     /// `@all`: every host of the tree that is pushed.
     All,
@@ -29,12 +29,12 @@ pub enum Address {
     Group(GroupName),
 }
 
-/// Where OpenSSH is to connect to. What is `None` is left to `ssh_config(5)`.
+/// What OpenSSH connects to. `None` leaves the choice to `ssh_config(5)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SshAddress {
-    /// The login.
+    /// The login user.
     pub user: Option<User>,
-    /// A name that `ssh` knows, or an address.
+    /// A name that `ssh` understands, or an IP address.
     pub host: SshHost,
     /// The port, 1 and more.
     pub port: Option<u16>,
@@ -45,19 +45,21 @@ pub struct SshAddress {
 pub enum SshHost {
     /// A name, an alias of `ssh_config(5)`, or an IPv4 address.
     Name(HostName),
-    /// An IPv6 address, in brackets in the url. It can't name a directory: `deptoolHost` has to.
+    /// An IPv6 address, in brackets in the url. It is not valid as the name of a directory, so `deptoolHost` must be
+    /// set.
     Ipv6(Ipv6Addr),
 }
 
-/// A login name: letters, digits, `._+@-`, no leading dash.
+/// The name of a user: letters, digits, `._+@-`, no leading dash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct User(String);
 
-/// A group: a variable's name in Git's configuration, so letters, digits and dashes in any case. Not `all`.
+/// The name of a group. It is part of a key in Git's configuration, so it consists of letters, digits and dashes, and
+/// case is ignored. Not `all`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupName(String);
 
-/// Why a text is no address.
+/// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address '{shown}': {why}")]
 pub struct UrlError {
@@ -86,7 +88,7 @@ enum Why {
 }
 
 impl SshHost {
-    /// The host's name as a directory of the config tree, unless it is an address that can't be one.
+    /// The address as the name of a directory, if it is valid as one.
     pub fn as_host_name(&self) -> Option<&HostName> {
         match self {
             SshHost::Name(name) => Some(name),
@@ -95,7 +97,7 @@ impl SshHost {
     }
 }
 
-/// As `ssh` takes it: without brackets.
+/// Without brackets, as `ssh` takes it.
 impl fmt::Display for SshHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,7 +107,7 @@ impl fmt::Display for SshHost {
     }
 }
 
-/// As in a url.
+/// In the form of a url.
 impl fmt::Display for SshAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(user) = &self.user {
@@ -122,7 +124,7 @@ impl fmt::Display for SshAddress {
     }
 }
 
-/// As in a url, without `deptool::`.
+/// In the form of a url, without `deptool::`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -135,7 +137,7 @@ impl fmt::Display for Address {
 }
 
 impl User {
-    /// The login as text.
+    /// The user as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -150,7 +152,7 @@ impl User {
 }
 
 impl GroupName {
-    /// The group in lower case, as the configuration compares it.
+    /// The name in lower case, because the configuration ignores case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -171,12 +173,12 @@ impl fmt::Display for GroupName {
 }
 
 impl Address {
-    /// Parse what Git gives a helper as the address.
+    /// Parse the address that Git passes to a helper.
     pub fn parse(address: &[u8]) -> Result<Self, UrlError> {
         parse(address).map_err(|why| UrlError { shown: printable(address), why })
     }
 
-    /// The directory of the config tree that the address names, if it names one.
+    /// The directory in the tree that the address names, if any.
     pub fn directory_name(&self) -> Option<HostName> {
         match self {
             Address::Ssh(ssh) => ssh.host.as_host_name().cloned(),
@@ -185,7 +187,7 @@ impl Address {
         }
     }
 
-    /// Parse a url as it is in the configuration: `None` if it is not one of ours.
+    /// Parse a configured url. `None` if it is not one of ours.
     pub fn parse_url(url: &[u8]) -> Option<Result<Self, UrlError>> {
         match url.strip_prefix(b"deptool::") {
             Some(address) => Some(Self::parse(address)),
@@ -196,7 +198,7 @@ impl Address {
 
 fn parse(address: &[u8]) -> Result<Address, Why> {
     let rest = match address.strip_prefix(b"deptool://") {
-        // The slash that ends the host of a url; of a path it is the only one.
+        // A slash after the host is allowed. If nothing else follows, it is a path.
         Some(rest) if !rest.starts_with(b"/") => rest.strip_suffix(b"/").unwrap_or(rest),
         Some(path) => path,
         None => address,
@@ -222,7 +224,7 @@ fn local(path: &[u8]) -> Result<PathBuf, Why> {
 }
 
 fn ssh(text: &[u8]) -> Result<SshAddress, Why> {
-    // A login may contain an '@', a host can't.
+    // The user may contain an '@', the host can't.
     let (user, rest) = match text.rsplit_once_str("@") {
         Some((user, rest)) => (Some(User::parse(user)?), rest),
         None => (None, text),

@@ -1,4 +1,4 @@
-//! Asking hosts: one, or many at a time.
+//! Asks one host, or many at the same time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,12 +28,12 @@ use crate::{
     ui::progress::{Progress, State},
 };
 
-/// How long each other remote may take to look for a commit.
+/// The time limit for each other remote to look for a commit.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many hosts are asked at a time. Those that are down, and only those, take seconds.
+/// How many hosts are asked at the same time. Only hosts that are down take seconds.
 const AT_ONCE: usize = 64;
 
-/// What a host runs, and how that came to be here.
+/// A commit that a host runs, and how it got into this repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     pub deployed: Deployed,
@@ -41,7 +41,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// The commit itself, or the projection that stands for it here.
+    /// The commit itself, or the projection that represents it.
     pub fn local(&self) -> CommitId {
         match &self.found {
             CommitSource::Projection(projection) => projection.tip.projected,
@@ -50,28 +50,28 @@ impl Running {
     }
 }
 
-/// What a host runs, from its hello. The commit is here; no ref names it yet.
+/// The answer of a host. The commit is in the repository, but no ref names it yet.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// What was known of it before.
+    /// The known state before the answer.
     pub before: BTreeMap<ClusterName, Tracked>,
     pub running: Option<Running>,
     pub last_attempt: Option<Attempt>,
     pub busy: Option<Holder>,
 }
 
-/// The other remotes, as they are asked in the course of one command.
+/// The other remotes, for the duration of one command.
 pub(super) fn elsewhere(remote: &Remote) -> Elsewhere {
     Elsewhere::new(PATIENCE, remote.connector.interrupted.clone())
 }
 
-/// Where `host` is, for asking only.
+/// The endpoint for a connection that only asks.
 pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Endpoint, RemoteError> {
     let place = remote.place(host)?;
     if let transport::Endpoint::Local(path) = &place
         && !path.exists()
     {
-        // A push creates it; a fetch does not.
+        // A push creates a local root; a fetch does not.
         return Err(RemoteError::NoRoot(path.clone()));
     }
     Ok(place)
@@ -83,7 +83,7 @@ fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Res
     opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
 }
 
-/// Ask one host what it runs, and bring that home. The caller holds the host's lock on this side.
+/// Ask one host what it runs, and get that commit. The caller holds the host's lock in this repository.
 pub(super) fn ask(
     remote: &Remote,
     host: &HostRemote,
@@ -117,7 +117,7 @@ fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError>
     Err(RemoteError::OtherDirectory { theirs: deployed.host.clone(), ours: host.host.clone() })
 }
 
-/// The commit `deployed`, made available here in whatever way is possible.
+/// Get the commit of `deployed` into this repository, in any possible way.
 fn bring_home(
     remote: &Remote,
     host: &HostRemote,
@@ -126,7 +126,7 @@ fn bring_home(
     session: &mut Session,
 ) -> Result<CommitSource, RemoteError> {
     let known = remote.tracking().get(host, &deployed.cluster)?;
-    // What a ref names is here with all that it reaches. To find that out otherwise takes a look at all refs.
+    // A commit that a ref names is complete. In any other case all refs have to be examined.
     if known.is_some_and(|known| known.commit == deployed.commit && remote.repo.has_commit(known.commit)) {
         return Ok(CommitSource::Here);
     }
@@ -135,18 +135,18 @@ fn bring_home(
         .map_err(|error| RemoteError::Commit(error.into()))
 }
 
-/// What a host answered, and its lock unless the caller has that.
+/// The answer of a host, with its lock unless the caller holds that.
 type Answered = Result<(Answer, Option<HostLock>), RemoteError>;
 
-/// Who takes the locks of the hosts in this repository.
+/// Who acquires the hosts' locks in this repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Locking {
     EachItsOwn,
     ByCaller,
 }
 
-/// Ask all of `hosts`, many at a time, and hand on each answer as it comes, with the host's index and its lock. A host
-/// that is slow, down, or talked to by another process holds up none of the others.
+/// Ask all of `hosts`, many at a time. Each answer is passed on as it arrives, with the host's index and lock. A host
+/// that is slow, down, or locked by another process does not delay the others.
 pub(super) fn ask_all(
     remote: &Remote,
     hosts: &[HostRemote],
@@ -178,7 +178,7 @@ pub(super) fn ask_all(
     parallel::each(hosts.len(), at_once, own, work, take);
 }
 
-/// Why a host could not be asked, without its name.
+/// Why a host could not be asked, without the host's name.
 pub(super) fn why(error: &RemoteError) -> String {
     match error {
         RemoteError::Session { source, .. } => chain(source),

@@ -1,4 +1,4 @@
-//! Objects that come over a session.
+//! Receives objects over a session.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
@@ -16,20 +16,20 @@ use crate::agent::session::{Session, SessionError};
 /// A host that sends less than [`SPAN_BYTES`] within this time is given up.
 const SPAN: Duration = Duration::from_secs(60);
 const SPAN_BYTES: usize = 4096;
-/// As much as this may come in blobs too large for a pack, in bytes: beyond it only the disk's end would stop a host.
+/// The most bytes of blobs that are too large for a pack. Without this limit, a host could fill the disk.
 const LARGE: u64 = 32 << 30;
 
-/// Objects that come over a session.
+/// Receives objects over a session.
 pub(super) struct FromHost<'a> {
     session: &'a mut Session,
-    /// A pack was asked for, and the message that ends it was not taken yet.
+    /// The message that ends the requested pack was not received yet.
     is_sending: bool,
     pace: Pace,
-    /// How much may still come in blobs too large for a pack, in bytes.
+    /// How many more bytes of blobs that are too large for a pack may be received.
     large: u64,
 }
 
-/// Whether data come fast enough to come to an end some day.
+/// Checks that data arrive at a minimum rate.
 struct Pace {
     since: Instant,
     bytes: usize,
@@ -58,7 +58,7 @@ impl<'a> FromHost<'a> {
         FromHost { session, is_sending: false, pace: Pace::begin(Instant::now()), large: LARGE }
     }
 
-    /// The reader of a pack stops at its last byte: take the message that ends it.
+    /// The reader of a pack stops at its last byte. Receive the message that follows.
     fn end_pack(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.is_sending)
             && !matches!(self.session.receive().map_err(io::Error::other)?, Response::End)
@@ -68,7 +68,7 @@ impl<'a> FromHost<'a> {
         Ok(())
     }
 
-    /// The next data message, or the one that ends them.
+    /// The next data message, or the one that ends the data.
     fn data(&mut self) -> io::Result<Response> {
         let response = self.session.receive().map_err(io::Error::other)?;
         if let Response::Data(bytes) = &response {
@@ -105,7 +105,7 @@ impl HostObjects for FromHost<'_> {
     }
 }
 
-/// The bytes of data messages: as many as were announced, or up to the message that ends them.
+/// The content of data messages: a given number of bytes, or up to the message that ends them.
 struct DataStream<'a, 'b> {
     source: &'a mut FromHost<'b>,
     left: Option<u64>,

@@ -1,4 +1,4 @@
-//! What Git is shown beside the hosts' own refs.
+//! Refs that are listed to Git in addition to those of the hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +9,9 @@ use gix_protocol::handshake::Ref;
 use super::{Running, projection::CommitSource};
 use crate::fleet::remote::{Remote, RemoteError};
 
-/// The tags of this repository, as they are. A host has none: with `fetch.pruneTags` Git would delete them all.
+/// The tags of this repository, unchanged. Hosts have no tags, so with `fetch.pruneTags` Git would delete all of them.
 pub(super) fn tags(remote: &Remote) -> Result<Vec<Ref>, RemoteError> {
-    // Of one that names nothing Git would expect that it is sent.
+    // Git would try to fetch the target of a dangling tag.
     let tags = remote.tracking().tags()?.into_iter().filter(|(_, id)| remote.repo.gix().has_object(id.0));
     let listed = |(name, id): (String, CommitId)| Ref::Direct {
         full_ref_name: BString::from(format!("refs/tags/{name}")),
@@ -20,14 +20,14 @@ pub(super) fn tags(remote: &Remote) -> Result<Vec<Ref>, RemoteError> {
     Ok(tags.map(listed).collect())
 }
 
-/// The branch of a group, which `git pull` merges: the newest commit that one of its hosts runs, if all that the others
-/// run is part of its history.
+/// The branch of a group, which `git pull` merges. This is the newest commit that a host runs, if the other hosts run
+/// commits of its history.
 pub(super) fn branches(remote: &Remote, running: &[Option<Running>], is_clone: bool) -> Vec<Ref> {
     let mut clusters: BTreeMap<&ClusterName, Option<BTreeSet<CommitId>>> = BTreeMap::new();
     for Running { deployed, found } in running.iter().flatten() {
         let known = clusters.entry(&deployed.cluster).or_insert_with(|| Some(BTreeSet::new()));
         match found {
-            // Only one host's part of the commit is here.
+            // A projection contains only one host's part of the commit.
             CommitSource::Projection(_) => *known = None,
             CommitSource::Here | CommitSource::FromRemote(_) | CommitSource::FromHost => {
                 known.iter_mut().for_each(|known| known.extend([deployed.commit]));

@@ -1,23 +1,23 @@
-//! Bringing home what a host runs.
+//! Gets the commit that a host runs into the operator's repository.
 //!
-//! A host runs a commit that the operator's repository may not have, because another operator deployed it. What
-//! [`resolve`] finds or makes is always complete, so that `git fsck` passes and `git gc` loses nothing: partial objects
-//! never get into the operator's repository. In this order:
+//! The repository may lack the commit because another operator deployed it. Whatever [`resolve`] adds is complete:
+//! `git fsck` passes, `git gc` loses nothing, and partial objects never get into the repository. The possibilities, in
+//! this order:
 //!
-//! 1. the commit is here, with all that it reaches;
-//! 2. another remote has it: Git fetches it from there;
-//! 3. it was projected before;
-//! 4. what the host gives makes it complete (the rest was here already);
-//! 5. a **projection** is made of what the host gives: a commit with the same author, committer, dates and message,
-//!    whose tree has that host's directory only, and whose parents are what its parents are here: the real ones where
-//!    those are complete, else their projections, else none.
+//! 1. The commit is in the repository, with everything that it reaches.
+//! 2. Another remote has it: Git fetches it from there.
+//! 3. A projection of it exists already.
+//! 4. The host sends the missing objects, and the commit is complete with them.
+//! 5. A **projection** is made from the objects that the host has. It is a commit with the same author, committer,
+//!    dates and message. Its tree has that host's directory only. Each parent is represented by the real commit if that
+//!    is complete, or else by its projection; a parent that has neither is omitted.
 //!
 //! A projection depends on nothing but the host's name, the real commit, and which of its ancestors are complete or
-//! were projected here: no clock, no configuration, no name of who makes it. Made again from the same it has the same
-//! id. Signatures are left out, as they would not be valid.
+//! projected here. It does not depend on time, configuration or the operator: the same input results in the same id.
+//! Signatures are omitted because they would be invalid.
 //!
-//! That a projection stands for a real commit is kept in `refs/deptool/projection/<real id>/<host>` ([`Pair`]), which
-//! the caller writes. The host's name is a part of it, as several hosts may run one commit of which we know none.
+//! `refs/deptool/projection/<real id>/<host>` records which real commit a projection represents ([`Pair`]); the caller
+//! writes it. The host's name is part of the ref because several hosts may run the same unknown commit.
 
 mod complete;
 mod elsewhere;

@@ -1,4 +1,4 @@
-//! What both programs begin with: the repository around us, its settings, and how hosts are reached.
+//! The start of both programs: the repository, its settings, and the connector.
 
 use std::{
     env,
@@ -25,42 +25,42 @@ use crate::{
     },
 };
 
-/// A repository, its settings, and connections. Made once, at the start of a program.
+/// A repository, its settings, and the connector. It is made once, at the start of a program.
 pub struct Context {
     pub repo: Repo,
     pub settings: Settings,
     pub connector: Arc<Connector>,
-    /// For what is to be read on the terminal: stderr.
+    /// Where messages for the terminal are written: stderr.
     pub sink: Sink,
-    /// The same, if it is a terminal that lines can be drawn on in place.
+    /// The same, if it is a terminal that supports lines drawn in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
-    /// `GIT_DEPTOOL_SHOW`: which program shows how pushes end.
+    /// `GIT_DEPTOOL_SHOW`: which program shows the outcome of pushes.
     pub results: Results,
-    /// `GIT_DEPTOOL_REPORT`: where pushes write what became of each host.
+    /// `GIT_DEPTOOL_REPORT`: the file to which pushes append the outcome of each host.
     pub report: Option<PathBuf>,
 }
 
-/// Why a program can't begin.
+/// Why a program can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// There is no working directory.
+    /// The working directory does not exist.
     #[error("cannot find out where we are")]
     Directory(#[source] io::Error),
-    /// No repository, or none that can be used.
+    /// There is no repository, or it can't be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A setting that means nothing.
+    /// An invalid setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Without handlers Ctrl-C would leave hosts alone.
+    /// The signal handlers could not be installed. Without them, Ctrl-C would abandon hosts.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
 }
 
 impl Context {
-    /// The repository that the process's environment names, or else the one around its working directory.
+    /// Use the repository that the environment names, or else the one around the working directory.
     ///
-    /// From here on the process outlives SIGINT, SIGTERM and SIGHUP: see [`Connector::interrupted`].
+    /// From here on, SIGINT, SIGTERM and SIGHUP no longer end the process. See [`Connector::interrupted`].
     pub fn from_process() -> Result<Self, ContextError> {
         let environment = Environment::from_process().map_err(ContextError::Directory)?;
         let repo = Repo::open(environment)?;
@@ -91,7 +91,7 @@ impl Context {
         Ok(Context { repo, settings, connector: Arc::new(connector), sink, screen, results, report })
     }
 
-    /// The hosts of `target`, with all that it takes to talk to them. `name` is the name of the remote, if it has one.
+    /// The hosts of `target`, and how they are reached. `name` is the name of the remote, if it has one.
     pub fn remote(self, target: Target, name: String) -> Remote {
         let Context { repo, settings, connector, sink, screen, results, report } = self;
         Remote::new(

@@ -1,24 +1,25 @@
-//! Which host may go on, and when. Pure: events of hosts go in, orders to hosts come out.
+//! Decides which hosts may continue, and when. This is a pure state machine: its input are events on hosts, and its
+//! output are orders to hosts.
 //!
 //! ```text
 //! all are prepared ▸ wave 1 ▸ wave 2 … ▸ all are healthy: keep ▸ all have kept: release     with --atomic
 //!                  ▸ wave 1 ▸ wave 2 … ▸ all are done                                       without
 //! ```
 //!
-//! What may be relied on:
+//! Guarantees:
 //!
 //! - No host is told to activate before all hosts are prepared, or were skipped as unreachable.
-//! - A wave begins when all hosts before it have succeeded: are done, or with `--atomic` healthy.
-//! - After the first failure no host is told to activate. With `--atomic` those that were are told to go back, unless all
-//!   have been released.
-//! - Messages out of turn change nothing.
+//! - A wave begins when all hosts of the earlier waves have succeeded: they are done, or healthy with `--atomic`.
+//! - After the first failure, no host is told to activate. With `--atomic`, the hosts that have activated are told to
+//!   roll back, unless all of them were released.
+//! - Messages that are not valid in a host's state change nothing.
 
 use crate::model::{
     options::Atomicity,
     push_option::{Unreachable, Waves},
 };
 
-/// What a push asks for.
+/// The options of the push that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     pub atomicity: Atomicity,
@@ -26,35 +27,35 @@ pub struct Rules {
     pub waves: Waves,
 }
 
-/// What became known of one host.
+/// An event on one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     Prepared,
-    /// On this side: it is durable here that the host may activate.
+    /// It was recorded durably on this machine that the host may activate.
     Noted,
-    /// It is activated and settled, and waits for the verdict.
+    /// The host has activated and settled, and waits for the verdict.
     Healthy,
-    /// The verdict is durable there; it can still go back.
+    /// The verdict is durable on the host, but the host can still roll back.
     Kept,
-    /// The connection was lost after it was told to activate. It is being asked on another one.
+    /// The connection was lost after the host was told to activate. The host is asked on a new connection.
     Lost,
     Ended(Ending),
 }
 
-/// How it ended on one host.
+/// How the deployment ended on one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Done,
-    /// It was never told to activate, because it can't be reached.
+    /// The host was never told to activate, because it can't be reached.
     Unreachable,
-    /// Anything else, known or not.
+    /// Any other end, known or unknown.
     Failed,
 }
 
-/// What to do for one host.
+/// An action for one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// On this side: make durable that it may activate.
+    /// Record durably on this machine that the host may activate.
     Note,
     Activate,
     Cancel,
@@ -63,7 +64,7 @@ pub enum Step {
     Release,
 }
 
-/// What has been decided so far.
+/// The state of the push.
 #[derive(Debug)]
 pub struct Decision {
     rules: Rules,
@@ -71,33 +72,33 @@ pub struct Decision {
     course: Course,
 }
 
-/// Where one host is.
+/// The state of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Preparing,
     Prepared,
     Noting,
     Noted,
-    /// It was told to activate.
+    /// The host was told to activate.
     Active,
     Healthy,
     Kept,
     Lost,
-    /// It was left out.
+    /// The host was skipped.
     Skipped,
     Ended(Ending),
 }
 
-/// Where all of them are.
+/// The state of the push as a whole.
 #[derive(Debug)]
 enum Course {
     Preparing,
     Waves(Order),
-    /// All were told to keep it.
+    /// All hosts were told to keep the deployment.
     Keeping(Order),
-    /// All have kept it, and were told that they need not be able to go back.
+    /// All hosts have kept it, and were told that they no longer need to be able to roll back.
     Released,
-    /// No host may go on any more: one has failed, or all have been told everything.
+    /// No host may continue, because one has failed or because all have received their last order.
     Over,
 }
 
@@ -105,9 +106,9 @@ enum Course {
 #[derive(Debug)]
 struct Order {
     hosts: Vec<usize>,
-    /// How many of them have gone after each wave.
+    /// For each wave, the number of hosts up to its end.
     ends: Vec<usize>,
-    /// The wave that is under way.
+    /// The current wave.
     wave: usize,
 }
 
@@ -129,7 +130,7 @@ impl Order {
 type Steps = Vec<(usize, Step)>;
 
 impl Decision {
-    /// This many hosts, all of them preparing.
+    /// All of the hosts are preparing.
     pub fn new(hosts: usize, rules: Rules) -> Decision {
         Decision { rules, states: vec![State::Preparing; hosts], course: Course::Preparing }
     }
@@ -141,7 +142,7 @@ impl Decision {
         Decision { rules, states: vec![State::Active], course: Course::Waves(order) }
     }
 
-    /// Whether nothing more will come from any host.
+    /// Whether all hosts have ended.
     pub fn is_over(&self) -> bool {
         self.states.iter().all(|state| matches!(state, State::Ended(_) | State::Skipped))
     }
@@ -151,17 +152,17 @@ impl Decision {
         self.those(|state| matches!(state, State::Active | State::Healthy | State::Kept | State::Lost)).collect()
     }
 
-    /// Whether the host was left out.
+    /// Whether the host was skipped.
     pub fn is_skipped(&self, at: usize) -> bool {
         self.states[at] == State::Skipped
     }
 
-    /// Whether no host may go on any more.
+    /// Whether no host may continue.
     pub fn is_called_off(&self) -> bool {
         matches!(self.course, Course::Over)
     }
 
-    /// Take in what became known of a host. Returns what to do.
+    /// Process an event. Returns the resulting actions.
     pub fn apply(&mut self, at: usize, input: Input) -> Steps {
         let is_keeping = matches!(self.course, Course::Keeping(_));
         let is_before_barrier = matches!(self.course, Course::Preparing) || self.states.len() == 1;
@@ -192,15 +193,15 @@ impl Decision {
         self.advance()
     }
 
-    /// The operator wants to stop.
+    /// The operator interrupted the push.
     pub fn interrupt(&mut self) -> Steps {
         match (&self.course, self.rules.atomicity) {
-            // All are healthy: it is a matter of milliseconds, and going back could leave a mix.
+            // All hosts are healthy. Keeping takes milliseconds, and rolling back now could leave a mix.
             (Course::Keeping(_) | Course::Released | Course::Over, _) => Vec::new(),
             (Course::Preparing, _) | (Course::Waves(_), Atomicity::AllOrNothing) => self.stop(),
             (Course::Waves(_), Atomicity::PerHost) => {
                 let mut steps = self.stop();
-                // One that has not begun yet, although it may, still listens.
+                // Hosts that may begin but have not done so can still be cancelled.
                 steps.extend(self.those(|state| state == State::Active).map(|at| (at, Step::Cancel)));
                 steps
             }
@@ -265,14 +266,14 @@ impl Decision {
         }
     }
 
-    /// Whether this is a failure where all of them are.
+    /// Whether this state is a failure, given the state of the push.
     fn has_failed(&self) -> bool {
         let is_atomic = self.rules.atomicity == Atomicity::AllOrNothing;
         self.states.iter().any(|state| match (state, &self.course) {
             (State::Ended(Ending::Done), Course::Waves(_)) => is_atomic,
             (State::Ended(Ending::Done), Course::Preparing) => true,
             (State::Ended(Ending::Failed | Ending::Unreachable), _) => true,
-            // It goes back by itself.
+            // The host rolls back by itself.
             (State::Lost, Course::Waves(_)) => is_atomic,
             _ => false,
         })

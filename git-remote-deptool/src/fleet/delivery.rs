@@ -1,4 +1,4 @@
-//! One deployment to one host, from the connection to the outcome. Runs in a thread of its own.
+//! One deployment to one host, from the connection to the outcome. It runs in a thread of its own.
 
 mod conversation;
 mod messages;
@@ -23,7 +23,7 @@ use crate::agent::{
 };
 use crate::state::{RequestPath, Timing};
 
-/// Between two tries of a host that is busy: at first, and at most.
+/// The pauses between two attempts while the host is busy: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -33,50 +33,50 @@ pub type OpenBlob = dyn Fn(BlobId) -> std::io::Result<Box<dyn Read>> + Send + Sy
 /// Everything that is sent to one host.
 pub struct Delivery {
     pub target: Endpoint,
-    /// A connection that is being made already, for the first try.
+    /// A connection that is being made already, for the first attempt.
     pub started: Option<Started>,
     pub flight: RequestPath,
     pub request: Deploy,
     pub payload: Payload,
     pub open_blob: Arc<OpenBlob>,
-    /// An agent of ours was there before: the request is sent without waiting for it.
+    /// The host had our agent at the last contact, so the request is sent ahead.
     pub is_known: bool,
     /// How long to wait while another deployment holds the host's lock.
     pub lock_wait: Duration,
 }
 
-/// What happens on the way, for the fleet.
+/// An event for the fleet.
 #[derive(Debug)]
 pub enum DeliveryEvent {
     Stage(Stage),
     Hello(Box<Hello>),
-    /// From here on the host may begin: everything that it takes is on its way.
+    /// From here on the host may begin: everything that it needs is on its way.
     MayBegin,
-    /// The host has begun to answer the request.
+    /// The first answer to the request was received.
     Answered(Timing),
     Phase(Phase),
-    /// A unit, or what must answer, that the host waits for.
+    /// The unit or health probe that the host is waiting for.
     WaitsFor(String),
     Note(String),
     NeedFull,
     Prepared,
     Healthy,
     Kept,
-    /// Another deployment holds the host's lock. It is waited for.
+    /// Another deployment holds the host's lock. We wait for it.
     Busy(Holder),
-    /// The connection was lost after the host may have begun. It is asked over a new one.
+    /// The connection was lost after the host may have begun. The host is asked on a new connection.
     Lost,
     Ended(DeliveryEnd),
 }
 
-/// How it ended, as far as is known.
+/// How the deployment ended, as far as that is known.
 #[derive(Debug)]
 pub enum DeliveryEnd {
     /// The host's answer.
     Outcome(Outcome),
-    /// The host can't have begun: nothing was changed.
+    /// The host can't have begun, so nothing was changed.
     NotReached(SessionError),
-    /// The host may have begun, and could not be asked how it ended.
+    /// The host may have begun, and could not be asked for the outcome.
     Unknown(SessionError),
 }
 
@@ -88,7 +88,7 @@ enum Permission {
 }
 
 impl Delivery {
-    /// Carry it out. Never panics, never gives up without an [`DeliveryEnd`].
+    /// Carry out the deployment. This never panics, and always returns a [`DeliveryEnd`].
     pub fn run(mut self, connector: &Connector, mailbox: Mailbox, tell: &dyn Fn(DeliveryEvent)) {
         let deadline = Instant::now() + self.lock_wait;
         let mut started = self.started.take();
@@ -101,7 +101,7 @@ impl Delivery {
                 end => return tell(DeliveryEvent::Ended(end)),
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            // The only order for a host that is not connected to is to forget it.
+            // The only order to a host without a connection is to cancel.
             if mailbox.order_within(pause.min(left)).is_some() {
                 return tell(DeliveryEvent::Ended(DeliveryEnd::Outcome(Outcome::Cancelled)));
             }

@@ -1,4 +1,4 @@
-//! One job done many times, in a few threads.
+//! Runs a function many times in a few threads.
 
 use std::{
     sync::{
@@ -8,11 +8,11 @@ use std::{
     thread,
 };
 
-/// How large a thread's stack is: none of them does anything deep.
+/// The stack size of each thread. None of them needs much.
 const STACK: usize = 512 * 1024;
 
-/// Call `work` for each number below `count`, in up to `threads` threads, and hand on each result as it comes to `take`,
-/// which is called in this thread. Each thread makes itself a `state`.
+/// Call `work` for each number below `count`, in up to `threads` threads. Each result is passed to `take`, which runs
+/// in the calling thread. Each thread makes a `state` of its own.
 pub fn each<S, T: Send>(
     count: usize,
     threads: usize,
@@ -31,18 +31,18 @@ pub fn each<S, T: Send>(
                 let run = move || {
                     let mut state = state();
                     while let Some(at) = take_one() {
-                        // The receiver lives until all have ended.
+                        // The receiver lives until all threads have ended.
                         let _ = sender.send((at, work(&mut state, at)));
                     }
                 };
-                // Threads that can't be started leave their work to the others.
+                // If a thread can't be started, the others do its work.
                 let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
             }
             drop(sender);
             results.into_iter().for_each(|(at, result)| take(at, result));
         });
     }
-    // All of it, where there are no threads.
+    // If no thread could be started, the calling thread does all the work.
     let mut own = None;
     while let Some(at) = take_one() {
         let result = work(own.get_or_insert_with(&state), at);
@@ -50,7 +50,7 @@ pub fn each<S, T: Send>(
     }
 }
 
-/// As [`each`], with the results in order.
+/// Like [`each`], but returns the results in order.
 pub fn map<S, T: Send>(
     count: usize,
     threads: usize,

@@ -1,4 +1,4 @@
-//! One remote of one repository: its hosts, how they are reached, what is known of them.
+//! One remote: its hosts, how they are reached, and what is known of them.
 
 use std::{
     collections::BTreeMap,
@@ -40,29 +40,29 @@ use crate::{
     ui::progress::{Manner, Screen},
 };
 
-/// One remote of one repository.
+/// A repository, and one of its remotes.
 pub struct Remote {
     pub repo: Repo,
     reach: Reach,
 }
 
-/// What is known of a remote beside the repository, and how its hosts are reached: what every thread has the same of.
+/// The parts of a remote that all threads share: everything but the repository.
 #[derive(Clone)]
 pub struct Reach {
     pub settings: Settings,
     pub target: Target,
-    /// Its name in Git's configuration. A url if there is no such remote; empty if neither was given.
+    /// The name in Git's configuration, or the url if there is no such remote. Empty for a command that names neither.
     pub name: String,
     pub connector: Arc<Connector>,
-    /// For what is to be read on the terminal.
+    /// Where messages for the terminal are written.
     pub sink: Sink,
-    /// The operator has turned away: nothing more is shown.
+    /// Show nothing more, because the operator has interrupted the command.
     pub is_muted: Arc<AtomicBool>,
-    /// The same, if it is a terminal on which a block of lines can be drawn in place.
+    /// The terminal, if it supports lines drawn in place.
     pub screen: Option<Arc<Mutex<Screen>>>,
-    /// Which program shows how a push ends.
+    /// Which program shows the outcome of a push.
     pub results: Results,
-    /// The file that gets the outcome on each host as JSON: see [`crate::push::host_report`].
+    /// The file to which the outcome of each host is appended as JSON. See [`crate::push::host_report`].
     pub report: Option<PathBuf>,
 }
 
@@ -74,14 +74,14 @@ impl Deref for Remote {
     }
 }
 
-/// Which program shows how a push ends.
+/// Which program shows the outcome of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Results {
     /// This one.
     Shown,
     /// The program that reads the report.
     LeftToReader,
-    /// The same, and Git is not told of failures, of which it would speak, too.
+    /// The program that reads the report. Failures are not reported to Git either, because Git would show them.
     OnlyReported,
 }
 
@@ -89,11 +89,11 @@ pub enum Results {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
     AsKnown,
-    /// It was installed anew: what was known of it is about another machine.
+    /// The host was reinstalled, so the recorded state is that of another machine.
     SetUpAnew,
 }
 
-/// Why a request of Git's can't be served.
+/// Why a request from Git failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     #[error(transparent)]
@@ -126,7 +126,7 @@ pub enum RemoteError {
     Tree(#[from] TreeError),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A thread could not open the repository for itself.
+    /// A thread could not open the repository.
     #[error(transparent)]
     Open(#[from] Arc<OpenError>),
     #[error("no random numbers")]
@@ -137,7 +137,7 @@ pub enum RemoteError {
         "the host is deployed from directory '{theirs}', not '{ours}'; set remote.<name>.deptoolHost to '{theirs}'"
     )]
     OtherDirectory { theirs: HostName, ours: HostName },
-    /// What a host runs could neither be found nor be made here.
+    /// The commit that a host runs could not be found or made here.
     #[error(transparent)]
     Commit(Box<dyn std::error::Error + Send + Sync>),
     #[error(
@@ -153,7 +153,7 @@ pub enum RemoteError {
     NotPushedTo(String),
 }
 
-/// The names of hosts, of many only the first.
+/// The first few names, and the number of the rest.
 fn list(hosts: &[HostName]) -> String {
     const NAMES: usize = 10;
     let names: Vec<&str> = hosts.iter().take(NAMES).map(HostName::as_str).collect();
@@ -174,24 +174,24 @@ impl Remote {
         self.is_muted.store(true, Ordering::Relaxed);
     }
 
-    /// Show a line, or several.
+    /// Show one or more lines.
     pub fn say(&self, text: &str) {
         if self.is_muted.load(Ordering::Relaxed) {
             return;
         }
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A terminal that is gone is no reason to stop a deployment.
+        // A closed terminal is no reason to stop a deployment.
         let _ = sink.write_all(format!("{}\n", text.trim_end()).as_bytes());
         let _ = sink.flush();
     }
 
-    /// All hosts that have a remote, or ran something when they were last asked, in order, and what is known of them.
+    /// All hosts that have a remote or ran something at the last contact, in order, with their known state.
     pub fn known_hosts(&self) -> Result<Vec<(HostRemote, Known)>, RemoteError> {
         let with_remotes = self.settings.known_hosts()?;
         let mut hosts: BTreeMap<HostName, HostRemote> =
             with_remotes.iter().map(|host| (host.host.clone(), host.clone())).collect();
         for (name, facts) in HostFacts::all(&self.repo) {
-            // Facts of a host that has another remote by now, or whose name is not a host's any more, are outdated.
+            // Facts are outdated if the host has another remote by now, or if its name belongs to something else.
             if let Some(host) = self.settings.host(&facts.host).ok().filter(|host| host.tracking == name) {
                 hosts.entry(facts.host).or_insert(host);
             }
@@ -203,18 +203,19 @@ impl Remote {
         Ok(known)
     }
 
-    /// Whether a host of that name was ever talked to.
+    /// Whether there was ever a connection to a host of that name.
     pub fn has_facts(&self, host: &HostName) -> bool {
         HostFacts::all(&self.repo).iter().any(|(_, facts)| facts.host == *host)
     }
 
-    /// Opens the same remote again. A repository's handle can't go from one thread to another: each opens its own.
+    /// Returns a function that opens the same remote again. A repository handle can't be sent to another thread, so
+    /// each thread opens its own.
     pub fn opener(&self) -> impl Fn() -> Result<Remote, OpenError> + Send + Sync + use<> {
         let (environment, reach) = (self.repo.environment().clone(), self.reach.clone());
         move || Ok(Remote::new(Repo::open(environment.clone())?, reach.clone()))
     }
 
-    /// How progress is to be shown.
+    /// How to show progress.
     pub fn manner(&self, options: &Options) -> Manner {
         match (&self.screen, options.progress) {
             (Some(screen), Progress::Shown) if options.verbosity > 0 => Manner::Live(screen.clone()),
@@ -226,7 +227,7 @@ impl Remote {
         Tracking::new(&self.repo)
     }
 
-    /// The right to talk to `host` from this repository. Says so if it has to wait.
+    /// Acquire the host's lock in this repository. Prints a message if it has to wait.
     pub fn lock(&self, host: &HostRemote) -> Result<HostLock, LockError> {
         match HostLock::try_acquire(&self.repo, &host.tracking) {
             Err(held @ LockError::Held(_)) => {
@@ -237,8 +238,8 @@ impl Remote {
         }
     }
 
-    /// The right to talk to each of `hosts`, in their order. They are locked in the order of their names, so that two
-    /// processes do not wait for each other.
+    /// Acquire the locks of `hosts`. They are acquired in the order of the names, to avoid deadlocks, and returned in
+    /// the order of `hosts`.
     pub fn lock_all(&self, hosts: &[HostRemote]) -> Result<Vec<HostLock>, RemoteError> {
         open_files::make_room(hosts.len(), Use::Lock)?;
         let sorted: BTreeMap<_, _> = hosts.iter().map(|host| (&host.tracking, host)).collect();
@@ -247,7 +248,7 @@ impl Remote {
         Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
     }
 
-    /// How the connector reaches `host`.
+    /// The endpoint for `host`.
     pub fn place(&self, host: &HostRemote) -> Result<transport::Endpoint, RemoteError> {
         match &host.via {
             Via::Local(path) => Ok(transport::Endpoint::Local(path.clone())),
@@ -272,7 +273,7 @@ impl Remote {
         }
     }
 
-    /// Show the trouble that a host reports in its hello.
+    /// Show the errors that a host reports in its hello.
     pub fn show_hello(&self, host: &HostRemote, hello: &Hello) {
         if let Some(recovered) = &hello.recovered {
             self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
@@ -282,9 +283,10 @@ impl Remote {
         }
     }
 
-    /// The same, and remember what `hello` contains. The caller holds the host's lock in this repository.
+    /// Show the errors in `hello`, and record its contents. The caller holds the host's lock in this repository.
     ///
-    /// A tracking ref of what no longer runs there is removed: offline, nothing else would.
+    /// If a tracking ref names a commit that the host no longer runs, it is deleted: nothing else would do that
+    /// offline.
     pub fn record_hello(&self, host: &HostRemote, hello: &Hello) -> Result<Machine, RemoteError> {
         self.show_hello(host, hello);
         let known = HostFacts::load(&self.repo, &host.tracking);
@@ -292,7 +294,7 @@ impl Remote {
         let before = known.as_ref().map(|facts| (facts.instance.as_ref(), facts.deployed.is_some()));
         let machine = match before {
             Some((Some(before), _)) if instance.as_ref() != Some(before) => Machine::SetUpAnew,
-            // A root directory gets its id with its first deployment, after it was asked for it.
+            // A local root gets its id with its first deployment, after the hello.
             Some((None, true)) if instance.is_none() => Machine::SetUpAnew,
             Some(_) | None => Machine::AsKnown,
         };
@@ -328,7 +330,7 @@ impl Remote {
         Ok(machine)
     }
 
-    /// Remember how much of a host is not as it was deployed, unless another process of this repository talks to it now.
+    /// Record how much drift a host has, unless another process of this repository holds the host's lock.
     pub fn remember_drift(&self, host: &HostRemote, drift: usize) -> Result<(), RemoteError> {
         let _lock = match HostLock::try_acquire(&self.repo, &host.tracking) {
             Err(LockError::Held(_)) => return Ok(()),
@@ -340,13 +342,13 @@ impl Remote {
         }
     }
 
-    /// What is known to be wrong on hosts, a line for each: nothing is as it should be only where there is none.
+    /// A line for each host with known drift.
     pub fn known_drift<'a>(&self, hosts: impl Iterator<Item = &'a HostRemote>) -> Vec<String> {
         let facts = hosts.filter_map(|host| HostFacts::load(&self.repo, &host.tracking));
         facts.filter_map(|facts| Some(format!("{}: {}", facts.host, facts.drift_in_words()?))).collect()
     }
 
-    /// Remove the tracking refs of a host that do not name what it says it runs.
+    /// Delete the tracking refs of a host that name another commit than the host reported.
     fn forget_all_but(&self, host: &HostRemote, deployed: Option<&Deployed>) -> Result<(), RemoteError> {
         let tracking = self.tracking();
         for (cluster, tracked) in tracking.clusters(host)? {

@@ -2,36 +2,37 @@
 
 use gix::bstr::{BStr, BString, ByteSlice};
 
-/// One ref that Git asks to be changed.
+/// One ref that Git wants to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushCommand {
-    /// Whether the new commit must descend from the one that is there.
+    /// Whether the new commit must descend from the one that the host runs.
     pub ancestry: Ancestry,
-    /// What is to be put there.
+    /// What to put there.
     pub src: Source,
-    /// The full name of the ref, as Git wrote it: the answer has to repeat it.
+    /// The full name of the ref, exactly as Git wrote it, because the answer must repeat it.
     pub dst: BString,
 }
 
-/// Whether going back, or aside, is asked for: the `+` before a refspec. It never waives the lease.
+/// Whether the new commit may go back or aside, as with a `+` before the refspec. This never waives the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ancestry {
     /// The new commit must descend from the old one.
     Required,
-    /// It need not: `-f`.
+    /// It need not descend: `-f`.
     Waived,
 }
 
 /// The left side of a refspec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nothing: the ref is to be deleted.
+    /// Nothing: delete the ref.
     Delete,
-    /// Any text that names an object: `refs/heads/prod`, `HEAD`, `prod~3`, an id, a tag, a tree.
+    /// Text that names an object: `refs/heads/prod`, `HEAD`, `prod~3`, an id, a tag, a tree.
     Revision(BString),
 }
 
-/// A branch that is offered and that nobody deletes: `--prune` and `--mirror` ask for that, and so give themselves away.
+/// A branch that is listed but that nobody would delete by name. A request to delete it reveals `--prune` or
+/// `--mirror`.
 pub const GUARD: &str = "refs/heads/deptool-prune-guard";
 
 /// What kind of ref a destination is. Only a branch can be a cluster.

@@ -1,4 +1,4 @@
-//! Whether all that a commit reaches is here.
+//! Whether everything that a commit reaches is in the repository.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,14 +15,14 @@ use crate::repo::{
     promisors,
 };
 
-/// Answers for one state of the repository's refs.
+/// Finds out for one state of the repository's refs.
 pub(super) struct Completeness {
     objects: Rc<Objects>,
-    /// The commits that refs name: what they reach is complete, as Git sees to.
+    /// The commits that refs name. Git keeps complete whatever they reach.
     tips: Vec<CommitId>,
-    /// Commits of a shallow repository whose parents need not be here.
+    /// Commits at the boundary of a shallow repository, whose parents may be missing.
     shallow: HashSet<ObjectId>,
-    /// The operator works with a partial clone: what is missing, Git gets when it is needed.
+    /// Whether this is a partial clone, where Git fetches missing objects when they are needed.
     partial: bool,
 }
 
@@ -31,7 +31,7 @@ impl Completeness {
         let mut tips = HashSet::new();
         let references = repo.references().map_err(ResolveError::Refs)?;
         for reference in references.all().map_err(ResolveError::Refs)? {
-            // A ref that can't be read, or names nothing, helps us in nothing.
+            // A ref that is unreadable or dangling is skipped.
             tips.extend(reference.ok().and_then(|reference| Some(reference.try_id()?.detach())));
         }
         tips.extend(repo.head_id().ok().map(|id| id.detach()));
@@ -50,7 +50,7 @@ impl Completeness {
         &self.tips
     }
 
-    /// Whether `id` is here with all that it reaches.
+    /// Whether everything that `id` reaches is in the repository.
     pub fn holds(&self, id: CommitId) -> Result<bool> {
         Ok(self.tips.contains(&id) || self.needed(id)?.is_some())
     }
@@ -60,7 +60,7 @@ impl Completeness {
         self.objects.between(&self.tips, &id, usize::MAX)
     }
 
-    /// What `id` reaches that is in the quarantine only; `None` if something is nowhere.
+    /// The objects that `id` reaches and that are only in the quarantine. `None` if an object is missing.
     pub fn needed(&self, id: CommitId) -> Result<Option<Vec<ObjectId>>> {
         if !self.objects.has(&id.0) {
             return Ok(None);
@@ -70,7 +70,7 @@ impl Completeness {
         }
         let commits = self.unreferenced(id)?;
         let mut check = Check { objects: &self.objects, seen: HashSet::new(), needed: Vec::new() };
-        // Oldest first, so that a commit's parent has been looked at, and what is equal there need not be again.
+        // Oldest first, so that objects that a commit shares with its parent are checked only once.
         for id in commits.iter().rev() {
             let commit = self.objects.commit(id)?;
             let cut = self.shallow.contains(&id.0) && self.objects.is_ours(&id.0);
@@ -101,7 +101,7 @@ impl Check<'_> {
         }
     }
 
-    /// Whether all of a tree is here; what is equal in `before` is taken to be.
+    /// Whether everything in a tree is there, assuming that `before` is complete.
     fn tree(&mut self, id: ObjectId, before: Option<ObjectId>, depth: usize) -> Result<bool> {
         if Some(id) == before || self.seen.contains(&id) {
             return Ok(true);

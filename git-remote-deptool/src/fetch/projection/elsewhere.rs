@@ -1,4 +1,4 @@
-//! Commits from the operator's other remotes.
+//! Gets commits from the operator's other remotes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,8 +15,8 @@ use crate::{
     repo::{git::GitError, history::Objects},
 };
 
-/// The other remotes, each of them asked once for each commit, however many hosts run it; those that did not answer in
-/// time, never again.
+/// The other remotes. Each is asked only once for each commit, however many hosts run it. A remote that did not answer
+/// in time is not asked again.
 #[derive(Debug)]
 pub struct Elsewhere {
     patience: Duration,
@@ -26,13 +26,13 @@ pub struct Elsewhere {
 
 #[derive(Debug, Default)]
 struct Asked {
-    /// Whether one of them had it.
+    /// Whether a remote had the commit.
     commits: HashMap<CommitId, bool>,
     silent: HashSet<String>,
 }
 
 impl Elsewhere {
-    /// No remote was asked yet. Each may take as long as `patience`.
+    /// `patience` is the time limit for each remote.
     pub fn new(patience: Duration, interrupt: Interrupt) -> Self {
         Elsewhere { patience, interrupt, asked: Mutex::default() }
     }
@@ -52,7 +52,7 @@ impl Elsewhere {
                     asked.commits.insert(id, true);
                     return Ok(Some(CommitSource::FromRemote(remote)));
                 }
-                // That it failed is enough to try the next one.
+                // Whatever the error is, try the next remote.
                 Ok(()) | Err(GitError::Start { .. } | GitError::Failed { .. } | GitError::Interrupted) => {}
                 Err(GitError::TooSlow { .. }) => {
                     asked.silent.insert(remote);

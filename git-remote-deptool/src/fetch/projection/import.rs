@@ -1,4 +1,4 @@
-//! Objects from a host: first into quarantine, then, what is wanted and complete, into the repository.
+//! Stores objects from a host: first in a quarantine, then the complete and requested ones in the repository.
 
 use std::{
     fs,
@@ -22,62 +22,62 @@ use crate::repo::{
     pack::{WriteError, write_from},
 };
 
-/// Why what a host gave did not get into the repository.
+/// Why objects from a host were not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The pack is invalid, or there is no place for it.
+    /// The pack is invalid or could not be stored.
     #[error("could not take in what the host sent")]
     Quarantine(#[source] StoreError),
-    /// The place for it could not be made.
+    /// The quarantine could not be created.
     #[error("could not make '{}'", path.display())]
     Place {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// Git could not be started, or be written to.
+    /// Git could not be started, or did not read its input.
     #[error("could not run 'git {command}'")]
     Git {
-        /// Its subcommand.
+        /// The subcommand.
         command: &'static str,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// Git refused the objects.
     #[error("'git {command}' failed: {stderr}")]
     Refused {
-        /// Its subcommand.
+        /// The subcommand.
         command: &'static str,
-        /// What it said, safe to show.
+        /// Its stderr, safe to show.
         stderr: String,
     },
-    /// An object could not be read back.
+    /// An object could not be read from the quarantine.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// A large blob could not be stored.
     #[error("could not store blob {id}")]
     Blob {
-        /// Which.
+        /// The id of the blob.
         id: ObjectId,
-        /// What the object database said.
+        /// The error of the object database.
         #[source]
         source: gix_error::Error,
     },
 }
 
-/// A store beside the repository's objects that Git does not look into, gone when dropped.
+/// A temporary store next to the repository's objects, which Git does not read. It is deleted on drop.
 pub(super) struct Quarantine {
     store: Rc<Store>,
     dir: PathBuf,
 }
 
 impl Quarantine {
-    /// Take in a pack: hashed, without deltas, within limits.
+    /// Receive a pack: hashed, without deltas, within limits.
     pub fn receive(repo: &gix::Repository, pack: &mut dyn BufRead) -> Result<Self, ImportError> {
-        // Git removes what has such a name and was left behind.
+        // Git removes stale files with such names.
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tmp_objdir-deptool-{}-{count}", std::process::id());
@@ -109,17 +109,17 @@ impl Quarantine {
 
 impl Drop for Quarantine {
     fn drop(&mut self) {
-        // Nobody can be told; Git's own housekeeping gets what stays.
+        // There is nobody to report an error to. `git gc` removes the leftovers.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-/// Up to how many objects are stored one by one, as with `fetch.unpackLimit`.
+/// The largest number of objects that are stored as loose objects, like `fetch.unpackLimit`.
 const UNPACK: usize = 100;
 
-/// Give `ids`, and the objects that were `made`, to Git to store: it hashes them again, and keeps to the repository's
-/// own configuration for permissions and durability. What `git fsck` would complain of does not get in, as with
-/// `fetch.fsckObjects`, unless that is off: a host is trusted less than a Git server.
+/// Have Git store `ids` from the quarantine, and the objects in `made`. Git hashes them again and applies the
+/// repository's settings for permissions and durability. As with `fetch.fsckObjects`, objects that `git fsck` would
+/// complain about are refused, unless that setting is false: a host is trusted less than a Git server.
 pub(super) fn write(
     repo: &gix::Repository,
     objects: &Objects,
@@ -144,7 +144,7 @@ pub(super) fn write(
     let mut stdin = io::BufWriter::with_capacity(1 << 16, stdin);
     let written = write_from(objects, ids, made, &mut stdin);
     let flushed = stdin.flush();
-    // Not `into_inner`, which would write again what could not be written.
+    // Not `into_inner`, which would retry a failed write.
     drop(stdin.into_parts());
     let output = child.wait_with_output().map_err(failed)?;
     if !output.status.success() {
@@ -155,7 +155,7 @@ pub(super) fn write(
     flushed.map_err(failed)
 }
 
-/// Store one large blob, never holding it whole.
+/// Store one large blob without holding all of it in memory.
 pub(super) fn write_large(
     repo: &gix::Repository,
     wanted: ObjectId,
@@ -169,7 +169,7 @@ pub(super) fn write_large(
     stored.map(drop).map_err(|source| ImportError::Blob { id: wanted, source })
 }
 
-/// A blob's content that ends in an error if it is not what was wanted, so that no other one is stored.
+/// The content of a blob. Reading it fails at the end if it is not the requested blob, so no other blob is stored.
 struct Checked<'a> {
     content: &'a mut dyn Read,
     hash: Option<gix_hash::Hasher>,

@@ -1,4 +1,4 @@
-//! Making projections.
+//! Makes projections.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,15 +10,15 @@ use super::{ResolveError, complete::Completeness};
 use crate::repo::history::{HistoryError, Objects};
 use crate::state::pairs::{Pair, Pairs};
 
-/// What there is to store for a projection.
+/// The objects to store for a projection.
 pub(super) struct Work {
-    /// What the host runs and what stands for it.
+    /// The commit that the host runs, and the one that represents it.
     pub tip: Pair,
-    /// All that was projected, oldest first.
+    /// All projected commits, oldest first.
     pub pairs: Vec<Pair>,
     /// New commits and root trees.
     pub objects: Vec<(Kind, Vec<u8>)>,
-    /// What of the host's directories is in quarantine only.
+    /// Objects of the host's directories that are only in the quarantine.
     pub needed: Vec<ObjectId>,
 }
 
@@ -30,8 +30,7 @@ pub(super) struct Projector<'a> {
 }
 
 impl Projector<'_> {
-    /// Project `tip`, and before it those of its ancestors that are not complete here and of which all of the host's
-    /// directory is.
+    /// Project `tip`, and those of its ancestors that are not complete here and whose host directory is.
     pub fn project(&self, tip: CommitId) -> Result<Work, ResolveError> {
         let commits = self.ancestors_first(tip)?;
         let incomplete: HashSet<CommitId> = commits.iter().copied().collect();
@@ -59,7 +58,7 @@ impl Projector<'_> {
         }
     }
 
-    /// What stands here for a commit that need not be projected: itself if it is complete, else its projection.
+    /// The commit that represents one that need not be projected: itself if it is complete, else its projection.
     fn known(&self, id: &CommitId) -> Option<CommitId> {
         if self.objects.is_ours(&id.0) {
             return Some(*id);
@@ -67,7 +66,7 @@ impl Projector<'_> {
         self.pairs.projection_of(id, self.host).map(|pair| pair.projected)
     }
 
-    /// The commits to project, each after its parents.
+    /// The commits to project, parents first.
     fn ancestors_first(&self, tip: CommitId) -> Result<Vec<CommitId>, ResolveError> {
         let open: HashSet<CommitId> = self.complete.unreferenced(tip)?.into_iter().collect();
         let mut ordered = Vec::new();
@@ -88,7 +87,7 @@ impl Projector<'_> {
         Ok(ordered)
     }
 
-    /// The root tree of a projection; `None` if not all of an older commit is here, so that history has to end.
+    /// The root tree of a projection. `None` if objects of an older commit are missing, so that the history ends there.
     fn host_part(&self, id: CommitId, is_tip: bool, work: &mut Making) -> Result<Option<ObjectId>, ResolveError> {
         match missing_of_host(self.objects, self.host, id)?.first() {
             Some(missing) if is_tip => return Err(ResolveError::Incomplete { commit: id, missing: *missing }),
@@ -110,7 +109,7 @@ impl Projector<'_> {
     }
 }
 
-/// What is missing of the host's directory in a commit.
+/// The first object that is missing in the host's directory of a commit.
 pub(super) fn missing_of_host(objects: &Objects, host: &HostName, id: CommitId) -> Result<Vec<ObjectId>, HistoryError> {
     if !objects.has(&id.0) {
         return Ok(vec![id.0]);
@@ -127,7 +126,7 @@ pub(super) fn missing_of_host(objects: &Objects, host: &HostName, id: CommitId) 
     Ok(walked.missing)
 }
 
-/// A walk over trees that does not mind what is missing.
+/// A walk over trees that tolerates missing objects.
 struct Walked<'a> {
     objects: &'a Objects,
     seen: &'a mut HashSet<ObjectId>,
@@ -166,7 +165,7 @@ impl Making {
         let mut hasher = gix_hash::hasher(HashKind::Sha1);
         hasher.update(&gix_object::encode::loose_header(kind, data.len() as u64));
         hasher.update(&data);
-        // What was made by us is no attempt at a collision.
+        // An object of our own is not a collision attack.
         let id = hasher.try_finalize().unwrap_or_else(|_| ObjectId::null(HashKind::Sha1));
         if self.made.insert(id) {
             self.objects.push((kind, data));
@@ -175,8 +174,8 @@ impl Making {
     }
 }
 
-/// The bytes of a commit with another tree and other parents. Author, committer, encoding and message stay, but for what
-/// could drive a terminal; other headers (signatures, merged tags) would not be true any more.
+/// The commit with another tree and other parents. Author, committer, encoding and message are copied without control
+/// characters. Other headers (signatures, merged tags) would no longer be valid and are omitted.
 fn rewrite(commit: &[u8], tree: ObjectId, parents: &[CommitId]) -> Vec<u8> {
     let mut out = format!("tree {tree}\n").into_bytes();
     for parent in parents {
@@ -193,8 +192,8 @@ fn rewrite(commit: &[u8], tree: ObjectId, parents: &[CommitId]) -> Vec<u8> {
     out
 }
 
-/// Add `text` to `out` with a question mark for every control character in it but tabs and the ends of lines. `git log`
-/// shows what it is given, and what a host gives may have come from anywhere.
+/// Append `text` to `out`, with question marks in place of control characters other than tabs and line feeds. The text
+/// comes from a host, and `git log` shows it as it is.
 fn harmless(text: &[u8], out: &mut Vec<u8>) {
     for chunk in text.utf8_chunks() {
         let mut chars = chunk.valid().chars().peekable();
@@ -202,7 +201,7 @@ fn harmless(text: &[u8], out: &mut Vec<u8>) {
             let is_fine = !c.is_control() || c == '\n' || c == '\t' || c == '\r' && chars.peek() == Some(&'\n');
             out.extend_from_slice(if is_fine { c } else { '?' }.encode_utf8(&mut [0; 4]).as_bytes());
         }
-        // Another encoding than UTF-8: what it means is for whoever shows it.
+        // Another encoding than UTF-8 is left to the program that shows the text.
         out.extend_from_slice(chunk.invalid());
     }
 }

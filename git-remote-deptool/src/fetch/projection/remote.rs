@@ -1,4 +1,4 @@
-//! Asking the other remotes.
+//! Fetches commits from other remotes.
 
 use std::{ffi::OsString, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The remotes that are no hosts of ours: `origin` first, then by name.
+/// The remotes that are not hosts: `origin` first, then in the order of their names.
 pub(super) fn names(repo: &gix::Repository) -> Vec<String> {
     let config = repo.config_snapshot();
     let mut names: Vec<String> = repo
@@ -29,8 +29,7 @@ pub(super) fn names(repo: &gix::Repository) -> Vec<String> {
     names
 }
 
-/// Let Git fetch one commit from a remote, quietly, without a question, for no longer than `patience`. Nothing but
-/// objects changes.
+/// Have Git fetch one commit from a remote, silently, without prompting, within `patience`. Only objects are added.
 pub(super) fn fetch(
     repo: &gix::Repository,
     remote: &str,
@@ -54,7 +53,8 @@ pub(super) fn fetch(
         .map(drop)
 }
 
-/// The user's ssh, told not to ask. Another program than OpenSSH stays as it is: it would not know the option.
+/// The user's ssh, configured not to prompt. Programs other than OpenSSH are not changed, because they would not accept
+/// the option.
 fn ssh(repo: &gix::Repository) -> (&'static str, OsString) {
     let configured = repo.config_snapshot().string("core.sshCommand").map(|value| value.to_string().into());
     let mut command = match (std::env::var_os("GIT_SSH_COMMAND").or(configured), std::env::var_os("GIT_SSH")) {

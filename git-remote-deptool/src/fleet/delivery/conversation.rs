@@ -1,4 +1,4 @@
-//! One conversation with a host. It may take more than one connection.
+//! The exchange of messages for one deployment to one host, which may take more than one connection.
 
 use std::{
     sync::Arc,
@@ -20,16 +20,16 @@ use crate::agent::{
 };
 use crate::state::{RequestPath, Timing};
 
-/// How often we ask a host after the connection was lost. With `--atomic` others wait for the answer.
+/// How many attempts to ask a host after the connection was lost. With `--atomic`, other hosts wait for the answer.
 const TRIES: u32 = 2;
-/// How long a host that was silent or out of reach may take when it is asked once more.
+/// The time limit to ask again a host that was silent or unreachable.
 const PATIENCE_WITH_SILENT: Duration = Duration::from_secs(10);
-/// How often it is looked whether everything before a large file has been sent.
+/// How often to check whether everything before a large file was sent.
 const LOOK: Duration = Duration::from_millis(20);
-/// Between two tries to connect.
+/// The pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// One conversation.
+/// The state of the exchange.
 pub(super) struct Conversation<'a> {
     delivery: &'a Delivery,
     connector: &'a Connector,
@@ -37,19 +37,19 @@ pub(super) struct Conversation<'a> {
     tell: &'a dyn Fn(DeliveryEvent),
     pub permission: Permission,
     expected: Expected,
-    /// No new connection could be made when the host waited for one.
+    /// No new connection could be made although the host waited for one.
     is_out_of_reach: bool,
-    /// We talk over another connection than the first.
+    /// The current connection is not the first one.
     is_attached: bool,
-    /// The request was not answered yet: how long the hello took, and when it came.
+    /// Until the request is answered: how long the hello took, and when it was received.
     unanswered: Option<(Duration, Instant)>,
 }
 
-/// What a deployment that is asked for on another connection is doing.
+/// The state of a deployment that was asked for on another connection.
 enum Status {
     Running(Box<Session>),
     Over(Outcome),
-    /// It never got as far as activation, and will not.
+    /// It did not reach activation, and never will.
     NeverBegun,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Connect unless that was begun already, send everything, and follow the deployment to its end.
+    /// Connect unless that has begun, send everything, and follow the deployment to its end.
     pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
         let delivery = self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
@@ -108,7 +108,7 @@ impl<'a> Conversation<'a> {
         }
         let mut session = opened?;
         let hello = match session.hello() {
-            // Instead of its hello: an agent that can't say that reads no request.
+            // The agent sent an error in place of its hello, so it does not read a request.
             Err(SessionError::Agent(why)) => return Ok(Outcome::refused(why)),
             hello => hello?,
         };
@@ -126,7 +126,7 @@ impl<'a> Conversation<'a> {
         self.follow(session)
     }
 
-    /// Whether the host activates as soon as it has what is sent first, without waiting for an order.
+    /// Whether the host activates without an order as soon as it has received everything.
     fn begins_by_itself(&self) -> bool {
         self.delivery.request.activation == Activation::AtOnce && self.delivery.payload.large.is_empty()
     }
@@ -153,7 +153,8 @@ impl<'a> Conversation<'a> {
                         return Ok(cancelled);
                     }
                 }
-                // The host asks every connection that attaches. That one could is the confirmation.
+                // The host sends this on every connection that attaches. To have made the connection is the
+                // confirmation.
                 Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
                     session.send(&Request::Confirm)?;
                 }
@@ -170,10 +171,10 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Returns the end, if that is what the order leads to.
+    /// Carry out an order. Returns the outcome if the order ends the deployment.
     fn carry_out(&mut self, session: &mut Session, order: Order) -> Result<Option<Outcome>, SessionError> {
         match order {
-            // It can't begin before it has everything, and now it never will.
+            // The host can't begin without the rest, which it will never receive.
             Order::Send(Request::Cancel) if session.abandon() => Ok(Some(Outcome::Cancelled)),
             Order::Send(request) => {
                 if request == Request::Activate {
@@ -189,8 +190,8 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Send what is too large for the pack, and what tells the host that it has everything: until then it can't begin.
-    /// Returns that the deployment was cancelled if we were interrupted before.
+    /// Send the large blobs, and the message that everything was sent; the host can't begin before that. Returns that
+    /// the deployment was cancelled if there was an interrupt before that.
     fn send_large(&mut self, session: &mut Session, large: &[(BlobId, u64)]) -> Result<Option<Outcome>, SessionError> {
         if large.is_empty() {
             return Ok(None);
@@ -215,14 +216,14 @@ impl<'a> Conversation<'a> {
         Ok(None)
     }
 
-    /// Reach the host anew, and go on over that connection. If it can't be, it goes back when its
-    /// time is over, and says so on the old one.
+    /// Connect to the host again, and continue on that connection. If that fails, the host rolls back when the time is
+    /// over, and reports it on the old connection.
     fn confirm(&mut self, mut old: Session, seconds: u16) -> Session {
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
         loop {
             match self.attach(Some(deadline)) {
                 Ok(Status::Running(session)) => return *session,
-                // The old connection tells.
+                // The outcome is reported on the old connection.
                 Ok(Status::Over(_) | Status::NeverBegun) => return old,
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
                     (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
@@ -239,10 +240,11 @@ impl<'a> Conversation<'a> {
         self.connector.interrupted.is_set()
     }
 
-    /// The connection was lost after the host may have begun: ask on another one, and go on there if it is at work.
+    /// After a lost connection to a host that may have begun, ask on another one, and follow the deployment there if it
+    /// is in progress.
     ///
-    /// An operator who has interrupted us does not wait for that, and a host that was silent or out of reach is not waited
-    /// for as long once more: the next contact asks.
+    /// After an interrupt this does not wait. A host that was silent or unreachable gets less time. If the outcome
+    /// remains unknown, the next contact asks for it.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent));
         let (tries, deadline) = match is_silent || self.is_out_of_reach {
@@ -270,7 +272,7 @@ impl<'a> Conversation<'a> {
         DeliveryEnd::Unknown(lost)
     }
 
-    /// Ask for our deployment on a connection of its own, by its id.
+    /// Ask for our deployment, by its id, on a new connection.
     fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
         let stage = &mut |_| {};
         let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
@@ -292,7 +294,7 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// How our deployment has ended, by what the host remembers of it.
+/// The outcome of our deployment according to the host's log.
 fn outcome_of(attempt: Attempt) -> Outcome {
     match attempt.result {
         AttemptResult::Done => {

@@ -1,4 +1,4 @@
-//! Which messages a host may send, and how often.
+//! Checks which messages a host may send, and how often.
 
 use deptool_agent::shared::{
     outcome::Outcome,
@@ -11,13 +11,13 @@ use crate::agent::session::SessionError;
 /// Show at most this much of a host's notes, in bytes.
 const NOTES: usize = 64 * 1024;
 
-/// Which messages may still come. Each of them comes once: the fleet acts on it.
+/// The messages that may still arrive. Each may arrive once, because the fleet acts on it.
 pub(super) struct Expected {
     need_full: bool,
     prepared: bool,
     healthy: bool,
     kept: bool,
-    /// How much more of its notes is shown, in bytes.
+    /// How many more bytes of notes may be shown.
     notes: usize,
 }
 
@@ -28,13 +28,13 @@ impl Expected {
         Expected { need_full: true, prepared, healthy: verdict, kept: verdict, notes: NOTES }
     }
 
-    /// On another connection the host repeats what it waits for.
+    /// On another connection, the host repeats what it waits for.
     pub fn attached(&mut self, request: &Deploy) {
         let verdict = request.decided_by == DecidedBy::Helper;
         *self = Expected { need_full: false, prepared: false, healthy: verdict, kept: verdict, notes: self.notes };
     }
 
-    /// Pass on a message. Returns the outcome if the message is that.
+    /// Pass on a message, or return the outcome if the message contains it.
     pub fn accept(
         &mut self,
         response: Response,
