@@ -52,7 +52,8 @@ use crate::{
         remote::{Remote, RemoteError},
     },
     model::error::chain,
-    repo::{ConfigError, ReadError, RevisionError, snapshot::SnapshotError},
+    repo::{ConfigError, ReadError, RevisionError},
+    snapshot::SnapshotError,
     state::{LockError, TrackingError},
 };
 

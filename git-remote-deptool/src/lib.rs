@@ -7,8 +7,9 @@
 //! push       a push: resolve, plan, run, record, report
 //! fetch      asks hosts what they run, and gets those commits                  plan  what a push changes on each host
 //! fleet      the deployment to one host; how the outcomes of several hosts affect each other
+//! snapshot   a rendered directory as a commit
 //! state      what the repository records of hosts: refs, facts, locks
-//! repo       the operator's repository: history, packs, snapshots
+//! repo       the operator's repository: history, packs
 //! config     Git's configuration: urls, hosts, groups
 //! agent      connections to agents: transport, install, session                ui    progress, plans as text
 //! model      types that all of these share, without I/O
@@ -24,5 +25,6 @@ pub mod plan;
 pub mod protocol;
 pub mod push;
 pub mod repo;
+pub mod snapshot;
 pub mod state;
 pub mod ui;

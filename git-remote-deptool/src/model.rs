@@ -7,3 +7,4 @@ pub mod offer;
 pub mod options;
 pub mod outcome;
 pub mod push_option;
+pub mod safeguards;

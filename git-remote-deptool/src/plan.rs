@@ -2,7 +2,6 @@
 //!
 //! Everything that shows or makes a deployment asks the one [`Planner`]: `git push`, its dry run, and `git deptool`.
 
-mod safeguards;
 mod stand_in;
 
 use std::{
@@ -21,15 +20,13 @@ use deptool_agent::shared::{
     tree::{Apps, HostTree},
     wire::{Lease, Repair},
 };
-
-pub use safeguards::Safeguards;
 use sha2::{Digest as _, Sha256};
 use stand_in::Objects;
 
 use crate::{
     config::HostRemote,
     fleet::{parallel, remote::RemoteError},
-    model::{batch::Ancestry, error::chain, outcome::RefUpdate},
+    model::{batch::Ancestry, error::chain, outcome::RefUpdate, safeguards::Safeguards},
     repo::{Files, PromisedError, Repo},
     state::{Known, Tracked, Tracking},
 };
@@ -114,7 +111,15 @@ pub struct Planner<'r> {
 enum Judged {
     Refused(Refusal),
     Unaffected,
-    Affected { tracked: Option<Tracked>, expected: Lease, update: RefUpdate, trees: Trees, otherwise: IfNothingChanges },
+    /// The directories differ.
+    Different {
+        tracked: Option<Tracked>,
+        expected: Lease,
+        trees: Trees,
+        otherwise: IfNothingChanges,
+        /// Whether the commit may follow what runs. That matters only if the host is affected.
+        update: Result<RefUpdate, Refusal>,
+    },
 }
 
 /// Whether a host is deployed to of which nothing changes: what differs may be beside its apps.
@@ -243,7 +248,7 @@ impl<'r> Planner<'r> {
         let mut different: HashMap<Trees, usize> = HashMap::new();
         let mut work = Vec::new();
         for one in &judged {
-            if let Judged::Affected { trees, .. } = one {
+            if let Judged::Different { trees, .. } = one {
                 different.entry(*trees).or_insert_with(|| {
                     work.push(*trees);
                     work.len() - 1
@@ -255,19 +260,20 @@ impl<'r> Planner<'r> {
         let finish = |judged| match judged {
             Judged::Refused(refusal) => Impact::Refused(refusal),
             Judged::Unaffected => Impact::Unaffected,
-            Judged::Affected { .. } if lacks.is_some() => {
+            Judged::Different { .. } if lacks.is_some() => {
                 Impact::Refused(Refusal::Other(lacks.clone().unwrap_or_default()))
             }
-            Judged::Affected { tracked, expected, update, trees, otherwise } => {
-                match drawn[different[&trees]].clone() {
-                    Ok((plan, ..)) if plan.is_empty() && otherwise == IfNothingChanges::Unaffected => {
+            Judged::Different { tracked, expected, trees, otherwise, update } => {
+                match (drawn[different[&trees]].clone(), update) {
+                    (Ok((plan, ..)), _) if plan.is_empty() && otherwise == IfNothingChanges::Unaffected => {
                         Impact::Unaffected
                     }
-                    Ok((plan, safeguards, ignored)) => {
+                    (_, Err(refusal)) => Impact::Refused(refusal),
+                    (Ok((plan, safeguards, ignored)), Ok(update)) => {
                         let change = HostChange { tracked, expected, update, plan, safeguards, ignored };
                         Impact::Affected(Box::new(change))
                     }
-                    Err(why) => Impact::Refused(Refusal::Unfit(why)),
+                    (Err(why), Ok(_)) => Impact::Refused(Refusal::Unfit(why)),
                 }
             }
         };
@@ -302,8 +308,8 @@ impl<'r> Planner<'r> {
             Goal::Commit(commit) => commit,
             Goal::Nothing if tracked.is_none() => return refuse(format!("nothing is known to run on '{name}'")),
             Goal::Nothing => {
-                let (update, otherwise) = (RefUpdate::FastForward, IfNothingChanges::Deployed);
-                return Ok(Judged::Affected { tracked, expected, update, trees: (old, None), otherwise });
+                let (update, otherwise) = (Ok(RefUpdate::FastForward), IfNothingChanges::Deployed);
+                return Ok(Judged::Different { tracked, expected, trees: (old, None), otherwise, update });
             }
         };
         if let Some(other) = self.projected.iter().find(|other| *other != name) {
@@ -323,16 +329,25 @@ impl<'r> Planner<'r> {
         if is_settled && old == Some(new) {
             return Ok(Judged::Unaffected);
         }
-        let update = match tracked {
-            None => RefUpdate::FastForward,
-            Some(tracked) if self.is_known_forward(tracked, commit)? => RefUpdate::FastForward,
-            Some(_) if self.may_go_aside() => RefUpdate::Forced,
+        let update = self.update(tracked, commit).unwrap_or_else(|error| Err(Refusal::Other(chain(&error))));
+        Ok(Judged::Different { tracked, expected, trees: (old, Some(new)), otherwise, update })
+    }
+
+    /// Whether `commit` may follow what runs.
+    fn update(
+        &mut self,
+        tracked: Option<Tracked>,
+        commit: CommitId,
+    ) -> Result<Result<RefUpdate, Refusal>, RemoteError> {
+        Ok(match tracked {
+            None => Ok(RefUpdate::FastForward),
+            Some(tracked) if self.is_known_forward(tracked, commit)? => Ok(RefUpdate::FastForward),
+            Some(_) if self.may_go_aside() => Ok(RefUpdate::Forced),
             Some(Tracked { commit: local, real }) => {
                 let missing = (real != local && !self.repo.has_commit(real)).then_some(real);
-                return Ok(Judged::Refused(Refusal::NonFastForward { missing }));
+                Err(Refusal::NonFastForward { missing })
             }
-        };
-        Ok(Judged::Affected { tracked, expected, update, trees: (old, Some(new)), otherwise })
+        })
     }
 
     fn may_go_aside(&self) -> bool {

@@ -41,8 +41,9 @@ use crate::{
         error::chain,
         options::{Options, Run},
         outcome::{RefOutcome, RefReport, RefUpdate},
+        safeguards::Safeguards,
     },
-    plan::{Safeguards, digest},
+    plan::digest,
     state::{HostLock, Tracked},
     ui::render,
 };

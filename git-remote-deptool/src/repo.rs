@@ -13,7 +13,6 @@ pub mod pack;
 mod parameters;
 mod promised;
 mod revision;
-pub mod snapshot;
 
 use std::path::{Path, PathBuf};
 

@@ -450,6 +450,17 @@ fn a_host_without_apps_runs_nothing_and_files_beside_the_apps_affect_no_host() {
     let run = operator.git(&["push", "cluster", "prod"]).ok().says("Everything up-to-date");
     run.does_not_say("done");
     runs(&sandbox, &operator, [&two, &two, &two]);
+    // So it is where the host runs what is not in the history.
+    operator.git(&["checkout", "--quiet", "--detach"]).ok();
+    operator.write("web1/web/file", "aside\n");
+    let aside = operator.commit("Aside");
+    operator.git(&["push", "web1", "HEAD:prod"]).ok();
+    operator.git(&["checkout", "--quiet", "prod"]).ok();
+    operator.write("web1/web/file", "aside\n");
+    operator.write("web1/README", "for others\n");
+    operator.commit("The same, and a file beside the apps");
+    operator.git(&["push", "cluster", "prod"]).ok().does_not_say("web1: done");
+    assert_eq!(operator.id("web1/prod"), aside);
     operator.remove("web2/web");
     let empty = operator.commit("Nothing is to run on web2");
     operator.git(&["push", "cluster", "prod"]).ok().says("web2: done").does_not_say("web1: done");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     fleet::context::Context,
-    repo::snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
+    snapshot::{self, Change, Committed, Request, Run, Snapshot, Source},
 };
 
 /// Show at most this many hosts, and count the rest.

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::exit::ExitStatus;
 use crate::{
     fleet::remote::RemoteError,
-    model::outcome::RefUpdate,
-    plan::{ClusterPlan, HostForecast, Impact, Refusal, Safeguards},
+    model::{outcome::RefUpdate, safeguards::Safeguards},
+    plan::{ClusterPlan, HostForecast, Impact, Refusal},
     state::{Attempt, Known},
     ui::render,
 };

@@ -12,7 +12,7 @@ pub mod cluster;
 
 use cluster::Detail;
 
-use crate::plan::Safeguards;
+use crate::model::safeguards::Safeguards;
 
 /// With more changed files than this in one app, the rest is counted.
 const FILES: usize = 40;

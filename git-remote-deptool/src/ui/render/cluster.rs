@@ -9,7 +9,7 @@ use deptool_agent::shared::{
 };
 
 use super::{change_word, notes, pattern_line, plan_body, plural, safeguards_body, unit_lines};
-use crate::plan::Safeguards;
+use crate::model::safeguards::Safeguards;
 
 /// So many hosts with the same plan are shown one by one all the same.
 const FEW: usize = 3;

@@ -29,10 +29,10 @@ use gix::bstr::{BString, ByteSlice};
 use index::Index;
 pub use source::Source;
 
-use super::{AncestryError, ReadError, Repo, git::GitError};
 use crate::{
     config::{ClusterError, Settings},
     model::interrupt::Interrupt,
+    repo::{AncestryError, ReadError, Repo, git::GitError},
     state::TrackingError,
 };
 
