@@ -20,7 +20,7 @@ const START: &str = concat!(
     "elif command -v doas >/dev/null; then r=\"doas -n\"; ",
     "else echo deptool-error no-root; exit 1; fi; ",
     "LC_ALL=C; export LC_ALL; ",
-    "[ -x $A ] && exec $r $A; ",
+    "@PRESENT@",
     "[ \"$r\" ] && exec $r sh -c \"$1\" deptool; ",
     "eval \"$1\"",
 );
@@ -39,7 +39,7 @@ const START: &str = concat!(
 /// - The agent's final name appears by `mv`, after the digest was verified and the content was synced.
 const INSTALL: &str = concat!(
     "A=@AGENT@; D=@BIN@; T=$D/.new-$$; ",
-    "[ -x $A ] && exec $A; ",
+    "@PRESENT@",
     "LC_ALL=C; export LC_ALL; umask 022; ",
     "die() { rm -f $T; set -f; echo deptool-error $*; exit 1; }; ",
     "for c in uname mkdir rm dd sha256sum chmod mv; do command -v $c >/dev/null || die missing $c; done; ",
@@ -90,20 +90,20 @@ pub enum Present {
 
 /// The command for the agent whose file on hosts is named `agent`.
 pub fn remote_command(places: &Places, agent: &str, present: Present) -> String {
-    let fill = |script: &str| {
-        let script = match present {
-            Present::Started => script.to_owned(),
-            Present::Replaced => script
-                .replace("[ -x $A ] && exec $r $A; ", "")
-                .replace("[ -x $A ] && exec $A; ", "[ -h $A ] || { [ -d $A ] && rm -rf $A; }; "),
-        };
+    let (start_present, install_present) = match present {
+        Present::Started => ("[ -x $A ] && exec $r $A; ", "[ -x $A ] && exec $A; "),
+        // `mv` replaces anything but a directory.
+        Present::Replaced => ("", "[ -h $A ] || { [ -d $A ] && rm -rf $A; }; "),
+    };
+    let fill = |script: &str, if_present: &str| {
         script
+            .replace("@PRESENT@", if_present)
             .replace("@AGENT@", &format!("{}/{agent}", places.bin))
             .replace("@BIN@", &places.bin)
             .replace("@HOSTNAME@", &places.hostname)
             .replace("@ROOT@", &places.root)
     };
-    let (start, install) = (fill(START), fill(INSTALL));
+    let (start, install) = (fill(START, start_present), fill(INSTALL, install_present));
     for script in [&start, &install] {
         assert!(!script.contains(['\'', '\\', '!', '\n']), "every login shell must take it as it is");
     }
