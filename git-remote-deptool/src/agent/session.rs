@@ -49,9 +49,10 @@ const TIDYING: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often a session checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
-/// The limit for silence if the host is probably unreachable, or if its answer is no longer needed: two missed
-/// heartbeats.
+/// The limit for silence if the answer is no longer needed: two missed heartbeats.
 const SHORT_SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 2);
+/// The limit for silence if no new connection to the host could be made either: one missed heartbeat.
+const LIKELY_SILENCE: Duration = Duration::from_secs(HEARTBEAT.as_secs() + 2);
 /// Stop reading while this many messages wait to be processed, so that a host can't fill our memory.
 const UNREAD: usize = 16;
 
@@ -210,7 +211,7 @@ impl Session {
 
     /// Shorten the limit for silence, because the host is probably unreachable.
     pub fn expect_silence(&mut self) {
-        self.silence = SHORT_SILENCE;
+        self.silence = LIKELY_SILENCE;
     }
 
     /// Send encoded requests in the background, while messages are received. See [`abandon`](Self::abandon).

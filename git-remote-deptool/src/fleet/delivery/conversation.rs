@@ -22,8 +22,11 @@ use crate::state::{RequestPath, Timing};
 
 /// How many attempts to ask a host after the connection was lost. With `--atomic`, other hosts wait for the answer.
 const TRIES: u32 = 2;
-/// The time limit to ask again a host that was silent or unreachable.
+/// The time limit to ask again a host that was silent.
 const PATIENCE_WITH_SILENT: Duration = Duration::from_secs(10);
+/// How long a host that got no confirmation may take to roll back and to be reachable again. The operator waits for the
+/// confirmation's time limit and this, and longer only while the host still sends heartbeats.
+const TIME_TO_GO_BACK: Duration = Duration::from_secs(10);
 /// How often to check whether everything before a large file was sent.
 const LOOK: Duration = Duration::from_millis(20);
 /// The pause between two attempts to connect.
@@ -37,8 +40,8 @@ pub(super) struct Conversation<'a> {
     tell: &'a dyn Fn(DeliveryEvent),
     pub permission: Permission,
     expected: Expected,
-    /// No new connection could be made although the host waited for one.
-    is_out_of_reach: bool,
+    /// Set if no new connection could be made although the host waited for one: when to stop trying.
+    give_up_at: Option<Instant>,
     /// The current connection is not the first one.
     is_attached: bool,
     /// Until the request is answered: how long the hello took, and when it was received.
@@ -69,7 +72,7 @@ impl<'a> Conversation<'a> {
             tell,
             permission,
             expected,
-            is_out_of_reach: false,
+            give_up_at: None,
             is_attached: false,
             unanswered: None,
         }
@@ -228,7 +231,7 @@ impl<'a> Conversation<'a> {
                 Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
                     (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
                     old.expect_silence();
-                    self.is_out_of_reach = true;
+                    self.give_up_at = Some(deadline + TIME_TO_GO_BACK);
                     return old;
                 }
                 Err(_) => thread::sleep(PAUSE),
@@ -247,14 +250,13 @@ impl<'a> Conversation<'a> {
     /// remains unknown, the next contact asks for it.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
         let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent));
-        let (tries, deadline) = match is_silent || self.is_out_of_reach {
-            true => (1, Some(Instant::now() + PATIENCE_WITH_SILENT)),
-            false => (TRIES, None),
+        let deadline = self.give_up_at.or_else(|| is_silent.then(|| Instant::now() + PATIENCE_WITH_SILENT));
+        let mut tries = 0;
+        let may_try_again = |tries| match deadline {
+            Some(deadline) => Instant::now() + PAUSE < deadline,
+            None => tries < TRIES,
         };
-        for attempt in 1..=tries {
-            if self.is_interrupted() {
-                break;
-            }
+        while !self.is_interrupted() {
             match self.attach(deadline) {
                 Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
                 Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
@@ -265,9 +267,11 @@ impl<'a> Conversation<'a> {
                 }
                 Err(_) => {}
             }
-            if attempt < tries {
-                thread::sleep(PAUSE);
+            tries += 1;
+            if !may_try_again(tries) {
+                break;
             }
+            thread::sleep(PAUSE);
         }
         DeliveryEnd::Unknown(lost)
     }
