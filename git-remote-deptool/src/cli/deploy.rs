@@ -277,8 +277,10 @@ fn publish(remote: &Remote, aim: &Aim) -> Result<(), CliError> {
     let refspec = format!("{}:refs/heads/{}", aim.commit, aim.cluster);
     let mut git = Command::new("git");
     git.args(["push", "--quiet"]).arg(shared.to_os_str_lossy()).arg(refspec);
-    let status = git.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-    match status.success() {
+    let interrupt = &remote.connector.interrupted;
+    let ended = push::run(git.stdin(Stdio::null()), interrupt)?;
+    match ended.status.success() {
+        _ if interrupt.is_set() => Err(CliError::Text("interrupted; nothing was deployed".into())),
         true => Ok(()),
         false => {
             let shared = printable(&shared);

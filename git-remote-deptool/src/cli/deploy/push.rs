@@ -97,7 +97,7 @@ pub(super) fn push(
 }
 
 /// Like [`Command::output`], but an interrupt also interrupts `git`, and with it the helper.
-fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Output> {
+pub(super) fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Output> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let (pid, pipe) = (Pid::from_child(&child), child.stdout.take());
     let (sender, printed) = channel();
