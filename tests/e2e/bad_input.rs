@@ -251,9 +251,9 @@ fn invalid_manifests_are_refused() {
 }
 
 const MANIFESTS: &str = r#"{
-    web1: web/manifest.json: .: EOF while parsing an object
+    web1: web/manifest.json: EOF while parsing an object
 []
-    web1: web/manifest.json: .: invalid type: sequence, expected an object
+    web1: web/manifest.json: invalid type: sequence, expected an object
 {"systemd": [[]]}
     web1: web/manifest.json: systemd: invalid type: sequence, expected an object
 {"files": {"file": ["0600"]}}

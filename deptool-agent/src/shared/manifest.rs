@@ -241,10 +241,10 @@ fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<External
 
 /// A manifest that can't be used: the key, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {why}")]
+#[error("{}{why}", key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
 pub struct ManifestError {
-    /// The path of the key in the JSON document, `.` for the document itself.
-    key: String,
+    /// The path of the key in the JSON document; `None` for the document itself.
+    key: Option<String>,
     why: String,
 }
 
@@ -263,12 +263,12 @@ impl Manifest {
         let Object(manifest) = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
             // What is broken before its first key is broken as a whole.
             key: match error.path().to_string().as_str() {
-                "?" => ".".into(),
-                key => crate::shared::text::printable(key.as_bytes()),
+                "?" | "." => None,
+                key => Some(crate::shared::text::printable(key.as_bytes())),
             },
             why: crate::shared::text::printable(error.inner().to_string().as_bytes()),
         })?;
-        json.end().map_err(|error| ManifestError { key: ".".into(), why: error.to_string() })?;
+        json.end().map_err(|error| ManifestError { key: None, why: error.to_string() })?;
         Ok(manifest)
     }
 }
@@ -299,7 +299,7 @@ mod tests {
             (r#"{"symlinks": {"/etc/x": "../y"}}"#, "symlinks"),
             (r#"{"symlinks": {"/etc/x": "a", "/etc/x": "b"}}"#, "symlinks: '/etc/x' is named twice"),
             (r#"{"settle": {"x.service": "1s", "x.service": "2s"}}"#, "settle: 'x.service' is named twice"),
-            ("[]", ".: invalid type: sequence, expected an object"),
+            ("[]", "invalid type: sequence, expected an object"),
             (r#"{"systemd": []}"#, "systemd: invalid type: sequence, expected an object"),
             (r#"{"files": {"x": []}}"#, "files.x: invalid type: sequence, expected an object"),
             (r#"{"files": {"x": {"mode": "4755"}}}"#, "files.x.mode: set-user-id"),
@@ -312,9 +312,9 @@ mod tests {
             (r#"{"health": [{"tcp": "here:53"}]}"#, "health[0].tcp: an address is written as"),
             (r#"{"health": [{"http": "https://127.0.0.1/"}]}"#, "health[0].http: the agent speaks no TLS"),
             (r#"{"health": [{"tcp": "127.0.0.1:53", "within": "1h"}]}"#, "health[0].within: a length of time"),
-            (r#"{"systemd": {}} trailing"#, ".: trailing characters"),
-            ("[", "."),
-            ("", "."),
+            (r#"{"systemd": {}} trailing"#, "trailing characters"),
+            ("[", "invalid type: sequence"),
+            ("", "EOF while parsing"),
         ] {
             let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{json}: {error}");
