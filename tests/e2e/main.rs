@@ -28,6 +28,7 @@ mod link;
 mod local_user;
 mod locks;
 mod manual;
+mod messages;
 mod outside;
 mod plain;
 mod plan;
