@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*};
 
-use crate::host::tests::*;
+use crate::host::tests::{drift::drift, *};
 
 type Tree = Vec<(String, String)>;
 
