@@ -132,6 +132,8 @@ fn first_commit(repo: &Repo<'_>) {
     repo.write("web1/web/file", "1\n");
     repo.write("web1/web/key", "secret\n");
     repo.write("web1/same/file", "stays\n");
+    repo.write("web1/same/dir/file", "stays\n");
+    repo.write("web1/same/manifest.json", r#"{"symlinks": {"/etc/opens": "dir", "/etc/shuts/x/y": "file"}}"#);
     repo.write("web1/gone/file", "x");
     repo.write("web1/gone/dir/file", "x");
     repo.write("web1/web/tmpfiles/a.conf", "d /run/sweep 0755\n");
@@ -151,6 +153,8 @@ fn first_commit(repo: &Repo<'_>) {
 
 fn second_commit(repo: &Repo<'_>) {
     repo.write("web1/web/file", "2\n");
+    // A link to a directory becomes links in one, and the other way round.
+    repo.write("web1/same/manifest.json", r#"{"symlinks": {"/etc/opens/x/y": "file", "/etc/shuts": "dir"}}"#);
     repo.remove("web1/gone");
     repo.write("web1/new/file", "y");
     repo.write("web1/new/dir/dir/file", "y");

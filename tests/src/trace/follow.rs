@@ -215,6 +215,10 @@ fn look(pid: Pid, registers: &user_regs_struct, name: &'static str, about: About
     let of_file =
         |at: usize| std::fs::read_link(format!("/proc/{pid}/fd/{}", arguments[at] as i32)).unwrap_or_default();
     let (path, data) = match about {
+        // Before the path there is the directory that it is relative to.
+        About::Path(at) if name.contains("at") && at > 0 => {
+            (of_file(at - 1).join(text(pid, arguments[at])), Vec::new())
+        }
         About::Path(at) => (text(pid, arguments[at]), Vec::new()),
         About::File(at) => (of_file(at), Vec::new()),
         About::Write => (of_file(0), memory(pid, arguments[1], BEGINNING.min(arguments[2] as usize))),
