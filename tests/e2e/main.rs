@@ -30,6 +30,7 @@ mod locks;
 mod manual;
 mod messages;
 mod outside;
+mod places;
 mod plain;
 mod plan;
 mod platform;

@@ -202,6 +202,9 @@ fn check_length(bytes: &[u8], limit: usize) -> Result<(), &'static str> {
     }
 }
 
+/// The longest name that Linux file systems have, in bytes.
+pub const LONGEST_NAME: usize = 255;
+
 /// Check one component of a path in a tree. It may have any bytes but those that leave the directory, break a line or
 /// control a terminal. The error says what is wrong.
 pub fn check_component(bytes: &[u8]) -> Result<(), &'static str> {
@@ -210,6 +213,9 @@ pub fn check_component(bytes: &[u8]) -> Result<(), &'static str> {
     }
     if bytes == b"." || bytes == b".." {
         return Err("'.' and '..' are not allowed");
+    }
+    if bytes.len() > LONGEST_NAME {
+        return Err("a name in it is longer than 255 bytes");
     }
     if bytes.eq_ignore_ascii_case(b".git") {
         return Err("'.git' is not allowed");

@@ -14,6 +14,7 @@ use crate::{
     host::state::{
         durable,
         error::{Context, HostError},
+        kind::Kind,
         layout::Home,
         ledger::Enablement,
     },
@@ -58,15 +59,13 @@ impl Enablement {
         let directory = directory(home);
         for (path, target) in &self.links {
             let path = directory.join(path);
+            if Kind::of(&path) != Kind::Nothing {
+                continue;
+            }
             if let Some(above) = path.parent() {
                 fs::create_dir_all(above).during("create", above)?;
             }
-            match symlink(target, &path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(error).during("make", &path);
-                }
-                _ => {}
-            }
+            symlink(target, &path).during("make", &path)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
+    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -29,17 +29,16 @@ use crate::{
         },
     },
     shared::{
+        name::LONGEST_NAME,
         path::{ExternalPath, STATE_DIR, is_within},
         text::hex,
     },
 };
 
 mod walk;
+mod writable;
 
 use walk::{LOOK, Step, Walk};
-
-/// The type of file systems of the FAT family.
-const MSDOS: rustix::fs::FsWord = 0x4d44;
 
 /// An external path: its parent directory, held open, and a name in it.
 pub struct Place {
@@ -225,29 +224,6 @@ impl Place {
         }
     }
 
-    /// Whether it can't be written to, and why. Nothing is written for it.
-    pub fn check_writable(&self, is_link: bool) -> Result<(), HostError> {
-        let refuse =
-            |why: &str| HostError::External(format!("'{}' can't be written: {why}", self.path(&self.name).display()));
-        let access = |name: &OsStr, flags| rustix::fs::accessat(&self.directory, name, Access::WRITE_OK, flags);
-        match access(OsStr::new("."), AtFlags::EACCESS) {
-            Err(Errno::ROFS) => return Err(refuse("the file system is read-only")),
-            Err(Errno::PERM) => return Err(refuse("its directory is immutable")),
-            result => result.during("write to", &self.real)?,
-        }
-        let is_file = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if self.stat(&self.name)?.is_some_and(is_file)
-            && access(&self.name, AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW) == Err(Errno::PERM)
-        {
-            return Err(refuse("it is immutable"));
-        }
-        let system = rustix::fs::fstatfs(&self.directory).during("look at", &self.real)?;
-        if is_link && system.f_type == MSDOS {
-            return Err(refuse("its file system has no symlinks"));
-        }
-        Ok(())
-    }
-
     /// The file system that it is on.
     pub fn device(&self) -> Result<u64, HostError> {
         Ok(rustix::fs::fstat(&self.directory).during("look at", &self.real)?.st_dev)
@@ -275,7 +251,7 @@ impl Place {
     fn remove_name(&self, name: &OsStr) -> Result<(), HostError> {
         match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // Asked before whether there is anything.
+            // The kernel says this before it looks whether there is anything.
             Err(Errno::ROFS) if self.stat(name)?.is_none() => Ok(()),
             Err(error) => Err(error).during("remove", &self.path(name)),
         }
@@ -317,9 +293,7 @@ impl Place {
     pub fn write_copy(&self, source: &Path, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(&self.directory, &new, flags, Mode::from_raw_mode(0o644));
-        let mut target = File::from(target.during("create", &self.path(&self.name))?);
+        let mut target = self.create(&new).during("create", &self.path(&self.name))?;
         let mut from = File::open(source).during("open", source)?;
         let mut write = || -> io::Result<()> {
             content::copy(&mut from, &mut |bytes| target.write_all(bytes))?;
@@ -328,6 +302,11 @@ impl Place {
         };
         write().during("write", &self.path(&self.name))?;
         self.put_in_place(over)
+    }
+
+    fn create(&self, name: &OsStr) -> Result<File, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o644)).map(File::from)
     }
 
     /// Remove the directory that has the sibling's name, as far as it has nothing but backups and empty directories in it.
@@ -357,6 +336,7 @@ impl Place {
         match rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::BUSY) => Ok(false),
+            Err(Errno::ROFS) if self.stat(&self.name)?.is_none() => Ok(true),
             Err(error) => Err(error).during("remove", &self.path(&self.name)),
         }
     }
@@ -412,9 +392,6 @@ pub enum Sibling {
     Undo,
 }
 
-/// The longest name that every file system has.
-const LONGEST_NAME: usize = 255;
-
 impl Sibling {
     fn name(self, of: &OsStr) -> OsString {
         let suffix: &[u8] = match self {
@@ -422,7 +399,7 @@ impl Sibling {
             Sibling::Undo => b".deptool-undo",
         };
         let name = of.as_bytes();
-        if name.len() + suffix.len() < LONGEST_NAME {
+        if 1 + name.len() + suffix.len() <= LONGEST_NAME {
             return OsString::from_vec([b".", name, suffix].concat());
         }
         let digest = hex(&Sha256::digest(name)[..16]);

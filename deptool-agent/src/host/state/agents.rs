@@ -19,11 +19,9 @@ use crate::{
         generations::names,
         layout::Home,
     },
-    shared::text::printable,
+    shared::{name::LONGEST_NAME, text::printable},
 };
 
-/// The longest name of an agent, in bytes.
-const LONGEST_NAME: usize = 255;
 /// How many agents are kept.
 const KEPT: usize = 3;
 /// The present, for [`utimensat`].

@@ -124,7 +124,7 @@ impl Whose {
 }
 
 /// The text of an error, without the "(os error 2)" that Rust appends.
-fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
@@ -134,7 +134,8 @@ fn with_causes(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
+        let cause_text = cause.downcast_ref().map_or_else(|| cause.to_string(), reason);
+        text.push_str(&format!(": {cause_text}"));
         source = cause.source();
     }
     text

@@ -111,7 +111,7 @@ impl Deciding<'_> {
                 )));
             }
             if !is_removed || found != Found::Nothing {
-                place.check_writable(change.class == Class::Link)?;
+                place.check_writable(change.class == Class::Link, self.own_device()?)?;
             }
         }
         if let (Found::Directory, Some(place)) = (&found, &place) {
@@ -144,7 +144,7 @@ impl Deciding<'_> {
         if let Some(Resolved::Place(place)) =
             directories.first().map(|first| Place::resolve(self.home, first)).transpose()?
         {
-            place.check_writable(class == Class::Link)?;
+            place.check_writable(class == Class::Link, self.own_device()?)?;
         }
         let early = class == Class::Sysusers;
         for directory in directories {

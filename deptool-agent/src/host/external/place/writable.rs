@@ -1,0 +1,60 @@
+//! Whether an external path can be changed, as far as that can be known before.
+
+use std::ffi::OsStr;
+
+use rustix::{
+    fs::{Access, AtFlags, StatxAttributes, StatxFlags},
+    io::Errno,
+};
+
+use super::{Place, Sibling};
+use crate::host::state::error::{Context, HostError, reason};
+
+impl Place {
+    /// Check that something can be put in place here.
+    ///
+    /// `own` is the device of the state directory, which is known to take files and symlinks. On any other device one of
+    /// them is made and removed beside the path, to find out.
+    pub fn check_writable(&self, is_link: bool, own: u64) -> Result<(), HostError> {
+        let refuse =
+            |why: &str| HostError::External(format!("'{}' can't be written: {why}", self.path(&self.name).display()));
+        match rustix::fs::accessat(&self.directory, ".", Access::WRITE_OK, AtFlags::EACCESS) {
+            Err(Errno::ROFS) => return Err(refuse("the file system is read-only")),
+            // Of an immutable directory. More is said of that below.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(error) => return Err(refuse(&reason(&error.into()))),
+        }
+        for (name, is) in [(OsStr::new("."), "its directory is"), (&self.name, "it is")] {
+            if let Some(how) = self.locked(name)? {
+                return Err(refuse(&format!("{is} {how}, see chattr(1)")));
+            }
+        }
+        if self.device()? == own {
+            return Ok(());
+        }
+        let probe = Sibling::New.name(&self.name);
+        self.remove_name(&probe)?;
+        let made = match is_link {
+            true => rustix::fs::symlinkat("probe", &self.directory, &probe),
+            false => self.create(&probe).map(drop),
+        };
+        match made {
+            Ok(()) => self.remove_name(&probe),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) if is_link => {
+                Err(refuse("its file system has no symlinks"))
+            }
+            Err(error) => Err(refuse(&reason(&error.into()))),
+        }
+    }
+
+    /// The attribute by which `name` can't be replaced, even by root.
+    fn locked(&self, name: &OsStr) -> Result<Option<&'static str>, HostError> {
+        match rustix::fs::statx(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
+            Ok(stat) if stat.stx_attributes.contains(StatxAttributes::IMMUTABLE) => Ok(Some("immutable")),
+            Ok(stat) if stat.stx_attributes.contains(StatxAttributes::APPEND) => Ok(Some("append-only")),
+            // Some kernels do not know such a question.
+            Ok(_) | Err(Errno::NOENT | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(error).during("look at", &self.path(name)),
+        }
+    }
+}
