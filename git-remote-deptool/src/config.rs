@@ -71,9 +71,9 @@ pub enum ClusterError {
         /// Another one.
         second: TrackingName,
     },
-    /// A remote with the host's name is for something else, so the tracking refs would get mixed up.
+    /// A remote with the host's name belongs to something else, so the tracking refs would get mixed up.
     #[error(
-        "host '{host}' needs the name of remote '{host}', which is for something else; \
+        "host '{host}' needs the name of remote '{host}', which belongs to something else; \
          add a remote of another name for deptool::{host}"
     )]
     NameTaken {

@@ -1,6 +1,6 @@
-//! What a push would mean for each host, decided from what is known here. Connects to nothing, writes nothing.
+//! What a push changes on each host, according to what this repository knows. This neither connects nor writes.
 //!
-//! Everything that shows or makes a deployment asks the one [`Planner`]: `git push`, its dry run, and `git deptool`.
+//! All commands that show or make a deployment use the same [`Planner`]: `git push`, its dry run, and `git deptool`.
 
 mod stand_in;
 
@@ -31,10 +31,10 @@ use crate::{
     state::{Known, Tracked, Tracking},
 };
 
-/// With fewer trees to read than this, starting a thread costs more than it saves.
+/// For fewer trees than this, starting a thread costs more than it saves.
 const WORTH_A_THREAD: usize = 8;
 
-/// What is to be pushed, once for all hosts.
+/// The request that is planned for.
 #[derive(Debug, Clone)]
 pub struct Intent {
     pub cluster: ClusterName,
@@ -42,72 +42,72 @@ pub struct Intent {
     pub ancestry: Ancestry,
     /// `--force-with-lease`.
     pub lease: Option<Lease>,
-    /// Whether hosts that run it already are deployed to.
+    /// Whether to deploy to hosts that already run the commit, too.
     pub repair: Repair,
     pub scope: Scope,
 }
 
-/// Whom a push names.
+/// Whether a push names a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// One host, by name: it is an error if the tree has nothing for it.
+    /// One host, by its name. It is an error if the tree has no directory for it.
     OneHost,
-    /// Whichever hosts of a group, or of the tree, are affected.
+    /// Those hosts of a group, or of the tree, that are affected.
     Group,
 }
 
-/// What a push would mean for one host.
+/// The effect of a push on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Impact {
     Affected(Box<HostChange>),
-    /// The host's directory is the same.
+    /// Nothing changes in the host's directory.
     Unaffected,
-    /// The push would fail here.
+    /// The push would fail.
     Refused(Refusal),
 }
 
-/// What would change on a host.
+/// The change on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostChange {
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub update: RefUpdate,
-    /// Hosts whose directories change alike share one plan.
+    /// Hosts with equal changes share one plan.
     pub plan: Arc<HostPlan>,
     pub safeguards: Arc<Safeguards>,
-    /// Entries beside the apps that are not deployed.
+    /// Entries next to the apps, which are not deployed.
     pub ignored: Arc<[String]>,
 }
 
 /// Why a push would fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The lease that was named is not what is known.
+    /// The named lease differs from the known commit.
     Stale,
-    /// The host runs what is not part of the new commit's history.
+    /// The commit that the host runs is not part of the new commit's history.
     NonFastForward {
-        /// What it runs, if that is not in this repository.
+        /// The running commit, if it is not in this repository.
         missing: Option<CommitId>,
     },
-    /// The host's directory can't be deployed.
+    /// The host's directory is not valid.
     Unfit(String),
-    /// Anything else.
+    /// Any other reason.
     Other(String),
 }
 
-/// Plans for one intent; what hosts have in common is looked up once.
+/// Makes the plans for one request. Lookups that several hosts need are made once.
 pub struct Planner<'r> {
     repo: &'r Repo,
     intent: Intent,
-    /// The hosts whose projections are part of the goal's history.
+    /// The hosts whose projections are part of the new commit's history.
     projected: BTreeSet<HostName>,
-    /// The hosts' directories in each commit that is the old or the new one of some host.
+    /// The hosts' directories in each commit that is an old or a new one.
     roots: HashMap<CommitId, BTreeMap<HostName, TreeId>>,
-    /// Whether the goal descends from a commit.
+    /// Whether the new commit descends from an old one.
     forward: HashMap<CommitId, bool>,
 }
 
-/// A decision before any tree was read.
+/// A decision that needs no tree.
 enum Judged {
     Refused(Refusal),
     Unaffected,
@@ -122,20 +122,20 @@ enum Judged {
     },
 }
 
-/// Whether a host is deployed to of which nothing changes: what differs may be beside its apps.
+/// Whether to deploy to a host even if nothing in its apps changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IfNothingChanges {
     Deployed,
     Unaffected,
 }
 
-/// A host's directory before and after; none for nothing.
+/// The host's directory before and after; `None` if there is none.
 type Trees = (Option<TreeId>, Option<TreeId>);
 
-/// What is read of two trees: the plan, what watches over it, and what is not deployed.
+/// The result of comparing two trees: the plan, its safeguards, and the ignored entries.
 type Drawn = Result<(Arc<HostPlan>, Arc<Safeguards>, Arc<[String]>), String>;
 
-/// The plan for all hosts of a cluster, or for some of them.
+/// The plan for all or some hosts of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterPlan {
     pub cluster: ClusterName,
@@ -152,7 +152,7 @@ pub struct HostForecast {
 }
 
 impl ClusterPlan {
-    /// Plan for `hosts` from what is known of them now.
+    /// Make the plan for `hosts` according to what is known of them now.
     pub fn make(repo: &Repo, intent: Intent, hosts: Vec<HostRemote>) -> Result<Self, RemoteError> {
         let known = Tracking::new(repo).known(&hosts.iter().collect::<Vec<_>>())?;
         let (cluster, goal) = (intent.cluster.clone(), intent.goal);
@@ -163,7 +163,7 @@ impl ClusterPlan {
         Ok(ClusterPlan { cluster, goal, hosts })
     }
 
-    /// The hosts that change, and how.
+    /// The hosts that change, with the changes.
     pub fn affected(&self) -> impl Iterator<Item = (&HostRemote, &HostChange)> {
         self.hosts.iter().filter_map(|host| match &host.impact {
             Impact::Affected(change) => Some((&host.remote, change.as_ref())),
@@ -171,7 +171,7 @@ impl ClusterPlan {
         })
     }
 
-    /// The hosts that the push would fail at, and why.
+    /// The hosts that would refuse the push, with the reasons.
     pub fn refused(&self) -> impl Iterator<Item = (&HostRemote, &Refusal)> {
         self.hosts.iter().filter_map(|host| match &host.impact {
             Impact::Refused(refusal) => Some((&host.remote, refusal)),
@@ -185,8 +185,8 @@ impl ClusterPlan {
     }
 }
 
-/// What a push with `-o plan=<digest>` must do and nothing else: which hosts are affected, what each of them has to run
-/// now, and what changes there.
+/// The digest that `-o plan=<digest>` must match. It covers the affected hosts, the commit that each of them must run,
+/// and its changes.
 pub fn digest<'a>(
     cluster: &ClusterName,
     goal: Goal,
@@ -214,7 +214,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Refusal {
-    /// What Git, or this, says of it.
+    /// The reason in words, Git's or ours.
     pub fn words(&self) -> String {
         match self {
             Refusal::Stale => "stale info".into(),
@@ -237,7 +237,7 @@ impl<'r> Planner<'r> {
         Ok(Planner { repo, intent, projected, roots: HashMap::new(), forward: HashMap::new() })
     }
 
-    /// What the push would mean for each of `hosts`, in their order.
+    /// The effect of the push on each of `hosts`, in their order.
     pub fn impacts(&mut self, hosts: &[(&HostRemote, &Known)]) -> Vec<Impact> {
         let judged: Vec<Judged> = hosts
             .iter()
@@ -280,7 +280,7 @@ impl<'r> Planner<'r> {
         judged.into_iter().map(finish).collect()
     }
 
-    /// In a partial clone, fetch what the plans are made from, and what is deployed.
+    /// In a partial clone, fetch the objects that the plans and the deployments need.
     fn need(&self, work: &[Trees]) -> Result<(), PromisedError> {
         work.iter().try_for_each(|(old, new)| match (old, new) {
             (old, Some(new)) => self.repo.need_host(*new, Files::Beyond(*old)),
@@ -313,7 +313,7 @@ impl<'r> Planner<'r> {
             }
         };
         if let Some(other) = self.projected.iter().find(|other| *other != name) {
-            return refuse(format!("the commit was made from a projection of '{other}', which has nothing else in it"));
+            return refuse(format!("the commit was made from a projection of '{other}', which contains nothing else"));
         }
         let Some(new) = self.host_tree(commit, name)? else {
             return match self.intent.scope {
@@ -354,7 +354,7 @@ impl<'r> Planner<'r> {
         self.intent.ancestry == Ancestry::Waived || self.intent.lease.is_some()
     }
 
-    /// As [`Self::is_forward`]. Where it need not be, a history that is too short to tell is no error.
+    /// Like [`Self::is_forward`]. If ancestry is not required, a shallow history is no error.
     fn is_known_forward(&mut self, tracked: Tracked, new: CommitId) -> Result<bool, RemoteError> {
         match self.is_forward(tracked, new) {
             Err(RemoteError::Ancestry(_)) if self.may_go_aside() => Ok(false),
@@ -362,7 +362,7 @@ impl<'r> Planner<'r> {
         }
     }
 
-    /// `--force-with-lease`: Git names the tracking ref's commit, which may be a projection of the real one.
+    /// `--force-with-lease`: Git names the commit of the tracking ref, which may be a projection of the real one.
     fn named_lease(&self, tracked: Option<Tracked>) -> Option<Lease> {
         match (self.intent.lease, tracked) {
             (Some(Lease::At(id)), Some(tracked)) if id == tracked.commit => Some(Lease::At(tracked.real)),
@@ -380,7 +380,7 @@ impl<'r> Planner<'r> {
         Ok(found)
     }
 
-    /// Whether `new` descends from what runs: from the commit itself, or from its projection here.
+    /// Whether `new` descends from the running commit, or from its local projection.
     fn is_forward(&mut self, tracked: Tracked, new: CommitId) -> Result<bool, RemoteError> {
         if let Some(known) = self.forward.get(&tracked.commit) {
             return Ok(*known);
@@ -399,8 +399,8 @@ fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = cores.min(work.len() / WORTH_A_THREAD).max(1);
     let directory = repo.gix().objects.store_ref().path();
-    // A handle can't go to another thread. What has been read by one thread another one reads again: that is cheaper
-    // than to share it. The repository's own handle would also keep what was read, which nobody reads again.
+    // A handle can't be sent to another thread. Several threads may read the same objects, but that is cheaper than
+    // sharing a cache. The repository's own handle would also cache objects that nobody reads again.
     let fresh = || (gix::odb::at(directory, gix::hash::Kind::Sha1), Apps::default());
     parallel::map(work.len(), threads, fresh, |(objects, apps), at| match objects {
         Ok(objects) => draw_one(objects, work[at], apps),

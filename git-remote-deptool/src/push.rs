@@ -1,14 +1,14 @@
-//! A push, from Git's batch to its report.
+//! A push, from Git's batch of refs to the report.
 //!
 //! ```text
-//! resolve  which branch, which commit, which hosts; those in doubt are asked
-//! plan     what it means for each host: lease, ancestry, what changes
-//! run      deploy to all that are affected
-//! record   tracking ref, mark and facts of each
-//! report   to Git, on the terminal, to programs
+//! resolve  the branch, the commit and the hosts; asks hosts in doubt
+//! plan     for each host: lease, ancestry, what changes
+//! run      deploys to all affected hosts
+//! record   updates tracking refs, marks and facts
+//! report   tells Git, the operator, and programs
 //! ```
 //!
-//! A ref is *ok* only when every host that the change affects has said that it is durable there.
+//! A ref is *ok* only after every affected host has confirmed that the deployment is durable.
 
 mod early;
 pub mod host_report;
@@ -48,7 +48,7 @@ use crate::{
     ui::render,
 };
 
-/// What is asked for, once for all hosts.
+/// The parts of the request that all hosts have in common.
 pub(crate) struct Request<'a> {
     pub cluster: ClusterName,
     pub goal: Goal,
@@ -56,12 +56,12 @@ pub(crate) struct Request<'a> {
     /// `--force-with-lease`.
     pub lease: Option<Lease>,
     pub options: &'a Options,
-    /// Whether the push is to one host by name, not to a group.
+    /// Whether the push is to one host, as opposed to a group.
     pub is_single: bool,
 }
 
 impl Request<'_> {
-    /// A report on a host that nothing was done for yet.
+    /// A report on a host that was not attempted.
     fn report(&self, host: &HostName, tracked: Option<Tracked>) -> HostReport {
         let to = match self.goal {
             Goal::Commit(id) => Some(id),
@@ -82,7 +82,7 @@ impl Request<'_> {
     }
 }
 
-/// A host that the push affects.
+/// An affected host.
 pub(crate) struct Affected {
     pub remote: HostRemote,
     pub tracked: Option<Tracked>,
@@ -90,11 +90,11 @@ pub(crate) struct Affected {
     pub plan: Arc<HostPlan>,
     pub safeguards: Arc<Safeguards>,
     pub update: RefUpdate,
-    /// Held from before the mark is set until the host's answer was noted. A dry run has none.
+    /// Held from before the mark is set until the host's answer was recorded. `None` in a dry run.
     pub _lock: Option<HostLock>,
 }
 
-/// Carry out `batch`, and say in `report` what became of each ref. Returns the hosts that were deployed to.
+/// Carry out `batch`, and set the outcome of each ref in `report`. Returns the hosts that were deployed to.
 pub fn push(
     remote: &Remote,
     batch: &PushBatch,
@@ -129,7 +129,7 @@ pub fn push(
     Ok(deployed)
 }
 
-/// Why a deletion does not empty a host that nobody has asked for in so many words.
+/// Why a deletion does not remove everything from a host: the operator has not explicitly asked for it.
 fn not_typed(branch: &BStr, deletions: Deletions) -> String {
     let branch = printable(branch);
     match deletions {
@@ -147,12 +147,12 @@ fn reject(text: &str) -> RefOutcome {
 }
 
 fn set(report: &mut RefReport, dst: &BStr, outcome: RefOutcome) {
-    // Every destination comes from the batch that the report was made from.
+    // Every destination is from the batch that the report was made for.
     let known = report.set(dst, outcome);
     debug_assert!(known.is_ok(), "{known:?}");
 }
 
-/// One branch to all of its hosts: the whole order of a push.
+/// Push one branch to all of its hosts. This function owns the order of a push.
 fn push_branch(
     remote: &Remote,
     command: &PushCommand,
@@ -169,7 +169,7 @@ fn push_branch(
     reports.extend(others);
     let mut outcome = None;
     if reports.iter().any(|report| !matches!(report.outcome, HostOutcome::Unaffected | HostOutcome::Skipped)) {
-        // One host that can't be deployed to: nothing is tried anywhere.
+        // If the push can't go to one host, it goes to none.
         reports.extend(affected.iter().map(|one| request.report(&one.remote.host, one.tracked)));
     } else if is_other_plan(&request, &affected) {
         let why = "what is known of the hosts has changed since the plan was made; nothing was changed";
@@ -196,19 +196,19 @@ fn push_branch(
     Ok((outcome.unwrap_or(told), deployed))
 }
 
-/// Where somebody else deployed, ask what runs there now, so that the next plan is right.
+/// Ask the hosts on which another operator has deployed what they run, so that the next plan is right.
 fn learn_what_runs(remote: &Remote, options: &Options, affected: &[Affected], reports: &[HostReport]) {
     for (one, report) in affected.iter().zip(reports).filter(|(_, report)| report.outcome == HostOutcome::Stale) {
         let host = &report.host;
         remote.say(&format!("{host}: {}", report.why));
-        // The push has failed either way: what can't be brought home now is brought home by the next fetch.
+        // The push has failed anyway. The next fetch tries again.
         if let Err(error) = fetch::refresh(remote, &one.remote, options.verbosity) {
             remote.say(&format!("{host}: {}", chain(&error)));
         }
     }
 }
 
-/// Whether somebody has agreed to another plan: `-o plan`.
+/// Whether the plan differs from the one that was agreed to (`-o plan`).
 fn is_other_plan(request: &Request<'_>, affected: &[Affected]) -> bool {
     let Some(agreed) = &request.options.push_options.plan else { return false };
     let affected = affected.iter().map(|one| (&one.remote.host, one.expected, &*one.plan));

@@ -1,6 +1,6 @@
-//! The operator's repository, read with gix; the `git` program where gix can't do a thing.
+//! The operator's repository. It is read with gix, or with the `git` program for what gix can't do.
 //!
-//! Replace refs and grafts are ignored throughout: what is deployed is what the ids say.
+//! Replace refs and grafts are ignored: hosts get exactly what the ids stand for.
 
 mod ancestry;
 mod config_file;
@@ -39,13 +39,13 @@ pub struct Repo {
 /// Why a repository can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is none.
+    /// There is no repository.
     #[error("not a git repository (or any of the parent directories)")]
     NotARepository,
-    /// Its ids are of another kind.
+    /// It uses SHA-256 ids.
     #[error("repositories with SHA-256 object ids are not supported")]
     Sha256,
-    /// Its refs are in a format that gix does not read.
+    /// It uses reftables, which gix does not read.
     #[error("repositories with reftables are not supported; see git refs migrate --ref-format=files")]
     Reftable,
     /// It can't be opened.
@@ -53,7 +53,7 @@ pub enum OpenError {
     Open(#[source] gix::Error),
 }
 
-/// An object that has to be here is not, or is broken.
+/// A required object is missing or damaged.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("could not read {what}")]
@@ -75,7 +75,7 @@ impl ReadError {
 impl Repo {
     /// Open the repository that `environment` names, or else the one around its directory.
     ///
-    /// One that Git named is taken as Git left it: Git has already checked who owns it.
+    /// Git has checked the owner of a repository that it names in the environment, so that is not checked again.
     pub fn open(environment: Environment) -> Result<Self, OpenError> {
         let overrides = environment.parameters().iter().cloned().chain(["core.useReplaceRefs=false".into()]);
         let base = match environment.configuration() {
@@ -104,38 +104,39 @@ impl Repo {
         Ok(Repo { gix, environment })
     }
 
-    /// What it was opened with: a thread opens it for itself, as a handle can't go to another one.
+    /// The environment that the repository was opened with. Other threads use it to open the repository again, because
+    /// handles can't be sent between threads.
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
 
-    /// For what has no function here.
+    /// The gix handle, for what this type has no method for.
     pub fn gix(&self) -> &gix::Repository {
         &self.gix
     }
 
-    /// The top of the work tree, or the directory of a bare repository: where Git starts helpers, and what relative
-    /// paths in its configuration are relative to.
+    /// The top of the work tree, or the directory of a bare repository. Git starts helpers there, and relative paths in
+    /// its configuration are relative to it.
     pub fn top(&self) -> &Path {
         self.environment.directory()
     }
 
-    /// The directory that linked worktrees share: where refs, and all that is ours, are kept.
+    /// The directory that linked worktrees share. It contains the refs and all of our own files.
     pub fn common_dir(&self) -> &Path {
         self.gix.common_dir()
     }
 
-    /// The `git` program on this repository, with nothing of the environment that Git made for us.
+    /// The `git` program for this repository, without variables that Git has set for the helper.
     pub fn git(&self) -> std::process::Command {
         self.environment.git(self.gix.git_dir())
     }
 
-    /// Whether `id` is a commit that is here.
+    /// Whether the commit `id` is in the repository.
     pub fn has_commit(&self, id: CommitId) -> bool {
         self.gix.find_header(id.0).is_ok_and(|header| header.kind() == gix::objs::Kind::Commit)
     }
 
-    /// The commit that an object is, or that a tag is for; if it is here.
+    /// The commit `id`, or the one that the tag `id` points to, if it is in the repository.
     pub fn peeled(&self, id: CommitId) -> Option<CommitId> {
         if self.has_commit(id) {
             return Some(id);
@@ -152,8 +153,8 @@ impl Repo {
         Ok(TreeId(tree))
     }
 
-    /// The hosts in a commit, by name: the directories at its root whose names can be hosts. Everything else is ignored
-    /// there.
+    /// The hosts in a commit, by name: the directories at its root whose names are valid for hosts. Everything else is
+    /// ignored.
     pub fn host_trees(&self, commit: CommitId) -> Result<Vec<(HostName, TreeId)>, ReadError> {
         let root = self.root_of(commit)?;
         let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
@@ -162,13 +163,13 @@ impl Repo {
             .collect())
     }
 
-    /// The hosts in a commit, as [`Self::host_trees`].
+    /// The names of the hosts in a commit. See [`Self::host_trees`].
     pub fn hosts(&self, commit: CommitId) -> Result<Vec<HostName>, ReadError> {
         Ok(self.host_trees(commit)?.into_iter().map(|(host, _)| host).collect())
     }
 
-    /// The directories at the root of a commit that can't be a host's, safe to show. Those whose names begin with a dot
-    /// are not meant to be.
+    /// The directories at the root of a commit whose names are not valid for hosts, safe to show. Names that begin with
+    /// a dot are left out, because they are ignored on purpose.
     pub fn unusable_directories(&self, commit: CommitId) -> Result<Vec<String>, ReadError> {
         let root = self.root_of(commit)?;
         let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
@@ -183,11 +184,11 @@ impl Repo {
     }
 }
 
-/// Where Git goes to before it starts a helper.
+/// The directory in which Git starts a helper.
 fn top(gix: &gix::Repository, environment: &Environment) -> PathBuf {
     let configured = gix.config_snapshot().string("core.worktree").is_some();
     match environment.git_dir() {
-        // A work tree that nobody names is where the caller is.
+        // If the work tree is not configured, it is the current directory.
         Some(_) if !configured => environment.work_tree().unwrap_or(environment.directory()).to_owned(),
         Some(_) | None => gix.workdir().unwrap_or(gix.git_dir()).to_owned(),
     }
@@ -195,7 +196,8 @@ fn top(gix: &gix::Repository, environment: &Environment) -> PathBuf {
 
 fn why_not(error: gix::Error) -> OpenError {
     if error.is_unsupported() {
-        // Of what gix checks when it opens a repository, only the object format is a matter of how it was built.
+        // Of the checks that gix makes when it opens a repository, only the one of the object format depends on how gix
+        // was built.
         OpenError::Sha256
     } else if error.is_not_found() {
         OpenError::NotARepository

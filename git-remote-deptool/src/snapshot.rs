@@ -1,12 +1,12 @@
-//! A rendered directory as a commit on the cluster's branch, without touching index and work tree.
+//! Commits a rendered directory to the cluster's branch, without touching the index or the work tree.
 //!
 //! ```text
-//! walk    whether everything can be deployed
-//! index   the files as a tree, made by Git
-//! branch  what has changed on it, the new commit's parents, the commit
+//! walk    checks that everything can be deployed
+//! index   has Git make a tree of the files
+//! branch  finds the changes and the parents, and makes the commit
 //! ```
 //!
-//! The bytes in the directory are the bytes in the tree: no attributes, filters or ignore files apply.
+//! The tree contains the bytes of the files unchanged: attributes, filters and ignore files do not apply.
 
 mod branch;
 mod index;
@@ -36,54 +36,55 @@ use crate::{
     state::TrackingError,
 };
 
-/// What is to be committed, and where to.
+/// What to commit, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The directory, with one directory per host.
     pub directory: &'a Path,
     pub cluster: &'a ClusterName,
-    /// The commit's message; without one it says what was committed.
+    /// The commit message; by default it names the source.
     pub message: Option<&'a [u8]>,
     pub run: Run,
     pub interrupt: &'a Interrupt,
 }
 
-/// Whether anything is written.
+/// Whether this is a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Run {
     Real,
     Dry,
 }
 
-/// What was found, and what became of it.
+/// The result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     pub tree: TreeId,
-    /// How many files and links there are.
+    /// The number of files and symlinks.
     pub files: usize,
     /// The hosts whose directories differ from those on the branch.
     pub hosts: BTreeMap<HostName, Change>,
-    /// The new commit's parents. The branch has to move if they are not just its tip, even if no file has changed.
+    /// The parents of the new commit. If they are not just the tip of the branch, a commit is made even if no file has
+    /// changed.
     pub parents: Vec<CommitId>,
     /// The commit that the directory was rendered from.
     pub source: Option<Source>,
     pub result: Committed,
-    /// What the operator should know.
+    /// Messages for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What became of the branch.
+/// What happened to the branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// It has this tree already, and descends from what every host runs.
+    /// It already has this tree, and descends from the commits that all hosts run.
     Unchanged,
-    /// It would have moved.
+    /// It would have changed.
     Would,
-    /// It is at this commit.
+    /// The new commit.
     Commit(CommitId),
 }
 
-/// How a host's directory differs from the one on the branch.
+/// How a host's directory differs from that on the branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
@@ -92,10 +93,10 @@ pub enum Change {
     Removed,
 }
 
-/// Why there is no snapshot. The branch is as it was.
+/// Why no snapshot was made. The branch is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Something can't be read.
+    /// A file or directory can't be read.
     #[error("could not read '{}'", printable(path.as_os_str().as_encoded_bytes()))]
     Io {
         path: PathBuf,
@@ -105,15 +106,15 @@ pub enum SnapshotError {
     /// A name that can't be deployed.
     #[error("'{}' can't be deployed: {why}", printable(path))]
     Name { path: BString, why: String },
-    /// Nothing to deploy is mostly a mistake.
+    /// An empty directory, which is probably a mistake.
     #[error("there is nothing in '{}'", printable(.0.as_os_str().as_encoded_bytes()))]
     Empty(PathBuf),
     #[error("could not hash a name")]
     Object(#[source] gix::Error),
-    /// The branch.
+    /// The branch can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// What hosts run.
+    /// The tracking refs can't be read.
     #[error(transparent)]
     Tracking(#[from] TrackingError),
     #[error(transparent)]
@@ -124,7 +125,8 @@ pub enum SnapshotError {
     Git(#[from] GitError),
 }
 
-/// Commit a directory, if it is not what the branch has already. `source` is only asked if there is something to commit.
+/// Commit a directory, unless the branch already has its content. `source` is only called if there is something to
+/// commit.
 pub fn take(
     repo: &Repo,
     settings: &Settings,
@@ -176,7 +178,7 @@ pub fn take(
     Ok(snapshot)
 }
 
-/// What was asked for, else what was committed; and the source in a trailer.
+/// The given message, or one that names the source; with the source in a trailer.
 fn message(request: &Request<'_>, source: Option<&Source>) -> Vec<u8> {
     let given = request.message.map(<[u8]>::trim_ascii_end).filter(|message| !message.is_empty());
     let mut message = match (given, source) {
@@ -185,7 +187,7 @@ fn message(request: &Request<'_>, source: Option<&Source>) -> Vec<u8> {
         (None, None) => b"Snapshot".to_vec(),
     };
     if let Some(source) = source {
-        // A message that ends with trailers gets one more.
+        // Add the trailer to existing ones at the end of the message.
         let last = message.rsplit_once_str("\n\n").map(|(_, last)| last);
         let has_trailers = last.is_some_and(|last| last.lines().all(is_trailer));
         message.extend_from_slice(if has_trailers { b"\n" } else { b"\n\n" });

@@ -1,20 +1,20 @@
-//! What the operator's side remembers about hosts. All of it is in the repository's common directory.
+//! The state that the repository keeps about hosts, all of it in the common directory.
 //!
 //! | where | what |
 //! | --- | --- |
-//! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host runs as far as is known, or a projection of it |
-//! | `refs/deptool/unsettled/<host>/<cluster>` | a deployment was sent, and how it ended is not known |
-//! | `refs/deptool/broken/<host>/<cluster>` | a failed deployment left something on the host that is not as before |
-//! | `refs/deptool/projection/<real id>/<host>` | a local stand-in for a commit of which only one host's part is here |
-//! | `deptool/hosts/<tracking name>` | facts that save a round trip, none of which may be relied on |
-//! | `deptool/hosts/<tracking name>.lock` | held by the process that talks to the host |
+//! | `refs/remotes/<tracking name>/<cluster>` | the commit that the host runs, as far as that is known, or a projection of it |
+//! | `refs/deptool/unsettled/<host>/<cluster>` | a deployment was sent, and its outcome is unknown |
+//! | `refs/deptool/broken/<host>/<cluster>` | a failed rollback left something on the host that is not as before |
+//! | `refs/deptool/projection/<real id>/<host>` | represents a commit of which the repository has only one host's part |
+//! | `deptool/hosts/<tracking name>` | facts that save a round trip; all of them may be wrong |
+//! | `deptool/hosts/<tracking name>.lock` | held by the process that is connected to the host |
 //!
-//! What may be relied on:
+//! Guarantees:
 //!
 //! - A change of a ref is durable when the function that makes it returns.
-//! - A tracking ref is moved only to what the host reports, and never to a commit that is not here.
-//! - The process that holds a [`HostLock`] is the only one that talks to that host from this repository, so marks and
-//!   tracking refs are written in the order in which the host answered. Ref locks alone could not give that.
+//! - A tracking ref is only set to a commit that the host has reported and that is in the repository.
+//! - The process that holds a [`HostLock`] is the only one of this repository that is connected to that host. So marks
+//!   and tracking refs are written in the order of the host's answers. The locks of the refs alone could not ensure that.
 
 mod facts;
 mod lock;
@@ -43,69 +43,69 @@ use crate::{
     repo::Repo,
 };
 
-/// The refs of the operator's side.
+/// Reads and writes the refs.
 #[derive(Debug)]
 pub struct Tracking<'r> {
     repo: &'r Repo,
     refs: Refs,
 }
 
-/// Clusters and ids by the name that they are kept under.
+/// Clusters and ids, grouped by the name under which they are kept.
 type Grouped = HashMap<String, Vec<(ClusterName, CommitId)>>;
 
-/// What a tracking ref says.
+/// The state that a tracking ref records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracked {
-    /// What the ref names: the deployed commit, or the projection that stands for it here.
+    /// The commit of the ref: the deployed one, or the local projection of it.
     pub commit: CommitId,
-    /// The commit that the host runs, by which it is known to everyone. May not be here.
+    /// The commit that the host runs. It may be missing in this repository.
     pub real: CommitId,
 }
 
-/// All that is known of one host.
+/// The recorded state of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The clusters that it runs as far as is known: one, unless refs were changed by other means.
+    /// The clusters that the host runs. There is one, unless refs were changed by other programs.
     pub clusters: BTreeMap<ClusterName, Tracked>,
-    /// The deployments of which it is not known how they ended.
+    /// The deployments whose outcome is unknown.
     pub unsettled: BTreeMap<ClusterName, Attempt>,
-    /// It does not run what its deployment says, and a push of what is there repairs it.
+    /// A rollback failed on the host. Pushing the running commit again repairs it.
     pub broken: bool,
 }
 
-/// A deployment of which it is not known how it ended.
+/// A deployment whose outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// This commit was to be put there.
+    /// A deployment of this commit.
     Deploy(CommitId),
-    /// Everything was to be removed.
+    /// A removal.
     Remove,
-    /// The mark can't be read.
+    /// The mark is unreadable.
     Unreadable,
 }
 
 /// Why a ref can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TrackingError {
-    /// Reading.
+    /// It can't be read.
     #[error("could not read '{name}'")]
     Read {
-        /// The ref, or where refs are looked for.
+        /// The ref, or the prefix of several refs.
         name: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: gix::Error,
     },
-    /// Writing.
+    /// It can't be written.
     #[error("could not update '{name}'")]
     Write {
         /// The ref.
         name: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: gix::Error,
     },
-    /// Writing, where somebody else is, or was.
+    /// It is locked by another process, or by one that died.
     #[error(
         "could not update '{name}': '{}' is in the way; if no git is at work in this repository, one that was killed has \
          left it: remove it",
@@ -114,19 +114,19 @@ pub enum TrackingError {
     Locked {
         /// The ref.
         name: String,
-        /// The file that has to go.
+        /// The lock file.
         lock: PathBuf,
     },
-    /// Making it durable.
+    /// It can't be synced.
     #[error("could not write '{name}' to disk")]
     Sync {
         /// The ref.
         name: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// Git would call the repository broken.
+    /// The commit is missing, so Git would consider the ref broken.
     #[error("'{name}' can't be set to commit {}, which is not in this repository", .id.short())]
     Missing {
         /// The ref.
@@ -142,12 +142,12 @@ impl<'r> Tracking<'r> {
         Tracking { repo, refs: Refs::new(repo) }
     }
 
-    /// What is known of a cluster on a host.
+    /// The recorded state of a cluster on a host.
     pub fn get(&self, host: &HostRemote, cluster: &ClusterName) -> Result<Option<Tracked>, TrackingError> {
         Ok(self.clusters(host)?.remove(cluster))
     }
 
-    /// What is known of each of `hosts`, in their order. One look at the refs for all of them.
+    /// The recorded state of each of `hosts`, in their order. The refs are listed only once.
     pub fn known(&self, hosts: &[&HostRemote]) -> Result<Vec<Known>, TrackingError> {
         let marks = |kind: &str| match hosts {
             [host] => self.grouped(&format!("refs/deptool/{kind}/{}/", host.host), host.host.as_str()),
@@ -163,7 +163,7 @@ impl<'r> Tracking<'r> {
         let mut of_host = |host: &&HostRemote| {
             let mut known = Known::default();
             for (cluster, id) in tracking.get(host.tracking.as_str()).into_iter().flatten() {
-                // Other programs may have written a tag there. What is not here at all is taken at its word.
+                // Other programs may have set the ref to a tag. If the object is missing, it is assumed to be a commit.
                 let commit = *peeled.entry(*id).or_insert_with(|| self.repo.peeled(*id).unwrap_or(*id));
                 let projection = projections.iter().find(|p| p.projected == commit && p.host == host.host);
                 let real = projection.map_or(commit, |p| p.real);
@@ -178,8 +178,8 @@ impl<'r> Tracking<'r> {
         Ok(hosts.iter().map(&mut of_host).collect())
     }
 
-    /// The refs below `prefix` whose last component can be a cluster's name, by what is before that; `above` is what
-    /// `prefix` says of it.
+    /// The refs below `prefix` whose last component is valid as the name of a cluster, grouped by the components before
+    /// it. `above` is the name for refs directly below `prefix`.
     fn grouped(&self, prefix: &str, above: &str) -> Result<Grouped, TrackingError> {
         let mut grouped = Grouped::new();
         for (name, id) in self.refs.below(prefix)? {
@@ -194,12 +194,12 @@ impl<'r> Tracking<'r> {
         Ok(grouped)
     }
 
-    /// All clusters that run on a host as far as is known: one, unless refs were changed by other means.
+    /// All recorded clusters of a host. There is one, unless refs were changed by other programs.
     pub fn clusters(&self, host: &HostRemote) -> Result<BTreeMap<ClusterName, Tracked>, TrackingError> {
         Ok(self.known(&[host])?.pop().unwrap_or_default().clusters)
     }
 
-    /// What all tracking refs for a cluster name: those of hosts, and of other remotes.
+    /// The commits of all tracking refs for a cluster, including those of remotes that are not hosts.
     pub fn of_cluster(&self, cluster: &ClusterName) -> Result<BTreeMap<TrackingName, CommitId>, TrackingError> {
         let end = format!("/{cluster}");
         let refs = self.refs.below("refs/remotes/")?.into_iter();
@@ -207,9 +207,9 @@ impl<'r> Tracking<'r> {
         Ok(named.map(|(name, id)| (name, self.repo.peeled(id).unwrap_or(id))).collect())
     }
 
-    /// Record that the host runs `commit`, or the commit that the projection `commit` stands for.
+    /// Record that the host runs `commit`, or the commit that is represented by the projection `commit`.
     ///
-    /// The reflog gets an entry with `message`, unless nothing has changed.
+    /// If the ref changes, its reflog gets an entry with `message`.
     pub fn set(
         &self,
         host: &HostRemote,
@@ -224,12 +224,12 @@ impl<'r> Tracking<'r> {
         self.refs.set(&name, commit.0, message)
     }
 
-    /// Record that the host runs nothing of `cluster`.
+    /// Record that the host does not run `cluster`.
     pub fn remove(&self, host: &HostRemote, cluster: &ClusterName) -> Result<(), TrackingError> {
         self.refs.delete(&tracking_ref(&host.tracking, cluster))
     }
 
-    /// Record that `attempt` is about to be sent to these hosts. From now on until [`Self::settle`] they are *in doubt*.
+    /// Record that `attempt` will be sent to these hosts. They are *in doubt* until [`Self::settle`] is called.
     pub fn unsettle(&self, hosts: &[&HostName], cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
         let names: Vec<String> = hosts.iter().map(|host| unsettled_ref(host, cluster)).collect();
         let id = match attempt {
@@ -247,36 +247,36 @@ impl<'r> Tracking<'r> {
         self.refs.delete(&unsettled_ref(host, cluster))
     }
 
-    /// Record that a rollback failed on the host: what it was given as `cluster` is not what it runs.
+    /// Record that a rollback failed on the host, so it may not run exactly what was deployed.
     pub fn mark_broken(&self, host: &HostName, cluster: &ClusterName) -> Result<(), TrackingError> {
         let name = broken_ref(host, cluster);
         let mark = self.refs.need_empty_tree(&name)?;
         self.refs.set(&name, mark, "")
     }
 
-    /// Record that the host runs what its deployment says.
+    /// Record that the host runs what was deployed.
     pub fn mark_whole(&self, host: &HostName) -> Result<(), TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/broken/{host}/"))?;
         marks.iter().try_for_each(|(cluster, _)| self.refs.delete(&format!("refs/deptool/broken/{host}/{cluster}")))
     }
 
-    /// Remove lock files that killed processes of ours have left beside a host's refs.
+    /// Delete lock files of the host's refs that killed processes have left.
     pub fn clear_locks(&self, host: &HostRemote) {
         for prefix in [format!("refs/deptool/unsettled/{}", host.host), format!("refs/remotes/{}", host.tracking)] {
             self.refs.clear_locks(&prefix);
         }
     }
 
-    /// The deployments to a host of which it is not known how they ended.
+    /// The deployments to a host whose outcome is unknown.
     pub fn unsettled(&self, host: &HostName) -> Result<BTreeMap<ClusterName, Attempt>, TrackingError> {
         let marks = self.refs.below(&format!("refs/deptool/unsettled/{host}/"))?;
         let parse = |(name, id): (String, CommitId)| Some((ClusterName::parse(name.as_bytes()).ok()?, attempt_of(id)));
         Ok(marks.into_iter().filter_map(parse).collect())
     }
 
-    /// What there is to offer to a push to `target`.
+    /// What to offer for a push to `target`.
     pub fn knowledge(&self, target: &Target, settings: &Settings) -> Result<Knowledge, TrackingError> {
-        // Git knows too little of a shallow history to judge, and would say that it is behind.
+        // In a shallow repository, Git can't determine ancestry, and would reject the push as non-fast-forward.
         let host_check =
             if self.repo.gix().is_shallow().unwrap_or(true) { HostCheck::Always } else { settings.host_check };
         let mut knowledge = Knowledge { host_check, names: self.names()?, ..Knowledge::default() };
@@ -291,7 +291,7 @@ impl<'r> Tracking<'r> {
                     .unsettled
                     .extend(broken.iter().filter_map(|(name, _)| ClusterName::parse(name.as_bytes()).ok()));
             }
-            // Each host may have another commit: nothing can be said for all.
+            // Hosts may run different commits, so there is no commit for all of them.
             Target::Group(..) | Target::All => (),
         }
         Ok(knowledge)
@@ -307,12 +307,12 @@ impl<'r> Tracking<'r> {
         self.refs.below("refs/tags/")
     }
 
-    /// Whether the repository has no branch of its own or of another one: it is being cloned, or was just made.
+    /// Whether the repository has neither branches nor remote branches, because it is new or being cloned.
     pub fn is_unused(&self) -> Result<bool, TrackingError> {
         Ok(self.refs.below("refs/heads/")?.is_empty() && self.refs.below("refs/remotes/")?.is_empty())
     }
 
-    /// The short names of local branches and of remotes' branches, as far as they can be clusters.
+    /// The short names of local and remote branches that are valid as names of clusters.
     fn names(&self) -> Result<std::collections::BTreeSet<ClusterName>, TrackingError> {
         let local = self.refs.below("refs/heads/")?;
         let remote = self.refs.below("refs/remotes/")?;

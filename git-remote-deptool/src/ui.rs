@@ -1,4 +1,4 @@
-//! What a person sees.
+//! Output for people: progress, plans, and text that fits the terminal and its character set.
 
 pub mod columns;
 pub mod locale;

@@ -336,8 +336,8 @@ fn files_beside_apps_and_directories_that_can_be_no_hosts_are_ignored_with_a_not
     deployed.repo.write("web1/web/file", "2\n");
     let two = deployed.repo.commit("Two");
     let run = deployed.repo.git(&["push", "web1", "prod"]).ok();
-    let expected = "note: directory 'web 3' can't be a host's: it is ignored\n\
-                    note: 'web1/NOTES' is beside the apps: it is not deployed\n\
+    let expected = "note: directory 'web 3' is ignored: its name is not valid for a host\n\
+                    note: 'web1/NOTES' is not part of an app and is not deployed\n\
                     To deptool::DIR/roots/web1\n   <one>..<two>  prod -> prod\ndeployed to 1 host in N s";
     shows(&sandbox, &run, &[("one", &deployed.commit), ("two", &two)], expected);
     at_rest(&sandbox, "web1", Some(&two));

@@ -147,7 +147,7 @@ fn everything_is_up_to_date_is_said_only_if_it_is() {
     repo.write("README.md", "");
     repo.write(".hidden/x", "");
     repo.commit("Not a host's");
-    all("directory 'a b' can't be a host's: it is ignored");
+    all("directory 'a b' is ignored: its name is not valid for a host");
     repo.remove("a b");
     repo.remove("web2");
     repo.commit("One host less");

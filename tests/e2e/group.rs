@@ -99,7 +99,7 @@ fn only_hosts_that_change_are_contacted_and_each_is_told_of() {
     operator.git(&["push", "cluster", "prod:refs/heads/web1/prod"]).ok();
     runs(&sandbox, &operator, [&three, &two, &one]);
     let run = operator.git(&["push", "cluster", "prod:refs/heads/web9/prod"]).code(1);
-    run.says("('web9' is none of the hosts that are pushed to)");
+    run.says("('web9' is not a host of this push)");
 
     // A separate group, and a push without arguments that uses its refspec.
     operator.git(&["config", "deptool.group.edge", "web3 web2"]).ok();

@@ -217,7 +217,7 @@ fn a_projection_can_not_be_pushed_to_another_host() {
     other.write("web2/web/file", "mine\n");
     other.commit("For web2");
     let run = other.git(&["push", "web2", "prod"]).code(1);
-    run.says("the commit was made from a projection of 'web1', which has nothing else in it");
+    run.says("the commit was made from a projection of 'web1', which contains nothing else");
     assert_eq!(state_of(&sandbox.root("web2")).len(), 1);
 }
 

@@ -136,14 +136,14 @@ fn existing_settings_are_never_replaced() {
     };
     error(&["add-host", "web1"], "run 'git deptool init'");
     repo.add_remote("cluster", "git@example.org:config");
-    error(&["init"], "remote 'cluster' is for something else");
+    error(&["init"], "remote 'cluster' belongs to something else");
     repo.git(&["remote", "rename", "cluster", "web2"]).ok();
     repo.git(&["deptool", "init"]).ok();
     error(&["init", "staging"], "the cluster of this repository is 'prod'");
     error(&["init", "a..b"], "invalid cluster name 'a..b'");
-    error(&["add-host", "web2"], "remote 'web2' is for something else");
+    error(&["add-host", "web2"], "remote 'web2' belongs to something else");
     error(&["add-host", "web1", "all"], "can't be named 'all'");
-    error(&["add-host", "--url", "@all", "web1"], "'@all' is no single host");
+    error(&["add-host", "--url", "@all", "web1"], "'@all' is not a single host");
     error(&["add-host", "--user", "a b", "web1"], "the user may only have");
     repo.git(&["deptool", "add-host", "--user", "root", "--port", "2222", "web1"]).ok();
     assert_eq!(repo.git(&["config", "remote.web1.url"]).line(), "deptool::root@web1:2222");

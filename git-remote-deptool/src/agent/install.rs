@@ -58,7 +58,7 @@ pub enum InstallError {
     NoSpace(String),
     #[error("the file system is mounted noexec: no program can run from /var/lib/deptool")]
     NoExec,
-    #[error("what arrived is not what was sent (its SHA-256 is {0})")]
+    #[error("the upload was damaged on the way (its SHA-256 is {0})")]
     Digest(String),
     #[error("{0}")]
     Other(String),

@@ -110,7 +110,7 @@ pub enum ConnectError {
     #[error("unreachable: {0}")]
     NeedsAnswer(String),
     #[error(
-        "no answer for {} seconds: the login may wait for something, or a start-up file of its shell takes the input",
+        "no answer for {} seconds: the login may wait for something, or a start-up file of its shell reads the input",
         login::PATIENCE.as_secs()
     )]
     Silent,
@@ -120,7 +120,7 @@ pub enum ConnectError {
     OtherHost { name: String, told: String },
     #[error("the login shell of '{host}' prints text ('{text}'): silence it for non-interactive sessions")]
     Noise { host: String, text: String },
-    #[error("'{host}' answers with what no agent says: '{text}'")]
+    #[error("unexpected answer from '{host}': '{text}'")]
     Nonsense { host: String, text: String },
     #[error("no answer from the agent on '{host}' ({status}): {stderr}")]
     NoAnswer { host: String, status: String, is_failure: bool, stderr: String },

@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     }
     init::show(output, &written)?;
     if written.is_empty() {
-        output.note("all of it is set up already")?;
+        output.note("everything is set up already")?;
     }
     note_missing(context, output, cluster, &new)?;
     Ok(ExitStatus::Done)
@@ -91,7 +91,7 @@ fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
     };
     match address {
         Address::Ssh(_) | Address::Local(_) => Ok(NewHost { host, address }),
-        Address::All | Address::Group(_) => Err(CliError::Usage(format!("'{address}' is no single host"))),
+        Address::All | Address::Group(_) => Err(CliError::Usage(format!("'{address}' is not a single host"))),
     }
 }
 
@@ -106,7 +106,7 @@ fn check(context: &Context, draft: &Draft<'_>, new: &NewHost) -> Result<(), CliE
                 new.address
             ))),
             None => Err(CliError::Text(format!(
-                "remote '{host}' is for something else; add one of another name: git remote add <name> deptool::{}",
+                "remote '{host}' belongs to something else; add one with another name: git remote add <name> deptool::{}",
                 new.address
             ))),
         };

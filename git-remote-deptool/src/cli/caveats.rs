@@ -38,7 +38,7 @@ pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, Comm
 pub(super) fn of_tree(remote: &Remote, aim: &Aim) -> Result<Vec<String>, CliError> {
     let mut lines: Vec<String> = Vec::new();
     for name in remote.repo.unusable_directories(aim.commit)? {
-        lines.push(format!("directory '{name}' can't be a host's: it is ignored"));
+        lines.push(format!("directory '{name}' is ignored: its name is not valid for a host"));
     }
     lines.extend(remote.known_drift(aim.hosts.iter()));
     let gone = vanished(remote, aim)?;

@@ -132,7 +132,7 @@ pub(super) fn group_remote(draft: &Draft<'_>) -> Result<String, CliError> {
     }
     match remotes.iter().any(|remote| remote.name == REMOTE) {
         true => Err(CliError::Text(format!(
-            "remote '{REMOTE}' is for something else; add one of another name for the cluster: \
+            "remote '{REMOTE}' belongs to something else; add one with another name for the cluster: \
              git remote add <name> deptool::@all"
         ))),
         false => Ok(REMOTE.into()),

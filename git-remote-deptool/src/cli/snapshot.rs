@@ -112,7 +112,7 @@ fn show(context: &Context, output: &Output, cluster: &str, snapshot: &Snapshot) 
         output.note(format_args!("    … and {more} more hosts"))?;
     }
     if snapshot.hosts.is_empty() {
-        output.note("    the same files, on top of what the hosts run")?;
+        output.note("    no file changes, but the commit descends from what the hosts run")?;
     }
     Ok(())
 }

@@ -290,7 +290,7 @@ impl HostStatus {
             _ if *is_as_known => {}
             None => lines.push("nothing is deployed any more".into()),
             Some(Deployed { commit, by, when, .. }) => lines.push(format!(
-                "runs {}, deployed by {} {} ago; git fetch brings that home",
+                "runs {}, deployed by {} {} ago; run git fetch to get it",
                 commit.short(),
                 name_of(by),
                 ago(now() - when)

@@ -115,7 +115,7 @@ fn a_host_whose_name_another_remote_has_taken_is_refused() {
         [remote \"web2\"]\nurl = deptool::web1",
     );
     for name in ["origin", "web2"] {
-        assert!(host(&swapped, "deptool::x", name).contains("which is for something else"), "{name}");
+        assert!(host(&swapped, "deptool::x", name).contains("which belongs to something else"), "{name}");
     }
     assert_eq!(host(&swapped, "deptool::web1", "web1"), "web1 web2 web1");
 }

@@ -79,7 +79,7 @@ enum Why {
     User,
     #[error("the port is a number from 1 to 65535")]
     Port,
-    #[error("a path after the host has no meaning")]
+    #[error("a path after the host is not supported")]
     PathAfterHost,
     #[error("a group has only letters, digits and '-', and begins with a letter")]
     Group,
@@ -320,10 +320,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         assert_eq!(error(""), "invalid address '': it is empty");
-        assert_eq!(error("web1:/srv"), "invalid address 'web1:/srv': a path after the host has no meaning");
+        assert_eq!(error("web1:/srv"), "invalid address 'web1:/srv': a path after the host is not supported");
         assert_eq!(
             error("deptool://web1/x"),
-            "invalid address 'deptool://web1/x': a path after the host has no meaning"
+            "invalid address 'deptool://web1/x': a path after the host is not supported"
         );
         for port in ["web1:", "web1:0", "web1:65536", "web1:x", "web1:+1"] {
             assert!(error(port).contains("the port is a number"), "{port}");

@@ -129,7 +129,7 @@ pub enum RemoteError {
     /// A thread could not open the repository.
     #[error(transparent)]
     Open(#[from] Arc<OpenError>),
-    #[error("no random numbers")]
+    #[error("can't get random numbers")]
     Random(#[source] std::io::Error),
     #[error("'{}' does not exist", printable(.0.as_os_str().as_encoded_bytes()))]
     NoRoot(PathBuf),
@@ -147,9 +147,9 @@ pub enum RemoteError {
     NoHostsKnown,
     #[error("could not ask {}; the other hosts' refs are up to date", list(.0))]
     NotAsked(Vec<HostName>),
-    #[error("everything is removed only from hosts by name: 'git push <host> :<cluster>'")]
+    #[error("to remove everything, name the host: 'git push <host> :<cluster>'")]
     RemovalOfGroup,
-    #[error("'{0}' is none of the hosts that are pushed to")]
+    #[error("'{0}' is not a host of this push")]
     NotPushedTo(String),
 }
 

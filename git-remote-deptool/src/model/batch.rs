@@ -35,7 +35,7 @@ pub enum Source {
 /// `--mirror`.
 pub const GUARD: &str = "refs/heads/deptool-prune-guard";
 
-/// What kind of ref a destination is. Only a branch can be a cluster.
+/// The kind of ref that a destination is. Only a branch can be a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination<'a> {
     /// `refs/heads/<name>`.
@@ -49,7 +49,7 @@ pub enum Destination<'a> {
 }
 
 impl PushCommand {
-    /// What kind of ref this would change.
+    /// The kind of ref that this command changes.
     pub fn destination(&self) -> Destination<'_> {
         if self.dst == GUARD {
             Destination::Guard
@@ -62,19 +62,19 @@ impl PushCommand {
         }
     }
 
-    /// Whether the ref is to be deleted.
+    /// Whether the command deletes the ref.
     pub fn is_delete(&self) -> bool {
         self.src == Source::Delete
     }
 }
 
-/// All refs of one push to one url, in Git's order, one for each destination.
+/// All refs of one push to one url, in Git's order. Each destination occurs once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushBatch {
     commands: Vec<PushCommand>,
 }
 
-/// Git asked for two things to be put in one place.
+/// Git asked for two changes of the same ref.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{}' is pushed to twice", deptool_agent::shared::text::printable(.0))]
 pub struct Duplicate(pub BString);
@@ -89,12 +89,12 @@ impl PushBatch {
         Ok(())
     }
 
-    /// What is asked for, in Git's order.
+    /// The commands, in Git's order.
     pub fn commands(&self) -> &[PushCommand] {
         &self.commands
     }
 
-    /// The branches alone: what a host can be asked for.
+    /// The commands that change branches. Hosts have nothing else.
     pub fn branches(&self) -> impl Iterator<Item = (&PushCommand, &BStr)> {
         self.commands.iter().filter_map(|command| match command.destination() {
             Destination::Branch(name) => Some((command, name)),
@@ -102,9 +102,9 @@ impl PushBatch {
         })
     }
 
-    /// How deletions in this batch came to be there. Git does not say either.
+    /// Why the batch contains deletions. Git does not say.
     ///
-    /// `git push <host> :<cluster>` is a removal of everything: it is believed only where nothing else is pushed with it.
+    /// Only `git push <host> :<cluster>`, with no other ref, counts as a request to remove everything.
     pub fn deletions_are(&self) -> Deletions {
         let is_pruning = self.commands.iter().any(|command| command.destination() == Destination::Guard);
         match (is_pruning, self.commands.len()) {
@@ -114,11 +114,11 @@ impl PushBatch {
         }
     }
 
-    /// How tags in this batch came to be there. Git does not say: `--follow-tags` is not among the options of a push.
+    /// Why the batch contains tags. Git does not say: `--follow-tags` is not passed to helpers.
     ///
-    /// A tag beside a branch is taken for one that followed it: it is left alone, and the push goes on. A push of tags
-    /// alone was typed as such and has to fail, or it would read *Everything up-to-date*. There is one more way to get
-    /// there: `push.followTags` with a branch that is up to date. The caller knows the configuration.
+    /// A tag next to a branch is assumed to follow it and is ignored. A push of tags alone must fail, or Git would
+    /// print *Everything up-to-date*. The other case of tags alone is `push.followTags` with a branch that is up to
+    /// date, so `follow_tags` is the configuration.
     pub fn tags_are(&self, follow_tags: FollowTags) -> Tags {
         match (follow_tags, self.branches().next()) {
             (FollowTags::Configured, _) | (FollowTags::NotConfigured, Some(_)) => Tags::Followed,
@@ -136,23 +136,23 @@ pub enum FollowTags {
     NotConfigured,
 }
 
-/// Why there are deletions in a push.
+/// Why a batch contains deletions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletions {
-    /// A person typed the one that there is.
+    /// The operator asked for a single deletion.
     Typed,
-    /// `--prune` or `--mirror`: what is not here is to go.
+    /// `--prune` or `--mirror`: Git deletes refs that do not exist in this repository.
     Pruned,
-    /// Other refs are pushed, too.
+    /// Other refs are pushed at the same time.
     Accompanied,
 }
 
-/// Why there are tags in a push.
+/// Why a batch contains tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tags {
-    /// Git added them: they are ignored.
+    /// Git added them. They are ignored.
     Followed,
-    /// A person asked for them: they are refused.
+    /// The operator asked for them. They are refused.
     Asked,
 }
 

@@ -2,13 +2,13 @@
 
 use std::error::Error;
 
-/// An error and what caused it, as Git writes it.
+/// An error and its causes, formatted like Git's messages.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = without_number(error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = without_number(error.to_string());
-        // Transparent variants have their source's text already.
+        // The text of a transparent variant is that of its source.
         if !text.ends_with(&more) {
             text = format!("{text}: {more}");
         }
@@ -17,7 +17,7 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// An error's text without the number that Rust appends to what the system says.
+/// The text of an error without the number that Rust appends to system errors.
 fn without_number(text: String) -> String {
     match text.rfind(" (os error ") {
         Some(at) if text.ends_with(')') => text[..at].to_owned(),

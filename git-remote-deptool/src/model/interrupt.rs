@@ -1,4 +1,4 @@
-//! Whether the operator wants us to stop.
+//! The operator's request to stop.
 
 use std::{
     io,
@@ -10,13 +10,13 @@ use std::{
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Set once the process was sent SIGINT, SIGTERM or SIGHUP, and never cleared. Whatever blocks takes one, and looks at it
-/// often.
+/// Set when the process receives SIGINT, SIGTERM or SIGHUP, and never cleared. Code that blocks checks it often.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From here on the process outlives these signals. Git dies of Ctrl-C at once; we tell the hosts first.
+    /// Install the signal handlers. From here on these signals no longer end the process, because hosts have to be told
+    /// first.
     pub fn of_process() -> io::Result<Interrupt> {
         let interrupt = Interrupt::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -29,7 +29,7 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// As a signal does.
+    /// Set it, like a signal does.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What Git asks for beside refs.
+//! The options that Git sends in addition to refs.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ pub struct Options {
     pub verbosity: u32,
     /// Whether progress may be shown.
     pub progress: Progress,
-    /// Whether this push may change anything.
+    /// Whether the push is a dry run.
     pub run: Run,
-    /// Whether one failure undoes the others.
+    /// Whether a failure of one host undoes the others.
     pub atomicity: Atomicity,
-    /// `--force-with-lease`: what is expected at a destination.
+    /// `--force-with-lease`: the expected value of each destination.
     pub leases: BTreeMap<BString, Lease>,
-    /// All `-o`.
+    /// The options given with `-o`.
     pub push_options: PushOptions,
-    /// Whether this is a clone.
+    /// Whether Git is cloning.
     pub cloning: bool,
-    /// Why nothing may be pushed: an option whose value is wrong.
+    /// Why nothing may be pushed: an option with an invalid value.
     pub refusal: Option<OptionError>,
 }
 
@@ -37,34 +37,34 @@ pub enum Progress {
     Hidden,
 }
 
-/// Whether a push is real.
+/// Whether a push is a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Run {
-    /// It is.
+    /// It is not.
     Real,
     /// `--dry-run`.
     Dry,
 }
 
-/// What the failure of one host means for the others.
+/// What a failure of one host means for the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Atomicity {
     /// Nothing.
     PerHost,
-    /// `--atomic`: they go back to what they had.
+    /// `--atomic`: they are rolled back.
     AllOrNothing,
 }
 
-/// Why every ref of a push fails: the value of an option.
+/// Why an option makes every ref of a push fail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// `-o`.
+    /// An invalid `-o`.
     #[error(transparent)]
     PushOption(#[from] PushOptionError),
-    /// All or nothing, and yet not all.
+    /// `--atomic` together with skipping hosts.
     #[error("a push can't be --atomic and leave out unreachable hosts")]
     AtomicWithoutSome,
-    /// Git's quoting, broken.
+    /// Malformed C-style quoting.
     #[error("malformed value of option '{0}'")]
     Malformed(String),
     /// `--signed`.
@@ -88,7 +88,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Why nothing may be pushed, if so.
+    /// Why nothing may be pushed, if there is a reason.
     pub fn refusal(&self) -> Option<OptionError> {
         let leaves_out = self.push_options.unreachable == Unreachable::IsSkipped;
         match &self.refusal {

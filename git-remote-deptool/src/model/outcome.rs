@@ -1,7 +1,8 @@
 //! The outcome for each ref of a push.
 //!
-//! Git takes a ref that is not reported for one that needed no push, and some texts for success. So a [`RefReport`] knows
-//! all destinations from the start, each begins as *not attempted*, and no text from a host can spell a keyword.
+//! Git assumes that a ref without a report needed no push, and takes some texts for success. So a [`RefReport`]
+//! contains all destinations from the start, each begins as *not attempted*, and no text from a host can pass for a
+//! keyword.
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::bstr::{BStr, BString};
@@ -11,38 +12,38 @@ use super::batch::PushBatch;
 /// The outcome for one ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefOutcome {
-    /// Nothing was tried, and nothing has changed.
+    /// Nothing was attempted or changed.
     NotAttempted,
-    /// It is done, and durable on the host.
+    /// The change is durable on the host.
     Done {
-        /// What was there before, as far as it is known.
+        /// The previous commit, as far as it was known.
         old: Option<CommitId>,
-        /// What is there now; nothing after a removal. Git moves its tracking ref to it, which would be the tag
-        /// object, where a tag was pushed, if this did not say otherwise.
+        /// The new commit, or `None` after a removal. Git moves its tracking ref to it. Without this, Git would use the
+        /// id of the tag object if a tag was pushed.
         new: Option<CommitId>,
-        /// Whether what was there before is part of the new history.
+        /// Whether this was a fast-forward.
         update: RefUpdate,
     },
-    /// The change does not concern this host: it was not asked, and its tracking ref stays.
+    /// The change does not affect the host, so it was not contacted, and its tracking ref stays.
     Unaffected,
-    /// The lease did not hold: someone else deployed.
+    /// The lease did not hold: another operator has deployed.
     StaleInfo,
     /// The new commit does not descend from the old one.
     NonFastForward,
-    /// Anything else, for people to read. Any text will do, it is made one harmless line.
+    /// Any other reason, as text. It is made one line without control characters.
     Rejected(String),
 }
 
 /// How a ref moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefUpdate {
-    /// Forward, or from or to nothing.
+    /// A fast-forward, a creation or a deletion.
     FastForward,
     /// Back or aside.
     Forced,
 }
 
-/// One outcome for each destination of a batch.
+/// An outcome for each destination of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "Git waits for the report's lines"]
 pub struct RefReport {
@@ -56,13 +57,13 @@ pub(crate) struct Entry {
     pub(crate) outcome: RefOutcome,
 }
 
-/// An outcome for a ref that Git did not ask for.
+/// An outcome was set for a ref that is not part of the push.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{}' is not part of this push", printable(.0))]
 pub struct UnknownRef(BString);
 
 impl RefReport {
-    /// A report on `batch` in which nothing was attempted yet.
+    /// A report on `batch` in which nothing was attempted.
     pub fn new(batch: &PushBatch) -> Self {
         let entries = batch
             .commands()
@@ -72,7 +73,7 @@ impl RefReport {
         RefReport { entries }
     }
 
-    /// Set the outcome of `dst`. The last one counts.
+    /// Set the outcome of `dst`. The last call counts.
     pub fn set(&mut self, dst: &BStr, outcome: RefOutcome) -> Result<(), UnknownRef> {
         match self.entries.iter_mut().find(|entry| entry.dst == dst) {
             Some(entry) => {
@@ -83,7 +84,7 @@ impl RefReport {
         }
     }
 
-    /// Set `outcome` for all refs that have none yet.
+    /// Set `outcome` for all refs that are still *not attempted*.
     pub fn set_rest(&mut self, outcome: &RefOutcome) {
         for entry in self.entries.iter_mut().filter(|entry| entry.outcome == RefOutcome::NotAttempted) {
             entry.outcome = outcome.clone();

@@ -1,4 +1,4 @@
-//! `git push -o`: what one push asks for beyond what Git itself can say. Text in, values out.
+//! Push options (`git push -o`): parsed from text. Pure.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -6,45 +6,45 @@ use deptool_agent::shared::{manifest::Window, text::printable, wire::Repair};
 
 use super::offer::HostCheck;
 
-/// What `-o confirm` without a length means.
+/// The default time of `-o confirm`.
 const CONFIRM: Confirm = Confirm(30);
 /// The most waves that are accepted.
 const MOST_WAVES: usize = 100;
 
-/// All `-o` of a push. If an option is given twice the last one counts.
+/// The push options. If an option is repeated, the last value counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushOptions {
-    /// `check`: ask hosts what they run before anything is decided.
+    /// `check`: ask hosts what they run before the plan is made.
     pub host_check: HostCheck,
-    /// `waves=1,25%,100%`: how many hosts go first.
+    /// `waves=1,25%,100%`: the sizes of the waves.
     pub waves: Waves,
     /// `lock-wait=30s`: how long to wait for a busy host.
     pub lock_wait: Duration,
-    /// `skip-unreachable`: what a host that can't be reached means for the others.
+    /// `skip-unreachable`: whether unreachable hosts are skipped.
     pub unreachable: Unreachable,
-    /// `plan=<digest>`: nothing is done if it would be anything else than this. See [`crate::plan::digest`].
+    /// `plan=<digest>`: do nothing if the plan has another digest. See [`crate::plan::digest`].
     pub plan: Option<String>,
-    /// `repair`: all drift on the hosts is put right, and they are deployed to even if they run the commit already.
+    /// `repair`: put right all drift on the hosts, and deploy to hosts that already run the commit, too.
     pub repair: Repair,
-    /// `confirm=30s`; overrides the configuration.
+    /// `confirm=30s`. This overrides the configuration.
     pub confirm: Option<Confirm>,
 }
 
-/// What a host that can't be reached means for the others.
+/// What an unreachable host means for the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unreachable {
     /// No host is deployed to.
     #[default]
     Fails,
-    /// It is left out.
+    /// It is skipped.
     IsSkipped,
 }
 
-/// A host goes back unless a new connection confirms within this many seconds after its activation; 0 is off.
+/// The time in seconds within which the host must be reached again after its activation. 0 turns this off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirm(pub u16);
 
-/// How many hosts have been deployed to after each wave. The last wave always completes them.
+/// For each wave, how many hosts have been deployed to at its end. The rest is in the last wave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waves(Vec<Until>);
 
@@ -55,7 +55,7 @@ enum Until {
     Percent(usize),
 }
 
-/// What is wrong with a push option.
+/// Why a push option is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PushOptionError {
     #[error("unknown push option '{0}'")]
@@ -69,7 +69,7 @@ pub enum PushOptionError {
 }
 
 impl PushOptions {
-    /// Take in one `-o`.
+    /// Parse one option.
     pub fn set(&mut self, option: &[u8]) -> Result<(), PushOptionError> {
         let unknown = |name: &[u8]| PushOptionError::Unknown(printable(name));
         let at = option.iter().position(|byte| *byte == b'=');
@@ -109,13 +109,13 @@ fn length(text: &str) -> Option<Duration> {
 }
 
 impl Confirm {
-    /// A length in whole seconds, an hour at most.
+    /// Parse a time in whole seconds, at most an hour.
     pub fn parse(text: &str) -> Option<Confirm> {
         let length = length(text).filter(|length| length.subsec_nanos() == 0)?;
         u16::try_from(length.as_secs()).ok().map(Confirm)
     }
 
-    /// What a host is asked for.
+    /// The time in the request to the host, or `None` if confirmation is off.
     pub fn seconds(self) -> Option<u16> {
         (self.0 > 0).then_some(self.0)
     }
@@ -132,8 +132,8 @@ impl Waves {
         (waves.len() <= MOST_WAVES && waves.windows(2).all(grows)).then_some(Waves(waves))
     }
 
-    /// How many of `hosts` have gone on after each wave: growing, from 1 and more to `hosts`. A wave that adds nobody
-    /// is none. A part of the hosts is rounded up.
+    /// For each wave, how many of `hosts` have been deployed to at its end: increasing numbers from at least 1 to
+    /// `hosts`. Percentages are rounded up. Waves that add no host are left out.
     pub fn ends(&self, hosts: usize) -> Vec<usize> {
         let mut ends = Vec::new();
         for until in &self.0 {

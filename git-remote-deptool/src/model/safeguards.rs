@@ -1,4 +1,5 @@
-//! What watches over a deployment to one host: checks before anything is changed, probes afterwards.
+//! The safeguards of a deployment to one host: checks before anything changes, health probes and confirmation
+//! afterwards.
 
 use deptool_agent::shared::{
     name::{AppName, UnitName},
@@ -6,14 +7,14 @@ use deptool_agent::shared::{
     tree::HostTree,
 };
 
-/// Of the apps that change; the others' are not asked.
+/// The safeguards of the apps that change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Safeguards {
-    /// Units that are run on what is staged.
+    /// Units that run against the staged files.
     pub checks: Vec<UnitName>,
-    /// What must answer after the units have settled.
+    /// Probes that must succeed after the units have settled.
     pub health: Vec<String>,
-    /// Whether an app asks that the host can be reached anew afterwards.
+    /// Whether an app demands that the host can be reached again afterwards.
     pub confirm: bool,
 }
 
@@ -23,13 +24,13 @@ impl Safeguards {
         let checks = changed().flat_map(|app| app.manifest.checks.iter().cloned());
         let probes = changed().flat_map(|app| &app.manifest.health);
         let health = probes.map(|probe| format!("{} within {} s", probe.target, probe.within.as_secs_f64()));
-        // As on the host: to take a firewall away is as bold as to put one up.
+        // As on the host: removing a firewall is as risky as adding one.
         let asks = |tree: &HostTree, app: &AppName| tree.apps.get(app).is_some_and(|app| app.manifest.confirm);
         let confirm = plan.apps.iter().any(|change| asks(old, &change.app) || asks(new, &change.app));
         Safeguards { checks: checks.collect(), health: health.collect(), confirm }
     }
 
-    /// For people, each safe for a terminal.
+    /// One line each, safe to show.
     pub fn lines(&self) -> Vec<String> {
         let Safeguards { checks, health, confirm } = self;
         let checks = checks.iter().map(|unit| format!("check with {unit}"));

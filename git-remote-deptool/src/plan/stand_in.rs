@@ -1,6 +1,7 @@
-//! Files that stand for others: a filter of Git's took what was meant to be deployed out of the commit.
+//! Detects files that stand in for others, because a Git filter moved the real content out of the commit.
 //!
-//! A host gets what the commit has. A web server would serve the pointer, a daemon would read cipher text.
+//! Hosts get what the commit contains. A web server would serve the pointer, and a daemon would read the encrypted
+//! file.
 
 use deptool_agent::shared::{
     plan::{Change, HostPlan},
@@ -8,10 +9,10 @@ use deptool_agent::shared::{
 };
 use gix::objs::{Find, FindHeader};
 
-/// Pointers are shorter than this, and secrets that git-crypt keeps mostly are: longer files are not looked into.
+/// Pointers are shorter than this, and most secrets in git-crypt are, too. Longer files are not examined.
 const LONGEST: u64 = 4096;
 
-/// What a file really is.
+/// A kind of stand-in.
 struct Kind {
     begins: &'static [u8],
     what: &'static str,
@@ -24,11 +25,11 @@ const KINDS: [Kind; 4] = [
     Kind { begins: b"\0GITCRYPT\0", what: "encrypted by git-crypt" },
 ];
 
-/// Read by many threads.
+/// An object database that several threads can read.
 pub trait Objects: Find + FindHeader {}
 impl<T: Find + FindHeader> Objects for T {}
 
-/// Why `plan` can't be carried out: the first file that it would add or update, and that stands for another one.
+/// Why `plan` can't be carried out: it adds or updates a file that stands in for another one.
 pub fn refusal(objects: &dyn Objects, plan: &HostPlan, new: &HostTree) -> Option<String> {
     for change in &plan.apps {
         let Some(app) = new.apps.get(&change.app) else { continue };
@@ -45,7 +46,7 @@ pub fn refusal(objects: &dyn Objects, plan: &HostPlan, new: &HostTree) -> Option
     None
 }
 
-/// What can't be read is told by whoever needs it.
+/// The kind of stand-in. An unreadable object is reported by the code that needs it.
 fn kind_of(objects: &dyn Objects, id: &gix::oid) -> Option<&'static str> {
     objects.try_header(id).ok()?.filter(|header| header.size < LONGEST)?;
     let mut buffer = Vec::new();

@@ -1,23 +1,23 @@
-//! Git's lines, parsed. See gitremote-helpers(7), and the notes on each command.
+//! Parses Git's lines. See gitremote-helpers(7).
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::bstr::{BString, ByteSlice};
 
 use crate::model::batch::{Ancestry, PushCommand, Source};
 
-/// The longest line that is read, in bytes. A push option, C-quoted, is the longest that Git sends.
+/// The longest line that is read, in bytes. The longest lines from Git are quoted push options.
 pub const MAX_LINE: usize = 256 * 1024;
 
-/// One line from Git.
+/// A line from Git.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// `capabilities`: what can this helper do?
+    /// `capabilities`: asks for the helper's capabilities.
     Capabilities,
     /// `option <name> <value>`. Git 2.39 sends some options without a value.
     Option {
         /// The name.
         name: BString,
-        /// The value, as it was on the line: only [`Options`](crate::model::options::Options) knows which ones are quoted.
+        /// The value as it is in the line. [`Options`](crate::model::options::Options) knows which ones are quoted.
         value: BString,
     },
     /// `list` or `list for-push`.
@@ -35,7 +35,7 @@ pub enum Command {
     Blank,
 }
 
-/// What a list of refs is for.
+/// The purpose of a list of refs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// To fetch, clone or `ls-remote`.
@@ -47,10 +47,10 @@ pub enum Purpose {
 /// A line that Git does not send.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// No command has this name.
+    /// There is no such command.
     #[error("unknown command '{0}'")]
     Unknown(String),
-    /// The command's arguments can't be parsed.
+    /// Its arguments can't be parsed.
     #[error("malformed '{command}' command: {why}")]
     Malformed {
         /// The command's name.
@@ -86,7 +86,7 @@ fn option(rest: &[u8]) -> Result<Command, CommandError> {
     Ok(Command::Option { name: name.into(), value: value.into() })
 }
 
-/// Git splits a refspec at its last colon, so the source may contain more of them (`HEAD:web1:refs/heads/prod`).
+/// Git splits a refspec at the last colon, so the source may contain colons (`HEAD:web1:refs/heads/prod`).
 fn push(rest: &[u8]) -> Result<PushCommand, CommandError> {
     let malformed = |why| CommandError::Malformed { command: "push", why };
     let (ancestry, spec) = match rest.strip_prefix(b"+") {
@@ -98,7 +98,7 @@ fn push(rest: &[u8]) -> Result<PushCommand, CommandError> {
         b"" => Source::Delete,
         text => Source::Revision(text.into()),
     };
-    // The name goes back to Git on a line of its own making, before a space.
+    // The answer repeats the name in a line of its own, followed by a space.
     gix::validate::reference::name(dst.as_bstr()).map_err(|_| malformed("the destination is no ref name"))?;
     Ok(PushCommand { ancestry, src, dst: dst.into() })
 }
@@ -113,7 +113,7 @@ fn fetch(rest: &[u8]) -> Result<Command, CommandError> {
     Ok(Command::Fetch { id, name: name.into() })
 }
 
-/// Enough of a line to recognise it by.
+/// The beginning of a line, for an error message.
 fn shortened(line: &[u8]) -> String {
     printable(&line[..line.len().min(80)])
 }

@@ -1,4 +1,4 @@
-//! Git's requests to a remote, passed on to `push` and `fetch`.
+//! The backend of the protocol: passes Git's requests to `push` and `fetch`.
 
 use std::{
     io,
@@ -28,21 +28,21 @@ use crate::{
     push,
 };
 
-/// One dialogue with Git about one remote.
+/// Serves one remote.
 pub struct Dialogue {
     remote: Remote,
-    /// The line below Git's table of refs.
+    /// The line to print below Git's table of refs.
     summary: Option<String>,
-    /// What is left to do after a fetch.
+    /// Work to do after a fetch.
     postponed: Postponed,
     push: PushState,
 }
 
-/// How far a push has come. Git does not ask for one of what it considers up to date.
+/// The state of a push. Git does not request a push of refs that it considers up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PushState {
     None,
-    /// Git finds that there is nothing to do, or we have.
+    /// There is nothing to do, according to Git or to us.
     NothingToDo,
     Asked,
 }
@@ -64,7 +64,7 @@ impl Dialogue {
     }
 }
 
-/// Interrupt a push whose Git was killed: its report would not be read.
+/// Interrupt the push when Git is killed, because nobody would read the report.
 fn interrupt_without_git(interrupt: Interrupt, is_over: Arc<AtomicBool>) {
     const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let watch = move || {
@@ -79,7 +79,7 @@ fn interrupt_without_git(interrupt: Interrupt, is_over: Arc<AtomicBool>) {
             }
         }
     };
-    // Without such a thread a push goes on to its end.
+    // Without this thread, the push simply continues.
     let _ = thread::Builder::new().name("git".into()).stack_size(64 * 1024).spawn(watch);
 }
 
@@ -131,7 +131,7 @@ impl Backend for Dialogue {
         fetch::note_postponed(&self.remote, std::mem::take(&mut self.postponed), options.verbosity)?;
         let is_told = options.verbosity > 0 && self.remote.results == Results::Shown;
         if is_told && self.push == PushState::NothingToDo {
-            // Git says that everything is up to date.
+            // Git prints that everything is up to date.
             self.say_known_drift()?;
         }
         if let Some(summary) = self.summary.take().filter(|_| is_told) {

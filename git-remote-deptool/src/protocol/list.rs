@@ -1,4 +1,4 @@
-//! What is listed to Git, before a push and for a fetch.
+//! The lists of refs for Git, before a push and for a fetch.
 
 use deptool_agent::shared::text::printable;
 use gix::bstr::{BStr, BString};
@@ -6,18 +6,18 @@ use gix_protocol::handshake::Ref;
 
 use crate::model::offer::{Offer, State};
 
-/// A ref from a host that may not be shown to Git.
+/// A ref of a host can't be listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
-    /// A name that would break the list's lines.
+    /// Its name would break the format of the list.
     #[error("the host has a ref with an invalid name, '{0}'")]
     Name(String),
-    /// 40 zeros: Git would try to fetch them.
+    /// Its id is all zeros, which Git would try to fetch.
     #[error("the host has no commit for '{0}'")]
     Zeros(String),
 }
 
-/// The lines of `list for-push`, without the blank one that ends them.
+/// The lines of `list for-push`, without the final blank line.
 pub fn push_lines(offers: &[Offer]) -> Vec<u8> {
     let mut out = Vec::new();
     for Offer { cluster, state } in offers {
@@ -30,7 +30,7 @@ pub fn push_lines(offers: &[Offer]) -> Vec<u8> {
     out
 }
 
-/// The lines of `list`, without the blank one that ends them.
+/// The lines of `list`, without the final blank line.
 pub fn fetch_lines(refs: &[Ref]) -> Result<Vec<u8>, ListError> {
     let mut out = Vec::new();
     for advertised in refs {

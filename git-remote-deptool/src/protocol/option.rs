@@ -1,7 +1,7 @@
-//! What Git's `option` lines ask for.
+//! Git's `option` lines.
 //!
-//! An option that the helper calls unsupported either kills the push with a message about Git, or is ignored by Git
-//! (`cas`). So a bad value is accepted here and remembered, and is the reason why each ref fails.
+//! If the helper answers that an option is unsupported, Git either aborts with a message about Git itself or ignores
+//! the option (`cas`). So an invalid value is accepted here, and every ref fails with the reason.
 
 use deptool_agent::shared::{text::printable, wire::Lease};
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -11,19 +11,19 @@ use crate::model::options::{Atomicity, OptionError, Options, Progress, Run};
 /// The answer to an `option` line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
-    /// It is kept, or its value is wrong and each ref will say so.
+    /// The option was accepted. If its value is invalid, every ref fails.
     Ok,
-    /// Git does without it.
+    /// The option is unknown; Git continues without it.
     Unsupported,
 }
 
 impl Options {
-    /// Take in one `option` line.
+    /// Process an `option` line.
     pub fn set(&mut self, name: &BStr, value: &BStr) -> Reply {
         match self.try_set(name, value) {
             Ok(reply) => reply,
             Err(error) => {
-                // The first error is the one to report.
+                // The first error is reported.
                 self.refusal.get_or_insert(error);
                 Reply::Ok
             }
@@ -43,18 +43,19 @@ impl Options {
                 self.leases.insert(dst, expected);
             }
             b"push-option" => self.push_options.set(&unquote(name, value)?)?,
-            // Signing is for a server that keeps certificates; `if-asked` means that we need not ask.
+            // Only servers that store push certificates support signing. `if-asked` permits not to sign.
             b"pushcert" => match value.as_bytes() {
                 b"if-asked" | b"false" => (),
                 _ => return Err(OptionError::Signed),
             },
             b"cloning" => self.cloning = boolean(name, value)?,
-            // 2.39 sends no value, later Gits "true". It allows `list` to name a format; without one it is SHA-1.
+            // Git 2.39 sends no value, later versions send "true". It permits `list` to name an object format; the
+            // default is SHA-1.
             b"object-format" => match value.as_bytes() {
                 b"" | b"true" | b"sha1" => (),
                 _ => return Ok(Reply::Unsupported),
             },
-            // Git has compared with its reflogs already (`push.useForceIfIncludes`); a forced ref carries its own `+`.
+            // Git has checked its reflogs already (`push.useForceIfIncludes`). A forced ref is marked with `+`.
             b"force-if-includes" | b"force" => {
                 boolean(name, value)?;
             }
@@ -69,7 +70,7 @@ fn malformed(name: &BStr) -> OptionError {
 }
 
 fn number(name: &BStr, value: &BStr) -> Result<u32, OptionError> {
-    // Git counts `-q -q` below zero.
+    // Git sends a negative number for `-q -q`.
     let number: i32 = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| malformed(name))?;
     Ok(number.try_into().unwrap_or(0))
 }
@@ -82,7 +83,7 @@ fn boolean(name: &BStr, value: &BStr) -> Result<bool, OptionError> {
     }
 }
 
-/// Undo Git's C-style quoting, which it uses only where a value needs it.
+/// Undo Git's C-style quoting, which it applies only if necessary.
 fn unquote(name: &BStr, value: &BStr) -> Result<BString, OptionError> {
     let (text, used) = gix::quote::ansi_c::undo(value).map_err(|_| malformed(name))?;
     if used != value.len() {
@@ -91,7 +92,7 @@ fn unquote(name: &BStr, value: &BStr) -> Result<BString, OptionError> {
     Ok(text.into_owned())
 }
 
-/// `<ref>:<id>`; 40 zeros say that the ref should not be there.
+/// `<ref>:<id>`. An id of all zeros means that the ref must not exist.
 fn cas(name: &BStr, value: &BStr) -> Result<(BString, Lease), OptionError> {
     let value = unquote(name, value)?;
     let (dst, hex) = value.rsplit_once_str(":").ok_or_else(|| malformed(name))?;

@@ -1,6 +1,6 @@
-//! A report in the words that Git understands.
+//! Formats a report for Git.
 //!
-//! Git takes some texts for success: no text from a host can spell a keyword.
+//! Git takes some texts for keywords that mean success. A text from a host can't become such a keyword.
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 
@@ -9,11 +9,11 @@ use crate::model::{
     outcome::{Entry, RefOutcome, RefReport, RefUpdate},
 };
 
-/// The longest reason that is passed on, in characters: a host may say more than anybody wants to read.
+/// The longest reason that is passed on, in characters.
 const MAX_REASON: usize = 1000;
 
 impl RefReport {
-    /// What became of all destinations, in one line for people.
+    /// The outcome of all destinations, in one line for people.
     pub fn words(&self) -> String {
         let words = |entry: &Entry| {
             let outcome = match &entry.outcome {
@@ -29,7 +29,7 @@ impl RefReport {
         self.entries.iter().map(words).collect::<Vec<_>>().join(", ")
     }
 
-    /// The lines that Git expects, without the blank one that ends them.
+    /// The lines for Git, without the final blank line.
     pub fn lines(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for entry in &self.entries {
@@ -44,7 +44,7 @@ impl Entry {
         match &self.outcome {
             RefOutcome::NotAttempted => self.error(out, "not attempted"),
             RefOutcome::Done { old, new, update } => self.done(out, [*old, *new], *update),
-            // Git would show nothing, and a removal that did not happen would seem to have.
+            // Git would print nothing, as if the removal had succeeded.
             RefOutcome::Unaffected if self.is_delete && self.dst != GUARD => self.error(out, "not attempted"),
             RefOutcome::Unaffected => self.line(out, b"ok ", "no match"),
             RefOutcome::StaleInfo => self.error(out, "stale info"),
@@ -81,7 +81,7 @@ impl Entry {
     }
 }
 
-/// What Git's `transport-helper.c` takes for something else than a text to be shown.
+/// Texts with a special meaning in Git's `transport-helper.c`.
 const KEYWORDS: [&str; 10] = [
     "no match",
     "up to date",
@@ -95,7 +95,7 @@ const KEYWORDS: [&str; 10] = [
     "expecting report",
 ];
 
-/// `text` as one line that Git shows as it is.
+/// `text` as one line that Git prints unchanged.
 fn reason(text: &str) -> String {
     let lines: Vec<String> =
         text.lines().map(|line| printable(line.trim().as_bytes())).filter(|line| !line.is_empty()).collect();
@@ -106,7 +106,7 @@ fn reason(text: &str) -> String {
     }
     match line.as_str() {
         "" => "failed".to_owned(),
-        // A leading quote makes Git undo C-style quoting.
+        // Git undoes C-style quoting if the text begins with a quote.
         other if KEYWORDS.contains(&other) || other.starts_with('"') => format!("failed: {other}"),
         _ => line,
     }

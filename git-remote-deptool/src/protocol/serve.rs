@@ -1,4 +1,4 @@
-//! The loop that talks to Git.
+//! The loop that reads Git's requests and writes the answers.
 
 use std::{
     error::Error,
@@ -22,29 +22,29 @@ use crate::model::{
     outcome::{RefOutcome, RefReport},
 };
 
-/// What the dialogue is about: a repository and hosts.
+/// Carries out requests on a repository and its hosts.
 pub trait Backend {
-    /// Why it failed, in Git's style. Shown with its sources.
+    /// The error, in Git's style. It is shown with its causes.
     type Error: Error + Send + Sync + 'static;
 
-    /// What Git may push to. Nothing is connected to.
+    /// The refs that Git may push to. This does not connect.
     fn offers(&mut self, options: &Options) -> Result<Vec<Offer>, Self::Error>;
 
-    /// What the hosts have, for a fetch. Every object named is here, or can be fetched, when this returns.
+    /// The refs of the hosts, for a fetch. When this returns, every listed object is here or can be fetched.
     fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, Self::Error>;
 
-    /// Carry out a push, and set the outcome of each ref in `report`. Refs without an outcome have failed when this
-    /// returns: with the error as the reason, if there is one.
+    /// Carry out a push, and set the outcome of each ref in `report`. Refs without an outcome have failed. If an error
+    /// is returned, it is the reason.
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), Self::Error>;
 
-    /// Bring home what `advertised` named.
+    /// Get the objects that `advertised` has listed.
     fn fetch(&mut self, wants: &[Want], options: &Options) -> Result<(), Self::Error>;
 
-    /// Git has shown its table of refs: the place for a summary below it.
+    /// Called after Git has printed its table of refs.
     fn finish(&mut self, options: &Options) -> Result<(), Self::Error>;
 }
 
-/// One thing to fetch.
+/// A ref that Git wants to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
     /// The commit that was listed.
@@ -53,46 +53,47 @@ pub struct Want {
     pub name: BString,
 }
 
-/// How a dialogue ended.
+/// How the dialogue ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum End {
-    /// Git said so.
+    /// Git ended it with a blank line.
     Finished,
-    /// Git is gone. If that was in the middle of a batch, nothing was done about it.
+    /// Git has exited. An incomplete batch was not begun.
     HungUp,
 }
 
-/// Why a dialogue can't go on. Nothing more is written to Git, which fails then.
+/// Why the dialogue failed. Nothing more is written to Git, which then fails, too.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError<E: Error + 'static> {
-    /// Stdin or stdout.
+    /// Reading stdin or writing stdout failed.
     #[error("could not talk to git")]
     Io(#[from] io::Error),
-    /// Git has ended while hosts were at work, as it does at Ctrl-C: what it would have shown.
+    /// Git has exited while hosts were at work, for example because of Ctrl-C. Contains the outcome that Git would have
+    /// shown.
     #[error("git is gone; {0}")]
     Unheard(String),
-    /// A line without an end.
+    /// A line is too long.
     #[error("git sent a line of more than {MAX_LINE} bytes")]
     TooLong,
-    /// A line that can't be parsed.
+    /// A line can't be parsed.
     #[error("git sent what gitremote-helpers(7) does not have")]
     Command(#[from] CommandError),
-    /// A line that does not belong where it is.
+    /// A line is not valid in this state.
     #[error("git sent '{0}' in the middle of a batch")]
     OutOfPlace(&'static str),
-    /// One ref, two sources.
+    /// One ref has two sources.
     #[error(transparent)]
     Duplicate(#[from] Duplicate),
-    /// What a host has can't be shown to Git.
+    /// A ref of a host can't be listed.
     #[error(transparent)]
     List(#[from] ListError),
-    /// What the helper was asked to do.
+    /// The backend failed.
     #[error(transparent)]
     Backend(E),
 }
 
-/// Answer Git on `output` what it asks on `input`, until it has no more to ask.
+/// Answer the requests on `input` until Git ends the dialogue.
 pub fn serve<B: Backend>(
     input: &mut impl BufRead,
     output: &mut impl Write,
@@ -140,7 +141,7 @@ fn list<B: Backend>(backend: &mut B, purpose: Purpose, options: &Options) -> Res
     Ok(lines)
 }
 
-/// Never fails: from here on hosts may have changed, and every ref has to be reported.
+/// This never fails: hosts may have changed, so every ref must be reported.
 fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> RefReport {
     let mut report = RefReport::new(batch);
     match options.refusal() {
@@ -154,7 +155,7 @@ fn push<B: Backend>(backend: &mut B, batch: &PushBatch, options: &Options) -> Re
     report
 }
 
-/// The whole batch, or nothing if Git is gone before its end.
+/// The whole batch, or `None` if the input ends before the batch does.
 fn push_batch<E: Error>(input: &mut impl BufRead, first: PushCommand) -> Result<Option<PushBatch>, ServeError<E>> {
     let mut batch = PushBatch::default();
     batch.add(first)?;
@@ -168,7 +169,7 @@ fn push_batch<E: Error>(input: &mut impl BufRead, first: PushCommand) -> Result<
     }
 }
 
-/// The whole batch, without repetitions, or nothing if Git is gone before its end.
+/// The whole batch without duplicates, or `None` if the input ends before the batch does.
 fn fetch_batch<E: Error>(input: &mut impl BufRead, first: Want) -> Result<Option<Vec<Want>>, ServeError<E>> {
     let mut wants = vec![first];
     loop {
@@ -197,7 +198,7 @@ fn verb(command: &Command) -> &'static str {
     }
 }
 
-/// The next command, or nothing at the end of input. A last line without its line feed was cut off: it is no command.
+/// The next command, or `None` at the end of the input. A last line without a line feed is incomplete and ignored.
 fn next<E: Error>(input: &mut impl BufRead) -> Result<Option<Command>, ServeError<E>> {
     let mut line = Vec::new();
     input.take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;

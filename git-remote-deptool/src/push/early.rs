@@ -1,8 +1,8 @@
-//! Connections to a few hosts, begun while what is sent over them is still being made.
+//! Begins connections to a few hosts while the data to be sent are still being prepared.
 //!
-//! A connection of its own is begun at once: it takes longest. Where a single host is far and a connection is shared,
-//! what takes longest is that a session on it takes nothing on stdin at first: then the request travels in a variable,
-//! and is waited for (see [`deptool_agent::shared::env_request`]).
+//! A new connection is begun at once, because it takes long. If a shared connection leads to a single distant host, the
+//! slow part is that a new session does not read stdin at first. In that case the request is prepared first and travels
+//! in the environment (see [`deptool_agent::shared::env_request`]).
 
 use std::thread::{self, JoinHandle};
 
@@ -13,16 +13,16 @@ use crate::{
     state::{HostFacts, RequestPath},
 };
 
-/// What has been started.
+/// The connections that were begun.
 pub(super) enum EarlyStart {
-    /// For each host, unless it failed: the delivery will fail the same way, and report it.
+    /// One for each host, or `None` if it failed. The delivery will fail in the same way, and report it.
     Started(Vec<Option<Started>>),
-    /// Is there a connection that can be shared?
+    /// Finding out whether there is a shared connection.
     Asking(JoinHandle<bool>),
 }
 
 impl EarlyStart {
-    /// Begin, with no more hosts than are connected to at once.
+    /// Begin, unless there are more hosts than may be connected to at the same time.
     pub fn begin(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> EarlyStart {
         if affected.len() > AT_ONCE {
             return EarlyStart::Started(Vec::new());
@@ -40,7 +40,7 @@ impl EarlyStart {
         EarlyStart::Started(affected.iter().map(start).collect())
     }
 
-    /// The deliveries are ready.
+    /// Use the connections, now that the deliveries are ready.
     pub fn end(self, deliveries: &mut [Delivery]) {
         match self {
             EarlyStart::Started(all) => {

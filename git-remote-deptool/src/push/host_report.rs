@@ -1,4 +1,4 @@
-//! What became of each host: for programs as JSON, for people as text. Pure, but for [`append`].
+//! The outcome on each host, as JSON for programs and as text for people. Pure, except for [`append`].
 
 use std::{fs::File, io, io::Write as _, path::Path};
 
@@ -17,60 +17,60 @@ use crate::{
 /// Name at most this many hosts in a line, and count the others.
 const NAMED: usize = 8;
 
-/// What became of one host of a push. Every text is safe to show.
+/// The outcome on one host of a push. Every text is safe to show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
     pub host: HostName,
     pub cluster: ClusterName,
-    /// What the host ran before, as far as was known; `None` if nothing.
+    /// The commit that the host was known to run; `None` if nothing was deployed.
     pub from: Option<CommitId>,
-    /// What was to be deployed; `None` if everything was to be removed.
+    /// The commit to deploy; `None` for a removal.
     pub to: Option<CommitId>,
     pub outcome: HostOutcome,
-    /// One line; empty where the outcome says it all.
+    /// The reason in one line; empty if the outcome needs no reason.
     pub why: String,
-    /// More of it, several lines; may be empty.
+    /// Further lines; may be empty.
     pub details: String,
-    /// What went wrong while rolling back: where this is not empty the host is not as it was.
+    /// Errors during the rollback. If there are any, the host was not restored completely.
     pub rollback_errors: Vec<String>,
-    /// What on the host is not as it was deployed, and was left so.
+    /// Drift that was left on the host.
     #[serde(default)]
     pub drift: Vec<String>,
-    /// What runs there instead, with [`HostOutcome::Stale`].
+    /// What the host runs, for [`HostOutcome::Stale`].
     pub actual: Option<Deployed>,
 }
 
-/// How a push ended on a host.
+/// The outcome of a push on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostOutcome {
-    /// `to` runs, and that is durable.
+    /// The host runs `to`, durably.
     Done,
-    /// `to` runs, and that is durable there, but it could not be noted here.
+    /// The host runs `to`, durably, but that could not be recorded in this repository.
     NotNoted,
-    /// Nothing of this host changes: it was not asked.
+    /// Nothing changes for this host, so it was not contacted.
     Unaffected,
-    /// It was activated, failed, and what ran before runs again.
+    /// The deployment was activated and failed. The host runs what it ran before.
     RolledBack,
     /// With `--atomic`: the host was rolled back because another host failed.
     Reverted,
-    /// Another operator has deployed; nothing was changed.
+    /// Another operator has deployed. Nothing was changed.
     Stale,
-    /// The commit does not descend from what runs there; nothing was changed.
+    /// The commit does not descend from the running one. Nothing was changed.
     NonFastForward,
-    /// Another deployment holds the lock; nothing was changed.
+    /// Another deployment holds the lock. Nothing was changed.
     Busy,
     /// Nothing was changed.
     Unreachable,
-    /// The host, or this side, does not take the deployment; nothing was changed.
+    /// The host or the helper refused the deployment. Nothing was changed.
     Refused,
-    /// It was interrupted in time; nothing was changed.
+    /// The operator interrupted the push in time. Nothing was changed.
     Cancelled,
-    /// It may have begun, and could not be asked how it ended.
+    /// The deployment may have begun, and the host could not be asked for the outcome.
     Unknown,
-    /// It was called off because of another host; nothing was changed.
+    /// The deployment was cancelled because of another host. Nothing was changed.
     NotAttempted,
-    /// It can't be reached, and was left out as asked for.
+    /// The host can't be reached, and was skipped on request.
     Skipped,
 }
 
@@ -98,7 +98,7 @@ impl HostReport {
         }
     }
 
-    /// Whether the push failed because of this host, and not because of another one.
+    /// Whether the push failed because of this host, as opposed to another one.
     fn is_failure(&self) -> bool {
         match self.outcome {
             HostOutcome::Done | HostOutcome::Unaffected | HostOutcome::NotAttempted | HostOutcome::Skipped => false,
@@ -116,7 +116,7 @@ impl HostReport {
     }
 }
 
-/// The outcome on all hosts in one line: which failed and why, which were not attempted, which were deployed to.
+/// The outcome on all hosts in one line: the hosts that failed with their reasons, and the names of the others.
 ///
 /// `failed on web2 (rolled back: nginx.service failed); not attempted on web3, web4; deployed to web1`
 pub fn summary(reports: &[HostReport]) -> String {
@@ -147,7 +147,7 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// The outcome if this error came before the host can have begun.
+/// The outcome for an error from before the deployment can have begun.
 pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
     match error {
         SessionError::Connect(ConnectError::Interrupted) | SessionError::Interrupted => {
@@ -160,13 +160,13 @@ pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
     }
 }
 
-/// Append one line for each report to the file at `path`, which is made if need be.
+/// Append one line per report to the file at `path`, which is created if necessary.
 pub fn append(path: &Path, reports: &[HostReport]) -> io::Result<()> {
     let mut file = File::options().append(true).create(true).open(path)?;
     for report in reports {
         let mut line = serde_json::to_vec(report)?;
         line.push(b'\n');
-        // At once, so that lines of several pushes do not mix.
+        // In one write, so that the lines of simultaneous pushes are not mixed.
         file.write_all(&line)?;
     }
     Ok(())

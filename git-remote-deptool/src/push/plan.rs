@@ -1,4 +1,4 @@
-//! What a push means for each host, decided before anything is sent.
+//! Plans the push for each host before anything is sent.
 
 use super::{
     Affected, Request,
@@ -12,7 +12,7 @@ use crate::{
     state::{HostLock, Known},
 };
 
-/// The hosts that the push affects, and what becomes of all others.
+/// Returns the affected hosts, and the reports on all others.
 pub(super) fn plan(
     remote: &Remote,
     request: &Request<'_>,
@@ -47,13 +47,13 @@ pub(super) fn plan(
 
 fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<HostLock>) -> Affected {
     for ignored in change.ignored.iter() {
-        remote.say(&format!("note: '{}/{ignored}' is beside the apps: it is not deployed", host.host));
+        remote.say(&format!("note: '{}/{ignored}' is not part of an app and is not deployed", host.host));
     }
     let HostChange { tracked, expected, update, plan, safeguards, ignored: _ } = change;
     Affected { remote: host, tracked, expected, plan, safeguards, update, _lock: lock }
 }
 
-/// Why the push can't go to a host.
+/// The report on a host that the push can't go to.
 fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: Refusal) -> (HostOutcome, String) {
     match refusal {
         Refusal::Stale => (HostOutcome::Stale, String::new()),
@@ -67,7 +67,7 @@ fn refused(remote: &Remote, request: &Request<'_>, host: &HostRemote, refusal: R
             }
             (HostOutcome::NonFastForward, String::new())
         }
-        // Of a group, the host is named anyway.
+        // In a group, the report names the host anyway.
         Refusal::Unfit(why) if request.is_single => (HostOutcome::Refused, format!("{}: {why}", host.host)),
         Refusal::Unfit(why) | Refusal::Other(why) => (HostOutcome::Refused, why),
     }

@@ -1,4 +1,4 @@
-//! How far each host is, as the progress display shows it.
+//! Translates events of a delivery for the progress display.
 
 use deptool_agent::shared::{
     outcome::{Outcome, Phase},
@@ -12,7 +12,7 @@ use crate::{
     ui::progress::State,
 };
 
-/// What a report says of how far a host is, if that is news.
+/// The new state of a host after an event, if the event changes it.
 pub fn state_of(report: &DeliveryEvent) -> Option<State> {
     Some(match report {
         DeliveryEvent::Stage(Stage::Connecting) => State::Connecting,

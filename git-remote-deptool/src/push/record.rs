@@ -1,4 +1,4 @@
-//! How it ended on each host, recorded here: tracking refs, marks, facts. Connects to no host.
+//! Records the outcome of each host: tracking refs, marks, facts. This does not connect.
 
 use deptool_agent::shared::{
     name::HostName,
@@ -22,7 +22,7 @@ use crate::{
     ui::render::ago,
 };
 
-/// Record the outcome on every host: marks and tracking refs are right after this. Returns a report on each.
+/// Record the outcome on every host. Afterwards marks and tracking refs are right. Returns a report on each host.
 pub(super) fn record(
     remote: &Remote,
     request: &Request<'_>,
@@ -34,7 +34,7 @@ pub(super) fn record(
         let mut report = request.report(&one.remote.host, one.tracked);
         if let Err(error) = note(remote, request, one, result, &mut report) {
             remote.say(&format!("{}: {}", one.remote.host, chain(&error)));
-            // The mark is still there, so the host is asked before anything else.
+            // The mark is still set, so the next command asks the host first.
             if report.outcome == HostOutcome::Done {
                 (report.outcome, report.why) = (HostOutcome::NotNoted, chain(&error));
             }
@@ -44,12 +44,12 @@ pub(super) fn record(
     reports
 }
 
-/// The host gave a definite answer, or can't have begun.
+/// Remove the mark: the host gave a definite answer, or can't have begun.
 fn settle(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
     remote.tracking().settle(&one.remote.host, &request.cluster)
 }
 
-/// Record the outcome on one host, here and in `report`.
+/// Record the outcome on one host, in the repository and in `report`.
 fn note(
     remote: &Remote,
     request: &Request<'_>,
@@ -136,14 +136,14 @@ fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> 
     }
 }
 
-/// What is remembered of a deployment.
+/// The facts that an outcome changes.
 enum Remembered {
     Done { drift: usize },
     Failed(String),
 }
 
-/// Remember what `git deptool status` shows beside the tracking ref: who deployed, and whether the last attempt failed. An
-/// error here does not make the deployment fail.
+/// Record facts that `git deptool status` shows: who deployed, and whether the last attempt failed. An error does not
+/// make the deployment fail.
 fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, what: Remembered) {
     let tracking = &one.remote.tracking;
     let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };
@@ -165,7 +165,7 @@ fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, what: Rememb
     }
 }
 
-/// Who deployed instead.
+/// Who has deployed instead.
 fn stale(actual: Option<&Deployed>) -> String {
     match actual {
         Some(Deployed { commit, by, when, .. }) => {

@@ -1,4 +1,4 @@
-//! The report on a push: to Git, on the terminal, and to programs.
+//! Reports the outcome of a push to Git, to the operator, and to programs.
 
 use deptool_agent::shared::outcome::Goal;
 
@@ -15,7 +15,7 @@ use crate::{
     ui::progress::MANY,
 };
 
-/// What Git is told of a push with these outcomes. The rest is shown on the terminal.
+/// The outcome for Git. Everything else is printed.
 pub(super) fn report(
     remote: &Remote,
     request: &Request<'_>,
@@ -32,7 +32,7 @@ pub(super) fn report(
     let concerned = || reports.iter().filter(|report| report.outcome != HostOutcome::Unaffected);
     if !request.is_single && remote.results == Results::Shown {
         let done = || concerned().filter(|report| report.outcome == HostOutcome::Done);
-        // Programs and logs get all lines. On a terminal hundreds of them help no one.
+        // Programs and logs get a line for each host. On a terminal, many hosts are counted.
         let is_counted = done().count() > MANY && remote.manner(request.options).is_live();
         let says_done = request.options.verbosity > 0 && !is_counted;
         for report in concerned().filter(|report| says_done || report.outcome != HostOutcome::Done) {
@@ -46,7 +46,7 @@ pub(super) fn report(
         return if affected.is_empty() { RefOutcome::Unaffected } else { done(request, affected) };
     }
     if remote.results == Results::OnlyReported && is_written {
-        // The program that reads the report tells of failures: Git need not add to that.
+        // The program that reads the report shows failures. Git must not show them, too.
         return RefOutcome::Unaffected;
     }
     if concerned().all(|report| report.outcome == HostOutcome::NotAttempted) {
@@ -62,7 +62,7 @@ pub(super) fn report(
     }
 }
 
-/// What Git is told of a push that has worked, or would.
+/// The outcome for Git after a success, or after a dry run without errors.
 fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
     let new = match request.goal {
         Goal::Commit(id) => Some(id),
@@ -72,7 +72,7 @@ fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
         [one] if request.is_single => {
             RefOutcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }
         }
-        // Each host may have had another commit. Git shows one of them, and "new branch" if no host had any.
+        // The hosts may have had different commits. Git shows one of them, or "new branch" if no host had a commit.
         _ => {
             let old = affected.iter().find_map(|one| one.tracked.map(|tracked| tracked.commit));
             let is_forced = affected.iter().any(|one| one.update == RefUpdate::Forced);

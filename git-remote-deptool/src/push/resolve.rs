@@ -1,4 +1,4 @@
-//! Which branch, which commit, which hosts. Those of which it is not known what they run are asked.
+//! Determines the branch, the commit and the hosts of a push, and asks hosts in doubt what they run.
 
 use std::collections::BTreeSet;
 
@@ -29,10 +29,10 @@ use crate::{
     state::{HostLock, Known},
 };
 
-/// A host, and the right to talk to it; none in a dry run, which talks to no host.
+/// A host with its lock in this repository, or without one in a dry run, which connects to no host.
 pub(super) type Locked = (HostRemote, Option<HostLock>);
 
-/// What is asked for, and the one host that it is asked for by name as in `prod:refs/heads/web1/prod`.
+/// The request, and the one host if it was named as in `prod:refs/heads/web1/prod`.
 pub(super) fn request<'a>(
     remote: &Remote,
     command: &PushCommand,
@@ -59,8 +59,7 @@ pub(super) fn request<'a>(
     Ok((request, only))
 }
 
-/// The hosts that the push is for, in order: all of the remote's, or that which was named as in
-/// `prod:refs/heads/web1/prod`.
+/// The hosts of the push, in order: all hosts of the remote, or the named one.
 pub(super) fn hosts(
     remote: &Remote,
     request: &Request<'_>,
@@ -83,12 +82,12 @@ pub(super) fn hosts(
     Ok(hosts)
 }
 
-/// The hosts that `@all` means: the directories of the tree.
+/// The hosts of `@all`: the directories of the tree.
 pub fn of_tree(repo: &Repo, settings: &Settings, commit: CommitId) -> Result<Vec<HostRemote>, RemoteError> {
     repo.hosts(commit)?.iter().map(|host| Ok(settings.host(host)?)).collect()
 }
 
-/// Each with the right to talk to it.
+/// Lock each of the hosts.
 pub(super) fn lock(remote: &Remote, request: &Request<'_>, hosts: Vec<HostRemote>) -> Result<Vec<Locked>, RemoteError> {
     if request.options.run == Run::Dry {
         return Ok(hosts.into_iter().map(|host| (host, None)).collect());
@@ -97,8 +96,8 @@ pub(super) fn lock(remote: &Remote, request: &Request<'_>, hosts: Vec<HostRemote
     Ok(hosts.into_iter().zip(locks).map(|(host, lock)| (host, Some(lock))).collect())
 }
 
-/// Ask the hosts that are in doubt, or all if the push asks first. Those that could not be asked are taken from `hosts`;
-/// returns what becomes of them.
+/// Ask the hosts that are in doubt, or all of them if requested. Hosts that could not be asked are removed from
+/// `hosts`; their reports are returned.
 pub(super) fn ask(
     remote: &Remote,
     request: &Request<'_>,
@@ -125,12 +124,12 @@ pub(super) fn ask(
             None => hosts.push((host, lock)),
         }
     }
-    // In the order that they had: it is that of waves.
+    // Restore the original order, which determines the waves.
     hosts.sort_by_key(|(host, _)| order.iter().position(|name| *name == host.host));
     Ok(reports)
 }
 
-/// Why a host that was asked can't be deployed to, if so.
+/// Why a host can't be deployed to, after it was asked.
 fn not_deployable(
     remote: &Remote,
     request: &Request<'_>,
@@ -149,18 +148,18 @@ fn not_deployable(
             }
             other => other,
         })),
-        // Of a group the message names the host.
+        // In a group, the message names the host.
         Err(error) if !request.is_single => Ok(Some((HostOutcome::Refused, chain(&error)))),
         Err(error) => Err(error),
     }
 }
 
-/// Whether hosts are asked what they run before anything is decided: `push.pushOption = check`, or `-o check`.
+/// Whether to ask all hosts first: `push.pushOption = check`, or `-o check`.
 fn asks_first(remote: &Remote, request: &Request<'_>) -> bool {
     [remote.settings.host_check, request.options.push_options.host_check].contains(&HostCheck::Always)
 }
 
-/// Name the hosts that run the cluster and are not in the tree any more: they are left alone.
+/// Print which hosts run the cluster but are not in the tree. They are not changed.
 pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostRemote]) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.is_single || request.options.verbosity == 0 || remote.results != Results::Shown {
@@ -187,14 +186,15 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     Ok(())
 }
 
-/// Name the directories at the top of the tree can't be a host's. Files there are ignored.
+/// Print which directories at the top of the tree are ignored because their names are not valid for hosts. Files are
+/// ignored silently.
 pub(super) fn note_ignored(remote: &Remote, request: &Request<'_>) -> Result<(), RemoteError> {
     let Goal::Commit(commit) = request.goal else { return Ok(()) };
     if request.options.verbosity == 0 || remote.results != Results::Shown {
         return Ok(());
     }
     for name in remote.repo.unusable_directories(commit)? {
-        remote.say(&format!("note: directory '{name}' can't be a host's: it is ignored"));
+        remote.say(&format!("note: directory '{name}' is ignored: its name is not valid for a host"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Deliveries are prepared, sent, and followed.
+//! Prepares the deliveries, sends them, and follows them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// Deploy to all of them. Returns how it ended on each.
+/// Deploy to all of `affected`. Returns the result for each.
 pub(super) fn run(
     remote: &Remote,
     request: &Request<'_>,
@@ -63,7 +63,7 @@ pub(super) fn run(
     Ok(results)
 }
 
-/// Everything that is sent to each host.
+/// The deliveries for all hosts.
 fn deliveries(
     remote: &Remote,
     request: &Request<'_>,
@@ -115,7 +115,7 @@ fn deliveries(
     Ok(deliveries)
 }
 
-/// The hosts as progress shows them.
+/// The hosts, for the progress display.
 fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     let shown = |delivery: &Delivery| progress::Host {
         name: delivery.request.host.clone(),
@@ -129,7 +129,7 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     deliveries.iter().map(shown).collect()
 }
 
-/// How soon a new connection has to confirm: as asked for with this push, else as set for the host, else for the group.
+/// The time for confirmation: that of this push, else that of the host's remote, else that of the group's remote.
 fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
     let confirm = match request.options.push_options.confirm {
         Some(confirm) => Some(confirm),
@@ -141,14 +141,14 @@ fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Opt
     Ok(confirm.and_then(Confirm::seconds))
 }
 
-/// Whether a pack may assume what the host should have.
+/// Whether a pack may assume that the host has the objects that it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Completeness {
     Incremental,
     Full,
 }
 
-/// Packs by the objects that are in them: hosts with the same directory share one.
+/// Payloads by the objects in them. Hosts with the same directory share one.
 type Packed = HashMap<Vec<ObjectId>, Payload>;
 
 fn payload_for(
@@ -173,7 +173,8 @@ fn payload_for(
         (Goal::Commit(target), _, _) => pack::select(repo, host, Base::Nothing, None, target)?,
     };
     if let (Completeness::Full, Some(tracked)) = (completeness, &one.tracked) {
-        // The host may have lost what it runs. If that is not here either, it says so.
+        // The host may have lost objects of the commit that it runs. If they are not here either, the host reports
+        // that.
         let running = pack::select(repo, host, Base::Nothing, None, tracked.commit).unwrap_or_default();
         let known: HashSet<ObjectId> = selection.objects.iter().copied().collect();
         selection.objects.extend(running.objects.into_iter().filter(|id| !known.contains(id)));
@@ -188,7 +189,7 @@ fn payload_for(
     Ok(made)
 }
 
-/// What a fleet needs of a push.
+/// The push's side of a fleet.
 struct PushSupervisor<'a> {
     remote: &'a Remote,
     request: &'a Request<'a>,
@@ -214,7 +215,7 @@ impl Supervisor for PushSupervisor<'_> {
     fn interrupted(&mut self, begun: &[usize]) {
         let names: Vec<&str> = begun.iter().map(|at| self.affected[*at].remote.host.as_str()).collect();
         let (names, them) = match names.as_slice() {
-            // Whatever has not begun is called off at once, and Git or the report says so.
+            // No host has begun, so all are cancelled, and Git or the report says so.
             [] => return,
             [one] => ((*one).to_owned(), "it has"),
             _ => (names.join(", "), "they have"),
@@ -223,7 +224,7 @@ impl Supervisor for PushSupervisor<'_> {
             Atomicity::AllOrNothing => "goes back to what ran before",
             Atomicity::PerHost => "finishes by itself, or rolls back",
         };
-        self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' tells how it ended"));
+        self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' shows how it ended"));
         // After Ctrl-C the terminal belongs to the shell again.
         self.remote.mute();
     }
@@ -251,13 +252,13 @@ impl Supervisor for PushSupervisor<'_> {
                 self.remote.say(&format!("{}: waiting for {by}, who has been {phase} for {since}", host.host));
             }
             DeliveryEvent::Hello(hello) => {
-                // What can't be remembered costs a round trip next time, no more.
+                // If this can't be recorded, the next push takes a round trip more.
                 if let Err(error) = self.remote.record_hello(host, hello) {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
             DeliveryEvent::Answered(timing) => {
-                // As above.
+                // The same applies here.
                 let facts = HostFacts::load(&self.remote.repo, &host.tracking);
                 if let Some(facts) = facts.and_then(|facts| facts.after(timing))
                     && let Err(error) = facts.store(&self.remote.repo, &host.tracking)

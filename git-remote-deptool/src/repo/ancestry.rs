@@ -1,28 +1,28 @@
-//! Whether one commit is part of another's history.
+//! Finds out whether one commit is an ancestor of another.
 
 use deptool_agent::shared::id::CommitId;
 
 use super::{ReadError, Repo};
 
-/// Why it can't be said.
+/// Why that can't be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum AncestryError {
-    /// The old commit is not here.
+    /// The old commit is not in the repository.
     #[error("commit {} is not in this repository", .0.short())]
     Missing(CommitId),
-    /// The history ends before the answer.
+    /// The repository is shallow, and the history ends too early.
     #[error("the history of commit {} is cut off here; run git fetch --unshallow first", .0.short())]
     Shallow(CommitId),
-    /// The history is broken.
+    /// An object can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl Repo {
-    /// Whether `old` is `new`, or an ancestor of it.
+    /// Whether `old` is `new` or an ancestor of it.
     ///
-    /// A *no* is certain: where a shallow repository does not have the history that could make it a *yes*, that is an
-    /// error.
+    /// `false` is certain: if a shallow repository lacks the part of the history that could make it true, the result is
+    /// an error.
     pub fn is_ancestor(&self, old: CommitId, new: CommitId) -> Result<bool, AncestryError> {
         for id in [old, new] {
             if !self.has_commit(id) {
@@ -40,7 +40,7 @@ impl Repo {
         }
     }
 
-    /// Whether commits are missing from the history of `new` because the repository is shallow.
+    /// Whether the history of `new` is incomplete because the repository is shallow.
     fn is_cut_off(&self, new: CommitId) -> Result<bool, ReadError> {
         let failed = |error| ReadError::new(format!("the history of commit {new}"), error);
         let Some(boundary) = self.gix.shallow_commits().map_err(failed)? else { return Ok(false) };

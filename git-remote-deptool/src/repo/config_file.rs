@@ -1,4 +1,4 @@
-//! Writing the repository's own configuration, as `git config --local` does.
+//! Writes the repository's own configuration, like `git config --local`.
 
 use std::{io, path::PathBuf};
 
@@ -10,44 +10,44 @@ use gix::{
 
 use super::Repo;
 
-/// One value that is to be in the configuration.
+/// A value to be written.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Setting {
     /// `section.name` or `section.subsection.name`. The subsection may have dots.
     pub key: String,
     pub value: String,
-    /// What becomes of values that the key has in the repository's configuration.
+    /// What happens to existing values of the key.
     #[serde(skip)]
     pub others: Others,
 }
 
-/// What becomes of the values that a key has.
+/// What happens to existing values of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// The last of them is replaced.
+    /// The last one is replaced.
     Replaced,
-    /// They stay, and this one comes after them.
+    /// They are kept, and the new value is added after them.
     Kept,
 }
 
-/// Why the configuration could not be written. It is as it was then.
+/// Why the configuration could not be written. It is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Somebody else is at it, or the directory can't be written to.
+    /// Another process is writing it, or its directory can't be written to.
     #[error("could not lock '{}'", path.display())]
     Lock {
         path: PathBuf,
         #[source]
         source: gix::Error,
     },
-    /// What is there can't be parsed, or a name can't be in it.
+    /// The existing file can't be parsed, or a name is not valid.
     #[error("could not edit '{}'", path.display())]
     Edit {
         path: PathBuf,
         #[source]
         source: gix::Error,
     },
-    /// The disk does not take it.
+    /// Writing failed.
     #[error("could not write '{}'", path.display())]
     Write {
         path: PathBuf,
@@ -57,12 +57,12 @@ pub enum ConfigError {
 }
 
 impl Repo {
-    /// Put `settings` into the repository's configuration, all of them or none. Comments and all else stay as they are.
+    /// Write all of `settings` or none. Comments and everything else are kept.
     pub fn configure(&self, settings: &[Setting]) -> Result<(), ConfigError> {
         let path = self.common_dir().join("config");
         let edit = |source: gix::Error| ConfigError::Edit { path: path.clone(), source };
         let write = |source: io::Error| ConfigError::Write { path: path.clone(), source };
-        // As Git, which does not replace a link but what it leads to.
+        // Like Git, replace the target of a symlink and not the symlink.
         let target = path.canonicalize().map_err(write)?;
         let mut lock = lock::File::acquire_to_update_resource(&target, lock::acquire::Fail::Immediately, None, 0)
             .map_err(|source| ConfigError::Lock { path: path.clone(), source: gix::Error::from_error(source) })?;

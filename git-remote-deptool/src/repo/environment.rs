@@ -1,4 +1,4 @@
-//! What Git told the helper through its environment, read once.
+//! The environment variables and the working directory that Git gave the helper, read once.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,7 +10,7 @@ use gix::bstr::BString;
 
 use super::parameters;
 
-/// What the process was given.
+/// The environment of the process.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     directory: PathBuf,
@@ -21,17 +21,17 @@ pub struct Environment {
     configuration: Configuration,
 }
 
-/// Which configuration is read.
+/// Which configuration files are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Configuration {
     /// The repository's own.
     #[default]
     Repository,
-    /// The system's and the user's, too, found as Git finds them.
+    /// In addition those of the system and of the user, found as Git finds them.
     User,
 }
 
-/// What a `git` that we start may know of: who and where the user is, not which repository this is.
+/// Variables that a `git` subprocess inherits. They describe the user's surroundings, not the repository.
 const KEPT: [&str; 14] = [
     "GIT_CONFIG_PARAMETERS",
     "GIT_CONFIG_COUNT",
@@ -60,15 +60,15 @@ const KEPT_PREFIXES: [&str; 8] = [
 ];
 
 impl Environment {
-    /// Read the environment and the working directory of this process. Only here; but with this, gix looks there for
-    /// the user's configuration and identity, too.
+    /// Read the environment and the working directory of this process. With this environment, gix also reads the user's
+    /// configuration and identity from the process's environment.
     pub fn from_process() -> std::io::Result<Self> {
         let mut environment = Self::new(std::env::current_dir()?, std::env::vars_os());
         environment.configuration = Configuration::User;
         Ok(environment)
     }
 
-    /// An environment of `variables`, in `directory`, without the user's configuration.
+    /// An environment with `variables`, in `directory`, without the user's configuration.
     pub fn new(directory: PathBuf, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut environment = Environment { directory, ..Environment::default() };
         for (name, value) in variables {
@@ -88,12 +88,12 @@ impl Environment {
         environment
     }
 
-    /// The directory that relative paths are relative to: when Git starts the helper, the top of the work tree.
+    /// The directory that relative paths are relative to. When Git starts the helper, this is the top of the work tree.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The same, for programs started in `directory`.
+    /// The same environment for programs that are started in `directory`.
     pub(super) fn at(self, directory: PathBuf) -> Self {
         Environment { directory, ..self }
     }
@@ -110,14 +110,14 @@ impl Environment {
         self.configuration
     }
 
-    /// `-c`, as `key=value`.
+    /// The values of `-c`, as `key=value`.
     pub(super) fn parameters(&self) -> &[BString] {
         &self.parameters
     }
 
-    /// The `git` program on `git_dir`.
+    /// The `git` program for the repository `git_dir`.
     pub(super) fn git(&self, git_dir: &Path) -> Command {
-        // The first on PATH is the one that started us: Git puts its own directory there.
+        // Git puts its own directory first on PATH, so this is the Git that started us.
         let mut command = Command::new("git");
         for name in &self.scrub {
             command.env_remove(name);
@@ -128,7 +128,7 @@ impl Environment {
     }
 }
 
-/// Whether a `git` started by us may see a variable.
+/// Whether a `git` subprocess inherits a variable.
 fn is_kept(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     !bytes.starts_with(b"GIT_")

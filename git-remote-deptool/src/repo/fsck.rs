@@ -1,14 +1,15 @@
-//! Trees that Git's own tools would not have written. What a host is sent has to come back with a fetch, and there Git
-//! refuses such a tree, as `git fsck` does; the rest of what it complains of does no harm and is let through.
+//! Checks trees for faults that Git's own tools do not produce. A later fetch from the host would have to bring such a
+//! tree back, and Git would refuse it, as `git fsck` does. Other findings of `git fsck` are harmless and accepted.
 
 use gix_object::{TreeRefIter, tree::EntryKind};
 
-/// What `git fsck` says of commits and trees that are odd, and harmless: they came from old or other tools.
+/// Findings of `git fsck` in commits and trees that are unusual but harmless. Old or foreign tools have made such
+/// objects.
 pub const HARMLESS: &str = "badDate=ignore,badDateOverflow=ignore,badTimezone=ignore,zeroPaddedDate=ignore,\
                             missingSpaceBeforeDate=ignore,missingSpaceBeforeEmail=ignore,missingNameBeforeEmail=ignore,\
                             badName=ignore,nulInCommit=ignore,zeroPaddedFilemode=ignore,badFilemode=ignore";
 
-/// What is wrong with a tree, if anything is.
+/// The fault of a tree, if it has one.
 pub fn fault(data: &[u8]) -> Option<&'static str> {
     let mut before: Option<Vec<u8>> = None;
     let mut names = std::collections::HashSet::new();

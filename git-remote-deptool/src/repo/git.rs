@@ -21,14 +21,14 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
 
 /// A `git` command that needs no terminal.
 pub struct Git {
-    /// Its subcommand, for messages.
+    /// The subcommand, for messages.
     name: &'static str,
     command: Command,
     interrupt: Interrupt,
     patience: Option<Duration>,
 }
 
-/// Why a `git` command has no result.
+/// Why a `git` command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     #[error("could not run 'git {command}'")]
@@ -42,7 +42,7 @@ pub enum GitError {
 }
 
 impl Git {
-    /// `git <name>`: `command` has what is to come before the subcommand.
+    /// `git <name>`. `command` contains everything before the subcommand.
     pub fn new(mut command: Command, name: &'static str, interrupt: Interrupt) -> Git {
         command.arg(name).process_group(0);
         Git { name, command, interrupt, patience: None }
@@ -53,19 +53,19 @@ impl Git {
         self
     }
 
-    /// Whatever else a command can have.
+    /// Change any other property of the command.
     pub fn with(mut self, add: impl FnOnce(&mut Command)) -> Git {
         add(&mut self.command);
         self
     }
 
-    /// It is killed if it takes longer.
+    /// Kill it after this time.
     pub fn within(mut self, patience: Duration) -> Git {
         self.patience = Some(patience);
         self
     }
 
-    /// Run it. Returns what it prints.
+    /// Run it, and return its stdout.
     pub fn run(mut self, input: &[u8]) -> Result<Vec<u8>, GitError> {
         let name = self.name;
         let failed = |source| GitError::Start { command: name, source };

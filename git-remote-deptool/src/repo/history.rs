@@ -1,6 +1,6 @@
-//! Reading the operator's objects: commits, trees, and what of a history is new.
+//! Reads commits and trees of the operator's repository, and finds the new part of a history.
 //!
-//! Replace refs and grafts are ignored: what a host is given is what was committed.
+//! Replace refs and grafts are ignored: hosts get exactly what was committed.
 
 use std::{
     collections::{BinaryHeap, HashMap, HashSet},
@@ -19,35 +19,35 @@ use gix_object::{CommitRef, Exists as _, Find as _, FindHeader as _, Kind, TreeR
 
 use super::Environment;
 
-/// How deep directories may be nested, as on the host.
+/// The deepest nesting of directories, as on the host.
 pub(crate) const DEPTH: usize = 128;
 
-/// Why an object of the operator's repository could not be used.
+/// Why an object could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// It is not there.
+    /// It is missing.
     #[error("object {0} is not in this repository")]
     Missing(ObjectId),
-    /// It is something else.
+    /// It has another type.
     #[error("object {id} is a {actual}, not a {wanted}")]
     Kind {
         /// The object.
         id: ObjectId,
-        /// What it was used as.
+        /// The required type.
         wanted: Kind,
-        /// What it is.
+        /// The actual type.
         actual: Kind,
     },
-    /// It is there and can't be read.
+    /// It can't be read.
     #[error("could not read object {id}")]
     Read {
         /// The object.
         id: ObjectId,
-        /// What the object database said.
+        /// The error of the object database.
         #[source]
         source: gix_error::Error,
     },
-    /// Directories are nested deeper than a host accepts.
+    /// The nesting is deeper than a host accepts.
     #[error("tree {0} is nested too deeply")]
     TooDeep(ObjectId),
 }
@@ -55,12 +55,12 @@ pub enum HistoryError {
 /// The result of reading objects.
 pub type Result<T> = std::result::Result<T, HistoryError>;
 
-/// What a commit says, as far as we need to know.
+/// The relevant parts of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     /// Its root tree.
     pub tree: TreeId,
-    /// Its parents, also where a shallow repository does not have them.
+    /// Its parents, even those that a shallow repository lacks.
     pub parents: Vec<CommitId>,
     /// When it was committed, in seconds since 1970.
     pub seconds: i64,
@@ -71,13 +71,13 @@ pub struct Commit {
 pub struct Entry {
     /// Its name.
     pub name: Vec<u8>,
-    /// What it is.
+    /// Its type.
     pub kind: EntryKind,
-    /// Which tree, blob or, for a submodule, foreign commit.
+    /// The id of the tree or blob, or of a submodule's commit.
     pub id: ObjectId,
 }
 
-/// The objects of the operator's repository, without replacements; perhaps with those of a quarantine behind them.
+/// The objects of the operator's repository, without replacements, and optionally those of a quarantine.
 pub struct Objects {
     odb: gix::OdbHandle,
     quarantine: Option<Rc<Store>>,
@@ -91,22 +91,22 @@ impl Objects {
         Objects { odb, quarantine: None }
     }
 
-    /// Read from `repo`, and what is not there from `quarantine`.
+    /// Read from `repo`, and objects that it lacks from `quarantine`.
     pub(crate) fn with_quarantine(repo: &gix::Repository, quarantine: Rc<Store>) -> Self {
         Objects { quarantine: Some(quarantine), ..Objects::of(repo) }
     }
 
-    /// Whether an object is here.
+    /// Whether an object exists.
     pub fn has(&self, id: &oid) -> bool {
         self.is_ours(id) || self.quarantine.as_ref().is_some_and(|store| store.has(id))
     }
 
-    /// Whether an object is in the repository itself.
+    /// Whether an object is in the repository, as opposed to the quarantine.
     pub(crate) fn is_ours(&self, id: &oid) -> bool {
         self.odb.exists(id)
     }
 
-    /// The kind and the size in bytes of an object, without reading all of it.
+    /// The type and the size in bytes of an object, without reading all of it.
     pub fn header(&self, id: &oid) -> Result<(Kind, u64)> {
         match self.odb.try_header(id) {
             Ok(Some(header)) => Ok((header.kind, header.size)),
@@ -119,7 +119,7 @@ impl Objects {
         }
     }
 
-    /// Read an object of any kind into `buffer`.
+    /// Read an object of any type into `buffer`.
     pub fn read(&self, id: &oid, buffer: &mut Vec<u8>) -> Result<Kind> {
         let failed = |source| HistoryError::Read { id: id.to_owned(), source };
         if let Some(data) = self.odb.try_find(id, buffer).map_err(failed)? {
@@ -133,7 +133,7 @@ impl Objects {
         Err(HistoryError::Missing(id.to_owned()))
     }
 
-    /// Read an object that has to be a `wanted`.
+    /// Read an object that must be of type `wanted`.
     pub fn expect(&self, id: &oid, wanted: Kind) -> Result<Vec<u8>> {
         let mut buffer = Vec::new();
         match self.read(id, &mut buffer)? {
@@ -148,7 +148,7 @@ impl Objects {
         parse_commit(&id.0, &data)
     }
 
-    /// The entries of a tree, in its order.
+    /// The entries of a tree, in their order.
     pub fn entries(&self, id: &oid) -> Result<Vec<Entry>> {
         parse_tree(id, &self.expect(id, Kind::Tree)?)
     }
@@ -160,10 +160,11 @@ impl Objects {
         Ok(found.filter(|entry| entry.kind == EntryKind::Tree).map(|entry| TreeId(entry.id)))
     }
 
-    /// The commits that `new` reaches and none of `old` does, newest first, at most `limit`: the newest of them.
+    /// The commits that `new` reaches and none of `old` does, newest first. If there are more than `limit`, the newest
+    /// ones.
     ///
-    /// Commits that are not here (a shallow repository) end the walk. Where commit dates lie, some that `old` reaches
-    /// too may be among them.
+    /// The walk ends at commits that a shallow repository lacks. If commit dates are wrong, the result may include
+    /// commits that `old` reaches, too.
     pub fn between(&self, old: &[CommitId], new: &CommitId, limit: usize) -> Result<Vec<CommitId>> {
         let mut walk = Walk { objects: self, queue: BinaryHeap::new(), side: HashMap::new(), open: 0 };
         walk.reach(*new, Side::New)?;
@@ -172,7 +173,8 @@ impl Objects {
         }
         let mut found = Vec::new();
         let mut oldest = i64::MAX;
-        // Once only the old side is left, it still has to come past what was found to tell whether it reaches that.
+        // When only commits of the old side are left, the walk still has to pass those that were found, to see whether
+        // the old side reaches them.
         while found.len() < limit && (walk.open > 0 || walk.next_is_from(oldest)) {
             let Some(step) = walk.step() else { break };
             if step.side == Side::New {
@@ -211,24 +213,24 @@ pub(crate) fn parse_tree(id: &oid, data: &[u8]) -> Result<Vec<Entry>> {
         .collect()
 }
 
-/// From which of two commits another one can be reached.
+/// From which side of a walk a commit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     New,
     Old,
 }
 
-/// A walk from two commits at once, newest commits first.
+/// A walk from two sets of commits at the same time, newest commits first.
 struct Walk<'a> {
     objects: &'a Objects,
     queue: BinaryHeap<(i64, CommitId, Vec<ObjectId>)>,
     side: HashMap<CommitId, Side>,
-    /// How many queued commits are of the new side: none left, nothing more to find.
+    /// The number of queued commits of the new side. At zero, there is nothing more to find.
     open: usize,
 }
 
 impl Walk<'_> {
-    /// Note that `id` was reached from `side`, and queue it if that is news.
+    /// Record that `id` was reached from `side`, and queue it unless that was known.
     fn reach(&mut self, id: CommitId, side: Side) -> Result<()> {
         let before = self.side.get(&id).copied();
         if before == Some(side) || before == Some(Side::Old) || !self.objects.has(&id.0) {
@@ -247,7 +249,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether something is queued that was committed at `seconds` or later.
+    /// Whether a queued commit has the date `seconds` or a later one.
     fn next_is_from(&self, seconds: i64) -> bool {
         seconds < i64::MAX && self.queue.peek().is_some_and(|next| next.0 >= seconds)
     }
@@ -262,7 +264,7 @@ impl Walk<'_> {
     }
 }
 
-/// A commit that the walk has come to.
+/// A commit that the walk has reached.
 struct Step {
     id: CommitId,
     seconds: i64,
@@ -270,7 +272,7 @@ struct Step {
     side: Side,
 }
 
-/// Every tree and blob at or below `tree`, added to `seen`. What is in it already is not looked into.
+/// Add every tree and blob at or below `tree` to `seen`. Trees that it already contains are not read again.
 pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<ObjectId>) -> Result<()> {
     let mut todo = vec![tree];
     while let Some(tree) = todo.pop() {
@@ -290,7 +292,7 @@ pub(crate) fn collect(objects: &Objects, tree: ObjectId, seen: &mut HashSet<Obje
     Ok(())
 }
 
-/// A `git` on `git_dir` that never prompts and fetches nothing.
+/// A `git` for `git_dir` that never prompts and never fetches.
 pub(crate) fn git(git_dir: &Path) -> Command {
     let mut command = Environment::new(".".into(), std::env::vars_os()).git(git_dir);
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_NO_LAZY_FETCH", "1");

@@ -1,4 +1,4 @@
-//! Who deploys.
+//! The operator's name and address.
 
 use std::process::{Command, Stdio};
 
@@ -8,7 +8,7 @@ use gix::bstr::ByteSlice;
 use super::Repo;
 
 impl Repo {
-    /// The committer that Git would use. Where none is configured, as in a server's hook, the login on this machine.
+    /// The committer that Git would use. If none is configured, as in a server's hook, the login user on this machine.
     pub fn operator(&self) -> String {
         if let Some((name, email)) = committer(&self.gix) {
             return format!("{name} <{email}>");
@@ -26,15 +26,14 @@ impl Repo {
     }
 }
 
-/// Name and address of the configured committer, fit for a line of Git's; nothing if there is none, or one without a
-/// name.
+/// Name and address of the configured committer without characters that Git forbids. `None` if there is no name.
 pub(crate) fn committer(repo: &gix::Repository) -> Option<(String, String)> {
     let committer = repo.committer()?.ok()?;
     let (name, email) = (cleaned(&committer.name.to_str_lossy()), cleaned(&committer.email.to_str_lossy()));
     (!name.is_empty()).then_some((name, email))
 }
 
-/// As Git's `ident.c`: without what could end the line or be taken for its structure, nor crud around it.
+/// Like Git's `ident.c`: without characters that have a meaning in the format, and without surrounding punctuation.
 fn cleaned(text: &str) -> String {
     let is_crud = |c: char| c <= ' ' || ".,:;<>\"\\'".contains(c);
     text.trim_matches(is_crud).replace(['\n', '\r', '<', '>'], "")

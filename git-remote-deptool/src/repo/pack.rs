@@ -1,7 +1,7 @@
-//! What a host is sent: commits, their root trees, and of each only the host's own directory.
+//! Makes the packs for hosts: commits, their root trees, and of each only the host's own directory.
 //!
-//! [`select`] decides which objects, [`write()`] makes a pack of them, [`large_blob`] reads those that are too large for
-//! a pack. A host never gets a tree or a blob that only another host's directory has.
+//! [`select`] decides which objects are sent, [`write()`] makes a pack of them, and [`large_blob`] reads those that are
+//! too large for a pack. A host never gets a tree or blob that only another host's directory contains.
 
 use std::{
     collections::HashSet,
@@ -30,63 +30,64 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-/// How much of the history before a commit is sent at most, in commits.
+/// The most commits of earlier history that are sent.
 const COMMITS: usize = 1000;
-/// How much the root trees of that history may take, in bytes: each of them names all hosts, and every host gets them.
+/// The largest total size in bytes of the root trees of that history. Each of them lists all hosts, and every host gets
+/// them.
 const ROOTS: u64 = 256 * 1024;
 
-/// What a host certainly has.
+/// The objects that the host is known to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
-    /// Nothing is known: send all.
+    /// None are known: send everything.
     Nothing,
-    /// Its own directory of this commit (a projection of the commit serves as well: the directory is the same).
+    /// Its own directory of this commit, or of a projection of it.
     HostSubtreeOf(CommitId),
 }
 
-/// What to send.
+/// The objects to send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// All that goes into the pack, the commits included.
+    /// All objects in the pack, including the commits.
     pub objects: Vec<ObjectId>,
-    /// Blobs of the target with their sizes in bytes that travel outside of the pack.
+    /// The target's large blobs, with their sizes in bytes. They are sent separately.
     pub large: Vec<(BlobId, u64)>,
     /// The commits in the pack, the target first.
     pub commits: Vec<CommitId>,
 }
 
-/// Why nothing could be sent.
+/// Why nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// An object could not be read.
     #[error(transparent)]
     History(#[from] HistoryError),
-    /// The host's directory has a submodule.
+    /// The host's directory contains a submodule.
     #[error("'{path}' is a submodule, whose files are not in this repository: they can't be deployed")]
     Submodule {
-        /// Its path from the root, safe to show.
+        /// Its path from the root of the tree, safe to show.
         path: String,
     },
-    /// A host would take it, and nobody could fetch it from there.
+    /// A fetch from the host would refuse this object later.
     #[error("tree {id} {why}: Git does not accept it, and neither do hosts")]
     Malformed { id: ObjectId, why: &'static str },
-    /// A commit or a tree is larger than a pack may have objects.
+    /// A commit or a tree is too large for a pack.
     #[error("{kind} {id} has {size} bytes, more than a host accepts ({LARGE_BLOB})")]
     TooLarge {
         /// The object.
         id: ObjectId,
-        /// What it is.
+        /// Its type.
         kind: Kind,
         /// Its size in bytes.
         size: u64,
     },
 }
 
-/// Select what `host` needs to be given `target`.
+/// Select the objects that `host` needs for `target`.
 ///
-/// Sent are the commits of `old..target`, at most 1000, or `target` alone if there is no `old`; the target always, also
-/// where `old` reaches it. Of each commit the root tree and what the host's directory has beyond `base`. A commit
-/// without the host's directory is fine.
+/// These are the commits of `old..target`, at most 1000, or only `target` if there is no `old`. The target is always
+/// sent, even if `old` reaches it. Of each commit, the root tree and the objects of the host's directory that are not
+/// in `base` are sent. A commit need not have the host's directory.
 pub fn select(
     repo: &gix::Repository,
     host: &HostName,
@@ -104,7 +105,7 @@ pub fn select(
         let root = objects.header(&objects.commit(&target)?.tree.0)?.1;
         let most = usize::try_from(ROOTS / root.max(1)).unwrap_or(COMMITS);
         let between = objects.between(&[old], &target, most.clamp(1, COMMITS))?;
-        // A treeless clone has the commits of the past without their trees; some of the past may be malformed.
+        // A treeless clone lacks the trees of earlier commits, and some of them may be malformed.
         let is_fit = |id: &ObjectId| objects.expect(id, Kind::Tree).is_ok_and(|data| fsck::fault(&data).is_none());
         let has_root = |commit: &CommitId| objects.commit(commit).is_ok_and(|commit| is_fit(&commit.tree.0));
         commits.extend(between.into_iter().filter(|commit| *commit != target && has_root(commit)));
@@ -123,7 +124,7 @@ pub fn select(
     Ok(search.selection)
 }
 
-/// Whether a commit is the one to be deployed, of which all has to be there, or history, of which all should.
+/// Whether a commit is the target, which must be complete, or earlier history, which need not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
     Target,
@@ -132,11 +133,11 @@ enum Age {
 
 struct Search<'a> {
     objects: &'a Objects,
-    /// The host's directory that it has already; put into `seen` when something else turns up.
+    /// The directory that the host already has. It is added to `seen` when the first other tree is found.
     base: Option<ObjectId>,
     seen: HashSet<ObjectId>,
     selection: Selection,
-    /// Where we are, for messages.
+    /// The current path, for messages.
     path: Vec<Vec<u8>>,
 }
 
@@ -186,7 +187,7 @@ impl Search<'_> {
             return Err(HistoryError::TooDeep(id).into());
         }
         let entries = match self.fit(&id) {
-            // Of the past not everything has to be there.
+            // Earlier history need not be complete.
             Err(SelectError::Malformed { .. }) if age == Age::Past => return Ok(()),
             entries => entries?,
         };
@@ -217,13 +218,13 @@ impl Search<'_> {
         match age {
             _ if size < LARGE_BLOB => self.selection.objects.push(id),
             Age::Target => self.selection.large.push((BlobId(id), size)),
-            // What was large in the past can't be had back: hosts keep large files for as long as they are deployed.
+            // Large blobs of earlier history can't be restored: hosts keep large files only while they are deployed.
             Age::Past => {}
         }
         Ok(())
     }
 
-    /// Select a commit or a tree, which have to fit into a pack.
+    /// Select a commit or a tree, which must fit into a pack.
     fn small(&mut self, id: ObjectId) -> Result<(), SelectError> {
         let (kind, size) = self.objects.header(&id)?;
         if size >= LARGE_BLOB {
@@ -234,23 +235,23 @@ impl Search<'_> {
     }
 }
 
-/// Why a pack, or a large blob, was not written.
+/// Why a pack or a large blob could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// An object could not be read.
     #[error(transparent)]
     History(#[from] HistoryError),
-    /// The bytes could not be passed on.
+    /// Writing failed.
     #[error("could not write the pack")]
     Write(#[source] io::Error),
 }
 
-/// Write a pack of `objects` to `out`, holding one of them at a time: without deltas, compressed in haste.
+/// Write a pack of `objects` to `out`, without deltas, with fast compression. Only one object is in memory at a time.
 pub fn write(repo: &gix::Repository, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
     write_from(&Objects::of(repo), objects, &[], out)
 }
 
-/// As [`write`], from wherever the objects are, and with some that were `made` just now.
+/// Like [`write`], from any source of objects, and including those in `made`.
 pub(crate) fn write_from(
     source: &Objects,
     objects: &[ObjectId],
@@ -277,7 +278,7 @@ pub(crate) fn write_from(
     Ok(summary)
 }
 
-/// A compressor whose memory is used again for each object.
+/// A compressor that reuses its memory for each object.
 struct Zlib {
     state: Compress,
     out: Vec<u8>,
@@ -298,12 +299,12 @@ impl Zlib {
     }
 }
 
-/// The content of a blob as a stream: neither Git nor we hold it whole.
+/// The content of a blob as a stream, so that neither Git nor we hold all of it in memory.
 ///
-/// Reading ends with an error if Git could not deliver all of it.
+/// Reading fails at the end if Git could not deliver all of it.
 pub fn large_blob(git_dir: &Path, id: &BlobId) -> io::Result<LargeBlob> {
     let mut child = git(git_dir)
-        // From this size on Git streams instead of reading into memory.
+        // Git streams blobs from this size on.
         .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob"])
         .arg(id.to_string())
         .stdin(Stdio::null())
@@ -316,7 +317,7 @@ pub fn large_blob(git_dir: &Path, id: &BlobId) -> io::Result<LargeBlob> {
     }
 }
 
-/// A blob that is being read: see [`large_blob`].
+/// A blob that is being read. See [`large_blob`].
 #[derive(Debug)]
 pub struct LargeBlob {
     child: Child,
@@ -338,7 +339,7 @@ impl Read for LargeBlob {
 
 impl Drop for LargeBlob {
     fn drop(&mut self) {
-        // It may still have much to say; nobody listens any more.
+        // Git may have more to write, which nobody reads.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

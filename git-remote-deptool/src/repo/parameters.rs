@@ -1,11 +1,11 @@
-//! `git -c key=value`, which Git hands on in `GIT_CONFIG_PARAMETERS` and gix does not read.
+//! Parses the settings from `git -c key=value`, which Git passes in `GIT_CONFIG_PARAMETERS` and gix does not read.
 
 use gix::bstr::{BString, ByteSlice};
 
 /// The settings in `text` as `key=value`, or `key` for one without a value.
 ///
-/// Git writes them as `'key'='value'`, since 2.30, or `'key=value'`, with a space between. What is malformed ends the
-/// list: Git has refused it before.
+/// Git writes them as `'key'='value'` (since 2.30) or `'key=value'`, separated by spaces. Parsing stops at malformed
+/// text, which Git would have refused.
 pub fn parse(text: &[u8]) -> Vec<BString> {
     let mut settings = Vec::new();
     let mut rest = text.trim_start();
@@ -23,7 +23,7 @@ pub fn parse(text: &[u8]) -> Vec<BString> {
     settings
 }
 
-/// gix splits at the first `=`, so a key that has one can't be given to it: none that matters here does.
+/// gix splits at the first `=`, so a key that contains one is skipped. No relevant key does.
 fn join(mut key: BString, value: &[u8]) -> Option<BString> {
     if key.contains(&b'=') {
         return None;
@@ -33,7 +33,8 @@ fn join(mut key: BString, value: &[u8]) -> Option<BString> {
     Some(key)
 }
 
-/// Undo `quote.c`: `'…'`, in which `'\''` and `'\!'` stand for `'` and `!`. Gives what follows, too.
+/// Undo the quoting of `quote.c`: `'…'`, where `'\''` and `'\!'` stand for `'` and `!`. Returns the remaining text,
+/// too.
 fn unquote(text: &[u8]) -> Option<(BString, &[u8])> {
     let mut out = BString::default();
     let mut rest = text.strip_prefix(b"'")?;

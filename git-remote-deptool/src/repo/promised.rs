@@ -1,7 +1,7 @@
-//! Partial clones: objects that are not here because a remote has promised to give them.
+//! Partial clones: fetches objects that a remote has promised.
 //!
-//! gix reads only what is here, so what will be read is fetched first, in the way that Git fetches single objects from
-//! a promisor (`promisor-remote.c`), but many at a time. In a repository that is no partial clone nothing happens.
+//! gix only reads local objects. So the objects that will be read are fetched first, as Git fetches single objects from
+//! a promisor (`promisor-remote.c`), but many at a time. In other repositories this does nothing.
 
 use std::{
     collections::HashSet,
@@ -18,30 +18,30 @@ use gix::{
 
 use super::Repo;
 
-/// Why a promised object could not be had.
+/// Why a promised object could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum PromisedError {
-    /// No promisor has it.
+    /// No promisor sent it.
     #[error("could not fetch what this partial clone lacks from '{remote}': {stderr}")]
     Fetch {
         remote: String,
-        /// What Git said, safe to show.
+        /// The stderr of Git, safe to show.
         stderr: String,
     },
     #[error("could not run git")]
     Git(#[source] io::Error),
 }
 
-/// Which files of a host's directory have to be here.
+/// Which files of a host's directory are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
     /// All that are not in the other directory.
     Beyond(Option<TreeId>),
-    /// Those that a plan is made from: manifests, units, targets of symlinks.
+    /// The files that a plan depends on: manifests, units, targets of symlinks.
     Planned,
 }
 
-/// What a directory is, seen from the host's.
+/// The meaning of a directory in a host's tree.
 #[derive(Clone, Copy)]
 enum Place {
     Host,
@@ -51,7 +51,7 @@ enum Place {
     Below,
 }
 
-/// The remotes that have promised objects, that of the clone first. None: this is no partial clone.
+/// The promisor remotes, beginning with the one of the clone. Empty if this is not a partial clone.
 pub fn promisors(repo: &gix::Repository) -> Vec<String> {
     let config = repo.config_snapshot();
     let mut names: Vec<String> =
@@ -67,18 +67,18 @@ pub fn promisors(repo: &gix::Repository) -> Vec<String> {
 }
 
 impl Repo {
-    /// Whether objects may be missing that a remote has promised.
+    /// Whether promised objects may be missing.
     pub fn is_partial(&self) -> bool {
         !promisors(&self.gix).is_empty()
     }
 
-    /// Have these objects here, and all trees below those that are trees.
+    /// Fetch those of the objects that are missing, and everything below those that are trees.
     pub fn need(&self, ids: impl IntoIterator<Item = ObjectId>) -> Result<(), PromisedError> {
         let missing: Vec<ObjectId> = ids.into_iter().filter(|id| !self.gix.has_object(*id)).collect();
         if missing.is_empty() { Ok(()) } else { self.fetch_promised(&missing) }
     }
 
-    /// Have a host's directory here, with these of its files.
+    /// Fetch the missing objects of a host's directory, with the given files.
     pub fn need_host(&self, directory: TreeId, files: Files) -> Result<(), PromisedError> {
         if !self.is_partial() {
             return Ok(());
@@ -86,7 +86,8 @@ impl Repo {
         if let Files::Beyond(Some(base)) = files {
             self.need_host(base, Files::Planned)?;
         }
-        // A tree comes with those below it, then files are known by name. What a promisor left out is asked for again.
+        // A tree is fetched with the trees below it; then the names of files are known. An object that a promisor did
+        // not send is not requested again.
         let mut asked = HashSet::new();
         loop {
             let mut walk = Walk { repo: self, files, seen: HashSet::new(), missing: Vec::new() };
@@ -102,7 +103,7 @@ impl Repo {
         }
     }
 
-    /// As Git's own `fetch_objects`.
+    /// Like Git's `fetch_objects`.
     fn fetch_promised(&self, ids: &[ObjectId]) -> Result<(), PromisedError> {
         let wanted: String = ids.iter().map(|id| format!("{id}\n")).collect();
         let mut failed = None;
@@ -114,7 +115,7 @@ impl Repo {
             git.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
             let mut child = git.spawn().map_err(PromisedError::Git)?;
             if let Some(mut stdin) = child.stdin.take() {
-                // A git that ends early says why.
+                // If Git exits early, its stderr has the reason.
                 let _ = stdin.write_all(wanted.as_bytes());
             }
             let output = child.wait_with_output().map_err(PromisedError::Git)?;
@@ -128,7 +129,7 @@ impl Repo {
     }
 }
 
-/// Looks for what is missing below a host's directory.
+/// Searches for missing objects below a host's directory.
 struct Walk<'a> {
     repo: &'a Repo,
     files: Files,
@@ -137,7 +138,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Take everything below `tree` for had already.
+    /// Assume that everything below `tree` is there.
     fn exclude(&mut self, tree: ObjectId) {
         for (_, kind, id) in self.entries(tree) {
             self.seen.insert(id);
@@ -170,7 +171,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Nothing of what can't be read: whoever reads it next says why.
+    /// Nothing for an unreadable tree: the code that reads it next reports the error.
     fn entries(&self, tree: ObjectId) -> Vec<(Vec<u8>, EntryKind, ObjectId)> {
         let Ok(object) = self.repo.gix.find_object(tree) else { return Vec::new() };
         let entries = TreeRefIter::from_bytes(&object.data, gix::hash::Kind::Sha1).filter_map(Result::ok);

@@ -1,4 +1,4 @@
-//! What the left side of a refspec names.
+//! Resolves the left side of a refspec.
 
 use deptool_agent::shared::{id::CommitId, text::printable};
 use gix::{
@@ -9,30 +9,30 @@ use gix::{
 
 use super::{ReadError, Repo};
 
-/// Why a text names no commit.
+/// Why a text does not name a commit.
 #[derive(Debug, thiserror::Error)]
 pub enum RevisionError {
-    /// It names nothing.
+    /// There is no such object.
     #[error("'{0}' does not name an object")]
     Unknown(String),
-    /// It names a tree or a file.
+    /// It names a tree or a blob.
     #[error("'{text}' is a {kind}; only a commit can be deployed")]
     NotACommit {
-        /// What was typed.
+        /// The text.
         text: String,
-        /// What it is.
+        /// The type of the object.
         kind: Kind,
     },
-    /// What it names can't be read.
+    /// The object can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The `git` program can't be asked.
+    /// The `git` program could not be run.
     #[error("could not run git")]
     Git(#[source] std::io::Error),
 }
 
 impl Repo {
-    /// The commit that `text` names: a branch, `HEAD`, `prod~3`, an id, a tag that is peeled.
+    /// The commit that `text` names: a branch, `HEAD`, `prod~3`, an id, or a tag, which is peeled.
     pub fn resolve(&self, text: &BStr) -> Result<CommitId, RevisionError> {
         let id = match self.gix.rev_parse_single(text) {
             Ok(id) => id.detach(),

@@ -1,4 +1,4 @@
-//! The cluster's branch: what it has, which parents a new commit on it needs, and the commit itself.
+//! The cluster's branch: its content, the parents of a new commit, and the commit itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,13 +32,13 @@ pub(super) struct Branch<'a> {
     pub tip: Option<CommitId>,
 }
 
-/// The directories of hosts in a root tree.
+/// The hosts' directories in a root tree.
 pub(super) type Hosts = BTreeMap<HostName, TreeId>;
 
-/// The parents that make a commit a fast-forward of what every host runs.
+/// The parents that make a commit a fast-forward for every host.
 pub(super) struct Parents {
     pub commits: Vec<CommitId>,
-    /// Hosts for which that can't be had.
+    /// Hosts for which that is not possible.
     pub warnings: Vec<String>,
 }
 
@@ -57,14 +57,15 @@ impl<'a> Branch<'a> {
         Ok((Some(self.repo.tree_of(tip)?), self.repo.host_trees(tip)?.into_iter().collect()))
     }
 
-    /// The tip, and what hosts run that is not in its history. `hosts` are those of the branch and of the new tree.
+    /// The tip, and the commits that hosts run and that are not in its history. `hosts` are those of the branch and of
+    /// the new tree.
     pub fn parents(&self, settings: &Settings, hosts: &BTreeSet<&HostName>) -> Result<Parents, SnapshotError> {
         let tracking = Tracking::new(self.repo);
         let mut names: BTreeMap<TrackingName, HostName> = BTreeMap::new();
         for known in settings.known_hosts()? {
             names.insert(known.tracking, known.host);
         }
-        // Some names can't be hosts here, such as that of another remote: a push tells why.
+        // Some names may not be valid here, such as that of an unrelated remote. A push reports that.
         for remote in hosts.iter().filter_map(|host| settings.host(host).ok()) {
             names.insert(remote.tracking, remote.host);
         }
@@ -83,7 +84,7 @@ impl<'a> Branch<'a> {
         Ok(Parents { commits: self.newest(&run)?, warnings })
     }
 
-    /// The tip, and those of `commits` that are in the history of neither it nor another one.
+    /// The tip, and those of `commits` that are no ancestors of the tip or of each other.
     fn newest(&self, commits: &BTreeSet<CommitId>) -> Result<Vec<CommitId>, SnapshotError> {
         let mut newest: Vec<CommitId> = self.tip.into_iter().collect();
         for commit in commits {
@@ -99,7 +100,7 @@ impl<'a> Branch<'a> {
         Ok(newest)
     }
 
-    /// Commit `tree` and move the branch, unless somebody else has moved it meanwhile.
+    /// Commit `tree` and update the branch, unless another process has updated it meanwhile.
     pub fn commit(&self, tree: TreeId, parents: &[CommitId], message: &[u8]) -> Result<CommitId, SnapshotError> {
         let signs = self.repo.gix().config_snapshot().boolean("commit.gpgSign") == Some(true);
         let printed = self
@@ -109,10 +110,10 @@ impl<'a> Branch<'a> {
                 for parent in parents {
                     git.args(["-p", &parent.to_string()]);
                 }
-                // commit-tree leaves that to its caller.
+                // commit-tree does not read commit.gpgSign.
                 git.args(signs.then_some("-S")).arg(tree.to_string());
                 if signs {
-                    // gpg may have to ask for a passphrase, on our terminal.
+                    // gpg may have to ask for a passphrase on the terminal.
                     git.process_group(rustix::process::getpgrp().as_raw_nonzero().get());
                 }
             })
@@ -136,7 +137,7 @@ impl<'a> Branch<'a> {
         Git::new(self.repo.git(), name, self.interrupt.clone())
     }
 
-    /// The work tree in which the branch is checked out: Git does not expect it to move there.
+    /// The work tree in which the branch is checked out. Git does not expect the branch to change there.
     pub fn checked_out(&self) -> Option<PathBuf> {
         let name = format!("refs/heads/{}", self.cluster);
         let trees = self.repo.gix().worktrees_including_main().ok()?;
@@ -146,7 +147,7 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// The directories that can be hosts', of what `git ls-tree -d -z` prints.
+/// The hosts in the output of `git ls-tree -d -z`.
 pub(super) fn listed_hosts(printed: &[u8]) -> Hosts {
     let parse = |line: &[u8]| {
         let (head, name) = line.split_once_str("\t")?;
@@ -156,7 +157,7 @@ pub(super) fn listed_hosts(printed: &[u8]) -> Hosts {
     printed.split(|byte| *byte == 0).filter_map(parse).collect()
 }
 
-/// What is different in the directories of hosts.
+/// How the hosts' directories differ.
 pub(super) fn changes(old: &Hosts, new: &Hosts) -> BTreeMap<HostName, Change> {
     let removed = old.keys().filter(|host| !new.contains_key(*host)).map(|host| (host.clone(), Change::Removed));
     let others = new.iter().filter_map(|(host, tree)| match old.get(host) {

@@ -1,12 +1,12 @@
-//! The rendered directory as a tree, made by Git with an index of our own.
+//! Has Git make a tree of the rendered directory, with an index of our own.
 //!
-//! Git knows by the index what has not changed since, and how to write many objects. It sees the directory as the work
-//! tree of a Git directory that has nothing but attributes: those stand above any that the rendered files contain, and
-//! keep Git from converting anything.
+//! From the index, Git knows which files have not changed, and Git is fast at writing many objects. To Git, the
+//! directory is the work tree of a Git directory that has nothing but an attributes file. That file takes precedence
+//! over those in the rendered directory, and prevents any conversion.
 //!
-//! The index is copied for each run, and takes the place of the old one if the run is real: two snapshots at a time do
-//! not disturb each other, and a dry run leaves nothing. An index that is broken, or names objects that were pruned,
-//! costs time and nothing else.
+//! Each run works on a copy of the index, which then replaces the old one unless it is a dry run. So simultaneous
+//! snapshots do not disturb each other, and a dry run leaves no trace. A damaged index, or one that names pruned
+//! objects, only costs time.
 
 use std::{
     fs, io,
@@ -29,14 +29,15 @@ use crate::{
     },
 };
 
-/// How many indexes are kept: rendering into a new directory each time would fill the disk with them.
+/// The number of indexes that are kept. Without this limit, rendering into a new directory each time would fill the
+/// disk.
 const INDEXES: usize = 4;
-/// From so many new files on they are written as packs, each of about this many files: Git looks through a pack's
-/// objects one by one while it is writing it.
+/// From this many new files on, objects are written to packs of about this many files each. While Git writes a pack, it
+/// searches the pack's objects one by one.
 const PACKED: usize = 4000;
-/// Overrides whatever says that a file's bytes are not what is to be stored.
+/// Overrides all attributes that convert content.
 const ATTRIBUTES: &str = "* -text !eol -filter -ident !working-tree-encoding\n";
-/// Configuration that would make Git see other files than there are.
+/// Overrides settings that would make Git see other files than the existing ones.
 const SETTINGS: [&str; 11] = [
     "core.fileMode=true",
     "core.symlinks=true",
@@ -57,9 +58,9 @@ pub(super) struct Index<'a> {
     interrupt: &'a Interrupt,
     directory: PathBuf,
     git_dir: PathBuf,
-    /// Where the index is kept.
+    /// The index that is kept.
     kept: PathBuf,
-    /// Used by this run alone, and gone after it: the index, and in a dry run the objects.
+    /// The directory of this run, deleted at its end: the index, and the objects of a dry run.
     own: PathBuf,
     run: Run,
 }
@@ -87,7 +88,7 @@ impl<'a> Index<'a> {
         fs::write(self.git_dir.join("info/attributes"), ATTRIBUTES)
     }
 
-    /// The tree of all files in the directory. Its objects are in the repository if the run is real.
+    /// The tree of all files in the directory. Unless this is a dry run, its objects are in the repository.
     pub fn tree(&self, tops: &[Top]) -> Result<TreeId, SnapshotError> {
         if fs::copy(&self.kept, self.index()).is_ok()
             && let Ok(tree) = self.add_and_write(&[])
@@ -111,13 +112,13 @@ impl<'a> Index<'a> {
         id.ok_or(GitError::Failed { command: "write-tree", stderr: "it printed no id".into() })
     }
 
-    /// The directories of hosts in a tree that [`Index::tree`] has made.
+    /// The hosts in a tree that [`Index::tree`] has made.
     pub fn hosts(&self, tree: TreeId) -> Result<Hosts, SnapshotError> {
         let printed = self.git("ls-tree", &[]).args(["-d", "-z", &tree.to_string()]).run(b"")?;
         Ok(super::branch::listed_hosts(&printed))
     }
 
-    /// Keep the index for the next run. That it can't be kept is no error: the next snapshot takes longer.
+    /// Keep the index for the next run. If that fails, the next snapshot takes longer.
     pub fn keep(self) {
         if self.run == Run::Real {
             let _ = fs::rename(self.index(), &self.kept).and_then(|()| prune(&self.kept));
@@ -148,12 +149,12 @@ impl<'a> Index<'a> {
 
 impl Drop for Index<'_> {
     fn drop(&mut self) {
-        // What stays is small, and goes with the next process of that number.
+        // A leftover is small, and is overwritten by a process with the same id.
         let _ = fs::remove_dir_all(&self.own);
     }
 }
 
-/// Entries at the top in groups of about [`PACKED`] files; none if all of them are few.
+/// The top-level entries in batches of about [`PACKED`] files, or a single batch if there are few files.
 fn batches(tops: &[Top]) -> Vec<Vec<&Top>> {
     let mut batches: Vec<Vec<&Top>> = Vec::new();
     if total(tops) < PACKED {
@@ -173,7 +174,7 @@ fn batches(tops: &[Top]) -> Vec<Vec<&Top>> {
     batches
 }
 
-/// Remove indexes, the oldest first.
+/// Delete old indexes.
 fn prune(kept: &Path) -> io::Result<()> {
     let directory = kept.parent().ok_or(io::ErrorKind::NotFound)?;
     let mut files = Vec::new();

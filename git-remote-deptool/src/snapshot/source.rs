@@ -1,4 +1,4 @@
-//! The commit that a directory was rendered from.
+//! Finds the commit that a directory was rendered from.
 
 use std::{ffi::OsString, fmt, path::Path, process::Stdio};
 
@@ -6,17 +6,17 @@ use deptool_agent::shared::{id::CommitId, name::ClusterName};
 
 use crate::repo::{Environment, Repo};
 
-/// What the sources were when a directory was rendered, as far as one can tell.
+/// The checked-out commit of a repository, which is assumed to be the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub commit: CommitId,
     /// The first line of its message.
     pub subject: String,
-    /// Whether files that Git knows there were changed and not committed.
+    /// Whether tracked files have uncommitted changes.
     pub is_dirty: bool,
 }
 
-/// The commit's id, with `-dirty` as git-describe(1) has it.
+/// The commit's id, with `-dirty` as in git-describe(1).
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.commit, if self.is_dirty { "-dirty" } else { "" })
@@ -24,8 +24,8 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// What is checked out around the first of `places` that is in a repository, the branch of the cluster itself
-    /// being none.
+    /// The commit that is checked out in the first of `places` that is in a repository, unless it is on the cluster's
+    /// branch itself.
     pub fn around(
         places: &[&Path],
         variables: &[(OsString, OsString)],
@@ -33,7 +33,7 @@ impl Source {
         target: &Repo,
     ) -> Option<Source> {
         places.iter().find_map(|place| {
-            // Which repository is meant elsewhere is of no interest here.
+            // The cluster's repository is not of interest here.
             let variables = variables.iter().filter(|(name, _)| name != "GIT_DIR").cloned();
             let repo = Repo::open(Environment::new(place.canonicalize().ok()?, variables)).ok()?;
             let head = repo.gix().head_name().ok()?;
@@ -49,7 +49,7 @@ impl Source {
     }
 }
 
-/// Whether Git would say so. It may not write to that repository: somebody may be at work there.
+/// Whether `git status` reports changes. It must not write to that repository, which others may be using.
 fn is_dirty(repo: &Repo) -> bool {
     let mut command = repo.git();
     command.args(["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"]);

@@ -1,4 +1,4 @@
-//! What is in a rendered directory: whether all of it can be deployed, and how much it is.
+//! Checks that everything in a rendered directory can be deployed, and counts the files.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,13 +12,13 @@ use gix::bstr::{BString, ByteSlice};
 
 use super::SnapshotError;
 
-/// Hosts refuse directories that are deeper.
+/// The deepest nesting of directories that hosts accept.
 const MAX_DEPTH: usize = 64;
 
-/// A file or directory at the top.
+/// A file or directory at the top level.
 pub(super) struct Top {
     name: OsString,
-    /// How many files and links it has, or is.
+    /// The number of files and symlinks in it.
     pub files: usize,
 }
 
@@ -28,19 +28,19 @@ impl Top {
     }
 }
 
-/// How many files and links there are in all.
+/// The number of files and symlinks in total.
 pub(super) fn total(tops: &[Top]) -> usize {
     tops.iter().map(|top| top.files).sum()
 }
 
-/// The entries of `root`. Fails for the first thing below it that can't be deployed, in the order of names.
+/// The top-level entries of `root`. Fails for the first name below it, in sorted order, that can't be deployed.
 pub(super) fn walk(root: &Path) -> Result<Vec<Top>, SnapshotError> {
     let mut tops = Vec::new();
     read(root, &BString::default(), 0, &mut |name, files| tops.push(Top { name: name.to_owned(), files }))?;
     Ok(tops)
 }
 
-/// Check what is in a directory; `each` gets the names in it, and how many files each of them has.
+/// Check a directory. `each` is called with every name, and the number of files in it.
 fn read(
     place: &Path,
     prefix: &BString,
@@ -76,12 +76,12 @@ fn read(
     Ok(())
 }
 
-/// What is wrong with a name at this depth: hosts are at 0, apps at 1.
+/// Check a name at this depth: hosts are at 0, apps at 1.
 fn check(name: &[u8], is_directory: bool, depth: usize) -> Result<(), String> {
     check_component(name)?;
     match depth {
         0 if is_directory && name == b"all" => Err("the name stands for all hosts".into()),
-        // Such as '.github': a directory whose name begins with a dot is no host's.
+        // A name that begins with a dot, such as '.github', is not a host.
         0 if is_directory && !name.starts_with(b".") => {
             HostName::parse(name).map(drop).map_err(|error| error.to_string())
         }

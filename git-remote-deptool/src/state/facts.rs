@@ -1,4 +1,4 @@
-//! What is remembered of a host to save a round trip. All of it may be wrong, and nothing breaks if it is lost.
+//! Facts about a host that save a round trip. All of them may be wrong, and nothing breaks if they are lost.
 
 use std::{
     fs, io,
@@ -15,67 +15,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::{config::TrackingName, repo::Repo};
 
-/// How the names of files end that are being written: no tracking name ends in `.lock`, and no escaped one in `%`.
+/// The suffix of files that are being written. No tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
 
-/// What a host reported at the last connection. Tracking refs for which there are facts are a host's.
+/// Facts from the last connection to a host. A tracking name with facts belongs to a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
-    /// Its directory in the config tree.
+    /// The host's directory in the tree.
     pub host: HostName,
-    /// The random id that it was given at first contact: another one means that it was installed anew.
+    /// The random id from the first contact. If it changes, the host was reinstalled.
     pub instance: Option<String>,
-    /// The build of the agent that is there: if it is ours, a request is sent without waiting for its hello.
+    /// The build of the installed agent. If it is ours, requests are sent ahead.
     pub agent: Option<String>,
-    /// What ran there, and since when. Worth to be shown beside a tracking ref that names the same commit.
+    /// The deployed commit with its author and time. They are shown if the tracking ref has the same commit.
     #[serde(default)]
     pub deployed: Option<Deployed>,
-    /// The last deployment that was tried, if it failed.
+    /// The last attempt, if it failed.
     #[serde(default)]
     pub failed: Option<Failed>,
-    /// How many paths and units were not as they were deployed, and were left so.
+    /// The number of paths and units that differed from what was deployed.
     #[serde(default)]
     pub drift: usize,
-    /// How long a request on stdin took to arrive after the agent was there, in milliseconds.
+    /// How long a request on stdin took to arrive after the agent's hello, in milliseconds.
     #[serde(default)]
     pub late: u32,
 }
 
-/// How a request that is sent ahead travels.
+/// How a request that is sent ahead gets to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestPath {
     Stdin,
-    /// In the environment, too: see [`deptool_agent::shared::env_request`].
+    /// Also in the environment. See [`deptool_agent::shared::env_request`].
     Environment,
 }
 
-/// How long a request took.
+/// The times of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     pub flight: RequestPath,
     /// From the start of ssh to the agent's first line.
     pub hello: Duration,
-    /// From there to the first answer.
+    /// From that line to the first answer.
     pub after_hello: Duration,
 }
 
-/// From this many milliseconds on it is worth sending requests in the environment.
+/// Send requests in the environment if they would take more than this many milliseconds on stdin.
 const LATE: u32 = 40;
 
-/// A deployment that got as far as activation, and is not what runs.
+/// An attempt that reached activation and failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     /// In seconds since 1970.
     pub when: i64,
     pub by: String,
-    /// `None` if everything was to be removed.
+    /// `None` for a removal.
     pub to: Option<CommitId>,
     /// One line, safe to show: `rolled back: nginx.service failed`.
     pub why: String,
 }
 
 impl Failed {
-    /// What there is to remember of an attempt; nothing if it was kept.
+    /// The facts about an attempt, or `None` if it succeeded.
     pub fn of(attempt: &Attempt) -> Option<Failed> {
         let why = match &attempt.result {
             AttemptResult::Done => return None,
@@ -90,7 +90,7 @@ impl Failed {
     }
 }
 
-/// Why facts can't be kept.
+/// Why facts can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error("could not write '{}'", path.display())]
 pub struct FactsError {
@@ -100,35 +100,36 @@ pub struct FactsError {
 }
 
 impl HostFacts {
-    /// The facts about the host that is tracked as `tracking`, if there are any that can be read.
+    /// The facts about the host that is tracked as `tracking`, if they exist and are readable.
     pub fn load(repo: &Repo, tracking: &TrackingName) -> Option<Self> {
         read(&path(repo, tracking))
     }
 
-    /// Keep them. The caller holds the host's lock.
+    /// Write the facts. The caller holds the host's lock.
     pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
     }
 
-    /// Whether requests should travel otherwise than on stdin, if they can.
+    /// Whether to send requests in the environment, too.
     pub fn is_far(&self) -> bool {
         self.late >= LATE
     }
 
-    /// The facts after a request was answered; `None` if that makes no difference.
+    /// The facts after a request was answered, or `None` if they stay the same.
     pub fn after(mut self, timing: &Timing) -> Option<Self> {
         let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let was_far = self.is_far();
         self.late = match timing.flight {
             RequestPath::Stdin => milliseconds(timing.after_hello),
-            // It was not waited for stdin. A round trip takes less than all that came before the hello.
+            // The request did not come on stdin, so its delay is unknown. A round trip takes less time than everything
+            // before the hello.
             RequestPath::Environment => self.late.min(milliseconds(timing.hello)),
         };
         (self.is_far() != was_far).then_some(self)
     }
 
-    /// What is known to be wrong there, and what to do; `None` if nothing is.
+    /// The known drift, with the command that repairs it. `None` if there is none.
     pub fn drift_in_words(&self) -> Option<String> {
         let (what, them) = match self.drift {
             0 => return None,
@@ -138,7 +139,7 @@ impl HostFacts {
         Some(format!("{what} not as deployed; 'git deptool repair {}' puts {them} right", self.host))
     }
 
-    /// Forget them.
+    /// Delete the facts.
     pub fn forget(repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
         match fs::remove_file(&path) {
@@ -161,7 +162,7 @@ fn read(path: &Path) -> Option<HostFacts> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// All or nothing. What the power takes with it is learned anew.
+/// Write the file as a whole. It is not synced: after a power failure, the facts are collected again.
 fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(directory)?;
@@ -169,14 +170,14 @@ fn write(path: &Path, temporary: &Path, facts: &HostFacts) -> io::Result<()> {
     text.push(b'\n');
     let written = fs::write(temporary, &text).and_then(|()| fs::rename(temporary, path));
     if let Err(error) = written {
-        // If this fails, too, the next process that takes the host's lock removes it.
+        // If this fails, too, the next process that acquires the host's lock deletes the file.
         let _ = fs::remove_file(temporary);
         return Err(error);
     }
     Ok(())
 }
 
-/// Remove what a process that was killed has left half written of a host's facts. The caller holds the host's lock.
+/// Delete incomplete files about a host that a killed process has left. The caller holds the host's lock.
 pub(super) fn clear(repo: &Repo, tracking: &TrackingName) {
     let _ = fs::remove_file(temporary_path(repo, tracking));
 }
@@ -189,17 +190,17 @@ fn path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
     directory(repo).join(escaped(tracking))
 }
 
-/// Where the lock is. No tracking name ends in `.lock`.
+/// The path of the host's lock. No tracking name ends in `.lock`.
 pub(super) fn lock_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
     directory(repo).join(format!("{}.lock", escaped(tracking)))
 }
 
-/// A name that no other host's facts are written under. Those of one host are written by one process at a time.
+/// The path of the temporary file. Only the process that holds the host's lock writes it.
 fn temporary_path(repo: &Repo, tracking: &TrackingName) -> PathBuf {
     directory(repo).join(format!("{}{TEMPORARY}", escaped(tracking)))
 }
 
-/// The name of a remote may contain slashes; here it is one file's.
+/// The name of a remote may contain slashes, but a file name can't.
 fn escaped(tracking: &TrackingName) -> String {
     tracking.as_str().replace('%', "%25").replace('/', "%2f")
 }

@@ -1,4 +1,4 @@
-//! One process at a time talks to a host from this repository.
+//! A lock for each host: only one process of this repository is connected to a host at a time.
 
 use std::{
     fs::{self, File},
@@ -16,45 +16,45 @@ use rustix::{
 use super::facts;
 use crate::{config::TrackingName, model::interrupt::Interrupt, repo::Repo};
 
-/// Between two tries.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long another process is waited for.
+/// How long to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
-/// The right to talk to one host from this repository. Ends with the process that has it, however that ends.
+/// The lock of one host in this repository. The kernel releases it when the process ends.
 #[derive(Debug)]
 #[must_use]
 pub struct HostLock {
     _file: File,
 }
 
-/// Why a lock can't be had.
+/// Why a lock could not be acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Some other process has it.
+    /// Another process holds it.
     #[error("another git process of this repository is talking to '{0}'")]
     Held(TrackingName),
     #[error("interrupted")]
     Interrupted,
-    /// The file.
+    /// The lock file can't be opened.
     #[error("could not lock '{}'", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl HostLock {
-    /// Take the lock, or say that someone else has it.
+    /// Acquire the lock, or fail if another process holds it.
     pub fn try_acquire(repo: &Repo, tracking: &TrackingName) -> Result<Self, LockError> {
         lock(repo, tracking)
     }
 
-    /// Take the lock, after whoever has it. No process has it for longer than the hosts' own limits allow; one that has it
-    /// for [`PATIENCE`] was stopped.
+    /// Acquire the lock, and wait for another process that holds it. The time limits for hosts also limit how long a
+    /// process holds it. If one holds it longer than [`PATIENCE`], it has been stopped.
     pub fn acquire(repo: &Repo, tracking: &TrackingName, interrupt: &Interrupt) -> Result<Self, LockError> {
         let began = Instant::now();
         loop {
@@ -83,7 +83,7 @@ fn lock(repo: &Repo, tracking: &TrackingName) -> Result<HostLock, LockError> {
     }
 }
 
-/// The file stays: to remove a lock file is to have two of them.
+/// The file is never deleted: otherwise two processes could lock different files of the same name.
 fn open(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;

@@ -1,50 +1,50 @@
-//! Which commits stand for which.
+//! Records which local commits represent which commits of hosts.
 
 use deptool_agent::shared::{id::CommitId, name::HostName};
 
-/// The refs that keep pairs, which name the projections: `refs/deptool/projection/<real id>/<host>`.
+/// The prefix of the refs. Each points to a projection: `refs/deptool/projection/<real id>/<host>`.
 pub const REFS: &str = "refs/deptool/projection/";
 
-/// A commit that a host runs, and the local commit that stands for it here.
+/// A commit that a host runs, and the local commit that represents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// Whose directory the projection has. Two hosts of one commit have different projections.
+    /// The host whose directory the projection contains. Two hosts with the same commit have different projections.
     pub host: HostName,
-    /// What the host runs.
+    /// The commit that the host runs.
     pub real: CommitId,
-    /// What is here.
+    /// The local commit.
     pub projected: CommitId,
 }
 
 impl Pair {
-    /// The pair that a ref of this name below [`REFS`] keeps, if it is one.
+    /// The pair that the ref `name` below [`REFS`] records, if it is valid.
     pub fn parse(name: &str, projected: CommitId) -> Option<Self> {
         let (real, host) = name.split_once('/')?;
         Some(Pair { host: HostName::parse(host.as_bytes()).ok()?, real: real.parse().ok()?, projected })
     }
 
-    /// The ref that keeps this pair.
+    /// The name of the ref that records this pair.
     pub fn ref_name(&self) -> String {
         ref_name(self.real, &self.host)
     }
 }
 
-/// The ref that keeps the pair of what `host` runs.
+/// The name of the ref for the commit `real` that `host` runs.
 pub fn ref_name(real: CommitId, host: &HostName) -> String {
     format!("{REFS}{real}/{host}")
 }
 
-/// All pairs that this repository has refs for.
+/// All pairs in this repository.
 #[derive(Debug, Clone, Default)]
 pub struct Pairs(Vec<Pair>);
 
 impl Pairs {
-    /// Read them from the refs. What is no pair there is passed over.
+    /// Read them from the refs. Invalid refs are skipped.
     pub fn of(repo: &gix::Repository) -> Result<Self, gix::Error> {
         let mut pairs = Vec::new();
         let platform = repo.references()?;
         for reference in platform.prefixed(REFS)? {
-            // One that can't be read is none.
+            // An unreadable ref is skipped.
             let Ok(reference) = reference else { continue };
             let name = reference.name().as_bstr().to_string();
             if let (Some(name), Some(id)) = (name.strip_prefix(REFS), reference.try_id()) {
@@ -54,12 +54,12 @@ impl Pairs {
         Ok(Pairs(pairs))
     }
 
-    /// The pair of what `host` runs, if that has a projection.
+    /// The pair for the commit `real` that `host` runs, if there is a projection.
     pub fn projection_of(&self, real: &CommitId, host: &HostName) -> Option<&Pair> {
         self.0.iter().find(|pair| pair.real == *real && pair.host == *host)
     }
 
-    /// Each of them.
+    /// All pairs.
     pub fn iter(&self) -> impl Iterator<Item = &Pair> {
         self.0.iter()
     }

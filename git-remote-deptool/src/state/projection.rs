@@ -1,4 +1,4 @@
-//! Projections: local commits that stand for commits of which only one host's part could be had.
+//! Projections: local commits that represent commits of which only one host's part is available.
 
 use deptool_agent::shared::{id::CommitId, name::HostName};
 
@@ -9,7 +9,7 @@ use super::{
 use crate::repo::AncestryError;
 
 impl Tracking<'_> {
-    /// All projections that are in use.
+    /// All projections.
     pub fn projections(&self) -> Result<Vec<Pair>, TrackingError> {
         let refs = self.refs.below(pairs::REFS)?;
         Ok(refs.into_iter().filter_map(|(name, commit)| Pair::parse(&name, commit)).collect())
@@ -20,7 +20,7 @@ impl Tracking<'_> {
         self.refs.get(&pairs::ref_name(real, host))
     }
 
-    /// Note that a local commit stands for a real one.
+    /// Record that a local commit represents a real one.
     pub fn add_projection(&self, pair: &Pair) -> Result<(), TrackingError> {
         let name = pair.ref_name();
         if !self.repo.has_commit(pair.projected) {
@@ -29,13 +29,13 @@ impl Tracking<'_> {
         self.refs.set(&name, pair.projected.0, "")
     }
 
-    /// Note that the real commit is here now.
+    /// Record that the real commit is in the repository now.
     pub fn remove_projection(&self, real: CommitId, host: &HostName) -> Result<(), TrackingError> {
         self.refs.delete(&pairs::ref_name(real, host))
     }
 
-    /// The projections that are `commit`, or ancestors of it. What descends from a projection is fit for that
-    /// projection's host only.
+    /// The projections among `commit` and its ancestors. A commit that descends from a projection can only be deployed
+    /// to that projection's host.
     pub fn projections_in(&self, commit: CommitId) -> Result<Vec<Pair>, ProjectionError> {
         let mut found = Vec::new();
         for pair in self.projections()? {
@@ -47,13 +47,13 @@ impl Tracking<'_> {
     }
 }
 
-/// Why it can't be said whether a commit descends from a projection.
+/// Why it can't be determined whether a commit descends from a projection.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
-    /// Refs.
+    /// Reading refs failed.
     #[error(transparent)]
     Tracking(#[from] TrackingError),
-    /// History.
+    /// Reading the history failed.
     #[error(transparent)]
     Ancestry(#[from] AncestryError),
 }

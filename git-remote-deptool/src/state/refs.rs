@@ -1,4 +1,4 @@
-//! Refs that are on the disk when they are said to be.
+//! Reads and writes refs. A written ref is durable when the function returns.
 
 mod read;
 
@@ -23,21 +23,21 @@ use gix::{
 use super::TrackingError;
 use crate::repo::{Repo, identity::committer};
 
-/// So many threads wait for the disk at once.
+/// How many threads sync at the same time.
 const SYNCING: usize = 16;
 
-/// Where a ref was written that is not durable yet.
+/// The location of a ref that was written but not synced.
 #[derive(Debug)]
 struct Written {
     path: PathBuf,
-    /// The deepest of its directories that was there before.
+    /// The deepest of its directories that existed before.
     existing: PathBuf,
 }
-/// How long a change of a ref is tried again that another Git is in the way of.
+/// How long to retry a change of a ref while another Git process locks it.
 const BESIDE_GIT: Duration = Duration::from_secs(1);
-/// Refs that nobody else writes.
+/// Refs that only we write.
 const OURS: &str = "refs/deptool/";
-/// Nobody who lives holds the lock of a ref for so long.
+/// A lock of a ref that is older than this was left by a process that died.
 const STALE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct Refs {
 impl Refs {
     pub fn new(repo: &Repo) -> Self {
         let mut gix = repo.gix().clone();
-        // As `git update-ref --create-reflog` does: `git log -g web1/prod` works in a bare repository, too.
+        // Like `git update-ref --create-reflog`: `git log -g web1/prod` works in a bare repository, too.
         gix.refs.write_reflog = gix::refs::store::WriteReflog::Normal;
         Refs { gix }
     }
@@ -60,8 +60,8 @@ impl Refs {
         }
     }
 
-    /// Set many refs, without reflogs. The disk is waited for by several threads at once, so that it takes the time of
-    /// a few refs and not of all.
+    /// Set many refs, without reflogs. Several threads sync at the same time, which is much faster than one after
+    /// another.
     pub fn set_all(&self, names: &[String], id: ObjectId) -> Result<(), TrackingError> {
         let mut written = Vec::with_capacity(names.len());
         for name in names {
@@ -83,7 +83,7 @@ impl Refs {
         written.iter().zip(synced).try_for_each(|((name, _), synced)| self.check(name, id, synced))
     }
 
-    /// Set a ref, and say where it was written; `None` if it was so already.
+    /// Set a ref, and return the location to sync. `None` if the ref already has this value.
     fn write(&self, name: &str, id: ObjectId, message: &str) -> Result<Option<Written>, TrackingError> {
         self.clear_damaged(name);
         if self.get(name)?.is_some_and(|known| known.0 == id) {
@@ -101,25 +101,25 @@ impl Refs {
         Ok(Some(Written { path, existing }))
     }
 
-    /// Remove the file of a ref that can't be read: Git and gix refuse to write over it. Git writes a ref at once, so
-    /// nobody is about to.
+    /// Delete the file of an unreadable ref, because Git and gix refuse to overwrite it. Git writes refs by renaming,
+    /// so the file is not one that is being written.
     fn clear_damaged(&self, name: &str) {
         if self.is_damaged(name) {
-            // What can't be removed is told by whoever wants to write.
+            // If this fails, writing the ref fails later and reports the reason.
             let _ = fs::remove_file(self.gix.common_dir().join(name));
         }
     }
 
-    /// What became of writing a ref to the disk.
+    /// Check the result of syncing a ref.
     fn check(&self, name: &str, id: ObjectId, synced: io::Result<()>) -> Result<(), TrackingError> {
         match synced {
-            // Packed in the meantime, which Git does durably.
+            // The ref was packed meanwhile. Git syncs packed refs.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.get(name)? == Some(CommitId(id)) => Ok(()),
             synced => synced.map_err(|source| TrackingError::Sync { name: name.to_owned(), source }),
         }
     }
 
-    /// Make sure that the empty tree is here: Git knows it anyway, but misses it when it checks what refs name.
+    /// Write the empty tree. Git knows its content without that, but `git fsck` misses it as the target of a ref.
     ///
     /// Returns its id.
     pub fn need_empty_tree(&self, name: &str) -> Result<ObjectId, TrackingError> {
@@ -127,7 +127,7 @@ impl Refs {
         written.map(|id| id.detach()).map_err(|source| TrackingError::Write { name: name.to_owned(), source })
     }
 
-    /// Remove the locks that processes which were killed have left of refs below `prefix`.
+    /// Delete the locks of refs below `prefix` that killed processes have left.
     pub fn clear_locks(&self, prefix: &str) {
         let patience = patience(prefix);
         for file in fs::read_dir(self.gix.common_dir().join(prefix)).into_iter().flatten().flatten() {
@@ -137,7 +137,7 @@ impl Refs {
         }
     }
 
-    /// The deletion may be lost with the power: what comes back is asked about once more.
+    /// The deletion is not synced. If the ref comes back after a power failure, the host is asked once more.
     pub fn delete(&self, name: &str) -> Result<(), TrackingError> {
         self.clear_damaged(name);
         if self.get(name)?.is_none() {
@@ -150,7 +150,7 @@ impl Refs {
         let begun = Instant::now();
         loop {
             match self.try_edit(name, edit.clone()) {
-                // `git pack-refs` takes the lock of all packed refs, and removes directories that it has emptied.
+                // `git pack-refs` locks all packed refs, and deletes empty directories.
                 Err(_) if begun.elapsed() < BESIDE_GIT => thread::sleep(BESIDE_GIT / 50),
                 done => return done,
             }
@@ -161,7 +161,7 @@ impl Refs {
         let failed = |source| TrackingError::Write { name: name.to_owned(), source };
         clear_stale_lock(&self.gix.common_dir().join(format!("{name}.lock")), patience(name));
         let now = gix::date::Time::now_local_or_utc().to_string();
-        // Git makes up a name where none is configured; a reflog is no reason to fail.
+        // A missing identity is no reason to fail; Git uses a made-up name in the reflog, too.
         let (who, email) = committer(&self.gix).unwrap_or_else(|| ("unknown".into(), "unknown".into()));
         let who = gix::actor::SignatureRef { name: who.as_str().into(), email: email.as_str().into(), time: &now };
         self.gix.edit_references_as([edit], Some(who)).map(drop).map_err(|source| match self.lock_of(name) {
@@ -170,7 +170,7 @@ impl Refs {
         })
     }
 
-    /// The lock that keeps a ref from being changed, if there is one: its own, or that of all packed ones.
+    /// The lock file that prevents a change of the ref, if there is one: that of the ref or that of all packed refs.
     fn lock_of(&self, name: &str) -> Option<PathBuf> {
         let locks = [format!("{name}.lock"), "packed-refs.lock".to_owned()];
         locks.iter().map(|lock| self.gix.common_dir().join(lock)).find(|lock| lock.exists())
@@ -184,8 +184,8 @@ fn full(name: &str) -> Result<FullName, TrackingError> {
     })
 }
 
-/// Remove the lock of a ref that a process has left which was killed. Whoever talks to the host now is alone in that
-/// ([`super::HostLock`]); but Git itself may hold the lock of a tracking ref, for some milliseconds.
+/// Delete the lock of a ref that was left by a killed process. Only one process at a time is connected to the host
+/// ([`super::HostLock`]), but Git itself may lock a tracking ref for some milliseconds.
 fn clear_stale_lock(lock: &Path, patience: Duration) {
     let held = || fs::symlink_metadata(lock).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec())).ok();
     let Some(first) = held() else { return };
@@ -196,16 +196,16 @@ fn clear_stale_lock(lock: &Path, patience: Duration) {
             return;
         }
     }
-    // What can't be removed is told by whoever wants the lock.
+    // If this fails, locking the ref fails later and reports the reason.
     let _ = fs::remove_file(lock);
 }
 
-/// How long a lock may be somebody's who lives.
+/// How old a lock must be before it counts as left behind.
 fn patience(name: &str) -> Duration {
     if name.starts_with(OURS) { Duration::ZERO } else { STALE }
 }
 
-/// A reflog's entry is one line.
+/// An entry of a reflog is one line.
 fn one_line(message: &str) -> gix::bstr::BString {
     message.split(['\n', '\r']).collect::<Vec<_>>().join(" ").into()
 }
@@ -215,7 +215,7 @@ fn deepest_existing(path: &Path) -> PathBuf {
 }
 
 impl Written {
-    /// Write out the file, its directory, and the directories up to the one that was there before.
+    /// Sync the file, its directory, and all directories up to the one that existed before.
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()?;
         for dir in self.path.ancestors().skip(1) {

@@ -1,13 +1,13 @@
-//! How much of a terminal's line a text takes.
+//! The width of text on a terminal.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// How many columns a terminal needs for `text`.
+/// The number of columns that `text` takes.
 pub fn columns(text: &str) -> usize {
     UnicodeWidthStr::width(text)
 }
 
-/// `text` in at most `most` columns. What is cut off is shown as `mark`, or as much of it as fits.
+/// `text` in at most `most` columns. If it is cut off, it ends with `mark`, or with as much of `mark` as fits.
 pub fn cut(text: &str, most: usize, mark: &str) -> String {
     if columns(text) <= most {
         return text.to_owned();

@@ -1,6 +1,7 @@
-//! What may be printed under the user's locale.
+//! Restricts output to the character set of the user's locale.
 //!
-//! A terminal that does not read UTF-8 takes some of its bytes for control characters: there, text is ASCII.
+//! A terminal that does not expect UTF-8 takes some of its bytes for control characters. On such a terminal, only ASCII
+//! is printed.
 
 use std::{
     borrow::Cow,
@@ -9,16 +10,16 @@ use std::{
     io::{self, Write},
 };
 
-/// What a terminal understands.
+/// The character set of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charset {
     Utf8,
-    /// Or something that has it in common with ASCII.
+    /// Any other; only its ASCII part is used.
     Other,
 }
 
 impl Charset {
-    /// That of this process's locale.
+    /// The character set of this process's locale.
     pub fn of_process() -> Self {
         Self::of(env::var_os)
     }
@@ -27,12 +28,12 @@ impl Charset {
         let set = |name| variable(name).filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
         let locale = locale.to_string_lossy().to_ascii_lowercase();
-        // What macOS has in LC_CTYPE is the charset alone.
+        // On macOS, LC_CTYPE may contain just the name of the character set.
         let charset = locale.split('@').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
         if charset == "utf-8" || charset == "utf8" { Charset::Utf8 } else { Charset::Other }
     }
 
-    /// `text` as it can be shown: everything beyond ASCII as `\u{fc}`, where that is all there is.
+    /// `text` for this character set. If that is not UTF-8, characters beyond ASCII become `\u{fc}`.
     pub fn shown(self, text: &str) -> Cow<'_, str> {
         match self {
             Charset::Other if !text.is_ascii() => {
@@ -47,7 +48,7 @@ impl Charset {
     }
 }
 
-/// Passes on what is written to it, as far as the charset allows. Each write has whole characters.
+/// A writer that adapts text to the character set. Each write must contain whole characters.
 pub struct Shown<W> {
     charset: Charset,
     out: W,
@@ -58,7 +59,7 @@ impl<W: Write> Shown<W> {
         Shown { charset, out }
     }
 
-    /// Where it goes to.
+    /// The underlying writer.
     pub fn get_ref(&self) -> &W {
         &self.out
     }

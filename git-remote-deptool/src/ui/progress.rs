@@ -1,9 +1,8 @@
-//! What is shown on a terminal of hosts that are at work: a block of lines that is drawn again in place, until all have
-//! ended.
+//! The progress display: a block of lines on the terminal that is redrawn in place until all hosts have ended.
 //!
-//! [`Board`] knows how far each host is and makes lines of that, without a clock or a terminal. [`Screen`] is the
-//! terminal: everything that is printed goes through it, above the block. [`Progress`] keeps the one up to date on the
-//! other while a fleet is at work.
+//! [`Board`] holds the state of each host and makes lines of it, without a clock or a terminal. [`Screen`] is the
+//! terminal. All output goes through it and appears above the block. [`Progress`] draws the board on the screen while a
+//! fleet is at work.
 
 mod board;
 mod screen;
@@ -20,26 +19,26 @@ use std::{
 pub use board::{Board, FirstContact, Host, MANY, State};
 pub use screen::{Screen, Size};
 
-/// How often the block is drawn: no more than the eye can follow.
+/// How often to draw the block, at most.
 const DRAW: Duration = Duration::from_millis(100);
 
-/// How much is shown.
+/// Whether progress is shown.
 #[derive(Clone)]
 pub enum Manner {
-    /// A block of lines on this terminal.
+    /// As a block of lines on this terminal.
     Live(Arc<Mutex<Screen>>),
-    /// Nothing, until all have ended.
+    /// Not at all.
     Hidden,
 }
 
 impl Manner {
-    /// Whether it is drawn on a terminal: what it says need not be said otherwise.
+    /// Whether progress is shown on a terminal, so that it need not be printed as lines.
     pub fn is_live(&self) -> bool {
         matches!(self, Manner::Live(_))
     }
 }
 
-/// The progress of one fleet.
+/// The progress display of one fleet.
 #[must_use]
 pub struct Progress {
     manner: Manner,
@@ -49,7 +48,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begin to show how these hosts are doing.
+    /// Begin to show the progress of these hosts.
     pub fn new(hosts: Vec<Host>, manner: Manner) -> Progress {
         let began = Instant::now();
         let board = Arc::new(Mutex::new(Board::new(hosts)));
@@ -60,26 +59,26 @@ impl Progress {
         Progress { manner, board, began, drawing }
     }
 
-    /// The host at `at` is that far.
+    /// Set the state of the host with index `at`.
     pub fn note(&self, at: usize, state: State) {
         let is_prompt = state == State::Prompting;
         lock(&self.board).set(at, state, self.began.elapsed());
         if let (true, Manner::Live(screen)) = (is_prompt, &self.manner) {
-            // Before the question is there: what is below the block is not ours.
+            // Before ssh asks, because text below the block is not ours to erase.
             lock(screen).clear();
         }
     }
 
-    /// Whether it is drawn on a terminal: what it says need not be said otherwise.
+    /// Whether progress is shown on a terminal, so that it need not be printed as lines.
     pub fn is_live(&self) -> bool {
         self.manner.is_live()
     }
 
-    /// Stop. Nothing stays on the terminal: how it ended is for others to say.
+    /// Stop, and erase the block.
     pub fn finish(self) {
         let Some((stop, thread)) = self.drawing else { return };
         drop(stop);
-        // It has nothing to say but that it panicked, which is no reason for us to do so.
+        // If the thread has panicked, that is no reason to panic, too.
         let _ = thread.join();
         if let Manner::Live(screen) = &self.manner {
             lock(screen).clear();
@@ -87,8 +86,8 @@ impl Progress {
     }
 }
 
-/// The block is drawn by a thread of its own, so that a terminal that is slow to take it (a pager, a stopped one) holds
-/// up nobody. `None` where there can be no more threads: a deployment can do without.
+/// Start the thread that draws the block. A slow terminal does not delay anything else. `None` if no thread can be
+/// started: progress is not essential.
 fn draw_now_and_then(
     screen: Arc<Mutex<Screen>>,
     board: Arc<Mutex<Board>>,

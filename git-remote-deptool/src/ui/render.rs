@@ -1,4 +1,4 @@
-//! Plans and outcomes as text for people. Pure; every line is safe for a terminal.
+//! Plans as text for people. Pure; every line is safe to show.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use cluster::Detail;
 
 use crate::model::safeguards::Safeguards;
 
-/// With more changed files than this in one app, the rest is counted.
+/// Show at most this many changed files of an app, and count the others.
 const FILES: usize = 40;
 
 /// The plan of one host:
@@ -29,7 +29,7 @@ pub fn plan(host: &HostName, plan: &HostPlan, safeguards: &Safeguards) -> String
     format!("{host}\n{}{}", plan_body(plan, Detail::Readable), safeguards_body(safeguards))
 }
 
-/// The lines below those of the plan.
+/// The lines about checks, health probes and confirmation.
 fn safeguards_body(safeguards: &Safeguards) -> String {
     safeguards.lines().into_iter().map(|line| format!("    {line}\n")).collect()
 }
@@ -60,7 +60,7 @@ fn plan_body(plan: &HostPlan, detail: Detail) -> String {
             }
         }
     }
-    // What changes on account of an app whose files stay: a unit's other app was removed.
+    // Changes due to an app whose files stay the same: for example, another app that had the unit was removed.
     let shown_apps: Vec<&AppName> = plan.apps.iter().map(|change| &change.app).collect();
     for external in plan.external.iter().filter(|external| !shown_apps.contains(&&external.app)) {
         out.push_str(&format!("    {}\n", external_line(external)));
@@ -88,7 +88,7 @@ fn change_word(change: Change) -> &'static str {
     }
 }
 
-/// What else there is to say of a plan: what a rollback can't undo, and what can't be observed.
+/// Notes on a plan: what a rollback can't undo, and what can't be observed.
 pub fn notes(plan: &HostPlan) -> Vec<String> {
     let has = |class| plan.external.iter().any(|change| change.class == class && change.change != Change::Remove);
     let lasting = match (has(Class::Sysusers), has(Class::Tmpfiles)) {
@@ -98,7 +98,7 @@ pub fn notes(plan: &HostPlan) -> Vec<String> {
         (false, false) => None,
     };
     let unobserved = plan.unobserved.iter().map(|unit| {
-        format!("whether {unit} takes what it reloads can't be observed: its app has neither 'checks' nor 'health'")
+        format!("whether a reload of {unit} succeeds can't be observed: its app has neither 'checks' nor 'health'")
     });
     lasting.map(str::to_owned).into_iter().chain(unobserved).collect()
 }
@@ -149,7 +149,7 @@ fn unit_lines(change: &UnitChange) -> Vec<String> {
         UnitJob::Members(OnChange::Reload, members) => Some(members_line("reload", unit, members)),
         UnitJob::Members(OnChange::ReloadOrRestart, members) => Some(members_line("reload or restart", unit, members)),
     };
-    // A unit stops before it is disabled, and is enabled before it starts.
+    // A unit is stopped before it is disabled, and enabled before it is started.
     let mut lines: Vec<String> = [enablement, job].into_iter().flatten().collect();
     if change.job == UnitJob::Stop {
         lines.reverse();
@@ -157,7 +157,7 @@ fn unit_lines(change: &UnitChange) -> Vec<String> {
     lines
 }
 
-/// What a unit starts or groups is handled in its place.
+/// The line for the units that this unit starts or groups.
 fn members_line(verb: &str, unit: &UnitName, members: &BTreeSet<UnitName>) -> String {
     let does = match UnitType::of(unit) {
         UnitType::Target => "groups",
@@ -172,15 +172,15 @@ fn pattern_line(change: &PatternChange) -> Option<String> {
     let pattern = &change.pattern;
     Some(match change.job {
         PatternJob::None => return None,
-        PatternJob::Reload => format!("reload units of {pattern} that run"),
-        PatternJob::ReloadOrRestart => format!("reload or restart units of {pattern} that run"),
-        PatternJob::Restart => format!("restart units of {pattern} that run"),
-        PatternJob::Leave => format!("leave units of {pattern} that run: they take it when they are restarted"),
-        PatternJob::Stop => format!("stop units of {pattern} that run"),
+        PatternJob::Reload => format!("reload running units of {pattern}"),
+        PatternJob::ReloadOrRestart => format!("reload or restart running units of {pattern}"),
+        PatternJob::Restart => format!("restart running units of {pattern}"),
+        PatternJob::Leave => format!("leave running units of {pattern} alone: they change when they are restarted"),
+        PatternJob::Stop => format!("stop running units of {pattern}"),
     })
 }
 
-/// A length of time in words: `12 s`, `3 min`, `5 h`, `2 days`.
+/// A duration in words: `12 s`, `3 min`, `5 h`, `2 days`.
 pub fn ago(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..120 => format!("{s} s"),

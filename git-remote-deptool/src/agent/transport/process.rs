@@ -217,7 +217,7 @@ impl Write for Stdin {
             let patience = if self.interrupt.is_set() { self.patience.min(SHORT_PATIENCE) } else { self.patience };
             match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&look)) {
                 Ok(0) if began.elapsed() >= patience => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the host takes nothing any more"));
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the host no longer reads"));
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

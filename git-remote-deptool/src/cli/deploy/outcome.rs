@@ -44,7 +44,7 @@ pub(super) fn text(reports: &[HostReport], took: Duration) -> String {
         sentences.push(format!("{} could not be rolled back completely.", plural(half, "host")));
     }
     if unknown > 0 {
-        sentences.push(format!("How it ended on {} is not known; 'git fetch' asks.", plural(unknown, "host")));
+        sentences.push(format!("The outcome on {} is unknown; run 'git fetch'.", plural(unknown, "host")));
     }
     let _ = writeln!(out, "\n{}", sentences.join(" "));
     out
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(of(&[Done, RolledBack]), "Deployed to 1 of 2 hosts in 0.41 s.");
         assert_eq!(of(&[RolledBack, Unreachable, NotAttempted]), "Nothing was deployed.");
         assert_eq!(of(&[NotNoted]), "Deployed to 1 host in 0.41 s.");
-        assert_eq!(of(&[Unknown, Refused]), "How it ended on 1 host is not known; 'git fetch' asks.");
+        assert_eq!(of(&[Unknown, Refused]), "The outcome on 1 host is unknown; run 'git fetch'.");
         let half = HostReport { rollback_errors: vec!["x".into()], ..report("web1", RolledBack) };
         assert_eq!(counted(&[half]), "1 host could not be rolled back completely.");
         assert_eq!(text(&[report("web1", Unaffected)], Duration::ZERO), "");

@@ -188,7 +188,7 @@ impl Read for Checked<'_> {
             && let Some(hash) = self.hash.take()
             && hash.try_finalize().ok() != Some(self.wanted)
         {
-            return Err(io::Error::other("the host sent another blob than was asked for"));
+            return Err(io::Error::other("the host sent another blob than the requested one"));
         }
         Ok(count)
     }

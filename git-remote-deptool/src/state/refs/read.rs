@@ -1,7 +1,8 @@
-//! Reading refs while other programs change them, and beside refs that are damaged.
+//! Reads refs while other programs change them, even if some refs are damaged.
 //!
-//! `git pack-refs` moves refs from files of their own into one: what was listed while that happened is listed again. A
-//! ref that can't be read (its file is empty after a power cut) names nothing; Git warns of it and goes on, and so do we.
+//! `git pack-refs` moves refs from single files into a common file. If that happens during a listing, the refs are
+//! listed again. A ref that can't be read, for example because its file is empty after a power failure, counts as
+//! absent. Git prints a warning and continues, and so do we.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -10,19 +11,19 @@ use gix::{ObjectId, bstr::ByteSlice};
 
 use super::{Refs, TrackingError, full};
 
-/// How often refs are listed that change at the same time.
+/// How often to list refs again if they change at the same time.
 const TRIES: usize = 20;
-/// Marks whose being there says something, whatever they name.
+/// Prefixes of marks whose existence matters, whatever they point to.
 const MARKS: [&str; 2] = ["refs/deptool/unsettled/", "refs/deptool/broken/"];
 
-/// Refs by what follows a prefix, and whether some could not be read.
+/// Refs by their names without the prefix, and whether some were unreadable.
 struct Listed {
     refs: Vec<(String, CommitId)>,
     is_whole: bool,
 }
 
 impl Refs {
-    /// What a ref names; nothing if it is damaged.
+    /// The target of a ref; `None` if the ref is absent or damaged.
     pub fn get(&self, name: &str) -> Result<Option<CommitId>, TrackingError> {
         let full = full(name)?;
         let mut tries = 0;
@@ -35,12 +36,12 @@ impl Refs {
                 Err(source) => return Err(TrackingError::Read { name: name.to_owned(), source }),
             }
         };
-        // gix also looks for refs/tags/refs/…, and the like.
+        // gix also searches for refs/tags/refs/… and the like.
         let found = found.filter(|reference| reference.name().as_bstr() == name);
         Ok(found.and_then(|reference| reference.try_id().map(|id| CommitId(id.detach()))))
     }
 
-    /// All refs whose names begin with `prefix`, without it. A symbolic ref (`HEAD`) says nothing of its own.
+    /// All refs whose names begin with `prefix`, without the prefix. Symbolic refs (`HEAD`) are skipped.
     pub fn below(&self, prefix: &str) -> Result<Vec<(String, CommitId)>, TrackingError> {
         for last in [false, false, true] {
             let packed = self.packed();
@@ -71,18 +72,18 @@ impl Refs {
         Ok(listed)
     }
 
-    /// Which version of the file of packed refs there is.
+    /// The version of the file with the packed refs.
     fn packed(&self) -> Option<(u64, i64, i64, u64)> {
         let meta = fs::metadata(self.gix.common_dir().join("packed-refs")).ok()?;
         Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
     }
 
-    /// A mark of ours that can't be read says as much as one that can: it names no commit then.
+    /// Add unreadable marks, because their existence matters. They point to no commit.
     fn with_damaged_marks(&self, prefix: &str, listed: Listed) -> Vec<(String, CommitId)> {
         let Listed { mut refs, is_whole } = listed;
         if !is_whole && MARKS.iter().any(|marks| prefix.starts_with(marks)) {
             let mut files = Vec::new();
-            // What can't be looked through was listed as far as it could be.
+            // If a directory is unreadable, the files found so far are used.
             let _ = files_below(&self.gix.common_dir().join(prefix), String::new(), &mut files);
             let damaged = files.into_iter().filter(|file| self.is_damaged(&format!("{prefix}{file}")));
             refs.extend(damaged.map(|file| (file, CommitId(ObjectId::null(gix::hash::Kind::Sha1)))));
@@ -90,7 +91,7 @@ impl Refs {
         refs
     }
 
-    /// Whether the file of a ref is there and has nothing in it that could be one.
+    /// Whether the ref has a file whose content is not valid.
     pub(super) fn is_damaged(&self, name: &str) -> bool {
         let Ok(content) = fs::read(self.gix.common_dir().join(name)) else { return false };
         !content.starts_with(b"ref: ") && ObjectId::from_hex(content.trim_end()).is_err()

@@ -1,4 +1,4 @@
-//! How far each host is, as lines. Pure.
+//! The state of each host, as lines. Pure.
 
 use std::time::Duration;
 
@@ -7,43 +7,43 @@ use deptool_agent::shared::{name::HostName, outcome::Phase, text::printable};
 use super::Size;
 use crate::ui::columns::cut;
 
-/// With more hosts than this they are counted.
+/// If there are more hosts, they are counted.
 pub const MANY: usize = 20;
-/// How many lines of single hosts there are below the counts, at most.
+/// Show at most this many hosts below the counts.
 const NOTABLE: usize = 10;
-/// After this time the line says how long a host has been at it.
+/// After this time, the line shows how long the host has been in its state.
 const SLOW: Duration = Duration::from_secs(3);
 
-/// How far a host is.
+/// The state of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Its turn has not come.
+    /// It waits for its turn.
     Queued,
     Connecting,
-    /// ssh asks the operator something about it.
+    /// ssh asks the operator something.
     Prompting,
-    /// Another deployment holds the lock; it is tried again.
+    /// Another deployment holds the host's lock.
     Waiting,
     /// The agent is being uploaded.
     Installing,
-    /// It is asked what it runs.
+    /// The host is asked what it runs.
     Asking,
     At(Phase),
-    /// It waits for this unit, or for this to answer.
+    /// It waits for this unit or health probe.
     WaitsFor(String),
     Done,
-    /// It has ended in another way: one line.
+    /// It ended in another way, in one line.
     Failed(String),
-    /// It was told not to go on, because of another host.
+    /// It was cancelled because of another host.
     NotAttempted,
 }
 
-/// Whether ssh may have something to ask about a host, on the terminal that we draw on.
+/// Whether ssh may ask about the host's key on this terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstContact {
-    /// It was talked to before: its key is known.
+    /// There was a connection to the host before, so its key is known.
     No,
-    /// ssh may show its key and ask.
+    /// This is the first contact, so ssh may ask.
     Possible,
 }
 
@@ -54,7 +54,7 @@ pub struct Host {
     pub first_contact: FirstContact,
 }
 
-/// How far all hosts are.
+/// The states of all hosts.
 #[derive(Debug)]
 pub struct Board(Vec<Row>);
 
@@ -62,7 +62,7 @@ pub struct Board(Vec<Row>);
 struct Row {
     host: Host,
     state: State,
-    /// Since when, from the beginning.
+    /// Since when, counted from the start.
     since: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Board {
         Board(hosts.into_iter().map(row).collect())
     }
 
-    /// From `now` on, counted from the beginning, the host at `at` is that far.
+    /// Set the state of the host with index `at`. `now` is counted from the start.
     pub fn set(&mut self, at: usize, state: State, now: Duration) {
         let Some(row) = self.0.get_mut(at) else { return };
         if row.state != state {
@@ -81,16 +81,16 @@ impl Board {
         }
     }
 
-    /// Whether a question of ssh's may be on the terminal, which a block that is drawn again would wipe away.
+    /// Whether ssh may be asking, so that drawing the block would erase the question.
     pub fn is_being_asked(&self) -> bool {
         let may_ask = |row: &Row| row.state == State::Connecting && row.host.first_contact == FirstContact::Possible;
         self.0.iter().any(|row| row.state == State::Prompting || may_ask(row))
     }
 
-    /// The block at `now`: a line for each host if they are few and fit, else counts, and the hosts that failed or are
-    /// slow. No line is as wide as the terminal.
+    /// The block at `now`. If there are few hosts and they fit, each has a line. Otherwise they are counted, and hosts
+    /// that failed or are slow have a line. Lines are shorter than the terminal is wide.
     pub fn lines(&self, size: Size, now: Duration) -> Vec<String> {
-        // The cursor has a line of its own below the block.
+        // The line below the block is for the cursor.
         let room = usize::from(size.rows).saturating_sub(1).max(1);
         let lines = match self.0.len() <= room.min(MANY) {
             true => self.0.iter().map(|row| row.line(now)).collect(),
@@ -113,7 +113,7 @@ impl Board {
         let mut lines = vec![format!("  {} hosts: {}", self.0.len(), counts.join(", "))];
 
         let mut notable: Vec<&Row> = self.0.iter().filter(|row| row.is_notable(now)).collect();
-        // Failures first; then who has been slow for longest.
+        // Failures first, then the slowest hosts.
         notable.sort_by_key(|row| (!matches!(row.state, State::Failed(_)), row.since));
         let fitting = NOTABLE.min(room - 1);
         let shown = if notable.len() > fitting { fitting.saturating_sub(1) } else { notable.len() };
@@ -141,7 +141,7 @@ impl Row {
 }
 
 impl State {
-    /// Its words for one host.
+    /// The state in words, for one host.
     fn words(&self) -> String {
         match self {
             State::Failed(why) => why.clone(),
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// Its place in the order of things, and its word in counts.
+    /// The position of the state in the order, and its word in the counts.
     fn kind(&self) -> (usize, &'static str) {
         match self {
             State::Queued => (0, "waiting to connect"),
@@ -159,7 +159,7 @@ impl State {
             State::Prompting => (2, "connecting"),
             State::Installing => (3, "installing the agent"),
             State::Asking => (4, "being asked"),
-            // Phases are declared in their order.
+            // The phases are declared in their order.
             State::At(phase) => (5 + *phase as usize, phase.word()),
             State::WaitsFor(_) => (5 + Phase::Settling as usize, Phase::Settling.word()),
             State::Done => (100, "done"),
@@ -168,7 +168,7 @@ impl State {
         }
     }
 
-    /// Whether the host itself has something to do: to be long at that is to be slow.
+    /// Whether the host itself is at work, so that taking long means to be slow.
     fn is_work(&self) -> bool {
         match self {
             State::Connecting | State::Installing | State::Asking | State::WaitsFor(_) => true,

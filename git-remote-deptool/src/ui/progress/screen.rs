@@ -1,4 +1,4 @@
-//! A terminal that text scrolls by on, above a block of lines that is drawn again in place.
+//! A terminal where text scrolls by above a block of lines that is redrawn in place.
 
 use std::io::{self, Write};
 
@@ -6,19 +6,19 @@ use rustix::termios::{LocalModes, tcgetattr, tcgetwinsize};
 
 use crate::ui::locale::Shown;
 
-/// How large a terminal is, in characters.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     pub columns: u16,
     pub rows: u16,
 }
 
-/// What we know of the terminal itself.
+/// The operations that a screen needs from a terminal.
 pub trait Terminal: Write + Send {
-    /// Asked each time: it may change.
+    /// The current size; it may change.
     fn size(&self) -> Size;
 
-    /// Whether some program reads a secret there: what it asked must not be wiped away.
+    /// Whether a program has turned echo off, because it asks for a secret. Its question must not be erased.
     fn hides_what_is_typed(&self) -> bool;
 }
 
@@ -45,21 +45,21 @@ impl<T: Terminal> Terminal for Shown<T> {
     }
 }
 
-/// The terminal. Text that is written to it shows at [`flush`](Write::flush), above the block.
+/// The screen. Text that is written to it appears above the block at [`flush`](Write::flush).
 ///
-/// The cursor always is at the beginning of the line below the block, or behind a text that has no end of line yet:
-/// then there is no block. So whatever ends the program leaves the terminal in order.
+/// The cursor is always at the beginning of the line below the block, or, if text without a line feed was written,
+/// after that text; then there is no block. So the terminal is in order however the program ends.
 pub struct Screen {
     terminal: Box<dyn Terminal>,
     text: Vec<u8>,
-    /// What is to be there, and the widths of the lines that are: empty while the block is hidden.
+    /// The lines of the block, and the widths of the lines that are currently drawn: none while the block is hidden.
     block: Vec<String>,
     drawn: Vec<usize>,
     within_line: bool,
 }
 
 impl Screen {
-    /// Nothing is on it.
+    /// An empty screen.
     pub fn new(terminal: impl Terminal + 'static) -> Screen {
         Screen {
             terminal: Box::new(terminal),
@@ -74,13 +74,13 @@ impl Screen {
         self.terminal.size()
     }
 
-    /// Show this block in place of the one before. Each line is shorter than the terminal is wide, and safe to show.
+    /// Replace the block. Each line must be shorter than the terminal is wide, and safe to show.
     pub fn draw(&mut self, lines: Vec<String>) {
         if self.within_line {
             return;
         }
         if self.terminal.hides_what_is_typed() {
-            // The question is below the block, which is text from now on.
+            // The question is below the block, which therefore becomes ordinary text.
             return self.drawn.clear();
         }
         if self.block != lines || self.drawn.len() != lines.len() {
@@ -89,13 +89,13 @@ impl Screen {
         }
     }
 
-    /// Take the block away.
+    /// Erase the block.
     pub fn clear(&mut self) {
         self.block = Vec::new();
         self.show();
     }
 
-    /// Text that waits, then the block, in one piece, so that nothing flickers.
+    /// Write pending text and the block in one piece, so that nothing flickers.
     fn show(&mut self) {
         let mut out = Vec::new();
         let is_asking = self.terminal.hides_what_is_typed();
@@ -113,11 +113,11 @@ impl Screen {
                 self.drawn.push(crate::ui::columns::columns(line));
             }
         }
-        // A terminal that is gone is no reason to stop a deployment.
+        // A closed terminal is no reason to stop a deployment.
         let _ = self.terminal.write_all(&out).and_then(|()| self.terminal.flush());
     }
 
-    /// How many rows the block has by now: it wraps when the terminal becomes narrower.
+    /// The number of rows that the block takes. Its lines wrap if the terminal has become narrower.
     fn rows_drawn(&self) -> usize {
         let columns = usize::from(self.terminal.size().columns).max(1);
         self.drawn.iter().map(|width| width.div_ceil(columns).max(1)).sum()

@@ -1,5 +1,4 @@
-//! The plans of many hosts as text that a person can still read: hosts that change alike are shown once, and what is
-//! too long is counted.
+//! The plans of many hosts as readable text: hosts with equal changes are shown once, and long lists are shortened.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,23 +10,23 @@ use deptool_agent::shared::{
 use super::{change_word, notes, pattern_line, plan_body, plural, safeguards_body, unit_lines};
 use crate::model::safeguards::Safeguards;
 
-/// So many hosts with the same plan are shown one by one all the same.
+/// Up to this many hosts with the same plan are shown one by one.
 const FEW: usize = 3;
-/// With more lines than this less is said of each host.
+/// If there are more lines than this, fewer details are shown for each host.
 const LINES: usize = 200;
-/// So many names, or ranges of names, head a plan.
+/// Show at most this many names, or ranges of names, above a plan.
 const NAMES: usize = 12;
 
-/// How much is shown.
+/// How much to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// As much as can be read.
+    /// A readable amount.
     Readable,
     /// Everything.
     Full,
 }
 
-/// One host's part of what is shown.
+/// The plan of one host.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a> {
     pub host: &'a HostName,
@@ -35,14 +34,14 @@ pub struct Shown<'a> {
     pub safeguards: &'a Arc<Safeguards>,
 }
 
-/// Hosts that change alike.
+/// Hosts with equal changes.
 struct Group<'a> {
     hosts: Vec<&'a HostName>,
     plan: &'a HostPlan,
     safeguards: &'a Safeguards,
 }
 
-/// The plans of `hosts`, each as [`super::plan`] shows it with its notes.
+/// The plans of `hosts`, formatted by [`super::plan`], with their notes.
 pub fn plans(hosts: &[Shown<'_>], detail: Detail) -> String {
     let groups = grouped(hosts, detail);
     let full = |group: &Group<'_>| {
@@ -93,7 +92,7 @@ fn heading(hosts: &[&HostName], detail: Detail) -> String {
     }
 }
 
-/// Names in natural order, consecutive numbers as `web1 ... web40`.
+/// Names in natural order, with ranges of consecutive numbers as `web1 ... web40`.
 pub fn names(hosts: &[&HostName], detail: Detail) -> String {
     let mut parts: Vec<Numbered<'_>> = hosts.iter().map(|host| Numbered::of(host.as_str())).collect();
     parts.sort();
@@ -120,7 +119,7 @@ pub fn names(hosts: &[&HostName], detail: Detail) -> String {
     shown.join(", ")
 }
 
-/// A name around the last number of its first label. In the order in which people count.
+/// A name, split around the last number of its first label, for natural order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Numbered<'a> {
     before: &'a str,
