@@ -8,6 +8,7 @@ pub mod encoding;
 pub mod env_request;
 pub mod frame;
 pub mod id;
+pub mod json;
 pub mod manifest;
 pub mod name;
 pub mod outcome;

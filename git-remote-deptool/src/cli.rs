@@ -11,6 +11,7 @@ mod add_host;
 mod aim;
 mod candidates;
 mod caveats;
+mod cluster_json;
 mod complete;
 mod completion;
 mod deploy;
@@ -52,7 +53,7 @@ use crate::{
         remote::{Remote, RemoteError},
     },
     model::error::chain,
-    repo::{ConfigError, ReadError, RevisionError},
+    repo::{ClusterFileError, ConfigError, ReadError, RevisionError},
     snapshot::SnapshotError,
     state::{LockError, TrackingError},
 };
@@ -179,7 +180,7 @@ macro_rules! through_remote {
     )*};
 }
 
-through_remote!(ClusterError, RevisionError, ReadError, TrackingError, LockError);
+through_remote!(ClusterError, ClusterFileError, RevisionError, ReadError, TrackingError, LockError);
 
 /// The definition of all subcommands and options, with their texts.
 pub fn definition() -> clap::Command {

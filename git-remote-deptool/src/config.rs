@@ -1,14 +1,17 @@
-//! Git's configuration: which hosts exist, how each is reached, and under which name its state is tracked.
+//! Git's configuration and the cluster's file: which hosts exist, how each is reached, and under which name its state is
+//! tracked. The operator's own configuration wins.
 //!
 //! A host is a directory of the tree. Its tracking refs use the name of the remote whose url names the host, or else
 //! the host's own name. No two hosts share a name: two remotes for one host are an error, and so is a host without a
 //! remote whose name belongs to an unrelated remote.
 
+pub mod cluster_file;
 mod commandline;
 mod settings;
 pub mod url;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Component, Path, PathBuf},
 };
@@ -107,7 +110,10 @@ pub enum ClusterError {
         remote: TrackingName,
     },
     /// A group that is not configured, or has no hosts.
-    #[error("there is no group '{group}'; set deptool.group.{group} to the names of its hosts")]
+    #[error(
+        "there is no group '{group}'; set deptool.group.{group} to the names of its hosts, or add it to 'groups' in \
+         cluster.json"
+    )]
     NoGroup {
         /// Its name.
         group: GroupName,
@@ -160,6 +166,11 @@ impl Via {
         }
     }
 
+    /// Whether it is nothing but a host's name.
+    fn is_name_of(&self, name: &HostName) -> bool {
+        matches!(self, Via::Ssh(SshAddress { user: None, host: SshHost::Name(host), port: None }) if host == name)
+    }
+
     /// Whether the two can't be the same host. Over ssh, a host may have several addresses, and it is checked by its
     /// own name.
     fn is_elsewhere(&self, other: &Via) -> bool {
@@ -202,9 +213,19 @@ impl Settings {
         match self.remote_for(&host)? {
             Some((tracking, via)) => Ok(HostRemote { host, tracking, via: via.clone() }),
             None => {
-                let via = Via::Ssh(SshAddress { user: None, host: SshHost::Name(host.clone()), port: None });
+                let by_name = || SshAddress { user: None, host: SshHost::Name(host.clone()), port: None };
+                let via = Via::Ssh(self.shared.address(&host).unwrap_or_else(by_name));
                 Ok(HostRemote { tracking: self.own_tracking_name(&host)?, host, via })
             }
+        }
+    }
+
+    /// The same host, as it is reached by these settings and not by those from `before`. An address that was typed stays.
+    pub fn again(&self, host: &HostRemote, before: &Settings) -> Result<HostRemote, ClusterError> {
+        let was_shared = before.shared.address(&host.host).map(Via::Ssh).as_ref() == Some(&host.via);
+        match self.has_remote(&host.tracking) || !(was_shared || host.via.is_name_of(&host.host)) {
+            true => Ok(host.clone()),
+            false => self.host(&host.host),
         }
     }
 
@@ -225,10 +246,18 @@ impl Settings {
             Some(RemoteSection { directory: None, .. }) => via.host_name()?,
             None => match self.hosts_with_remotes().find(|(_, _, known)| known.same_place(&via)) {
                 Some((_, host, _)) => host.clone(),
-                None => via.host_name()?,
+                None => match self.shared_host_at(&via) {
+                    Some(host) => host.clone(),
+                    None => via.host_name()?,
+                },
             },
         };
         let host = not_reserved(host)?;
+        // Without a remote, a host's name alone stands for where the cluster's file says that it is.
+        let via = match (named, self.remote_for(&host)?, self.shared.address(&host)) {
+            (None, None, Some(address)) if via.is_name_of(&host) => Via::Ssh(address),
+            _ => via,
+        };
         let tracking = match self.remote_for(&host)? {
             // The known state of one must not be taken for that of the other.
             Some((remote, known)) if known.is_elsewhere(&via) => {
@@ -240,19 +269,38 @@ impl Settings {
         Ok(HostRemote { host, tracking, via })
     }
 
-    /// The configured groups.
+    /// The host that the cluster's file has at that place.
+    fn shared_host_at(&self, via: &Via) -> Option<&HostName> {
+        let is_there = |host: &&HostName| {
+            let address = self.shared.address(host).map(Via::Ssh);
+            address.is_some_and(|address| address.same_place(via))
+        };
+        let mut hosts = self.shared.hosts.keys();
+        // A host's own name is the host, even if another one is reached by it.
+        hosts.clone().find(|host| via.is_name_of(host)).or_else(|| hosts.find(is_there))
+    }
+
+    /// Whether nothing but its directory says where a host is.
+    pub fn is_reached_by_name(&self, host: &HostRemote) -> bool {
+        host.via.is_name_of(&host.host)
+            && !self.has_remote(&host.tracking)
+            && !self.shared.hosts.contains_key(&host.host)
+    }
+
+    /// The groups that are configured, or in the cluster's file.
     pub fn group_names(&self) -> Vec<GroupName> {
-        self.groups.iter().map(|group| group.name.clone()).collect()
+        let shared = self.shared.groups.keys();
+        let names: BTreeSet<_> = self.groups.iter().map(|group| &group.name).chain(shared).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// The hosts of a group.
     pub fn hosts_of_group(&self, group: &GroupName) -> Result<Vec<HostRemote>, ClusterError> {
-        let Group { members, .. } = self
-            .groups
-            .iter()
-            .find(|known| known.name == *group)
-            .ok_or_else(|| ClusterError::NoGroup { group: group.clone() })?;
-        members.iter().map(|name| self.host(&HostName::parse(name)?)).collect()
+        if let Some(Group { members, .. }) = self.groups.iter().find(|known| known.name == *group) {
+            return members.iter().map(|name| self.host(&HostName::parse(name)?)).collect();
+        }
+        let shared = self.shared.groups.get(group).ok_or_else(|| ClusterError::NoGroup { group: group.clone() })?;
+        shared.iter().map(|host| self.host(host)).collect()
     }
 
     /// Remotes that name exactly one host and nothing else.

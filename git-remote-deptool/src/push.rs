@@ -159,6 +159,8 @@ fn push_branch(
     name: &BStr,
     options: &Options,
 ) -> Result<(RefOutcome, Vec<HostName>), RemoteError> {
+    let remote = &resolve::shared(remote, command)?;
+    let options = &remote.settings.shared.defaults.fill(options);
     let (request, only) = resolve::request(remote, command, name, options)?;
     let hosts = resolve::hosts(remote, &request, only)?;
     resolve::note_ignored(remote, &request)?;

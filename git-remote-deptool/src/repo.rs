@@ -20,6 +20,7 @@ pub use ancestry::AncestryError;
 pub use config_file::{ConfigError, Others, Setting};
 use deptool_agent::shared::{
     id::{CommitId, TreeId},
+    json::JsonError,
     name::HostName,
     text::printable,
 };
@@ -28,6 +29,8 @@ pub use environment::Environment;
 use gix::bstr::ByteSlice;
 pub use promised::{Files, PromisedError, promisors};
 pub use revision::RevisionError;
+
+use crate::config::cluster_file::{self, ClusterFile};
 
 /// The operator's repository.
 #[derive(Debug, Clone)]
@@ -64,6 +67,19 @@ pub enum ReadError {
     },
     #[error(transparent)]
     Promised(#[from] PromisedError),
+}
+
+/// Why a `cluster.json` can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterFileError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("cluster.json is not a regular file")]
+    NoFile,
+    #[error("cluster.json is larger than 1 MiB")]
+    TooLarge,
+    #[error("cluster.json: {0}")]
+    Json(#[from] JsonError),
 }
 
 impl ReadError {
@@ -153,12 +169,15 @@ impl Repo {
         Ok(TreeId(tree))
     }
 
-    /// The hosts in a commit, by name: the directories at its root whose names are valid for hosts. Everything else is
-    /// ignored.
+    /// The hosts in a commit, by name: the directories at its root whose names are valid for hosts, unless its
+    /// `cluster.json` lists them in `ignore`. Everything else is ignored.
     pub fn host_trees(&self, commit: CommitId) -> Result<Vec<(HostName, TreeId)>, ReadError> {
         let root = self.root_of(commit)?;
+        // A plan has the file checked. Otherwise, a file that can't be used ignores nothing.
+        let shared = self.cluster_file_in(&root).ok().flatten().unwrap_or_default();
         let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
         Ok(directories
+            .filter(|entry| !shared.ignores(entry.filename()))
             .filter_map(|entry| Some((HostName::parse(entry.filename().as_bytes()).ok()?, TreeId(entry.object_id()))))
             .collect())
     }
@@ -174,8 +193,32 @@ impl Repo {
         let root = self.root_of(commit)?;
         let directories = root.iter().filter_map(Result::ok).filter(|entry| entry.mode().is_tree());
         let names = directories.map(|entry| entry.filename().to_owned());
-        let unusable = names.filter(|name| !name.starts_with(b".") && HostName::parse(name).is_err());
+        let shared = self.cluster_file_in(&root).ok().flatten().unwrap_or_default();
+        let names = names.filter(|name| !name.starts_with(b".") && !shared.ignores(name));
+        let unusable = names.filter(|name| HostName::parse(name).is_err());
         Ok(unusable.map(|name| printable(&name)).collect())
+    }
+
+    /// What the operators of the cluster share in a commit, strictly checked; none if it has no such file.
+    pub fn cluster_file(&self, commit: CommitId) -> Result<Option<ClusterFile>, ClusterFileError> {
+        self.cluster_file_in(&self.root_of(commit)?)
+    }
+
+    fn cluster_file_in(&self, root: &gix::Tree<'_>) -> Result<Option<ClusterFile>, ClusterFileError> {
+        let mut entries = root.iter().filter_map(Result::ok);
+        let Some(entry) = entries.find(|entry| entry.filename() == cluster_file::NAME) else {
+            return Ok(None);
+        };
+        if !entry.mode().is_blob() {
+            return Err(ClusterFileError::NoFile);
+        }
+        self.need([entry.object_id()]).map_err(ReadError::from)?;
+        let unreadable = |error| ReadError::new(cluster_file::NAME, error);
+        if self.gix.find_header(entry.object_id()).map_err(unreadable)?.size() > cluster_file::MAX_SIZE {
+            return Err(ClusterFileError::TooLarge);
+        }
+        let blob = self.gix.find_object(entry.object_id()).map_err(unreadable)?;
+        Ok(Some(ClusterFile::parse(&blob.data)?))
     }
 
     fn root_of(&self, commit: CommitId) -> Result<gix::Tree<'_>, ReadError> {

@@ -230,7 +230,7 @@ const ADDRESSES: &str = "\
 deptool::
     fatal: invalid address '': it is empty
 deptool::@nobody
-    fatal: there is no group 'nobody'; set deptool.group.nobody to the names of its hosts
+    fatal: there is no group 'nobody'; set deptool.group.nobody to the names of its hosts, or add it to 'groups' in cluster.json
 deptool::-oProxyCommand=x
     fatal: invalid address '-oProxyCommand=x': invalid host name '-oProxyCommand=x': \
 only letters, digits, '.', '-' and '_' are allowed

@@ -8,6 +8,7 @@ mod cli_ci;
 mod cli_deploy;
 mod cli_look;
 mod cluster;
+mod cluster_file;
 mod completion;
 mod cut;
 mod damaged;

@@ -2,14 +2,12 @@
 //!
 //! The format is documented in deptool-manifest(5); its first keys are those of Ruud van Asseldonk's Deptool.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::shared::{
+    json::{self, JsonError, Object, Pairs, object, objects},
     name::UnitName,
     path::{ExternalPath, TreePath},
 };
@@ -168,60 +166,6 @@ impl From<Window> for String {
     }
 }
 
-/// A JSON object. Where serde expects a struct, JSON arrays would do as well.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfObject<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OfObject<T> {
-            type Value = Object<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(OfObject(PhantomData))
-    }
-}
-
-/// An object of pairs, each key once: a key that is there twice is an error, not a silent choice.
-struct Pairs<K, V>(BTreeMap<K, V>);
-
-impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Deserialize<'de> for Pairs<K, V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfPairs<K, V>(PhantomData<(K, V)>);
-        impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for OfPairs<K, V> {
-            type Value = Pairs<K, V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<K, V>, A::Error> {
-                let mut pairs = BTreeMap::new();
-                while let Some(key) = map.next_key::<K>()? {
-                    if pairs.contains_key(&key) {
-                        return Err(A::Error::custom(format_args!("'{key}' is named twice")));
-                    }
-                    pairs.insert(key, map.next_value()?);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(OfPairs(PhantomData))
-    }
-}
-
-fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Object::deserialize(deserializer).map(|Object(value)| value)
-}
-
-fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
-    Ok(objects.into_iter().map(|Object(value)| value).collect())
-}
-
 fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<UnitName, V>, D::Error> {
     Pairs::deserialize(deserializer).map(|Pairs(pairs)| pairs)
 }
@@ -240,13 +184,7 @@ fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<External
 }
 
 /// A manifest that can't be used: the key, and what is wrong with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{why}", key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
-pub struct ManifestError {
-    /// The path of the key in the JSON document; `None` for the document itself.
-    key: Option<String>,
-    why: String,
-}
+pub type ManifestError = JsonError;
 
 impl Manifest {
     /// The units that are run to tell whether the app is healthy.
@@ -259,17 +197,7 @@ impl Manifest {
 
     /// Parse the bytes of a `manifest.json`.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let Object(manifest) = serde_path_to_error::deserialize(&mut json).map_err(|error| ManifestError {
-            // What is broken before its first key is broken as a whole.
-            key: match error.path().to_string().as_str() {
-                "?" | "." => None,
-                key => Some(crate::shared::text::printable(key.as_bytes())),
-            },
-            why: crate::shared::text::printable(error.inner().to_string().as_bytes()),
-        })?;
-        json.end().map_err(|error| ManifestError { key: None, why: error.to_string() })?;
-        Ok(manifest)
+        json::parse(bytes)
     }
 }
 

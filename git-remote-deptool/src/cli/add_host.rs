@@ -7,7 +7,7 @@ use deptool_agent::shared::{
 };
 
 use super::{
-    CliError, candidates, cluster_of,
+    CliError, candidates, cluster_json, cluster_of,
     exit::ExitStatus,
     init,
     output::Output,
@@ -38,6 +38,12 @@ pub(super) struct Args {
     /// The host's address, if it is not deptool::<host>; for one host only
     #[arg(long, value_name = "url", conflicts_with_all = ["user", "port"])]
     url: Option<String>,
+    /// What ssh connects to, if it is not <host>; for one host only
+    #[arg(long, value_name = "[user@]host[:port]", conflicts_with_all = ["user", "port", "url"])]
+    ssh: Option<String>,
+    /// Also write the address to cluster.json, for all operators
+    #[arg(long)]
+    shared: bool,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -52,7 +58,7 @@ struct Report<'a> {
 
 pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let cluster = cluster_of(context)?;
-    let new: Vec<NewHost> = args.hosts.iter().map(|name| new_host(name, &args)).collect::<Result<_, _>>()?;
+    let new: Vec<NewHost> = args.hosts.iter().map(|name| new_host(context, name, &args)).collect::<Result<_, _>>()?;
     let config = context.repo.gix().config_snapshot();
     let mut draft = Draft::new(config.plumbing());
     for new in &new {
@@ -62,28 +68,40 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     let group = init::group_remote(&draft)?;
     draft.default_of(cluster, &group);
     let written = draft.into_settings();
+    let is_shared_now = args.shared && cluster_json::add(context, &new)?;
     context.repo.configure(&written)?;
     if args.json {
         output.json(&Report { version: view::VERSION, written: &written })?;
         return Ok(ExitStatus::Done);
     }
     init::show(output, &written)?;
-    if written.is_empty() {
+    if is_shared_now {
+        output.note("changed cluster.json: commit it to share it with other operators")?;
+    } else if written.is_empty() {
         output.note("everything is set up already")?;
     }
     note_missing(context, output, cluster, &new)?;
     Ok(ExitStatus::Done)
 }
 
-fn new_host(name: &str, args: &Args) -> Result<NewHost, CliError> {
+fn new_host(context: &Context, name: &str, args: &Args) -> Result<NewHost, CliError> {
     let host = HostName::parse(name.as_bytes())?;
     if name == "all" {
         return Err(CliError::Usage("a host can't be named 'all'".into()));
     }
-    let address = match &args.url {
-        Some(_) if args.hosts.len() > 1 => return Err(CliError::Usage("--url is for one host".into())),
-        Some(url) => Address::parse_url(url.as_bytes()).unwrap_or_else(|| Address::parse(url.as_bytes()))?,
-        None => {
+    let is_given = args.user.is_some() || args.port.is_some();
+    let address = match (&args.url, &args.ssh, context.settings.shared.address(&host)) {
+        (Some(_), ..) | (_, Some(_), _) if args.hosts.len() > 1 => {
+            let option = if args.url.is_some() { "--url" } else { "--ssh" };
+            return Err(CliError::Usage(format!("{option} is for one host")));
+        }
+        (None, Some(ssh), _) => match Address::parse(ssh.as_bytes())? {
+            Address::Ssh(address) => Address::Ssh(address),
+            other => return Err(CliError::Usage(format!("--ssh is written as '[user@]host[:port]', not '{other}'"))),
+        },
+        (None, None, Some(shared)) if !is_given => Address::Ssh(shared),
+        (Some(url), ..) => Address::parse_url(url.as_bytes()).unwrap_or_else(|| Address::parse(url.as_bytes()))?,
+        (None, None, _) => {
             let user = args.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
             let port = args.port.map(|port| format!(":{port}")).unwrap_or_default();
             Address::parse(format!("{user}{host}{port}").as_bytes())?

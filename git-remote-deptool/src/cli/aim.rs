@@ -13,7 +13,7 @@ use gix::bstr::ByteSlice;
 
 use super::{CliError, candidates};
 use crate::{
-    config::{HostRemote, Settings, url::GroupName},
+    config::{HostRemote, Settings, cluster_file::Defaults, url::GroupName},
     fleet::remote::Remote,
     model::batch::Ancestry,
     plan::{ClusterPlan, Intent, Scope},
@@ -56,6 +56,8 @@ pub(super) struct Aim {
     pub source: Source,
     pub selection: Selection,
     pub hosts: Vec<HostRemote>,
+    /// How deployments are carried out unless the operator says otherwise.
+    pub defaults: Defaults,
 }
 
 /// The positional arguments of a subcommand.
@@ -107,9 +109,11 @@ impl Aim {
             Some(text) => (Source::Commit, remote.repo.resolve(text.as_bytes().as_bstr())?),
             None => (Source::Branch, remote.repo.resolve(format!("refs/heads/{cluster}").as_str().into())?),
         };
+        let settings = &remote.settings.with(remote.repo.cluster_file(commit)?);
+        let defaults = settings.shared.defaults.clone();
         if words.all || (names.is_empty() && words.groups.is_empty()) {
-            let hosts = push::hosts_of_tree(&remote.repo, &remote.settings, commit)?;
-            return Ok(Aim { cluster, commit, source, selection: Selection::All, hosts });
+            let hosts = push::hosts_of_tree(&remote.repo, settings, commit)?;
+            return Ok(Aim { cluster, commit, source, selection: Selection::All, hosts, defaults });
         }
         let there: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
         let mut hosts: Vec<HostRemote> = Vec::new();
@@ -118,12 +122,12 @@ impl Aim {
             if !there.contains(&host) && (which == Hosts::OfTree || !is_known(remote, &host)?) {
                 return Err(CliError::Text(no_such_host(remote, &cluster, &host)));
             }
-            hosts.push(remote.settings.host(&host)?);
+            hosts.push(settings.host(&host)?);
         }
         for group in &words.groups {
-            hosts.extend(members(&remote.settings, group)?.into_iter().filter(|host| there.contains(&host.host)));
+            hosts.extend(members(settings, group)?.into_iter().filter(|host| there.contains(&host.host)));
         }
-        Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts) })
+        Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts), defaults })
     }
 
     /// What a push of the commit would change, according to what this repository knows.

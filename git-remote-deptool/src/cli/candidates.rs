@@ -6,6 +6,7 @@ use clap_complete::CompletionCandidate;
 
 use crate::{
     config::Settings,
+    fleet::context::settings_of,
     repo::{Environment, Repo},
 };
 
@@ -58,6 +59,6 @@ fn in_tree(repo: &Repo, settings: &Settings) -> BTreeSet<String> {
 
 fn open() -> Option<(Repo, Settings)> {
     let repo = Repo::open(Environment::from_process().ok()?).ok()?;
-    let settings = Settings::read(repo.gix().config_snapshot().plumbing(), repo.top()).ok()?;
+    let settings = settings_of(&repo).ok()?;
     Some((repo, settings))
 }

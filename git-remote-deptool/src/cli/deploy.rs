@@ -118,10 +118,10 @@ pub(super) fn carry_out(
     }
     let is_silent = how.json || (how.yes && output.is_quiet());
     if !is_silent {
-        for (Deployment { intro, .. }, plan) in deployments.iter().zip(&plans) {
+        for (Deployment { intro, aim, .. }, plan) in deployments.iter().zip(&plans) {
             output.text(intro)?;
             output.text(&plan::text(remote, output, plan, Detail::Readable))?;
-            output.text(&plan::course(remote, plan, &how.course))?;
+            output.text(&plan::course(remote, aim, plan, &how.course))?;
         }
         output.text("\nA host that fails is rolled back automatically.\n")?;
     }

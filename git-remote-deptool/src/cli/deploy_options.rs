@@ -31,6 +31,9 @@ pub(super) struct DeployOptions {
     /// If one host fails, roll back all of them
     #[arg(long)]
     pub atomic: bool,
+    /// Do not roll back the other hosts, even if cluster.json has it so
+    #[arg(long, conflicts_with = "atomic")]
+    pub no_atomic: bool,
     #[command(flatten)]
     pub course: CourseOptions,
     /// Wait up to this time for another deployment to end
@@ -69,6 +72,7 @@ impl DeployOptions {
     pub fn push_options(&self) -> Vec<String> {
         let mut options = self.course.push_options();
         options.extend(self.lock_wait.as_ref().map(|time| format!("lock-wait={time}")));
+        options.extend(self.no_atomic.then(|| "no-atomic".to_owned()));
         options.extend(self.skip_unreachable.then(|| "skip-unreachable".to_owned()));
         options
     }

@@ -5,7 +5,7 @@ use deptool_agent::shared::name::ClusterName;
 use gix::bstr::ByteSlice;
 
 use super::{
-    CliError, candidates,
+    CliError, candidates, cluster_json,
     exit::ExitStatus,
     output::Output,
     view,
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Share the ssh connections to hosts, with deptool.shareConnections
     #[arg(long)]
     share_connections: bool,
+    /// Also write a first cluster.json, with the hosts and groups that are configured here
+    #[arg(long)]
+    cluster_json: bool,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -61,6 +64,9 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     let plain = draft.plain(&cluster);
     let is_shared = [SHARE, "core.sshCommand"].iter().any(|key| draft.get(key).is_some());
     let written = draft.into_settings();
+    if args.cluster_json {
+        cluster_json::create(context)?;
+    }
     context.repo.configure(&written)?;
     if args.json {
         output.json(&Report {
@@ -72,6 +78,9 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
         return Ok(ExitStatus::Done);
     }
     show(output, &written)?;
+    if args.cluster_json {
+        output.note("wrote cluster.json: commit it to share it with other operators")?;
+    }
     if written.is_empty() {
         output.note(format_args!("cluster '{cluster}' is set up already"))?;
         return Ok(ExitStatus::Done);

@@ -69,11 +69,11 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     }
     notes.iter().try_for_each(|note| output.remark(note))?;
     if args.json {
-        let waves = waves(remote, &plan, &args.course);
+        let waves = waves(remote, &aim, &plan, &args.course);
         output.json(&view::Plan::of(&plan, waves, notes))?;
     } else {
         let detail = if args.full { Detail::Full } else { Detail::Readable };
-        let text = text(remote, output, &plan, detail) + &course(remote, &plan, &args.course);
+        let text = text(remote, output, &plan, detail) + &course(remote, &aim, &plan, &args.course);
         let format = match (args.patch, args.stat) {
             (true, true) => Some(Format::Both),
             (true, false) => Some(Format::Patch),
@@ -125,15 +125,16 @@ pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail:
     text.lines().map(paint).collect()
 }
 
-/// The waves and the time for confirmation, from the options or else from the configuration.
-pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> String {
+/// The waves and the time for confirmation, from the options, or else from the configuration, or else from cluster.json.
+pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions) -> String {
     let mut out = String::new();
-    for (number, wave) in waves(remote, plan, course).iter().enumerate() {
+    for (number, wave) in waves(remote, aim, plan, course).iter().enumerate() {
         let hosts: Vec<_> = wave.iter().collect();
         let count = plural(wave.len(), "host");
         out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
     }
-    let confirm = course.parsed(&configured(remote)).confirm.and_then(|confirm| confirm.seconds());
+    let confirm = course.parsed(&configured(remote)).confirm.or_else(|| aim.defaults.confirm());
+    let confirm = confirm.and_then(|confirm| confirm.seconds());
     if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
         out += &format!("confirm: a host is rolled back unless it can be reached again within {seconds} s\n");
     }
@@ -141,9 +142,11 @@ pub(super) fn course(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions
 }
 
 /// The hosts of each wave, or nothing if there is only one.
-fn waves(remote: &Remote, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
+fn waves(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
     let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
-    let ends = course.parsed(&configured(remote)).waves.ends(hosts.len());
+    let mut options = course.parsed(&configured(remote));
+    aim.defaults.fill_push_options(&mut options);
+    let ends = options.waves.ends(hosts.len());
     if ends.len() < 2 {
         return Vec::new();
     }

@@ -68,7 +68,8 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
             }
         }
         let hosts = damaged.into_iter().map(|one| one.host).collect();
-        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts };
+        let defaults = remote.settings.shared.defaults.clone();
+        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
         Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, intro })
     };
     let deployments = by_commit.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;

@@ -91,7 +91,8 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let deployment = |((cluster, commit), hosts): (_, Vec<(HostRemote, Step)>)| {
         let intro = hosts.iter().map(|(host, step)| intro(remote, &host.host, step)).collect();
         let hosts = hosts.into_iter().map(|(host, _)| host).collect();
-        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts };
+        let defaults = remote.settings.shared.defaults.clone();
+        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
         Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::Changed, intro }
     };
     let deployments: Vec<Deployment> = back.into_iter().map(deployment).collect();

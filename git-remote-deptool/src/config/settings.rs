@@ -11,6 +11,7 @@ use gix::{
     config::File,
 };
 
+use super::cluster_file::ClusterFile;
 use super::commandline;
 use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub(super) remotes: Vec<RemoteSection>,
     pub(super) groups: Vec<Group>,
     pub(super) directory: PathBuf,
+    /// `cluster.json` of the tree that this is about: see [`Self::with`].
+    pub shared: ClusterFile,
     /// `deptool.cluster`.
     pub cluster: Option<ClusterName>,
     /// `deptool.shareConnections`: ssh is told to share its connections.
@@ -100,6 +103,7 @@ impl Settings {
             remotes: remotes.iter().filter_map(|(name, raw)| raw.parse(name.as_ref(), directory)).collect(),
             groups: groups(config),
             directory: directory.to_owned(),
+            shared: ClusterFile::default(),
             cluster: cluster.map_err(|source| SettingsError { key: "deptool.cluster", source })?,
             share_connections: config.boolean("deptool.shareConnections").ok().flatten() == Some(true),
             follow_tags: follow_tags(config),
@@ -109,6 +113,16 @@ impl Settings {
 }
 
 impl Settings {
+    /// The same, with what the operators of a cluster share in its tree. A tree that has no such file, such as one from
+    /// before there was one or a projection, leaves hosts where they are.
+    pub fn with(&self, shared: Option<ClusterFile>) -> Settings {
+        let mut settings = self.clone();
+        if let Some(shared) = shared {
+            settings.shared = shared;
+        }
+        settings
+    }
+
     /// `remote.<name>.deptoolConfirm`.
     pub fn confirm(&self, name: &str) -> Result<Option<Confirm>, ClusterError> {
         let remote = self.remotes.iter().find(|remote| remote.name.as_str() == name);

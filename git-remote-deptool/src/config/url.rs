@@ -15,6 +15,7 @@ use deptool_agent::shared::{
     text::printable,
 };
 use gix::bstr::ByteSlice;
+use serde::{Deserialize, Serialize};
 
 /// What a url names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub struct SshAddress {
 }
 
 /// The machine to connect to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum SshHost {
     /// A name, an alias of `ssh_config(5)`, or an IPv4 address.
     Name(HostName),
@@ -51,12 +53,14 @@ pub enum SshHost {
 }
 
 /// The name of a user: letters, digits, `._+@-`, no leading dash.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct User(String);
 
 /// The name of a group. It is part of a key in Git's configuration, so it consists of letters, digits and dashes, and
 /// case is ignored. Not `all`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GroupName(String);
 
 /// Why a text is not an address.
@@ -94,6 +98,50 @@ impl SshHost {
             SshHost::Name(name) => Some(name),
             SshHost::Ipv6(_) => None,
         }
+    }
+}
+
+/// For `cluster.json`: an IPv6 address with or without brackets.
+impl TryFrom<String> for SshHost {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);
+        match bare.parse() {
+            Ok(address) => Ok(SshHost::Ipv6(address)),
+            Err(_) => HostName::parse(text.as_bytes()).map(SshHost::Name),
+        }
+    }
+}
+
+impl From<SshHost> for String {
+    fn from(host: SshHost) -> String {
+        host.to_string()
+    }
+}
+
+impl TryFrom<String> for User {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        User::parse(text.as_bytes()).map_err(|why| why.to_string())
+    }
+}
+
+impl From<User> for String {
+    fn from(user: User) -> String {
+        user.0
+    }
+}
+
+impl TryFrom<String> for GroupName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        GroupName::parse(text.as_bytes()).ok_or_else(|| Why::Group.to_string())
+    }
+}
+
+impl From<GroupName> for String {
+    fn from(group: GroupName) -> String {
+        group.0
     }
 }
 

@@ -65,7 +65,7 @@ impl Context {
         let environment = Environment::from_process().map_err(ContextError::Directory)?;
         let repo = Repo::open(environment)?;
         let config = repo.gix().config_snapshot();
-        let settings = Settings::read(config.plumbing(), repo.top())?;
+        let settings = settings_of(&repo)?;
         let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
         let variables = transport::Environment::from_iter(env::vars_os());
         let ssh = SshSettings::new(&variables, text("core.sshCommand"), text("ssh.variant"));
@@ -104,4 +104,15 @@ impl Context {
     pub fn top(&self) -> &Path {
         self.repo.top()
     }
+}
+
+/// What is configured here, and what the cluster's branch says, else the commit that is checked out. A push and a plan go
+/// by the commit that they are about instead: see [`Remote::at`].
+pub(crate) fn settings_of(repo: &Repo) -> Result<Settings, SettingsError> {
+    let settings = Settings::read(repo.gix().config_snapshot().plumbing(), repo.top())?;
+    let branch = settings.cluster.as_ref().map(|cluster| format!("refs/heads/{cluster}"));
+    let tip = branch.and_then(|branch| repo.resolve(branch.as_str().into()).ok());
+    let Some(tip) = tip.or_else(|| repo.resolve("HEAD".into()).ok()) else { return Ok(settings) };
+    // A file that can't be used is an error for whoever deploys that commit. Other commits can still be deployed.
+    Ok(settings.with(repo.cluster_file(tip).ok().flatten()))
 }

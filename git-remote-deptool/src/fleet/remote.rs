@@ -13,6 +13,7 @@ use std::{
 use deptool_agent::shared::{
     build::BUILD_ID,
     frame::FrameError,
+    id::CommitId,
     name::{HostName, NameError},
     outcome::Deployed,
     text::printable,
@@ -33,7 +34,7 @@ use crate::{
     config::{ClusterError, HostRemote, Settings, Target, Via},
     model::options::{Options, Progress},
     repo::{
-        AncestryError, OpenError, ReadError, Repo, RevisionError,
+        AncestryError, ClusterFileError, OpenError, ReadError, Repo, RevisionError,
         pack::{SelectError, WriteError},
     },
     state::{FactsError, Failed, HostFacts, HostLock, Known, LockError, ProjectionError, Tracking, TrackingError},
@@ -41,6 +42,7 @@ use crate::{
 };
 
 /// A repository, and one of its remotes.
+#[derive(Clone)]
 pub struct Remote {
     pub repo: Repo,
     reach: Reach,
@@ -98,6 +100,8 @@ pub enum Machine {
 pub enum RemoteError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    ClusterFile(#[from] ClusterFileError),
     #[error(transparent)]
     Tracking(#[from] TrackingError),
     #[error(transparent)]
@@ -167,6 +171,17 @@ impl Remote {
     /// A remote of `repo`.
     pub fn new(repo: Repo, reach: Reach) -> Self {
         Remote { repo, reach }
+    }
+
+    /// The same, with what its operators share in a commit: what is pushed says where its hosts are.
+    pub fn at(&self, commit: CommitId) -> Result<Remote, RemoteError> {
+        let settings = self.settings.with(self.repo.cluster_file(commit)?);
+        let target = match &self.target {
+            Target::Group(group, _) => Target::Group(group.clone(), settings.hosts_of_group(group)?),
+            Target::Host(host) => Target::Host(settings.again(host, &self.settings)?),
+            Target::All => Target::All,
+        };
+        Ok(Remote::new(self.repo.clone(), Reach { settings, target, ..self.reach.clone() }))
     }
 
     /// Show nothing more.
@@ -246,6 +261,18 @@ impl Remote {
         let locked = sorted.into_iter().map(|(name, host)| Ok((name, self.lock(host)?)));
         let mut locks = locked.collect::<Result<BTreeMap<_, _>, LockError>>()?;
         Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
+    }
+
+    /// Why a host can't be reached, and what else may be wrong if it is only a directory that is taken for one.
+    pub fn why_unreachable(&self, host: &HostRemote, why: String) -> String {
+        match why.contains("Could not resolve hostname") && self.settings.is_reached_by_name(host) {
+            true => format!(
+                "{why}; if '{0}' is no host, add it to 'ignore' in cluster.json; if it is, its address goes to 'hosts' \
+                 there, or to 'git deptool add-host {0}'",
+                host.host
+            ),
+            false => why,
+        }
     }
 
     /// The endpoint for `host`.

@@ -18,10 +18,12 @@ pub struct PushOptions {
     pub host_check: HostCheck,
     /// `waves=1,25%,100%`: the sizes of the waves.
     pub waves: Waves,
-    /// `lock-wait=30s`: how long to wait for a busy host.
-    pub lock_wait: Duration,
+    /// `lock-wait=30s`: how long to wait for a busy host; without it, not at all.
+    pub lock_wait: Option<Duration>,
     /// `skip-unreachable`: whether unreachable hosts are skipped.
     pub unreachable: Unreachable,
+    /// `no-atomic`: one failure does not undo the others, whatever the cluster's file says.
+    pub no_atomic: bool,
     /// `plan=<digest>`: do nothing if the plan has another digest. See [`crate::plan::digest`].
     pub plan: Option<String>,
     /// `repair`: put right all drift on the hosts, and deploy to hosts that already run the commit, too.
@@ -84,10 +86,12 @@ impl PushOptions {
             (b"repair", Some(_)) => return Err(PushOptionError::NoValue("repair")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
+            (b"no-atomic", None) => self.no_atomic = true,
+            (b"no-atomic", Some(_)) => return Err(PushOptionError::NoValue("no-atomic")),
             (b"waves", value) => self.waves = value.and_then(Waves::parse).ok_or(PushOptionError::Waves)?,
             (b"lock-wait", value) => {
                 let error = PushOptionError::Value { name: "lock-wait", example: "30s" };
-                self.lock_wait = value.and_then(length).ok_or(error)?;
+                self.lock_wait = Some(value.and_then(length).ok_or(error)?);
             }
             (b"plan", value) => {
                 let error = PushOptionError::Value { name: "plan", example: "<digest>" };
@@ -188,7 +192,7 @@ mod tests {
         let options = options.unwrap();
         assert_eq!(options.host_check, HostCheck::Always);
         assert_eq!(options.waves.ends(10), [1, 3, 10]);
-        assert_eq!(options.lock_wait, Duration::from_secs(90));
+        assert_eq!(options.lock_wait, Some(Duration::from_secs(90)));
         assert_eq!(options.unreachable, Unreachable::IsSkipped);
         assert_eq!(options.confirm.unwrap().seconds(), Some(45));
         assert_eq!(set(&["confirm"]).unwrap().confirm.unwrap().seconds(), Some(30));

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::{session::SessionError, transport::ConnectError},
+    config::HostRemote,
+    fleet::remote::Remote,
     model::error::chain,
 };
 
@@ -148,13 +150,13 @@ fn listed(names: &[String]) -> String {
 }
 
 /// The outcome for an error from before the deployment can have begun.
-pub(super) fn not_reached(error: &SessionError) -> (HostOutcome, String) {
+pub(super) fn not_reached(remote: &Remote, host: &HostRemote, error: &SessionError) -> (HostOutcome, String) {
     match error {
         SessionError::Connect(ConnectError::Interrupted) | SessionError::Interrupted => {
             (HostOutcome::Cancelled, String::new())
         }
         SessionError::Connect(ConnectError::Unreachable(why) | ConnectError::NeedsAnswer(why))
-        | SessionError::Lost(why) => (HostOutcome::Unreachable, why.clone()),
+        | SessionError::Lost(why) => (HostOutcome::Unreachable, remote.why_unreachable(host, why.clone())),
         error if error.is_unreachable() => (HostOutcome::Unreachable, chain(error)),
         error => (HostOutcome::Refused, chain(error)),
     }

@@ -61,7 +61,7 @@ fn note(
     let (end, rolled_back) = match result {
         HostResult::NotAttempted => return Ok(settle(remote, request, one)?),
         HostResult::Skipped(error) => {
-            (report.outcome, report.why) = (HostOutcome::Skipped, not_reached(&error).1);
+            (report.outcome, report.why) = (HostOutcome::Skipped, not_reached(remote, &one.remote, &error).1);
             return Ok(settle(remote, request, one)?);
         }
         HostResult::Ended(end) => (end, HostOutcome::RolledBack),
@@ -70,7 +70,7 @@ fn note(
     let outcome = match end {
         DeliveryEnd::Outcome(outcome) => outcome,
         DeliveryEnd::NotReached(error) => {
-            (report.outcome, report.why) = not_reached(&error);
+            (report.outcome, report.why) = not_reached(remote, &one.remote, &error);
             return Ok(settle(remote, request, one)?);
         }
         DeliveryEnd::Unknown(error) => {

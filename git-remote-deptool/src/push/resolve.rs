@@ -32,6 +32,15 @@ use crate::{
 /// A host with its lock in this repository, or without one in a dry run, which connects to no host.
 pub(super) type Locked = (HostRemote, Option<HostLock>);
 
+/// The remote, as the commit that is pushed says where its hosts are. Its `cluster.json` is checked here, before anything
+/// else. A removal goes by that of the branch.
+pub(super) fn shared(remote: &Remote, command: &PushCommand) -> Result<Remote, RemoteError> {
+    match &command.src {
+        Source::Delete => Ok(remote.clone()),
+        Source::Revision(text) => remote.at(remote.repo.resolve(text.as_bstr())?),
+    }
+}
+
 /// The request, and the one host if it was named as in `prod:refs/heads/web1/prod`.
 pub(super) fn request<'a>(
     remote: &Remote,
@@ -142,7 +151,7 @@ fn not_deployable(
             let why = format!("an earlier deployment to '{}' is still under way", host.host);
             Ok(Some((HostOutcome::Refused, why)))
         }
-        Err(RemoteError::Session { source, .. }) => Ok(Some(match not_reached(&source) {
+        Err(RemoteError::Session { source, .. }) => Ok(Some(match not_reached(remote, host, &source) {
             (HostOutcome::Unreachable, why) if request.options.push_options.unreachable == Unreachable::IsSkipped => {
                 (HostOutcome::Skipped, why)
             }

@@ -106,7 +106,7 @@ fn deliveries(
             request: deploy,
             payload,
             open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
-            lock_wait: options.push_options.lock_wait,
+            lock_wait: options.push_options.lock_wait.unwrap_or_default(),
             is_known: facts
                 .as_ref()
                 .is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::shared::build::BUILD_ID)),
@@ -129,13 +129,14 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     deliveries.iter().map(shown).collect()
 }
 
-/// The time for confirmation: that of this push, else that of the host's remote, else that of the group's remote.
+/// The time for confirmation: that of this push, else that of the host's remote, else that of the group's remote, else
+/// that of cluster.json.
 fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
     let confirm = match request.options.push_options.confirm {
         Some(confirm) => Some(confirm),
         None => match remote.settings.confirm(one.remote.tracking.as_str())? {
             Some(confirm) => Some(confirm),
-            None => remote.settings.confirm(&remote.name)?,
+            None => remote.settings.confirm(&remote.name)?.or_else(|| remote.settings.shared.defaults.confirm()),
         },
     };
     Ok(confirm.and_then(Confirm::seconds))
