@@ -21,6 +21,7 @@ mod edits;
 pub mod exit;
 mod init;
 mod log;
+mod markdown;
 pub mod output;
 mod pager;
 mod ping;

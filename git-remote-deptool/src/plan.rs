@@ -72,6 +72,7 @@ pub struct HostChange {
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub update: RefUpdate,
+    pub trees: Trees,
     /// Hosts with equal changes share one plan.
     pub plan: Arc<HostPlan>,
     pub safeguards: Arc<Safeguards>,
@@ -130,7 +131,7 @@ enum IfNothingChanges {
 }
 
 /// The host's directory before and after; `None` if there is none.
-type Trees = (Option<TreeId>, Option<TreeId>);
+pub type Trees = (Option<TreeId>, Option<TreeId>);
 
 /// The result of comparing two trees: the plan, its safeguards, and the ignored entries.
 type Drawn = Result<(Arc<HostPlan>, Arc<Safeguards>, Arc<[String]>), String>;
@@ -183,6 +184,17 @@ impl ClusterPlan {
     pub fn digest(&self) -> String {
         digest(&self.cluster, self.goal, self.affected().map(|(host, c)| (&host.host, c.expected, &*c.plan)))
     }
+
+    /// A digest of which hosts change, from what to what, and how. Unlike [`Self::digest`] it is the same for each commit
+    /// with the same content: for that of a merge request and for that of its merge.
+    pub fn content_digest(&self) -> String {
+        let directory = |tree: Option<TreeId>| tree.map_or("nothing".into(), |tree| tree.to_string());
+        let lines = self.affected().map(|(host, change)| {
+            let ((old, new), plan) = (change.trees, hex(&change.plan.digest().0));
+            format!("{} {} {} {plan}\n", host.host, directory(old), directory(new))
+        });
+        digest_of_lines("deptool content 1", &self.cluster.to_string(), lines.collect())
+    }
 }
 
 /// The digest that `-o plan=<digest>` must match. It covers the affected hosts, the commit that each of them must run,
@@ -196,7 +208,7 @@ pub fn digest<'a>(
         Goal::Commit(commit) => commit.to_string(),
         Goal::Nothing => "nothing".into(),
     };
-    let mut lines: Vec<String> = affected
+    let lines: Vec<String> = affected
         .map(|(host, expected, plan)| {
             let expected = match expected {
                 Lease::At(commit) => commit.to_string(),
@@ -205,8 +217,12 @@ pub fn digest<'a>(
             format!("{host} {expected} {}\n", hex(&plan.digest().0))
         })
         .collect();
+    digest_of_lines("deptool cluster plan 1", &format!("{cluster} {goal}"), lines)
+}
+
+fn digest_of_lines(kind: &str, heading: &str, mut lines: Vec<String>) -> String {
     lines.sort();
-    hex(&Sha256::digest(format!("deptool cluster plan 1\n{cluster} {goal}\n{}", lines.concat())))
+    hex(&Sha256::digest(format!("{kind}\n{heading}\n{}", lines.concat())))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -270,7 +286,7 @@ impl<'r> Planner<'r> {
                     }
                     (_, Err(refusal)) => Impact::Refused(refusal),
                     (Ok((plan, safeguards, ignored)), Ok(update)) => {
-                        let change = HostChange { tracked, expected, update, plan, safeguards, ignored };
+                        let change = HostChange { tracked, expected, update, trees, plan, safeguards, ignored };
                         Impact::Affected(Box::new(change))
                     }
                     (Err(why), Ok(_)) => Impact::Refused(Refusal::Unfit(why)),

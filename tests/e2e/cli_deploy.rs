@@ -179,6 +179,72 @@ fn a_plan_as_json_has_all_that_would_happen() {
 }
 
 #[test]
+fn a_plan_in_markdown_shows_hosts_that_change_alike_once_and_text_of_the_tree_only_as_code() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    for host in ["web1", "web2"] {
+        repo.write(format!("{host}/app/conf"), "```\n# two\n");
+    }
+    repo.write("db1/app/manifest.json", "{");
+    let commit = repo.commit("Mention @everyone and `code`");
+    let text = deptool(&repo, &["plan", "--format=markdown"]).code(1).stdout();
+    let digest = json(deptool(&repo, &["plan", "--json"]).code(1))["digest"].as_str().unwrap().to_owned();
+    let shown = text.replace(&commit[..10], "COMMIT").replace(&digest, "DIGEST");
+    crate::seen::same(&shown, MARKDOWN);
+    // The plan of a merge has another commit and the same digest; that of other content has not.
+    let plan_of =
+        |refspec: &str| json(deptool(&repo, &["plan", "--json", "web1", "web2", refspec]).ok())["digest"].clone();
+    let reviewed = plan_of("HEAD:prod");
+    let merge = repo.git(&["commit-tree", "-p", "HEAD", "-m", "Merge", "HEAD^{tree}"]).ok().line();
+    assert_eq!(plan_of(&format!("{merge}:prod")), reviewed);
+    change(&repo, &["web2"], "three");
+    assert_ne!(plan_of("HEAD:prod"), reviewed);
+    let digest = format!("--digest={}", reviewed.as_str().unwrap());
+    let deploy = ["deploy", "--yes", &digest, "web1", "web2"];
+    deptool(&repo, &deploy).code(6).says("the plan is not the one of this digest");
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"one");
+    deptool(&repo, &[&deploy[..], &[&format!("{merge}:prod")]].concat()).ok().prints("Deployed to 2 hosts");
+}
+
+const MARKDOWN: &str = "\
+### Deploying `COMMIT` (`` Mention @everyone and `code` ``), cluster `prod`: 2 hosts change
+
+<details><summary><b>web1, web2</b>: 1 app, 1 file</summary>
+
+```text
+    update app
+        ~ conf
+```
+
+<details><summary>Changed lines of <code>web1</code></summary>
+
+````diff
+diff --git a/web1/app/conf b/web1/app/conf
+index 43dd47e..87883ae 100644
+--- a/web1/app/conf
++++ b/web1/app/conf
+@@ -1 +1,2 @@
+-one
+\\ No newline at end of file
++```
++# two
+````
+
+</details>
+
+</details>
+
+**The deployment would fail on 1 host:**
+
+```text
+db1: app/manifest.json: EOF while parsing an object at line 1 column 1
+```
+
+To deploy exactly this: `git deptool deploy --digest=DIGEST`
+";
+
+#[test]
 fn a_rollback_puts_back_what_ran_before() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);

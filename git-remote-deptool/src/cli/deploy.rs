@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// Also deploy a commit that does not descend from the one that runs, to go back
     #[arg(short, long)]
     force: bool,
+    /// Deploy only what 'git deptool plan' showed with this digest
+    #[arg(long, value_name = "digest")]
+    digest: Option<String>,
     #[command(flatten)]
     how: DeployOptions,
 }
@@ -54,6 +57,8 @@ pub(super) struct Deployment {
     pub ancestry: Ancestry,
     /// Whether to deploy to hosts that already run the commit, too.
     pub repair: Repair,
+    /// What the plan has to be, see [`ClusterPlan::content_digest`].
+    pub digest: Option<String>,
     /// Text above the plan.
     pub intro: String,
 }
@@ -75,7 +80,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
     let notes = caveats::of_tree(remote, &aim)?;
-    let one = Deployment { aim, ancestry, repair: Repair::Changed, intro: String::new() };
+    let one = Deployment { aim, ancestry, repair: Repair::Changed, digest: args.digest, intro: String::new() };
     carry_out(remote, output, &[one], &args.how, &notes)
 }
 
@@ -115,6 +120,13 @@ pub(super) fn carry_out(
     if count == 0 {
         let unseen = deployments.iter().flat_map(|one| caveats::of_work_tree(remote, &one.aim));
         return told.nothing_to_do(unseen.collect());
+    }
+    let is_another =
+        |(one, plan): (&Deployment, &ClusterPlan)| one.digest.as_ref().is_some_and(|d| *d != plan.content_digest());
+    if deployments.iter().zip(&plans).any(is_another) {
+        let reports: Vec<HostReport> = plans.iter().flat_map(not_attempted).collect();
+        output.complain("error: the plan is not the one of this digest: the commit or the hosts have changed since")?;
+        return told.nothing_was_deployed(&reports, ExitStatus::Stale);
     }
     let is_silent = how.json || (how.yes && output.is_quiet());
     if !is_silent {

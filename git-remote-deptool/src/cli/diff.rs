@@ -1,11 +1,19 @@
 //! The changed lines of a plan, as `git diff` shows them: with the user's pager, colours and diff drivers.
 
-use std::{collections::BTreeMap, io, os::unix::process::ExitStatusExt, process::Stdio};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{Command, Stdio},
+};
 
 use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
 
 use super::{CliError, output::Output, pager::Pager};
-use crate::{fleet::remote::Remote, plan::ClusterPlan};
+use crate::{
+    fleet::remote::Remote,
+    plan::{ClusterPlan, HostChange},
+};
 
 /// What to show of the changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +52,31 @@ pub(super) fn show(
     }
 }
 
+/// The changed lines of one host's directory, without colours.
+pub(super) fn of_host(
+    remote: &Remote,
+    change: &HostChange,
+    new: CommitId,
+    host: &HostName,
+) -> Result<Vec<u8>, CliError> {
+    let mut git = diff(remote, Format::Patch, change.tracked.map(|tracked| tracked.commit), new);
+    let run = git.arg("--color=never").arg("--").arg(host.as_str()).stdin(Stdio::null()).output()?;
+    match run.status.success() {
+        true => Ok(run.stdout),
+        false => Err(CliError::Text(format!("git diff failed: {}", run.status))),
+    }
+}
+
+/// `git diff` between two commits, without the paths.
+fn diff(remote: &Remote, format: Format, old: Option<CommitId>, new: CommitId) -> Command {
+    let old = old.map_or(gix::ObjectId::empty_tree(gix::hash::Kind::Sha1), |old| old.0);
+    let mut git = remote.repo.git();
+    // Attributes are searched for here, and paths are relative to it.
+    git.current_dir(remote.repo.top()).args(["--no-pager", "-c", "advice.graftFileDeprecated=false"]);
+    git.arg("diff").arg(format.argument()).arg(old.to_string()).arg(new.to_string());
+    git
+}
+
 fn print(
     remote: &Remote,
     output: &Output,
@@ -65,19 +98,13 @@ fn print(
         by_old.entry(change.tracked.map(|tracked| tracked.commit)).or_default().push(&host.host);
     }
     for (old, hosts) in by_old {
-        let old = old.map_or(gix::ObjectId::empty_tree(gix::hash::Kind::Sha1), |old| old.0);
-        let mut git = remote.repo.git();
-        // Attributes are searched for here, and paths are relative to it.
-        git.current_dir(remote.repo.top())
-            .args(["--no-pager", "-c", "advice.graftFileDeprecated=false"])
-            .arg("diff")
-            .arg(format.argument());
+        let mut git = diff(remote, format, old, new);
         match (output.has_colour(remote.repo.gix().config_snapshot().plumbing()), pager) {
             (false, _) => drop(git.arg("--color=never")),
             (true, Some(_)) => drop(git.env("GIT_PAGER_IN_USE", "1")),
             (true, None) => drop(git.arg("--color=always")),
         }
-        git.arg(old.to_string()).arg(new.to_string()).arg("--").args(hosts.iter().map(|host| host.as_str()));
+        git.arg("--").args(hosts.iter().map(|host| host.as_str()));
         if let Some(pager) = pager {
             git.stdout(pager.input()?);
         }

@@ -9,6 +9,7 @@ use super::{
     deploy_options::CourseOptions,
     diff::{self, Format},
     exit::ExitStatus,
+    markdown,
     output::{Output, Style, painted},
     refresh::{self, Refreshed, Whom},
     view,
@@ -49,11 +50,21 @@ pub(super) struct Args {
     #[arg(long)]
     full: bool,
     /// Print the plan as JSON
-    #[arg(long, conflicts_with_all = ["patch", "stat", "full"])]
+    #[arg(long, conflicts_with_all = ["patch", "stat", "full", "format"])]
     json: bool,
+    /// Print the plan as text, or in Markdown, as a comment on a merge request
+    #[arg(long, value_name = "format", default_value = "text", conflicts_with_all = ["patch", "stat", "full"])]
+    format: Layout,
     /// Exit with 2 if anything would change
     #[arg(long)]
     exit_code: bool,
+}
+
+/// How a plan is laid out for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Layout {
+    Text,
+    Markdown,
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
@@ -71,6 +82,9 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     if args.json {
         let waves = waves(remote, &aim, &plan, &args.course);
         output.json(&view::Plan::of(&plan, waves, notes))?;
+    } else if args.format == Layout::Markdown {
+        let course = course(remote, &aim, &plan, &args.course);
+        output.text(&markdown::comment(remote, &plan, &course, &notes)?)?;
     } else {
         let detail = if args.full { Detail::Full } else { Detail::Readable };
         let text = text(remote, output, &plan, detail) + &course(remote, &aim, &plan, &args.course);

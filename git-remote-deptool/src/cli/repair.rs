@@ -70,7 +70,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let hosts = damaged.into_iter().map(|one| one.host).collect();
         let defaults = remote.settings.shared.defaults.clone();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
-        Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, intro })
+        Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, digest: None, intro })
     };
     let deployments = by_commit.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;
     Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &[])?))

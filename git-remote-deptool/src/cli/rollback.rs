@@ -93,7 +93,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let hosts = hosts.into_iter().map(|(host, _)| host).collect();
         let defaults = remote.settings.shared.defaults.clone();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
-        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::Changed, intro }
+        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::Changed, digest: None, intro }
     };
     let deployments: Vec<Deployment> = back.into_iter().map(deployment).collect();
     deploy::carry_out(remote, output, &deployments, &args.how, &[])

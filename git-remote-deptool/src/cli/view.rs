@@ -40,6 +40,8 @@ pub(super) struct Plan {
     cluster: String,
     /// Null for a removal.
     commit: Option<String>,
+    /// What `deploy --digest` takes.
+    digest: String,
     hosts: Vec<HostView>,
     /// The hosts of each wave; empty if there is only one.
     waves: Vec<Vec<HostName>>,
@@ -129,7 +131,15 @@ impl Plan {
             Goal::Nothing => None,
         };
         let hosts = plan.hosts.iter().map(|host| HostView::of(plan, host)).collect();
-        Plan { version: VERSION, cluster: plan.cluster.to_string(), commit, hosts, waves, notes }
+        Plan {
+            version: VERSION,
+            cluster: plan.cluster.to_string(),
+            commit,
+            digest: plan.content_digest(),
+            hosts,
+            waves,
+            notes,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<
     for ignored in change.ignored.iter() {
         remote.say(&format!("note: '{}/{ignored}' is not part of an app and is not deployed", host.host));
     }
-    let HostChange { tracked, expected, update, plan, safeguards, ignored: _ } = change;
+    let HostChange { tracked, expected, update, plan, safeguards, trees: _, ignored: _ } = change;
     Affected { remote: host, tracked, expected, plan, safeguards, update, _lock: lock }
 }
 

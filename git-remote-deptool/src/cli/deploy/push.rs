@@ -54,7 +54,7 @@ pub(super) fn push(
     how: &DeployOptions,
     output: &Output,
 ) -> Result<Pushed, CliError> {
-    let Deployment { aim, ancestry, repair, intro: _ } = deployment;
+    let Deployment { aim, ancestry, repair, digest: _, intro: _ } = deployment;
     let report = ReportFile::new(remote)?;
     let mut git = Command::new("git");
     if *repair == Repair::All {

@@ -45,9 +45,7 @@ struct Group<'a> {
 pub fn plans(hosts: &[Shown<'_>], detail: Detail) -> String {
     let groups = grouped(hosts, detail);
     let full = |group: &Group<'_>| {
-        let notes = notes(group.plan).into_iter().map(|note| format!("    ({note})\n")).collect::<String>();
-        let (heading, safeguards) = (heading(&group.hosts, detail), safeguards_body(group.safeguards));
-        format!("{heading}\n{}{safeguards}{notes}", plan_body(group.plan, detail))
+        format!("{}\n{}", heading(&group.hosts, detail), body(group.plan, group.safeguards, detail))
     };
     let whole: String = groups.iter().map(full).collect();
     if detail == Detail::Full || whole.lines().nth(LINES).is_none() {
@@ -63,6 +61,12 @@ pub fn plans(hosts: &[Shown<'_>], detail: Detail) -> String {
             groups.iter().map(|group| format!("{}: {}\n", heading(&group.hosts, detail), tally(group.plan))).collect();
     }
     brief + "(shortened; --full shows all of it)\n"
+}
+
+/// The lines below the hosts' names.
+pub fn body(plan: &HostPlan, safeguards: &Safeguards, detail: Detail) -> String {
+    let notes = notes(plan).into_iter().map(|note| format!("    ({note})\n")).collect::<String>();
+    format!("{}{}{notes}", plan_body(plan, detail), safeguards_body(safeguards))
 }
 
 fn grouped<'a>(hosts: &[Shown<'a>], detail: Detail) -> Vec<Group<'a>> {

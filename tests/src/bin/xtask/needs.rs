@@ -15,6 +15,7 @@ const TO_TEST: &[Need] = &[
     ("ssh", "openssh-client"),
     ("busybox", "busybox"),
     ("dash", "dash"),
+    ("jq", "jq"),
     ("man", "man-db"),
     ("script", "bsdutils"),
     ("qemu-aarch64-static", "qemu-user-static"),
