@@ -17,7 +17,6 @@ mod completion;
 mod deploy;
 mod deploy_options;
 mod diff;
-mod edits;
 pub mod exit;
 mod init;
 mod log;

@@ -12,6 +12,7 @@
 
 mod early;
 pub mod host_report;
+mod in_the_way;
 mod plan;
 mod progress;
 mod record;

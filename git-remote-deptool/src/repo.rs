@@ -4,6 +4,7 @@
 
 mod ancestry;
 mod config_file;
+pub mod edits;
 mod environment;
 pub(crate) mod fsck;
 pub mod git;

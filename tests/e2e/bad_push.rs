@@ -175,7 +175,7 @@ fn a_conflict_with_what_is_on_the_host_changes_nothing() {
     let before = visible(&root);
     let run = deployed.repo.git(&["push", "web1", "prod"]).code(1);
     let expected = "'/etc/dir' is a directory on the host: remove it there; \
-                    '/etc/taken' exists and differs from 'web/file': remove it on the host, or make the two equal";
+                    '/etc/taken' exists and differs from 'web/file': make the two equal, or take it over with '-o take-over'";
     assert_eq!(why(&run), expected);
     unchanged(&visible(&root), &before);
     assert_eq!(deployed.repo.id("web1/prod"), deployed.commit);

@@ -129,7 +129,7 @@ fn the_last_output_of_a_host_is_shown_without_control_characters() {
     for last in [
         ended(Outcome::Busy(holder)),
         ended(Outcome::Stale { actual: None }),
-        ended(Outcome::Refused { why: huge.clone(), details: huge.clone() }),
+        ended(Outcome::Refused { why: huge.clone(), details: huge.clone(), in_the_way: vec![] }),
         ended(Outcome::Cancelled),
         Response::Error(huge.clone()),
     ] {

@@ -141,11 +141,106 @@ fn a_conflict_is_refused_with_nothing_changed() {
     let said = world.links(&["/etc/file", "/etc/link", "/etc/dir", "/etc/fifo", "/etc/new/x"]).refused();
     let expected = "('/etc/dir' is a directory on the host: remove it there; \
                     '/etc/fifo' is a special file on the host: remove it there; \
-                    '/etc/file' exists and differs from 'web/file': remove it on the host, or make the two equal; \
-                    '/etc/link' exists and differs from 'web/file': remove it on the host, or make the two equal)";
+                    '/etc/file' exists and differs from 'web/file': make the two equal, or take it over with '-o take-over'; \
+                    '/etc/link' exists and differs from 'web/file': make the two equal, or take it over with '-o take-over')";
     assert!(said.contains(expected), "{said}");
     let said = world.links(&["/etc/file/below"]).refused();
     assert!(said.contains("'/etc/file/below' can't be reached: '/etc/file' is not a directory"), "{said}");
+}
+
+/// What a person may have made of a file: its bytes or target, mode, owner and times.
+fn seen(path: &Path) -> (Vec<u8>, u32, u32, u32, i64, i64) {
+    let stat = path.symlink_metadata().unwrap();
+    let content = match std::fs::read_link(path) {
+        Ok(target) => target.into_os_string().into_encoded_bytes(),
+        Err(_) => std::fs::read(path).unwrap(),
+    };
+    (content, stat.mode(), stat.uid(), stat.gid(), stat.mtime(), stat.mtime_nsec())
+}
+
+#[test]
+fn files_in_the_way_are_shown_as_a_diff_and_taken_over_if_asked_for() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.repo.write("web1/web/systemd/own.service", "[Service]\nExecStart=/bin/true\n");
+    let unit = "etc/systemd/system/own.service";
+    std::fs::create_dir_all(world.at("etc/systemd/system")).unwrap();
+    std::fs::write(world.at(unit), "[Service]\nExecStart=/bin/false\n").unwrap();
+    let long: String = (0..200).map(|line| format!("line {line}\n")).collect();
+    for (name, content) in [("a", "theirs\n"), ("long", &long)] {
+        std::fs::write(world.at(&format!("etc/{name}.conf")), content).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o640);
+        std::fs::set_permissions(world.at(&format!("etc/{name}.conf")), mode).unwrap();
+    }
+    symlink("/elsewhere", world.at("etc/link.conf")).unwrap();
+    let paths = ["etc/a.conf", "etc/long.conf", "etc/link.conf", unit];
+    let before: Vec<_> = paths.iter().map(|path| seen(&world.at(path))).collect();
+    let given_back = || paths.iter().zip(&before).for_each(|(path, before)| assert_eq!(seen(&world.at(path)), *before));
+
+    let said = world.links(&["/etc/a.conf", "/etc/long.conf", "/etc/link.conf"]).refused();
+    for line in ["--- host/etc/a.conf", "+++ tree/etc/a.conf", "-theirs", "+1", "-ExecStart=/bin/false", "more lines)"]
+    {
+        assert!(said.contains(&format!("web1:   {line}")) || said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("line 199"), "a long diff is cut: {said}");
+    assert!(said.contains("make the two equal, or take it over with '-o take-over'"), "{said}");
+
+    let take_over = ["push", "-o", "take-over", "web1", "prod"];
+    let said = world.repo.git(&take_over).ok();
+    said.says("web1: '/etc/a.conf' was there and differs from 'web/file': it is taken over, and put back");
+    for path in ["etc/a.conf", "etc/long.conf", "etc/link.conf"] {
+        assert_eq!(world.link_of(path).unwrap(), OURS);
+    }
+    // One is given up by a later deployment, which needs no option.
+    world.links(&["/etc/long.conf", "/etc/link.conf"]).push();
+    assert_eq!(seen(&world.at("etc/a.conf")), before[0]);
+    world.remove_everything();
+    given_back();
+    let names = std::fs::read_dir(world.at("etc")).unwrap().count();
+    assert_eq!(names, 4, "no backup is left");
+
+    // On a host that was emptied, or reinstalled, the same deployment works again.
+    world.links(&["/etc/a.conf", "/etc/long.conf", "/etc/link.conf"]).refused();
+    world.repo.git(&take_over).ok();
+    assert_eq!(world.link_of("etc/a.conf").unwrap(), OURS);
+    std::fs::remove_dir_all(world.at("var/lib/deptool")).unwrap();
+    std::fs::remove_file(world.at("etc/a.conf")).unwrap();
+    std::fs::write(world.at("etc/a.conf"), "of the new system\n").unwrap();
+    world.repo.git(&["fetch", "web1"]).ok();
+    world.repo.git(&take_over).ok();
+    world.remove_everything();
+    assert_eq!(std::fs::read(world.at("etc/a.conf")).unwrap(), b"of the new system\n");
+}
+
+#[test]
+fn what_is_taken_over_comes_back_if_the_deployment_fails() {
+    let sandbox = Sandbox::new();
+    if !crate::units::has_systemctl(&sandbox) {
+        return;
+    }
+    let world = World::new(&sandbox);
+    std::fs::write(world.at("etc/a.conf"), "theirs\n").unwrap();
+    std::fs::set_permissions(world.at("etc/a.conf"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let before = seen(&world.at("etc/a.conf"));
+    world.repo.write("web1/web/systemd/bad.service", BAD_UNIT);
+    let manifest = r#"{"symlinks": {"/etc/a.conf": "file"}, "systemd": {"units_enabled": ["bad.service"]}}"#;
+    world.repo.write("web1/web/manifest.json", manifest);
+    world.repo.commit("Bad");
+    world.repo.git(&["push", "-o", "take-over", "web1", "prod"]).fails().says("rolled back");
+    assert_eq!(seen(&world.at("etc/a.conf")), before);
+    at_rest(&sandbox, "web1", None);
+}
+
+#[test]
+fn directories_and_special_files_are_never_taken_over() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir(world.at("etc/dir")).unwrap();
+    world.links(&["/etc/dir"]);
+    world.repo.commit("Next");
+    let run = world.repo.git(&["push", "-o", "take-over", "web1", "prod"]).fails();
+    run.says("'/etc/dir' is a directory on the host: remove it there");
+    world.repo.git(&["push", "-o", "take-over=yes", "web1", "prod"]).fails().says("takes no value");
 }
 
 #[test]

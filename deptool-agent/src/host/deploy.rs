@@ -61,7 +61,8 @@ pub fn deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
 /// An error before activation is a refusal: nothing was changed.
 fn refusal(error: HostError) -> Outcome {
     match error {
-        HostError::Refused { why, details } => Outcome::Refused { why, details },
+        HostError::Refused { why, details } => Outcome::Refused { why, details, in_the_way: Vec::new() },
+        HostError::InTheWay { why, files } => Outcome::Refused { why, details: String::new(), in_the_way: files },
         error => Outcome::refused(error.to_string()),
     }
 }

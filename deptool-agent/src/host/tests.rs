@@ -26,7 +26,7 @@ use crate::{
         plan::HostPlan,
         store::pack::PackWriter,
         tree::{HostTree, memory::Objects},
-        wire::{Activation, Bytes, DecidedBy, Deploy, Lease, Repair, Request, Response},
+        wire::{Activation, Bytes, DecidedBy, Deploy, InTheWay, Lease, Repair, Request, Response},
     },
     system::{
         Active, Manager, System,
@@ -85,6 +85,7 @@ impl World {
             activation: Activation::AtOnce,
             decided_by: DecidedBy::Host,
             repair: self.repair,
+            in_the_way: InTheWay::Refused,
             confirm: None,
         };
         let (input, mut to_agent) = pipe();

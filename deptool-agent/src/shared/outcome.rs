@@ -100,6 +100,8 @@ pub enum Outcome {
         why: String,
         /// More lines, such as the output of a check. May be empty.
         details: String,
+        /// Files that no deployment put there and that differ from the tree's, with the content of small ones.
+        in_the_way: Vec<Drift>,
     },
     /// The helper cancelled, or its connection was lost, before anything was changed.
     Cancelled,
@@ -110,7 +112,7 @@ pub enum Outcome {
 impl Outcome {
     /// A refusal without details.
     pub fn refused(why: impl Into<String>) -> Outcome {
-        Outcome::Refused { why: why.into(), details: String::new() }
+        Outcome::Refused { why: why.into(), details: String::new(), in_the_way: Vec::new() }
     }
 }
 

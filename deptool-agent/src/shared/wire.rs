@@ -101,6 +101,7 @@ pub struct Deploy {
     pub decided_by: DecidedBy,
     /// Which drift the deployment puts right.
     pub repair: Repair,
+    pub in_the_way: InTheWay,
     /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
 }
@@ -112,6 +113,16 @@ pub enum Repair {
     #[default]
     Changed,
     All,
+}
+
+/// What happens to a file that no deployment put there, and that differs from the one that is to take its place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InTheWay {
+    /// The deployment is refused.
+    #[default]
+    Refused,
+    /// It is kept as what was there before, and is put back when the path is given up.
+    TakenOver,
 }
 
 /// What must be deployed now, or the deployment is refused. There is no variant for "anything", on purpose.

@@ -85,7 +85,11 @@ fn outcome(outcome: Outcome) -> Outcome {
         }
         Outcome::Stale { actual } => Outcome::Stale { actual: actual.map(deployed) },
         Outcome::Busy(who) => Outcome::Busy(holder(who)),
-        Outcome::Refused { why, details } => Outcome::Refused { why: line(&why), details: lines(&details) },
+        Outcome::Refused { why, details, in_the_way } => Outcome::Refused {
+            why: line(&why),
+            details: lines(&details),
+            in_the_way: in_the_way.into_iter().take(LINES).map(drift).collect(),
+        },
         Outcome::Cancelled => Outcome::Cancelled,
         Outcome::RolledBack(Rollback { why, details, rollback_errors }) => Outcome::RolledBack(Rollback {
             why: line(&why),
@@ -158,7 +162,11 @@ mod tests {
             Response::Note(evil.clone()),
             Response::Error(evil.clone()),
             Response::Ended(Box::new(Outcome::RolledBack(failure))),
-            Response::Ended(Box::new(Outcome::Refused { why: evil.clone(), details: evil.clone() })),
+            Response::Ended(Box::new(Outcome::Refused {
+                why: evil.clone(),
+                details: evil.clone(),
+                in_the_way: Vec::new(),
+            })),
             Response::Ended(Box::new(Outcome::Busy(holder))),
             Response::Hello(Box::new(hello)),
             Response::Drift(vec![drift]),

@@ -39,6 +39,9 @@ pub(super) struct DeployOptions {
     /// Wait up to this time for another deployment to end
     #[arg(long, value_name = "time", value_parser = lock_wait)]
     lock_wait: Option<String>,
+    /// Take over files that are in the way; they are put back when their paths are given up
+    #[arg(long)]
+    take_over: bool,
     /// Skip hosts that can't be reached
     #[arg(long, conflicts_with = "atomic")]
     pub skip_unreachable: bool,
@@ -72,6 +75,7 @@ impl DeployOptions {
     pub fn push_options(&self) -> Vec<String> {
         let mut options = self.course.push_options();
         options.extend(self.lock_wait.as_ref().map(|time| format!("lock-wait={time}")));
+        options.extend(self.take_over.then(|| "take-over".to_owned()));
         options.extend(self.no_atomic.then(|| "no-atomic".to_owned()));
         options.extend(self.skip_unreachable.then(|| "skip-unreachable".to_owned()));
         options

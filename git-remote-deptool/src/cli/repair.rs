@@ -9,7 +9,6 @@ use super::{
     aim::{Aim, AimArgs, Hosts, Selection, Source},
     deploy::{self, Deployment},
     deploy_options::DeployOptions,
-    edits,
     exit::ExitStatus,
     output::Output,
     view,
@@ -19,6 +18,7 @@ use crate::{
     fetch::query::query,
     fleet::remote::Remote,
     model::{batch::Ancestry, error::chain},
+    repo::edits::{self, Compared},
 };
 
 /// Put right what differs from what was deployed
@@ -64,7 +64,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         for one in &damaged {
             one.drift.iter().for_each(|drift| intro.push_str(&format!("{}: {drift}\n", one.host.host)));
             if args.patch {
-                intro.push_str(&edits::show(&remote.repo, &one.host.host, one.runs, &one.drift)?);
+                intro.push_str(&edits::diff(&remote.repo, &one.host.host, one.runs, &one.drift, Compared::Edited)?);
             }
         }
         let hosts = damaged.into_iter().map(|one| one.host).collect();

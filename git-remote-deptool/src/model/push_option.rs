@@ -2,7 +2,11 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use deptool_agent::shared::{manifest::Window, text::printable, wire::Repair};
+use deptool_agent::shared::{
+    manifest::Window,
+    text::printable,
+    wire::{InTheWay, Repair},
+};
 
 use super::offer::HostCheck;
 
@@ -28,6 +32,8 @@ pub struct PushOptions {
     pub plan: Option<String>,
     /// `repair`: put right all drift on the hosts, and deploy to hosts that already run the commit, too.
     pub repair: Repair,
+    /// `take-over`: take over files that no deployment put there.
+    pub in_the_way: InTheWay,
     /// `confirm=30s`. This overrides the configuration.
     pub confirm: Option<Confirm>,
 }
@@ -84,6 +90,8 @@ impl PushOptions {
             (b"check", Some(_)) => return Err(PushOptionError::NoValue("check")),
             (b"repair", None) => self.repair = Repair::All,
             (b"repair", Some(_)) => return Err(PushOptionError::NoValue("repair")),
+            (b"take-over", None) => self.in_the_way = InTheWay::TakenOver,
+            (b"take-over", Some(_)) => return Err(PushOptionError::NoValue("take-over")),
             (b"skip-unreachable", None) => self.unreachable = Unreachable::IsSkipped,
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
             (b"no-atomic", None) => self.no_atomic = true,

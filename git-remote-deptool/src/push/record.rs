@@ -10,6 +10,7 @@ use deptool_agent::shared::{
 use super::{
     Affected, Request,
     host_report::{HostOutcome, HostReport, not_reached},
+    in_the_way,
 };
 use crate::{
     fleet::{
@@ -104,7 +105,10 @@ fn note(
             let since = ago(now() - holder.since);
             (HostOutcome::Busy, format!("locked by {} since {since} ({})", holder.by, holder.phase.word()))
         }
-        Outcome::Refused { why, details } => {
+        Outcome::Refused { why, mut details, in_the_way } => {
+            if let Goal::Commit(commit) = request.goal {
+                details += &in_the_way::diff(&remote.repo, host, commit, &in_the_way);
+            }
             say_details(remote, host, &details);
             report.details = details;
             (HostOutcome::Refused, why)

@@ -96,6 +96,7 @@ fn deliveries(
             activation,
             decided_by,
             repair: options.push_options.repair,
+            in_the_way: options.push_options.in_the_way,
             confirm: confirm(remote, request, one)?,
         };
         let git_dir = remote.repo.gix().git_dir().to_owned();

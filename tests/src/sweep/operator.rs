@@ -38,7 +38,7 @@ impl Act {
 
     fn command(self) -> &'static [&'static str] {
         match self {
-            Act::Push => &["push", "web1", "prod"],
+            Act::Push => &["push", "-o", "take-over", "web1", "prod"],
             Act::Remove => &["push", "web1", ":prod"],
             Act::Fetch | Act::FetchUnknown => &["fetch", "web1"],
         }

@@ -80,13 +80,13 @@ pub fn record(sandbox: &Sandbox, agent: &Path) -> Result<[Request; 3]> {
     repo.add_root("web1");
     own_files(&sandbox.root("web1"))?;
     first_commit(&repo);
-    let first = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
+    let first = recorded(sandbox, &repo, agent, &["push", "-o", "take-over", "web1", "prod"])?;
     let keep = |knows: Knows| sandbox.command("cp").arg("-a").arg(&repo.dir).arg(knows.dir()).check();
     keep(Knows::TheFirstCommit)?;
     second_commit(&repo);
     keep(Knows::BothCommits)?;
-    let update = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
-    repo.git(&["push", "-f", "web1", "prod~1:prod"]).ok();
+    let update = recorded(sandbox, &repo, agent, &["push", "-o", "take-over", "web1", "prod"])?;
+    repo.git(&["push", "-o", "take-over", "-f", "web1", "prod~1:prod"]).ok();
     let removal = recorded(sandbox, &repo, agent, &["push", "web1", ":prod"])?;
     Ok([first, update, removal])
 }
@@ -99,7 +99,7 @@ pub fn record_crowd(sandbox: &Sandbox, agent: &Path) -> Result<Request> {
     own_files(&root)?;
     first_commit(&repo);
     for n in 0.. {
-        repo.git(&["push", "web1", "prod"]).ok();
+        repo.git(&["push", "-o", "take-over", "web1", "prod"]).ok();
         if state::packs(&root) == MOST_PACKS {
             break;
         }
@@ -111,7 +111,7 @@ pub fn record_crowd(sandbox: &Sandbox, agent: &Path) -> Result<Request> {
     // The request is repeated on a copy of the host.
     let before = sandbox.dir().join("before");
     sandbox.command("cp").arg("-a").arg(&root).arg(&before).check()?;
-    let request = recorded(sandbox, &repo, agent, &["push", "web1", "prod"])?;
+    let request = recorded(sandbox, &repo, agent, &["push", "-o", "take-over", "web1", "prod"])?;
     fs::remove_dir_all(&root)?;
     fs::rename(&before, &root)?;
     Ok(request)
@@ -144,7 +144,8 @@ fn first_commit(repo: &Repo<'_>) {
     repo.write("web1/web/systemd/own.service.d/ours.conf", "[Service]\nNice=1\n");
     repo.write(
         "web1/web/manifest.json",
-        r#"{"symlinks": {"/etc/stays": "file", "/etc/goes/x": "file", "/etc/moves": "file", "/etc/taken": "same"},
+        r#"{"symlinks": {"/etc/stays": "file", "/etc/goes/x": "file", "/etc/moves": "file", "/etc/taken": "same",
+                         "/etc/differs": "same"},
             "files": {"key": {"mode": "0600"}},
             "systemd": {"units_enabled": ["gone.service", "stays.service"]}}"#,
     );
@@ -172,7 +173,8 @@ fn second_commit(repo: &Repo<'_>) {
     repo.write("web1/web/systemd/own.service.d/ours.conf", "[Service]\nNice=2\n");
     repo.write(
         "web1/web/manifest.json",
-        r#"{"symlinks": {"/etc/stays": "file", "/etc/comes/y/z": "file", "/etc/moves": "same", "/etc/taken too": "same"},
+        r#"{"symlinks": {"/etc/stays": "file", "/etc/comes/y/z": "file", "/etc/moves": "same", "/etc/taken too": "same",
+                         "/etc/differs too": "same"},
             "files": {"key": {"mode": "0640"}},
             "systemd": {"units_enabled": ["new.service", "stays.service"]}}"#,
     );

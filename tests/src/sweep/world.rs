@@ -407,6 +407,9 @@ pub(super) fn own_files(root: &Path) -> Result<()> {
     for name in ["taken", "taken too", "own", "systemd/system/own.service.d/own.conf"] {
         fs::write(etc.join(name), "same\n")?;
     }
+    for name in ["differs", "differs too"] {
+        fs::write(etc.join(name), "theirs\n")?;
+    }
     Ok(())
 }
 

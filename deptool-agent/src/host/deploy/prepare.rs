@@ -20,9 +20,11 @@ use crate::{
     shared::{
         desired::Desired,
         name::AppName,
+        outcome::Drift,
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
         tree::HostTree,
+        wire::InTheWay,
     },
     system::{System, touched::States},
 };
@@ -57,6 +59,8 @@ pub struct Staged<'a> {
     pub checkouts: &'a [(AppName, String)],
     /// Units that a failed deployment left down.
     pub down: &'a [Down],
+    /// What happens to files that no deployment put there.
+    pub in_the_way: InTheWay,
     /// Files of others that change our units, and are to go.
     pub foreign: &'a [ExternalPath],
 }
@@ -138,6 +142,7 @@ pub fn decide(
         claims: claims.clone(),
         notes: Vec::new(),
         problems: Vec::new(),
+        obstacles: Vec::new(),
         made: BTreeSet::new(),
         watched: Vec::new(),
     };
@@ -147,7 +152,8 @@ pub fn decide(
     deciding.refuse(system)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
-        return Err(HostError::refused(deciding.problems.join("; ")));
+        let why = deciding.problems.join("; ");
+        return Err(HostError::InTheWay { why, files: deciding.obstacles });
     }
     let Deciding { claims, notes, watched, .. } = deciding;
     let before = units.before.clone();
@@ -213,6 +219,8 @@ struct Deciding<'a> {
     notes: Vec<String>,
     /// Everything that speaks against the deployment: the operator sees all of it at once.
     problems: Vec<String>,
+    /// Files that are in the way, in the order of `problems`.
+    obstacles: Vec<Drift>,
     made: BTreeSet<ExternalPath>,
     /// Files in trees that go, which path units watch.
     watched: Vec<PathBuf>,

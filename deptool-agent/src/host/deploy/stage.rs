@@ -167,6 +167,7 @@ pub fn stage(
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &mending.plan };
     let generations = (current, generation);
     let staged = prepare::Staged {
+        in_the_way: request.in_the_way,
         home,
         sides: &sides,
         generations,

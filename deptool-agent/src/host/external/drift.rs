@@ -312,7 +312,7 @@ fn edit(depth: Depth, what: &str, find: impl FnOnce() -> Option<(String, File)>)
 }
 
 /// The content of a small file, if it is text.
-fn small_text(file: &mut File) -> Option<String> {
+pub fn small_text(file: &mut File) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(SMALL + 1).read_to_end(&mut bytes).ok()?;
     String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= SMALL && !text.contains('\0'))

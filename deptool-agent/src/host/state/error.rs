@@ -3,7 +3,9 @@
 use std::{io, path::Path};
 
 use crate::{
-    shared::{desired::DesiredError, frame::FrameError, store::StoreError, text::printable, tree::TreeError},
+    shared::{
+        desired::DesiredError, frame::FrameError, outcome::Drift, store::StoreError, text::printable, tree::TreeError,
+    },
     system::SystemError,
 };
 
@@ -37,6 +39,9 @@ pub enum HostError {
     /// The details may be empty.
     #[error("{why}")]
     Refused { why: String, details: String },
+    /// The same, because of files that no deployment put there, among other reasons.
+    #[error("{why}")]
+    InTheWay { why: String, files: Vec<Drift> },
 }
 
 /// One of the agent's own files was changed, truncated, or replaced by something else.

@@ -10,7 +10,7 @@ fn a_failing_check_refuses_the_deployment_and_its_output_is_shown() {
     world.fake.behave("deptool-check-1.service", Behaviour::FailsAtStart);
     let (outcome, _) = world.deploy(AFTER);
     let why = "check 'web-check.service' of 'web' failed: exited with status 1 after 0.1 s".to_owned();
-    assert_eq!(outcome, Outcome::Refused { why, details: "line 3: no such option".into() });
+    assert_eq!(outcome, Outcome::Refused { why, details: "line 3: no such option".into(), in_the_way: vec![] });
     assert_eq!(world.visible(), expected);
     let [text] = &world.fake.transient[..] else { panic!("{:?}", world.fake.transient) };
     let state = world.path("/var/lib/deptool").display().to_string();

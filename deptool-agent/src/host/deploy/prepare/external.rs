@@ -11,6 +11,7 @@ use crate::{
         external::{
             backup,
             content::digest_of,
+            drift::small_text,
             place::{Found, Place, Resolved, Sibling},
         },
         state::{
@@ -21,11 +22,19 @@ use crate::{
     },
     shared::{
         desired::ClaimKind,
+        outcome::{Drift, Edit, Subject},
         path::{ExternalPath, STATE_DIR, TreePath, is_within},
         plan::{Change, Class, ExternalChange},
         text::printable,
+        wire::InTheWay,
     },
 };
+
+/// About so many bytes of files that are in the way are sent to the operator.
+const SENT: usize = 128 * 1024;
+
+/// Describe at most this many of them.
+const OBSTACLES: usize = 200;
 
 /// What is to be done with paths outside.
 #[derive(Default)]
@@ -117,7 +126,11 @@ impl Deciding<'_> {
         if let (Found::Directory, Some(place)) = (&found, &place) {
             return self.replace_directory(change, place);
         }
-        if is_removed { self.release(path, &found) } else { self.take(change, &found) }
+        match &place {
+            _ if is_removed => self.release(path, &found),
+            Some(place) if self.is_in_the_way(change, &found)? => self.obstacle(change, &found, place),
+            _ => self.take(change, &found),
+        }
     }
 
     /// Where `path` will be once links that this deployment gives up are gone.
@@ -257,10 +270,9 @@ impl Deciding<'_> {
                 (Old::Foreign, Before::Kept)
             }
             (None, Found::Content(_)) => {
-                return Err(HostError::External(format!(
-                    "'{path}' exists and differs from '{}/{}': remove it on the host, or make the two equal",
-                    change.app, change.file
-                )));
+                let note = format!("'{path}' was there and differs from '{}/{}'", change.app, change.file);
+                self.notes.push(format!("{note}: it is taken over, and put back when the path is given up"));
+                (Old::Foreign, Before::Kept)
             }
             (None, Found::Directory | Found::Special) => {
                 return Err(HostError::External(format!("'{path}' is a special file on the host: remove it there")));
@@ -268,6 +280,33 @@ impl Deciding<'_> {
         };
         self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before, ours });
         Ok(Some(Placement { path: path.clone(), new, old }))
+    }
+
+    /// Whether a file that no deployment put there keeps ours from its place.
+    fn is_in_the_way(&self, change: &ExternalChange, found: &Found) -> Result<bool, HostError> {
+        let (false, Found::Content(content)) = (self.before.paths.contains_key(&change.path), found) else {
+            return Ok(false);
+        };
+        if self.staged.in_the_way == InTheWay::TakenOver {
+            return Ok(false);
+        }
+        Ok(!self.is_equal(change, content, &self.wanted_at(&change.path)?.1)?)
+    }
+
+    /// Refuse to replace a file that no deployment put there. The operator gets its content, if it is small.
+    fn obstacle<T>(&mut self, change: &ExternalChange, found: &Found, place: &Place) -> Result<T, HostError> {
+        let deployed = format!("{}/{}", change.app, change.file);
+        let what = format!("exists and differs from '{deployed}'");
+        let sent: usize = self.obstacles.iter().filter_map(|one| one.edit.as_ref()).map(|edit| edit.now.len()).sum();
+        let is_file = matches!(found, Found::Content(Content::File(_)));
+        let now =
+            if is_file && sent < SENT { place.file().ok().and_then(|mut file| small_text(&mut file)) } else { None };
+        let edit = now.map(|now| Edit { deployed, now });
+        let problem = format!("'{}' {what}: make the two equal, or take it over with '-o take-over'", change.path);
+        if self.obstacles.len() < OBSTACLES {
+            self.obstacles.push(Drift { subject: Subject::Path(change.path.as_str().into()), what, edit });
+        }
+        Err(HostError::External(problem))
     }
 
     /// What the new tree wants at `path`.

@@ -1,7 +1,7 @@
-//! Files that were edited on a host, as a `git diff` from the deployed content to the current one.
+//! Files on a host that differ from those in the tree, as a `git diff`.
 
 use std::{
-    fs,
+    fs, io,
     path::{Component, Path, PathBuf},
     process::Stdio,
 };
@@ -13,26 +13,39 @@ use deptool_agent::shared::{
     text::printable_lines,
 };
 
-use super::CliError;
-use crate::repo::Repo;
+use super::Repo;
 
-/// The names of the two compared directories in the diff.
-const SIDES: [&str; 2] = ["deployed", "edited"];
+/// What is compared, and in which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// From what was deployed to what somebody made of it.
+    Edited,
+    /// From what is in the way to what would take its place.
+    InTheWay,
+}
 
-/// A diff of all files for which the host sent the content; empty if there are none.
-pub(super) fn show(repo: &Repo, host: &HostName, runs: CommitId, drift: &[Drift]) -> Result<String, CliError> {
+/// A diff of all files for which the host sent the content; empty if there are none. `commit` has the tree's side.
+pub fn diff(repo: &Repo, host: &HostName, commit: CommitId, drift: &[Drift], compared: Compared) -> io::Result<String> {
+    // The names of the two directories, as the diff shows them.
+    let sides = match compared {
+        Compared::Edited => ["deployed", "edited"],
+        Compared::InTheWay => ["host", "tree"],
+    };
     let directory = tempfile::tempdir()?;
-    for side in SIDES {
+    for side in sides {
         fs::create_dir(directory.path().join(side))?;
     }
     for one in drift {
         let (Some(edit), Subject::Path(path)) = (&one.edit, &one.subject) else { continue };
         let Some(path) = below(path) else { continue };
-        let blob = format!("{runs}:{host}/{}", edit.deployed);
+        let blob = format!("{commit}:{host}/{}", edit.deployed);
         let deployed = repo.git().args(["cat-file", "blob", &blob]).stderr(Stdio::null()).output()?;
         if deployed.status.success() {
-            let contents = [printable_lines(&deployed.stdout), edit.now.clone()];
-            for (side, content) in SIDES.iter().zip(contents) {
+            let mut contents = [printable_lines(&deployed.stdout), edit.now.clone()];
+            if compared == Compared::InTheWay {
+                contents.reverse();
+            }
+            for (side, content) in sides.iter().zip(contents) {
                 let file = directory.path().join(side).join(&path);
                 fs::create_dir_all(file.parent().unwrap_or(directory.path()))?;
                 fs::write(file, content)?;
@@ -41,7 +54,7 @@ pub(super) fn show(repo: &Repo, host: &HostName, runs: CommitId, drift: &[Drift]
     }
     let mut git = repo.git();
     git.current_dir(directory.path()).args(["diff", "--no-index", "--no-ext-diff", "--no-color", "--no-prefix", "--"]);
-    let diff = git.args(SIDES).stdin(Stdio::null()).output()?;
+    let diff = git.args(sides).stdin(Stdio::null()).output()?;
     Ok(String::from_utf8_lossy(&diff.stdout).into_owned())
 }
 
