@@ -1,4 +1,4 @@
-//! The agent: the part of git-deptool that runs on hosts. The helper uses its [`shared`] half.
+//! The agent: the part of git-deptool that runs on hosts. The helper uses its [`shared`] half, too.
 //!
 //! A deployment flows through these files from top to bottom:
 //!

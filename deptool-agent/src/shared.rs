@@ -1,4 +1,4 @@
-//! What helper and agent share: names, paths, the config tree, the plan, the messages and the host's Git store.
+//! What helper and agent have in common: names, paths, the tree, the plan, the messages, and the host's Git store.
 //!
 //! Nothing here depends on Linux, so the helper builds on every Unix system.
 

@@ -104,7 +104,7 @@ pub enum ClusterError {
     #[error("a host can't be named 'all'")]
     Reserved,
     /// An invalid duration.
-    #[error("remote.{remote}.deptoolConfirm is a length of time in seconds or minutes, such as '30s'")]
+    #[error("remote.{remote}.deptoolConfirm is a duration in seconds or minutes, such as '30s'")]
     Confirm {
         /// The remote.
         remote: TrackingName,

@@ -175,7 +175,7 @@ fn push_branch(
         // If the push can't go to one host, it goes to none.
         reports.extend(affected.iter().map(|one| request.report(&one.remote.host, one.tracked)));
     } else if is_other_plan(&request, &affected) {
-        let why = "what is known of the hosts has changed since the plan was made; nothing was changed";
+        let why = "the hosts' known state has changed since the plan was made; nothing was changed";
         let stale = |one: &Affected| HostReport {
             outcome: HostOutcome::Stale,
             why: why.into(),

@@ -170,7 +170,7 @@ pub fn take(
     if let Some(place) = branch.checked_out() {
         snapshot.warnings.push(format!(
             "'{}' is checked out in '{}', where index and files are as before; \
-             'git reset --hard' there brings them up, and discards what is not committed",
+             'git reset --hard' there updates them, and discards uncommitted changes",
             request.cluster,
             printable(place.as_os_str().as_encoded_bytes())
         ));

@@ -148,7 +148,7 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
     runs(&sandbox, &operator, [&one, &one, &one]);
     operator.git(&["config", "remote.web2.deptoolConfirm", "soon"]).ok();
     let run = operator.git(&["push", "cluster", "prod"]).code(1);
-    run.says("remote.web2.deptoolConfirm is a length of time in seconds or minutes, such as '30s'");
+    run.says("remote.web2.deptoolConfirm is a duration in seconds or minutes, such as '30s'");
     runs(&sandbox, &operator, [&one, &one, &one]);
 }
 

@@ -113,7 +113,7 @@ web1: in app 'web': invalid path 'a\\x1b[31m': control characters are not allowe
 web1: in app 'web': invalid path '\\x7f': control characters are not allowed
 web1: in app 'web': invalid path 'a/b': '/' is not allowed
 web1: in app 'web': invalid path '\\x9b': control characters are not allowed
-web1: in app 'web': invalid path '<80 x>': it is too long
+web1: in app 'web': invalid path '<80 x>': a name in it is longer than 255 bytes
 ",
     );
 }
@@ -293,23 +293,23 @@ const MANIFESTS: &str = r#"{
 {"files": {"file": {"mode": 420}}}
     web1: web/manifest.json: files.file.mode: invalid type: integer `420`, expected a string
 {"files": {"file": {"owner": "a b"}}}
-    web1: web/manifest.json: files.file.owner: it is no valid user or group name
+    web1: web/manifest.json: files.file.owner: it is not a valid user or group name
 {"files": {"missing": {"mode": "0600"}}}
     web1: web/manifest.json: files: 'missing' is not in the app
 {"settle": {"x.service": "long"}}
-    web1: web/manifest.json: settle.x.service: a length of time is written as "5s", "200ms" or "1min", an hour at most
+    web1: web/manifest.json: settle.x.service: a duration is written as "5s", "200ms" or "1min", an hour at most
 {"settle_timeout": "long"}
-    web1: web/manifest.json: settle_timeout: a length of time is written as "5s", "200ms" or "1min", an hour at most
+    web1: web/manifest.json: settle_timeout: a duration is written as "5s", "200ms" or "1min", an hour at most
 {"systemd": {"on_change": {"x.service": "none"}}, "settle": {"x.service": "2min"}}
     web1: web/manifest.json: settle.x.service: it is longer than the 90 s that all may take ('settle_timeout')
 {"checks": ["x.service"]}
     web1: web/manifest.json: checks: 'x.service' is not in the app's 'systemd/' directory
 {"checks": ["x.timer"]}
-    web1: web/manifest.json: checks: 'x.timer' is no service that could be run
+    web1: web/manifest.json: checks: 'x.timer' is not a service that can be run
 {"health": [{"tcp": "db.example.org:5432"}]}
     web1: web/manifest.json: health[0].tcp: an address is written as "127.0.0.1:53" or "[::1]:53"; of names only 'localhost' is known, because the agent does not resolve any
 {"health": [{"http": "https://127.0.0.1/"}]}
-    web1: web/manifest.json: health[0].http: the agent speaks no TLS: ask over http, or only whether something listens ('tcp')
+    web1: web/manifest.json: health[0].http: TLS is not supported: use http, or 'tcp' to check only that the port is open
 {"health": [{"tcp": "127.0.0.1:53"}, {"status": 200}]}
     web1: web/manifest.json: health[1]: it has one of 'tcp', 'http' and 'unit'
 "#;

@@ -194,7 +194,7 @@ fn a_host_that_lost_the_record_of_what_runs_is_not_taken_for_an_empty_one() {
         let ada = world.ada();
         inflict(&world.state());
         if number % 2 == 0 {
-            ada.git(&["fetch", "web1"]).ok().says("web1: the store had lost what runs");
+            ada.git(&["fetch", "web1"]).ok().says("web1: the store had lost its branch");
             assert_eq!(ada.id("refs/remotes/web1/prod"), world.two, "{number}");
         }
         let three = world.three();

@@ -228,7 +228,7 @@ fn hosts_that_can_not_be_reached_are_left_out_if_that_is_asked_for_and_the_ref_s
     operator.git(&push).ok();
     runs(&sandbox, &operator, [&two, &two, &two]);
     let refused = ["push", "--atomic", "-o", "skip-unreachable", "cluster", "prod~1:prod"];
-    operator.git(&refused).code(1).says("(a push can't be --atomic and leave out unreachable hosts)");
+    operator.git(&refused).code(1).says("(--atomic and skip-unreachable can't be combined)");
 }
 
 #[test]

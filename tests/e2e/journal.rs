@@ -148,7 +148,11 @@ fn damage_records_while_interrupted(one_in: usize) {
 fn a_fetch_with_another_build_lets_the_agent_that_began_a_deployment_undo_it() {
     let Some((world, scenario)) = interrupted() else { return };
     let operator = world.operator("operator-of-another-build", Knows::BothCommits).unwrap();
-    fetch(&operator, &other_build(&world)).run().unwrap().ok().says("was dealt with by the agent that began it");
+    fetch(&operator, &other_build(&world))
+        .run()
+        .unwrap()
+        .ok()
+        .says("was finished or undone by the agent that began it");
     assert_eq!(fs::metadata(journal(&world)).unwrap().len(), 0);
     assert_eq!(world.judge(&scenario), Ok(Runs::Old));
 }

@@ -191,7 +191,7 @@ fn a_state_directory_that_others_can_write_to_is_refused() {
     let refused = || {
         let before = state_of(&state);
         for args in [&["push", "web1", "prod"][..], &["fetch", "web1"]] {
-            world.repo.git(args).fails().says("others than root can write to");
+            world.repo.git(args).fails().says("users other than root can write to");
         }
         unchanged(&state_of(&state), &before);
     };

@@ -110,7 +110,7 @@ fn an_equal_file_is_taken_over_and_given_back_as_it_was() {
     symlink(OURS, world.at("etc/b.conf")).unwrap();
     let before = world.at("etc/a.conf").metadata().unwrap();
     let said = world.links(&["/etc/a.conf", "/etc/b.conf"]).push();
-    assert!(said.contains("web1: '/etc/a.conf' was there with the same content: it is taken over\n"), "{said}");
+    assert!(said.contains("web1: '/etc/a.conf' exists with the same content and is taken over\n"), "{said}");
     assert_eq!(world.link_of("etc/a.conf").unwrap(), OURS);
     // It does not matter how often it has changed in the meantime.
     world.repo.write("web1/web/file", "2\n");
@@ -327,7 +327,7 @@ fn a_backup_that_nobody_knows_is_not_overwritten() {
     let backup = world.at("etc/.a.conf.deptool-undo");
     std::fs::write(&backup, "whose?").unwrap();
     let said = world.links(&["/etc/a.conf"]).refused();
-    assert!(said.contains("beside '/etc/a.conf' there is a backup that is not known"), "{said}");
+    assert!(said.contains("there is an unknown backup next to '/etc/a.conf'"), "{said}");
     std::fs::remove_file(&backup).unwrap();
     world.push();
 }

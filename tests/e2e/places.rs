@@ -101,7 +101,7 @@ fn a_name_as_long_as_a_name_can_be_is_deployed_taken_over_and_given_back() {
     std::fs::write(&at, "1\n").unwrap();
     link(&operator, &long);
     operator.commit("Two");
-    operator.git(&["push", "web1", "prod"]).ok().says("it is taken over");
+    operator.git(&["push", "web1", "prod"]).ok().says("is taken over");
     assert!(at.is_symlink());
     operator.git(&["push", "web1", ":prod"]).ok();
     assert_eq!(std::fs::read(&at).unwrap(), b"1\n");

@@ -64,7 +64,7 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
     // What podman has made already stays as it is.
     operator.write("web1/box/quadlets/kept.volume", "[Volume]\nLabel=a=b\n");
     operator.commit("Another volume");
-    let kept = "'box/quadlets/kept.volume' has changed, and podman keeps a volume that exists";
+    let kept = "'box/quadlets/kept.volume' has changed, but podman keeps the existing volume";
     operator.git(&["push", "web1", "prod"]).ok().says(kept);
     host.reboot().unwrap();
     assert_eq!(host.unit_state("box.service"), "active");

@@ -24,7 +24,7 @@ fn what_can_be_known_before_is_refused_before() {
         (
             "systemd/a.service",
             install("WantedBy=multi-user"),
-            "'app/systemd/a.service': WantedBy=multi-user: 'multi-user' is no unit's name",
+            "'app/systemd/a.service': WantedBy=multi-user: 'multi-user' is not a valid unit name",
         ),
         (
             "systemd/a.service",
@@ -62,14 +62,10 @@ fn what_can_be_known_before_is_refused_before() {
         (
             "tmpfiles/a.conf",
             "d /srv/a\nthis is no line\n".into(),
-            "'app/tmpfiles/a.conf': line 2 can't be understood: this is no line",
+            "'app/tmpfiles/a.conf': line 2 can't be parsed: this is no line",
         ),
-        ("sysusers/a.conf", "x someone\n".into(), "'app/sysusers/a.conf': line 1 can't be understood: x someone"),
-        (
-            "quadlets/a.container",
-            "[Container]\nImage=example.org/a\n".into(),
-            "the host has no podman whose generator could read them",
-        ),
+        ("sysusers/a.conf", "x someone\n".into(), "'app/sysusers/a.conf': line 1 can't be parsed: x someone"),
+        ("quadlets/a.container", "[Container]\nImage=example.org/a\n".into(), "podman is not installed on the host"),
         (
             "manifest.json",
             enables("nsd.service"),
@@ -85,7 +81,7 @@ fn what_can_be_known_before_is_refused_before() {
     }
     // All that is wrong is said at once.
     stage.write("app/systemd/a.service", &with("User=nobody-such\n[Install]\nWantedBy=nothing"));
-    stage.push_fails("Both").says("there is no user 'nobody-such'").says("'nothing' is no unit's name");
+    stage.push_fails("Both").says("there is no user 'nobody-such'").says("'nothing' is not a valid unit name");
     stage.operator().remove("web1/app");
     // What the deployment itself brings along is there.
     stage.write("app/sysusers/a.conf", "u daemon-a - \"A daemon\"\ng readers-a -\nm daemon-a readers-a\n");
@@ -117,7 +113,7 @@ fn what_refuses_to_be_stopped_by_hand_is_left_for_the_next_boot_or_refused() {
     stage
         .push("A drop-in")
         .ok()
-        .says("'guard.service' refuses to be stopped by hand: it takes what is new at the next boot");
+        .says("'guard.service' refuses to be stopped by hand: the change takes effect at the next boot");
     stage.write("audit/rules", "2\n");
     stage.write("audit/manifest.json", r#"{"systemd": {"on_change": {"guard.service": "restart"}}}"#);
     stage.push_fails("A restart that is asked for").says("unit 'guard.service' refuses to be stopped by hand");

@@ -144,7 +144,10 @@ fn what_could_not_work_is_refused_before_anything_is_changed() {
     let sleep = "[Service]\nExecStart=/bin/sleep 60\n";
     let units = [
         (format!("{sleep}User=nobody-knows\n"), "User=nobody-knows: there is no user 'nobody-knows' on the host"),
-        (format!("{sleep}[Install]\nWantedBy=multi-user\n"), "WantedBy=multi-user: 'multi-user' is no unit's name"),
+        (
+            format!("{sleep}[Install]\nWantedBy=multi-user\n"),
+            "WantedBy=multi-user: 'multi-user' is not a valid unit name",
+        ),
         (format!("{sleep}[Install]\nAlso=ghost.socket\n"), "'ghost.socket' is neither in the tree nor on the host"),
         (format!("[Unit]\nRefuseManualStart=yes\n{sleep}{INSTALL}"), "can't be started by hand (RefuseManualStart=)"),
         (String::new(), "'trial/systemd/trial.service' is empty: systemd would take 'trial.service' for masked"),
@@ -154,7 +157,7 @@ fn what_could_not_work_is_refused_before_anything_is_changed() {
         stage.fails(why, &["web1", why]).does_not_say("rolled back");
     }
     operator.write("web1/trial/tmpfiles/trial.conf", "d /run/trial 0755 nobody-knows root\nthis is no line\n");
-    stage.fails("tmpfiles", &["there is no user 'nobody-knows'", "line 2 can't be understood: this is no line"]);
+    stage.fails("tmpfiles", &["there is no user 'nobody-knows'", "line 2 can't be parsed: this is no line"]);
     operator.write("web1/trial/quadlets/trial.container", "[Container]\nImage=x\n");
     stage.fails("no podman", &["the host has no podman"]).does_not_say("rolled back");
 }

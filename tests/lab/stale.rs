@@ -38,8 +38,8 @@ fn a_server_that_stays_in_its_old_directory_is_restarted_or_named() {
 
     let pid = host.unit_property("nsd.service", "MainPID");
     stage.write("nsd/zones/example.org.zone", &zone("192.0.2.2"));
-    let told = stage.push("Another address").ok().says("'nsd.service' did not take the new files: process");
-    told.says("still works in").says("'on_change' may be 'restart' or 'reload-or-restart'");
+    let told = stage.push("Another address").ok().says("'nsd.service' still uses old files: process");
+    told.says("still works in").says("set 'on_change' to 'restart' or 'reload-or-restart'");
     assert_eq!(host.unit_property("nsd.service", "MainPID"), pid);
 
     manifest("reload-or-restart");

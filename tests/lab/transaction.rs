@@ -240,7 +240,7 @@ fn what_is_given_back_and_does_not_start_is_said_and_the_removal_stands() {
     push(&stage, "nsd").ok();
     host.sh("printf 'server:\\n  nonsense: yes\\n' >/etc/nsd/nsd.conf.d/broken.conf");
     let removed = stage.operator().git(&["push", "web1", ":prod"]).ok();
-    removed.says("'nsd.service' was given back, and does not run");
+    removed.says("'nsd.service' was released but does not run");
     assert!(!host.path("/etc/nsd/nsd.conf").is_symlink());
     assert_eq!(host.unit_file_state("nsd.service"), "enabled");
 }

@@ -1,4 +1,5 @@
-//! One deployment on this host, from the request to the outcome. This page owns the order and every early exit.
+//! One deployment on this host, from the request to the outcome. This file owns the order of all steps and every early
+//! exit.
 //!
 //! ```text
 //! lock ▸ lease ▸ stage ▸ (activate?) ▸ journal opens ▸ apply ▸ settle ▸ (keep?) ▸ journal: kept ▸ finish ▸ clean up

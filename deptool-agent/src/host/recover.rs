@@ -45,7 +45,7 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// Also tell what was mended before.
+    /// Add the repairs that were made before.
     fn after(self, mut mended: Vec<String>) -> Recovery {
         match self {
             Recovery::Nothing | Recovery::Busy(_) => self,
@@ -92,7 +92,7 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str))
         Journal::Damaged(damage) => {
             let kept = heal::set_aside(home, &home.journal())?;
             let what = format!("'{}' {}: it is kept as '{kept}'", damage.path, damage.what);
-            let notes = format!("{what}; 'git deptool verify' says what is not as it was deployed");
+            let notes = format!("{what}; 'git deptool verify' lists what differs from what was deployed");
             tidy_up(home, lock, vec![notes], system, tick)
         }
     }
@@ -213,7 +213,7 @@ fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> 
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().during("run", &path)?;
     match Journal::find(home)? {
         Journal::AtRest => {
-            Ok(Recovery::Done("an interrupted deployment was dealt with by the agent that began it".into()))
+            Ok(Recovery::Done("an interrupted deployment was finished or undone by the agent that began it".into()))
         }
         Journal::Open(..) | Journal::Kept(..) | Journal::Foreign(_) | Journal::Damaged(_) => Err(
             HostError::Interrupted(format!("'{agent}' could not undo or finish an interrupted deployment: {status}")),

@@ -32,7 +32,7 @@ use crate::{
 const MAX_FIRST_LINE: usize = 128;
 /// The most attempts that one answer lists.
 const MAX_ATTEMPTS: u32 = 1000;
-/// How many differences fit into one message, whatever the names are.
+/// The number of differences that fit into one message, whatever their names are.
 const DRIFT_PER_MESSAGE: usize = 50;
 
 /// Runs a deployment in a process that outlives the login session, and waits until it has ended.
@@ -95,7 +95,7 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
     peer.send(&Response::End);
 }
 
-/// Recover from an interrupted deployment, then describe the host. What could not be mended does not keep anybody from reading.
+/// Recover from an interrupted deployment, then describe the host. Errors do not prevent reading.
 fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
     home.check_ownership()?;
     let (mut recovered, mut busy, mut failures) = (None, None, Vec::new());
@@ -112,8 +112,8 @@ fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnM
     }
     let deployed = deployed(home)?;
     let last_attempt = attempts::latest(home, 1)?.into_iter().next();
-    // At the first contact over SSH the state directory has nothing but the agent. A full disk is no reason to say nothing: a
-    // deployment is refused, with that reason.
+    // At the first contact over SSH, the state directory contains nothing but the agent. A full disk is no reason not
+    // to answer: a deployment will be refused with that reason.
     if home.directory().exists()
         && let Err(error) = make_instance(home)
         && deployed.is_some()

@@ -1,6 +1,7 @@
-//! What a host's tree asks for outside of `/var/lib/deptool`: paths and units.
+//! The external paths and the units that a host's tree asks for.
 //!
-//! A plan is the difference of two of these maps, so what moves from one app to another is not torn down in between.
+//! A plan is the difference between two of these maps. So a path or unit that moves from one app to another is not
+//! removed in between.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,19 +22,19 @@ mod snippet;
 use snippet::placement;
 pub use snippet::{Snippet, drop_in_applies, template_of};
 
-/// Everything that a host's tree asks for outside of its apps' directories.
+/// Everything that a host's tree asks for outside of `/var/lib/deptool`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     pub external: BTreeMap<ExternalPath, Claim>,
-    /// Units in some app's `units_enabled`.
+    /// Units in the `units_enabled` of an app.
     pub enabled: BTreeMap<UnitName, DesiredUnit>,
-    /// Units in some app's `on_change` that no app enables: the host's own, or started by something else.
+    /// Units in the `on_change` of an app that no app enables, such as the host's own.
     pub watched: BTreeMap<UnitName, DesiredUnit>,
-    /// How long starting and settling may take altogether: the longest that any app asks for.
+    /// The time limit for starting and settling: the longest that an app asks for.
     pub settle_timeout: Duration,
 }
 
-/// One path outside of `/var/lib/deptool` and what it is to be.
+/// The desired state of one external path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub app: AppName,
@@ -49,19 +50,19 @@ pub enum ClaimKind {
     Copy(Snippet, BlobId),
 }
 
-/// A unit that is to be enabled and running, or to follow its app's changes.
+/// A unit that is enabled and running, or that follows the changes of an app.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredUnit {
     pub apps: BTreeSet<AppName>,
-    /// The strongest that any of the apps asks for. Nothing for a unit that is no service and of which no app says
-    /// anything: what happens to it depends on its type.
+    /// The strongest setting of all apps. `None` for a unit that is not a service and that has no setting; then the
+    /// type of the unit decides.
     pub on_change: Option<OnChange>,
     pub settle: Option<Window>,
-    /// Its files in the tree say that it tells how a reload went (Type=notify-reload).
+    /// Whether its files in the tree set Type=notify-reload, so that it reports the result of a reload.
     pub tells_of_reload: bool,
 }
 
-/// Why a tree asks for something that can't be.
+/// Why a tree is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredError {
     #[error("'{path}' is claimed by '{first}' and by '{second}'")]
@@ -85,7 +86,7 @@ pub enum DesiredError {
 }
 
 impl Desired {
-    /// Collect what all apps of `host` ask for, and refuse what contradicts itself.
+    /// Collect what all apps of `host` ask for. Fails if there is a contradiction.
     pub fn of(host: &HostTree) -> Result<Desired, DesiredError> {
         let timeouts = host.apps.values().filter_map(|app| app.manifest.settle_timeout);
         let mut desired = Desired {
@@ -103,7 +104,7 @@ impl Desired {
             check_probes(name, app)?;
         }
         desired.add_facts(host);
-        // A unit that some app enables is enabled, whatever another one says of its changes.
+        // If any app enables a unit, the `on_change` of apps that do not enable it is ignored.
         for unit in desired.enabled.keys() {
             desired.watched.remove(unit);
         }
@@ -131,7 +132,7 @@ impl Desired {
                 return Err(bad("it must be a regular file".into()));
             }
             let path = ExternalPath::parse(&format!("{directory}/{below}")).map_err(|e| bad(e.to_string()))?;
-            // A quadlet may choose another name for its unit.
+            // A quadlet may choose the name of its unit.
             let name_of_unit = app.units.get(file).and_then(|facts| facts.service_name());
             let snippet = match (snippet, name_of_unit) {
                 (Snippet::Unit(_), Some(unit)) => Snippet::Unit(unit.map_err(bad)?),
@@ -156,7 +157,7 @@ impl Desired {
         let enabled = systemd.units_enabled.iter().map(|unit| (unit, true));
         for (unit, enable) in enabled.chain(systemd.on_change.keys().map(|unit| (unit, false))) {
             let into = if enable { &mut self.enabled } else { &mut self.watched };
-            // An app that says nothing of a service wants it restarted.
+            // The default for services is a restart.
             let default = (UnitType::of(unit) == UnitType::Service).then_some(OnChange::Restart);
             let on_change = systemd.on_change.get(unit).copied().or(default);
             let desired = into.entry(unit.clone()).or_default();
@@ -167,7 +168,7 @@ impl Desired {
         Ok(())
     }
 
-    /// What unit files say of units that are to be reloaded.
+    /// Add the facts from unit files that matter for reloads.
     fn add_facts(&mut self, host: &HostTree) {
         let sources: Vec<UnitSource<'_>> = UnitSource::all(&self.external, host).collect();
         for (unit, desired) in self.enabled.iter_mut().chain(&mut self.watched) {
@@ -192,7 +193,7 @@ impl Desired {
     fn check_conflicts(&self) -> Result<(), DesiredError> {
         let mut by_place: Vec<(String, &ExternalPath, &Claim)> =
             self.external.iter().map(|(path, claim)| (path.normalized(), path, claim)).collect();
-        // With '/' first, a directory sorts right before what is below it.
+        // With '\0' in place of '/', a directory sorts right before the paths below it.
         by_place.sort_by_cached_key(|(place, _, _)| place.replace('/', "\0"));
         for pair in by_place.windows(2) {
             let [(outer, outer_path, first), (inner, inner_path, second)] = pair else { continue };
@@ -219,7 +220,7 @@ impl Desired {
 /// A unit file, drop-in or quadlet of a host's tree.
 #[derive(Debug, Clone, Copy)]
 pub struct UnitSource<'a> {
-    /// Where it is copied to.
+    /// The path that it is copied to.
     pub path: &'a ExternalPath,
     pub app: &'a AppName,
     pub file: &'a TreePath,
@@ -229,7 +230,7 @@ pub struct UnitSource<'a> {
 }
 
 impl<'a> UnitSource<'a> {
-    /// All of a tree.
+    /// All sources in a tree.
     pub fn all(
         external: &'a BTreeMap<ExternalPath, Claim>,
         host: &'a HostTree,
@@ -259,12 +260,12 @@ fn check_attributes(name: &AppName, app: &App) -> Result<(), DesiredError> {
     Ok(())
 }
 
-/// A check is a service in the app's own `systemd/`, which is read there and not where it will be.
+/// Check that each check is a service in the app's own `systemd/`.
 fn check_checks(name: &AppName, app: &App) -> Result<(), DesiredError> {
     for (at, unit) in app.manifest.checks.iter().enumerate() {
         let bad = |why| Err(DesiredError::BadCheck { app: name.clone(), unit: unit.clone(), why });
         if !unit.as_str().ends_with(".service") || unit.as_str().contains("@.") {
-            return bad("is no service that could be run");
+            return bad("is not a service that can be run");
         }
         if !app.files.contains_key(&check_file(unit)) {
             return bad("is not in the app's 'systemd/' directory");
@@ -276,13 +277,13 @@ fn check_checks(name: &AppName, app: &App) -> Result<(), DesiredError> {
     Ok(())
 }
 
-/// A unit that is asked whether all is well is a oneshot in the app's own `systemd/`.
+/// Check that each probe unit is a oneshot in the app's own `systemd/`.
 fn check_probes(name: &AppName, app: &App) -> Result<(), DesiredError> {
     for probe in &app.manifest.health {
         let Target::Unit(unit) = &probe.target else { continue };
         let bad = |why| Err(DesiredError::BadProbe { app: name.clone(), unit: unit.clone(), why });
         if UnitType::of(unit) != UnitType::Service || unit.is_template() {
-            return bad("is no service that could be run");
+            return bad("is not a service that can be run");
         }
         match app.units.get(&check_file(unit)) {
             None => return bad("is not in the app's 'systemd/' directory"),
@@ -296,7 +297,7 @@ fn check_probes(name: &AppName, app: &App) -> Result<(), DesiredError> {
     Ok(())
 }
 
-/// The file of a check in its app.
+/// The path of a check's unit file in its app.
 pub fn check_file(unit: &UnitName) -> TreePath {
     TreePath::parse(format!("systemd/{unit}").as_bytes()).expect("a unit's name is a valid file name")
 }

@@ -1,4 +1,4 @@
-//! `manifest.json`: what an app wants beside its files. Pure: bytes in, [`Manifest`] out.
+//! Parses `manifest.json`. Pure.
 //!
 //! The format is documented in deptool-manifest(5); its first keys are those of Ruud van Asseldonk's Deptool.
 
@@ -16,32 +16,32 @@ pub mod probe;
 
 use probe::Probe;
 
-/// How long starting and settling may take where no manifest says otherwise.
+/// The default time limit for starting and settling.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What an app wants beside its files. Without a `manifest.json` all of it is empty.
+/// The settings of an app. Without a `manifest.json`, all of them have their defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifest {
     #[serde(deserialize_with = "object")]
     pub systemd: Systemd,
-    /// Absolute path on the host -> path in the app.
+    /// Symlinks: the absolute path on the host, and the path in the app.
     #[serde(deserialize_with = "links")]
     pub symlinks: BTreeMap<ExternalPath, TreePath>,
-    /// Mode and owner of files that need others than root's 0644 or 0755.
+    /// The mode and owner of files that do not have root's 0644 or 0755.
     #[serde(deserialize_with = "map_of_objects")]
     pub files: BTreeMap<TreePath, FileAttributes>,
-    /// How long each of these units must not fail after it was started.
+    /// How long each of these units must run without failing after it was started.
     #[serde(deserialize_with = "map")]
     pub settle: BTreeMap<UnitName, Window>,
-    /// How long starting and settling may take altogether.
+    /// The time limit for starting and settling.
     pub settle_timeout: Option<Window>,
-    /// Oneshot units of the app that look at what is staged before anything is changed.
+    /// Oneshot units of the app that inspect the staged files before anything changes.
     pub checks: Vec<UnitName>,
-    /// What must answer before the deployment is kept.
+    /// Probes that must succeed before the deployment is kept.
     #[serde(deserialize_with = "objects")]
     pub health: Vec<Probe>,
-    /// A change of the app is undone unless the helper can reach the host over a new connection afterwards.
+    /// Whether to undo a change of the app unless the helper can reach the host over a new connection afterwards.
     pub confirm: bool,
 }
 
@@ -58,13 +58,13 @@ pub struct Systemd {
 
 /// What happens to a unit when its app's files change.
 ///
-/// In the order of their strength: where several apps name a unit, the strongest counts.
+/// The variants are ordered by strength: if several apps name a unit, the strongest applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnChange {
     None,
     Reload,
-    /// Reload it, and restart it if the reload did not take.
+    /// Reload it, and restart it if it still uses old files.
     ReloadOrRestart,
     Restart,
 }
@@ -122,7 +122,7 @@ impl TryFrom<String> for Account {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        if first && rest && text.len() <= 31 { Ok(Account(text)) } else { Err("it is no valid user or group name") }
+        if first && rest && text.len() <= 31 { Ok(Account(text)) } else { Err("it is not a valid user or group name") }
     }
 }
 
@@ -132,7 +132,7 @@ impl From<Account> for String {
     }
 }
 
-/// A length of time, written as `"0s"`, `"1.5s"`, `"200ms"` or `"1min"`; an hour at most.
+/// A duration, written as `"0s"`, `"1.5s"`, `"200ms"` or `"1min"`; at most an hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Window(pub Duration);
@@ -140,7 +140,7 @@ pub struct Window(pub Duration);
 impl TryFrom<String> for Window {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const WRONG: &str = "a length of time is written as \"5s\", \"200ms\" or \"1min\", an hour at most";
+        const WRONG: &str = "a duration is written as \"5s\", \"200ms\" or \"1min\", an hour at most";
         let units = [("ms", 1), ("min", 60_000), ("s", 1000)];
         let (number, ms) = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms))).ok_or(WRONG)?;
         let length = thousandths(number).ok_or(WRONG)? * ms;
@@ -149,7 +149,7 @@ impl TryFrom<String> for Window {
     }
 }
 
-/// The thousandfold of a decimal number with at most three digits after the point. (`f64` would bring 15 KB along.)
+/// A decimal number with at most three digits after the point, times 1000. (`f64` would add 15 KB.)
 fn thousandths(number: &str) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let is_plain =
@@ -187,7 +187,7 @@ fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<External
 pub type ManifestError = JsonError;
 
 impl Manifest {
-    /// The units that are run to tell whether the app is healthy.
+    /// The units among the health probes.
     pub fn probes(&self) -> impl Iterator<Item = &UnitName> {
         self.health.iter().filter_map(|probe| match &probe.target {
             probe::Target::Unit(unit) => Some(unit),
@@ -231,15 +231,15 @@ mod tests {
             (r#"{"systemd": []}"#, "systemd: invalid type: sequence, expected an object"),
             (r#"{"files": {"x": []}}"#, "files.x: invalid type: sequence, expected an object"),
             (r#"{"files": {"x": {"mode": "4755"}}}"#, "files.x.mode: set-user-id"),
-            (r#"{"files": {"x": {"owner": "a b"}}}"#, "files.x.owner: it is no valid user"),
+            (r#"{"files": {"x": {"owner": "a b"}}}"#, "files.x.owner: it is not a valid user"),
             (r#"{"settle": {"x.service": "3 days"}}"#, "settle.x.service"),
             (r#"{"settle_timeout": 5}"#, "settle_timeout: invalid type: integer"),
             (r#"{"checks": ["x"]}"#, "checks[0]: invalid unit name 'x'"),
             (r#"{"health": {}}"#, "health: invalid type: map, expected a sequence"),
             (r#"{"health": [[]]}"#, "health[0]: invalid type: sequence, expected an object"),
             (r#"{"health": [{"tcp": "here:53"}]}"#, "health[0].tcp: an address is written as"),
-            (r#"{"health": [{"http": "https://127.0.0.1/"}]}"#, "health[0].http: the agent speaks no TLS"),
-            (r#"{"health": [{"tcp": "127.0.0.1:53", "within": "1h"}]}"#, "health[0].within: a length of time"),
+            (r#"{"health": [{"http": "https://127.0.0.1/"}]}"#, "health[0].http: TLS is not supported"),
+            (r#"{"health": [{"tcp": "127.0.0.1:53", "within": "1h"}]}"#, "health[0].within: a duration"),
             (r#"{"systemd": {}} trailing"#, "trailing characters"),
             ("[", "invalid type: sequence"),
             ("", "EOF while parsing"),

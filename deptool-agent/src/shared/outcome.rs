@@ -82,12 +82,12 @@ pub struct Holder {
 pub enum Outcome {
     /// The goal was reached, and that is durable.
     Done {
-        /// Units that are not in the plan, but that systemd restarted together with units of the plan.
+        /// Units outside of the plan that systemd restarted together with units of the plan.
         also_restarted: Vec<UnitName>,
-        /// Units beside those of the plan that systemd stopped, because they conflict with what was started or require
-        /// what was stopped.
+        /// Units outside of the plan that systemd stopped, because they conflict with a started unit or require a
+        /// stopped one.
         also_stopped: Vec<UnitName>,
-        /// What is not as it was deployed, and was left so.
+        /// Drift that was left.
         drift: Vec<Drift>,
     },
     /// The lease did not hold: something else is deployed than the plan was made from. Nothing was changed.
@@ -116,13 +116,13 @@ impl Outcome {
     }
 }
 
-/// Something on a host that is not as it was deployed.
+/// A difference between the host and what was deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     pub subject: Subject,
     /// The rest of a sentence that begins with the subject: "was edited", "was disabled".
     pub what: String,
-    /// What is in it now, if it is a small text file that was edited, and if the host was asked to verify.
+    /// The current content, if it is a small text file that was edited and the host was asked to verify.
     pub edit: Option<Edit>,
 }
 
@@ -151,14 +151,14 @@ impl std::fmt::Display for Drift {
     }
 }
 
-/// Why a deployment was rolled back, and what went wrong on the way back.
+/// Why a deployment was rolled back, and the errors of the rollback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// One line, such as `nginx.service failed: exited with status 1`.
     pub why: String,
     /// More lines, such as the end of a unit's journal. May be empty.
     pub details: String,
-    /// What went wrong during the rollback. Empty if the host is as it was before.
+    /// Errors of the rollback. Empty if the host was restored completely.
     pub rollback_errors: Vec<String>,
 }
 
@@ -173,16 +173,16 @@ pub struct Attempt {
     pub from: Option<CommitId>,
     pub to: Goal,
     pub result: AttemptResult,
-    /// What it put right of what somebody had changed on the host.
+    /// The drift that it put right.
     pub mended: Vec<Mended>,
 }
 
-/// Something that was not as it was deployed, and was put right.
+/// Drift that was put right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mended {
-    /// What was the matter, in a sentence: "'/etc/motd' was edited".
+    /// A sentence: "'/etc/motd' was edited".
     pub what: String,
-    /// Where on the host what was there is kept.
+    /// The path at which the replaced file is kept.
     pub kept: Option<String>,
 }
 
@@ -193,7 +193,7 @@ pub enum AttemptResult {
     Done,
     RolledBack {
         why: String,
-        /// What went wrong during the rollback. Empty if the host was as before.
+        /// Errors of the rollback. Empty if the host was restored completely.
         errors: Vec<String>,
     },
     /// The agent died or the machine went down in the middle. A later agent undid the deployment.

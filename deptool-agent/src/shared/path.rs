@@ -4,7 +4,10 @@ use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::shared::{name::check_component, text::printable};
+use crate::shared::{
+    name::{LONGEST_NAME, check_component},
+    text::printable,
+};
 
 /// The directory on a host that belongs to deptool.
 pub const STATE_DIR: &str = "/var/lib/deptool";
@@ -42,7 +45,8 @@ impl TreePath {
 
     /// Check that `bytes` can be the name of one file or directory.
     pub fn check_name(bytes: &[u8]) -> Result<(), PathError> {
-        check_component(bytes).map_err(|why| bad(bytes, why))
+        let shown = if bytes.len() > LONGEST_NAME { &bytes[..80] } else { bytes };
+        check_component(bytes).map_err(|why| bad(shown, why))
     }
 
     pub fn as_bytes(&self) -> &[u8] {

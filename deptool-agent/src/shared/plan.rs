@@ -1,7 +1,7 @@
 //! The plan: what changes on a host between two trees of it.
 //!
-//! A pure function of the two trees: no clock, no host, no I/O. The operator's side shows it, both sides compute it,
-//! and the host refuses a deployment whose plan has another digest than its own.
+//! It is a pure function of the two trees, without clock, host or I/O. The operator's side shows it, both sides compute
+//! it, and the host refuses a deployment if the digests differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,14 +18,14 @@ use crate::shared::{
 
 pub mod units;
 
-/// All that a deployment changes on one host.
+/// Everything that a deployment changes on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HostPlan {
     pub apps: Vec<AppChange>,
     pub external: Vec<ExternalChange>,
     pub units: Vec<UnitChange>,
     pub patterns: Vec<PatternChange>,
-    /// Units that are reloaded although nothing can tell whether they took the new configuration.
+    /// Units that are reloaded although nothing can tell whether the reload succeeds.
     pub unobserved: BTreeSet<UnitName>,
 }
 
@@ -44,23 +44,23 @@ pub enum Change {
     Remove,
 }
 
-/// What happens to one path outside of `/var/lib/deptool`.
+/// The change of one external path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExternalChange {
     pub path: ExternalPath,
     pub change: Change,
     pub class: Class,
-    /// The app that claims the path after the deployment, or did before if nobody does.
+    /// The app that claims the path after the deployment, or before it if no app does afterwards.
     pub app: AppName,
     /// The file in that app.
     pub file: TreePath,
 }
 
-/// What kind of thing a path outside is.
+/// The kind of an external path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Class {
     Link,
-    /// A unit file, drop-in or quadlet: takes effect at a daemon-reload.
+    /// A unit file, drop-in or quadlet. It takes effect at a daemon-reload.
     Unit,
     Sysusers,
     Tmpfiles,
@@ -72,7 +72,7 @@ pub struct UnitChange {
     pub unit: UnitName,
     pub enablement: Enablement,
     pub job: UnitJob,
-    /// The apps on whose account it happens.
+    /// The apps that cause the change.
     pub apps: BTreeSet<AppName>,
 }
 
@@ -80,76 +80,76 @@ pub struct UnitChange {
 pub enum Enablement {
     Keep,
     Enable,
-    /// Its `[Install]` section has changed: disabled by the old one, enabled by the new one.
+    /// Its `[Install]` section has changed: disable it with the old one, and enable it with the new one.
     Renew,
-    /// Back to what it was before we had it: disabled if it is ours, or if it was.
+    /// Restore its enablement from before the first deployment. A unit that the deployment installed is disabled.
     Release,
 }
 
-/// What is done with a unit. See [`units`] for what decides.
+/// The job for a unit. See [`units`] for the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum UnitJob {
     None,
-    /// The daemon-reload is all that it takes.
+    /// None: a daemon-reload is sufficient.
     DaemonReload,
     Reload(When),
-    /// Reload it, and restart it if the reload did not take.
+    /// Reload it, and restart it if it still uses old files.
     ReloadOrRestart(When),
     Restart(When),
-    /// A target: start what it pulls in and does not run.
+    /// For a target: start the units that it pulls in and that do not run.
     PullIn(When),
-    /// As a restart, of a unit that was not ours to run before.
+    /// Restart it, although it was not managed before.
     Start,
-    /// Stop it; one that ran before we came is restarted with what is left of its configuration.
+    /// Stop it. If it ran before the first deployment, restart it with what is left of its configuration.
     Stop,
-    /// What the unit starts or groups is restarted or reloaded, if it runs. The tree may know which units these are; the
-    /// host does.
+    /// Restart or reload the units that it starts or groups, if they run. The tree may know only some of these units;
+    /// the host knows all.
     Members(OnChange, BTreeSet<UnitName>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum When {
-    /// It is to run: if it does not, it is started.
+    /// The unit must run: start it if it does not.
     Always,
-    /// Nobody asked for it to be running.
+    /// Nothing asks for the unit to run.
     IfRunning,
 }
 
-/// What happens to all units of a template, of a dashed prefix, or of a type.
+/// The change of all units of a template, a dashed prefix, or a type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PatternChange {
-    /// As the unit file or the directory of drop-ins is named: `web@.service`, `app-.service`, `service`.
+    /// The name of the unit file or of the directory with drop-ins: `web@.service`, `app-.service`, `service`.
     pub pattern: String,
     pub job: PatternJob,
     pub apps: BTreeSet<AppName>,
 }
 
-/// What is done with those units of a pattern that run and that nothing else is said of.
+/// The job for the running units of a pattern that have no job of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum PatternJob {
     None,
     Reload,
     ReloadOrRestart,
     Restart,
-    /// They keep their old settings until something else restarts them, and that is said.
+    /// They keep their old settings until something restarts them, and a note says so.
     Leave,
     Stop,
 }
 
 impl HostPlan {
-    /// The difference between what a host has (`old`) and what it is to have (`new`).
+    /// The difference between the deployed tree (`old`) and the one to deploy (`new`).
     pub fn between(old: &HostTree, new: &HostTree) -> Result<HostPlan, DesiredError> {
         let (had, wants) = (Desired::of(old)?, Desired::of(new)?);
         Ok(Self::of_desired(old, new, &had, &wants))
     }
 
-    /// As [`HostPlan::between`], for a caller that has collected the two sides already.
+    /// Like [`HostPlan::between`], if the desired states are known already.
     pub fn of_desired(old: &HostTree, new: &HostTree, had: &Desired, wants: &Desired) -> HostPlan {
         let apps = app_changes(old, new);
         let external = external_changes(&had.external, &wants.external);
         let side = |tree, desired| units::Side { tree, desired };
         let (mut units, patterns) = units::changes(&apps, side(old, had), side(new, wants));
-        // Checks and probes are run by themselves, and are not running at any other time.
+        // Checks and probes are started by the agent, and do not run at other times.
         let is_run = |unit: &UnitName| {
             new.apps
                 .values()
@@ -174,12 +174,12 @@ impl HostPlan {
         self.external.iter().any(|change| change.class == Class::Unit)
     }
 
-    /// Whether there is anything in it for a service manager.
+    /// Whether the plan involves the service manager.
     pub fn has_units(&self) -> bool {
         !self.units.is_empty() || !self.patterns.is_empty() || self.needs_daemon_reload()
     }
 
-    /// SHA-256 over the plan's canonical form: its fields in order, as postcard, after the format's version.
+    /// The SHA-256 of the plan in its canonical form: the version of the format, and the fields in postcard's encoding.
     pub fn digest(&self) -> PlanDigest {
         let bytes = crate::shared::encoding::to_vec(&("deptool plan 1", self))
             .expect("a plan has only types that postcard has");
@@ -219,7 +219,7 @@ fn external_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<Extern
     let mut changes = Vec::new();
     for path in keys(had, wants) {
         let (was, is) = (had.get(path), wants.get(path));
-        // A copy that moves to another app with the same content is no change to the system.
+        // Moving a copy to another app without a change of its content does not change the system.
         let content = |claim: &Claim| match &claim.kind {
             ClaimKind::Link => (Some((claim.app.clone(), claim.file.clone())), None),
             ClaimKind::Copy(_, id) => (None, Some(*id)),
@@ -238,7 +238,8 @@ fn external_changes(had: &BTreeMap<ExternalPath, Claim>, wants: &BTreeMap<Extern
     changes
 }
 
-/// A reload's success is believed of Type=notify-reload, and where a check or health tells of it.
+/// The reloads whose result can't be observed: those of units without Type=notify-reload, in apps without checks or
+/// health probes.
 fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Desired) -> BTreeSet<UnitName> {
     let is_looked_after = |app: &AppName| {
         let manifest = new.apps.get(app).map(|app| &app.manifest);
@@ -264,7 +265,7 @@ fn change_of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Chan
     }
 }
 
-/// The keys of both maps, in order, each once.
+/// The keys of both maps, in order.
 fn keys<'a, K: Ord, V, W>(a: &'a BTreeMap<K, V>, b: &'a BTreeMap<K, W>) -> BTreeSet<&'a K> {
     a.keys().chain(b.keys()).collect::<BTreeSet<_>>()
 }

@@ -1,4 +1,4 @@
-//! What the agent itself reads in unit files and quadlets: systemd reads the rest. Pure.
+//! Parses the parts of unit files and quadlets that the agent itself needs. Pure.
 //!
 //! Syntax: systemd.syntax(7).
 
@@ -12,7 +12,7 @@ pub struct Assignment {
     pub value: String,
 }
 
-/// All assignments of a unit file, in order. What is none is left out: systemd says what is wrong with it.
+/// All assignments of a unit file, in order. Invalid lines are skipped; systemd reports them.
 pub fn assignments(text: &str) -> Vec<Assignment> {
     let (mut section, mut found) = (String::new(), Vec::new());
     let mut lines = text.lines();
@@ -40,15 +40,15 @@ fn is_comment(line: &str) -> bool {
     line.starts_with(['#', ';'])
 }
 
-/// What a unit file, drop-in or quadlet says that a plan depends on.
+/// The content of a unit file, drop-in or quadlet that a plan depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// All of its lines, in order.
+    /// All assignments, in order.
     pub lines: Vec<Assignment>,
-    /// It binds a path of ours into the unit's own view of the file system. That is resolved when the unit starts: after
-    /// a deployment the unit would see the old generation until it is restarted.
+    /// Whether it bind-mounts a path below `/var/lib/deptool`. Such a path is resolved when the unit starts, so the
+    /// unit sees the old generation until it is restarted.
     pub binds_ours: bool,
-    /// Type=notify-reload: the service says how a reload went.
+    /// Whether it sets Type=notify-reload: the service reports the result of a reload.
     pub tells_of_reload: bool,
 }
 
@@ -63,14 +63,14 @@ impl Facts {
         }
     }
 
-    /// The unit that Podman's generator makes of this quadlet, if it names it itself; or why that is no name.
+    /// The unit name that a quadlet chooses with `ServiceName=`, or why that name is invalid.
     pub fn service_name(&self) -> Option<Result<UnitName, String>> {
         const QUADLETS: [&str; 8] = ["Container", "Pod", "Kube", "Network", "Volume", "Image", "Build", "Artifact"];
         let name = QUADLETS.iter().find_map(|section| self.value(section, "ServiceName"))?;
         Some(UnitName::parse(format!("{name}.service").as_bytes()).map_err(|error| error.to_string()))
     }
 
-    /// The words of all lines `key=` in `section`. An empty one takes back what came before it.
+    /// The words of all lines `key=` in `section`. An empty value clears the ones before it.
     pub fn words<'a>(&'a self, section: &str, key: &str) -> Vec<&'a str> {
         let mut words = Vec::new();
         for line in self.lines.iter().filter(|line| line.section == section && line.key == key) {

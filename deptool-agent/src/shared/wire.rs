@@ -157,7 +157,7 @@ pub enum Response {
     /// The host lacks objects that the pack builds on: send a pack that has everything.
     NeedFull,
     Progress(Phase),
-    /// What is waited for: a unit, or what must answer. Only told if that takes time.
+    /// The unit or health probe that the host waits for. Only sent if the wait takes long.
     WaitsFor(String),
     /// Something that the operator should know, in one or a few lines.
     Note(String),
@@ -188,7 +188,7 @@ pub enum Response {
         size: Option<u64>,
     },
     Attempts(Vec<Attempt>),
-    /// Answers [`Request::Verify`]. Empty if everything is as it was deployed.
+    /// Answers [`Request::Verify`]. Empty if nothing differs.
     Drift(Vec<Drift>),
     /// The request failed. The connection ends.
     Error(String),

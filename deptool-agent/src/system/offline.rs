@@ -153,7 +153,7 @@ impl System for Offline {
     }
 
     fn add_transient(&mut self, _files: &[&str]) -> Result<Vec<UnitName>, SystemError> {
-        Err(SystemError("no systemd runs here".into()))
+        Err(SystemError("systemd is not running here".into()))
     }
 
     fn remove_transient(&mut self, _units: &[UnitName]) -> Result<(), SystemError> {

@@ -40,7 +40,7 @@ pub fn succeed(program: &str, arguments: &[&OsStr], limit: Duration) -> Result<E
     }
 }
 
-/// What a program that ended well complained of. That it creates something is no complaint.
+/// The complaints of a program that succeeded. Messages about created files are not complaints.
 pub fn complaints(ended: &Ended) -> String {
     let text = String::from_utf8_lossy(&ended.stderr);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Creating "));
@@ -59,7 +59,7 @@ pub fn run(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<E
     run_with(program, arguments, &[], limit)
 }
 
-/// As [`run`], with these in its environment.
+/// Like [`run`], with additional environment variables.
 pub fn run_with(
     program: &str,
     arguments: &[&OsStr],

@@ -45,7 +45,7 @@ struct Watched {
 enum Role {
     /// The deployment had a job for it.
     Own,
-    /// It goes back to its state before the first deployment. A failure is only reported.
+    /// It returns to its state before the first deployment. A failure is only reported.
     GivenBack,
     /// This socket or path starts it, and was started at that time. Earlier runs do not count.
     Triggered { by: UnitName, since: Duration },
@@ -55,13 +55,13 @@ enum Role {
     PulledIn { by: UnitName },
 }
 
-/// All that a deployment does to units.
+/// Everything that a deployment does to units.
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
     /// The states of all units before the deployment.
     pub before: States,
     pub ours: Ours,
-    /// Those of `ours` that go back to their state before the first deployment.
+    /// Those of `ours` that return to their state before the first deployment.
     pub given_back: BTreeSet<UnitName>,
     /// The units and templates whose unit files are deployed.
     pub made: BTreeSet<UnitName>,
@@ -98,7 +98,7 @@ impl Deadline {
 pub struct Watch {
     transaction: Transaction,
     watched: Vec<Watched>,
-    /// Those of the watched units that were not good when they were looked at last.
+    /// The watched units that were not good at the last look.
     settling: Vec<usize>,
     is_first: bool,
     /// Units that had jobs that the deployment did not ask for.
@@ -129,7 +129,7 @@ impl Watch {
         self.watched.extend(units.into_iter().map(new));
     }
 
-    /// What is waited for.
+    /// The units that are not good yet, for the progress display.
     fn awaited(&self) -> String {
         some_of(&self.settling.iter().map(|at| &self.watched[*at].unit).collect::<Vec<_>>())
     }
@@ -189,7 +189,7 @@ impl Watch {
             let Some(failure) = failure(&self.watched[*at], verdict) else { continue };
             match self.watched[*at].role {
                 Role::GivenBack => {
-                    let complaint = format!("'{}' was given back, and does not run: {}", failure.unit, failure.why);
+                    let complaint = format!("'{}' was released but does not run: {}", failure.unit, failure.why);
                     self.complaints.insert(failure.unit, complaint);
                 }
                 Role::PulledIn { .. } if !self.transaction.makes(&failure.unit) => {
@@ -320,7 +320,7 @@ fn triggered(system: &mut dyn System, by: &Watched, now: &UnitDetail) -> Vec<Wat
     let is_timer = by.unit.as_str().ends_with(".timer");
     let Some(since) = now.active_since.filter(|_| !is_timer) else { return Vec::new() };
     let watch = |unit: &UnitName| {
-        // Its run may have begun already. It is told from earlier runs by its time.
+        // The run may have begun before. It is told from earlier runs by its time.
         let before = UnitDetail { invocation: String::new(), ..detail(system, unit).ok()? };
         let ended = by.started.ended;
         let started = Started { kind: JobKind::Start, job: JobResult::Done, ended, before, window: None };
@@ -341,7 +341,7 @@ impl Watched {
         }
         match &self.role {
             Role::Triggered { since, .. } => self.judge_triggered(*since, now, clock),
-            // Nobody waits for the end of what it does.
+            // A oneshot that systemd started along need not finish.
             Role::PulledIn { .. } if now.active == Active::Activating && now.service_type == "oneshot" => Verdict::Good,
             Role::Own | Role::GivenBack | Role::Along { .. } | Role::PulledIn { .. } => {
                 judge(&self.started, now, clock)
@@ -351,10 +351,10 @@ impl Watched {
 
     fn judge_triggered(&self, since: Duration, now: &UnitDetail, clock: Duration) -> Verdict {
         let last_failure = now.last_failure.clone().filter(|run| run.changed_at >= since);
-        // Nobody may ever connect, so inactive is fine, unless it failed in between.
+        // There may never be a connection, so the service may be inactive, unless it failed in between.
         let idle = last_failure.is_none() && now.active == Active::Inactive;
         match idle || now.changed_at < since {
-            // A path unit asks for its service while it is started itself.
+            // A path unit queues its service while it is being started.
             true if now.has_job => Verdict::Settling(TICK),
             true => Verdict::Good,
             false => judge(&self.started, &UnitDetail { last_failure, ..now.clone() }, clock),

@@ -60,7 +60,7 @@ pub fn judge(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
 }
 
 fn judge_state(started: &Started, now: &UnitDetail, clock: Duration) -> Verdict {
-    // systemd has queued a job for it along with others, and has not begun it: this is still the run of before, or its end.
+    // systemd has queued a job that has not begun, so this is still the earlier run.
     if now.has_job && now.invocation == started.before.invocation {
         return Verdict::Settling(ON_ITS_WAY);
     }

@@ -73,7 +73,7 @@ pub enum SessionError {
     #[error("{0}")]
     Agent(String),
     /// The agent sent a message that is not valid in this state.
-    #[error("the host sent a message that makes no sense here")]
+    #[error("the host sent an unexpected message")]
     OutOfOrder,
     /// The agent is alive, but makes no progress or sends too many messages.
     #[error("the host {0}")]

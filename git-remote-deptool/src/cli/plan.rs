@@ -70,7 +70,7 @@ enum Layout {
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
     if args.fetch && refresh::refresh(remote, &aim.hosts, Whom::All)? == Refreshed::NotAll {
-        return Err(CliError::Hosts("not all hosts could be asked what they run".into(), ExitStatus::Unreachable));
+        return Err(CliError::Hosts("not all hosts could be asked for their state".into(), ExitStatus::Unreachable));
     }
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
     let plan = aim.plan(&remote.repo, ancestry, Repair::Changed)?;

@@ -44,7 +44,7 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// The working directory does not exist.
-    #[error("cannot find out where we are")]
+    #[error("can't determine the current directory")]
     Directory(#[source] io::Error),
     /// There is no repository, or it can't be used.
     #[error(transparent)]
@@ -53,7 +53,7 @@ pub enum ContextError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The signal handlers could not be installed. Without them, Ctrl-C would abandon hosts.
-    #[error("cannot handle signals")]
+    #[error("can't install signal handlers")]
     Signals(#[source] io::Error),
 }
 

@@ -62,7 +62,7 @@ pub enum OptionError {
     #[error(transparent)]
     PushOption(#[from] PushOptionError),
     /// `--atomic` together with skipping hosts.
-    #[error("a push can't be --atomic and leave out unreachable hosts")]
+    #[error("--atomic and skip-unreachable can't be combined")]
     AtomicWithoutSome,
     /// Malformed C-style quoting.
     #[error("malformed value of option '{0}'")]

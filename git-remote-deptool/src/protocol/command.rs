@@ -99,14 +99,14 @@ fn push(rest: &[u8]) -> Result<PushCommand, CommandError> {
         text => Source::Revision(text.into()),
     };
     // The answer repeats the name in a line of its own, followed by a space.
-    gix::validate::reference::name(dst.as_bstr()).map_err(|_| malformed("the destination is no ref name"))?;
+    gix::validate::reference::name(dst.as_bstr()).map_err(|_| malformed("the destination is not a valid ref name"))?;
     Ok(PushCommand { ancestry, src, dst: dst.into() })
 }
 
 fn fetch(rest: &[u8]) -> Result<Command, CommandError> {
     let malformed = |why| CommandError::Malformed { command: "fetch", why };
     let (id, name) = rest.split_once_str(" ").ok_or(malformed("it needs an id and a name"))?;
-    let id = id.to_str().ok().and_then(|hex| hex.parse().ok()).ok_or(malformed("the id is no SHA-1"))?;
+    let id = id.to_str().ok().and_then(|hex| hex.parse().ok()).ok_or(malformed("the id is not a SHA-1"))?;
     if name.is_empty() {
         return Err(malformed("the name is empty"));
     }

@@ -223,7 +223,7 @@ impl Supervisor for PushSupervisor<'_> {
             _ => (names.join(", "), "they have"),
         };
         let what = match self.request.options.atomicity {
-            Atomicity::AllOrNothing => "goes back to what ran before",
+            Atomicity::AllOrNothing => "goes back to the commit that ran before",
             Atomicity::PerHost => "finishes by itself, or rolls back",
         };
         self.remote.say(&format!("interrupted: {names}: {them} begun: each {what}; 'git fetch' shows how it ended"));

@@ -33,7 +33,7 @@ use crate::{
 /// A helper that sends nothing for this long counts as gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// A wait that takes longer is told of, and what is told changes no faster than this.
+/// After this time, the helper is told what the host waits for, and so often at most.
 const LONG: Duration = Duration::from_secs(1);
 
 /// The result of waiting for a request.
@@ -58,7 +58,7 @@ pub struct Peer {
     takeovers: usize,
     /// The question that the helper has not answered yet. A connection that takes over is asked again.
     question: Option<Response>,
-    /// What the helper was told to be waited for in this phase, and when it heard of phase or wait.
+    /// What the helper was last told to wait for, and when the last phase or wait was sent.
     awaited: String,
     heard_of_progress: Instant,
     heartbeat: Heartbeat,
@@ -162,7 +162,7 @@ impl Peer {
         }
     }
 
-    /// As [`Peer::tick`], and tell the helper what is waited for if that takes time. Empty if it is not known.
+    /// Like [`Peer::tick`], and tell the helper what the host waits for if that takes long. Empty if unknown.
     pub fn wait_for(&mut self, awaited: &str) {
         self.tick();
         if !awaited.is_empty() && self.awaited != awaited && self.heard_of_progress.elapsed() >= LONG {
@@ -289,7 +289,7 @@ pub enum Relayed {
     Something,
 }
 
-/// What there is to do for [`Peer`].
+/// What a wait has ended with.
 enum Ready {
     Nothing,
     Link,

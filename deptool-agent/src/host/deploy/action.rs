@@ -24,7 +24,7 @@ pub enum Action {
     Stop(Vec<UnitName>),
     /// Disable units that were enabled.
     Disable(Vec<UnitName>),
-    /// Make external directories that do not exist, outermost first. Some of them are links that were given up.
+    /// Create external directories, outermost first. Some of them replace symlinks that are released.
     MakeDirectories(Vec<ExternalPath>),
     /// Change one external path.
     Place(Placement),
@@ -46,7 +46,7 @@ pub enum Action {
     CreateTmpfiles(Vec<ExternalPath>),
     /// Enable units that were not enabled.
     Enable(Vec<UnitName>),
-    /// Make links that say what the host had enabled before us, and that disabling ours has taken along.
+    /// Restore enablement links of the host's own that disabling our units has deleted.
     RestoreLinks(Enablement),
     DaemonReload,
     /// Remove the stable paths of apps that were removed.
@@ -55,16 +55,17 @@ pub enum Action {
     Jobs(UnitJobs),
 }
 
-/// What is done with units once all files are in place.
+/// The jobs for units after all files are in place.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitJobs {
-    /// These are stopped before anything is started, so that ports and files can be handed over. Those that go on are in
+    /// Units to stop before any unit starts, so that a port or a file can be handed over. Those that start again are in
     /// `jobs`, too.
     pub stop: Vec<UnitName>,
     pub jobs: Vec<(UnitName, JobKind)>,
-    /// Units that become again what they were before us. That one of them does not start is said, and no failure.
+    /// Units that return to their state before the first deployment. If one of them does not start, that is reported
+    /// but is not a failure.
     pub given_back: BTreeSet<UnitName>,
-    /// Units among those to be reloaded that are restarted if the reload did not take.
+    /// Reloaded units that are restarted if they still use old files.
     pub restart_if_stale: BTreeSet<UnitName>,
 }
 
@@ -73,7 +74,7 @@ impl UnitJobs {
         self.stop.is_empty() && self.jobs.is_empty()
     }
 
-    /// Every unit that they are about.
+    /// All units in these jobs.
     pub fn units(&self) -> impl Iterator<Item = &UnitName> {
         self.stop.iter().chain(self.jobs.iter().map(|(unit, _)| unit))
     }
@@ -87,7 +88,7 @@ pub struct Placement {
     pub old: Old,
 }
 
-/// What a path has after the change.
+/// What is at a path after the change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum New {
     /// A symlink with this target.
@@ -98,23 +99,23 @@ pub enum New {
         file: TreePath,
         sha256: String,
     },
-    /// The backup of what was there before the first deployment, which has this content.
+    /// The backup of what was there before the first deployment, with this content.
     Before(Content),
     Nothing,
 }
 
-/// What a path had when the deployment was prepared.
+/// What was at a path when the deployment was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Old {
     Nothing,
     /// What an earlier deployment put there.
     Ours,
-    /// Something with the same content that no deployment put there. A backup is kept.
+    /// A file or symlink of the same content that was not deployed. It is backed up.
     Foreign,
-    /// What somebody put in place of a deployed path. A backup is kept, and the operator was told.
+    /// A file or symlink that replaced a deployed one. It is backed up, and the operator was told.
     Drifted,
-    /// The same, and it is a directory.
+    /// A directory that replaced a deployed file or symlink.
     DriftedDirectory,
-    /// A directory that we made, and all that is in it is given up.
+    /// A directory that a deployment created, and whose content is released.
     OurDirectory,
 }

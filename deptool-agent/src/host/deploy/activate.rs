@@ -1,4 +1,4 @@
-//! The steps from the first visible change to the end. [`crate::host::deploy`] calls them in order.
+//! The steps from the first visible change to the end, in the order in which [`crate::host::deploy`] calls them.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ use crate::{
 /// How a deployment ended.
 pub enum End {
     Outcome(Outcome),
-    /// The helper was told already, before the agent cleaned up.
+    /// The helper was told before the cleanup.
     Told,
 }
 
@@ -63,13 +63,13 @@ pub struct Running<'a> {
     pub left: Vec<Drift>,
     /// Whether host or helper decides to keep the deployment.
     pub decided_by: DecidedBy,
-    /// So many of its actions were begun.
+    /// The number of actions that were begun.
     pub begun: usize,
-    /// What systemd has done to other units along with those of the plan.
+    /// Units outside of the plan that systemd changed as well.
     pub along: Along,
 }
 
-/// Units beside those of the plan.
+/// Units outside of the plan.
 #[derive(Debug, Default)]
 pub struct Along {
     pub restarted: Vec<UnitName>,
@@ -150,7 +150,7 @@ impl Running<'_> {
         let is_observable = self.system.manager() == Manager::Running;
         let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
         if !is_observable && !probes.is_empty() {
-            self.peer.send(&Response::Note("no systemd runs here: 'health' was not asked".into()));
+            self.peer.send(&Response::Note("systemd is not running here: 'health' was skipped".into()));
         }
         let transaction = self.transaction();
         if transaction.ours.is_empty() && (probes.is_empty() || !is_observable) {
@@ -174,7 +174,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// A reload that did not take is made up for by a restart, where `on_change` says so, and else told.
+    /// Handle units that still use old files after a reload: restart them if `on_change` allows that, or else report
+    /// them.
     fn look_for_stale(&mut self, deadline: Deadline, watch: &mut Watch) -> Result<(), Failure> {
         if self.system.manager() != Manager::Running {
             return Ok(());
@@ -183,8 +184,8 @@ impl Running<'_> {
         let stale = stale::find(self.home, &self.record, self.system, &mut |awaited| peer.wait_for(awaited))?;
         let (restarts, rest): (Vec<_>, Vec<_>) = stale.into_iter().partition(|stale| stale.may_restart);
         for Stale { unit, what, .. } in rest {
-            let advice = "'on_change' may be 'restart' or 'reload-or-restart'";
-            self.peer.send(&Response::Note(format!("'{unit}' did not take the new files: {what}; {advice}")));
+            let advice = "set 'on_change' to 'restart' or 'reload-or-restart'";
+            self.peer.send(&Response::Note(format!("'{unit}' still uses old files: {what}; {advice}")));
         }
         if restarts.is_empty() {
             return Ok(());
@@ -206,7 +207,7 @@ impl Running<'_> {
         watch.settle(self.system, deadline, &mut |awaited| peer.wait_for(awaited)).map_err(Failure::Units)
     }
 
-    /// What the deployment does to units, as a whole.
+    /// Everything that the deployment does to units, for settling.
     fn transaction(&self) -> Transaction {
         let (mut ours, mut given_back) = (Ours::default(), BTreeSet::new());
         for action in &self.record.actions {
@@ -223,7 +224,7 @@ impl Running<'_> {
         Transaction { before, ours, given_back, made }
     }
 
-    /// Wait for confirmation and verdict, where they are needed.
+    /// Wait for the confirmation and the verdict, if they are required.
     pub fn await_helper(&mut self) -> Result<(), Failure> {
         if let Some(seconds) = self.expectations.confirm {
             self.enter_phase(Phase::AwaitingConfirmation);
@@ -236,7 +237,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Wait until all hosts have kept the deployment, if they decide together. An error means that it was revoked.
+    /// Wait until all hosts have kept the deployment, if the helper decides. An error means that it was revoked.
     pub fn await_release(&mut self, journal: &mut Handle) -> Result<(), Failure> {
         if self.decided_by == DecidedBy::Host {
             return Ok(());
@@ -291,7 +292,7 @@ impl Running<'_> {
         journal.keep()
     }
 
-    /// An entry in the host's journal: who deployed what, and how it ended.
+    /// Write an entry to the host's journal: what was deployed, by whom, and the result.
     fn log(&mut self, ended: &str) {
         let Record { id, by, cluster, to, .. } = &self.record;
         let (commit, what) = match to {
@@ -308,12 +309,13 @@ impl Running<'_> {
         self.system.log(&message, &fields);
     }
 
-    /// A path unit watches the file to which a path led, not the path. A change of that file's attributes makes it look anew
-    /// and start its service, which then reads the new file. Only now: a tree that is still needed is not touched.
+    /// A path unit watches the file that its path led to, not the path. A change of that file's attributes makes it
+    /// look again and start its service, which then reads the new file. This must wait until the old tree is no longer
+    /// needed.
     fn tell_path_units(&self) {
         for path in &self.expectations.watched {
             let same = std::fs::metadata(path).map(|meta| meta.permissions());
-            // The file may be gone with its path unit. The deployment is good either way.
+            // The file may be gone, and its path unit with it. That does not affect the deployment.
             let _ = same.and_then(|permissions| std::fs::set_permissions(path, permissions));
         }
     }

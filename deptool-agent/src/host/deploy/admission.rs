@@ -14,7 +14,7 @@ pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
     if Journal::is_empty(home)? {
         return Ok(());
     }
-    let why = "an earlier deployment is not undone yet; 'git fetch' tries again, and says what stands in the way";
+    let why = "an earlier deployment is not undone yet; 'git fetch' tries again, and reports what prevents it";
     Err(HostError::Interrupted(why.into()))
 }
 

@@ -135,7 +135,7 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// The units that ran, and that systemd has stopped together with these. A restart would have started them again.
+    /// The units that ran and that systemd stopped together with these. A restart would have started them again.
     fn stopped_along(&mut self, stopped: &[UnitName]) -> Result<Vec<UnitName>, HostError> {
         let ours = Ours { jobs: stopped.iter().cloned().collect(), stops: BTreeSet::new() };
         let now = self.system.snapshot_of_runs()?;

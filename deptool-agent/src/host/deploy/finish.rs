@@ -121,7 +121,7 @@ fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
     for action in &record.actions {
         let Action::Place(placement) = action else { continue };
         match clear_siblings_of(home, record, placement) {
-            // Somebody has made the way there impassable since. What is there is not ours any more.
+            // The path can't be reached safely any more, so what is there is left alone.
             Err(HostError::External(_)) => {}
             result => result?,
         }
@@ -150,7 +150,7 @@ fn clear_siblings_of(home: &Home, record: &Record, placement: &Placement) -> Res
         Old::Drifted | Old::DriftedDirectory => keep(home, record, path, &place),
         Old::OurDirectory => {
             place.clear_our_directory()?;
-            // Somebody has put something into it since.
+            // Another program has put files into it since.
             if place.has(Sibling::Undo)? { keep(home, record, path, &place) } else { Ok(()) }
         }
     }

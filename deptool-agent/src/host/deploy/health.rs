@@ -73,10 +73,10 @@ pub fn wait(
     Ok(())
 }
 
-/// What came of asking, where that was not what should have come.
+/// The failure of an attempt.
 struct Asked {
     why: String,
-    /// The run of a unit: what it said is shown.
+    /// The run of a probe unit, whose output is shown.
     invocation: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Asked {
     }
 }
 
-/// Run a unit to its end, once.
+/// Run a probe unit once, to its end.
 fn run(
     unit: &UnitName,
     limit: Duration,
@@ -105,7 +105,7 @@ fn run(
     if is_late {
         system.run_jobs(&[(unit.clone(), JobKind::Stop)], SHORTEST, tick)?;
     }
-    // It is no unit that is to run: nothing of it stays in the list of those that failed.
+    // A probe unit is not meant to run, so it does not stay in the list of failed units.
     system.reset_failed(units)?;
     Ok(match verdict {
         _ if is_late => Err(Asked { why: "does not end".into(), invocation }),
@@ -124,7 +124,7 @@ fn attempt(target: &Target, limit: Duration, tick: &mut dyn FnMut(&str)) -> Resu
             Ok(answer) => return Err(format!("status {answer}, not {status}")),
             Err(error) => Err(error),
         },
-        // It is run, not asked.
+        // Units are run by [`run`].
         Target::Unit(_) => Ok(()),
     };
     result.map_err(|error| match error.kind() {

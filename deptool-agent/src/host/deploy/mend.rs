@@ -1,7 +1,7 @@
-//! What of the drift that was found a deployment puts right, and how.
+//! Decides which drift a deployment puts right, and how.
 //!
-//! What is really there is one more state of the host that the new one is compared with. So what has drifted is taken out
-//! of what was deployed before, and the plan from there puts it back, with all that follows for units.
+//! What is really on the host is one more state to compare with the new one. So everything that has drifted is removed
+//! from the old state. The plan from there restores it, with all consequences for units.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,23 +31,23 @@ use crate::{
     },
 };
 
-/// How many things that are left are named.
+/// Name at most this many differences that are left.
 const NAMED: usize = 3;
 
-/// What is put right, and what is left.
+/// The drift that is put right, and the drift that is left.
 pub struct Mending {
-    /// From what is really there to what is to be.
+    /// The plan from the real state to the new one.
     pub plan: HostPlan,
     pub mended: Vec<Mended>,
     pub kept_files: Vec<KeptFile>,
-    /// Files of others that change our units: they go.
+    /// Foreign files that change deployed units. They are removed.
     pub foreign: Vec<ExternalPath>,
-    /// Checkouts that somebody has changed, and that stay.
+    /// Checkouts that were changed and are left so.
     pub left_trees: BTreeMap<AppName, String>,
     pub left: Vec<Drift>,
 }
 
-/// The two sides of a deployment, as they are meant to be.
+/// Both sides of a deployment, without drift.
 pub struct Meant<'a> {
     pub old: &'a HostTree,
     pub new: &'a HostTree,
@@ -56,7 +56,7 @@ pub struct Meant<'a> {
     pub plan: HostPlan,
 }
 
-/// Decide what is put right as part of generation `number`.
+/// Decide what to put right as part of generation `number`.
 pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair, number: u32) -> Mending {
     let changed: BTreeSet<AppName> = meant.plan.apps.iter().map(|change| change.app.clone()).collect();
     let (mine, left): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| is_mine(finding, repair, &changed));
@@ -90,7 +90,7 @@ pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair
     Mending { plan: plan(meant, &mine), mended, kept_files, foreign, left_trees, left }
 }
 
-/// Whether this deployment puts it right.
+/// Whether this deployment puts the finding right.
 fn is_mine(finding: &Finding, repair: Repair, changed: &BTreeSet<AppName>) -> bool {
     match &finding.item {
         Item::Links | Item::File { tree: None, .. } => true,
@@ -101,7 +101,7 @@ fn is_mine(finding: &Finding, repair: Repair, changed: &BTreeSet<AppName>) -> bo
     }
 }
 
-/// The plan from what is really there.
+/// The plan from the real state.
 fn plan(meant: Meant<'_>, mine: &[Finding]) -> HostPlan {
     if mine.iter().all(|finding| matches!(finding.item, Item::Links | Item::Host)) {
         return meant.plan;
@@ -117,7 +117,7 @@ fn plan(meant: Meant<'_>, mine: &[Finding]) -> HostPlan {
     for finding in mine {
         match &finding.item {
             Item::Path(path) => {
-                // What is to be there is not.
+                // A path that the new tree claims is missing.
                 if meant.wants.external.contains_key(path) {
                     had.external.remove(path);
                 }
@@ -138,7 +138,7 @@ fn plan(meant: Meant<'_>, mine: &[Finding]) -> HostPlan {
     plan
 }
 
-/// Let a file of these apps count as changed, or all of them: units have to take what is put right.
+/// Treat a file of these apps, or all of their files, as changed, so that units notice what is put right.
 fn touch(old: &mut HostTree, apps: &BTreeSet<AppName>, file: Option<&TreePath>) {
     let unknown = ObjectId::null(HashKind::Sha1);
     for name in apps {
@@ -169,7 +169,7 @@ fn add_unit(plan: &mut HostPlan, unit: UnitName, remedy: Remedy, apps: BTreeSet<
     }
 }
 
-/// What is to be said of what was put right and of what was left.
+/// Notes for the operator about the drift that was put right and the drift that was left.
 pub fn notes(mending: &Mending, host: &HostName) -> Vec<String> {
     let of_mended = |mended: &Mended| match &mended.kept {
         Some(kept) => format!("{}: what was there is kept as '{kept}'", mended.what),

@@ -1,5 +1,5 @@
-//! Prepare: everything slow, nothing visible. The plan is checked against the machine, the generation is written, and
-//! every action is decided.
+//! Prepare: everything that is slow, while nothing is visible. It checks the plan against the machine, writes the
+//! generation, and decides every action.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ pub mod verify;
 use external::ExternalWork;
 use units::UnitWork;
 
-/// Both sides of a deployment, as trees and as what they ask for.
+/// Both sides of a deployment, as trees and as desired states.
 pub struct Sides<'a> {
     pub old: &'a HostTree,
     pub new: &'a HostTree,
@@ -49,50 +49,50 @@ pub struct Sides<'a> {
     pub plan: &'a HostPlan,
 }
 
-/// A generation that was written and that nothing refers to yet.
+/// A generation that was written but is not referred to yet.
 pub struct Staged<'a> {
     pub home: &'a Home,
     pub sides: &'a Sides<'a>,
-    /// The generation that runs, and the new one.
+    /// The current generation, and the new one.
     pub generations: (Option<u32>, u32),
-    /// Each app's checkout.
+    /// The checkout of each app.
     pub checkouts: &'a [(AppName, String)],
-    /// Units that a failed deployment left down.
+    /// Units that failed to start after a rollback.
     pub down: &'a [Down],
     /// What happens to files that no deployment put there.
     pub in_the_way: InTheWay,
-    /// Files of others that change our units, and are to go.
+    /// Foreign files that change deployed units. They are removed.
     pub foreign: &'a [ExternalPath],
 }
 
 impl Staged<'_> {
-    /// Where an app's file is.
+    /// The path of an app's file.
     fn file(&self, app: &AppName, file: &TreePath) -> PathBuf {
         self.home.generation(self.generations.1).join(app.as_str()).join(file.as_path())
     }
 
-    /// The apps that have no stable path: new ones, and those of which somebody took it away.
+    /// The apps without a stable path: new ones, and those whose symlink was deleted.
     fn unlinked(&self) -> Vec<AppName> {
         self.sides.new.apps.keys().filter(|app| !self.home.has_stable_path(app)).cloned().collect()
     }
 }
 
-/// What *prepare* has found out.
+/// The result of *prepare*.
 pub struct Prepared {
     pub actions: Vec<Action>,
-    /// The ledger as it is after the deployment.
+    /// The ledger after the deployment.
     pub claims: Claims,
-    /// All units as they are before the deployment. Empty if it does nothing to units.
+    /// The states of all units before the deployment. Empty if it does not affect units.
     pub before: States,
-    /// What is enabled of the units that it enables and disables.
+    /// The enablement of the units that the deployment enables and disables.
     pub enablement: Enablement,
-    /// Files in trees that go, which path units watch.
+    /// Files in old trees that path units watch.
     pub watched: Vec<PathBuf>,
-    /// For the operator.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
-/// Each app's checkout by its name below `trees/`, and the apps whose checkouts were written now.
+/// The checkout of each app by its name below `trees/`, and the apps whose checkouts were just written.
 pub type Checkouts = (Vec<(AppName, String)>, BTreeSet<AppName>);
 
 /// Check out all apps for `generation`.
@@ -105,13 +105,13 @@ pub fn check_out(
 ) -> Result<Checkouts, HostError> {
     let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
-        // Somebody has changed it, and this deployment does not touch that app.
+        // The checkout was changed by hand, and this deployment does not touch the app.
         if let Some(tree) = left.get(name) {
             checkouts.push((name.clone(), tree.clone()));
             continue;
         }
         let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
-        // Two apps with the same tree: the second finds what the first has written.
+        // If two apps have the same tree, the second one uses the checkout of the first.
         if written {
             fresh.insert(name.clone());
         }
@@ -120,13 +120,13 @@ pub fn check_out(
     Ok((checkouts, fresh))
 }
 
-/// The checkouts of the generation that runs, from which unchanged files keep their times.
+/// The checkouts of the current generation. Unchanged files keep the modification times that they have there.
 pub fn earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<Earlier<'a>> {
     let Some(number) = current else { return Vec::new() };
     old.apps.iter().filter_map(|(name, app)| Earlier::verified(home, number, name, app)).collect()
 }
 
-/// Decide every action. Reads the machine, changes nothing.
+/// Decide every action. This reads the machine and changes nothing.
 pub fn decide(
     staged: &Staged<'_>,
     claims: &Claims,
@@ -163,7 +163,7 @@ pub fn decide(
     Ok(Prepared { actions, claims, before, enablement, watched, notes })
 }
 
-/// The order in which a host changes. Every deployment follows it.
+/// The order of the actions, which is the same for every deployment.
 fn in_order(
     sides: &Sides<'_>,
     (from, to): (Option<u32>, u32),
@@ -217,11 +217,11 @@ struct Deciding<'a> {
     before: &'a Claims,
     claims: Claims,
     notes: Vec<String>,
-    /// Everything that speaks against the deployment: the operator sees all of it at once.
+    /// All reasons to refuse the deployment. The operator sees all of them at once.
     problems: Vec<String>,
     /// Files that are in the way, in the order of `problems`.
     obstacles: Vec<Drift>,
     made: BTreeSet<ExternalPath>,
-    /// Files in trees that go, which path units watch.
+    /// Files in old trees that path units watch.
     watched: Vec<PathBuf>,
 }

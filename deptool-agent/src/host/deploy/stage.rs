@@ -139,7 +139,7 @@ pub fn stage(
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
     let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
-        return Err(HostError::refused("the host's plan is not the one that was shown"));
+        return Err(HostError::refused("the host's plan differs from the one that was shown"));
     }
     let claims = ledger(home, store, &had, peer)?;
     let down = failed_units::load(home)?;

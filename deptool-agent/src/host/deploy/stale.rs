@@ -1,7 +1,7 @@
-//! Processes that did not take a reload: they still use files of an earlier deployment.
+//! Finds processes that still use files of an earlier deployment after a reload.
 //!
-//! What a process has open, and the directory that it works in, is that of the tree to which `current` led when it was
-//! started. nsd and others change directory into their data, and then read old files for ever.
+//! The open files and the working directory of a process are in the tree that `current` pointed to when they were
+//! opened. nsd and others change into their data directory, and then read old files forever.
 
 use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, time::Duration};
 
@@ -17,11 +17,11 @@ use crate::{
     system::{JobKind, System},
 };
 
-/// A server that reloads lets its old processes end what they are at: they get so long.
+/// How long a server's old processes may take to finish their work after a reload.
 const PATIENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A unit that was reloaded, and what one of its processes still uses.
+/// A unit that was reloaded, and an old file that one of its processes still uses.
 pub struct Stale {
     pub unit: UnitName,
     /// "process 123 still works in '/var/lib/deptool/trees/…/zones'"
@@ -29,7 +29,7 @@ pub struct Stale {
     pub may_restart: bool,
 }
 
-/// The units among those that `record` reloads that have not taken the new files.
+/// The units reloaded by `record` that still use old files.
 pub fn find(
     home: &Home,
     record: &Record,
@@ -64,13 +64,13 @@ pub fn find(
     Ok(stale)
 }
 
-/// The names of the trees that a generation uses.
+/// The names of the checkouts that a generation uses.
 fn trees_of(home: &Home, generation: u32) -> BTreeSet<OsString> {
     let apps = fs::read_dir(home.generation(generation)).into_iter().flatten().flatten();
     apps.filter_map(|app| Some(fs::read_link(app.path()).ok()?.file_name()?.to_owned())).collect()
 }
 
-/// What a process of the unit has open in another tree, in words.
+/// An old file or directory that a process of the unit uses, in words.
 fn old_file(
     home: &Home,
     unit: &UnitName,
@@ -83,7 +83,7 @@ fn old_file(
         let places = [("works in", proc.join("cwd")), ("has its root in", proc.join("root"))];
         let open = places.into_iter().chain(descriptors.map(|path| ("has open", path)));
         for (how, link) in open {
-            // The process may be gone by now, or another user's: then there is nothing to say of it.
+            // The process may have ended, or may belong to another user.
             let Ok(path) = fs::read_link(link) else { continue };
             let Ok(below) = path.strip_prefix(home.trees()) else { continue };
             let tree = below.components().next().map(|tree| tree.as_os_str().to_owned());

@@ -1,7 +1,8 @@
-//! Going back: everything that a record's actions may have done, newest first, whichever of them were carried out.
+//! Rollback: undoes everything that the actions of a record may have done, newest first, whether or not they were
+//! carried out.
 //!
-//! Undoing compares with reality and can be done again after an interruption. It goes on after an error: the more is
-//! back in place the better.
+//! Undoing compares with the real state, and can be repeated after an interruption. It continues after an error, to
+//! restore as much as possible.
 
 use std::collections::BTreeMap;
 
@@ -31,28 +32,28 @@ use crate::{
     },
 };
 
-/// What could not be undone; nothing if the host is as it was.
+/// What could not be undone. Empty if the host was restored completely.
 #[derive(Debug, Default)]
 pub struct Left {
-    /// Of files, or of what systemd knows, in sentences. It has to be tried again: the journal stays.
+    /// Errors about files or enablement, in sentences. The journal stays, and the next agent tries again.
     pub errors: Vec<String>,
-    /// Units that did not start again. Everything that they read is as it was.
+    /// Units that did not start again, although all of their files were restored.
     pub down: Vec<Down>,
 }
 
 impl Left {
-    /// All of it, for the operator.
+    /// All problems, for the operator.
     pub fn sentences(&self) -> Vec<String> {
         self.errors.iter().chain(self.down.iter().map(|down| &down.why)).cloned().collect()
     }
 }
 
-/// How far a deployment has got.
+/// The progress of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
-    /// So many of its actions were begun.
+    /// The number of actions that were begun.
     Actions(usize),
-    /// The agent that knows is gone.
+    /// Unknown, because the agent has died.
     Unknown,
 }
 
@@ -83,7 +84,7 @@ struct Undoing<'a> {
 }
 
 impl Undoing<'_> {
-    /// Those that did not run before. One that did keeps the path that it should have had.
+    /// The new apps. An app that was deployed before keeps its stable path.
     fn new_of(&self, apps: &[AppName]) -> Vec<AppName> {
         let before = self.record.previous.map(|number| self.home.generation(number));
         let ran = |app: &AppName| before.as_ref().is_some_and(|before| before.join(app.as_str()).is_symlink());
@@ -94,7 +95,7 @@ impl Undoing<'_> {
         result.map_err(|error| self.left.errors.push(error.into().to_string())).ok()
     }
 
-    /// The units of the deployment's own jobs, whether or not it has got that far.
+    /// The units of the deployment's own jobs, whether or not they were run.
     fn ours(&self) -> Ours {
         let mut ours = Ours::default();
         for action in &self.record.actions {
@@ -107,7 +108,7 @@ impl Undoing<'_> {
         ours
     }
 
-    /// The other units that systemd has touched along with those of the deployment. After a reboot there are none.
+    /// Other units that systemd has changed together with those of the deployment. After a reboot there are none.
     fn touched(&mut self, ours: &Ours, now: &BTreeMap<UnitName, UnitState>) -> Vec<Touched> {
         if self.reached == Reached::Unknown && !self.record.before.are_of_this_boot(now) {
             return Vec::new();
@@ -116,8 +117,8 @@ impl Undoing<'_> {
         self.note(touched).unwrap_or_default()
     }
 
-    /// Units that did not run before stop while their files are still there. Nothing of them is left in the list of units
-    /// that have failed.
+    /// Stop units that did not run before, while their files still exist, and remove them from the list of failed
+    /// units.
     fn stop_what_was_started(&mut self) {
         let ours = self.ours();
         if self.system.manager() != Manager::Running || ours.jobs.is_empty() {
@@ -127,7 +128,7 @@ impl Undoing<'_> {
         let Some(now) = self.note(snapshot) else { return };
         let touched = self.touched(&ours, &now);
         let before = &self.record.before;
-        // An instance of a socket that ran before serves one connection, perhaps that of the operator.
+        // An instance of a socket that ran before serves one connection, perhaps the operator's.
         let serves = |one: &Touched| UnitType::of(&one.by) == UnitType::Socket && before.ran(&one.by);
         let touched =
             touched.into_iter().filter(|one| !(one.unit.as_str().contains('@') && serves(one))).map(|one| one.unit);
@@ -157,9 +158,9 @@ impl Undoing<'_> {
                 Action::Switch { from, to: _ } => self.switch_back(*from),
                 Action::LinkApps(apps) => unlink_apps(self.home, &self.new_of(apps)),
                 Action::UnlinkApps(apps) => link_apps(self.home, apps),
-                // Users and temporary files stay, as the plan says; a checkout that nothing refers to is pruned.
+                // Users and temporary files remain, as the plan says. A checkout that nothing refers to is pruned.
                 Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),
-                // Units come before and after the files, and what is enabled when all files are back.
+                // Units are handled before and after the files, and enablement after all files.
                 Action::Stop(_)
                 | Action::Jobs(_)
                 | Action::Enable(_)
@@ -181,11 +182,11 @@ impl Undoing<'_> {
         place.remove_sibling(Sibling::New)?;
         let backup = match placement.old {
             Old::Ours | Old::Drifted | Old::Foreign | Old::DriftedDirectory | Old::OurDirectory => Sibling::Undo,
-            // What is not what we would have put there is somebody else's.
+            // If it is not what would have been deployed, it belongs to somebody else.
             Old::Nothing if place.found()? == Found::Content(content_of(&placement.new)) => return place.remove(),
             Old::Nothing => return Ok(()),
         };
-        // Without a backup the path was not touched.
+        // Without a backup, the path was not changed.
         if place.has(backup)? { place.put_back(backup) } else { Ok(()) }
     }
 
@@ -205,7 +206,7 @@ impl Undoing<'_> {
         }
     }
 
-    /// What ran before and was touched runs again with the configuration of before. Nothing else is.
+    /// Start the units that ran before and were changed, with their old configuration.
     fn start_what_ran(&mut self) {
         if self.system.manager() != Manager::Running {
             return;
@@ -228,7 +229,7 @@ impl Undoing<'_> {
         for unit in restarts {
             let detail = self.system.detail(&unit);
             let keeps_files = self.note(detail).is_some_and(|detail| detail.may.keep_files);
-            // As on the way there: what changes its port back must not meet another that still has it.
+            // As in the deployment: a unit that takes its old port back must not meet another unit that still uses it.
             match is_single || keeps_files {
                 true => jobs.push((unit, JobKind::Restart)),
                 false => {
@@ -247,7 +248,7 @@ impl Undoing<'_> {
         self.look_again(&jobs);
     }
 
-    /// Units that were told to read the new configuration, and run: they are told to read the old one.
+    /// Units that were told to read the new configuration and are running. They are told to read the old one.
     fn reloads(&self, now: &BTreeMap<UnitName, UnitState>) -> Vec<(UnitName, JobKind)> {
         let begun = match self.reached {
             Reached::Actions(count) => count,
@@ -260,13 +261,13 @@ impl Undoing<'_> {
         let reloads = jobs
             .flat_map(|jobs| &jobs.jobs)
             .filter(|(unit, kind)| *kind == JobKind::Reload && self.record.before.change_of(unit, now).is_none());
-        // The first reload may still be under way, and may never end.
+        // The first reload may still be in progress, and may never finish.
         let is_busy = |unit: &UnitName| now.get(unit).is_some_and(|state| state.has_job);
         let kind = |unit: &UnitName| if is_busy(unit) { JobKind::Restart } else { JobKind::Reload };
         reloads.map(|(unit, _)| (unit.clone(), kind(unit))).collect()
     }
 
-    /// Not every unit's job waits until it is seen to work.
+    /// Check the started units, because some jobs finish before the unit is known to work.
     fn look_again(&mut self, jobs: &[(UnitName, JobKind)]) {
         let snapshot = self.system.snapshot();
         let Some(now) = self.note(snapshot) else { return };
@@ -279,7 +280,7 @@ impl Undoing<'_> {
         }
     }
 
-    /// Starting some has stopped others again, or has not brought back what systemd stopped along with them.
+    /// Start units that systemd stopped again while others were started, or did not start along with them.
     fn start_propagated(&mut self, ours: &Ours) {
         let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
@@ -313,7 +314,7 @@ impl Undoing<'_> {
     }
 }
 
-/// What a placement puts in place. Nothing that can be found is equal to what restores or removes.
+/// The content after a placement. No existing content is equal to a restoration or removal.
 fn content_of(new: &New) -> Content {
     match new {
         New::Link(target) => Content::Link(target.clone()),

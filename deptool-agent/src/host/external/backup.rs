@@ -1,8 +1,8 @@
-//! What stays of files that are not ours.
+//! Keeps foreign files.
 //!
-//! What was at an external path before us is in `state/backups/` for as long as we hold the path. What somebody put in the
-//! place of ours is in `state/kept/<generation>/`, for people. Neither is beside the path: programs that read whole
-//! directories would take it for configuration.
+//! What was at an external path before the first deployment is kept in `state/backups/` for as long as the path is
+//! claimed. What replaced a deployed file is kept in `state/kept/<generation>/`, for people. Neither is kept next to
+//! the path, because programs that read whole directories would take it for configuration.
 
 use std::{
     fs::{self, File},
@@ -35,10 +35,10 @@ use crate::{
     },
 };
 
-/// A longer name is cut, and has a digest in place of its end.
+/// A longer name is cut off, and ends in a digest.
 const LONG: usize = 200;
 
-/// Where what was at `path` before us is kept, if anything was.
+/// The path of the backup of what was at `path` before the first deployment.
 pub fn of(home: &Home, path: &ExternalPath) -> PathBuf {
     let mut name: String = path.as_str()[1..].replace('%', "%25").replace('/', "%2F");
     if name.len() > LONG {
@@ -50,12 +50,12 @@ pub fn of(home: &Home, path: &ExternalPath) -> PathBuf {
     home.backups().join(name)
 }
 
-/// Whether there is one.
+/// Whether there is a backup.
 pub fn exists(home: &Home, path: &ExternalPath) -> bool {
     matches!(Kind::of(&of(home, path)), Kind::File | Kind::Symlink)
 }
 
-/// What was at `path` before us, if that is known.
+/// The content of the backup, or `None` if there is none.
 pub fn content(home: &Home, path: &ExternalPath) -> Result<Option<Content>, HostError> {
     let backup = of(home, path);
     match Kind::of(&backup) {
@@ -68,7 +68,7 @@ pub fn content(home: &Home, path: &ExternalPath) -> Result<Option<Content>, Host
     }
 }
 
-/// Where to put a new backup of `path`. One that nobody knows of goes out of the way.
+/// The path for a new backup of `path`. An unknown backup in its place is moved away.
 pub fn make_room(home: &Home, path: &ExternalPath) -> Result<PathBuf, HostError> {
     make_private(&home.backups())?;
     let backup = of(home, path);
@@ -95,7 +95,7 @@ pub fn make_parents(home: &Home, path: &Path) -> Result<(), HostError> {
     fs::create_dir_all(parent).during("create", parent)
 }
 
-/// Copy a file or symlink with its mode, owner and time; where both are on one file system, as a second name of it. The
+/// Copy a file or symlink with its mode, owner and time, or create a hard link if both are on the same file system. The
 /// paths are relative to the directories.
 pub fn copy(from: impl AsFd, source: &Path, to: impl AsFd, target: &Path) -> Result<(), HostError> {
     match rustix::fs::linkat(&from, source, &to, target, AtFlags::empty()) {
@@ -124,7 +124,7 @@ pub fn copy(from: impl AsFd, source: &Path, to: impl AsFd, target: &Path) -> Res
             rustix::fs::fchmod(&write, mode).during("change the mode of", target)?;
             write.sync_data().during("sync", target)?;
         }
-        _ => return Err(HostError::External(format!("'{}' is no file that could be kept", source.display()))),
+        _ => return Err(HostError::External(format!("'{}' is not a file that can be kept", source.display()))),
     }
     let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     let times = Timestamps {
@@ -134,7 +134,7 @@ pub fn copy(from: impl AsFd, source: &Path, to: impl AsFd, target: &Path) -> Res
     rustix::fs::utimensat(&to, target, &times, AtFlags::SYMLINK_NOFOLLOW).during("set the time of", target)
 }
 
-/// Move what is at `source` to `target`, both below our own directory.
+/// Move what is at `source` to `target`. Both are below deptool's own directory.
 pub fn link_kept(home: &Home, source: &Path, target: &Path) -> Result<(), HostError> {
     if Kind::of(target) != Kind::Nothing || !matches!(Kind::of(source), Kind::File | Kind::Symlink) {
         return Ok(());

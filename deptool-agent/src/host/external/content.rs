@@ -1,4 +1,4 @@
-//! The content of files.
+//! Reads and hashes files.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ pub fn digest_of(path: &Path) -> Result<String, HostError> {
     File::open(path).and_then(|mut file| digest(&mut file)).during("read", path)
 }
 
-/// The SHA-256 of what `from` has, in hex.
+/// The SHA-256 of everything in `from`, in hex.
 pub fn digest(from: &mut dyn Read) -> io::Result<String> {
     let mut digest = Sha256::new();
     copy(from, &mut |bytes| {

@@ -1,7 +1,7 @@
-//! Drift: what on this host is not as it was deployed. Looks, changes nothing.
+//! Finds drift: differences between this host and what was deployed. This changes nothing.
 //!
-//! A deployment looks at all that we hold before it decides anything, and puts right what it is responsible for: see
-//! [`crate::host::deploy::mend`]. `git deptool verify` asks for the same, and for more.
+//! A deployment looks for drift before it decides anything, and puts right what it is responsible for: see
+//! [`crate::host::deploy::mend`]. `git deptool verify` does the same, and examines units more closely.
 
 mod units;
 
@@ -41,39 +41,39 @@ use crate::{
     system::System,
 };
 
-/// What is said of a file whose content is another one.
+/// The message for a file with another content.
 const EDITED: &str = "was edited";
-/// The limit for a content that is sent, in bytes. A message has many of them.
+/// The most bytes of a content that is sent, because a message may contain many.
 const SMALL: u64 = 8 << 10;
 
-/// How closely units are looked at.
+/// How closely to examine units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// What can be had without asking for each unit that is well.
+    /// Without a call for each unit that is well.
     Deployment,
-    /// All that can be found out.
+    /// As closely as possible.
     Verify,
 }
 
-/// Something that is not as it was deployed.
+/// One difference.
 #[derive(Debug, Clone)]
 pub struct Finding {
     pub drift: Drift,
     pub item: Item,
-    /// The apps that it concerns; none for what is the host's own.
+    /// The apps that are affected. None for something of the host as a whole.
     pub apps: BTreeSet<AppName>,
-    /// Something else is there, which is not to be lost.
+    /// Whether something else is in its place, which must be kept.
     pub stands: bool,
 }
 
-/// What is to be put right.
+/// The thing that has drifted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// Something that every deployment writes anew.
+    /// Something that every deployment writes again.
     Links,
-    /// What no deployment can put right.
+    /// Something that no deployment can put right.
     Host,
-    /// Something in an app's checkout. A file that is there has a place in it.
+    /// Something in an app's checkout. `Some` place if a file is there.
     File {
         tree: Option<String>,
         file: Option<TreePath>,
@@ -83,22 +83,22 @@ pub enum Item {
         unit: UnitName,
         remedy: Remedy,
     },
-    /// A file of somebody else's that stands before a unit file of ours, or changes it.
+    /// A foreign file that takes precedence over a deployed unit file, or changes it.
     Foreign {
         unit: UnitName,
         path: ExternalPath,
     },
 }
 
-/// What helps a unit.
+/// How to put a unit right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Remedy {
     pub enable: bool,
-    /// It does not run, or not as it should.
+    /// Whether to start it, because it does not run, or not properly.
     pub start: bool,
 }
 
-/// What was deployed, to be compared with.
+/// What was deployed, for the comparison.
 #[derive(Clone, Copy)]
 pub struct Compared<'a> {
     pub home: &'a Home,
@@ -108,7 +108,8 @@ pub struct Compared<'a> {
     pub claims: &'a Claims,
 }
 
-/// Compare the host with what was deployed, as closely as can be. Empty if they agree, or if nothing is deployed.
+/// Compare the host with what was deployed, as closely as possible. Empty if there is no difference, or if nothing is
+/// deployed.
 pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
@@ -125,7 +126,7 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
                 Ok(_) => "is missing".into(),
             };
             found.push(host(format!("{STATE_DIR}/state/claims"), what, Item::Links));
-            // As the next deployment will do.
+            // The next deployment will do the same.
             rebuild(home, &store, &wants)?.claims
         }
     };
@@ -136,7 +137,7 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
     Ok(found)
 }
 
-/// Compare the host with what was deployed. The checkouts of the apps in `same` are known to be as they were written.
+/// Compare the host with what was deployed. The checkouts of the apps in `same` are known to be unchanged.
 pub fn look(
     compared: Compared<'_>,
     same: &BTreeSet<&AppName>,
@@ -150,7 +151,7 @@ pub fn look(
     Ok(looking.found)
 }
 
-/// A host that was given another name is not the one that the deployment was for.
+/// Check whether the host was renamed since the deployment.
 fn hostname(home: &Home, deployed: &Deployed) -> Result<Option<Finding>, HostError> {
     if !home.is_live() {
         return Ok(None);
@@ -179,7 +180,7 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    /// The links to the generation, and the checkouts in it.
+    /// Check the symlinks to the generation, and its checkouts.
     fn generation(&mut self, same: &BTreeSet<&AppName>) -> Result<(), HostError> {
         let Compared { home, commit, tree, .. } = self.compared;
         let current = home.generation_of(&home.current())?;
@@ -229,14 +230,14 @@ impl Looking<'_> {
         }
     }
 
-    /// What we hold outside of our own directory.
+    /// Check the external paths.
     fn external(&mut self, stamps: &Stamps) -> Result<(), HostError> {
         let (Compared { home, claims, wants, .. }, depth) = (self.compared, self.depth);
         let mut directory: Option<(String, Place)> = None;
         for (path, claim) in &claims.paths {
             let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
             let name = path.relative().file_name().unwrap_or_default();
-            // Paths are sorted: mostly the next one is in the same directory.
+            // Paths are sorted, so the next one is mostly in the same directory.
             let place = match &directory {
                 Some((known, place)) if known == parent => Ok(Some(place.beside(name)?)),
                 _ => match Place::resolve(home, path) {
@@ -272,7 +273,7 @@ impl Looking<'_> {
     }
 }
 
-/// What is the matter with a path of ours, and whether something else is there.
+/// How a claimed path differs, and whether something else is there.
 fn difference(
     home: &Home,
     place: &Place,
@@ -302,7 +303,7 @@ fn difference(
     })
 }
 
-/// The content of a file that was edited, for an operator who asks. `find` returns what was deployed, and the file.
+/// The edit of a file, if the operator asks for it. `find` returns the name of the deployed file, and the current file.
 fn edit(depth: Depth, what: &str, find: impl FnOnce() -> Option<(String, File)>) -> Option<Edit> {
     if depth != Depth::Verify || what != EDITED {
         return None;
@@ -318,7 +319,7 @@ pub fn small_text(file: &mut File) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= SMALL && !text.contains('\0'))
 }
 
-/// The files with these names in a directory of the host; none if it can't be read.
+/// The names in a directory of the host. None if it can't be read.
 fn names(home: &Home, directory: &str) -> Vec<String> {
     let entries = fs::read_dir(home.root().join(&directory[1..])).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

@@ -1,7 +1,7 @@
-//! Which units are enabled, as systemd keeps it: links in `/etc/systemd/system`.
+//! Reads and restores enablement: the symlinks in `/etc/systemd/system`.
 //!
-//! `systemctl disable` removes the links of all units that `Also=` names, and a linked unit's own file. So what is to be put
-//! back is kept link by link.
+//! `systemctl disable` deletes the symlinks of all units that `Also=` names, and a linked unit's own file. So the
+//! symlinks are recorded one by one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use crate::{
     shared::name::UnitName,
 };
 
-/// Where systemd makes these links.
+/// The directory in which systemd creates the symlinks.
 const DIRECTORY: &str = "etc/systemd/system";
 
 impl Enablement {
-    /// What there is now of `names`.
+    /// The current enablement of `names`.
     pub fn read(home: &Home, names: BTreeSet<UnitName>) -> Result<Enablement, HostError> {
         let mut links = BTreeMap::new();
         if !names.is_empty() {
@@ -35,7 +35,7 @@ impl Enablement {
         Ok(Enablement { names, links })
     }
 
-    /// Put back exactly these links.
+    /// Restore exactly these symlinks.
     pub fn restore(&self, home: &Home) -> Result<(), HostError> {
         let now = Enablement::read(home, self.names.clone())?;
         let directory = directory(home);
@@ -45,7 +45,7 @@ impl Enablement {
             }
         }
         self.add_missing(home)?;
-        // Directories that systemd made for its links.
+        // Remove empty directories that systemd created for the symlinks.
         for path in now.links.keys().filter(|path| !self.links.contains_key(*path)) {
             if let Some(above) = Path::new(path).parent().filter(|above| above.components().next().is_some()) {
                 let _ = fs::remove_dir(directory.join(above));
@@ -54,7 +54,7 @@ impl Enablement {
         Ok(())
     }
 
-    /// Make those links that are not there. What is in the place of another one stays.
+    /// Create the missing symlinks. Whatever is in the place of one of them stays.
     pub fn add_missing(&self, home: &Home) -> Result<(), HostError> {
         let directory = directory(home);
         for (path, target) in &self.links {
@@ -75,7 +75,7 @@ fn directory(home: &Home) -> PathBuf {
     home.root().join(DIRECTORY)
 }
 
-/// Add the links in `directory` and in the directories `UNIT.wants`, `.requires` and `.upholds` in it.
+/// Collect the symlinks in `directory` and in its subdirectories `UNIT.wants`, `.requires` and `.upholds`.
 fn collect(
     directory: &Path,
     below: &str,

@@ -53,7 +53,7 @@ pub enum Resolved {
     Place(Place),
     /// These directories do not exist. The outermost is first.
     Missing(Vec<ExternalPath>),
-    /// Into our own directory, through a link on the way.
+    /// In deptool's own directory, through a symlink on the way.
     Inside,
 }
 
@@ -117,7 +117,7 @@ impl Place {
         }
     }
 
-    /// A name in the directory that is there.
+    /// The existing directory `name` in this directory.
     fn enter(&self, name: &OsStr) -> Result<Place, HostError> {
         let flags = LOOK | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = self.path(&self.name);
@@ -131,7 +131,7 @@ impl Place {
         Ok(Place { directory, real: self.real.clone(), name: name.to_owned() })
     }
 
-    /// What is at the path: nothing, a link, a file, or something that can't be taken over.
+    /// What is at the path.
     pub fn found(&self) -> Result<Found, HostError> {
         self.found_as(&self.name.clone())
     }
@@ -154,12 +154,12 @@ impl Place {
         }
     }
 
-    /// What the system says of what is there.
+    /// The attributes of the file at the path, to recognise changes.
     pub fn stamp(&self) -> Result<Option<Stamp>, HostError> {
         Ok(self.stat(&self.name)?.map(|stat| Stamp::of(&stat)))
     }
 
-    /// The file that is there.
+    /// Open the file at the path.
     pub fn file(&self) -> Result<File, HostError> {
         self.open(&self.name)
     }
@@ -184,13 +184,14 @@ impl Place {
         }
     }
 
-    /// Move a directory that is there to the sibling's name: it can't have two. One that was moved already stays.
+    /// Rename a directory to the sibling's name, because it can't have two names. One that was renamed before an
+    /// interruption stays.
     pub fn move_to(&self, sibling: Sibling) -> Result<(), HostError> {
         if self.has(sibling)? { Ok(()) } else { self.rename(&self.name, &sibling.name(&self.name)) }
     }
 
-    /// Put a sibling back in place of what we have put there. The rename of two names of one file does nothing, so the
-    /// sibling is removed after it.
+    /// Put a sibling back in place of what was deployed. Renaming does nothing if both are names of the same file, so
+    /// the sibling is removed afterwards.
     pub fn put_back(&self, sibling: Sibling) -> Result<(), HostError> {
         let name = sibling.name(&self.name);
         let is_directory = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -202,13 +203,13 @@ impl Place {
         self.remove_name(&name)
     }
 
-    /// Put what is at `source`, a file or symlink of ours, in place as it is: with its mode, owner and time.
+    /// Put a copy of `source`, a file or symlink of ours, at the path, with its mode, owner and time.
     pub fn put_copy_of(&self, source: &Path, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
         backup::copy(CWD, source, self.directory.as_fd(), Path::new(&new))?;
         self.put_in_place(over)?;
-        // The rename of two names of one file does nothing.
+        // Renaming does nothing if both are names of the same file.
         self.remove_name(&new)
     }
 
@@ -224,12 +225,12 @@ impl Place {
         }
     }
 
-    /// The file system that it is on.
+    /// The id of the file system.
     pub fn device(&self) -> Result<u64, HostError> {
         Ok(rustix::fs::fstat(&self.directory).during("look at", &self.real)?.st_dev)
     }
 
-    /// The names in the directory that is there.
+    /// The names in the directory at the path.
     pub fn names(&self) -> Result<Vec<OsString>, HostError> {
         let path = self.path(&self.name);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -251,7 +252,7 @@ impl Place {
     fn remove_name(&self, name: &OsStr) -> Result<(), HostError> {
         match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // The kernel says this before it looks whether there is anything.
+            // On a read-only file system this error comes before the check whether the file exists.
             Err(Errno::ROFS) if self.stat(name)?.is_none() => Ok(()),
             Err(error) => Err(error).during("remove", &self.path(name)),
         }
@@ -309,7 +310,7 @@ impl Place {
         rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o644)).map(File::from)
     }
 
-    /// Remove the directory that has the sibling's name, as far as it has nothing but backups and empty directories in it.
+    /// Remove the directory with the sibling's name, as far as it contains nothing but backups and empty directories.
     pub fn clear_our_directory(&self) -> Result<(), HostError> {
         let moved = self.beside(&Sibling::Undo.name(&self.name))?;
         clear_backups(&moved)?;
@@ -407,12 +408,12 @@ impl Sibling {
     }
 }
 
-/// What the system says of a file: if all of it is as it was, the content is.
+/// The attributes of a file. If none has changed, neither has the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     pub size: i64,
     pub modified: (i64, i64),
-    /// Of the inode: nobody can set it, as they can the other one.
+    /// The change time of the inode. Unlike the modification time, users can't set it.
     pub changed: (i64, i64),
     pub inode: u64,
     pub mode: u32,

@@ -1,4 +1,4 @@
-//! The ledger, rebuilt from what is deployed: for a host that has lost it.
+//! Rebuilds a lost ledger from what is deployed.
 
 use sha2::{Digest as _, Sha256};
 
@@ -23,11 +23,11 @@ use crate::{
 /// A ledger that was rebuilt.
 pub struct Rebuilt {
     pub claims: Claims,
-    /// What could not be known, in sentences.
+    /// What can't be known, in sentences.
     pub unknown: Vec<String>,
 }
 
-/// The ledger of a host on which `wants` is deployed.
+/// The ledger for a host on which `wants` is deployed.
 pub fn rebuild(home: &Home, store: &Store, wants: &Desired) -> Result<Rebuilt, HostError> {
     let mut claims = Claims::default();
     let mut unknown = Vec::new();
@@ -47,7 +47,7 @@ pub fn rebuild(home: &Home, store: &Store, wants: &Desired) -> Result<Rebuilt, H
         let is_ours = made.any(|kind| matches!(kind, ClaimKind::Copy(Snippet::Unit(made), _) if made == unit));
         if !is_ours {
             unknown
-                .push(format!("what '{unit}' was before is not known: it is stopped and disabled when it is given up"));
+                .push(format!("what '{unit}' was before is not known: it is stopped and disabled when it is released"));
         }
         let file = if is_ours { UnitFile::Absent } else { UnitFile::Disabled };
         claims.units.insert(unit.clone(), UnitClaim { file, active: false, ..UnitClaim::default() });

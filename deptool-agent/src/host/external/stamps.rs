@@ -1,6 +1,6 @@
-//! What the system said of our copies outside when their content was last read.
+//! Records the attributes of external copies from when their content was last read.
 //!
-//! Only a help: a copy whose stamp is as it was need not be read to be known as ours. What is missing here is read.
+//! A copy with the same attributes need not be read again. A copy without a record is read.
 
 use std::collections::BTreeMap;
 
@@ -19,16 +19,16 @@ use crate::{
     shared::{encoding, path::ExternalPath},
 };
 
-/// The stamps of copies, by their paths.
+/// The attributes of copies, by path.
 pub type Stamps = BTreeMap<ExternalPath, Stamp>;
 
-/// What is known. Nothing if it can't be read.
+/// Load the record. Empty if it can't be read.
 pub fn load(home: &Home) -> Stamps {
     let bytes = durable::read(&home.stamps(), RECORD).ok().flatten();
     bytes.and_then(|bytes| encoding::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-/// Take stamps of what the deployment of `record` has placed, and of whatever has none.
+/// Record the attributes of the copies that the deployment of `record` has written, and of those without a record.
 pub fn update(home: &Home, record: &Record) -> Result<(), HostError> {
     let before = load(home);
     let mut stamps = before.clone();
@@ -54,7 +54,7 @@ pub fn update(home: &Home, record: &Record) -> Result<(), HostError> {
     durable::replace(&home.stamps(), &bytes)
 }
 
-/// The stamp of a copy, if it has the content that it is to have, and had all the while.
+/// The attributes of a copy, if it has the right content and did not change meanwhile.
 fn take(place: &Place, ours: &Content) -> Result<Option<Stamp>, HostError> {
     let before = place.stamp()?;
     let is_ours = matches!(place.found()?, Found::Content(content) if content == *ours);

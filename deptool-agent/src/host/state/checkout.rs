@@ -100,7 +100,8 @@ impl<'a> Earlier<'a> {
         Some(Earlier { name, directory: home.trees().join(tree), app, seen })
     }
 
-    /// The same. One that was only touched, or whose record is lost, is recorded anew; the caller holds the host's lock.
+    /// Like [`Earlier::verified`], but a checkout that was only touched, or whose record is lost, is recorded again.
+    /// The caller holds the host lock.
     pub fn renewed(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
         let verified = || Self::verified(home, generation, name, app);
         verified().or_else(|| {
@@ -172,7 +173,7 @@ impl Contents<'_> {
         // The owner of the file may change it after it was verified, so hash what is copied.
         match copy_hashed(&mut source, into).during("copy", &large)? {
             copied if copied == id.0 => Ok(()),
-            _ => Err(HostError::refused(format!("'{}' is changed while it is read", large.display()))),
+            _ => Err(HostError::refused(format!("'{}' changed while it was read", large.display()))),
         }
     }
 }
@@ -328,7 +329,7 @@ fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
     (now == seen).then_some(seen)
 }
 
-/// What is not as it was written.
+/// A difference between a checkout and what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// `None` for the checkout as a whole.
@@ -336,7 +337,7 @@ pub struct Difference {
     pub what: &'static str,
 }
 
-/// In what the checkout `name` is not what was written. Without a record, every file is read.
+/// How the checkout `name` differs from what was written. Without a record, every file is read.
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
     let directory = home.trees().join(name);
     let now = match look(&directory) {
@@ -390,7 +391,7 @@ fn has_usual_mode(seen: &Seen, entry: &Entry) -> bool {
     seen.mode & 0o7777 == mode && seen.owner.0 == rustix::process::geteuid().as_raw()
 }
 
-/// Whether a file or symlink has the content that the tree has.
+/// Whether a file or symlink has the content of the tree.
 fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
     let (at, Some(entry)) = (directory.join(path.as_path()), app.files.get(path)) else { return false };
     let hash = || -> io::Result<ObjectId> {

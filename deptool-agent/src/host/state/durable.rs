@@ -54,7 +54,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
     let Some(file) = open(path)? else { return Ok(None) };
     let length = file.metadata().during("look at", path)?.len();
     if length > limit {
-        return Err(Damage::of(path, format!("is longer than {limit} bytes, which ours never is")).into());
+        return Err(Damage::of(path, format!("is longer than {limit} bytes")).into());
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(limit).read_to_end(&mut bytes).during("read", path)?;

@@ -111,7 +111,7 @@ impl Damage {
 
     /// A file that can't be parsed.
     pub fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Damage {
-        Damage::of(path, printable(format!("can't be understood: {error}").as_bytes()))
+        Damage::of(path, printable(format!("can't be parsed: {error}").as_bytes()))
     }
 
     pub fn with_advice(self, advice: &'static str) -> Damage {

@@ -53,14 +53,14 @@ pub fn mend(home: &Home) -> Result<Vec<String>, HostError> {
         && let Some((name, what)) = Note::current(home).and_then(|note| other_name(home, note))
     {
         durable::replace(&home.host_name(), name.as_str().as_bytes())?;
-        notes.push(format!("'{}' {what}: written anew by what runs", home.host_name().display()));
+        notes.push(format!("'{}' {what}: restored from the running generation", home.host_name().display()));
     }
     notes.extend(missing_branch::find(home)?.map(|lost| lost.restore(home)).transpose()?);
     Ok(notes)
 }
 
-/// Move away what is no file in the place of a record, and what does not belong into the store. Returns sentences about that.
-/// The caller holds the lock.
+/// Move away anything in the place of a record that is not a file, and anything that does not belong in the store.
+/// Returns sentences about that. The caller holds the lock.
 pub fn clear_the_way(home: &Home) -> Result<Vec<String>, HostError> {
     let mut notes = Vec::new();
     for path in records(home) {
@@ -69,7 +69,7 @@ pub fn clear_the_way(home: &Home) -> Result<Vec<String>, HostError> {
     for path in Store::strange(&home.store())? {
         let kept = set_aside(home, &path)?;
         let path = printable(path.as_os_str().as_encoded_bytes());
-        notes.push(format!("'{path}' is nothing that belongs there: it is kept as '{kept}'"));
+        notes.push(format!("'{path}' does not belong there: it was moved to '{kept}'"));
     }
     Ok(notes)
 }
@@ -88,7 +88,8 @@ pub fn check_in_step(home: &Home) -> Result<(), HostError> {
     }
 }
 
-/// The name of the host's directory by the note of what runs, and what is the matter with the record, unless the two agree.
+/// The name of the host's directory according to the note of the current generation, and how the record differs. `None`
+/// if they agree.
 fn other_name(home: &Home, note: Note) -> Option<(HostName, String)> {
     match host_name(home) {
         Ok(name) if name == note.host => None,

@@ -66,15 +66,15 @@ pub struct Record {
     pub previous: Option<u32>,
     pub generation: u32,
     pub actions: Vec<Action>,
-    /// All units as they were when the deployment began. Empty if it does nothing to units.
+    /// The states of all units before the deployment. Empty if it does not affect units.
     pub before: States,
-    /// What was enabled of the units that it enables and disables.
+    /// The enablement of the units that the deployment enables and disables.
     pub enablement: Enablement,
     /// The ledger after the deployment.
     pub claims: Claims,
-    /// What it puts right of what somebody has changed.
+    /// The drift that it puts right.
     pub mended: Vec<Mended>,
-    /// Files of the apps that somebody has edited, and that are to be kept.
+    /// Edited files of apps that must be kept.
     pub kept_files: Vec<KeptFile>,
 }
 

@@ -1,4 +1,4 @@
-//! What there is at a path.
+//! The kind of file at a path.
 
 use std::{fmt, fs, path::Path};
 
@@ -14,7 +14,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of file at `path`. What can't be looked at counts as nothing.
+    /// The kind of file at `path`. An error counts as nothing.
     pub fn of(path: &Path) -> Kind {
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_symlink() => Kind::Symlink,

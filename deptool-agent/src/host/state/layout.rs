@@ -48,7 +48,8 @@ impl Home {
         let is_ours = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
         if !is_ours(link.uid()) || !is_ours(directory.uid()) || directory.mode() & 0o022 != 0 {
             let path = printable(self.directory.as_os_str().as_encoded_bytes());
-            let why = format!("others than root can write to '{path}': look what is there, and make it root's");
+            let why =
+                format!("users other than root can write to '{path}': inspect it, then change its owner and mode");
             return Err(HostError::refused(why));
         }
         match fs::symlink_metadata(self.state()) {
@@ -200,7 +201,7 @@ impl Home {
         self.state().join("host")
     }
 
-    /// What the system said of our copies when they were last read.
+    /// The attributes of external copies, see [`crate::host::external::stamps`].
     pub fn stamps(&self) -> PathBuf {
         self.state().join("stamps")
     }
@@ -210,7 +211,7 @@ impl Home {
         self.state().join("backups")
     }
 
-    /// Files that somebody put in place of deployed ones, and that the agent moved out of the way.
+    /// Files that replaced deployed ones, and that the agent moved out of the way.
     pub fn kept(&self) -> PathBuf {
         self.state().join("kept")
     }

@@ -34,7 +34,7 @@ pub struct Claims {
 pub struct PathClaim {
     pub app: AppName,
     pub before: Before,
-    /// What the deployment put there, to recognise later changes by hand.
+    /// The content that was deployed, to recognise later changes by hand.
     pub ours: Content,
 }
 
@@ -43,7 +43,7 @@ pub struct PathClaim {
 #[serde(rename_all = "kebab-case")]
 pub enum Before {
     Absent,
-    /// Something, which is kept as a backup.
+    /// A file or symlink, which is kept as a backup.
     Kept,
 }
 
@@ -64,28 +64,28 @@ pub struct UnitClaim {
     pub file: UnitFile,
     /// Whether it ran before it was claimed.
     pub active: bool,
-    /// The links that said which of it and the units of its `Also=` were enabled before us.
+    /// The enablement links of the unit, and of the units in its `Also=`, before it was claimed.
     pub links: Enablement,
-    /// Units that ran before us, and that can't run at the same time (Conflicts=).
+    /// Units that ran before it was claimed and that conflict with it (Conflicts=).
     pub displaced: BTreeSet<UnitName>,
-    /// Files of others that changed it before us: they are no drift.
+    /// Foreign files that changed it before it was claimed. They are not drift.
     pub beside: BTreeSet<ExternalPath>,
 }
 
 impl Default for UnitClaim {
-    /// Of a unit that was not there.
+    /// The claim on a unit that did not exist before.
     fn default() -> Self {
         let (links, displaced) = (Enablement::default(), BTreeSet::new());
         UnitClaim { file: UnitFile::Absent, active: false, links, displaced, beside: BTreeSet::new() }
     }
 }
 
-/// Which units are enabled, as systemd keeps it: the links that enabling or disabling some units may touch.
+/// The enablement of some units: the symlinks that enabling or disabling them may affect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enablement {
-    /// The units, with those that they name in `Also=` and their names in `Alias=`.
+    /// The units, including those in `Also=` and `Alias=`.
     pub names: BTreeSet<UnitName>,
-    /// Path below the directory of units, and where the link leads.
+    /// For each symlink, its path below the directory of units, and its target.
     pub links: BTreeMap<String, String>,
 }
 
@@ -96,7 +96,8 @@ impl Enablement {
     }
 }
 
-/// The ledger's file. It has a digest: with a changed ledger, a deployment could remove files that were never deployed.
+/// The content of the ledger's file. It has a digest, because a deployment based on a changed ledger could delete files
+/// that were never deployed.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     /// The digest of `claims` as JSON without spaces.

@@ -21,8 +21,8 @@ pub struct Lost {
     commit: CommitId,
 }
 
-/// Whether the branch may be lost, by the commit that it names and by the note of what runs. A deployment that is under way
-/// looks the same.
+/// Whether the branch may be lost, according to its commit and to the note of the current generation. A deployment in
+/// progress looks the same.
 pub fn is_suspected(branch: Option<CommitId>, note: Option<&Note>) -> bool {
     match (branch, note.and_then(running)) {
         (Some(commit), Some((running, _))) => commit != running,
@@ -35,7 +35,7 @@ pub fn is_suspected(branch: Option<CommitId>, note: Option<&Note>) -> bool {
 pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
     let running = Note::current(home).as_ref().and_then(running);
     let damage = match (Store::deployed_at(&home.store()), &running) {
-        // The branch names a commit that is not in the store, so somebody has changed it.
+        // The branch points to a commit that is not in the store, so it was changed.
         (Ok(Some((_, commit))), Some((other, _))) if commit != *other && !has(home, commit) && has(home, *other) => {
             None
         }
@@ -54,7 +54,7 @@ pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
     }
 }
 
-/// Commit and cluster in the note of the current generation.
+/// Commit and cluster according to the note.
 fn running(note: &Note) -> Option<(CommitId, ClusterName)> {
     match note {
         Note { commit: Goal::Commit(commit), cluster, .. } => Some((*commit, cluster.clone())),
@@ -66,7 +66,7 @@ fn has(home: &Home, commit: CommitId) -> bool {
     matches!(Store::open_to_read(&home.store()), Ok(Some(store)) if store.commit(&commit).is_ok())
 }
 
-/// Make the branch what it was before a deployment that was undone, if a damage changed it.
+/// Set the branch to what it was before a deployment that was undone, if it was damaged.
 pub fn put_back(home: &Home, cluster: &ClusterName, before: Option<CommitId>) -> Result<(), HostError> {
     let now = Store::deployed_at(&home.store());
     match (before, now) {
@@ -91,7 +91,7 @@ impl Lost {
         home.sync_own()?;
         let short = commit.short();
         Ok(format!(
-            "the store had lost what runs; by the generation that runs it is {short} of '{cluster}', as noted now"
+            "the store had lost its branch; it was restored from the running generation: {short} of '{cluster}'"
         ))
     }
 }

@@ -105,6 +105,7 @@ fn without_a_running_systemd_checks_and_probes_are_skipped_with_a_note() {
         ("app/manifest.json", r#"{"checks": ["c.service"], "health": [{"tcp": "127.0.0.1:1"}]}"#),
         ("app/systemd/c.service", "[Service]\nExecStart=/x\n"),
     ];
-    let expected = ["no systemd runs here: 'checks' were not run", "no systemd runs here: 'health' was not asked"];
+    let expected =
+        ["systemd is not running here: 'checks' were skipped", "systemd is not running here: 'health' was skipped"];
     assert_eq!(world.deploys(files), expected);
 }

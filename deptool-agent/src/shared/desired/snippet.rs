@@ -1,22 +1,22 @@
-//! Files that are copied to where the system looks for them, and what they mean there.
+//! Files that are copied to system directories, and their meaning there.
 
 use crate::shared::{name::UnitName, path::TreePath};
 
-/// What a copied file means to the system.
+/// The meaning of a copied file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Snippet {
     /// A unit file, or a quadlet from which Podman's generator makes this unit.
     Unit(UnitName),
     /// A drop-in for units with this stem: `web.service`, `web@.service`, `web-.service` or `service`.
     DropIn(String),
-    /// A file beside quadlets that makes no unit.
+    /// Another file next to quadlets, which does not become a unit.
     QuadletFile,
     Sysusers,
     Tmpfiles,
 }
 
 impl Snippet {
-    /// Whether systemd learns of a change only by a daemon-reload.
+    /// Whether systemd needs a daemon-reload to see a change.
     pub fn is_unit_configuration(&self) -> bool {
         match self {
             Snippet::Unit(_) | Snippet::DropIn(_) | Snippet::QuadletFile => true,
@@ -34,7 +34,8 @@ impl Snippet {
     }
 }
 
-/// Where a file of an app is copied to: directory, meaning, name below the directory. `None` for an ordinary file.
+/// Where a file of an app is copied to: the directory, the meaning, and the path below the directory. `None` for an
+/// ordinary file.
 pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>, String> {
     let mut components = file.components();
     let special = components.next().unwrap_or_default();
@@ -68,15 +69,15 @@ pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet
     }
     let names: Result<Vec<String>, String> = rest.iter().map(|name| text(name)).collect();
     let names = names?;
-    // Our own temporary files and backups beside it begin with a dot.
+    // The agent's temporary files and backups begin with a dot.
     if names.iter().any(|name| name.starts_with('.')) {
         return Err("its name may not begin with '.'".into());
     }
     Ok(Some((directory, snippet, names.join("/"))))
 }
 
-/// How the names of units begin that the agent makes, to run checks and to recover when the machine boots; and of drop-ins
-/// that would be for all of these.
+/// Prefixes of the units that the agent creates for checks and for recovery at boot, and of drop-ins that would apply
+/// to all of these.
 const OURS: [&str; 3] = ["deptool-check-", "deptool-recover.", "deptool-."];
 const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
 
@@ -92,7 +93,7 @@ fn drop_in_stem(directory: &str, file: &str) -> Result<String, String> {
     Ok(stem.to_owned())
 }
 
-/// What Podman's generator makes of a file in `/etc/containers/systemd`: see podman-systemd.unit(5).
+/// What Podman's generator makes of a file in `/etc/containers/systemd`. See podman-systemd.unit(5).
 fn quadlet(file: &str) -> Result<Snippet, String> {
     if file.ends_with(".quadlets") {
         return Err("only 'podman quadlet install' reads it: make a file of each quadlet in it".into());
@@ -127,7 +128,7 @@ pub fn template_of(unit: &UnitName) -> Option<String> {
     (!instance.is_empty()).then(|| format!("{prefix}@.{suffix}"))
 }
 
-/// Whether drop-ins of `stem` are read for `unit`: its own, its template's, those of a dashed prefix, of its type.
+/// Whether drop-ins of `stem` apply to `unit`: its own, or those of its template, a dashed prefix or its type.
 pub fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
     let name = unit.as_str();
     if stem == name || template_of(unit).as_deref() == Some(stem) {

@@ -1,6 +1,6 @@
-//! `health`: what must answer before a deployment is kept. Pure: text in, addresses out.
+//! Health probes: what must answer before a deployment is kept. Pure.
 //!
-//! Only numeric addresses and `localhost` are known: the agent is a static binary and can't resolve names as its host does.
+//! Addresses are numeric or `localhost`: the agent is a static binary and can't resolve names like its host does.
 
 use std::{
     fmt,
@@ -13,9 +13,9 @@ use serde::Deserialize;
 use super::Window;
 use crate::shared::name::UnitName;
 
-/// Without `within`.
+/// The default of `within`.
 const WITHIN: Window = Window(Duration::from_secs(5));
-/// Without `status`.
+/// The default of `status`.
 const STATUS: u16 = 200;
 
 const ADDRESS: &str = "an address is written as \"127.0.0.1:53\" or \"[::1]:53\"; of names only 'localhost' is known, \
@@ -23,22 +23,22 @@ const ADDRESS: &str = "an address is written as \"127.0.0.1:53\" or \"[::1]:53\"
 const URL: &str = "a URL is written as \"http://127.0.0.1:8080/healthz\"; of names only 'localhost' is known, because \
                    the agent does not resolve any";
 
-/// Something that must answer.
+/// A health probe.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Fields")]
 pub struct Probe {
     pub target: Target,
-    /// It is tried again until so long after the units have settled.
+    /// The time limit after the units have settled. The probe is repeated until then.
     pub within: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Something accepts connections there.
+    /// The address must accept connections.
     Tcp(Address),
-    /// `GET` is answered with this status.
+    /// The URL must answer a `GET` request with this status.
     Http { url: Url, status: u16 },
-    /// A oneshot of the app that asks what neither can, and succeeds if it is answered.
+    /// The oneshot of the app must succeed.
     Unit(UnitName),
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// The object as it is written.
+/// The JSON object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
@@ -84,7 +84,7 @@ impl TryFrom<Fields> for Probe {
     }
 }
 
-/// Where something listens: one address, or both that `localhost` has.
+/// The address of a service: one socket address, or both of `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Address {
@@ -100,10 +100,10 @@ impl TryFrom<String> for Address {
     }
 }
 
-/// `host:port`, where the port may be left out if there is a usual one.
+/// Parse `host:port`. The port may be omitted if there is a default.
 fn sockets(text: &str, usual: Option<u16>) -> Option<Vec<SocketAddr>> {
     let (host, port) = match text.rsplit_once(':') {
-        // Without brackets, colons could be either's.
+        // Without brackets, an IPv6 address would be ambiguous.
         Some((host, port)) if !port.ends_with(']') => {
             let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             (host, if digits { port.parse().ok()? } else { return None })
@@ -123,7 +123,7 @@ fn sockets(text: &str, usual: Option<u16>) -> Option<Vec<SocketAddr>> {
 #[serde(try_from = "String")]
 pub struct Url {
     text: String,
-    /// As it was written: for the `Host:` header.
+    /// The part for the `Host:` header.
     pub authority: String,
     pub sockets: Vec<SocketAddr>,
     /// Path and query, beginning with a slash.
@@ -134,7 +134,7 @@ impl TryFrom<String> for Url {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         if text.starts_with("https:") {
-            return Err("the agent speaks no TLS: ask over http, or only whether something listens ('tcp')");
+            return Err("TLS is not supported: use http, or 'tcp' to check only that the port is open");
         }
         let rest = text.strip_prefix("http://").ok_or(URL)?;
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

@@ -1,4 +1,4 @@
-//! What a change of a host's tree does to units. It depends on the type of the unit, and on what has changed:
+//! What a change of a host's tree does to its units. This depends on the type of the unit and on what has changed:
 //!
 //! | type | its own unit file or a drop-in | another file of its app |
 //! | --- | --- | --- |
@@ -10,8 +10,8 @@
 //! | automount, swap | restart | nothing |
 //! | slice | nothing: systemd applies limits at the daemon-reload | nothing |
 //!
-//! Comments, descriptions, `[Install]` and limits on resources never take a restart. A unit that is new is started, and one
-//! whose file is gone is stopped, whatever its type. `on_change` overrides all of it but the last two.
+//! Comments, descriptions, `[Install]` and resource limits never cause a restart. A unit of any type that is new is
+//! started, and one whose file is removed is stopped. `on_change` overrides everything but the last two.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,18 +25,18 @@ use crate::shared::{
     unit_file::Assignment,
 };
 
-/// How much it takes for a change of a unit's own files to take effect.
+/// What it takes for a change of a unit's own files to take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Extent {
     /// A daemon-reload.
     DaemonReload,
     /// A reload of the mount.
     Options,
-    /// A new start.
+    /// A restart.
     Start,
 }
 
-/// One side of a plan.
+/// One side of a plan: the old or the new state.
 #[derive(Clone, Copy)]
 pub struct Side<'a> {
     pub tree: &'a HostTree,
@@ -48,23 +48,23 @@ impl<'a> Side<'a> {
         UnitSource::all(&self.desired.external, self.tree)
     }
 
-    /// What is read for this unit: its own files and those of its template, prefix and type.
+    /// The sources that apply to this unit: its own files, and those of its template, prefix and type.
     fn sources_of(self, unit: &UnitName) -> impl Iterator<Item = UnitSource<'a>> {
         self.sources().filter(|source| source.snippet.affects(unit))
     }
 
-    /// Whether a file of the tree makes exactly this unit or template.
+    /// Whether a file of the tree defines exactly this unit or template.
     fn makes(self, unit: &UnitName) -> bool {
         self.sources().any(|source| matches!(source.snippet, Snippet::Unit(made) if made == unit))
     }
 
-    /// Whether the manifests say something of the unit.
+    /// Whether a manifest names the unit.
     fn names(self, unit: &UnitName) -> bool {
         self.desired.enabled.contains_key(unit) || self.desired.watched.contains_key(unit)
     }
 }
 
-/// The changes of units, and of all units of a template, prefix or type.
+/// The changes of single units, and those of patterns.
 pub fn changes(apps: &[AppChange], old: Side<'_>, new: Side<'_>) -> (Vec<UnitChange>, Vec<PatternChange>) {
     let matters = apps.iter().filter(|change| matters(change, old.tree, new.tree));
     let mut planning = Planning {
@@ -82,7 +82,7 @@ pub fn changes(apps: &[AppChange], old: Side<'_>, new: Side<'_>) -> (Vec<UnitCha
     (planning.units.into_values().collect(), planning.patterns.into_values().collect())
 }
 
-/// Whether a change of an app concerns other units than those that are made of the changed files.
+/// Whether a change of an app affects units other than those that the changed files define.
 fn matters(change: &AppChange, old: &HostTree, new: &HostTree) -> bool {
     match (old.apps.get(&change.app), new.apps.get(&change.app)) {
         (Some(was), Some(is)) => change.files.iter().any(|(path, _)| file_matters(path, was, is)),
@@ -95,12 +95,12 @@ fn file_matters(path: &TreePath, was: &App, is: &App) -> bool {
         let external = |app: &App| (app.manifest.symlinks.clone(), app.manifest.files.clone());
         return external(was) != external(is);
     }
-    // Files that are units are looked at one by one. Beside quadlets there are others, such as what a pod is made of.
+    // Unit files are compared one by one. Next to quadlets there may be other files, for example for a pod.
     let is_unit = |app: &App| app.units.get(path).is_some_and(|facts| !facts.lines.is_empty());
     !(is_unit(was) || is_unit(is))
 }
 
-/// A unit file, drop-in or quadlet that differs: what it said, and what it says now.
+/// A unit file, drop-in or quadlet that differs, with its old and new content.
 struct Changed<'a> {
     app: &'a AppName,
     snippet: &'a Snippet,
@@ -127,7 +127,7 @@ fn changed_sources<'a>(old: Side<'a>, new: Side<'a>) -> Vec<Changed<'a>> {
 struct Planning<'a> {
     old: Side<'a>,
     new: Side<'a>,
-    /// Apps of which files have changed that concern all of their units.
+    /// Apps in which changed files affect all units.
     changed_apps: BTreeSet<&'a AppName>,
     changed: Vec<Changed<'a>>,
     units: BTreeMap<UnitName, UnitChange>,
@@ -135,7 +135,7 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    /// The first that is said of a unit counts.
+    /// Add a change, unless the unit has one already.
     fn add(&mut self, unit: &UnitName, enablement: Enablement, job: UnitJob, apps: &BTreeSet<AppName>) {
         if (enablement, &job) != (Enablement::Keep, &UnitJob::None) && !self.units.contains_key(unit) {
             let change = UnitChange { unit: unit.clone(), enablement, job, apps: apps.clone() };
@@ -143,7 +143,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Units in `units_enabled`.
+    /// Plan for the units in `units_enabled`.
     fn enabled(&mut self) {
         let (had, wants) = (&self.old.desired.enabled, &self.new.desired.enabled);
         for unit in keys(had, wants) {
@@ -161,7 +161,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Units whose own file goes away are stopped while it is still there, whoever started them.
+    /// Plan for the units whose files are removed. They are stopped while the files still exist, whoever started them.
     fn gone(&mut self) {
         let is_gone = |unit: &UnitName| !self.new.makes(unit) && !self.new.desired.enabled.contains_key(unit);
         let gone = self.changed.iter().filter_map(|changed| match changed.snippet {
@@ -176,7 +176,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Units in `on_change` that no app enables.
+    /// Plan for the units in `on_change` that no app enables.
     fn watched(&mut self) {
         let (had, wants) = (&self.old.desired.watched, &self.new.desired.watched);
         for unit in keys(had, wants) {
@@ -196,7 +196,7 @@ impl Planning<'_> {
         }
     }
 
-    /// What is left: units that no manifest names, and whose files are ours.
+    /// Plan for the remaining units: those that no manifest names and whose files are deployed.
     fn made(&mut self) {
         for at in 0..self.changed.len() {
             let Changed { app, snippet, was, is } = self.changed[at];
@@ -232,7 +232,7 @@ impl Planning<'_> {
         }
     }
 
-    /// What happens to a unit that the manifests named and still name.
+    /// The job for a unit that the manifests named before and still name.
     fn job(&self, unit: &UnitName, old: &DesiredUnit, new: &DesiredUnit, when: When) -> UnitJob {
         let own = match self.own_extent(unit) {
             Some(extent) => own_files(UnitType::of(unit), extent, new.on_change, when),
@@ -240,7 +240,7 @@ impl Planning<'_> {
         };
         let is_changed = old.apps.union(&new.apps).any(|app| self.changed_apps.contains(app));
         match own {
-            // What takes no more than a daemon-reload does not stand in for what the other files ask for.
+            // If the unit's own changes only need a daemon-reload, changes of other files may still need a job.
             UnitJob::None | UnitJob::DaemonReload if is_changed => match self.other_files(unit, new.on_change, when) {
                 UnitJob::None => own,
                 job => job,
@@ -249,7 +249,7 @@ impl Planning<'_> {
         }
     }
 
-    /// What a change of other files of its apps does to a unit.
+    /// The job for a unit when other files of its apps change.
     fn other_files(&self, unit: &UnitName, on_change: Option<OnChange>, when: When) -> UnitJob {
         use UnitType::{Automount, Mount, Path, Service, Slice, Socket, Swap, Target, Timer};
         match (UnitType::of(unit), on_change) {
@@ -265,7 +265,7 @@ impl Planning<'_> {
         }
     }
 
-    /// The units that the tree says a socket, timer or path starts, or a target groups. The host may know more.
+    /// The units that a socket, timer or path starts, or that a target groups, according to the tree.
     fn members(&self, unit: &UnitName) -> BTreeSet<UnitName> {
         let parse = |name: &str| UnitName::parse(name.as_bytes()).ok();
         let facts = || self.new.sources_of(unit).map(|source| source.facts);
@@ -290,7 +290,7 @@ impl Planning<'_> {
                         members.insert(made.clone());
                     }
                 }
-                // A note about the target does not restart what other apps bring.
+                // If only the target's own file has changed, units of other apps are not affected.
                 let is_of_changed = |member: &UnitName| {
                     self.new.sources_of(member).any(|source| {
                         matches!(source.snippet, Snippet::Unit(_)) && self.changed_apps.contains(source.app)
@@ -302,7 +302,7 @@ impl Planning<'_> {
         }
     }
 
-    /// What it takes for the changes of the unit's own files to take effect; nothing if none of them has changed.
+    /// What it takes for changes of the unit's own files to take effect, or `None` if they have not changed.
     fn own_extent(&self, unit: &UnitName) -> Option<Extent> {
         if !self.changed.iter().any(|changed| changed.snippet.affects(unit)) {
             return None;
@@ -321,7 +321,7 @@ impl Planning<'_> {
     }
 }
 
-/// What a change of its own files does to a unit.
+/// The job for a unit when its own files change.
 fn own_files(kind: UnitType, extent: Extent, on_change: Option<OnChange>, when: When) -> UnitJob {
     match (kind, extent) {
         _ if on_change == Some(OnChange::None) => UnitJob::DaemonReload,
@@ -367,7 +367,7 @@ fn extent_of_line(kind: UnitType, line: &Assignment) -> Extent {
     }
 }
 
-/// Settings of systemd.resource-control(5) that systemd applies to a unit that runs.
+/// Whether this is a setting of systemd.resource-control(5) that systemd applies to a running unit.
 fn is_limit(key: &str) -> bool {
     const LIMITS: [&str; 22] = [
         "AllowedCPUs",
@@ -396,17 +396,17 @@ fn is_limit(key: &str) -> bool {
     LIMITS.contains(&key)
 }
 
-/// Whether drop-ins of this name, or the unit file, are for more than one unit: a template, a dashed prefix, a type.
+/// Whether a unit file or drop-in of this name applies to several units: a template, a dashed prefix, or a type.
 pub fn is_pattern(stem: &str) -> bool {
     stem.contains("@.") || stem.contains("-.") || !stem.contains('.')
 }
 
-/// Whether `unit` is one of those that a pattern is for.
+/// Whether a pattern applies to `unit`.
 pub fn pattern_applies(pattern: &str, unit: &UnitName) -> bool {
     drop_in_applies(pattern, unit) && !unit.is_template()
 }
 
-/// Whether nobody would want all of these restarted: units of a whole type, people's sessions, systemd itself.
+/// Whether restarting all of these units would do harm: units of a whole type, user sessions, systemd itself.
 fn is_left_alone(stem: &str) -> bool {
     const SESSIONS: [&str; 7] =
         ["user@.", "user-", "getty@.", "serial-getty@.", "container-getty@.", "systemd-", "dbus-"];

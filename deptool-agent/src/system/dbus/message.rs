@@ -153,7 +153,7 @@ fn is_big_endian(bytes: &[u8]) -> Result<bool, WireError> {
     match bytes {
         [b'l', _, _, 1, ..] if bytes.len() >= HEAD => Ok(false),
         [b'B', _, _, 1, ..] if bytes.len() >= HEAD => Ok(true),
-        _ => Err(WireError("this is no D-Bus message")),
+        _ => Err(WireError("this is not a D-Bus message")),
     }
 }
 

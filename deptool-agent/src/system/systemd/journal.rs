@@ -1,10 +1,10 @@
-//! What units wrote to the journal. See journalctl(1) and systemd.journal-fields(7).
+//! Reads what units wrote to the journal. See journalctl(1) and systemd.journal-fields(7).
 
 use serde_json::Value;
 
 use crate::shared::name::UnitName;
 
-/// Entries that are read at most.
+/// The most entries that are read.
 const ENTRIES: &str = "1000";
 /// The invocation of a unit, in entries of its processes and in those of systemd about the unit.
 const INVOCATION: [&str; 2] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID"];
@@ -17,13 +17,13 @@ pub fn query(unit: &UnitName, invocations: &[String]) -> Vec<String> {
     for invocation in invocations {
         arguments.extend(INVOCATION.iter().flat_map(|field| [format!("{field}={invocation}"), "+".to_owned()]));
     }
-    // What its processes said. Of a process that has ended at once, journald may find out the unit, but not the invocation.
+    // Messages of the unit's processes. If a process exits at once, journald may know its unit but not its invocation.
     arguments.push(format!("_SYSTEMD_UNIT={unit}"));
     arguments
 }
 
-/// The last `lines` messages of these invocations; of all of them if none are given. Of entries without an invocation,
-/// those that follow an entry of the right one.
+/// The last `lines` messages of these invocations, or of all if none are given. An entry without an invocation belongs
+/// to the one before it.
 pub fn last_lines(output: &[u8], invocations: &[String], lines: usize) -> String {
     let mut messages = Vec::new();
     let mut is_meant = invocations.is_empty();
@@ -41,7 +41,7 @@ pub fn last_lines(output: &[u8], invocations: &[String], lines: usize) -> String
     messages.split_off(messages.len().saturating_sub(lines)).join("\n")
 }
 
-/// A field's text. What is not UTF-8, or has control characters, is an array of bytes.
+/// The text of a field. journalctl prints a field that is not UTF-8, or has control characters, as an array of bytes.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

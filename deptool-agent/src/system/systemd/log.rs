@@ -1,15 +1,15 @@
-//! Entries of our own in the host's journal: systemd's "Native Journal Protocol".
+//! Writes entries to the host's journal, with systemd's "Native Journal Protocol".
 
 use std::os::unix::net::UnixDatagram;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Write an entry. A host without a journal has none, and a journal that is restarting loses one.
+/// Write an entry. It is lost if the host has no journal, or if journald is just restarting.
 pub fn write(message: &str, fields: &[(&str, &str)]) {
     let mut entry = String::new();
     let own = [("MESSAGE", message), ("SYSLOG_IDENTIFIER", "deptool"), ("PRIORITY", "5")];
     for (name, value) in own.iter().chain(fields) {
-        // A value with a line break would need its length in front.
+        // A value with a line feed would need another encoding.
         let value = value.replace('\n', " ");
         entry.push_str(&format!("{name}={value}\n"));
     }

@@ -1,4 +1,4 @@
-//! Owners and modes, and whether the users and groups for them are there or will be.
+//! Owners and modes of files, and whether the users and groups exist or will be created.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Deciding<'_> {
-    /// Owners and modes of the checkouts that were written now.
+    /// The owners and modes for the checkouts that were just written.
     pub(super) fn own(&mut self, fresh: &BTreeSet<AppName>) -> Result<Vec<Action>, HostError> {
         let mut actions = Vec::new();
         for (name, tree) in self.staged.checkouts.iter().filter(|(name, _)| fresh.contains(name)) {
@@ -60,7 +60,7 @@ impl Deciding<'_> {
     }
 }
 
-/// Whether a sysusers snippet of any app makes `account`.
+/// Whether a sysusers snippet of any app creates `account`.
 pub(super) fn is_declared(staged: &Staged<'_>, database: Database, account: &Account) -> bool {
     let snippets = staged.sides.wants.external.values();
     let mut snippets = snippets.filter(|claim| matches!(claim.kind, ClaimKind::Copy(Snippet::Sysusers, _)));
@@ -70,7 +70,7 @@ pub(super) fn is_declared(staged: &Staged<'_>, database: Database, account: &Acc
     })
 }
 
-/// A file's attributes with its mode spelled out: what the tree says where the manifest says nothing.
+/// The attributes of a file with an explicit mode: that of the manifest, or else that of the tree.
 fn with_mode(app: &App, path: TreePath, mut attributes: FileAttributes) -> (TreePath, FileAttributes) {
     let executable = app.files.get(&path).is_some_and(|entry| entry.kind == FileKind::Executable);
     let default = Mode(if executable { 0o755 } else { 0o644 });

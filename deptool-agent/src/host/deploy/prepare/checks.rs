@@ -1,8 +1,8 @@
-//! Checks: oneshot units of apps that look at what is staged, before anything is changed.
+//! Checks: oneshot units of apps that inspect the staged files before anything changes.
 //!
-//! Each runs as a unit of its own, made of the check's `[Service]` section, that depends on nothing. In its view of the
-//! file system, and nowhere else, the staged generation is where the running one is, or an absolute path in the
-//! configuration would lead to what is deployed.
+//! Each check runs as a temporary unit without dependencies, made of the check's `[Service]` section. It sees the
+//! staged generation in place of the current one. Otherwise, an absolute path in the configuration would lead to the
+//! deployed files.
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
@@ -32,21 +32,21 @@ use crate::{
     },
 };
 
-/// All checks run at once, and may take so long.
+/// The time limit for all checks, which run at the same time.
 const LIMIT: Duration = Duration::from_secs(90);
-/// How much of what a check said is shown.
+/// Show at most this many lines of a check's output.
 const LINES: usize = 20;
 
-/// A check that is to be run.
+/// A check to run.
 struct Check<'a> {
     app: &'a AppName,
     unit: &'a UnitName,
-    /// The unit file that it is run from.
+    /// The text of the temporary unit file.
     text: String,
 }
 
-/// Run the checks of all apps that change, and refuse if one fails. Returns notes for the operator, or nothing if
-/// `go_on` has said no meanwhile.
+/// Run the checks of all apps that change. Fails with a refusal if a check fails. Returns notes for the operator, or
+/// `None` if `go_on` returned false meanwhile.
 pub fn run(
     staged: &Staged<'_>,
     system: &mut dyn System,
@@ -60,7 +60,7 @@ pub fn run(
         return Ok(Some(Vec::new()));
     }
     if system.manager() != Manager::Running {
-        return Ok(Some(vec!["no systemd runs here: 'checks' were not run".into()]));
+        return Ok(Some(vec!["systemd is not running here: 'checks' were skipped".into()]));
     }
     let (mut checks, mut notes) = (Vec::new(), Vec::new());
     for (app, unit) in wanted {
@@ -91,7 +91,7 @@ pub fn run(
     Ok(Some(notes))
 }
 
-/// A check sees the trees read-only, but root finds other ways. What it has changed must not be deployed.
+/// The trees are read-only to a check, but root can get around that. Refuse to deploy what a check has changed.
 fn refuse_changes(staged: &Staged<'_>) -> Result<(), HostError> {
     for (name, tree) in staged.checkouts {
         let Some(app) = staged.sides.new.apps.get(name) else { continue };
@@ -138,7 +138,7 @@ fn judge_all(
             }
         };
         whys.push(format!("check '{}' of '{}' failed: {}", check.unit, check.app, printable(why.as_bytes())));
-        // By name, which no other unit has: of one that has ended at once, journald may not find out the invocation.
+        // Select by unit name, which no other unit has: if a unit exits at once, journald may not know its invocation.
         details.extend(journal_of(system, unit, &[], LINES));
     }
     if whys.is_empty() {
@@ -147,7 +147,7 @@ fn judge_all(
     Err(HostError::Refused { why: whys.join("; "), details: details.join("\n") })
 }
 
-/// The assignments of the check's `[Service]` section and of the drop-ins for it in the tree, as lines.
+/// The assignments in the check's `[Service]` section, and in its drop-ins in the tree, as lines.
 fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Result<Vec<(String, String)>, HostError> {
     let mut files = vec![staged.file(app, &check_file(unit))];
     let mut drop_ins: Vec<_> = staged.sides.wants.external.iter().collect();
@@ -169,14 +169,14 @@ fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Resul
     Ok(lines)
 }
 
-/// A user or group of the check that the host does not have yet, and the deployment creates.
+/// A user or group of the check that does not exist yet, and that the deployment creates.
 fn missing_account(staged: &Staged<'_>, section: &[(String, String)]) -> Result<Option<String>, HostError> {
     let last = |wanted: &str| section.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
     if last("DynamicUser").is_some_and(|value| ["1", "yes", "y", "true", "t", "on"].contains(&value.as_str())) {
         return Ok(None);
     }
     for (key, database) in [("User", Database::Passwd), ("Group", Database::Group)] {
-        // Numbers and specifiers are systemd's business.
+        // Numbers and specifiers are left to systemd.
         let Some(Ok(account)) = last(key).map(Account::try_from) else { continue };
         if resolve(staged.home, database, &account)?.is_none() && accounts::is_declared(staged, database, &account) {
             return Ok(Some(account.as_str().to_owned()));
@@ -202,7 +202,7 @@ fn unit_file(staged: &Staged<'_>, app: &AppName, unit: &UnitName, section: &[(St
     let mut bind = |from: PathBuf, to: PathBuf| {
         text.push_str(&format!("BindReadOnlyPaths={}:{}\n", from.display(), to.display()));
     };
-    // Through `apps/<app>/current`, which a new app does not have yet, and through `current`.
+    // Bind both `apps/<app>/current`, which does not exist yet for a new app, and `current`.
     bind(stable_paths(staged), home.apps());
     if let Some(current) = current {
         bind(home.generation(*generation), home.generation(*current));
@@ -214,7 +214,7 @@ fn stable_paths(staged: &Staged<'_>) -> PathBuf {
     staged.home.generation(staged.generations.1).join(".apps")
 }
 
-/// What `apps/` will be after the deployment, in a directory to be bound over it. Returns that directory.
+/// Write a directory that looks like `apps/` after the deployment, to be bound over it. Returns its path.
 fn stage_stable_paths(staged: &Staged<'_>) -> Result<PathBuf, HostError> {
     let directory = stable_paths(staged);
     for (app, tree) in staged.checkouts {

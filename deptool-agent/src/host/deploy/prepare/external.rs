@@ -1,4 +1,4 @@
-//! Deciding what happens at paths outside of `/var/lib/deptool`.
+//! Decides what happens at external paths.
 
 use std::collections::BTreeMap;
 
@@ -36,16 +36,16 @@ const SENT: usize = 128 * 1024;
 /// Describe at most this many of them.
 const OBSTACLES: usize = 200;
 
-/// What is to be done with paths outside.
+/// The decisions about external paths.
 #[derive(Default)]
 pub(super) struct ExternalWork {
-    /// sysusers snippets come before everything else.
+    /// The placements of sysusers snippets, which come before everything else.
     pub(super) users: Vec<Placement>,
     pub(super) removed: Vec<Placement>,
     pub(super) placed: Vec<Placement>,
-    /// What others have put before or beside our unit files.
+    /// The removal of foreign files next to deployed unit files, or before them in systemd's order.
     pub(super) foreign: Vec<Placement>,
-    /// Directories for sysusers snippets, and for the rest.
+    /// The directories to create for sysusers snippets, and for everything else.
     pub(super) early_directories: Vec<ExternalPath>,
     pub(super) directories: Vec<ExternalPath>,
 }
@@ -77,13 +77,13 @@ impl Deciding<'_> {
         Ok(work)
     }
 
-    /// No two paths may be one place on this host, by way of a symlink that the tree does not know of.
+    /// Refuse two paths that lead to the same place on this host through a symlink that is not in the tree.
     fn check_places(&mut self) -> Result<(), HostError> {
         let mut places = BTreeMap::new();
         for path in self.sides.wants.external.keys() {
             let real = match Place::resolve(self.home, path) {
                 Ok(resolved) => resolved.real(path),
-                // Said where the path is changed.
+                // This is reported where the path is changed.
                 Err(HostError::External(_)) => continue,
                 Err(error) => return Err(error),
             };
@@ -94,7 +94,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// What happens at one path, if anything.
+    /// The change at one path, if there is one.
     fn place(&mut self, change: &ExternalChange, work: &mut ExternalWork) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         let is_removed = change.change == Change::Remove;
@@ -116,7 +116,7 @@ impl Deciding<'_> {
             found = place.found()?;
             if place.has(Sibling::Undo)? {
                 return Err(HostError::External(format!(
-                    "beside '{path}' there is a backup that is not known: look at it, then remove it"
+                    "there is an unknown backup next to '{path}': inspect it, then remove it"
                 )));
             }
             if !is_removed || found != Found::Nothing {
@@ -133,7 +133,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Where `path` will be once links that this deployment gives up are gone.
+    /// Where `path` will lead once the symlinks that this deployment releases are gone.
     fn resolve(&self, path: &ExternalPath) -> Result<Resolved, HostError> {
         let given_up = self.sides.plan.external.iter().filter(|change| change.change == Change::Remove);
         let mut above = given_up.filter(|change| is_below(path, &change.path)).map(|change| &change.path);
@@ -152,7 +152,7 @@ impl Deciding<'_> {
         Ok(Resolved::Missing(missing))
     }
 
-    /// Plan to make directories that are missing.
+    /// Plan to create the missing directories.
     fn make(&mut self, directories: Vec<ExternalPath>, class: Class, work: &mut ExternalWork) -> Result<(), HostError> {
         if let Some(Resolved::Place(place)) =
             directories.first().map(|first| Place::resolve(self.home, first)).transpose()?
@@ -173,8 +173,8 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// A directory is at `path`: one that we made, and that is given up with all that is in it, or one that somebody put
-    /// in place of ours. Both go out of the way as they are.
+    /// Handle a directory at `path`: either a deployment created it and its content is released, or it replaced a
+    /// deployed file. In both cases it is moved out of the way as a whole.
     fn replace_directory(&mut self, change: &ExternalChange, place: &Place) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         if let Some(claim) = self.before.paths.get(path).cloned() {
@@ -201,7 +201,7 @@ impl Deciding<'_> {
         Ok(Some(Placement { path: path.clone(), new, old: Old::OurDirectory }))
     }
 
-    /// Whether all that is in a directory of ours is given up by this deployment.
+    /// Refuse a directory in which something is not released by this deployment.
     fn check_given_up(&self, path: &ExternalPath, place: &Place) -> Result<(), HostError> {
         let given_up = |inner: &ExternalPath| {
             let mut changes = self.sides.plan.external.iter();
@@ -232,7 +232,7 @@ impl Deciding<'_> {
         Ok(std::os::unix::fs::MetadataExt::dev(&own))
     }
 
-    /// The directory of a path that is given up is gone.
+    /// Release a path whose directory no longer exists.
     fn release_unreachable(&mut self, path: &ExternalPath) {
         if self.claims.paths.remove(path).is_some_and(|claim| claim.before == Before::Kept) {
             let backup = printable(backup::of(self.home, path).as_os_str().as_encoded_bytes());
@@ -266,7 +266,7 @@ impl Deciding<'_> {
             (Some(claim), found) => (old_of_claim(claim, found), claim.before),
             (None, Found::Nothing) => (Old::Nothing, Before::Absent),
             (None, Found::Content(content)) if self.is_equal(change, content, &ours)? => {
-                self.notes.push(format!("'{path}' was there with the same content: it is taken over"));
+                self.notes.push(format!("'{path}' exists with the same content and is taken over"));
                 (Old::Foreign, Before::Kept)
             }
             (None, Found::Content(_)) => {
@@ -309,10 +309,11 @@ impl Deciding<'_> {
         Err(HostError::External(problem))
     }
 
-    /// What the new tree wants at `path`.
+    /// The new content of `path`.
     fn wanted_at(&self, path: &ExternalPath) -> Result<(New, Content), HostError> {
         let claim = self.sides.wants.external.get(path);
-        let claim = claim.ok_or_else(|| HostError::External(format!("the plan has '{path}', the tree has not")))?;
+        let claim =
+            claim.ok_or_else(|| HostError::External(format!("the plan contains '{path}', but the tree does not")))?;
         match &claim.kind {
             ClaimKind::Link => {
                 let target = format!("{}/{}", Home::stable_path(&claim.app), path_text(&claim.file)?);
@@ -326,7 +327,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Whether what is at an unclaimed path is what we would put there.
+    /// Whether an unclaimed path already has the content that would be deployed.
     fn is_equal(&self, change: &ExternalChange, found: &Content, ours: &Content) -> Result<bool, HostError> {
         if found == ours {
             return Ok(true);
@@ -340,7 +341,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Paths whose content stays but whose app may be another now.
+    /// Claim the paths whose content stays the same, but whose app may have changed.
     pub(super) fn claim_the_rest(&mut self) {
         for (path, claim) in &self.sides.wants.external {
             if let Some(held) = self.claims.paths.get_mut(path) {
@@ -350,7 +351,7 @@ impl Deciding<'_> {
     }
 }
 
-/// What a path of ours holds now.
+/// What is at a claimed path now.
 fn old_of_claim(claim: &PathClaim, found: &Found) -> Old {
     match found {
         Found::Nothing => Old::Nothing,

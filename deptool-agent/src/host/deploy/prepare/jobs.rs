@@ -1,4 +1,4 @@
-//! Deciding which jobs systemd is asked for: what the plan says, for the units that there are on the host.
+//! Decides the jobs for systemd: those of the plan, for the units that exist on the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,19 +15,19 @@ use crate::{
     system::{Active, JobKind, System, UnitDetail, UnitState},
 };
 
-/// At most this many units are named in a note.
+/// Name at most this many units in a note.
 const NAMED: usize = 8;
 
-/// What was decided.
+/// The decision.
 pub(super) struct Decided {
-    /// Units that are stopped for good, while their files are still there. All of them run.
+    /// Running units that are stopped for good, while their files still exist.
     pub(super) stop: Vec<UnitName>,
     pub(super) jobs: UnitJobs,
     pub(super) notes: Vec<String>,
     pub(super) problems: Vec<String>,
 }
 
-/// What is to become of a unit.
+/// What should happen to a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Start,
@@ -36,7 +36,7 @@ enum Wish {
     ReloadOrRestart,
 }
 
-/// The jobs that were asked for so far. What is said of a unit first counts.
+/// The wishes so far. The first wish for a unit counts.
 pub(super) struct Jobs<'a> {
     sides: &'a Sides<'a>,
     loaded: &'a BTreeMap<UnitName, UnitState>,
@@ -54,7 +54,7 @@ impl<'a> Jobs<'a> {
         Jobs { sides, loaded, wishes, stop, given_back, notes, problems }
     }
 
-    /// What the plan says of a unit.
+    /// Add the plan's job for a unit.
     pub(super) fn unit(&mut self, unit: &UnitName, job: &UnitJob, system: &mut dyn System) -> Result<(), HostError> {
         match job {
             UnitJob::None | UnitJob::Stop => {}
@@ -70,7 +70,7 @@ impl<'a> Jobs<'a> {
         Ok(())
     }
 
-    /// What the plan says of all units of a pattern.
+    /// Add the plan's job for all units of a pattern.
     pub(super) fn pattern(&mut self, change: &PatternChange, system: &mut dyn System) -> Result<(), HostError> {
         let is_meant =
             |unit: &&UnitName| self.is_up(unit) && pattern_applies(&change.pattern, unit) && self.is_free(unit);
@@ -84,7 +84,7 @@ impl<'a> Jobs<'a> {
                     continue;
                 }
                 PatternJob::Leave => None,
-                // One of a socket with Accept= serves one connection, such as ours, and ends with it.
+                // An instance of a socket with Accept= serves one connection, perhaps ours, and ends with it.
                 _ if self.serves_a_connection(&unit, system)? => None,
                 PatternJob::Reload => Some(Wish::Reload),
                 PatternJob::ReloadOrRestart => Some(Wish::ReloadOrRestart),
@@ -105,7 +105,7 @@ impl<'a> Jobs<'a> {
         Ok(())
     }
 
-    /// Stop a unit for good, if it runs.
+    /// Stop a running unit for good.
     pub(super) fn stop(&mut self, unit: &UnitName) {
         if self.loaded.get(unit).is_some_and(|state| state.active.is_up()) {
             self.stop.insert(unit.clone());
@@ -120,13 +120,13 @@ impl<'a> Jobs<'a> {
         self.wish(unit, Wish::Start);
     }
 
-    /// Have a unit run as it did before us.
+    /// Have a unit run as it did before the first deployment.
     pub(super) fn give_back(&mut self, unit: &UnitName) {
         self.wish(unit, Wish::Restart);
         self.given_back.insert(unit.clone());
     }
 
-    /// Turn it into jobs.
+    /// Turn the wishes into jobs.
     pub(super) fn decide(mut self, system: &mut dyn System) -> Result<Decided, HostError> {
         let mut wishes = std::mem::take(&mut self.wishes);
         wishes.retain(|(unit, _)| !self.stop.contains(unit));
@@ -162,16 +162,16 @@ impl<'a> Jobs<'a> {
         Ok(Decided { stop, jobs: decided, notes: self.notes, problems: self.problems })
     }
 
-    /// Several units, or a socket with its service, are stopped before the first of them starts again. A single one is
-    /// restarted: that is its shortest outage.
+    /// If several units restart, or a socket and its service, all are stopped before the first of them starts. A single
+    /// unit is restarted, which is its shortest outage.
     fn restarts(&self, restarts: Vec<(UnitName, UnitDetail)>, decided: &mut UnitJobs) {
-        // A socket can't be started while its service runs, and no automount while its file system is mounted.
+        // A socket can't be started while its service runs, nor an automount while its file system is mounted.
         let mut behind = Vec::new();
         for (unit, detail) in &restarts {
             let starts_others = matches!(UnitType::of(unit), UnitType::Socket | UnitType::Automount);
             if starts_others && !detail.may.accept {
                 let is_new = |other: &UnitName| restarts.iter().all(|(unit, _)| unit != other);
-                // A socket that is new here is not loaded yet: its file says which service is meant.
+                // A new socket is not loaded yet, so its file says which service it starts.
                 let named = detail.triggers.iter().cloned().chain(self.service_of(unit));
                 behind.extend(named.filter(|other| is_new(other) && self.is_up(other)));
             }
@@ -190,7 +190,7 @@ impl<'a> Jobs<'a> {
         let is_single = restarts.len() + starts == 1;
         for (unit, detail) in restarts {
             let is_up = self.is_up(&unit);
-            // systemd keeps the open files of some services over a restart, not over a stop.
+            // For some services, systemd keeps open files over a restart, but not over a stop.
             match is_up && !is_single && !detail.may.keep_files {
                 true => {
                     decided.stop.push(unit.clone());
@@ -201,7 +201,7 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// The service that a socket of the tree starts.
+    /// The service that a socket in the tree starts.
     fn service_of(&self, unit: &UnitName) -> Option<UnitName> {
         if UnitType::of(unit) != UnitType::Socket || self.says("Socket", unit, "Accept") || !self.is_made(unit) {
             return None;
@@ -213,13 +213,13 @@ impl<'a> Jobs<'a> {
         UnitName::parse(named.or_else(usual)?.as_bytes()).ok()
     }
 
-    /// Slices go when nothing is left in them; what refuses to be stopped runs on.
+    /// The units to stop. A slice disappears with its last unit. A unit that can't be stopped by hand keeps running.
     fn stops_for_good(&mut self, system: &mut dyn System) -> Result<Vec<UnitName>, HostError> {
         let mut stops = Vec::new();
         for unit in std::mem::take(&mut self.stop) {
             let detail = system.detail(&unit)?;
             if !detail.may.stop {
-                self.notes.push(format!("'{unit}' can't be stopped by hand: it runs on until the next boot"));
+                self.notes.push(format!("'{unit}' can't be stopped by hand: it keeps running until the next boot"));
                 continue;
             }
             stops.push(unit);
@@ -242,7 +242,7 @@ impl<'a> Jobs<'a> {
         self.loaded.get(unit).is_some_and(|state| state.active.is_up())
     }
 
-    /// Nothing else decides what happens to it.
+    /// Whether nothing else decides about the unit.
     fn is_free(&self, unit: &UnitName) -> bool {
         let is_named = |desired: &crate::shared::desired::Desired| {
             desired.enabled.contains_key(unit) || desired.watched.contains_key(unit)
@@ -260,10 +260,10 @@ impl<'a> Jobs<'a> {
     fn wish_when(&mut self, unit: &UnitName, wish: Wish, when: When, system: &mut dyn System) -> Result<(), HostError> {
         let is_up = self.is_up(unit);
         match when {
-            // What should run and does not is not helped by a reload.
+            // Reloading does not help a unit that should run but does not.
             When::Always => self.wish(unit, if is_up { wish } else { Wish::Restart }),
             When::IfRunning if is_up && self.is_at_work(unit, system)? => {
-                self.notes.push(format!("'{unit}' is at work: its next run takes what is new"));
+                self.notes.push(format!("'{unit}' is running: its next run will use the new files"));
             }
             When::IfRunning if is_up => self.wish(unit, wish),
             When::IfRunning => {}
@@ -271,13 +271,14 @@ impl<'a> Jobs<'a> {
         Ok(())
     }
 
-    /// Whether it is a oneshot in the middle of its work, such as a backup.
+    /// Whether this is a oneshot that is running, such as a backup.
     fn is_at_work(&self, unit: &UnitName, system: &mut dyn System) -> Result<bool, HostError> {
         let is_activating = self.loaded.get(unit).is_some_and(|state| state.active == Active::Activating);
         Ok(is_activating && system.detail(unit)?.service_type == "oneshot")
     }
 
-    /// systemd computes a timer's next time when it reads its file, but not that of a timer which has none any more.
+    /// Restart a timer if it has no next time left: systemd only computes that when it reads the file of an active
+    /// timer.
     fn refresh(&mut self, unit: &UnitName) {
         let has_elapsed =
             self.loaded.get(unit).is_some_and(|state| state.active == Active::Active && state.sub == "elapsed");
@@ -286,7 +287,7 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// What `unit` starts or groups.
+    /// Add the wish for the units that `unit` starts or groups.
     fn members(
         &mut self,
         unit: &UnitName,
@@ -311,7 +312,7 @@ impl<'a> Jobs<'a> {
         for member in members.iter().filter(|member| self.is_free(member)).cloned().collect::<Vec<_>>() {
             self.wish_when(&member, wish, When::IfRunning, system)?;
         }
-        // What should run and does not is started.
+        // Start a unit that should run but does not.
         if !self.is_up(unit) && self.sides.wants.enabled.contains_key(unit) {
             self.wish(unit, Wish::Restart);
         }
@@ -355,7 +356,7 @@ impl<'a> Jobs<'a> {
         (is_unknown || detail.may.start) && !self.says("Unit", unit, "RefuseManualStart")
     }
 
-    /// A unit that should be restarted, and that refuses to be stopped by hand.
+    /// Handle a unit that should be restarted but can't be stopped by hand.
     fn cannot_stop(&mut self, unit: &UnitName) {
         let demands = |app: &std::sync::Arc<crate::shared::tree::App>| {
             app.manifest.systemd.on_change.get(unit) == Some(&OnChange::Restart)
@@ -366,7 +367,7 @@ impl<'a> Jobs<'a> {
             )),
             false => self
                 .notes
-                .push(format!("'{unit}' refuses to be stopped by hand: it takes what is new at the next boot")),
+                .push(format!("'{unit}' refuses to be stopped by hand: the change takes effect at the next boot")),
         }
     }
 }

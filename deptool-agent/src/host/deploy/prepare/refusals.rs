@@ -1,4 +1,4 @@
-//! What systemd would refuse, ignore or fail at later is refused before anything is changed: of the files that change.
+//! Refuses files that systemd or Podman would refuse, ignore, or fail at later. Only files that change are examined.
 
 use std::{collections::BTreeSet, fs};
 
@@ -24,7 +24,7 @@ const TMPFILES: &str = "fwdDevqQpLcbCxXrRzZtThHaAmF";
 const SYSUSERS: &str = "ugmr";
 
 impl Deciding<'_> {
-    /// Everything that is wrong with unit files and snippets.
+    /// Check all changed unit files and snippets.
     pub(super) fn refuse(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let changed = sides.plan.external.iter().filter(|change| change.change != Change::Remove);
@@ -61,9 +61,9 @@ impl Deciding<'_> {
             for word in facts.words("Install", key).into_iter().filter(|word| !word.contains('%')) {
                 let parsed = UnitName::parse(word.as_bytes());
                 let problem = match &parsed {
-                    // Slices, devices and scopes can't be deployed; systemd knows more types than we do.
+                    // Slices, devices and scopes can't be deployed, but systemd knows them.
                     Err(_) if word.contains('.') => None,
-                    Err(_) => Some("is no unit's name".to_owned()),
+                    Err(_) => Some("is not a valid unit name".to_owned()),
                     Ok(alias) if key == "Alias" && kind.is_some_and(|kind| kind != UnitType::of(alias)) => {
                         Some("is of another type".to_owned())
                     }
@@ -80,7 +80,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Whether there is a unit file of this name, or of its template.
+    /// Whether there is a unit file with this name, or for its template.
     fn exists(&self, unit: &UnitName) -> bool {
         let mut sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         if sources.any(|source| matches!(source.snippet, Snippet::Unit(_)) && source.snippet.affects(unit)) {
@@ -94,7 +94,7 @@ impl Deciding<'_> {
             .any(|name| UNIT_DIRECTORIES.iter().any(|directory| self.home.root().join(directory).join(name).exists()))
     }
 
-    /// Users and groups that the unit runs as are on the host, or come with the deployment.
+    /// Check that the users and groups that the unit runs as exist, or are created by the deployment.
     fn accounts(&mut self, source: &UnitSource<'_>) -> Result<(), HostError> {
         const KEYS: [(&str, &str, Database); 5] = [
             ("Service", "User", Database::Passwd),
@@ -116,10 +116,10 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// `name` is known, or a number, or something with a specifier that systemd replaces.
+    /// Check `name`, unless it is a number or contains a specifier that systemd expands.
     fn account(&mut self, place: &str, name: &str, database: Database) -> Result<(), HostError> {
         let Ok(account) = Account::try_from(name.to_owned()) else { return Ok(()) };
-        // A root directory may get its users when it boots.
+        // In a local root, users may be created at its first boot.
         if !self.home.is_live() {
             return Ok(());
         }
@@ -131,7 +131,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// The lines of a sysusers or tmpfiles snippet: a letter, what it is about, and in some fields names of accounts.
+    /// Check the lines of a sysusers or tmpfiles snippet: the type, and the fields with names of accounts.
     fn snippet(&mut self, change: &ExternalChange, types: &str, names: &[(usize, Database)]) -> Result<(), HostError> {
         let path = self.staged.file(&change.app, &change.file);
         let text = fs::read(&path).during("read", &path)?;
@@ -146,12 +146,12 @@ impl Deciding<'_> {
             let is_known = types.contains(letter) && modifiers.chars().all(|c| "!+-=~^$?".contains(c));
             if !is_known || fields.len() < 2 {
                 let line = printable(line.as_bytes());
-                self.problems.push(format!("{place} can't be understood: {line}"));
+                self.problems.push(format!("{place} can't be parsed: {line}"));
                 continue;
             }
             for (at, database) in names {
                 let name = fields.get(*at).map(|name| name.trim_start_matches(':')).unwrap_or("-");
-                // A path with spaces in quotes would shift the fields.
+                // A quoted path with spaces would shift the fields.
                 if name != "-" && !line.contains('"') && !line.contains('\'') {
                     self.account(&place, name, *database)?;
                 }
@@ -160,7 +160,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// The unit of a network or volume makes it if there is none. What is there keeps its settings.
+    /// Note networks and volumes that keep their settings: their units create them only if they do not exist.
     fn kept_by_podman(&mut self) {
         let sides = self.sides;
         let changes = sides.plan.external.iter().filter(|change| change.change == Change::Update);
@@ -170,13 +170,13 @@ impl Deciding<'_> {
             if !source.facts.value("Network", "NetworkDeleteOnStop").is_some_and(is_true) {
                 let UnitSource { app, file, .. } = source;
                 self.notes.push(format!(
-                    "'{app}/{file}' has changed, and podman keeps a {kind} that exists: 'podman {kind} rm' it on the host"
+                    "'{app}/{file}' has changed, but podman keeps the existing {kind}; remove it on the host with 'podman {kind} rm'"
                 ));
             }
         }
     }
 
-    /// Podman's generator says what it makes of the tree's quadlets.
+    /// Check that Podman's generator accepts the tree's quadlets.
     fn quadlets(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let is_quadlet = |path: &str| path.starts_with("/etc/containers/systemd/");
@@ -197,8 +197,7 @@ impl Deciding<'_> {
         let output = system.convert_quadlets(&directory);
         fs::remove_dir_all(&directory).during("remove", &directory)?;
         let Some(converted) = output? else {
-            self.problems
-                .push("the tree has quadlets, and the host has no podman whose generator could read them".into());
+            self.problems.push("the tree has quadlets, but podman is not installed on the host".into());
             return Ok(());
         };
         for source in UnitSource::all(&sides.wants.external, sides.new).filter(|one| is_quadlet(one.path.as_str())) {
@@ -220,8 +219,9 @@ impl Deciding<'_> {
     }
 }
 
-/// What a line of Podman's generator says against the quadlet `name`, without the generator's own words around it:
-/// `quadlet-generator[173]: converting "a.container": unsupported key 'Imagee' in group 'Container' in /path/a.container`
+/// The complaint about the quadlet `name` in a line of Podman's generator, without the surrounding text:
+/// `quadlet-generator[173]: converting "a.container": unsupported key 'Imagee' in group 'Container' in
+/// /path/a.container`
 fn complaint<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let (_, what) = line.split_once(&format!("converting \"{name}\": "))?;
     let path = what.rfind(" in /").filter(|at| what[*at..].ends_with(name));

@@ -1,4 +1,4 @@
-//! Deciding what happens to units: what is enabled, and what is given back. Jobs are decided in [`super::jobs`].
+//! Decides which units are enabled and which are released. [`super::jobs`] decides the jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use crate::{
     system::{Load, Manager, System, UnitFile, UnitState, touched::States},
 };
 
-/// Where a unit file of the host may be, in systemd's order.
+/// The directories with the host's unit files, in systemd's order.
 pub(super) const UNIT_DIRECTORIES: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -31,19 +31,19 @@ pub(super) const UNIT_DIRECTORIES: [&str; 5] = [
     "lib/systemd/system",
 ];
 
-/// What is to be done with units.
+/// The decisions about units.
 #[derive(Default)]
 pub(super) struct UnitWork {
     pub(super) stop: Vec<UnitName>,
     pub(super) disable: Vec<UnitName>,
     pub(super) enable: Vec<UnitName>,
-    /// Links of the host's own that disabling takes along.
+    /// Enablement links of the host's own that disabling would delete.
     pub(super) links: Enablement,
-    /// All units that enabling and disabling may touch.
+    /// All units whose enablement may be affected.
     pub(super) names_touched: BTreeSet<UnitName>,
     pub(super) jobs: UnitJobs,
     pub(super) before: States,
-    /// There is a systemd to tell.
+    /// Whether systemd is running.
     pub(super) live: bool,
 }
 
@@ -90,7 +90,8 @@ impl Deciding<'_> {
         Ok(work)
     }
 
-    /// Files of ours that path units watch: that the stable path leads elsewhere, the kernel does not tell them.
+    /// Deployed files that path units watch. The kernel does not tell a path unit that the stable path leads to another
+    /// file.
     fn watched_paths(
         &mut self,
         loaded: &BTreeMap<UnitName, UnitState>,
@@ -113,7 +114,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// A failed deployment has left units down that should run: with the next good one they do.
+    /// Start units that should run but failed to start after a rollback.
     fn start_what_is_down(&mut self, work: &mut UnitWork, jobs: &mut Jobs<'_>) {
         let sides = self.sides;
         for down in self.staged.down {
@@ -124,7 +125,7 @@ impl Deciding<'_> {
             }
             self.notes.push(format!("'{unit}' is started: it has been down since a deployment that failed"));
             jobs.start(unit);
-            // So that going back means to try again.
+            // With this, a rollback tries to start it, too.
             work.before.add_running(unit.clone());
         }
     }
@@ -158,7 +159,7 @@ impl Deciding<'_> {
         jobs.unit(unit, &change.job, system)
     }
 
-    /// Files of others that change `unit`, and were there when we came.
+    /// Foreign files that change `unit` and were there before the first deployment.
     fn beside(&self, unit: &UnitName) -> BTreeSet<ExternalPath> {
         let all = foreign(self.home, unit).into_iter().map(|(path, _)| path);
         all.filter(|path| !self.before.paths.contains_key(path)).collect()
@@ -186,7 +187,7 @@ impl Deciding<'_> {
         let before =
             UnitClaim { file, active: work.before.ran(unit), links, beside: self.beside(unit), ..UnitClaim::default() };
         self.claims.units.entry(unit.clone()).or_insert(before);
-        // What Podman's generator makes is started, not enabled: its own [Install] section does the rest.
+        // A unit from Podman's generator is started but not enabled: its own [Install] section takes care of that.
         let is_generated = made_by.is_some_and(|path| path.starts_with("/etc/containers/"));
         if file.can_be_enabled() && !is_generated {
             work.enable.push(unit.clone());
@@ -194,7 +195,8 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Give a unit back: what was enabled and ran before us stays so, the rest is stopped and disabled.
+    /// Release a unit: if it was enabled or running before the first deployment, it stays so. Otherwise it is stopped
+    /// and disabled.
     fn release_unit(&mut self, unit: &UnitName, file: UnitFile, work: &mut UnitWork, jobs: &mut Jobs<'_>) {
         let before = self.claims.units.remove(unit).unwrap_or_default();
         if matches!(file, UnitFile::Enabled | UnitFile::EnabledRuntime) && before.file != UnitFile::Enabled {
@@ -204,14 +206,15 @@ impl Deciding<'_> {
         }
         let stays = before.file != UnitFile::Absent;
         match before.active && stays {
-            // Its drop-ins and files are gone: it has to come back without them.
+            // It must be restarted without its deployed drop-ins and files.
             true => jobs.give_back(unit),
             false => jobs.stop(unit),
         }
         before.displaced.iter().for_each(|unit| jobs.give_back(unit));
     }
 
-    /// Units that run, and that systemd will stop because they conflict with what is started. They are given back with it.
+    /// Running units that systemd will stop because they conflict with units that are started. They are started again
+    /// when those are released.
     fn displaced(&mut self, loaded: &BTreeMap<UnitName, UnitState>, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let started = sides.plan.units.iter().filter(|change| change.job == UnitJob::Start);
@@ -232,7 +235,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// The unit with those whose enablement its `[Install]` section touches as well.
+    /// The unit, and the units whose enablement its `[Install]` section affects, too.
     fn install_names(&self, unit: &UnitName) -> BTreeSet<UnitName> {
         let (mut names, mut left) = (BTreeSet::new(), vec![unit.clone()]);
         while let Some(unit) = left.pop() {
@@ -250,7 +253,7 @@ impl Deciding<'_> {
         names
     }
 
-    /// What the unit's files say: those of the tree before and after, and the host's own.
+    /// The content of the unit's files: those of the old and the new tree, and the host's own.
     fn files_of(&self, unit: &UnitName, template: Option<&UnitName>) -> Vec<Facts> {
         let sides = self.sides;
         let both = [(&sides.had.external, sides.old), (&sides.wants.external, sides.new)];

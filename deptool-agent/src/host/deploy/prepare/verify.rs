@@ -1,8 +1,8 @@
-//! Unit files that change are shown to `systemd-analyze verify` before systemd has to live with them.
+//! Checks changed unit files with `systemd-analyze verify` before systemd uses them.
 //!
-//! It gets a copy of the tree's units in which the stable paths of apps are those of the staged files, so that programs
-//! that come with the deployment are found. What can't be parsed and programs that are missing refuse; the rest of what
-//! it says about our files is passed on.
+//! It gets copies of the tree's units in which the stable paths of apps are replaced by the paths of the staged files,
+//! so that it finds deployed programs. Lines that can't be parsed and missing programs refuse the deployment. Other
+//! messages about our files become notes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,11 +30,11 @@ use crate::{
 };
 
 const OURS: &str = "/etc/systemd/system";
-/// Where a unit of the host may be, in systemd's order.
+/// The directories with the host's units, in systemd's order.
 const HOSTS: [&str; 4] = [OURS, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
 
-/// What is said of a unit file that is not usable as it was meant. systemd ignores some of these lines; a value that it
-/// ignores is one that somebody misspelt.
+/// Messages about lines that do not have the intended effect. systemd ignores some of these lines, but an ignored value
+/// was probably misspelt.
 const WRONG: [&str; 9] = [
     "Failed to parse",
     "Missing '='",
@@ -47,7 +47,7 @@ const WRONG: [&str; 9] = [
     "failed to load properly",
 ];
 
-/// Verify what changes. Returns notes for the operator.
+/// Verify the changed unit files. Returns notes for the operator.
 pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, HostError> {
     let scratch = Scratch { staged, directory: staged.home.generation(staged.generations.1).join(".verify") };
     let changed = scratch.changed();
@@ -93,7 +93,7 @@ struct Scratch<'a> {
 }
 
 impl Scratch<'_> {
-    /// Unit files and drop-ins of the tree: path below the directory of units, and who claims it.
+    /// The unit files and drop-ins of the tree: the path below the directory of units, and the claim.
     fn units_of(external: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
         external.iter().filter_map(|(path, claim)| match &claim.kind {
             ClaimKind::Copy(snippet @ (Snippet::Unit(_) | Snippet::DropIn(_)), _) => {
@@ -103,13 +103,13 @@ impl Scratch<'_> {
         })
     }
 
-    /// The files that the deployment changes, as their paths below the directory of units.
+    /// The changed files, as paths below the directory of units.
     fn changed(&self) -> BTreeSet<&str> {
         let changes = self.staged.sides.plan.external.iter();
         changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).collect::<BTreeSet<_>>()
     }
 
-    /// The units that these files make or are about, if they are there after the deployment.
+    /// The units that these files define or affect, as far as they exist after the deployment.
     fn affected(&self, changed: &BTreeSet<&str>) -> BTreeSet<UnitName> {
         let sides = self.staged.sides;
         let made = Self::units_of(&sides.wants.external).filter_map(|(_, _, snippet)| match snippet {
@@ -130,17 +130,17 @@ impl Scratch<'_> {
         units
     }
 
-    /// Write the copies. Returns the files of `units`; those of which there is none, such as quadlets', are left out.
+    /// Write the copies. Returns the files of `units`. Units without a file, such as those of quadlets, are left out.
     fn write(&self, units: &BTreeSet<UnitName>) -> Result<Vec<PathBuf>, HostError> {
         let Staged { sides, .. } = self.staged;
         fs::create_dir_all(&self.directory).during("create", &self.directory)?;
-        // What is removed is still where it was: an empty file hides it.
+        // A removed file is still on the host. An empty file hides it.
         let gone = Self::units_of(&sides.had.external).map(|(path, ..)| (path, None));
         let there = Self::units_of(&sides.wants.external).map(|(path, claim, _)| (path, Some(claim)));
         for (path, claim) in gone.chain(there) {
             let text = match claim {
                 Some(claim) if self.is_check(claim, path) => {
-                    // It is run as a oneshot, whatever its unit says: see [`super::checks`].
+                    // A check runs as a oneshot, whatever its unit file says. See [`super::checks`].
                     [self.mapped(&claim.app, &claim.file)?.as_slice(), b"\n[Service]\nType=oneshot\n"].concat()
                 }
                 Some(claim) => self.mapped(&claim.app, &claim.file)?,
@@ -155,7 +155,7 @@ impl Scratch<'_> {
             if !file.exists() {
                 let mut places = HOSTS.iter().map(|directory| self.staged.home.root().join(&directory[1..]));
                 let text = places.find_map(|place| fs::read(place.join(unit.as_str())).ok());
-                // One that is masked is empty.
+                // The file of a masked unit is empty.
                 let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
                 self.put(unit.as_str(), &text)?;
             }
@@ -169,7 +169,7 @@ impl Scratch<'_> {
         app.is_some_and(|app| app.manifest.checks.iter().any(|unit| unit.as_str() == path))
     }
 
-    /// Whether the line misses a unit that Podman's generator makes of a quadlet of the tree.
+    /// Whether the line reports a missing unit that Podman's generator makes of a quadlet in the tree.
     fn misses_a_quadlets_unit(&self, line: &str) -> bool {
         let external = &self.staged.sides.wants.external;
         let mut quadlets = external.iter().filter(|(path, _)| path.as_str().starts_with("/etc/containers/"));
@@ -187,11 +187,11 @@ impl Scratch<'_> {
         fs::write(&file, text).during("write", &file)
     }
 
-    /// An app's file with the stable paths of apps replaced by where their files are now.
+    /// An app's file with the stable paths of apps replaced by the paths of the staged files.
     fn mapped(&self, app: &AppName, file: &TreePath) -> Result<Vec<u8>, HostError> {
         let path = self.staged.file(app, file);
         let bytes = fs::read(&path).during("read", &path)?;
-        // Bytes that are no text stay wrong in any case.
+        // Bytes that are not UTF-8 are invalid in any case.
         let mut text = String::from_utf8_lossy(&bytes).into_owned();
         for (app, tree) in self.staged.checkouts {
             let staged = self.staged.home.trees().join(tree);
@@ -200,7 +200,7 @@ impl Scratch<'_> {
         Ok(text.into_bytes())
     }
 
-    /// The line with paths as the operator knows them, if it is about a file that changes or a unit that is affected.
+    /// The line with paths as the operator knows them, if it is about a changed file or an affected unit.
     fn ours(&self, line: &str, changed: &BTreeSet<&str>, units: &BTreeSet<UnitName>) -> Option<String> {
         let mut line = line.to_owned();
         for (app, tree) in self.staged.checkouts {
@@ -217,8 +217,8 @@ impl Scratch<'_> {
         units.iter().any(|unit| unit.as_str() == name).then_some(line)
     }
 
-    /// Whether the program at `path` comes with the deployment, perhaps behind a link that is not there yet, or with a
-    /// mode that it does not have yet.
+    /// Whether the deployment contains the program at `path`, possibly behind a symlink that does not exist yet, or
+    /// with a mode that is not set yet.
     fn comes_along(&self, path: &str) -> bool {
         let sides = self.staged.sides;
         let stable = self.staged.checkouts.iter().find_map(|(app, _)| {

@@ -1,4 +1,4 @@
-//! What is the matter with units.
+//! Finds drift in units.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,11 +19,12 @@ use crate::{
     system::{Active, Load, Manager, System, UnitDetail, UnitFile, UnitState},
 };
 
-/// Where systemd reads unit files before `/etc/systemd/system`: what `systemctl set-property` and its like leave.
+/// Directories that systemd searches before `/etc/systemd/system`, for example with the files of `systemctl
+/// set-property`.
 const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
 const ETC: &str = "/etc/systemd/system";
 const RUN: &str = "/run/systemd/system";
-/// A unit that has restarted itself within this time is not well.
+/// A unit that restarted itself within this time is not considered well.
 const RECENTLY: Duration = Duration::from_secs(60);
 
 impl Looking<'_> {
@@ -53,7 +54,7 @@ impl Looking<'_> {
         self.found.push(Finding { drift, item, apps: apps.clone(), stands: false });
     }
 
-    /// Whether it runs, if it is of a kind that stays.
+    /// How the activity of a unit differs, if its type should stay active.
     fn activity(
         &self,
         unit: &UnitName,
@@ -86,8 +87,8 @@ impl Looking<'_> {
         })
     }
 
-    /// Unit files that come before ours and drop-ins beside them, by somebody else. What was there when we came is not
-    /// counted.
+    /// Find foreign unit files that take precedence over deployed ones, and foreign drop-ins. Those that were there
+    /// before the first deployment do not count.
     fn foreign_files(&mut self) {
         let wants = self.compared.wants;
         let mut ours: BTreeMap<UnitName, BTreeSet<AppName>> = BTreeMap::new();
@@ -117,20 +118,20 @@ impl Looking<'_> {
     }
 }
 
-/// What a file does to a unit.
+/// The effect of a foreign file on a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
     File,
     DropIn,
 }
 
-/// Unit files before the usual one, and drop-ins, of `unit`, whoever made them.
+/// The unit files of `unit` that take precedence, and its drop-ins, wherever they come from.
 pub fn foreign(home: &crate::host::state::layout::Home, unit: &UnitName) -> Vec<(ExternalPath, Foreign)> {
     let mut found = Vec::new();
     let mut add = |path: String, kind| found.extend(ExternalPath::parse(&path).ok().map(|path| (path, kind)));
     for directory in ABOVE.iter().chain([&ETC, &RUN]) {
         let path = format!("{directory}/{unit}");
-        // Another name for it is a link; one to /dev/null masks it.
+        // A symlink is an alias, or masks the unit if it points to /dev/null.
         let at = home.root().join(&path[1..]);
         let is_file = fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_file());
         let is_mask = fs::read_link(&at).is_ok_and(|target| target.as_os_str() == "/dev/null");
@@ -159,7 +160,7 @@ fn enablement(unit: &UnitName, system: &mut dyn System) -> Result<Option<&'stati
     })
 }
 
-/// Whether it goes on failing and being started again.
+/// Whether it fails and is started again over and over.
 fn is_looping(now: &UnitDetail, clock: Duration) -> bool {
     let is_recent = clock.saturating_sub(now.changed_at) < RECENTLY;
     now.sub == "auto-restart" || (now.restarts > 1 && is_recent)

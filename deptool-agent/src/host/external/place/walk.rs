@@ -1,8 +1,7 @@
 //! Walks from the root of the host to the directory of an external path, one component at a time.
 //!
-//! A symlink on the way is only followed if it belongs to root (or
-//! to the user who runs the agent on a local root), and if only that user can write to the directory it is in. Any other
-//! symlink could be a trap.
+//! A symlink on the way is only followed if it belongs to root (or to the user who runs the agent on a local root), and
+//! if only that user can write to its directory. Any other symlink could be a trap.
 //!
 //! openat2(2) can walk a path in one call, but it follows either all symlinks or none. Here it depends on the owner of each.
 //! Each component is opened without following symlinks, and then the opened file is checked. That leaves no race, and works
