@@ -368,7 +368,9 @@ fn a_host_that_nobody_can_reach_again_goes_back_and_its_operator_does_not_wait_f
     );
     let args = ["push", "-o", "confirm=5s", "web1", "prod"];
     let run = with_stand_in(&sandbox, &operator, &args, &script).timeout(2 * PATIENCE).run().unwrap().code(1);
-    run.says("no new connection could be made").says("outcome unknown; run git fetch");
+    run.says("no new connection could be made: no answer for ")
+        .does_not_say("for 30 seconds")
+        .says("outcome unknown; run git fetch");
     // The host has gone back by itself, and says so when it can be reached.
     operator.git(&["fetch", "web1"]).ok().says("was rolled back: ");
     at_rest(&sandbox, "web1", Some(&one));

@@ -107,7 +107,7 @@ impl SessionError {
                 error,
                 ConnectError::Unreachable(_)
                     | ConnectError::NeedsAnswer(_)
-                    | ConnectError::Silent
+                    | ConnectError::Silent { .. }
                     | ConnectError::Read { .. }
             ),
             SessionError::AgentEnded { .. }

@@ -110,10 +110,9 @@ pub enum ConnectError {
     #[error("unreachable: {0}")]
     NeedsAnswer(String),
     #[error(
-        "no answer for {} seconds: the login may wait for something, or a start-up file of its shell reads the input",
-        login::PATIENCE.as_secs()
+        "no answer for {seconds} seconds: the login may wait for something, or a start-up file of its shell reads the input"
     )]
-    Silent,
+    Silent { seconds: u64 },
     #[error("interrupted")]
     Interrupted,
     #[error("'{name}' calls itself '{told}' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost")]

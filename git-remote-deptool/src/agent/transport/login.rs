@@ -18,7 +18,7 @@ use crate::agent::install::{
 };
 
 /// How long a login may take until the first line begins, while nothing is being sent and ssh can't be asking.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the first line may take to complete after its first byte.
 const PATIENCE_WITH_NOISE: Duration = Duration::from_secs(10);
 impl Connector {
@@ -47,7 +47,7 @@ impl Connector {
                 Ok(Readiness::Silent) => {
                     link.connection.stopper().stop();
                     return Err(match seen.trim_ascii() {
-                        [] => ConnectError::Silent,
+                        [] => ConnectError::Silent { seconds: patience.began.elapsed().as_secs() },
                         seen => ConnectError::Noise { host, text: opening::excerpt(seen) },
                     });
                 }
@@ -92,6 +92,7 @@ impl Connector {
 
 /// The time limits for the first line.
 struct Patience {
+    began: Instant,
     deadline: Option<Instant>,
     /// When the host last read some of our data, or ssh last may have asked the operator.
     since: Instant,
@@ -102,7 +103,8 @@ struct Patience {
 
 impl Patience {
     fn begin(deadline: Option<Instant>) -> Patience {
-        Patience { deadline, since: Instant::now(), written: 0, begun: None }
+        let now = Instant::now();
+        Patience { began: now, deadline, since: now, written: 0, begun: None }
     }
 
     /// The first line, or other output of the login, has begun.

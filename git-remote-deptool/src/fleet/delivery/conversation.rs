@@ -249,7 +249,7 @@ impl<'a> Conversation<'a> {
     /// After an interrupt this does not wait. A host that was silent or unreachable gets less time. If the outcome
     /// remains unknown, the next contact asks for it.
     pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
-        let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent));
+        let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent { .. }));
         let deadline = self.give_up_at.or_else(|| is_silent.then(|| Instant::now() + PATIENCE_WITH_SILENT));
         let mut tries = 0;
         let may_try_again = |tries| match deadline {
