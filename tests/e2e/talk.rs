@@ -88,14 +88,24 @@ pub fn recorded(sandbox: &Sandbox, repo: &Repo<'_>) -> Vec<Request> {
     let record = sandbox.dir().join("roots/recorded");
     std::fs::write(&record, "").unwrap();
     std::fs::create_dir_all(sandbox.root("other")).unwrap();
-    with_stand_in(sandbox, repo, &["push", "web1", "prod"], script).run().unwrap().fails();
-    repo.git(&["fetch", "-q", "web1"]).ok();
-    let bytes = std::fs::read(record).unwrap();
-    let hello = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    loop {
+        with_stand_in(sandbox, repo, &["push", "web1", "prod"], script).run().unwrap().fails();
+        repo.git(&["fetch", "-q", "web1"]).ok();
+        // The other host refuses the request, and the helper may be gone before it has sent the rest.
+        if let Some(requests) = complete(&std::fs::read(&record).unwrap()) {
+            return requests;
+        }
+        std::fs::write(&record, "").unwrap();
+    }
+}
+
+/// The requests of one deployment; `None` if some are missing.
+fn complete(bytes: &[u8]) -> Option<Vec<Request>> {
+    let hello = bytes.iter().position(|byte| *byte == b'\n')? + 1;
     let mut reader = FrameReader::new(&bytes[hello..]);
     let mut requests = Vec::new();
     while requests.last() != Some(&Request::ObjectsEnd) {
-        requests.push(reader.receive().unwrap().unwrap());
+        requests.push(reader.receive().ok()??);
     }
-    requests
+    Some(requests)
 }
