@@ -250,6 +250,8 @@ fn json_is_there_on_every_path() {
     error(&["deploy", "--json"], 129, "--yes");
     error(&["deploy", "--json", "--yes", "--waves=foo"], 129, "--waves");
     error(&["rollback", "--json", "--yes", "web1"], 1, "nothing was ever deployed");
+    let nothing = json(&deptool(&repo, &["repair", "--json", "--yes"]).ok());
+    assert_eq!((&nothing["hosts"], nothing.get("error")), (&serde_json::json!([]), None));
     repo.write("web1/app/manifest.json", "{");
     repo.commit("Broken");
     let document = json(&deptool(&repo, &["deploy", "--json", "--yes"]).code(1));
@@ -283,6 +285,11 @@ fn the_worst_host_is_the_exit_status_and_quiet_is_quiet() {
     let with =
         |args: &[&str]| repo.command(&[&["deptool"], args].concat()).env("GIT_SSH_COMMAND", NO_ROUTE).run().unwrap();
     with(&["verify"]).code(4);
+    // There is something to repair on web2.
+    let document = json(&with(&["repair", "--json", "--yes"]).code(4));
+    assert!(document["notes"][0].as_str().unwrap().contains("No route to host"), "{document}");
+    assert_eq!(document["hosts"][0]["host"], "web2");
+    with(&["repair", "--yes"]).code(4).says("No route to host").does_not_say("Nothing to repair");
     change(&repo, &["db1", "web1"], "two");
     let run = with(&["deploy", "--yes", "-q"]).code(4);
     assert_eq!(run.stdout(), "");

@@ -19,6 +19,7 @@ use super::{
     deploy_options::DeployOptions,
     diff::{self, Format},
     exit::ExitStatus,
+    git,
     output::Output,
     plan,
     prompt::Terminal,
@@ -168,6 +169,16 @@ pub(super) fn carry_out(
     Ok(status)
 }
 
+/// Print that there is nothing to do, and why not everything may be as it should.
+pub(super) fn nothing_to_do(
+    output: &Output,
+    how: &DeployOptions,
+    cluster: ClusterName,
+    notes: Vec<String>,
+) -> Result<(), CliError> {
+    Told { output, how, cluster, notes: Vec::new(), began: Instant::now() }.nothing_to_do(notes).map(drop)
+}
+
 /// Prints the outcome as text or as JSON.
 struct Told<'a> {
     output: &'a Output,
@@ -290,7 +301,7 @@ fn publish(remote: &Remote, aim: &Aim) -> Result<(), CliError> {
     let mut git = Command::new("git");
     git.args(["push", "--quiet"]).arg(shared.to_os_str_lossy()).arg(refspec);
     let interrupt = &remote.connector.interrupted;
-    let ended = push::run(git.stdin(Stdio::null()), interrupt)?;
+    let ended = git::run(git.stdin(Stdio::null()), interrupt)?;
     match ended.status.success() {
         _ if interrupt.is_set() => Err(CliError::Text("interrupted; nothing was deployed".into())),
         true => Ok(()),

@@ -46,7 +46,7 @@ struct Damaged {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
-    let (damaged, exit) = ask(remote, output, aim.hosts)?;
+    let Answers { damaged, failures, exit } = ask(remote, aim.hosts)?;
     let mut by_commit: BTreeMap<(ClusterName, CommitId), Vec<Damaged>> = BTreeMap::new();
     for one in damaged {
         if !remote.repo.has_commit(one.runs) {
@@ -55,8 +55,16 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         }
         by_commit.entry((one.cluster.clone(), one.runs)).or_default().push(one);
     }
-    if by_commit.is_empty() && !args.how.json {
-        output.note("Nothing to repair.")?;
+    // In JSON they are notes, which are printed anyway.
+    if !args.how.json {
+        failures.iter().try_for_each(|failure| output.complain(failure))?;
+    }
+    if by_commit.is_empty() {
+        match (args.how.json, exit) {
+            (true, _) => deploy::nothing_to_do(output, &args.how, aim.cluster, failures)?,
+            (false, ExitStatus::Done) => output.note("Nothing to repair.")?,
+            (false, _) => {}
+        }
         return Ok(exit);
     }
     let deployment = |((cluster, commit), damaged): (_, Vec<Damaged>)| {
@@ -73,26 +81,35 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, digest: None, intro })
     };
     let deployments = by_commit.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;
-    Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &[])?))
+    let notes = if args.how.json { failures } else { Vec::new() };
+    Ok(exit.worse(deploy::carry_out(remote, output, &deployments, &args.how, &notes)?))
+}
+
+/// What the hosts say.
+struct Answers {
+    damaged: Vec<Damaged>,
+    /// Why some could not be asked.
+    failures: Vec<String>,
+    exit: ExitStatus,
 }
 
 /// Ask the hosts for their drift.
-fn ask(remote: &Remote, output: &Output, hosts: Vec<HostRemote>) -> Result<(Vec<Damaged>, ExitStatus), CliError> {
+fn ask(remote: &Remote, hosts: Vec<HostRemote>) -> Result<Answers, CliError> {
     let answers = query(remote, &hosts, |session, _| session.verify());
-    let (mut damaged, mut exit) = (Vec::new(), ExitStatus::Done);
+    let mut all = Answers { damaged: Vec::new(), failures: Vec::new(), exit: ExitStatus::Done };
     for (host, answer) in hosts.into_iter().zip(answers) {
         match answer {
             Ok((hello, drift)) => {
                 remote.remember_drift(&host, drift.len())?;
                 if let Some(deployed) = hello.deployed.filter(|_| !drift.is_empty()) {
-                    damaged.push(Damaged { host, cluster: deployed.cluster, runs: deployed.commit, drift });
+                    all.damaged.push(Damaged { host, cluster: deployed.cluster, runs: deployed.commit, drift });
                 }
             }
             Err(error) => {
-                exit = exit.worse(view::status_of_error(&error));
-                output.complain(chain(&error))?;
+                all.exit = all.exit.worse(view::status_of_error(&error));
+                all.failures.push(chain(&error));
             }
         }
     }
-    Ok((damaged, exit))
+    Ok(all)
 }
