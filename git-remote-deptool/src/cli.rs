@@ -18,6 +18,7 @@ mod deploy;
 mod deploy_options;
 mod diff;
 pub mod exit;
+mod git;
 mod init;
 mod log;
 mod markdown;

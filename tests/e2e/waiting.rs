@@ -325,6 +325,27 @@ fn ctrl_c_ends_whatever_waits_for_a_stalled_host() {
 }
 
 #[test]
+fn a_git_that_is_killed_leaves_no_helper_that_waits() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    operator.git(&["config", "deptool.cluster", "prod"]).ok();
+    let (xtask, hit) = (deptool_tests::build::xtask().unwrap(), sandbox.dir().join("hit"));
+    for (signal, args) in
+        [(Signal::KILL, &["fetch", "web1"][..]), (Signal::TERM, &["deptool", "plan", "--fetch", "web1"])]
+    {
+        let _ = fs::remove_file(&hit);
+        let script = format!("exec '{}' link down 1 stall \"$DEPTOOL_AGENT\" '{}'", xtask.display(), hit.display());
+        // Less than the silence after which a host is given up anyway.
+        let going = with_stand_in(&sandbox, &operator, args, &script).timeout(Duration::from_secs(25)).start().unwrap();
+        poll("the stall", PATIENCE, || hit.exists().then_some(())).unwrap();
+        // Its output ends with the last process that could write to it.
+        going.signal(signal).unwrap();
+        assert!(!going.wait().unwrap().success(), "{args:?}");
+    }
+}
+
+#[test]
 fn ctrl_c_ends_a_snapshot() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox, &["web1"]);

@@ -391,7 +391,10 @@ impl Session {
         self.outgoing = None;
         if self.is_local {
             // An agent that takes longer exits by itself.
-            let _ = self.connection.wait_for(TIDYING);
+            let end = Instant::now() + TIDYING;
+            while !self.interrupt.is_set() && Instant::now() < end {
+                let Ok(None) = self.connection.wait_for(INTERRUPT_CHECK) else { break };
+            }
         }
     }
 }

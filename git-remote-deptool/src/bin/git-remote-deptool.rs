@@ -51,6 +51,7 @@ fn begin(name: &OsStr, address: &OsStr) -> anyhow::Result<Dialogue> {
     let name = BString::from(name.as_encoded_bytes());
     let address = Address::parse(address.as_encoded_bytes())?;
     let context = Context::from_process()?;
+    context.connector.interrupted.set_when_unread(io::stdout());
     let target = context.settings.target(name.as_ref(), &address)?;
     Ok(Dialogue::new(context.remote(target, name.to_string())))
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{CliError, view};
+use super::{CliError, git, view};
 use crate::{config::HostRemote, fleet::remote::Remote, model::offer::HostCheck};
 
 /// The name of a temporary group for the selected hosts.
@@ -51,6 +51,6 @@ pub(super) fn refresh(remote: &Remote, hosts: &[HostRemote], whom: Whom) -> Resu
     let address = address(&mut git, asked.into_iter());
     // Unlike `git fetch`, this is no error if nothing is deployed yet. The helper updates the tracking refs itself.
     git.args(["ls-remote", "--quiet"]).arg(address);
-    let status = git.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-    Ok(if status.success() { Refreshed::All } else { Refreshed::NotAll })
+    let ended = git::run(git.stdin(Stdio::null()), &remote.connector.interrupted)?;
+    Ok(if ended.status.success() { Refreshed::All } else { Refreshed::NotAll })
 }

@@ -2,12 +2,18 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Set when the process receives SIGINT, SIGTERM or SIGHUP, and never cleared. Code that blocks checks it often.
@@ -23,6 +29,21 @@ impl Interrupt {
             signal_hook::flag::register(signal, interrupt.0.clone())?;
         }
         Ok(interrupt)
+    }
+
+    /// Set it when nobody can read `output` any more: a `git` that is killed tells its helper nothing.
+    pub fn set_when_unread(&self, output: impl AsFd + Send + 'static) {
+        let interrupt = self.clone();
+        let watch = move || {
+            let mut closed = [PollFd::new(&output, PollFlags::empty())];
+            // Another error than an interrupted call means that this can't be known: then nothing is done.
+            while poll(&mut closed, None) == Err(Errno::INTR) {}
+            if closed[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+                interrupt.set();
+            }
+        };
+        // Without a thread, the helper notices when it next writes.
+        let _ = thread::Builder::new().name("git".into()).stack_size(64 * 1024).spawn(watch);
     }
 
     pub fn is_set(&self) -> bool {

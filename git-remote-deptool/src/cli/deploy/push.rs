@@ -1,18 +1,13 @@
 //! Runs the `git push` that carries out the plan that was agreed to.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{self, Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
-    thread,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
 use deptool_agent::shared::{text::printable, wire::Repair};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     super::{
@@ -20,6 +15,7 @@ use super::{
         aim::{self, Aim, Selection},
         deploy_options::DeployOptions,
         exit::ExitStatus,
+        git,
         output::Output,
         refresh,
         wiring::Draft,
@@ -34,9 +30,6 @@ use crate::{
     push::host_report::{HostOutcome, HostReport},
     state::HostLock,
 };
-
-/// How often to check for an interrupt while git runs.
-const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 
 /// The result of a push.
 pub(super) struct Pushed {
@@ -78,7 +71,7 @@ pub(super) fn push(
     let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));
     git.env("GIT_DEPTOOL_REPORT", &report.0).env("GIT_DEPTOOL_SHOW", "progress,no-failures");
-    let ended = run(git.stdin(Stdio::null()).stderr(Stdio::inherit()), &remote.connector.interrupted)?;
+    let ended = git::run(git.stdin(Stdio::null()).stderr(Stdio::inherit()), &remote.connector.interrupted)?;
     if ended.status.signal().is_some() || remote.connector.interrupted.is_set() {
         // Ctrl-C ends Git at once, but the helper tells the hosts first. It holds these locks until they have answered.
         for (host, _) in plan.affected() {
@@ -94,32 +87,6 @@ pub(super) fn push(
     let is_stale = rejections.iter().any(|why| why.contains("(stale info)"));
     let status = if is_stale { ExitStatus::Stale } else { ExitStatus::Failed };
     Ok(Pushed { status, reports, rejections })
-}
-
-/// Like [`Command::output`], but an interrupt also interrupts `git`, and with it the helper.
-pub(super) fn run(command: &mut Command, interrupt: &Interrupt) -> io::Result<process::Output> {
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let (pid, pipe) = (Pid::from_child(&child), child.stdout.take());
-    let (sender, printed) = channel();
-    thread::spawn(move || {
-        let mut stdout = Vec::new();
-        // If this fails, the exit status still shows whether the output is complete.
-        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut stdout));
-        let _ = sender.send(stdout);
-    });
-    let mut is_told = false;
-    loop {
-        match printed.recv_timeout(INTERRUPT_CHECK) {
-            Ok(stdout) => return Ok(process::Output { status: child.wait()?, stdout, stderr: Vec::new() }),
-            Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(RecvTimeoutError::Timeout) if interrupt.is_set() && !is_told => {
-                is_told = true;
-                // The process was not reaped yet, so its id is not reused.
-                let _ = kill_process(pid, Signal::TERM);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
 }
 
 /// The reasons of rejected refs in the output of `git push --porcelain`: `[remote rejected] (why)`.
