@@ -88,7 +88,7 @@ fn whatever_becomes_of_the_journal_of_an_interrupted_deployment_is_told_and_repa
         assert_eq!(operator.id("refs/remotes/web1/prod"), before, "{what}");
         let push = operator.git(&["push", "web1", "prod"]);
         assert!(!push.success() && push.stderr().contains("git deptool repair"), "{what}: {push}");
-        let push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
+        let push = operator.git(&["push", "-o", "repair", "-o", "take-over", "web1", "prod"]);
         assert!(push.success(), "{what}: {push}");
         let verify = operator.git(&["deptool", "verify", "web1"]);
         assert!(verify.success(), "{what}: {verify}");
@@ -126,14 +126,14 @@ fn damage_records_while_interrupted(one_in: usize) {
         if !fetch.success() {
             wrong.push(format!("{what}: {fetch}"));
         }
-        let mut push = operator.git(&["push", "web1", "prod"]);
+        let mut push = operator.git(&["push", "-o", "take-over", "web1", "prod"]);
         if !push.success() && push.stderr().contains("repair") {
-            push = operator.git(&["push", "-o", "repair", "web1", "prod"]);
+            push = operator.git(&["push", "-o", "repair", "-o", "take-over", "web1", "prod"]);
         }
         // Without a ledger it is not known whether a directory was there before us.
         if !push.success() && push.stderr().contains("'/etc/shuts' is a directory on the host: remove it there") {
             fs::remove_dir_all(world.root().join("etc/shuts")).unwrap();
-            push = operator.git(&["push", "web1", "prod"]);
+            push = operator.git(&["push", "-o", "take-over", "web1", "prod"]);
         }
         let verify = operator.git(&["deptool", "verify", "web1"]);
         let runs = fs::read_to_string(state.join("store/refs/heads/prod")).unwrap_or_default();
