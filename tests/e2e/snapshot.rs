@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{Duration, SystemTime};
 
-use deptool_tests::process::Run;
+use deptool_tests::process::{Run, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::state_of;
@@ -90,9 +91,14 @@ fn what_has_not_changed_is_not_committed_and_what_has_is_found() {
     assert_eq!(json(&again)["commit"], first.as_str());
     assert_eq!(repo.id("prod"), first);
 
-    // The same length within the same clock tick, repeatedly.
+    // The same length within the same clock tick, repeatedly; the next snapshot may be in another second.
     for content in ["2", "3", "4", "5"] {
         rendered.write("web1/app/file", content);
+        if content == "3" {
+            let second = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            let now = second();
+            poll("the next second", Duration::from_secs(30), || (second() > now).then_some(())).unwrap();
+        }
         let changed = json(&snapshot(&repo, &["--json", "-m", content]).ok());
         assert_eq!(
             (&changed["result"], &changed["hosts"]),

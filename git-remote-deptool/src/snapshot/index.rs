@@ -9,7 +9,8 @@
 //! objects, only costs time.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -90,13 +91,21 @@ impl<'a> Index<'a> {
 
     /// The tree of all files in the directory. Unless this is a dry run, its objects are in the repository.
     pub fn tree(&self, tops: &[Top]) -> Result<TreeId, SnapshotError> {
-        if fs::copy(&self.kept, self.index()).is_ok()
+        if self.copy_kept().is_ok()
             && let Ok(tree) = self.add_and_write(&[])
         {
             return Ok(tree);
         }
         let _ = fs::remove_file(self.index());
         Ok(self.add_and_write(&batches(tops))?)
+    }
+
+    /// Copy the kept index with its modification time. Git reads a file again if it may have changed after the index was
+    /// written, which it tells by that time. With a later time, a change in the same second would be missed.
+    fn copy_kept(&self) -> io::Result<()> {
+        let written = fs::metadata(&self.kept)?.modified()?;
+        fs::copy(&self.kept, self.index())?;
+        File::options().write(true).open(self.index())?.set_modified(written)
     }
 
     fn add_and_write(&self, batches: &[Vec<&Top>]) -> Result<TreeId, GitError> {
