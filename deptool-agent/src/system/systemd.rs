@@ -22,7 +22,6 @@ mod leave;
 mod live;
 #[cfg(test)]
 mod live_settle;
-mod log;
 mod run;
 mod transient;
 mod unit;
@@ -576,7 +575,7 @@ impl System for Systemd {
     }
 
     fn log(&mut self, message: &str, fields: &[(&str, &str)]) {
-        log::write(message, fields);
+        journal::write(message, fields);
     }
 
     fn begin_leaving(&mut self) {

@@ -275,7 +275,21 @@ impl Decision {
             (State::Ended(Ending::Failed | Ending::Unreachable), _) => true,
             // The host rolls back by itself.
             (State::Lost, Course::Waves(_)) => is_atomic,
-            _ => false,
+            (
+                State::Ended(Ending::Done) | State::Lost,
+                Course::Preparing | Course::Keeping(_) | Course::Released | Course::Over,
+            ) => false,
+            (
+                State::Preparing
+                | State::Prepared
+                | State::Noting
+                | State::Noted
+                | State::Active
+                | State::Healthy
+                | State::Kept
+                | State::Skipped,
+                _,
+            ) => false,
         })
     }
 

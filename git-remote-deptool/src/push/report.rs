@@ -56,7 +56,18 @@ pub(super) fn report(
         [one] if request.is_single => match one.outcome {
             HostOutcome::Stale => RefOutcome::StaleInfo,
             HostOutcome::NonFastForward => RefOutcome::NonFastForward,
-            _ => RefOutcome::Rejected(one.text()),
+            HostOutcome::Done
+            | HostOutcome::NotNoted
+            | HostOutcome::Unaffected
+            | HostOutcome::RolledBack
+            | HostOutcome::Reverted
+            | HostOutcome::Busy
+            | HostOutcome::Unreachable
+            | HostOutcome::Refused
+            | HostOutcome::Cancelled
+            | HostOutcome::Unknown
+            | HostOutcome::NotAttempted
+            | HostOutcome::Skipped => RefOutcome::Rejected(one.text()),
         },
         _ => RefOutcome::Rejected(host_report::summary(reports)),
     }

@@ -268,7 +268,18 @@ impl Supervisor for PushSupervisor<'_> {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
-            _ => {}
+            DeliveryEvent::Stage(_)
+            | DeliveryEvent::Note(_)
+            | DeliveryEvent::Phase(_)
+            | DeliveryEvent::WaitsFor(_)
+            | DeliveryEvent::Busy(_)
+            | DeliveryEvent::MayBegin
+            | DeliveryEvent::NeedFull
+            | DeliveryEvent::Prepared
+            | DeliveryEvent::Healthy
+            | DeliveryEvent::Kept
+            | DeliveryEvent::Lost
+            | DeliveryEvent::Ended(_) => {}
         }
     }
 }

@@ -217,7 +217,18 @@ impl Running<'_> {
                     ours.jobs.extend(jobs.units().cloned());
                     given_back.extend(jobs.given_back.iter().cloned());
                 }
-                _ => {}
+                Action::Disable(_)
+                | Action::MakeDirectories(_)
+                | Action::Place(_)
+                | Action::CreateUsers(_)
+                | Action::Own { .. }
+                | Action::LinkApps(_)
+                | Action::Switch { .. }
+                | Action::CreateTmpfiles(_)
+                | Action::Enable(_)
+                | Action::RestoreLinks(_)
+                | Action::DaemonReload
+                | Action::UnlinkApps(_) => {}
             }
         }
         let (before, made) = (self.record.before.clone(), self.expectations.made.clone());

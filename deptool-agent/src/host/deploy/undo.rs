@@ -102,7 +102,18 @@ impl Undoing<'_> {
             match action {
                 Action::Stop(units) => ours.jobs.extend(units.iter().cloned()),
                 Action::Jobs(jobs) => ours.jobs.extend(jobs.units().cloned()),
-                _ => {}
+                Action::Disable(_)
+                | Action::MakeDirectories(_)
+                | Action::Place(_)
+                | Action::CreateUsers(_)
+                | Action::Own { .. }
+                | Action::LinkApps(_)
+                | Action::Switch { .. }
+                | Action::CreateTmpfiles(_)
+                | Action::Enable(_)
+                | Action::RestoreLinks(_)
+                | Action::DaemonReload
+                | Action::UnlinkApps(_) => {}
             }
         }
         ours

@@ -1,13 +1,29 @@
-//! Reads what units wrote to the journal. See journalctl(1) and systemd.journal-fields(7).
+//! Reads what units wrote to the journal, and writes entries of our own. See journalctl(1), systemd.journal-fields(7) and
+//! systemd's "Native Journal Protocol".
+
+use std::os::unix::net::UnixDatagram;
 
 use serde_json::Value;
 
 use crate::shared::name::UnitName;
 
+const SOCKET: &str = "/run/systemd/journal/socket";
 /// The most entries that are read.
 const ENTRIES: &str = "1000";
 /// The invocation of a unit, in entries of its processes and in those of systemd about the unit.
 const INVOCATION: [&str; 2] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID"];
+
+/// Write an entry. It is lost if the host has no journal, or if journald is just restarting.
+pub fn write(message: &str, fields: &[(&str, &str)]) {
+    let mut entry = String::new();
+    let own = [("MESSAGE", message), ("SYSLOG_IDENTIFIER", "deptool"), ("PRIORITY", "5")];
+    for (name, value) in own.iter().chain(fields) {
+        // A value with a line feed would need another encoding.
+        let value = value.replace('\n', " ");
+        entry.push_str(&format!("{name}={value}\n"));
+    }
+    let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(entry.as_bytes(), SOCKET));
+}
 
 /// The arguments of `journalctl` for [`last_lines`].
 pub fn query(unit: &UnitName, invocations: &[String]) -> Vec<String> {

@@ -50,7 +50,18 @@ impl Watchdog {
                 self.owes_since = None;
                 Ok(())
             }
-            _ => {
+            Response::Hello(_)
+            | Response::NeedFull
+            | Response::Attached
+            | Response::NotRunning(_)
+            | Response::Ended(_)
+            | Response::Data(_)
+            | Response::End
+            | Response::Blob { size: _ }
+            | Response::Attempts(_)
+            | Response::Drift(_)
+            | Response::Error(_)
+            | Response::Pong => {
                 self.owes_since = self.owes_since.map(|_| now);
                 Ok(())
             }
