@@ -14,6 +14,7 @@ pub mod connection;
 pub mod deploy;
 mod export;
 pub mod external;
+mod look;
 pub mod recover;
 pub mod session;
 pub mod state;

@@ -8,6 +8,7 @@
 //! a test compares the manual.
 
 mod add_host;
+mod adopt;
 mod aim;
 mod candidates;
 mod caveats;
@@ -107,6 +108,7 @@ struct Common {
 enum Command {
     Init(init::Args),
     AddHost(add_host::Args),
+    Adopt(adopt::Args),
     Snapshot(snapshot::Args),
     Plan(plan::Args),
     Deploy(deploy::Args),
@@ -223,6 +225,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitStatus {
 fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     match command {
         Command::Init(args) => init::run(&Context::from_process()?, output, args),
+        Command::Adopt(args) => adopt::run(&everything()?, output, args),
         Command::Plan(args) => plan::run(&everything()?, output, args),
         Command::Deploy(args) => deploy::run(&everything()?, output, args),
         Command::Status(args) => status::run(&everything()?, output, args),

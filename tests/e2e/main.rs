@@ -1,5 +1,6 @@
 //! Tests with Git and local roots. See `deptool_tests::sandbox`.
 
+mod adopt;
 mod atomic;
 mod bad_input;
 mod bad_push;

@@ -1,5 +1,6 @@
 //! Tests on real hosts. See `deptool_tests::lab`.
 
+mod adopt;
 mod broken;
 mod by_type;
 mod checks;

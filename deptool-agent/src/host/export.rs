@@ -63,8 +63,8 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
 }
 
 /// Sends whatever is written to it as data messages.
-struct Chunks<'a> {
-    peer: &'a mut Peer,
+pub(super) struct Chunks<'a> {
+    pub(super) peer: &'a mut Peer,
 }
 
 impl Write for Chunks<'_> {

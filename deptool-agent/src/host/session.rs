@@ -11,6 +11,7 @@ use crate::{
         deploy::deploy,
         export,
         external::drift::{self, Finding},
+        look,
         recover::{Recovery, recover},
         state::{
             attempts,
@@ -72,6 +73,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
             Incoming::Request(Request::Verify) => {
                 drift::verify(home, &mut *system()).map(|found| send_drift(peer, found))
             }
+            Incoming::Request(Request::Look(request)) => look::look(home, peer, &request, &mut *system()),
             Incoming::Request(Request::Ping) => {
                 peer.send(&Response::Pong);
                 Ok(())

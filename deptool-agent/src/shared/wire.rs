@@ -29,8 +29,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::shared::{
     id::{BlobId, CommitId, DeploymentId},
-    name::{ClusterName, HostName},
+    name::{ClusterName, HostName, UnitName},
     outcome::{Attempt, Deployed, Drift, Goal, Holder, Outcome, Phase},
+    path::ExternalPath,
     plan::PlanDigest,
 };
 
@@ -76,6 +77,8 @@ pub enum Request {
     },
     /// Compare the host with what is deployed.
     Verify,
+    /// Send files that no deployment put there, and the state of units.
+    Look(Box<Look>),
     /// Answer at once: the helper measures the round-trip time.
     Ping,
     /// The helper is still there.
@@ -190,12 +193,58 @@ pub enum Response {
     Attempts(Vec<Attempt>),
     /// Answers [`Request::Verify`]. Empty if nothing differs.
     Drift(Vec<Drift>),
+    /// Answers [`Request::Look`]. The content of a file follows, in as many [`Response::Data`] as it takes.
+    Entry {
+        path: ExternalPath,
+        entry: Entry,
+    },
+    /// Answers [`Request::Look`], after all entries.
+    UnitNow(UnitNow),
     /// The request failed. The connection ends.
     Error(String),
     /// Answers [`Request::Ping`].
     Pong,
     /// The agent is still there.
     Heartbeat,
+}
+
+/// What an operator wants to adopt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    /// Files, and directories with all that is in them.
+    pub paths: Vec<ExternalPath>,
+    pub units: Vec<UnitName>,
+    /// The most files, and bytes in them.
+    pub files: u32,
+    pub bytes: u64,
+}
+
+/// Something at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    /// The names are missing if there is no account with that id.
+    File {
+        mode: u32,
+        owner: Option<String>,
+        group: Option<String>,
+        size: u64,
+    },
+    Link {
+        target: String,
+    },
+    /// The rest of a sentence that begins with the path.
+    Refused {
+        why: String,
+    },
+}
+
+/// How a unit is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitNow {
+    pub unit: UnitName,
+    pub exists: bool,
+    pub enabled: bool,
+    pub runs: bool,
 }
 
 /// The state of the host.

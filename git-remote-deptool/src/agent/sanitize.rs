@@ -6,7 +6,7 @@
 use deptool_agent::shared::{
     outcome::{Attempt, AttemptResult, Deployed, Drift, Edit, Holder, Mended, Outcome, Rollback, Subject},
     text::{printable, printable_lines},
-    wire::{Hello, Response},
+    wire::{Entry, Hello, Response},
 };
 
 /// The longest line that is shown, in bytes.
@@ -25,6 +25,19 @@ pub fn safe(response: Response) -> Response {
         Response::Ended(ended) => Response::Ended(Box::new(outcome(*ended))),
         Response::Attempts(attempts) => Response::Attempts(attempts.into_iter().map(attempt).collect()),
         Response::Drift(found) => Response::Drift(found.into_iter().map(drift).collect()),
+        Response::Entry { path, entry } => Response::Entry {
+            path,
+            entry: match entry {
+                Entry::File { mode, owner, group, size } => Entry::File {
+                    mode,
+                    owner: owner.map(|name| line(&name)),
+                    group: group.map(|name| line(&name)),
+                    size,
+                },
+                Entry::Link { target } => Entry::Link { target: line(&target) },
+                Entry::Refused { why } => Entry::Refused { why: line(&why) },
+            },
+        },
         Response::Error(why) => Response::Error(line(&why)),
         Response::NotRunning(ended) => Response::NotRunning(ended.map(|last| Box::new(attempt(*last)))),
         Response::NeedFull
@@ -35,6 +48,7 @@ pub fn safe(response: Response) -> Response {
         | Response::Kept
         | Response::Healthy
         | Response::Data(_)
+        | Response::UnitNow(_)
         | Response::End
         | Response::Blob { size: _ }
         | Response::Pong

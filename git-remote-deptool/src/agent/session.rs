@@ -20,7 +20,8 @@ use deptool_agent::shared::{
     frame::{CHUNK, FrameError, FrameReader, encode},
     id::BlobId,
     outcome::Drift,
-    wire::{Bytes, Hello, Request, Response},
+    path::ExternalPath,
+    wire::{Bytes, Entry, Hello, Look, Request, Response, UnitNow},
 };
 
 use super::{
@@ -282,6 +283,36 @@ impl Session {
             match self.receive()? {
                 Response::Drift(found) => all.extend(found),
                 Response::End => return Ok(all),
+                _ => return Err(SessionError::OutOfOrder),
+            }
+        }
+    }
+
+    /// Ask the host for files that no deployment put there, and for units. `each` gets every file with its content.
+    pub fn look(
+        &mut self,
+        request: Look,
+        each: &mut dyn FnMut(ExternalPath, Entry, Vec<u8>),
+    ) -> Result<Vec<UnitNow>, SessionError> {
+        let most = request.bytes;
+        self.send(&Request::Look(Box::new(request)))?;
+        let mut units = Vec::new();
+        loop {
+            match self.receive()? {
+                Response::Entry { path, entry } => {
+                    let size = if let Entry::File { size, .. } = &entry { *size } else { 0 };
+                    let mut content = Vec::new();
+                    while (content.len() as u64) < size.min(most) {
+                        let Response::Data(Bytes(data)) = self.receive()? else { return Err(SessionError::OutOfOrder) };
+                        content.extend(data);
+                    }
+                    if content.len() as u64 != size {
+                        return Err(SessionError::OutOfOrder);
+                    }
+                    each(path, entry, content);
+                }
+                Response::UnitNow(unit) => units.push(unit),
+                Response::End => return Ok(units),
                 _ => return Err(SessionError::OutOfOrder),
             }
         }

@@ -56,6 +56,27 @@ fn read_files(home: &Home, database: Database, account: &Account) -> Result<Opti
     }
 }
 
+/// The name of the account with this id, or `None` if there is none.
+pub fn name_of(home: &Home, database: Database, id: u32) -> Result<Option<String>, HostError> {
+    let text = if home.is_live() {
+        let output = Command::new("getent").args([database.name(), &id.to_string()]).output();
+        output.map_err(|error| HostError::refused(format!("cannot run 'getent': {error}")))?.stdout
+    } else {
+        fs::read(home.root().join("etc").join(database.name())).unwrap_or_default()
+    };
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = lines.find(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(id));
+    let found = found.map(|fields| fields[0].to_owned());
+    // Whoever runs an agent on a root directory stands for root there.
+    let own = match database {
+        Database::Passwd => rustix::process::geteuid().as_raw(),
+        Database::Group => rustix::process::getegid().as_raw(),
+    };
+    let is_root = id == 0 || (!home.is_live() && id == own);
+    Ok(if is_root { Some("root".to_owned()) } else { found })
+}
+
 /// The third field of the line of `account`. See passwd(5) and group(5).
 fn id_in(text: &str, account: &Account) -> Option<u32> {
     let line = text.lines().find(|line| line.split(':').next() == Some(account.as_str()))?;

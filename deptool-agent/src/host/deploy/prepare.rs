@@ -143,6 +143,7 @@ pub fn decide(
         notes: Vec::new(),
         problems: Vec::new(),
         obstacles: Vec::new(),
+        taken_over: BTreeSet::new(),
         made: BTreeSet::new(),
         watched: Vec::new(),
     };
@@ -221,6 +222,8 @@ struct Deciding<'a> {
     problems: Vec<String>,
     /// Files that are in the way, in the order of `problems`.
     obstacles: Vec<Drift>,
+    /// New apps all of whose files are on the host already, where they are to be.
+    taken_over: BTreeSet<AppName>,
     made: BTreeSet<ExternalPath>,
     /// Files in old trees that path units watch.
     watched: Vec<PathBuf>,

@@ -117,8 +117,8 @@ impl Place {
         }
     }
 
-    /// The existing directory `name` in this directory.
-    fn enter(&self, name: &OsStr) -> Result<Place, HostError> {
+    /// A name in the directory that is there.
+    pub fn enter(&self, name: &OsStr) -> Result<Place, HostError> {
         let flags = LOOK | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = self.path(&self.name);
         let directory = rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty()).during("open", &path)?;

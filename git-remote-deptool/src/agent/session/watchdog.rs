@@ -60,6 +60,8 @@ impl Watchdog {
             | Response::Blob { size: _ }
             | Response::Attempts(_)
             | Response::Drift(_)
+            | Response::Entry { .. }
+            | Response::UnitNow(_)
             | Response::Error(_)
             | Response::Pong => {
                 self.owes_since = self.owes_since.map(|_| now);

@@ -72,6 +72,8 @@ impl Expected {
             | Response::Attempts(_)
             | Response::Drift(_)
             | Response::Pong
+            | Response::Entry { .. }
+            | Response::UnitNow(_)
             | Response::Attached
             | Response::NotRunning(_)
             | Response::AwaitsConfirmation { .. }

@@ -1,6 +1,6 @@
 //! Decides what happens at external paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     host::{
@@ -22,6 +22,7 @@ use crate::{
     },
     shared::{
         desired::ClaimKind,
+        name::AppName,
         outcome::{Drift, Edit, Subject},
         path::{ExternalPath, STATE_DIR, TreePath, is_within},
         plan::{Change, Class, ExternalChange},
@@ -280,6 +281,36 @@ impl Deciding<'_> {
         };
         self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before, ours });
         Ok(Some(Placement { path: path.clone(), new, old }))
+    }
+
+    /// The new apps all of whose files are on the host already, where links and copies are to be.
+    pub(super) fn taken_over_as_they_are(&self) -> Result<BTreeSet<AppName>, HostError> {
+        let new = self.sides.plan.apps.iter().filter(|app| app.change == Change::Add);
+        let mut apps: BTreeMap<&AppName, BTreeSet<&TreePath>> = new.map(|app| (&app.app, BTreeSet::new())).collect();
+        let mut differs = BTreeSet::new();
+        for change in self.sides.plan.external.iter() {
+            let Some(there) = apps.get_mut(&change.app) else { continue };
+            let found = match Place::existing(self.home, &change.path) {
+                Ok(Some(place)) => place.found()?,
+                Ok(None) | Err(HostError::External(_)) => Found::Nothing,
+                Err(error) => return Err(error),
+            };
+            let is_there = match &found {
+                Found::Content(content) => self.is_equal(change, content, &self.wanted_at(&change.path)?.1)?,
+                Found::Nothing | Found::Directory | Found::Special => false,
+            };
+            match is_there {
+                true => drop(there.insert(&change.file)),
+                false => drop(differs.insert(&change.app)),
+            }
+        }
+        let is_all = |app: &AppName, there: &BTreeSet<&TreePath>| {
+            let files = self.sides.new.apps.get(app).into_iter().flat_map(|app| app.files.keys());
+            !there.is_empty()
+                && files.into_iter().all(|file| there.contains(file) || file.as_bytes() == b"manifest.json")
+        };
+        let whole = apps.iter().filter(|(app, there)| !differs.contains(**app) && is_all(app, there));
+        Ok(whole.map(|(app, _)| (*app).clone()).collect())
     }
 
     /// Whether a file that no deployment put there keeps ours from its place.

@@ -16,7 +16,7 @@ use crate::{
         desired::{ClaimKind, Snippet, UnitSource, template_of},
         name::{AppName, UnitName, UnitType},
         path::ExternalPath,
-        plan::{self, UnitChange, UnitJob},
+        plan::{self, PatternChange, UnitChange, UnitJob},
         unit_file::Facts,
     },
     system::{Load, Manager, System, UnitFile, UnitState, touched::States},
@@ -64,6 +64,7 @@ impl Deciding<'_> {
                 self.notes.push("there is no 'systemctl' here: unit files are put in place, not enabled".into());
             }
         }
+        self.taken_over = self.taken_over_as_they_are()?;
         let loaded = system.snapshot_of_runs()?;
         work.before = States::of(&loaded);
         let plan = self.sides.plan;
@@ -71,7 +72,8 @@ impl Deciding<'_> {
         for change in &plan.units {
             self.unit(change, loaded.get(&change.unit), system, &mut work, &mut jobs)?;
         }
-        for change in &plan.patterns {
+        let is_new = |change: &&PatternChange| !change.apps.is_subset(&self.taken_over) || change.apps.is_empty();
+        for change in plan.patterns.iter().filter(is_new) {
             jobs.pattern(change, system)?;
         }
         self.start_what_is_down(&mut work, &mut jobs);
@@ -155,6 +157,11 @@ impl Deciding<'_> {
                 self.release_unit(unit, file, work, jobs);
                 return Ok(());
             }
+        }
+        // What is taken over as it is changes nothing for a unit that runs.
+        let is_up = state.is_some_and(|state| state.active.is_up());
+        if is_up && !change.apps.is_empty() && change.apps.is_subset(&self.taken_over) {
+            return Ok(());
         }
         jobs.unit(unit, &change.job, system)
     }
