@@ -175,7 +175,7 @@ fn a_failure_that_was_made_good_is_forgotten() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);
     deptool(&repo, &["deploy", "--yes"]).ok();
-    // What is remembered of a deployment that was rolled back.
+    // The facts about a deployment that was rolled back.
     let facts = repo.dir.join(".git/deptool/hosts/web1");
     let mut document: Value = serde_json::from_slice(&std::fs::read(&facts).unwrap()).unwrap();
     let failed =

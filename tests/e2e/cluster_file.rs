@@ -113,7 +113,7 @@ fn the_commit_that_is_pushed_says_where_hosts_are_and_one_without_the_file_leave
     repo.write("web1/app/file", "2");
     repo.commit("Moved");
     destinations(&sandbox);
-    // It is another machine: nothing is deployed there yet.
+    // This is another machine, on which nothing is deployed yet.
     repo.git(&["push", "deptool::web1", "HEAD:prod"]).fails();
     assert_eq!(destinations(&sandbox), ["root@10.9.9.9:2222"]);
     repo.git(&["checkout", "--quiet", "prod"]).ok();

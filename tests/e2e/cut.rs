@@ -299,7 +299,7 @@ fn ctrl_c_while_the_host_is_at_work_waits_for_its_outcome() {
     let run = push.wait().unwrap();
     assert!(!run.success(), "{run}");
     assert!(run.stderr().ends_with("fatal: git is gone; 'refs/heads/prod': done\n"), "{run}");
-    // Who was interrupted does not wait until the agent has cleaned up. The next agent does.
+    // An interrupted push does not wait until the agent has cleaned up. The next agent does.
     world.repo.git(&["fetch", "-q", "web1"]).ok();
     world.is_right(1);
 }

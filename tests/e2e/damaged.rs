@@ -260,7 +260,7 @@ fn what_can_not_be_mended_says_what_to_do() {
         let ada = world.ada();
         inflict(&world.state());
         let three = world.three();
-        // It is refused, and not in doubt: nothing has happened for sure.
+        // The push is refused and the host is not in doubt, because it is certain that nothing has happened.
         for _ in 0..2 {
             let run = ada.git(&["push", "web1", "prod"]).code(1).says(advice).does_not_say("unknown");
             assert!(!run.stderr().contains('\u{1b}'), "{run}");

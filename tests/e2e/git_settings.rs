@@ -39,7 +39,7 @@ fn pruning_tags_leaves_those_of_the_repository() {
     for git in gits() {
         let sandbox = Sandbox::with_git(&git);
         let repo = begin(&sandbox, "web1");
-        // As people do it who don't know add-host.
+        // Remotes that were added without add-host.
         repo.add_root("web2");
         for (key, value) in [("fetch.prune", "true"), ("fetch.pruneTags", "true")] {
             repo.git(&["config", key, value]).ok();
@@ -284,7 +284,7 @@ fn who_deploys_is_one_line_and_never_unknown() {
     assert!(said.contains("\"by\":\"AdaOperator <ada@example.org>\""), "{said}");
     repo.write("web1/app/file", "2");
     repo.commit("Two");
-    // As in a server's hook.
+    // Without a configured identity, as in a hook on a server.
     fs::write(sandbox.home().join(".gitconfig"), "[user]\n\tuseConfigOnly = true\n[init]\n\tdefaultBranch = prod\n")
         .unwrap();
     repo.git(&["push", "web1", "prod"]).ok();

@@ -219,7 +219,7 @@ fn hosts_that_can_not_be_reached_are_left_out_if_that_is_asked_for_and_the_ref_s
     let (operator, one, two) = second_commit(&sandbox);
     report(&sandbox);
     let push = ["push", "-o", "skip-unreachable", "cluster", "prod"];
-    // As ssh ends when its connection does.
+    // The exit status of ssh after a lost connection.
     let lost = r#""$DEPTOOL_AGENT" </dev/null; echo 'Connection to web2 closed by remote host.' >&2; exit 255"#;
     let run = with_one_failing(&sandbox, &operator, "web2", lost, &push).code(1);
     run.says("(skipped, as unreachable: web2; deployed to web1, web3)");
@@ -450,7 +450,7 @@ fn a_host_without_apps_runs_nothing_and_files_beside_the_apps_affect_no_host() {
     let run = operator.git(&["push", "cluster", "prod"]).ok().says("Everything up-to-date");
     run.does_not_say("done");
     runs(&sandbox, &operator, [&two, &two, &two]);
-    // So it is where the host runs what is not in the history.
+    // The same applies if the host runs a commit that is not in the history.
     operator.git(&["checkout", "--quiet", "--detach"]).ok();
     operator.write("web1/web/file", "aside\n");
     let aside = operator.commit("Aside");

@@ -90,7 +90,7 @@ impl World<'_> {
     }
 }
 
-/// What a helper would send.
+/// The messages of a helper.
 fn request(sandbox: &Sandbox, repo: &Repo<'_>) -> (Deploy, Vec<Request>) {
     let mut requests = recorded(sandbox, repo).into_iter();
     match requests.next() {

@@ -73,7 +73,7 @@ impl Drop for Racing {
 #[track_caller]
 fn nothing_gained(directory: &Path) {
     for entry in std::fs::read_dir(directory).unwrap() {
-        // It may have been removed in the meantime.
+        // The file may have been removed in the meantime.
         let Ok(entry) = entry else { continue };
         let Ok(meta) = entry.path().symlink_metadata() else { continue };
         assert!(meta.is_symlink() || meta.mode() & 0o6000 == 0, "{entry:?}");

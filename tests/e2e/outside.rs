@@ -148,7 +148,7 @@ fn a_conflict_is_refused_with_nothing_changed() {
     assert!(said.contains("'/etc/file/below' can't be reached: '/etc/file' is not a directory"), "{said}");
 }
 
-/// What a person may have made of a file: its bytes or target, mode, owner and times.
+/// The changes that a person may make to a file: bytes or target, mode, owner and times.
 fn seen(path: &Path) -> (Vec<u8>, u32, u32, u32, i64, i64) {
     let stat = path.symlink_metadata().unwrap();
     let content = match std::fs::read_link(path) {

@@ -85,7 +85,7 @@ fn a_place_that_can_not_be_written_is_refused_before_anything_changes() {
         assert!(!run.success() && run.stderr().contains(&expected), "{path}: {run}");
         unchanged(&visible(&root), &before);
         at_rest(&sandbox, "web1", Some(&operator.id("prod~1")));
-        // Where it can be written, the same push is done.
+        // On a file system that can be written to, the same push succeeds.
         let two = operator.id("prod");
         operator.git(&["push", "web1", "prod"]).ok();
         at_rest(&sandbox, "web1", Some(&two));

@@ -77,7 +77,7 @@ fn a_wiped_host_is_recognised_by_whatever_asks_it_and_planned_for_from_nothing()
     for contact in CONTACTS {
         ada.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
         world.wipe();
-        // What ran there is not as it was deployed, the first time.
+        // The first contact reports the loss of the deployment as drift.
         let differs = i32::from(contact.contains(&"verify")) * 2;
         let run = ada.git(contact).code(differs).says(ANEW);
         world.tracked(None, &run);
@@ -100,7 +100,7 @@ fn a_push_to_a_wiped_host_is_stale_once_and_one_that_asks_first_works_at_once() 
     world.tracked(None, &run);
     ada.git(&["push", "web1", "prod"]).ok().does_not_say(ANEW);
     at_rest(&world.sandbox, "web1", Some(&two));
-    // A push that considers the host up to date finds that it is not, if it is told to ask.
+    // With `check`, a push of a ref that seems to be up to date finds out that it is not.
     world.wipe();
     ada.git(&["push", "-o", "check", "web1", "prod"]).ok().says(ANEW).says("[new branch]");
     at_rest(&world.sandbox, "web1", Some(&two));

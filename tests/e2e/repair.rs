@@ -100,7 +100,7 @@ fn known_drift_is_said_wherever_all_would_be_up_to_date() {
     ada.git(&["deptool", "status"]).ok().prints(told);
     ada.git(&["deptool", "status", "--exit-code"]).code(2);
     ada.git(&["deptool", "status", "--json"]).ok().prints("\"drift\":3");
-    // Who looks and finds it in order, or puts it in order, need not be told any more.
+    // Once a check or a repair has found the host in order, the note about drift is gone.
     ada.git(&["deptool", "repair", "-y"]).ok();
     ada.git(&["deptool", "deploy", "-y"]).ok().prints(up_to_date);
     ada.git(&["deptool", "status", "--exit-code"]).ok();

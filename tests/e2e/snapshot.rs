@@ -120,7 +120,7 @@ fn what_has_not_changed_is_not_committed_and_what_has_is_found() {
 fn a_dry_run_writes_nothing_and_a_lost_or_broken_cache_or_blob_costs_only_time() {
     let sandbox = Sandbox::new();
     let (repo, rendered) = begin(&sandbox);
-    // What Git finds there already gets a new time, so that `git gc` does not take it away meanwhile.
+    // An object that exists already gets a new time, so that `git gc` does not delete it meanwhile.
     let without_time = |line: String| line.split(['(', ')']).step_by(2).collect::<String>();
     let objects = || state_of(&repo.dir.join(".git/objects")).into_iter().map(without_time).collect::<Vec<_>>();
     let before = objects();

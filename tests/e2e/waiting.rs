@@ -98,7 +98,7 @@ fn a_login_that_says_nothing_is_given_up_and_named() {
         return;
     }
     let sandbox = Sandbox::new();
-    // It floods stderr, too, which is no answer.
+    // The login also floods stderr, which does not count as an answer.
     let login = r#"[ $host = web2 ] && { yes noise >&2 & sleep 1000; }"#;
     let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
     let run = push(&operator, &ssh, &["cluster", "prod"]).timeout(2 * PATIENCE).run().unwrap().code(1);
@@ -170,7 +170,7 @@ fn hosts_that_are_asked_first_are_asked_all_at_once() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox, &["web1", "web2", "web3"]);
     operator.git(&["push", "cluster", "prod"]).ok();
-    // Each goes on when all three are there.
+    // Each login continues when all three have begun.
     let script = format!(
         "mkdir -p '{0}/there'; touch \"{0}/there/$(basename \"$DEPTOOL_ROOT\")\"; n=0; \
          while [ $n -lt 600 ] && [ $(ls '{0}/there' | wc -l) -lt 3 ]; do sleep 0.05; n=$((n+1)); done; exec \"$DEPTOOL_AGENT\"",
@@ -242,7 +242,7 @@ fn an_error_of_ssh_is_told_once() {
 #[test]
 fn jump_hosts_ask_one_after_another_too() {
     let sandbox = Sandbox::new();
-    // What the ssh to a jump host does knows nothing of our options: it asks wherever there is a terminal.
+    // The ssh to a jump host does not inherit our options: it asks if there is a terminal.
     let login = r#"if [ ! -e "$roots/$host.known" ]; then
         ( : </dev/tty ) 2>/dev/null || { echo 'Host key verification failed.' >&2; exit 255; }
         printf "The authenticity of the jump host of $host can't be established. Continue (yes/no)? " >/dev/tty
@@ -265,7 +265,7 @@ fn an_agent_that_is_killed_is_not_called_unreachable() {
     );
     let run = with_stand_in(&sandbox, &operator, &["push", "web1", "prod"], &script).run().unwrap().code(1);
     run.says("the agent ended unexpectedly (killed by signal 9)").does_not_say("unreachable").does_not_say("unknown");
-    // A shell on the host tells of it with a status; ssh, if there was no shell, with nothing but its own.
+    // A shell on the host reports the signal with an exit status. Without a shell, ssh only has its own status.
     for (end, told) in [
         ("exit 137", "the agent ended unexpectedly (killed by signal 9)"),
         ("exit 255", "the agent ended unexpectedly (ssh gives no reason: it may have been killed)"),

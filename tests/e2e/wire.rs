@@ -37,7 +37,7 @@ fn talk(sandbox: &Sandbox, input: &[u8]) -> Run {
     run
 }
 
-/// What the agent answered after its first line.
+/// The answer of the agent after its first line.
 fn answers(run: &Run) -> Vec<Response> {
     let end = run.stdout.iter().position(|byte| *byte == b'\n').unwrap_or_else(|| panic!("{run}"));
     let mut reader = FrameReader::new(&run.stdout[end + 1..]);
@@ -198,7 +198,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     output.read_until(b'\n', &mut Vec::new()).unwrap();
     let mut output = FrameReader::new(output);
     assert!(matches!(output.receive().unwrap(), Some(Response::Hello(hello)) if hello.busy.is_none()));
-    // It has looked and found the host at rest. Now another one begins, and is killed.
+    // The agent has found the host at rest. Now another deployment begins, and its agent is killed.
     let before = visible(&root);
     std::fs::write(root.join("var/lib/deptool/state/journal"), "what only the next agent can deal with").unwrap();
     input.write_all(&bytes).unwrap();

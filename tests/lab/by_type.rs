@@ -185,7 +185,7 @@ fn running_instances_take_a_drop_in_for_all_of_them_or_are_named() {
         .says("keep their settings until they are restarted ('service')")
         .says("app-one.service");
     assert_eq!(pid(host, "dbus.service"), dbus);
-    // A template that goes takes its instances along.
+    // If a template is removed, its instances stop.
     stage.write("t/systemd/w@.service", SLEEP);
     stage.push("A template").ok();
     host.sh("systemctl start w@byhand");

@@ -115,7 +115,7 @@ fn a_oneshot_of_the_tree_asks_until_it_is_answered_and_leaves_nothing_behind() {
     assert_eq!(host.sh("systemctl list-units --failed --all --no-legend --plain"), "");
     assert_eq!(host.unit_state("db.service"), "active");
 
-    // It hangs: its time is limited, and nothing of it goes on.
+    // The probe hangs: its time is limited, and none of its processes remain.
     stage.write("db/systemd/db.service", &service(0));
     stage.write("db/systemd/db-ready.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'sleep 1111; exit 0'\n");
     stage.push_fails("It hangs").says("db-ready.service of 'db' does not succeed after").says("does not end");

@@ -149,7 +149,7 @@ fn a_host_that_answers_nothing_is_given_up_after_ten_seconds() {
     let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
     let mut sandbox = Sandbox::for_lab(&lab);
     let host = lab.host("web1");
-    // As for most people, whose configuration sets no time limits.
+    // The configuration sets no time limits, which is common.
     let config = std::fs::read_to_string(&host.ssh_config).unwrap().replace("ConnectTimeout", "# ConnectTimeout");
     let file = sandbox.dir().join("config");
     std::fs::write(&file, config).unwrap();

@@ -61,7 +61,7 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
     operator.commit("Another word");
     operator.git(&["push", "web1", "prod"]).ok();
     assert_eq!(word_in_container(host), "two");
-    // What podman has made already stays as it is.
+    // Podman keeps what it has created before.
     operator.write("web1/box/quadlets/kept.volume", "[Volume]\nLabel=a=b\n");
     operator.commit("Another volume");
     let kept = "'box/quadlets/kept.volume' has changed, but podman keeps the existing volume";
@@ -70,7 +70,7 @@ fn a_quadlet_becomes_a_unit_that_runs_is_restarted_rolled_back_and_removed() {
     assert_eq!(host.unit_state("box.service"), "active");
     assert_eq!(word_in_container(host), "two");
 
-    // What Podman can't convert is refused before anything changes.
+    // A quadlet that Podman can't convert is refused before anything changes.
     let running = State::of(host);
     let good = operator.id("prod");
     operator.write("web1/box/quadlets/box.container", CONTAINER.replace("Rootfs=", "Rotfs="));

@@ -83,7 +83,7 @@ fn what_can_be_known_before_is_refused_before() {
     stage.write("app/systemd/a.service", &with("User=nobody-such\n[Install]\nWantedBy=nothing"));
     stage.push_fails("Both").says("there is no user 'nobody-such'").says("'nothing' is not a valid unit name");
     stage.operator().remove("web1/app");
-    // What the deployment itself brings along is there.
+    // What the deployment itself creates counts as existing.
     stage.write("app/sysusers/a.conf", "u daemon-a - \"A daemon\"\ng readers-a -\nm daemon-a readers-a\n");
     stage.write("app/tmpfiles/a.conf", "d /srv/a 0750 daemon-a readers-a\n");
     stage.write(

@@ -62,7 +62,7 @@ pub fn full(world: &World, mut scenario: Scenario, choice: Choice) -> Result<Tal
     let mut enough = 0;
     for blocks in (0..).filter(|blocks| choice.takes(*blocks)) {
         world.reset(&mut scenario)?;
-        // It is much larger than all else.
+        // This file is much larger than everything else.
         world.give_agent()?;
         let filler = fill(world.root(), blocks as u64 * BLOCK)?;
         let before = free(world.root())?;

@@ -199,7 +199,7 @@ fn walk_below(root: &Path, below: &Path, also: &dyn Fn(&fs::Metadata) -> String,
             }
             String::new()
         } else if text.ends_with(".files") {
-            // It contains times and inode numbers.
+            // The record contains times and inode numbers.
             "record".into()
         } else if text.ends_with("/.commit") {
             without_instance(&fs::read_to_string(&full).unwrap_or_default())

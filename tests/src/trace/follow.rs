@@ -47,7 +47,7 @@ pub fn run(mut command: Command, watched: Watched, lead: &mut dyn FnMut(&Call) -
     let child = Pid::from_raw(child.id() as i32);
     let watchdog = Watchdog::start();
     watchdog.add(child);
-    // It has stopped at its exec.
+    // The process has stopped at its exec.
     waitpid(child, Some(WaitPidFlag::__WALL))?;
     let options = Options::PTRACE_O_TRACESECCOMP
         | Options::PTRACE_O_TRACEFORK
@@ -86,7 +86,7 @@ impl Following<'_> {
                 result => result?,
             };
             match self.handle(status) {
-                // It was killed in the meantime.
+                // The process was killed in the meantime.
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(error) => return Err(error.into()),
             }
