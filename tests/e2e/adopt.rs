@@ -80,7 +80,7 @@ fn files_directories_and_drop_ins_are_adopted_deployed_and_given_back_byte_for_b
     assert_eq!(manifest["symlinks"].as_object().unwrap().len(), 3);
 
     let commit = repo.commit("Adopt nginx");
-    repo.git(&["push", "web1", "prod"]).ok().says("it is taken over");
+    repo.git(&["push", "web1", "prod"]).ok().says("is taken over");
     at_rest(&sandbox, "web1", Some(&commit));
     for path in ["etc/nginx/nginx.conf", "etc/nginx/conf.d/a b.conf", "etc/nginx/reload"] {
         assert!(root.join(path).is_symlink(), "{path}");
