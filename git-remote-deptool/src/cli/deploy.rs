@@ -129,14 +129,8 @@ pub(super) fn carry_out(
         output.complain("error: the plan is not the one of this digest: the commit or the hosts have changed since")?;
         return told.nothing_was_deployed(&reports, ExitStatus::Stale);
     }
-    let is_silent = how.json || (how.yes && output.is_quiet());
-    if !is_silent {
-        for (Deployment { intro, aim, .. }, plan) in deployments.iter().zip(&plans) {
-            output.text(intro)?;
-            output.text(&plan::text(remote, output, plan, Detail::Readable))?;
-            output.text(&plan::course(remote, aim, plan, &how.course))?;
-        }
-        output.text("\nA host that fails is rolled back automatically.\n")?;
+    if !how.json && !(how.yes && output.is_quiet()) {
+        show_plans(remote, output, deployments, &plans, how)?;
     }
     let question = format!("Apply to {} in cluster '{}'? [y/N/d] ", plural(count, "host"), told.cluster);
     if !how.yes && !is_agreed(remote, output, &plans, &question)? {
@@ -148,9 +142,37 @@ pub(super) fn carry_out(
             publish(remote, aim)?;
         }
     }
+    let (status, reports) = push_all(remote, output, deployments, &plans, how)?;
+    told.outcome(&reports)?;
+    Ok(status)
+}
+
+fn show_plans(
+    remote: &Remote,
+    output: &Output,
+    deployments: &[Deployment],
+    plans: &[ClusterPlan],
+    how: &DeployOptions,
+) -> Result<(), CliError> {
+    for (Deployment { intro, aim, .. }, plan) in deployments.iter().zip(plans) {
+        output.text(intro)?;
+        output.text(&plan::text(remote, output, plan, Detail::Readable))?;
+        output.text(&plan::course(remote, aim, plan, &how.course))?;
+    }
+    Ok(output.text("\nA host that fails is rolled back automatically.\n")?)
+}
+
+/// Push one after another, until one fails.
+fn push_all(
+    remote: &Remote,
+    output: &Output,
+    deployments: &[Deployment],
+    plans: &[ClusterPlan],
+    how: &DeployOptions,
+) -> Result<(ExitStatus, Vec<HostReport>), CliError> {
     let mut reports = Vec::new();
     let mut status = ExitStatus::Done;
-    for (deployment, plan) in deployments.iter().zip(&plans) {
+    for (deployment, plan) in deployments.iter().zip(plans) {
         if plan.affected().next().is_none() {
             continue;
         }
@@ -165,8 +187,7 @@ pub(super) fn carry_out(
             output.complain(format_args!("error: {why}"))?;
         }
     }
-    told.outcome(&reports)?;
-    Ok(status)
+    Ok((status, reports))
 }
 
 /// Print that there is nothing to do, and why not everything may be as it should.

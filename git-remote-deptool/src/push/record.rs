@@ -81,7 +81,23 @@ fn note(
             return Ok(());
         }
     };
-    (report.outcome, report.why) = match outcome {
+    (report.outcome, report.why) = note_answer(remote, request, one, outcome, report)?;
+    if report.outcome == HostOutcome::RolledBack {
+        report.outcome = rolled_back;
+    }
+    Ok(settle(remote, request, one)?)
+}
+
+/// Record what the host says of its deployment.
+fn note_answer(
+    remote: &Remote,
+    request: &Request<'_>,
+    one: &Affected,
+    outcome: Outcome,
+    report: &mut HostReport,
+) -> Result<(HostOutcome, String), RemoteError> {
+    let host = &one.remote.host;
+    Ok(match outcome {
         Outcome::Done { also_restarted, also_stopped, drift } => {
             report.drift = drift.iter().map(ToString::to_string).collect();
             for unit in also_restarted {
@@ -124,10 +140,9 @@ fn note(
             }
             (report.details, report.rollback_errors) = (details, rollback_errors);
             remember(remote, request, one, Remembered::Failed(format!("rolled back: {why}")));
-            (rolled_back, why)
+            (HostOutcome::RolledBack, why)
         }
-    };
-    Ok(settle(remote, request, one)?)
+    })
 }
 
 fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
