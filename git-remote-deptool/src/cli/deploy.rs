@@ -129,7 +129,8 @@ pub(super) fn carry_out(
         output.complain("error: the plan is not the one of this digest: the commit or the hosts have changed since")?;
         return told.nothing_was_deployed(&reports, ExitStatus::Stale);
     }
-    if !how.json && !(how.yes && output.is_quiet()) {
+    let is_silent = how.json || (how.yes && output.is_quiet());
+    if !is_silent {
         show_plans(remote, output, deployments, &plans, how)?;
     }
     let question = format!("Apply to {} in cluster '{}'? [y/N/d] ", plural(count, "host"), told.cluster);
