@@ -1,6 +1,7 @@
 //! The operator's side: the remote helper that Git starts, and `git deptool`.
 //!
 //! Each folder uses only folders below it:
+//!
 //! ```text
 //! bin        the two programs
 //! protocol   Git's remote helper protocol                                      cli   git deptool, one file per command

@@ -24,7 +24,7 @@ const FILES: u32 = 10_000;
 const BYTES: u64 = 64 << 20;
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Bring files and units of a host into the work tree, ready to be committed
+/// Copy files and units of a host into the work tree, ready to be committed
 ///
 /// Nothing changes on the host. The first deployment replaces the files by links to the same content, and restarts
 /// nothing.
