@@ -159,7 +159,7 @@ fn what_could_not_work_is_refused_before_anything_is_changed() {
     operator.write("web1/trial/tmpfiles/trial.conf", "d /run/trial 0755 nobody-knows root\nthis is no line\n");
     stage.fails("tmpfiles", &["there is no user 'nobody-knows'", "line 2 can't be parsed: this is no line"]);
     operator.write("web1/trial/quadlets/trial.container", "[Container]\nImage=x\n");
-    stage.fails("no podman", &["the host has no podman"]).does_not_say("rolled back");
+    stage.fails("no podman", &["podman is not installed on the host"]).does_not_say("rolled back");
 }
 
 #[test]
