@@ -337,7 +337,12 @@ impl Place {
         match rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::BUSY) => Ok(false),
-            Err(Errno::ROFS) if self.stat(&self.name)?.is_none() => Ok(true),
+            // On a read-only file system this error comes before the check what the path is.
+            Err(Errno::ROFS) => match self.found()? {
+                Found::Nothing => Ok(true),
+                Found::Directory => Err(Errno::ROFS).during("remove", &self.path(&self.name)),
+                Found::Content(_) | Found::Special => Ok(false),
+            },
             Err(error) => Err(error).during("remove", &self.path(&self.name)),
         }
     }
