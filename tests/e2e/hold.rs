@@ -199,7 +199,7 @@ fn an_agent_that_is_killed_after_the_verdict_goes_forward() {
     talk.says(&Response::Kept);
     talk.kill();
     let hello = Talk::with(&sandbox, "web1").hello;
-    assert_eq!(hello.recovered.as_deref(), Some("an interrupted deployment was good, and was finished"));
+    assert_eq!(hello.notes, ["an interrupted deployment was good, and was finished"]);
     let last: Attempt = hello.last_attempt.unwrap();
     assert_eq!((last.id, last.result), (id, AttemptResult::Done));
     world.runs(1);

@@ -24,6 +24,7 @@ mod group;
 mod history;
 mod hold;
 mod hostile_host;
+mod immutable;
 mod journal;
 mod lease;
 mod link;

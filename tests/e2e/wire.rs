@@ -204,7 +204,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     input.write_all(&bytes).unwrap();
     let Some(Response::Ended(outcome)) = output.receive().unwrap() else { panic!() };
     let Outcome::Refused { why, .. } = *outcome else { panic!("{outcome:?}") };
-    assert!(why.starts_with("an earlier deployment is not undone yet"), "{why}");
+    assert!(why.starts_with("an earlier deployment is neither finished nor undone"), "{why}");
     agent.wait().unwrap();
     unchanged(&visible(&root), &before);
     operator.git(&["push", "web1", "prod"]).ok();

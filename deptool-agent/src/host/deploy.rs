@@ -80,6 +80,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         Taken::Busy(holder) => return Ok(End::Outcome(Outcome::Busy(holder))),
     };
     lock.is_written(home)?;
+    admission::check_records(home, request)?;
     system.begin_leaving();
     if takeover::is_blocked(home, request.id)? {
         lock.leave();

@@ -21,7 +21,7 @@ use crate::{
             journal::{Handle, Journal, Record},
             layout::Home,
             lock::{HostLock, Taken},
-            missing_branch,
+            missing_branch, untidy,
         },
     },
     shared::{
@@ -66,7 +66,12 @@ pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str))
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
-    if Journal::is_empty(home)? && HostLock::was_left(home)? && is_whole(home)? && !heal::is_needed(home) {
+    if Journal::is_empty(home)?
+        && HostLock::was_left(home)?
+        && is_whole(home)?
+        && !heal::is_needed(home)
+        && untidy::load(home).is_empty()
+    {
         // Do not take the lock for this: a fetch would get in the way of a deployment.
         return Ok(Recovery::Nothing);
     }
@@ -123,6 +128,9 @@ fn tidy_up(
         return Ok(Recovery::Stuck(notes));
     }
     finish::tidy(home)?;
+    if !untidy::load(home).is_empty() {
+        finish::clear_away(home, &mut Store::open_or_init(&home.store())?)?;
+    }
     let mended = failed_units::mend(home, system, tick)?;
     lock.leave();
     if !mended.is_empty() {
@@ -136,11 +144,14 @@ fn tidy_up(
 fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Result<Recovery, HostError> {
     let mut store = Store::open_or_init(&home.store())?;
     finish::finish(home, record, &mut store)?;
+    let left = finish::clear_outside(home, record);
     finish::note_target(record, &mut store)?;
     finish::tidy(home)?;
-    finish::rest(home, record, &mut store, journal)?;
+    finish::rest(home, &mut store, journal)?;
     lock.leave();
-    Ok(Recovery::Done("an interrupted deployment was good, and was finished".into()))
+    let mut done = "an interrupted deployment was good, and was finished".to_owned();
+    left.iter().for_each(|why| done.push_str(&format!("; can't be cleared away: {why}")));
+    Ok(Recovery::Done(done))
 }
 
 /// Undo a deployment that was not kept.

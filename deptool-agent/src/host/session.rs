@@ -19,6 +19,7 @@ use crate::{
             failed_units,
             identity::{deployed, instance, make_instance},
             layout::Home,
+            untidy,
         },
     },
     shared::{
@@ -100,14 +101,15 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
 /// Recover from an interrupted deployment, then describe the host. Errors do not prevent reading.
 fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
     home.check_ownership()?;
-    let (mut recovered, mut busy, mut failures) = (None, None, Vec::new());
+    let (mut notes, mut busy, mut failures) = (Vec::new(), None, Vec::new());
     match recover(home, system, tick) {
         Ok(Recovery::Nothing) => {}
         Ok(Recovery::Busy(holder)) => busy = Some(holder),
-        Ok(Recovery::Done(what)) => recovered = Some(what),
+        Ok(Recovery::Done(what)) => notes.push(what),
         Ok(Recovery::Stuck(errors)) => failures = errors,
         Err(error) => failures.push(error.to_string()),
     }
+    notes.extend(untidy::load(home));
     match failed_units::load(home) {
         Ok(down) => failures.extend(down.into_iter().map(|down| down.why)),
         Err(error) => failures.push(error.to_string()),
@@ -123,5 +125,5 @@ fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnM
         failures.push(error.to_string());
     }
     let instance = instance(home)?;
-    Ok(Hello { instance, deployed, last_attempt, recovered, failures, busy })
+    Ok(Hello { instance, deployed, last_attempt, notes, failures, busy })
 }

@@ -16,3 +16,4 @@ pub mod layout;
 pub mod ledger;
 pub mod lock;
 pub mod missing_branch;
+pub mod untidy;

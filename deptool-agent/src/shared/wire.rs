@@ -255,8 +255,8 @@ pub struct Hello {
     pub deployed: Option<Deployed>,
     /// The last deployment that was activated, however it ended.
     pub last_attempt: Option<Attempt>,
-    /// What this agent recovered from an interrupted deployment, in a sentence.
-    pub recovered: Option<String>,
+    /// What this agent recovered from an interrupted deployment, and what it can't clear away, in sentences.
+    pub notes: Vec<String>,
     /// What a failed deployment changed and could not be undone, in sentences. Empty if the host is in order.
     pub failures: Vec<String>,
     /// The agent that holds the host's lock, if one does.

@@ -186,7 +186,7 @@ mod tests {
             instance: String::new(),
             deployed: history.last().and_then(|(_, to)| some(*to)).map(deployed),
             last_attempt: None,
-            recovered: None,
+            notes: Vec::new(),
             failures: Vec::new(),
             busy: None,
         };

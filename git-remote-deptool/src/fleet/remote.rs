@@ -302,11 +302,11 @@ impl Remote {
 
     /// Show the errors that a host reports in its hello.
     pub fn show_hello(&self, host: &HostRemote, hello: &Hello) {
-        if let Some(recovered) = &hello.recovered {
-            self.say(&format!("{}: {}", host.host, printable(recovered.as_bytes())));
+        for what in &hello.notes {
+            self.say(&format!("{}: {}", host.host, printable(what.as_bytes())));
         }
         for what in &hello.failures {
-            self.say(&format!("{}: not as before since a rollback failed: {}", host.host, printable(what.as_bytes())));
+            self.say(&format!("{}: not in order: {}", host.host, printable(what.as_bytes())));
         }
     }
 

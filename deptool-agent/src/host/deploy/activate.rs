@@ -338,7 +338,10 @@ impl Running<'_> {
         self.enter_phase(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
         if let Err(error) = &finished {
-            self.peer.send(&Response::Note(format!("deployed, but not cleaned up: {error}")));
+            self.peer.send(&Response::Note(format!("deployed, but not recorded: {error}")));
+        }
+        for why in finish::clear_outside(self.home, &self.record) {
+            self.peer.send(&Response::Note(format!("can't be cleared away: {why}")));
         }
         self.tell_path_units();
         self.log("deployed");
@@ -350,7 +353,7 @@ impl Running<'_> {
             Outcome::Done { also_restarted: restarted, also_stopped: stopped, drift: std::mem::take(&mut self.left) },
         );
         // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
-        let rested = finished.and_then(|()| finish::rest(self.home, &self.record, store, journal));
+        let rested = finished.and_then(|()| finish::rest(self.home, store, journal));
         if rested.and(closed).is_ok() {
             self.lock.leave();
         }

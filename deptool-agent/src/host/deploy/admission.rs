@@ -1,9 +1,20 @@
 //! The checks before anything is received. They are quick and write nothing.
 
+use rustix::fs::CWD;
+
 use crate::{
-    host::state::{error::HostError, identity::hostname_differs, journal::Journal, layout::Home},
+    host::{
+        external::place::lock_of,
+        state::{
+            error::{Context, HostError},
+            identity::hostname_differs,
+            journal::Journal,
+            layout::Home,
+        },
+    },
     shared::{
         outcome::{Deployed, Outcome},
+        text::printable,
         wire::{Deploy, Lease},
     },
 };
@@ -14,8 +25,23 @@ pub fn check_at_rest(home: &Home) -> Result<(), HostError> {
     if Journal::is_empty(home)? {
         return Ok(());
     }
-    let why = "an earlier deployment is not undone yet; 'git fetch' tries again, and reports what prevents it";
+    let why =
+        "an earlier deployment is neither finished nor undone; 'git fetch' tries again, and reports what prevents it";
     Err(HostError::Interrupted(why.into()))
+}
+
+/// Refuse a host on which somebody has made a record immutable: a deployment there could never be finished.
+pub fn check_records(home: &Home, request: &Deploy) -> Result<(), HostError> {
+    let (store, branch) = (home.store(), format!("refs/heads/{}", request.cluster));
+    let (head, log) = (store.join(&branch), store.join("logs").join(&branch));
+    let directories = [home.directory().to_owned(), home.state(), store];
+    for path in directories.into_iter().chain([home.claims(), home.attempts(), home.host_name(), head, log]) {
+        if let Some(how) = lock_of(CWD, &path).during("look at", &path)? {
+            let shown = printable(path.as_os_str().as_encoded_bytes());
+            return Err(HostError::refused(format!("'{shown}' is {how}, see chattr(1)")));
+        }
+    }
+    Ok(())
 }
 
 /// Check that `/etc/hostname` has the name of the host. A short name matches a full name with the same first label.

@@ -14,7 +14,8 @@ use crate::{
             stamps,
         },
         state::{
-            agents, attempts, durable,
+            agents::{self, AgentId},
+            attempts, durable,
             error::HostError,
             failed_units,
             generations::{names, prune},
@@ -22,6 +23,7 @@ use crate::{
             journal::{Handle, Record, release_reserve},
             layout::Home,
             ledger::Claims,
+            untidy,
         },
     },
     shared::{
@@ -60,16 +62,33 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     }
     // Units that were down run now, or are no longer deployed.
     failed_units::clear(home)?;
-    attempts::record(home, &attempt_of(record, AttemptResult::Done))?;
-    clear_siblings(home, record)?;
-    release_directories(home, record)?;
-    stamps::update(home, record)
+    attempts::record(home, &attempt_of(record, AttemptResult::Done))
+}
+
+/// Remove what this deployment needed outside, and what it gave up. Returns what could not be removed.
+pub fn clear_outside(home: &Home, record: &Record) -> Vec<HostError> {
+    let mut left = clear_siblings(home, record);
+    left.extend(release_directories(home, record).err());
+    left.extend(stamps::update(home, record).err());
+    left
 }
 
 /// Remove what no generation needs, and close the journal.
-pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) -> Result<(), HostError> {
-    prune(home)?;
-    agents::prune(home, &record.agent)?;
+pub fn rest(home: &Home, store: &mut Store, journal: Handle) -> Result<(), HostError> {
+    clear_away(home, store)?;
+    home.sync_own()?;
+    journal.close()
+}
+
+/// Remove what no generation needs. What can't be removed is put on record: it gets in the way of nothing.
+pub fn clear_away(home: &Home, store: &mut Store) -> Result<(), HostError> {
+    let mut left = prune(home)?;
+    left.extend(agents::prune(home, &AgentId::own()).err());
+    left.extend(tidy_store(home, store).err());
+    untidy::record(home, &left)
+}
+
+fn tidy_store(home: &Home, store: &mut Store) -> Result<(), HostError> {
     // Repacking drops objects that no ref and no reflog names.
     if store.is_suspect() {
         store.drop_damaged()?;
@@ -81,9 +100,7 @@ pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) ->
         }
         result => drop(result?),
     }
-    Store::sweep_temporary_files(&home.store())?;
-    home.sync_own()?;
-    journal.close()
+    Ok(Store::sweep_temporary_files(&home.store())?)
 }
 
 /// The entry in the attempts log for the deployment of `record`.
@@ -117,20 +134,22 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
 }
 
 /// Remove the backups for undoing this deployment, and the original backups of paths that are no longer claimed.
-fn clear_siblings(home: &Home, record: &Record) -> Result<(), HostError> {
+fn clear_siblings(home: &Home, record: &Record) -> Vec<HostError> {
+    let mut left = Vec::new();
     for action in &record.actions {
         let Action::Place(placement) = action else { continue };
         match clear_siblings_of(home, record, placement) {
-            // The path can't be reached safely any more, so what is there is left alone.
-            Err(HostError::External(_)) => {}
-            result => result?,
+            // A path that can't be reached safely any more: what is there is left alone.
+            Ok(()) | Err(HostError::External(_)) => {}
+            Err(error) => left.push(error),
         }
     }
     for kept in &record.kept_files {
         let target = backup::kept_file(home, record.generation, &kept.app, &kept.file);
-        backup::link_kept(home, &home.trees().join(&kept.tree).join(kept.file.as_path()), &target)?;
+        let kept = backup::link_kept(home, &home.trees().join(&kept.tree).join(kept.file.as_path()), &target);
+        left.extend(kept.err());
     }
-    Ok(())
+    left
 }
 
 fn clear_siblings_of(home: &Home, record: &Record, placement: &Placement) -> Result<(), HostError> {
@@ -195,5 +214,8 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     takeover::remove_stale_sockets(home)?;
     clear_instances(home)?;
     Store::sweep(&home.store())?;
-    prune(home)
+    match prune(home)? {
+        left if left.is_empty() => Ok(()),
+        left => untidy::record(home, &left),
+    }
 }

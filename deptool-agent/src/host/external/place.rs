@@ -38,6 +38,8 @@ use crate::{
 mod walk;
 mod writable;
 
+pub use writable::lock_of;
+
 use walk::{LOOK, Step, Walk};
 
 /// An external path: its parent directory, held open, and a name in it.

@@ -91,31 +91,32 @@ pub fn next(home: &Home) -> Result<u32, HostError> {
     Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)
 }
 
-/// Remove old generations, checkouts that no generation uses, and received blobs.
-pub fn prune(home: &Home) -> Result<(), HostError> {
+/// Remove old generations, checkouts that no generation uses, and received blobs. Returns what could not be removed.
+pub fn prune(home: &Home) -> Result<Vec<HostError>, HostError> {
     let in_use = [home.generation_of(&home.current())?, home.generation_of(&home.previous())?];
     let mut numbers = numbered(home)?;
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     // A generation that is newer than the current one was never kept.
     let current = in_use[0].unwrap_or(0);
     let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().collect();
-    let mut trees = BTreeSet::new();
+    let (mut trees, mut left) = (BTreeSet::new(), Vec::new());
     for number in numbers {
         let directory = home.generation(number);
         if kept.contains(&number) || in_use.contains(&Some(number)) {
             trees.extend(trees_of(&directory)?);
         } else {
-            durable::remove_all(&directory)?;
+            left.extend(durable::remove_all(&directory).err());
         }
     }
     for name in names(&home.trees())? {
         let tree = name.trim_end_matches(".new").trim_end_matches(".files");
         if !trees.contains(tree) {
-            checkout::remove(home, tree)?;
-            durable::remove_all(&home.trees().join(&name))?;
+            let removed = checkout::remove(home, tree).and_then(|()| durable::remove_all(&home.trees().join(&name)));
+            left.extend(removed.err());
         }
     }
-    durable::remove_all(&home.incoming())
+    left.extend(durable::remove_all(&home.incoming()).err());
+    Ok(left)
 }
 
 fn numbered(home: &Home) -> Result<Vec<u32>, HostError> {

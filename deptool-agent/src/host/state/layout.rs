@@ -188,6 +188,11 @@ impl Home {
         self.state().join("failed-units")
     }
 
+    /// The record of [`crate::host::state::untidy`].
+    pub fn untidy(&self) -> PathBuf {
+        self.state().join("untidy")
+    }
+
     pub fn lock(&self) -> PathBuf {
         self.state().join("lock")
     }

@@ -99,14 +99,19 @@ impl Deciding<'_> {
     fn place(&mut self, change: &ExternalChange, work: &mut ExternalWork) -> Result<Option<Placement>, HostError> {
         let path = &change.path;
         let is_removed = change.change == Change::Remove;
-        let place = match self.resolve(path)? {
-            Resolved::Place(place) => Some(place),
-            Resolved::Missing(_) | Resolved::Inside if is_removed => None,
-            Resolved::Missing(directories) => {
+        let place = match self.resolve(path) {
+            Ok(Resolved::Place(place)) => Some(place),
+            Ok(Resolved::Missing(_) | Resolved::Inside) if is_removed => None,
+            Err(HostError::External(why)) if is_removed => {
+                self.notes.push(format!("{why}: what is there now is left as it is"));
+                None
+            }
+            Err(error) => return Err(error),
+            Ok(Resolved::Missing(directories)) => {
                 self.make(directories, change.class, work)?;
                 None
             }
-            Resolved::Inside => return Err(HostError::External(format!("'{path}' leads into {STATE_DIR}"))),
+            Ok(Resolved::Inside) => return Err(HostError::External(format!("'{path}' leads into {STATE_DIR}"))),
         };
         if is_removed && place.is_none() {
             self.release_unreachable(path);

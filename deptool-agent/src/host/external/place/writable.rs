@@ -1,10 +1,11 @@
 //! Whether an external path can be changed, as far as that can be known before.
 
-use std::ffi::OsStr;
+use std::{ffi::OsStr, os::fd::AsFd};
 
 use rustix::{
     fs::{Access, AtFlags, StatxAttributes, StatxFlags},
     io::Errno,
+    path::Arg,
 };
 
 use super::{Place, Sibling};
@@ -25,7 +26,7 @@ impl Place {
             Err(error) => return Err(refuse(&reason(&error.into()))),
         }
         for (name, is) in [(OsStr::new("."), "its directory is"), (&self.name, "it is")] {
-            if let Some(how) = self.locked(name)? {
+            if let Some(how) = lock_of(&self.directory, name).during("look at", &self.path(name))? {
                 return Err(refuse(&format!("{is} {how}, see chattr(1)")));
             }
         }
@@ -46,15 +47,15 @@ impl Place {
             Err(error) => Err(refuse(&reason(&error.into()))),
         }
     }
+}
 
-    /// The attribute by which `name` can't be replaced, even by root.
-    fn locked(&self, name: &OsStr) -> Result<Option<&'static str>, HostError> {
-        match rustix::fs::statx(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
-            Ok(stat) if stat.stx_attributes.contains(StatxAttributes::IMMUTABLE) => Ok(Some("immutable")),
-            Ok(stat) if stat.stx_attributes.contains(StatxAttributes::APPEND) => Ok(Some("append-only")),
-            // Some kernels do not know such a question.
-            Ok(_) | Err(Errno::NOENT | Errno::NOSYS) => Ok(None),
-            Err(error) => Err(error).during("look at", &self.path(name)),
-        }
+/// The attribute by which a file can't be replaced, nor anything in a directory, even by root.
+pub fn lock_of(directory: impl AsFd, name: impl Arg) -> Result<Option<&'static str>, Errno> {
+    match rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
+        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::IMMUTABLE) => Ok(Some("immutable")),
+        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::APPEND) => Ok(Some("append-only")),
+        // Some kernels do not know this call.
+        Ok(_) | Err(Errno::NOENT | Errno::NOSYS) => Ok(None),
+        Err(error) => Err(error),
     }
 }
