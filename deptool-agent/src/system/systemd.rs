@@ -2,20 +2,17 @@
 //!
 //! Calls and signals: org.freedesktop.systemd1(5).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, ffi::OsStr, path::Path, time::Duration};
 
 use super::{
     Active, Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
-    dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
-    program, some_of,
+    dbus::{Call, DbusError, MANAGER, SYSTEMD, Value, manager_call},
+    program,
 };
 use crate::shared::name::UnitName;
 
+mod client;
+mod jobs;
 mod journal;
 mod leave;
 #[cfg(test)]
@@ -26,44 +23,22 @@ mod run;
 mod transient;
 mod unit;
 
-use run::{JobSignal, Run};
-pub(super) use unit::unit_file;
-use unit::{Memory, Properties};
+use client::{ANSWER, Client, PROPERTIES, failed, is_absent};
+pub(super) use unit::{clock, unit_file};
 
-/// The time-out for calls that systemd answers at once. It may be in the middle of a reload, and does not answer then.
-const ANSWER: Duration = Duration::from_secs(60);
 /// The time-out for a daemon-reload. Generators alone may take 90 s.
 const RELOAD: Duration = Duration::from_secs(180);
 /// The time-out for systemd-sysusers and systemd-tmpfiles.
 const PROGRAM: Duration = Duration::from_secs(120);
-/// The time-out for systemd to come back after a re-execution.
-const REEXECUTION: Duration = Duration::from_secs(10);
 const JOURNAL: Duration = Duration::from_secs(5);
-/// How often a wait is interrupted to call `tick`.
-const TICK: Duration = Duration::from_millis(500);
 /// How many calls for invocation ids are sent at once.
 const AT_ONCE: usize = 200;
-/// Signals come in bursts. After the first one, wait until none comes for `QUIET`, but not longer than `BURST`.
-const QUIET: Duration = Duration::from_millis(2);
-const BURST: Duration = Duration::from_millis(20);
 
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-
-/// The systemd of this machine. Connects at the first call, and again after systemd was re-executed.
+/// The systemd of this machine.
 #[derive(Debug, Default)]
 pub struct Systemd {
-    connection: Option<Connection>,
-    /// There was a connection, and it was lost.
-    is_lost: bool,
+    client: Client,
     jobs: Jobs,
-    /// A signal came since the last [`System::wait_for_change`].
-    changed: bool,
-    /// Units of jobs that the agent did not ask for.
-    other_jobs: BTreeSet<UnitName>,
-    /// The contents of signals about units since the last jobs.
-    memory: Memory,
-    /// The job that moves the agent out of the login session, once systemd was asked.
-    leaving: Option<Run>,
 }
 
 /// Whether to wait for jobs.
@@ -73,60 +48,6 @@ enum Jobs {
     Awaited,
     /// A job counts as done as soon as it is queued.
     Queued,
-}
-
-/// Whether the error says that there is no such unit.
-fn is_absent(error: &DbusError) -> bool {
-    const NAMES: [&str; 4] = [
-        "org.freedesktop.systemd1.NoSuchUnit",
-        "org.freedesktop.systemd1.UnitNotFound",
-        "org.freedesktop.DBus.Error.FileNotFound",
-        "System.Error.ENOENT",
-    ];
-    matches!(error, DbusError::Reply { name, .. } if NAMES.contains(&name.as_str()))
-}
-
-/// Whether the connection was lost. This happens when systemd re-executes itself.
-fn is_loss(error: &DbusError) -> bool {
-    match error {
-        DbusError::Closed | DbusError::Io(_) => true,
-        DbusError::Reply { .. }
-        | DbusError::TimedOut
-        | DbusError::Connect { .. }
-        | DbusError::Refused(_)
-        | DbusError::Wire(_) => false,
-    }
-}
-
-/// Whether the state of a unit without a job shows that its job, which was sent at `began`, is done.
-fn was_done(kind: JobKind, now: &UnitDetail, began: Duration) -> bool {
-    match kind {
-        JobKind::Start => now.active != Active::Inactive || now.changed_at >= began,
-        JobKind::Stop => !now.active.is_up(),
-        JobKind::Restart => now.changed_at >= began,
-        JobKind::Reload => true,
-    }
-}
-
-/// Connect again. While systemd re-executes itself, its socket is gone for a moment.
-fn reconnect() -> Result<Connection, DbusError> {
-    let until = Instant::now() + REEXECUTION;
-    loop {
-        match Connection::open() {
-            Err(DbusError::Connect { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            result => return result,
-        }
-    }
-}
-
-/// The time of CLOCK_MONOTONIC.
-pub(super) fn clock() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-fn failed(what: &str) -> impl Fn(DbusError) -> SystemError + '_ {
-    move |error| SystemError(format!("can't {what}: {error}"))
 }
 
 impl Systemd {
@@ -139,161 +60,6 @@ impl Systemd {
         Systemd { jobs: Jobs::Queued, ..Self::default() }
     }
 
-    fn connection(&mut self) -> Result<&mut Connection, DbusError> {
-        let open = match self.connection.take() {
-            Some(connection) => connection,
-            None if self.is_lost => reconnect()?,
-            None => Connection::open()?,
-        };
-        Ok(self.connection.insert(open))
-    }
-
-    /// Do something with the connection. If the connection fails, it is dropped, and the next call connects again.
-    fn with<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, DbusError>) -> Result<T, DbusError> {
-        let result = act(self);
-        if !matches!(result, Ok(_) | Err(DbusError::Reply { .. })) {
-            self.is_lost = self.connection.take().is_some();
-            self.leaving = None;
-        }
-        result
-    }
-
-    /// Receive the next message, and note signals.
-    fn receive(&mut self, until: Instant) -> Result<Option<(Message, Option<JobSignal>)>, DbusError> {
-        let Some(message) = self.connection()?.receive(until)? else { return Ok(None) };
-        let mut job = None;
-        if let Kind::Signal(signal) = &message.kind {
-            self.changed = true;
-            match (signal.interface.as_str(), signal.member.as_str()) {
-                (MANAGER, "JobNew" | "JobRemoved") => job = JobSignal::parse(&message.arguments()?),
-                (PROPERTIES, "PropertiesChanged") => self.memory.changed(&signal.path, message.arguments()?),
-                _ => {}
-            }
-        }
-        if let Some(run) = &mut self.leaving {
-            job.iter().for_each(|job| run.signal(job.clone()));
-            take_reply(run, &message)?;
-        }
-        Ok(Some((message, job)))
-    }
-
-    /// Note a signal about a job that came during another call.
-    fn note_other(&mut self, job: Option<JobSignal>) {
-        self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
-    }
-
-    /// Send all calls, then wait for all replies. If the connection is lost meanwhile, try again: these calls are idempotent.
-    fn calls(&mut self, calls: &[Call<'_>], limit: Duration) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
-        match self.calls_once(calls, limit) {
-            Err(error) if is_loss(&error) => self.calls_once(calls, limit),
-            result => result,
-        }
-    }
-
-    fn calls_once(
-        &mut self,
-        calls: &[Call<'_>],
-        limit: Duration,
-    ) -> Result<Vec<Result<Vec<Value>, DbusError>>, DbusError> {
-        self.with(|this| {
-            let until = Instant::now() + limit;
-            let serials = this.connection()?.send_all(calls, until)?;
-            let mut replies: Vec<_> = calls.iter().map(|_| None).collect();
-            while replies.iter().any(Option::is_none) {
-                let (message, job) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
-                this.note_other(job);
-                for (serial, reply) in serials.iter().zip(&mut replies).filter(|(_, reply)| reply.is_none()) {
-                    *reply = reply_to(&message, *serial);
-                }
-            }
-            Ok(replies.into_iter().flatten().collect())
-        })
-    }
-
-    fn call(&mut self, call: &Call<'_>, limit: Duration) -> Result<Vec<Value>, DbusError> {
-        // One call yields one reply.
-        self.calls(&[*call], limit)?.pop().unwrap_or(Err(DbusError::Closed))
-    }
-
-    fn ask(&mut self, member: &str, arguments: &[Value]) -> Result<Vec<Value>, DbusError> {
-        self.call(&manager_call(member, arguments), ANSWER)
-    }
-
-    /// Send calls that systemd answers with a job each, and wait for the jobs.
-    fn jobs(
-        &mut self,
-        jobs: &[(UnitName, JobKind)],
-        limit: Duration,
-        go_on: &mut dyn FnMut(&str) -> bool,
-    ) -> Result<Vec<JobResult>, DbusError> {
-        let arguments = job_arguments(jobs);
-        let calls = job_calls(jobs, &arguments);
-        self.with(|this| {
-            let until = Instant::now() + limit;
-            let mut run = Run::default();
-            this.connection()?.send_all(&calls, until)?.into_iter().for_each(|serial| run.asked(serial));
-            let mut ticked = Instant::now();
-            while !run.is_over() && Instant::now() < until {
-                if let Some((message, job)) = this.receive(until.min(Instant::now() + TICK))? {
-                    job.into_iter().for_each(|job| run.signal(job));
-                    take_reply(&mut run, &message)?;
-                }
-                for at in run.unfinished() {
-                    // systemd 257 reports the time-out of a service of Type=notify-reload, and goes on waiting for it.
-                    if jobs[at].1 == JobKind::Reload && this.memory.reload_timed_out(&jobs[at].0) {
-                        run.give_up(at, JobResult::Failed("timeout".into()));
-                    }
-                }
-                if ticked.elapsed() >= TICK {
-                    ticked = Instant::now();
-                    let left: Vec<&UnitName> = run.unfinished().into_iter().map(|at| &jobs[at].0).collect();
-                    if !go_on(&some_of(&left)) {
-                        break;
-                    }
-                }
-            }
-            let (results, others) = run.end();
-            this.other_jobs.extend(others);
-            Ok(results)
-        })
-    }
-
-    /// Wait for jobs after the connection was lost. systemd keeps its jobs when it is re-executed, but their signals are lost,
-    /// so the units are polled. Jobs that systemd never received are sent again.
-    fn jobs_after_loss(
-        &mut self,
-        jobs: &[(UnitName, JobKind)],
-        (began, until): (Duration, Instant),
-        go_on: &mut dyn FnMut(&str) -> bool,
-    ) -> Result<Vec<JobResult>, SystemError> {
-        let mut results: Vec<Option<JobResult>> = jobs.iter().map(|_| None).collect();
-        loop {
-            let mut again = Vec::new();
-            for (at, (unit, kind)) in jobs.iter().enumerate() {
-                if results[at].is_some() {
-                    continue;
-                }
-                let now = self.detail(unit)?;
-                match (now.has_job, was_done(*kind, &now, began)) {
-                    (true, _) => {}
-                    (false, true) => results[at] = Some(JobResult::Done),
-                    (false, false) => again.push(at),
-                }
-            }
-            if !again.is_empty() {
-                let missing: Vec<_> = again.iter().map(|at| jobs[*at].clone()).collect();
-                let left = until.saturating_duration_since(Instant::now());
-                let ended = self.jobs(&missing, left, go_on).map_err(failed("start or stop units"))?;
-                again.into_iter().zip(ended).for_each(|(at, result)| results[at] = Some(result));
-            }
-            let is_over = results.iter().all(Option::is_some);
-            if is_over || Instant::now() >= until || !go_on("") {
-                return Ok(results.into_iter().map(|result| result.unwrap_or(JobResult::TimedOut)).collect());
-            }
-            self.wait_for_change(TICK)?;
-        }
-    }
-
     /// Send one call for each unit. It is not an error if a unit does not exist.
     fn for_each<const N: usize>(
         &mut self,
@@ -303,7 +69,7 @@ impl Systemd {
         arguments: &[[Value; N]],
     ) -> Result<(), SystemError> {
         let calls: Vec<Call<'_>> = arguments.iter().map(|arguments| manager_call(member, arguments)).collect();
-        let replies = self.calls(&calls, ANSWER).map_err(failed(&format!("{what} units")))?;
+        let replies = self.client.calls(&calls, ANSWER).map_err(failed(&format!("{what} units")))?;
         for (unit, reply) in units.iter().zip(replies) {
             match reply {
                 Err(error) if !is_absent(&error) => return Err(failed(&format!("{what} '{unit}'"))(error)),
@@ -317,44 +83,12 @@ impl Systemd {
     fn enable_files(&mut self, units: &[UnitName]) -> Result<(), DbusError> {
         // `runtime` would enable until the next boot; `force` would replace links of other units.
         let (runtime, force) = (Value::Bool(false), Value::Bool(false));
-        self.ask("EnableUnitFiles", &[names(units), runtime, force]).map(drop)
+        self.client.ask("EnableUnitFiles", &[names(units), runtime, force]).map(drop)
     }
-}
-
-/// The call that queues a job.
-fn member(kind: &JobKind) -> &'static str {
-    match kind {
-        JobKind::Start => "StartUnit",
-        JobKind::Restart => "RestartUnit",
-        JobKind::Reload => "ReloadUnit",
-        JobKind::Stop => "StopUnit",
-    }
-}
-
-/// The arguments of the calls that queue jobs: the unit, and what becomes of a job that it has already.
-fn job_arguments(jobs: &[(UnitName, JobKind)]) -> Vec<[Value; 2]> {
-    jobs.iter().map(|(unit, _)| [Value::str(unit.as_str()), Value::str("replace")]).collect()
-}
-
-fn job_calls<'a>(jobs: &[(UnitName, JobKind)], arguments: &'a [[Value; 2]]) -> Vec<Call<'a>> {
-    jobs.iter().zip(arguments).map(|((_, kind), arguments)| manager_call(member(kind), arguments)).collect()
 }
 
 fn names(units: &[UnitName]) -> Value {
     Value::strings(units.iter().map(UnitName::as_str))
-}
-
-/// If `message` is the reply to a call of the run, note the path of the job or the error.
-fn take_reply(run: &mut Run, message: &Message) -> Result<(), DbusError> {
-    let answered = run.awaited().find_map(|serial| Some((serial, reply_to(message, serial)?)));
-    let Some((serial, reply)) = answered else { return Ok(()) };
-    let answer = match reply {
-        Ok(values) => Ok(values.first().and_then(Value::text).unwrap_or_default().to_owned()),
-        Err(DbusError::Reply { text, .. }) => Err(text),
-        Err(error) => return Err(error),
-    };
-    run.replied(serial, answer);
-    Ok(())
 }
 
 impl System for Systemd {
@@ -370,12 +104,12 @@ impl System for Systemd {
     fn is_stopping(&mut self) -> bool {
         let arguments = [Value::str(MANAGER), Value::str("SystemState")];
         let call = Call { interface: PROPERTIES, ..manager_call("Get", &arguments) };
-        let state = self.call(&call, ANSWER);
+        let state = self.client.call(&call, ANSWER);
         state.is_ok_and(|values| values.first().and_then(Value::text) == Some("stopping"))
     }
 
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
-        let reply = self.ask("ListUnits", &[]).map_err(failed("list units"))?;
+        let reply = self.client.ask("ListUnits", &[]).map_err(failed("list units"))?;
         Ok(unit::snapshot(&reply))
     }
 
@@ -391,7 +125,7 @@ impl System for Systemd {
                 let member = "Get";
                 Call { destination: SYSTEMD, path, interface, member, arguments: &arguments }
             });
-            let replies = self.calls(&calls.collect::<Vec<_>>(), ANSWER).map_err(failed("look at units"))?;
+            let replies = self.client.calls(&calls.collect::<Vec<_>>(), ANSWER).map_err(failed("look at units"))?;
             for (unit, reply) in some.iter().zip(replies) {
                 // It is not an error if systemd has unloaded the unit meanwhile.
                 let values = reply.unwrap_or_default();
@@ -404,7 +138,7 @@ impl System for Systemd {
     }
 
     fn processes(&mut self, unit: &UnitName) -> Result<Vec<u32>, SystemError> {
-        let reply = self.ask("GetUnitProcesses", &[Value::str(unit.as_str())]);
+        let reply = self.client.ask("GetUnitProcesses", &[Value::str(unit.as_str())]);
         let reply = reply.map_err(failed(&format!("list the processes of '{unit}'")))?;
         // Control group, id, command line.
         let processes = reply.first().map(Value::items).unwrap_or_default();
@@ -412,16 +146,11 @@ impl System for Systemd {
     }
 
     fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError> {
-        // An empty interface name means all interfaces. Reading the properties of a unit loads the unit.
-        let (path, arguments) = (unit::object_path(unit.as_str()), [Value::str("")]);
-        let call =
-            Call { destination: SYSTEMD, path: &path, interface: PROPERTIES, member: "GetAll", arguments: &arguments };
-        let reply = self.call(&call, ANSWER).map_err(failed(&format!("look at '{unit}'")))?;
-        Ok(Properties::new(&reply, &self.memory).detail())
+        self.client.detail(unit)
     }
 
     fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError> {
-        match self.ask("GetUnitFileState", &[Value::str(unit.as_str())]) {
+        match self.client.ask("GetUnitFileState", &[Value::str(unit.as_str())]) {
             Ok(reply) => Ok(unit::unit_file(reply.first().and_then(Value::text).unwrap_or_default())),
             Err(error) if is_absent(&error) => Ok(UnitFile::Absent),
             Err(error) => Err(failed(&format!("tell whether '{unit}' is enabled"))(error)),
@@ -450,7 +179,7 @@ impl System for Systemd {
     }
 
     fn daemon_reload(&mut self) -> Result<(), SystemError> {
-        let reply = self.call(&manager_call("Reload", &[]), RELOAD);
+        let reply = self.client.call(&manager_call("Reload", &[]), RELOAD);
         reply.map(drop).map_err(failed("have systemd read the unit files"))
     }
 
@@ -465,22 +194,10 @@ impl System for Systemd {
         limit: Duration,
         go_on: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<JobResult>, SystemError> {
-        self.memory.clear();
-        let what = "start or stop units";
-        if self.jobs == Jobs::Queued {
-            let arguments = job_arguments(jobs);
-            let calls = job_calls(jobs, &arguments);
-            let replies = self.calls(&calls, ANSWER).map_err(failed(what))?;
-            let queued = |reply: Result<_, DbusError>| match reply {
-                Ok(_) => JobResult::Done,
-                Err(error) => JobResult::Failed(error.to_string()),
-            };
-            return Ok(replies.into_iter().map(queued).collect());
-        }
-        let (began, until) = (clock(), Instant::now() + limit);
-        match self.jobs(jobs, limit, go_on) {
-            Err(error) if is_loss(&error) => self.jobs_after_loss(jobs, (began, until), go_on),
-            result => result.map_err(failed(what)),
+        self.client.memory.clear();
+        match self.jobs {
+            Jobs::Queued => self.client.queue_jobs(jobs),
+            Jobs::Awaited => self.client.run_jobs(jobs, limit, go_on),
         }
     }
 
@@ -529,27 +246,11 @@ impl System for Systemd {
     }
 
     fn take_other_jobs(&mut self) -> Vec<UnitName> {
-        std::mem::take(&mut self.other_jobs).into_iter().collect()
+        std::mem::take(&mut self.client.other_jobs).into_iter().collect()
     }
 
     fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError> {
-        let wait = |this: &mut Self| {
-            let until = Instant::now() + limit;
-            while !this.changed {
-                let Some((_, job)) = this.receive(until)? else { return Ok(()) };
-                this.note_other(job);
-            }
-            let end = until.min(Instant::now() + BURST);
-            while let Some((_, job)) = this.receive(end.min(Instant::now() + QUIET))? {
-                this.note_other(job);
-                if Instant::now() >= end {
-                    break;
-                }
-            }
-            this.changed = false;
-            Ok(())
-        };
-        self.with(wait).map_err(failed("watch units"))
+        self.client.wait_for_change(limit)
     }
 
     fn create_users(&mut self, snippets: &[&Path]) -> Result<String, SystemError> {
@@ -580,10 +281,10 @@ impl System for Systemd {
 
     fn begin_leaving(&mut self) {
         // What goes wrong here goes wrong again when it is waited for.
-        let _ = self.with(Systemd::ask_to_leave);
+        let _ = self.client.with(Client::ask_to_leave);
     }
 
     fn leave_session(&mut self, how_far: Leave) -> Result<(), SystemError> {
-        self.leave(how_far)
+        self.client.leave(how_far)
     }
 }

@@ -2,15 +2,18 @@
 
 use std::time::Instant;
 
-use super::{ANSWER, Run, Systemd, failed};
+use super::{
+    client::{ANSWER, Client, failed},
+    run::Run,
+};
 use crate::system::{
     JobResult, Leave, SystemError,
     dbus::{DbusError, Value, manager_call},
 };
 
-impl Systemd {
+impl Client {
     /// Ask systemd to move this process into a new scope. Does not wait for the answer.
-    pub(super) fn ask_to_leave(&mut self) -> Result<(), DbusError> {
+    pub fn ask_to_leave(&mut self) -> Result<(), DbusError> {
         let pid = std::process::id();
         let property =
             |name: &str, value: Value| Value::Struct(vec![Value::str(name), Value::Variant(Box::new(value))]);
@@ -36,7 +39,7 @@ impl Systemd {
     }
 
     /// Ask systemd if that was not done yet, and wait until systemd has agreed or is done.
-    pub(super) fn leave(&mut self, how_far: Leave) -> Result<(), SystemError> {
+    pub fn leave(&mut self, how_far: Leave) -> Result<(), SystemError> {
         const WHAT: &str = "leave the login session";
         let wait = |this: &mut Self| {
             let until = Instant::now() + ANSWER;

@@ -39,7 +39,7 @@ fn timed<T>(what: &str, act: impl FnOnce() -> T) -> T {
 fn live_calls_take_what_they_should() {
     let mut systemd = Systemd::new();
     assert_eq!(System::manager(&systemd), Manager::Running);
-    timed("connect", || systemd.connection().map(drop)).unwrap();
+    timed("connect", || systemd.client.connection().map(drop)).unwrap();
     assert!(!timed("is_stopping", || systemd.is_stopping()));
     for _ in 0..3 {
         let units = timed("snapshot", || systemd.snapshot()).unwrap();
@@ -124,7 +124,7 @@ fn live_a_reexecuted_systemd_is_found_again() {
     systemd.snapshot().unwrap();
     for _ in 0..5 {
         // There is no reply: the connection ends.
-        assert!(systemd.ask("Reexecute", &[]).is_err());
+        assert!(systemd.client.ask("Reexecute", &[]).is_err());
         systemd.snapshot().unwrap();
     }
 }

@@ -18,6 +18,12 @@ pub fn object_path(unit: &str) -> String {
     path
 }
 
+/// The time of CLOCK_MONOTONIC, as in the time stamps of units.
+pub fn clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// Parse the reply to `ListUnits`: name, description, load state, active state, sub state and more for each unit.
 ///
 /// Scopes, devices and other units that can't be deployed are left out.
