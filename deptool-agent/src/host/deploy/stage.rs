@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     path::PathBuf,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use crate::{
     host::{
         connection::peer::Peer,
         deploy::{
-            mend::{self, Meant},
+            mend::{self, Meant, Mending},
             prepare::{self, Prepared, Sides},
             receive::Receiving,
         },
@@ -123,17 +124,10 @@ pub fn stage(
     peer: &mut Peer,
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
-    let from = match request.lease {
-        Lease::Absent => None,
-        Lease::At(id) => Some(id),
-    };
     let current = home.generation_of(&home.current())?;
     let mut receiving = Receiving::new(home, request, store, peer);
     let Some(old) = receiving.load_deployed()? else { return Ok(Staged::Gone) };
-    let earlier: Vec<_> = match current {
-        Some(number) => old.apps.iter().filter_map(|(name, app)| Earlier::renewed(home, number, name, app)).collect(),
-        None => Vec::new(),
-    };
+    let earlier = renew_earlier(home, current, &old);
     let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
     let desired = |whose, tree| Desired::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
@@ -146,9 +140,8 @@ pub fn stage(
     let generation = generations::next(home)?.max(current.unwrap_or(0) + 1);
     let found = match request.lease {
         Lease::At(commit) => {
-            let same = earlier.iter().map(|earlier| earlier.name).collect();
             let compared = Compared { home, commit: Goal::Commit(commit), tree: &old, wants: &had, claims: &claims };
-            drift_of(compared, &same, &down, system)?
+            drift_of(compared, &earlier, &down, system)?
         }
         Lease::Absent => Vec::new(),
     };
@@ -157,13 +150,7 @@ pub fn stage(
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
     let (checkouts, fresh) =
         prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
-    let note = Note {
-        commit: request.goal,
-        host: request.host.clone(),
-        cluster: request.cluster.clone(),
-        instance: instance(home)?,
-    };
-    generations::write(home, generation, &note, &checkouts)?;
+    generations::write(home, generation, &note(home, request)?, &checkouts)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &mending.plan };
     let generations = (current, generation);
     let staged = prepare::Staged {
@@ -175,64 +162,21 @@ pub fn stage(
         down: &down,
         foreign: &mending.foreign,
     };
-    let prepared = prepare::decide(&staged, &claims, &fresh, system)?;
-    let mut warnings = prepare::verify::run(&staged, system)?;
-    match prepare::checks::run(&staged, system, &mut || peer.still_waits())? {
-        Some(notes) => warnings.extend(notes),
-        None => return Ok(Staged::Gone),
-    }
-    let Prepared { actions, claims, before, enablement, watched, notes } = prepared;
-    for note in mend::notes(&mending, &request.host).into_iter().chain(notes).chain(warnings) {
+    let Some(mut prepared) = decide(&staged, &claims, &fresh, peer, system)? else { return Ok(Staged::Gone) };
+    for note in mend::notes(&mending, &request.host).into_iter().chain(mem::take(&mut prepared.notes)) {
         peer.send(&Response::Note(note));
     }
-    let record = Record {
-        agent: AgentId::own(),
-        id: request.id,
-        host: request.host.clone(),
-        cluster: request.cluster.clone(),
-        from,
-        to: request.goal,
-        by: printable(request.operator.as_bytes()),
-        when: now(),
-        previous: current,
-        generation,
-        actions,
-        before,
-        enablement,
-        claims,
-        mended: mending.mended.clone(),
-        kept_files: mending.kept_files.clone(),
-    };
+    let watched = mem::take(&mut prepared.watched);
+    let record = record(request, generations, prepared, &mending);
     let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
     let written = written(home, generation, (&checkouts, &fresh), store);
-    Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left.clone() })))
+    Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left })))
 }
 
-/// What is not as it was deployed, without the units that are started in any case.
-fn drift_of(
-    compared: Compared<'_>,
-    same: &BTreeSet<&AppName>,
-    down: &[Down],
-    system: &mut dyn System,
-) -> Result<Vec<Finding>, HostError> {
-    let mut found = drift::look(compared, same, system, Depth::Deployment)?;
-    let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
-    found.retain(|finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)));
-    Ok(found)
-}
-
-/// The files and directories that staging has written.
-fn written(
-    home: &Home,
-    generation: u32,
-    (checkouts, fresh): (&[(AppName, String)], &BTreeSet<AppName>),
-    store: &Store,
-) -> Vec<PathBuf> {
-    let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
-    let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
-    written.push(home.generation(generation));
-    written.extend(store.written());
-    written
+/// Like [`prepare::earlier`], but checkouts that were only touched are recorded again.
+fn renew_earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<Earlier<'a>> {
+    let Some(number) = current else { return Vec::new() };
+    old.apps.iter().filter_map(|(name, app)| Earlier::renewed(home, number, name, app)).collect()
 }
 
 /// What we hold. A ledger that is lost is rebuilt from what is deployed.
@@ -252,4 +196,89 @@ fn ledger(home: &Home, store: &Store, had: &Desired, peer: &mut Peer) -> Result<
         peer.send(&Response::Note(note));
     }
     Ok(claims)
+}
+
+/// What is not as it was deployed, without the units that are started in any case.
+fn drift_of(
+    compared: Compared<'_>,
+    earlier: &[Earlier<'_>],
+    down: &[Down],
+    system: &mut dyn System,
+) -> Result<Vec<Finding>, HostError> {
+    let same = earlier.iter().map(|earlier| earlier.name).collect();
+    let mut found = drift::look(compared, &same, system, Depth::Deployment)?;
+    let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
+    found.retain(|finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)));
+    Ok(found)
+}
+
+/// The note in the new generation.
+fn note(home: &Home, request: &Deploy) -> Result<Note, HostError> {
+    Ok(Note {
+        commit: request.goal,
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        instance: instance(home)?,
+    })
+}
+
+/// Decide every action, and have systemd and the apps check their files. Returns `None` if the helper cancelled or is gone.
+fn decide(
+    staged: &prepare::Staged<'_>,
+    claims: &Claims,
+    fresh: &BTreeSet<AppName>,
+    peer: &mut Peer,
+    system: &mut dyn System,
+) -> Result<Option<Prepared>, HostError> {
+    let mut prepared = prepare::decide(staged, claims, fresh, system)?;
+    prepared.notes.extend(prepare::verify::run(staged, system)?);
+    let Some(notes) = prepare::checks::run(staged, system, &mut || peer.still_waits())? else { return Ok(None) };
+    prepared.notes.extend(notes);
+    Ok(Some(prepared))
+}
+
+/// The record for the journal.
+fn record(
+    request: &Deploy,
+    (previous, generation): (Option<u32>, u32),
+    prepared: Prepared,
+    mending: &Mending,
+) -> Record {
+    let Prepared { actions, claims, before, enablement, watched: _, notes: _ } = prepared;
+    let from = match request.lease {
+        Lease::Absent => None,
+        Lease::At(id) => Some(id),
+    };
+    Record {
+        agent: AgentId::own(),
+        id: request.id,
+        host: request.host.clone(),
+        cluster: request.cluster.clone(),
+        from,
+        to: request.goal,
+        by: printable(request.operator.as_bytes()),
+        when: now(),
+        previous,
+        generation,
+        actions,
+        before,
+        enablement,
+        claims,
+        mended: mending.mended.clone(),
+        kept_files: mending.kept_files.clone(),
+    }
+}
+
+/// The files and directories that staging has written.
+fn written(
+    home: &Home,
+    generation: u32,
+    (checkouts, fresh): (&[(AppName, String)], &BTreeSet<AppName>),
+    store: &Store,
+) -> Vec<PathBuf> {
+    let fresh = checkouts.iter().filter(|(app, _)| fresh.contains(app)).map(|(_, tree)| tree.as_str());
+    let mut written: Vec<PathBuf> = fresh.flat_map(|tree| checkout::paths(home, tree)).collect();
+    written.push(home.generation(generation));
+    written.extend(store.written());
+    written
 }
