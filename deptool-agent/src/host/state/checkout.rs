@@ -5,18 +5,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
     fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt, symlink},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt, symlink},
+        },
     },
     path::{Path, PathBuf},
 };
 
 use gix_hash::{Kind as HashKind, ObjectId, hasher};
 use gix_object::Find;
-use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, utimensat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, openat, statat, utimensat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,6 +39,9 @@ use crate::{
     },
 };
 
+/// How directories are opened.
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// The attributes of a file or directory of a checkout at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
@@ -49,18 +56,23 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(path: &TreePath, at: &Path) -> io::Result<Seen> {
-        let meta = fs::symlink_metadata(at)?;
+    fn look(path: TreePath, directory: &OwnedFd, name: &CStr) -> io::Result<Seen> {
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Ok(Seen {
-            path: path.clone(),
+            path,
             // The size of a directory depends on the file system, not on its entries alone.
-            size: if meta.is_dir() { 0 } else { meta.len() },
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-            inode: meta.ino(),
-            mode: meta.mode(),
-            owner: (meta.uid(), meta.gid()),
+            size: if is_directory { 0 } else { stat.st_size as u64 },
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            inode: stat.st_ino,
+            mode: stat.st_mode,
+            owner: (stat.st_uid, stat.st_gid),
         })
+    }
+
+    fn is_directory(&self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::Directory
     }
 }
 
@@ -68,7 +80,7 @@ impl Seen {
     /// How the file has changed, if it has. Its content is only read if other attributes differ.
     fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
         let kind = |seen: &Seen| FileType::from_raw_mode(seen.mode);
-        let is_file = kind(self) != FileType::Directory;
+        let is_file = !self.is_directory();
         let is_touched =
             (self.size, self.modified, self.changed, self.inode) != (now.size, now.modified, now.changed, now.inode);
         if kind(self) != kind(now) {
@@ -298,23 +310,33 @@ pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
 /// The attributes of everything in a checkout, sorted by path.
 fn look(directory: &Path) -> io::Result<Vec<Seen>> {
     let mut seen = Vec::new();
-    look_below(directory, &mut Vec::new(), &mut seen)?;
+    look_below(&openat(CWD, directory, DIRECTORY, Mode::empty())?, &mut Vec::new(), &mut seen)?;
+    // Almost sorted already, as the names in each directory are: 'a.conf' comes between 'a' and 'a/b'.
     seen.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(seen)
 }
 
-fn look_below(directory: &Path, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
+/// Relative to open directories, as there may be ten thousand files with long paths.
+fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.as_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    for name in names {
         let length = above.len();
         if length > 0 {
             above.push(b'/');
         }
-        above.extend(entry.file_name().as_bytes());
-        let path = TreePath::parse(above).map_err(io::Error::other)?;
-        seen.push(Seen::look(&path, &entry.path())?);
-        if entry.file_type()?.is_dir() {
-            look_below(&entry.path(), above, seen)?;
+        above.extend(name.as_bytes());
+        let found = Seen::look(TreePath::parse(above).map_err(io::Error::other)?, directory, &name)?;
+        let is_directory = found.is_directory();
+        seen.push(found);
+        if is_directory {
+            look_below(&openat(directory, &name, DIRECTORY, Mode::empty())?, above, seen)?;
         }
         above.truncate(length);
     }
@@ -349,6 +371,9 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
     };
     let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
     let recorded = record.and_then(|bytes| encoding::from_slice::<Vec<Seen>>(&bytes).ok());
+    if recorded.as_ref() == Some(&now) {
+        return Vec::new();
+    }
     let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).collect();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });
@@ -373,9 +398,8 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
             add(path, "has another mode or owner");
         }
     }
-    let is_directory = |seen: &Seen| FileType::from_raw_mode(seen.mode) == FileType::Directory;
     for seen in now.iter().filter(|seen| !known.contains(&seen.path)) {
-        if recorded.is_some() || !is_directory(seen) {
+        if recorded.is_some() || !seen.is_directory() {
             add(&seen.path, "was added");
         }
     }
