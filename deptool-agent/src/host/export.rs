@@ -20,6 +20,7 @@ use crate::{
         frame::CHUNK,
         id::{BlobId, CommitId},
         store::Store,
+        tree::Apps,
         wire::{Bytes, Response},
     },
 };
@@ -57,8 +58,8 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let store = Store::open_to_read(&home.store())?;
     let number = home.linked_generation(&home.current())?;
     let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
-    let tree =
-        load_tree(&store, &deployed.host, deployed.commit).map_err(|error| HostError::tree(Whose::Deployed, error))?;
+    let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new())
+        .map_err(|error| HostError::tree(Whose::Deployed, error))?;
     Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 

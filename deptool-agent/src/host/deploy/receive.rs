@@ -16,10 +16,10 @@ use crate::{
         },
     },
     shared::{
-        id::BlobId,
+        id::{BlobId, CommitId},
         outcome::Goal,
         store::{Store, pack::Limits},
-        tree::{HostTree, TreeError},
+        tree::{Apps, HostTree, TreeError},
         wire::{Deploy, Lease, Request, Response},
     },
 };
@@ -32,11 +32,13 @@ pub struct Receiving<'a> {
     pub peer: &'a mut Peer,
     /// A pack with all objects was received, so asking again is pointless.
     is_complete: bool,
+    /// Most apps are the same in the old tree and the new one.
+    apps: Apps,
 }
 
 impl<'a> Receiving<'a> {
     pub fn new(home: &'a Home, request: &'a Deploy, store: &'a mut Store, peer: &'a mut Peer) -> Self {
-        Receiving { home, request, store, peer, is_complete: false }
+        Receiving { home, request, store, peer, is_complete: false, apps: Apps::new() }
     }
 
     /// Load the tree that is deployed, to know what the deployment removes. If the store has lost part of it, ask the helper
@@ -44,7 +46,7 @@ impl<'a> Receiving<'a> {
     pub fn load_deployed(&mut self) -> Result<Option<HostTree>, HostError> {
         let Lease::At(commit) = self.request.lease else { return Ok(Some(HostTree::default())) };
         let unfit = |error: TreeError| HostError::tree(Whose::Deployed, error);
-        match load_tree(self.store, &self.request.host, commit) {
+        match self.load(commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
             tree => return tree.map(Some).map_err(unfit),
         }
@@ -55,7 +57,7 @@ impl<'a> Receiving<'a> {
         if !self.ask_for_all()? {
             return Ok(None);
         }
-        match load_tree(self.store, &self.request.host, commit) {
+        match self.load(commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => Err(HostError::refused(format!(
                 "the host's store has lost what is deployed; push from a repository that has {commit}"
             ))),
@@ -74,7 +76,7 @@ impl<'a> Receiving<'a> {
         }
         let Goal::Commit(target) = self.request.goal else { return Ok(Some(HostTree::default())) };
         loop {
-            match load_tree(self.store, &self.request.host, target) {
+            match self.load(target) {
                 Ok(tree) => {
                     let contents = Contents { objects: self.store, incoming: self.home.incoming(), earlier };
                     if has_all(&tree, &contents) {
@@ -91,6 +93,10 @@ impl<'a> Receiving<'a> {
                 return Ok(None);
             }
         }
+    }
+
+    fn load(&mut self, commit: CommitId) -> Result<HostTree, TreeError> {
+        load_tree(self.store, &self.request.host, commit, &mut self.apps)
     }
 
     /// Ask for a pack with all objects, because the first one builds on objects that are lost or can't be read.

@@ -36,7 +36,7 @@ use crate::{
         path::{ExternalPath, STATE_DIR, TreePath},
         store::Store,
         text::printable,
-        tree::HostTree,
+        tree::{Apps, HostTree},
     },
     system::System,
 };
@@ -113,7 +113,7 @@ pub struct Compared<'a> {
 pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
-    let tree = load_tree(&store, &deployed.host, deployed.commit);
+    let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new());
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let mut found = Vec::new();

@@ -23,7 +23,7 @@ use crate::{
         outcome::Deployed,
         store::Store,
         text::{hex, printable, unhex},
-        tree::{HostTree, TreeError, host_directory, root_of},
+        tree::{Apps, HostTree, TreeError, host_directory, root_of},
     },
 };
 
@@ -70,11 +70,12 @@ pub fn hostname_differs(home: &Home, expected: &HostName) -> Result<Option<Strin
     Ok(Some(printable(name.as_bytes())))
 }
 
-/// Load the directory of `host` in `commit`. The tree is empty if there is no such directory.
-pub fn load_tree(store: &Store, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
+/// Load the directory of `host` in `commit`, with apps from `known` where they are there. The tree is empty if there is no
+/// such directory.
+pub fn load_tree(store: &Store, host: &HostName, commit: CommitId, known: &mut Apps) -> Result<HostTree, TreeError> {
     let root = root_of(store, commit)?;
     match host_directory(store, root, host)? {
-        Some(directory) => HostTree::load(store, directory),
+        Some(directory) => HostTree::load_sharing(store, directory, known),
         None => Ok(HostTree::default()),
     }
 }
