@@ -144,13 +144,13 @@ fn tidy_up(
 fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Result<Recovery, HostError> {
     let mut store = Store::open_or_init(&home.store())?;
     finish::finish(home, record, &mut store)?;
-    let left = finish::clear_outside(home, record);
+    let locked = finish::clear_outside(home, record)?;
     finish::note_target(record, &mut store)?;
     finish::tidy(home)?;
     finish::rest(home, &mut store, journal)?;
     lock.leave();
     let mut done = "an interrupted deployment was good, and was finished".to_owned();
-    left.iter().for_each(|why| done.push_str(&format!("; can't be cleared away: {why}")));
+    locked.iter().for_each(|why| done.push_str(&format!("; can't be cleared away: {why}")));
     Ok(Recovery::Done(done))
 }
 

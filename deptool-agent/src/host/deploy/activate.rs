@@ -337,11 +337,13 @@ impl Running<'_> {
     pub fn keep(mut self, journal: Handle, store: &mut Store) -> End {
         self.enter_phase(Phase::Finishing);
         let finished = finish::finish(self.home, &self.record, store);
-        if let Err(error) = &finished {
-            self.peer.send(&Response::Note(format!("deployed, but not recorded: {error}")));
-        }
-        for why in finish::clear_outside(self.home, &self.record) {
-            self.peer.send(&Response::Note(format!("can't be cleared away: {why}")));
+        let cleared = finished.and_then(|()| finish::clear_outside(self.home, &self.record));
+        let notes = match &cleared {
+            Ok(locked) => locked.iter().map(|why| format!("can't be cleared away: {why}")).collect(),
+            Err(error) => vec![format!("deployed, but not cleaned up: {error}")],
+        };
+        for note in notes {
+            self.peer.send(&Response::Note(note));
         }
         self.tell_path_units();
         self.log("deployed");
@@ -353,7 +355,7 @@ impl Running<'_> {
             Outcome::Done { also_restarted: restarted, also_stopped: stopped, drift: std::mem::take(&mut self.left) },
         );
         // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
-        let rested = finished.and_then(|()| finish::rest(self.home, store, journal));
+        let rested = cleared.and_then(|_| finish::rest(self.home, store, journal));
         if rested.and(closed).is_ok() {
             self.lock.leave();
         }

@@ -65,12 +65,24 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     attempts::record(home, &attempt_of(record, AttemptResult::Done))
 }
 
-/// Remove what this deployment needed outside, and what it gave up. Returns what could not be removed.
-pub fn clear_outside(home: &Home, record: &Record) -> Vec<HostError> {
-    let mut left = clear_siblings(home, record);
-    left.extend(release_directories(home, record).err());
-    left.extend(stamps::update(home, record).err());
-    left
+/// Remove what this deployment needed outside, and what it gave up. Returns what somebody has locked, see chattr(1): it
+/// stays, and gets in the way of nothing. After any other error the journal must stay, so that the next agent tries again.
+pub fn clear_outside(home: &Home, record: &Record) -> Result<Vec<HostError>, HostError> {
+    let mut locked = Vec::new();
+    clear_siblings(home, record, &mut locked)?;
+    release_directories(home, record, &mut locked)?;
+    stamps::update(home, record)?;
+    Ok(locked)
+}
+
+fn unless_locked(removed: Result<(), HostError>, locked: &mut Vec<HostError>) -> Result<(), HostError> {
+    match removed {
+        Err(error) if error.is_not_permitted() => {
+            locked.push(error);
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Remove what no generation needs, and close the journal.
@@ -134,37 +146,40 @@ fn set_refs(record: &Record, store: &mut Store) -> Result<(), HostError> {
 }
 
 /// Remove the backups for undoing this deployment, and the original backups of paths that are no longer claimed.
-fn clear_siblings(home: &Home, record: &Record) -> Vec<HostError> {
-    let mut left = Vec::new();
+fn clear_siblings(home: &Home, record: &Record, locked: &mut Vec<HostError>) -> Result<(), HostError> {
     for action in &record.actions {
         let Action::Place(placement) = action else { continue };
-        match clear_siblings_of(home, record, placement) {
+        match clear_siblings_of(home, record, placement, locked) {
             // A path that can't be reached safely any more: what is there is left alone.
             Ok(()) | Err(HostError::External(_)) => {}
-            Err(error) => left.push(error),
+            Err(error) => return Err(error),
         }
     }
     for kept in &record.kept_files {
         let target = backup::kept_file(home, record.generation, &kept.app, &kept.file);
-        let kept = backup::link_kept(home, &home.trees().join(&kept.tree).join(kept.file.as_path()), &target);
-        left.extend(kept.err());
+        backup::link_kept(home, &home.trees().join(&kept.tree).join(kept.file.as_path()), &target)?;
     }
-    left
+    Ok(())
 }
 
-fn clear_siblings_of(home: &Home, record: &Record, placement: &Placement) -> Result<(), HostError> {
+fn clear_siblings_of(
+    home: &Home,
+    record: &Record,
+    placement: &Placement,
+    locked: &mut Vec<HostError>,
+) -> Result<(), HostError> {
     let path = &placement.path;
     if matches!(placement.new, New::Before(_) | New::Nothing) {
-        durable::remove(&backup::of(home, path))?;
+        unless_locked(durable::remove(&backup::of(home, path)), locked)?;
     }
     let Some(place) = Place::existing(home, path)? else { return Ok(()) };
-    place.remove_sibling(Sibling::New)?;
+    unless_locked(place.remove_sibling(Sibling::New), locked)?;
     if !place.has(Sibling::Undo)? {
         return Ok(());
     }
     match placement.old {
         Old::Nothing => Ok(()),
-        Old::Ours => place.remove_sibling(Sibling::Undo),
+        Old::Ours => unless_locked(place.remove_sibling(Sibling::Undo), locked),
         Old::Foreign => place.move_away(Sibling::Undo, &backup::make_room(home, path)?),
         Old::Drifted | Old::DriftedDirectory => keep(home, record, path, &place),
         Old::OurDirectory => {
@@ -183,14 +198,20 @@ fn keep(home: &Home, record: &Record, path: &ExternalPath, place: &Place) -> Res
 }
 
 /// Remove directories that a deployment made, if nothing is left in them.
-fn release_directories(home: &Home, record: &Record) -> Result<(), HostError> {
+fn release_directories(home: &Home, record: &Record, locked: &mut Vec<HostError>) -> Result<(), HostError> {
     let mut claims = Claims { directories: BTreeSet::new(), ..record.claims.clone() };
     // Innermost first.
     for path in record.claims.directories.iter().rev() {
         let is_needed = record.claims.paths.keys().any(|held| below(held, path));
         let gone = !is_needed
             && match Place::existing(home, path) {
-                Ok(Some(place)) => place.remove_directory_if_empty()?,
+                Ok(Some(place)) => match place.remove_directory_if_empty() {
+                    Err(error) if error.is_not_permitted() => {
+                        locked.push(error);
+                        false
+                    }
+                    gone => gone?,
+                },
                 Ok(None) | Err(HostError::External(_)) => true,
                 Err(error) => return Err(error),
             };

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use rustix::io::Errno;
+
 use crate::{
     shared::{
         desired::DesiredError, frame::FrameError, outcome::Drift, store::StoreError, text::printable, tree::TreeError,
@@ -101,6 +103,11 @@ impl HostError {
     /// Whether the error is that a file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, HostError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether not even root may do it, because somebody has made a file immutable.
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(self, HostError::Io { source, .. } if source.raw_os_error() == Some(Errno::PERM.raw_os_error()))
     }
 }
 
