@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use deptool_agent::shared::{outcome::Outcome, wire::Response};
@@ -13,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::world::{Runs, Said, Scenario, World};
 use super::{Choice, Tally, agent};
 use crate::{
-    process::{Cmd, find_program},
+    process::{Cmd, find_program, poll},
     trace::Deed,
 };
 
@@ -187,8 +188,10 @@ impl Image {
     }
 }
 
+/// An agent that has answered may still be ending.
 fn unmount(at: &Path) -> Result<()> {
-    umount2(at, MntFlags::empty()).with_context(|| format!("cannot unmount {}", at.display()))
+    let is_unmounted = || umount2(at, MntFlags::empty()).ok();
+    poll(&format!("unmount {}", at.display()), Duration::from_secs(10), is_unmounted)
 }
 
 /// The free bytes on the file system of `path`.
