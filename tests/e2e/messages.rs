@@ -56,7 +56,9 @@ impl Session<'_> {
         let run = command.run().unwrap();
         let names: Vec<_> = self.commits.iter().map(|(name, id)| (*name, id.as_str())).collect();
         let text = shown(self.sandbox, &run, &names);
-        let lines = text.lines().map(|line| if line.starts_with("Date:") { "Date:   …" } else { line });
+        // Versions of Git word these differently.
+        let is_ours = |line: &&str| !line.contains("hint: ") && !line.contains("aborted session");
+        let lines = text.lines().filter(is_ours).map(|line| if line.starts_with("Date:") { "Date:   …" } else { line });
         let args = args.join(" ").replace(&self.sandbox.dir().display().to_string(), "DIR");
         self.text += &format!("$ git {args}\n");
         self.text.extend(lines.map(|line| format!("{line}\n")));
