@@ -55,6 +55,28 @@ pub enum Action {
     Jobs(UnitJobs),
 }
 
+impl Action {
+    /// The units that this stops for good, and its jobs for others.
+    pub fn on_units(&self) -> (&[UnitName], Option<&UnitJobs>) {
+        match self {
+            Action::Stop(units) => (units, None),
+            Action::Jobs(jobs) => (&[], Some(jobs)),
+            Action::Disable(_)
+            | Action::MakeDirectories(_)
+            | Action::Place(_)
+            | Action::CreateUsers(_)
+            | Action::Own { .. }
+            | Action::LinkApps(_)
+            | Action::Switch { .. }
+            | Action::CreateTmpfiles(_)
+            | Action::Enable(_)
+            | Action::RestoreLinks(_)
+            | Action::DaemonReload
+            | Action::UnlinkApps(_) => (&[], None),
+        }
+    }
+}
+
 /// The jobs for units after all files are in place.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitJobs {

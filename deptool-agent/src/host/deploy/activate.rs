@@ -211,24 +211,11 @@ impl Running<'_> {
     fn transaction(&self) -> Transaction {
         let (mut ours, mut given_back) = (Ours::default(), BTreeSet::new());
         for action in &self.record.actions {
-            match action {
-                Action::Stop(units) => ours.stops.extend(units.iter().cloned()),
-                Action::Jobs(jobs) => {
-                    ours.jobs.extend(jobs.units().cloned());
-                    given_back.extend(jobs.given_back.iter().cloned());
-                }
-                Action::Disable(_)
-                | Action::MakeDirectories(_)
-                | Action::Place(_)
-                | Action::CreateUsers(_)
-                | Action::Own { .. }
-                | Action::LinkApps(_)
-                | Action::Switch { .. }
-                | Action::CreateTmpfiles(_)
-                | Action::Enable(_)
-                | Action::RestoreLinks(_)
-                | Action::DaemonReload
-                | Action::UnlinkApps(_) => {}
+            let (stops, jobs) = action.on_units();
+            ours.stops.extend(stops.iter().cloned());
+            if let Some(jobs) = jobs {
+                ours.jobs.extend(jobs.units().cloned());
+                given_back.extend(jobs.given_back.iter().cloned());
             }
         }
         let (before, made) = (self.record.before.clone(), self.expectations.made.clone());

@@ -75,11 +75,12 @@ pub fn clear_outside(home: &Home, record: &Record) -> Result<Vec<HostError>, Hos
     Ok(locked)
 }
 
-fn unless_locked(removed: Result<(), HostError>, locked: &mut Vec<HostError>) -> Result<(), HostError> {
+/// For what is locked, this is `()`, or false: it is not gone.
+fn unless_locked<T: Default>(removed: Result<T, HostError>, locked: &mut Vec<HostError>) -> Result<T, HostError> {
     match removed {
         Err(error) if error.is_not_permitted() => {
             locked.push(error);
-            Ok(())
+            Ok(T::default())
         }
         other => other,
     }
@@ -205,13 +206,7 @@ fn release_directories(home: &Home, record: &Record, locked: &mut Vec<HostError>
         let is_needed = record.claims.paths.keys().any(|held| below(held, path));
         let gone = !is_needed
             && match Place::existing(home, path) {
-                Ok(Some(place)) => match place.remove_directory_if_empty() {
-                    Err(error) if error.is_not_permitted() => {
-                        locked.push(error);
-                        false
-                    }
-                    gone => gone?,
-                },
+                Ok(Some(place)) => unless_locked(place.remove_directory_if_empty(), locked)?,
                 Ok(None) | Err(HostError::External(_)) => true,
                 Err(error) => return Err(error),
             };

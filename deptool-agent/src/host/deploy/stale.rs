@@ -6,10 +6,7 @@
 use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, time::Duration};
 
 use crate::{
-    host::{
-        deploy::action::Action,
-        state::{error::HostError, journal::Record, layout::Home},
-    },
+    host::state::{error::HostError, journal::Record, layout::Home},
     shared::{
         name::{UnitName, UnitType},
         text::printable,
@@ -36,10 +33,7 @@ pub fn find(
     system: &mut dyn System,
     tick: &mut dyn FnMut(&str),
 ) -> Result<Vec<Stale>, HostError> {
-    let jobs = record.actions.iter().filter_map(|action| match action {
-        Action::Jobs(jobs) => Some(jobs),
-        _ => None,
-    });
+    let jobs = record.actions.iter().filter_map(|action| action.on_units().1);
     let mut stale = Vec::new();
     for jobs in jobs {
         let reloaded = jobs.jobs.iter().filter(|(_, kind)| *kind == JobKind::Reload).map(|(unit, _)| unit);

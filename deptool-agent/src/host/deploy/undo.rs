@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::{
     host::{
         deploy::{
-            action::{Action, New, Old, Placement},
+            action::{Action, New, Old, Placement, UnitJobs},
             apply::{link_apps, unlink_apps},
         },
         external::place::{Found, Place, Sibling},
@@ -99,22 +99,8 @@ impl Undoing<'_> {
     fn ours(&self) -> Ours {
         let mut ours = Ours::default();
         for action in &self.record.actions {
-            match action {
-                Action::Stop(units) => ours.jobs.extend(units.iter().cloned()),
-                Action::Jobs(jobs) => ours.jobs.extend(jobs.units().cloned()),
-                Action::Disable(_)
-                | Action::MakeDirectories(_)
-                | Action::Place(_)
-                | Action::CreateUsers(_)
-                | Action::Own { .. }
-                | Action::LinkApps(_)
-                | Action::Switch { .. }
-                | Action::CreateTmpfiles(_)
-                | Action::Enable(_)
-                | Action::RestoreLinks(_)
-                | Action::DaemonReload
-                | Action::UnlinkApps(_) => {}
-            }
+            let (stops, jobs) = action.on_units();
+            ours.jobs.extend(stops.iter().chain(jobs.into_iter().flat_map(UnitJobs::units)).cloned());
         }
         ours
     }
@@ -265,10 +251,7 @@ impl Undoing<'_> {
             Reached::Actions(count) => count,
             Reached::Unknown => usize::MAX,
         };
-        let jobs = self.record.actions.iter().take(begun).filter_map(|action| match action {
-            Action::Jobs(jobs) => Some(jobs),
-            _ => None,
-        });
+        let jobs = self.record.actions.iter().take(begun).filter_map(|action| action.on_units().1);
         let reloads = jobs
             .flat_map(|jobs| &jobs.jobs)
             .filter(|(unit, kind)| *kind == JobKind::Reload && self.record.before.change_of(unit, now).is_none());
