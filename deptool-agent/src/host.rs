@@ -7,6 +7,7 @@
 //! connection   the helper at the other end, heartbeats, takeovers by another connection
 //! deploy/      the steps of a deployment
 //! external     external paths, outside of the state directory, and drift
+//! secrets      the host's age identity
 //! state        the files in the state directory; the Git store is in `shared/store`
 //! ```
 
@@ -16,6 +17,7 @@ mod export;
 pub mod external;
 mod look;
 pub mod recover;
+pub mod secrets;
 pub mod session;
 pub mod state;
 

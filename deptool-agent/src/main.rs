@@ -19,6 +19,7 @@ use deptool_agent::{
 
 fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    keep_memory_private();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
     let result = match arguments.as_slice() {
         [] => serve(),
@@ -36,6 +37,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Secrets pass through this process: it leaves no core dump, and only root can look into its memory.
+fn keep_memory_private() {
+    // Neither can fail for these values. Even if, a deployment is worth more than the absence of a core dump.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
 fn root() -> PathBuf {

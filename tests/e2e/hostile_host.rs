@@ -106,7 +106,8 @@ fn deployed(commit: &str) -> Deployed {
 }
 
 fn hello(deployed: Option<Deployed>) -> Hello {
-    Hello { instance: "0123".into(), deployed, last_attempt: None, notes: vec![], failures: vec![], busy: None }
+    let instance = "0123".into();
+    Hello { instance, recipient: None, deployed, last_attempt: None, notes: vec![], failures: vec![], busy: None }
 }
 
 fn greeting(hello: Hello) -> Response {
@@ -163,6 +164,7 @@ fn absurd_greetings_do_no_harm() {
     let honest = || hello(Some(deployed(&scene.one)));
     for one in [
         Hello { instance: huge.clone(), ..honest() },
+        Hello { recipient: Some(huge.clone()), ..honest() },
         Hello { notes: vec![huge.clone()], ..honest() },
         Hello { failures: vec![EVIL.into(); 1000], ..honest() },
         Hello { last_attempt: Some(attempt), ..honest() },

@@ -72,6 +72,33 @@ fn an_agent_that_is_not_asked_for_anything_writes_nothing() {
 }
 
 #[test]
+fn a_host_tells_its_age_recipient_and_never_its_identity() {
+    let sandbox = Sandbox::new();
+    let ours = sandbox.root("web1").join("var/lib/deptool");
+    std::fs::create_dir_all(&ours).unwrap();
+    let told = || {
+        let run = talk(&sandbox, &hello());
+        assert!(!run.stdout().contains("SECRET"), "{run}");
+        match answers(&run).remove(0) {
+            Response::Hello(hello) => (hello.recipient, hello.notes),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (recipient, notes) = told();
+    assert_eq!(notes, [""; 0]);
+    assert_eq!(told().0, recipient, "it stays the same");
+    let identity = ours.join("state/identity");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    assert!(text.contains(&recipient.unwrap()) && text.contains("\nAGE-SECRET-KEY-1"));
+    let damaged = &text[..text.len() / 2];
+    std::fs::write(&identity, damaged).unwrap();
+    let (recipient, notes) = told();
+    assert_eq!(recipient, None);
+    assert!(matches!(&notes[..], [note] if note.contains("'/") && note.contains("does not hold an age identity")));
+    assert_eq!(std::fs::read_to_string(&identity).unwrap(), damaged);
+}
+
+#[test]
 fn what_comes_in_a_variable_is_not_done_again_when_stdin_brings_it() {
     let sandbox = Sandbox::new();
     let ping = encode(&Request::Ping).unwrap();

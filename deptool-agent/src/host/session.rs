@@ -13,6 +13,7 @@ use crate::{
         external::drift::{self, Finding},
         look,
         recover::{Recovery, recover},
+        secrets,
         state::{
             attempts,
             error::{HostError, ProtocolError},
@@ -125,5 +126,12 @@ fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnM
         failures.push(error.to_string());
     }
     let instance = instance(home)?;
-    Ok(Hello { instance, deployed, last_attempt, notes, failures, busy })
+    let recipient = match secrets::identity::recipient(home) {
+        Ok(recipient) => recipient,
+        Err(error) => {
+            notes.push(error.to_string());
+            None
+        }
+    };
+    Ok(Hello { instance, recipient, deployed, last_attempt, notes, failures, busy })
 }

@@ -252,6 +252,9 @@ pub struct UnitNow {
 pub struct Hello {
     /// A random id that the host chose when its state was created. A new id means that the host was reinstalled.
     pub instance: String,
+    /// The age recipient for secrets of this host, `age1…`. `None` if nothing was ever deployed to a root directory, or if
+    /// the identity is damaged.
+    pub recipient: Option<String>,
     pub deployed: Option<Deployed>,
     /// The last deployment that was activated, however it ended.
     pub last_attempt: Option<Attempt>,

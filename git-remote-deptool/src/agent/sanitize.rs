@@ -57,9 +57,10 @@ pub fn safe(response: Response) -> Response {
 }
 
 fn hello(hello: Hello) -> Hello {
-    let Hello { instance, deployed: runs, last_attempt, notes, failures, busy } = hello;
+    let Hello { instance, recipient, deployed: runs, last_attempt, notes, failures, busy } = hello;
     Hello {
         instance: line(&instance),
+        recipient: recipient.map(|recipient| line(&recipient)),
         deployed: runs.map(deployed),
         last_attempt: last_attempt.map(attempt),
         notes: few_lines(&notes),
@@ -164,6 +165,7 @@ mod tests {
         };
         let hello = Hello {
             instance: evil.clone(),
+            recipient: Some(evil.clone()),
             deployed: None,
             last_attempt: None,
             notes: vec![evil.clone(); 1000],

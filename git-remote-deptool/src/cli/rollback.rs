@@ -184,6 +184,7 @@ mod tests {
             |commit| Deployed { host: host.clone(), cluster: cluster.clone(), commit, by: String::new(), when: 0 };
         let hello = Hello {
             instance: String::new(),
+            recipient: None,
             deployed: history.last().and_then(|(_, to)| some(*to)).map(deployed),
             last_attempt: None,
             notes: Vec::new(),

@@ -110,7 +110,8 @@ fn packs_left(dir: &Path) -> Vec<String> {
 /// Unexpected files in the state directory.
 fn states_left(ours: &Path) -> Vec<String> {
     let known = ["apps", "bin", "current", "generations", "previous", "state", "store", "trees"];
-    let known_state = ["attempts", "backups", "claims", "host", "instance", "journal", "kept", "lock", "stamps"];
+    let known_state =
+        ["attempts", "backups", "claims", "host", "identity", "instance", "journal", "kept", "lock", "stamps"];
     let mut found = Vec::new();
     for (dir, known) in [("deptool", &known[..]), ("deptool/state", &known_state)] {
         let others = names(&ours.parent().unwrap_or(ours).join(dir)).into_iter();
@@ -228,6 +229,8 @@ fn is_own_record(path: &str) -> bool {
         "state/lock",
         "state/journal",
         "state/instance",
+        // Made at the next contact.
+        "state/identity",
         "state/stamps",
         "store/refs/deptool/target",
     ];

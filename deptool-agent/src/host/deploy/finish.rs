@@ -19,7 +19,7 @@ use crate::{
             error::HostError,
             failed_units,
             generations::{names, prune},
-            identity::clear_instances,
+            identity::clear_unnamed,
             journal::{Handle, Record, release_reserve},
             layout::Home,
             ledger::Claims,
@@ -228,7 +228,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     }
     agents::tidy(home)?;
     takeover::remove_stale_sockets(home)?;
-    clear_instances(home)?;
+    clear_unnamed(home)?;
     Store::sweep(&home.store())?;
     match prune(home)? {
         left if left.is_empty() => Ok(()),

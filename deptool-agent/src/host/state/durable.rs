@@ -51,6 +51,11 @@ pub enum Writing {
 
 /// The content of a file. `None` if it does not exist or is empty.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
+    Ok(read_even_if_empty(path, limit)?.filter(|bytes| !bytes.is_empty()))
+}
+
+/// The content of a file. `None` if it does not exist.
+pub fn read_even_if_empty(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
     let Some(file) = open(path)? else { return Ok(None) };
     let length = file.metadata().during("look at", path)?.len();
     if length > limit {
@@ -58,7 +63,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.take(limit).read_to_end(&mut bytes).during("read", path)?;
-    Ok(if bytes.is_empty() { None } else { Some(bytes) })
+    Ok(Some(bytes))
 }
 
 /// Open a file for reading. `None` if it does not exist.

@@ -15,7 +15,7 @@ use crate::{
         durable::{self, NOTE},
         error::{Context, Damage, HostError},
         generations::{Note, names},
-        layout::Home,
+        layout::{Home, sync_directory},
     },
     shared::{
         id::CommitId,
@@ -110,19 +110,31 @@ pub fn make_instance(home: &Home) -> Result<(), HostError> {
         Some(note) => note.instance,
         None => hex(&crate::shared::id::random_bytes::<LENGTH>().during("read", Path::new("/dev/urandom"))?),
     };
-    clear_instances(home)?;
-    let temporary = home.state().join(format!("instance.{}", std::process::id()));
-    let written = durable::create(&temporary, 0o600)?.write_all(id.as_bytes()).during("write", &temporary);
-    let named = written.and_then(|()| name_instance(&temporary, &home.instance()));
+    create_once(home, &home.instance(), id.as_bytes())
+}
+
+/// Create a file in `state/` that never changes, and make it durable. If several agents do so at once, the first one wins.
+pub fn create_once(home: &Home, path: &Path, content: &[u8]) -> Result<(), HostError> {
+    clear_unnamed(home)?;
+    let temporary = path.with_extension(std::process::id().to_string());
+    let write = || {
+        let mut file = durable::create(&temporary, 0o600)?;
+        file.write_all(content).and_then(|()| file.sync_all()).during("write", &temporary)?;
+        name_once(&temporary, path)
+    };
+    let named = write();
     if named.is_err() {
         // The error above is the one to report. The next agent removes the file.
         let _ = fs::remove_file(&temporary);
+        return named;
     }
-    named
+    // At the first contact, the directories above may be new, too.
+    let above = path.ancestors().skip(1).take_while(|above| above.starts_with(home.root()));
+    above.map(sync_directory).collect()
 }
 
 /// Rename the temporary file to `path`, unless another agent was first.
-fn name_instance(temporary: &Path, path: &Path) -> Result<(), HostError> {
+fn name_once(temporary: &Path, path: &Path) -> Result<(), HostError> {
     match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => fs::remove_file(temporary).during("remove", temporary),
@@ -132,17 +144,19 @@ fn name_instance(temporary: &Path, path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Remove temporary files that dead agents left while they created the id.
-pub fn clear_instances(home: &Home) -> Result<(), HostError> {
+/// Remove temporary files that dead agents left in [`create_once`].
+pub fn clear_unnamed(home: &Home) -> Result<(), HostError> {
     for name in names(&home.state())?.iter().filter(|name| is_of_dead_agent(name)) {
         durable::remove(&home.state().join(name))?;
     }
     Ok(())
 }
 
-/// Whether this is the name of a temporary file for the id, and its agent is dead.
+/// Whether this is the name of a temporary file of [`create_once`], and its agent is dead.
 fn is_of_dead_agent(name: &str) -> bool {
-    name.strip_prefix("instance.").is_some_and(|process| !is_alive(process))
+    let process = ["instance.", "identity."].iter().find_map(|prefix| name.strip_prefix(prefix));
+    // A process id, and nothing that somebody else has put there.
+    process.is_some_and(|process| process.parse::<u32>().is_ok() && !is_alive(process))
 }
 
 /// Whether the process with this number is alive. A zombie is not.
@@ -172,7 +186,7 @@ mod tests {
         for process in [killed.id(), std::process::id()] {
             fs::write(home.state().join(format!("instance.{process}")), "").unwrap();
         }
-        clear_instances(&home).unwrap();
+        clear_unnamed(&home).unwrap();
         let left: Vec<_> =
             names(&home.state()).unwrap().into_iter().filter(|name| name.contains("instance.")).collect();
         assert_eq!(left, [format!("instance.{}", std::process::id())]);

@@ -201,6 +201,11 @@ impl Home {
         self.state().join("instance")
     }
 
+    /// The age identity that this host's secrets are encrypted to, see [`crate::host::secrets::identity`].
+    pub fn age_identity(&self) -> PathBuf {
+        self.state().join("identity")
+    }
+
     /// The name of the directory in the config tree that this host is deployed from.
     pub fn host_name(&self) -> PathBuf {
         self.state().join("host")
