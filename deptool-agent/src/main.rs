@@ -5,7 +5,15 @@
 //!
 //! `DEPTOOL_ROOT` names a root directory to work on instead of `/`. Helpers set it for urls like `deptool::/path`.
 
-use std::{env, error::Error, io, os::fd::AsFd, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    error::Error,
+    fs::File,
+    io::{self, Write as _},
+    os::fd::AsFd,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use deptool_agent::{
     host::{
@@ -13,11 +21,19 @@ use deptool_agent::{
         recover, session,
         state::{boot, layout::Home},
     },
-    shared::env_request,
+    shared::{
+        env_request,
+        seal::{self, Seal},
+    },
     system::{System, offline::Offline, systemd::Systemd},
 };
 
 fn main() -> ExitCode {
+    if is_damaged() {
+        // The helper replaces the file. If it is gone, nobody needs the line.
+        let _ = writeln!(io::stdout(), "deptool-error {} the agent's file is damaged", seal::DAMAGED);
+        return ExitCode::FAILURE;
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     keep_memory_private();
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -45,6 +61,12 @@ fn keep_memory_private() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}
+
+/// Whether the file of this program is known to be damaged. If it can't be read, nothing is known.
+fn is_damaged() -> bool {
+    let seal = File::open("/proc/self/exe").and_then(seal::check_own);
+    seal.is_ok_and(|seal| seal == Seal::Broken)
 }
 
 fn root() -> PathBuf {

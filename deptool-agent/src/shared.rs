@@ -14,6 +14,7 @@ pub mod name;
 pub mod outcome;
 pub mod path;
 pub mod plan;
+pub mod seal;
 pub mod store;
 pub mod text;
 pub mod time;

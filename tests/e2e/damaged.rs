@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use deptool_agent::shared::build::agent_file_name;
+use deptool_tests::build;
 use deptool_tests::is_quick;
 use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
@@ -270,6 +272,41 @@ fn what_can_not_be_mended_says_what_to_do() {
         let run = ada.git(&["push", "web1", "prod"]).ok();
         world.has(&three, &run);
     }
+}
+
+/// Flips a bit in the constants or the code of a program.
+fn flip(program: &Path, to: &Path) {
+    let mut bytes = fs::read(program).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    // It may be running.
+    let _ = fs::remove_file(to);
+    fs::write(to, bytes).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_damaged_agent_deploys_nothing_and_a_damaged_copy_of_it_is_written_again() {
+    let world = World::new();
+    let three = world.three();
+    let name = agent_file_name();
+    let installed = fs::read_dir(build::local().join("lib/deptool/agents")).unwrap().next().unwrap().unwrap().path();
+    let copy = world.state().join("bin").join(&name);
+    let whole = fs::read(&copy).unwrap();
+    flip(&installed, &copy);
+    let run = world.ada().git(&["push", "web1", "prod"]).ok();
+    world.has(&three, &run);
+    assert!(fs::read(&copy).unwrap() == whole, "the copy is damaged");
+
+    let agents = world.sandbox.dir().join("agents");
+    fs::create_dir(&agents).unwrap();
+    flip(&installed, &agents.join(installed.file_name().unwrap()));
+    let ada = world.ada();
+    ada.write("web1/web/file", "4\n");
+    ada.commit("Four");
+    let push = ada.command(&["push", "web1", "prod"]).env("DEPTOOL_AGENTS", &agents).run().unwrap();
+    push.code(1).says("is damaged: install git-deptool again").does_not_say("unknown");
+    world.has(&three, &run);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use deptool_agent::shared::build::{BUILD_ID, agent_file_name};
+use deptool_agent::shared::seal::{self, Seal};
 use deptool_tests::build;
 use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::{Repo, USUAL_PATH};
@@ -42,6 +43,9 @@ fn with_other_id(program: &Path) -> Vec<u8> {
         changed += 1;
     }
     assert!(changed > 0, "{} does not have the build id", program.display());
+    if seal::check(&bytes) != Seal::Absent {
+        seal::seal(&mut bytes).unwrap();
+    }
     bytes
 }
 

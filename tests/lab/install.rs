@@ -296,10 +296,94 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
     assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "content");
 }
 
+/// What may become of the agent's file `$A` on a host, as scripts.
+const DAMAGES: [(&str, &str); 14] = [
+    ("the last byte cut off", "truncate -s -1 $A"),
+    ("cut in half", "truncate -s $(($(stat -c %s $A) / 2)) $A"),
+    ("emptied", ": >$A"),
+    ("longer", "echo more >>$A"),
+    ("zeros", "s=$(stat -c %s $A); : >$A; truncate -s $s $A"),
+    ("not executable", "chmod 644 $A"),
+    ("without any mode", "chmod 0 $A"),
+    ("removed", "rm $A"),
+    ("a directory", "rm $A; mkdir $A; echo x >$A/file"),
+    ("a link to nothing", "ln -sf nothing $A"),
+    ("a link to something else", "ln -sf /bin/true $A"),
+    ("a FIFO", "rm $A; mkfifo -m 755 $A"),
+    ("a program that is killed", "echo 'kill -SEGV $$' >$A"),
+    ("of another processor", "printf '\\050\\000' | dd of=$A bs=1 seek=18 conv=notrunc 2>/dev/null"),
+];
+
+/// The parts of the file, in thousandths, at which a bit is flipped: in its headers, its constants and its code.
+const FLIPPED: [usize; 14] = [0, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990, 999];
+
+fn damages(agent: &Path) -> Vec<(String, Box<dyn Fn(&Host) + '_>)> {
+    let flips = FLIPPED.map(|part| -> (String, Box<dyn Fn(&Host) + '_>) {
+        let flip = move |_: &Host| {
+            let mut bytes = std::fs::read(agent).unwrap();
+            let at = bytes.len() * part / 1000;
+            bytes[at] ^= 4;
+            // The last agent may still be running, so its file can't be written to.
+            std::fs::remove_file(agent).unwrap();
+            std::fs::write(agent, bytes).unwrap();
+            executable_again(agent);
+        };
+        (format!("a bit flipped at {part}/1000"), Box::new(flip))
+    });
+    let scripts = DAMAGES.map(|(what, script)| -> (String, Box<dyn Fn(&Host) + '_>) {
+        let script = format!("A={BIN}/{}; cp -p $A $A.copy; mv $A.copy $A; {script}", agent_name());
+        let run = move |host: &Host| drop(host.sh(&script));
+        (what.to_owned(), Box::new(run))
+    });
+    flips.into_iter().chain(scripts).collect()
+}
+
+#[test]
+fn a_damaged_agent_is_replaced_by_whatever_is_asked_of_the_host_next() {
+    let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
+    let sandbox = Sandbox::for_lab(&lab);
+    let operator = operator(&sandbox, &["web1"]);
+    let host = lab.host("web1");
+    operator.git(&["push", "web1", "prod"]).ok();
+    let agent = format!("{BIN}/{}", agent_name());
+    let digest = host.sh(&format!("sha256sum <{agent}"));
+    let mut wrong = Vec::new();
+    for (number, (what, damage)) in damages(&host.path(&agent)).into_iter().enumerate() {
+        for verb in ["push", "fetch", "verify"] {
+            damage(host);
+            let content = format!("{number}\n");
+            let arguments: &[&str] = match verb {
+                "push" => {
+                    operator.write("web1/app/file", &content);
+                    operator.commit(&what);
+                    &["push", "web1", "prod"]
+                }
+                "fetch" => &["fetch", "web1"],
+                _ => &["deptool", "verify", "web1"],
+            };
+            let run = operator.command(arguments).timeout(Duration::from_secs(60)).run().unwrap();
+            let is_deployed = host.sh("cat /var/lib/deptool/apps/app/current/file") == content.trim();
+            let installed = host.sh(&format!("[ -h {agent} ] || stat -c %F:%a {agent}; sha256sum <{agent}"));
+            if !run.success() || !is_deployed || installed != format!("regular file:755\n{digest}") {
+                wrong.push(format!("{what}, {verb}: {run} {installed}"));
+            }
+            if operator.git(&["for-each-ref", "refs/deptool/unsettled"]).ok().line() != "" {
+                wrong.push(format!("{what}, {verb}: in doubt"));
+            }
+        }
+    }
+    assert_eq!(agents(host), agent_name());
+    assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
+}
+
 fn executable(file: &Path, text: &str) -> PathBuf {
     std::fs::write(file, text).unwrap();
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable_again(file);
     file.to_owned()
+}
+
+fn executable_again(file: &Path) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
+use deptool_agent::shared::seal::seal;
 
 use crate::process::{Cmd, find_program};
 
@@ -102,11 +103,11 @@ pub fn agent(platform: Platform) -> Result<PathBuf> {
     Ok(target_dir()?.join(target).join(AGENT_PROFILE).join("deptool-agent"))
 }
 
-/// Puts the helper's binaries of `from` and these agents (with their platforms) under a prefix.
+/// Puts the helper's binaries of `from` and these agents (with their platforms) under a prefix. The agents are sealed.
 pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Result<()> {
     let bin = prefix.join("bin");
     for name in ["git-remote-deptool", "git-deptool"] {
-        put(&from.join(name), &bin.join(name))?;
+        put(&from.join(name), &bin.join(name), |_| Ok(()))?;
     }
     let version = Version::of(&bin.join("git-remote-deptool"))?;
     let dir = prefix.join("lib/deptool/agents");
@@ -115,17 +116,21 @@ pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Resu
         std::fs::remove_dir_all(&dir)?;
     }
     for (agent, platform) in agents {
-        put(agent, &dir.join(format!("deptool-agent-{}-{}-{platform}", version.version, version.build)))?;
+        let name = format!("deptool-agent-{}-{}-{platform}", version.version, version.build);
+        put(agent, &dir.join(name), |content| Ok(seal(content)?))?;
     }
     Ok(())
 }
 
-/// Replaces a file by renaming a copy, since another process may be running the old one.
-fn put(from: &Path, to: &Path) -> Result<()> {
+/// Replaces a file by renaming a changed copy, since another process may be running the old one.
+fn put(from: &Path, to: &Path, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
     let dir = to.parent().context("no directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?.into_temp_path();
-    std::fs::copy(from, &temporary).with_context(|| format!("cannot copy {}", from.display()))?;
+    let mut content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    change(&mut content).with_context(|| format!("cannot install {}", from.display()))?;
+    std::fs::write(&temporary, content).with_context(|| format!("cannot write {}", temporary.display()))?;
+    std::fs::set_permissions(&temporary, std::fs::metadata(from)?.permissions())?;
     temporary.persist(to).with_context(|| format!("cannot write {}", to.display()))?;
     Ok(())
 }

@@ -13,12 +13,15 @@
 //! deptool-hello <build id>           ──▶
 //!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
 //! ```
+//! An agent whose file is damaged, or that ends without a word, is replaced on another connection: there the command does
+//! not start it.
+//!
 //! An error on the host is reported as `deptool-error <code> <text>`. A request that was sent ahead does no harm on a
 //! host without the agent: it does not begin with `deptool-upload`, so the script exits before it writes anything.
 //! `<size>` counts the bytes that are sent; `<sha256>` is the digest of the file after decompression.
 //! The size is that of the bytes sent, the digest that of the file they unpack to.
 
-use deptool_agent::shared::{build, name::HostName};
+use deptool_agent::shared::{build, name::HostName, seal};
 
 pub mod agents;
 pub mod opening;
@@ -60,6 +63,8 @@ pub enum InstallError {
     NoExec,
     #[error("the upload was damaged on the way (its SHA-256 is {0})")]
     Digest(String),
+    #[error("its file is damaged, and can't be replaced")]
+    Damaged,
     #[error("{0}")]
     Other(String),
 }
@@ -73,6 +78,7 @@ impl InstallError {
             "missing" => InstallError::MissingTool(text),
             "noexec" => InstallError::NoExec,
             "digest" => InstallError::Digest(text),
+            seal::DAMAGED => InstallError::Damaged,
             // The script asks for messages in English.
             _ if text.contains("Read-only file system") => InstallError::ReadOnly(text),
             _ if text.contains("No space left") || text.contains("uota exceeded") => InstallError::NoSpace(text),

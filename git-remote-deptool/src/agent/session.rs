@@ -107,6 +107,7 @@ impl SessionError {
             SessionError::Connect(error) => matches!(
                 error,
                 ConnectError::Unreachable(_)
+                    | ConnectError::Cut
                     | ConnectError::NeedsAnswer(_)
                     | ConnectError::Silent { .. }
                     | ConnectError::Read { .. }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::model::interrupt::Interrupt;
-use deptool_agent::shared::{build, env_request};
+use deptool_agent::shared::{build, env_request, seal};
 
 use super::install::{
     self, InstallError,
@@ -106,6 +106,9 @@ pub enum Stage {
 pub enum ConnectError {
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// ssh ended with its own status and said nothing: the agent was killed by a signal, or the connection was lost.
+    #[error("unreachable: {}", ssh::NO_REASON)]
+    Cut,
     /// ssh needed an answer from the operator, but was not allowed to ask.
     #[error("unreachable: {0}")]
     NeedsAnswer(String),
@@ -283,6 +286,12 @@ impl Connector {
             Err(why) if is_perhaps_damaged(target, &why, ahead) => return self.replace(target, why, ahead, stage),
             contact => contact?,
         };
+        if is_damaged(&contact.opening) {
+            return match target {
+                Endpoint::Ssh(_) => self.replace(target, contact.into_error(target), ahead, stage),
+                Endpoint::Local(_) => Err(AgentError::Damaged { path: self.agents.for_local_root()? }.into()),
+            };
+        }
         let mut unsent = None;
         if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
@@ -305,7 +314,8 @@ impl Connector {
         }
     }
 
-    /// Connect again and replace the agent's file. If that is impossible, fail with the error of the first connection.
+    /// Connect again and replace the agent's file. If the host can't take it now, fail with the error of the first
+    /// connection.
     fn replace(
         &self,
         target: &Endpoint,
@@ -419,12 +429,22 @@ impl Connector {
     }
 }
 
-/// Whether the installed agent exited without its first line and before it could receive a request.
-///
-/// If the agent was killed, ssh reports the same as for a lost connection, which is no reason to connect again.
+/// Whether the installed agent ended without its first line and before it could receive a request.
 fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, ahead: &Ahead) -> bool {
     let is_taken = matches!(ahead, Ahead::Yes(early) if early.is_taken());
-    matches!(target, Endpoint::Ssh(_)) && matches!(why, ConnectError::NoAnswer { .. }) && !is_taken
+    matches!(target, Endpoint::Ssh(_)) && why.is_wordless() && !is_taken
+}
+
+/// Whether the agent has found its own file damaged.
+fn is_damaged(opening: &Opening) -> bool {
+    matches!(opening, Opening::Error { code, .. } if code == seal::DAMAGED)
+}
+
+impl ConnectError {
+    /// Whether the program on the host ended without a first line, which an agent prints before anything else.
+    pub fn is_wordless(&self) -> bool {
+        matches!(self, ConnectError::NoAnswer { .. } | ConnectError::Cut)
+    }
 }
 
 impl Contact {

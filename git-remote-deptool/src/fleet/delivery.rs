@@ -11,7 +11,7 @@ use std::{
 
 use conversation::Conversation;
 use deptool_agent::shared::{
-    id::BlobId,
+    id::{BlobId, DeploymentId},
     outcome::{Holder, Outcome, Phase},
     wire::{Deploy, Hello},
 };
@@ -95,6 +95,16 @@ impl Delivery {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.try_once(started.take(), connector, &mailbox, tell) {
+                // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
+                DeliveryEnd::NotReached(SessionError::Connect(why)) if why.is_wordless() && self.is_known => {
+                    self.is_known = false;
+                    // The host was told that the request will not come any more.
+                    match DeploymentId::random() {
+                        Ok(id) => self.request.id = id,
+                        Err(_) => return tell(DeliveryEvent::Ended(DeliveryEnd::NotReached(why.into()))),
+                    }
+                    continue;
+                }
                 DeliveryEnd::Outcome(Outcome::Busy(holder)) if Instant::now() < deadline => {
                     tell(DeliveryEvent::Busy(holder))
                 }

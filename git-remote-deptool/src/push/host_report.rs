@@ -10,7 +10,10 @@ use deptool_agent::shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::{session::SessionError, transport::ConnectError},
+    agent::{
+        session::SessionError,
+        transport::{ConnectError, ssh::NO_REASON},
+    },
     config::HostRemote,
     fleet::remote::Remote,
     model::error::chain,
@@ -157,6 +160,7 @@ pub(super) fn not_reached(remote: &Remote, host: &HostRemote, error: &SessionErr
         }
         SessionError::Connect(ConnectError::Unreachable(why) | ConnectError::NeedsAnswer(why))
         | SessionError::Lost(why) => (HostOutcome::Unreachable, remote.why_unreachable(host, why.clone())),
+        SessionError::Connect(ConnectError::Cut) => (HostOutcome::Unreachable, NO_REASON.to_owned()),
         error if error.is_unreachable() => (HostOutcome::Unreachable, chain(error)),
         error => (HostOutcome::Refused, chain(error)),
     }

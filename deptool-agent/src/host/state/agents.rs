@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +19,11 @@ use crate::{
         generations::names,
         layout::Home,
     },
-    shared::{name::LONGEST_NAME, text::printable},
+    shared::{
+        name::LONGEST_NAME,
+        seal::{self, Seal},
+        text::printable,
+    },
 };
 
 /// How many agents are kept.
@@ -76,10 +80,10 @@ impl std::fmt::Display for AgentId {
     }
 }
 
-/// Put this agent into `bin/` unless it is there. Returns the path to sync, if it was written.
+/// Put this agent into `bin/` unless it is there and intact. Returns the path to sync, if it was written.
 pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     let path = home.bin().join(AgentId::own().as_str());
-    if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+    if is_own(&path) {
         return Ok(None);
     }
     match fs::DirBuilder::new().mode(0o755).create(home.bin()) {
@@ -91,6 +95,17 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     copy_own(&temporary)?;
     fs::rename(&temporary, &path).during("replace", &path)?;
     Ok(Some(path))
+}
+
+/// Whether a file is that of this process, which was intact when it started, or an intact copy of it.
+fn is_own(path: &Path) -> bool {
+    let id = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+    let Ok(meta) = fs::symlink_metadata(path) else { return false };
+    if !meta.is_file() || meta.permissions().mode() & 0o111 != 0o111 {
+        return false;
+    }
+    let is_same = fs::metadata(SELF).is_ok_and(|own| id(&own) == id(&meta));
+    is_same || fs::File::open(path).and_then(seal::check_own).is_ok_and(|seal| seal != Seal::Broken)
 }
 
 fn copy_own(to: &Path) -> Result<(), HostError> {

@@ -8,7 +8,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use deptool_agent::shared::{build, text::hex};
+use deptool_agent::shared::{
+    build,
+    seal::{self, Seal},
+    text::hex,
+};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 
@@ -83,6 +87,9 @@ pub enum AgentError {
     Missing { platform: String, looked_for: Vec<PathBuf> },
     #[error("can't read the agent '{}'", path.display())]
     Read { path: PathBuf, source: io::Error },
+    /// A part of git-deptool's installation on this machine.
+    #[error("the agent '{}' is damaged: install git-deptool again", path.display())]
+    Damaged { path: PathBuf },
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -168,7 +175,11 @@ impl Agents {
     fn content(&self, platform: Platform) -> Result<Vec<u8>, AgentError> {
         let mut looked_for = self.named(platform);
         if let Some(path) = looked_for.iter().find(|path| path.is_file()) {
-            return fs::read(path).map_err(|source| AgentError::Read { path: path.clone(), source });
+            let content = fs::read(path).map_err(|source| AgentError::Read { path: path.clone(), source })?;
+            return match seal::check(&content) {
+                Seal::Intact | Seal::Absent => Ok(content),
+                Seal::Broken => Err(AgentError::Damaged { path: path.clone() }),
+            };
         }
         // The agent that cargo left there may be of another build, or need libraries that hosts do not have.
         if let (Some(path), true) = (&self.beside, Platform::here() == Some(platform)) {

@@ -152,6 +152,8 @@ fn no_answer(target: &Endpoint, connection: &Connection, seen: &[u8]) -> Connect
     {
         return if ssh.needs_answer(&stderr) {
             ConnectError::NeedsAnswer(reason)
+        } else if stderr.trim().is_empty() && status.is_some() {
+            ConnectError::Cut
         } else {
             ConnectError::Unreachable(reason)
         };

@@ -333,7 +333,7 @@ fn control_path(environment: &Environment) -> String {
 }
 
 /// Said of an ssh that has said nothing.
-const NO_REASON: &str = "ssh gave no reason";
+pub const NO_REASON: &str = "ssh gave no reason";
 
 /// Why ssh could not connect, according to its stderr: the last line, or an earlier one that says more.
 pub fn reason(stderr: &str) -> String {

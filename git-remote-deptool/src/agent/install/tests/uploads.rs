@@ -1,5 +1,7 @@
 //! What an upload leaves behind, however it goes.
 
+use deptool_agent::shared::seal;
+
 use super::*;
 use crate::agent::install::agents::{Packing, Upload};
 
@@ -115,7 +117,11 @@ fn an_agent_that_does_not_say_a_word_is_replaced_whatever_is_in_its_place() {
     let whole = vec![build::agent_file_name()];
     echo(host.connect().unwrap(), b"x");
     type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
-    let damages: [Damage<'_>; 4] = [
+    let damages: [Damage<'_>; 6] = [
+        ("found by the agent itself", &|agent| {
+            write_program(agent, "#!/bin/sh\necho deptool-error damaged its file is damaged\n");
+        }),
+        ("killed by a signal", &|agent| write_program(agent, "#!/bin/sh\nexit 255\n")),
         ("emptied", &|agent| fs::File::options().write(true).open(agent).unwrap().set_len(0).unwrap()),
         ("other content", &|agent| write_program(agent, "#!/bin/sh\nexit 3\n")),
         ("a link", &|agent| {
@@ -133,9 +139,37 @@ fn an_agent_that_does_not_say_a_word_is_replaced_whatever_is_in_its_place() {
         assert_eq!(host.installed(), whole, "{name}");
         assert!(fs::symlink_metadata(host.agent()).unwrap().is_file(), "{name}");
         // A request that was sent ahead is sent again, once.
+        // What a killed agent has read is not known.
+        if name == "killed by a signal" {
+            continue;
+        }
         damage(&host.agent());
         let early = Early::new(vec![b"a request"[..].into()]);
         let (link, stages) = host.connect_with(&Ahead::Yes(early.clone()));
         assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
     }
+}
+
+#[test]
+fn an_agent_that_is_damaged_where_it_comes_from_is_not_uploaded() {
+    let host = Host::new();
+    let mut agent = [&b"\x7fdeptool-sealed:"[..], &[0; 12], b"the rest"].concat();
+    seal::seal(&mut agent).unwrap();
+    *agent.last_mut().unwrap() ^= 1;
+    for platform in Platform::ALL {
+        fs::write(host.at(&format!("agents/{}-{platform}", build::agent_file_name())), &agent).unwrap();
+    }
+    let refusal = host.refusal();
+    assert!(refusal.ends_with("is damaged: install git-deptool again"), "{refusal}");
+    assert!(host.nothing_was_written());
+}
+
+#[test]
+fn a_host_that_can_not_be_reached_is_not_asked_twice() {
+    let host = Host::new();
+    let ssh = fs::read_to_string(host.at("ssh")).unwrap();
+    let count = ssh.lines().find(|line| line.starts_with("echo ")).unwrap().to_owned();
+    host.write("ssh", &format!("{count}; echo 'ssh: connect to host web1 port 22: No route to host' >&2; exit 255"));
+    assert_eq!(host.refusal(), "unreachable: connect to host web1 port 22: No route to host");
+    assert_eq!(host.calls(), 1);
 }
