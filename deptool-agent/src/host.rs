@@ -11,6 +11,7 @@
 //! state        the files in the state directory; the Git store is in `shared/store`
 //! ```
 
+mod candidates;
 pub mod connection;
 pub mod deploy;
 mod export;

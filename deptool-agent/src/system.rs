@@ -15,7 +15,7 @@ pub mod dbus;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod offline;
-mod program;
+pub mod program;
 pub mod settle;
 pub mod systemd;
 pub mod touched;

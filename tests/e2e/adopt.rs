@@ -156,3 +156,91 @@ fn without_a_terminal_nothing_is_written_unless_yes_is_given_and_json_tells_what
     assert_eq!(json["app"], "nginx");
     assert_eq!(json["written"], serde_json::json!(["web1/nginx/etc/nginx/nginx.conf", "web1/nginx/manifest.json"]));
 }
+
+/// What dpkg knows of the host: `nginx.conf` as it is there, `reload` with other content, and nothing else.
+fn install_database(root: &Path) {
+    let admin = root.join("var/lib/dpkg");
+    std::fs::create_dir_all(admin.join("info")).unwrap();
+    // "events {}\n"
+    let conffiles = "Conffiles:\n /etc/nginx/nginx.conf b432de7e17df5e632caf61c5951bae4d\n \
+                     /etc/nginx/reload 0123456789abcdef0123456789abcdef\n";
+    let status = format!(
+        "Package: nginx\nStatus: install ok installed\nMaintainer: A <a@example.org>\nArchitecture: all\nVersion: 1\n\
+         Description: server\n{conffiles}\n"
+    );
+    std::fs::write(admin.join("status"), status).unwrap();
+    std::fs::write(admin.join("info/format"), "1\n").unwrap();
+    let owned = "/.\n/etc\n/etc/nginx\n/etc/nginx/nginx.conf\n/etc/nginx/reload\n/etc/nginx/conf.d/shipped\n";
+    std::fs::write(admin.join("info/nginx.list"), owned).unwrap();
+}
+
+#[test]
+fn what_could_be_adopted_is_listed_without_what_packages_machines_and_deployments_have_put_there() {
+    if !Path::new("/usr/bin/dpkg-query").exists() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (repo, root) = begin(&sandbox);
+    install_database(&root);
+    for (path, content) in [
+        ("etc/nginx/conf.d/shipped", "no conffile"),
+        ("etc/machine-id", "0\n"),
+        ("etc/shadow-", "root:x\n"),
+        ("etc/ssl/certs/0a775a30.0", "hash\n"),
+        ("etc/ssh/ssh_host_rsa_key", "key\n"),
+        ("etc/sshd_config", "by ucf\n"),
+        ("etc/systemd/system/own.timer", "[Timer]\nOnCalendar=yearly\n"),
+    ] {
+        std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        std::fs::write(root.join(path), content).unwrap();
+    }
+    std::fs::create_dir_all(root.join("var/lib/ucf")).unwrap();
+    let digest = sandbox.command("md5sum").arg(root.join("etc/sshd_config")).run().unwrap().ok().stdout();
+    std::fs::write(root.join("var/lib/ucf/hashfile"), format!("{}  /etc/sshd_config\n", &digest[..32])).unwrap();
+    let before = seen(&root.join("etc"));
+    let names = |text: &str| -> Vec<String> {
+        let words = text.lines().map(|line| line.split("  ").map(str::trim).filter(|word| !word.is_empty()));
+        words.map(|mut words| format!("{}: {}", words.next().unwrap(), words.next().unwrap())).collect()
+    };
+    let list = deptool(&repo, &["adopt", "web1", "--list"]).ok();
+    assert_eq!(
+        names(&list.stdout()),
+        [
+            "nginx.service: drop-ins",
+            "own.timer: own unit",
+            "/etc/nginx/conf.d/a b.conf: in no package",
+            "/etc/nginx/key.pem: in no package",
+            "/etc/nginx/reload: changed",
+            "/etc/outside/secret: in no package",
+            "/etc/tmpfiles.d/nginx.conf: in no package",
+        ]
+    );
+    let _ = list.says("'git deptool adopt web1 <path or unit>...' copies what you choose");
+    assert_eq!(seen(&root.join("etc")), before, "nothing has changed on the host");
+    // What ucf has installed is listed once it is changed.
+    std::fs::write(root.join("etc/sshd_config"), "by hand\n").unwrap();
+    deptool(&repo, &["adopt", "web1", "--list"]).ok().prints("/etc/sshd_config");
+
+    adopt(&repo, &["/etc/nginx", "nginx.service", "own.timer"]).ok();
+    repo.commit("Adopt");
+    repo.git(&["push", "web1", "prod"]).ok();
+    let json = deptool(&repo, &["adopt", "web1", "--list", "--json"]).ok().stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let paths: Vec<_> = json["files"].as_array().unwrap().iter().map(|file| &file["path"]).collect();
+    assert_eq!(paths, ["/etc/nginx/key.pem", "/etc/outside/secret", "/etc/sshd_config", "/etc/tmpfiles.d/nginx.conf"]);
+    assert_eq!(json["files"][0]["why"], "unowned");
+    assert_eq!((&json["packages"], &json["units"]), (&"dpkg".into(), &serde_json::json!([])));
+}
+
+#[test]
+fn on_a_host_without_packages_everything_in_etc_is_listed_and_that_is_said() {
+    let sandbox = Sandbox::new();
+    let (repo, _root) = begin(&sandbox);
+    let list = deptool(&repo, &["adopt", "web1", "--list"]).ok();
+    let list = list.says("the host has neither dpkg nor rpm to ask, so these are all files in /etc");
+    let list = list.prints("/etc/nginx/nginx.conf").prints("/etc/nginx/reload");
+    assert!(!list.stdout().contains("/etc/nginx/linked"), "a link can't be adopted");
+    deptool(&repo, &["adopt", "web1", "--list", "/etc/nginx"]).code(129);
+    deptool(&repo, &["adopt", "web1", "/etc/nginx", "--json"]).code(129);
+    deptool(&repo, &["adopt", "web1"]).code(129);
+}

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::{
     host::{
+        candidates,
         connection::{
             attach::attach,
             peer::{Incoming, Peer},
@@ -76,6 +77,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
                 drift::verify(home, &mut *system()).map(|found| send_drift(peer, found))
             }
             Incoming::Request(Request::Look(request)) => look::look(home, peer, &request, &mut *system()),
+            Incoming::Request(Request::Candidates) => candidates::list(home, peer),
             Incoming::Request(Request::Ping) => {
                 peer.send(&Response::Pong);
                 Ok(())

@@ -79,6 +79,8 @@ pub enum Request {
     Verify,
     /// Send files that no deployment put there, and the state of units.
     Look(Box<Look>),
+    /// List files in `/etc` that no package put there, or that were changed since.
+    Candidates,
     /// Answer at once: the helper measures the round-trip time.
     Ping,
     /// The helper is still there.
@@ -200,6 +202,12 @@ pub enum Response {
     },
     /// Answers [`Request::Look`], after all entries.
     UnitNow(UnitNow),
+    /// Answers [`Request::Candidates`], in as many messages as it takes.
+    Candidates {
+        /// The package manager that was asked. Without one, every file is a candidate.
+        packages: Option<PackageManager>,
+        list: Vec<Candidate>,
+    },
     /// The request failed. The connection ends.
     Error(String),
     /// Answers [`Request::Ping`].
@@ -236,6 +244,40 @@ pub enum Entry {
     Refused {
         why: String,
     },
+}
+
+/// The most files that [`Request::Candidates`] lists.
+pub const MOST_CANDIDATES: usize = 20_000;
+
+/// A file in `/etc` that may be worth adopting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub path: ExternalPath,
+    pub why: Why,
+    /// In bytes.
+    pub size: u64,
+    /// When it was last changed, in seconds since 1970.
+    pub modified: i64,
+}
+
+/// Why a file is a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// No package owns it.
+    Unowned,
+    /// It differs from what its package put there.
+    Changed,
+    /// There is no package manager to ask.
+    Unknown,
+}
+
+/// A program that knows which files belong to packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackageManager {
+    Dpkg,
+    Rpm,
 }
 
 /// How a unit is now.

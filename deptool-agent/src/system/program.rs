@@ -1,4 +1,4 @@
-//! Runs systemd's own programs: without a shell, with a clean environment, and with limits for time and output.
+//! Runs programs of the host, those of systemd and of its package manager: without a shell, with a clean environment, and with limits for time and output.
 
 use std::{
     ffi::OsStr,
@@ -66,6 +66,43 @@ pub fn run_with(
     environment: &[(&str, &OsStr)],
     limit: Duration,
 ) -> io::Result<Ended> {
+    let mut stdout = Vec::new();
+    let (status, stderr) = start(program, arguments, environment, limit, &mut |bytes| keep(&mut stdout, bytes))?;
+    Ok(Ended { status, stdout, stderr })
+}
+
+/// Run a program and pass on each line of its output, without the line feed. Of a line that is too long, the end is passed
+/// on. After `limit` the program is killed and the call fails.
+pub fn lines(
+    program: &str,
+    arguments: &[&OsStr],
+    limit: Duration,
+    each: &mut dyn FnMut(&[u8]),
+) -> io::Result<ExitStatus> {
+    let mut rest = Vec::new();
+    let (status, _) = start(program, arguments, &[], limit, &mut |bytes| {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            keep(&mut rest, piece);
+            if let Some(line) = rest.strip_suffix(b"\n") {
+                each(line);
+                rest.clear();
+            }
+        }
+    })?;
+    if !rest.is_empty() {
+        each(&rest);
+    }
+    Ok(status)
+}
+
+/// Run a program. Returns how it ended, and the end of what it wrote to stderr.
+fn start(
+    program: &str,
+    arguments: &[&OsStr],
+    environment: &[(&str, &OsStr)],
+    limit: Duration,
+    each: &mut dyn FnMut(&[u8]),
+) -> io::Result<(ExitStatus, Vec<u8>)> {
     let until = Instant::now() + limit;
     let mut child = Command::new(program)
         .args(arguments)
@@ -77,7 +114,7 @@ pub fn run_with(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let result = collect(&mut child, until);
+    let result = collect(&mut child, until, each);
     if result.is_err() {
         // The program may have ended just now. Then killing it fails, but it must be reaped anyway.
         let _ = child.kill();
@@ -86,11 +123,11 @@ pub fn run_with(
     result
 }
 
-fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
+fn collect(child: &mut Child, until: Instant, each: &mut dyn FnMut(&[u8])) -> io::Result<(ExitStatus, Vec<u8>)> {
     let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(io::Error::other("its output can't be read"));
     };
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut stderr = Vec::new();
     let (mut out_open, mut err_open) = (true, true);
     while out_open || err_open {
         let left = until.saturating_duration_since(Instant::now());
@@ -107,15 +144,15 @@ fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
         }
         let [out_ready, err_ready] = fds.map(|fd| !fd.revents().is_empty());
         if out_open && out_ready {
-            out_open = read_some(&mut out, &mut stdout)?;
+            out_open = read_some(&mut out, each)?;
         }
         if err_open && err_ready {
-            err_open = read_some(&mut err, &mut stderr)?;
+            err_open = read_some(&mut err, &mut |bytes| keep(&mut stderr, bytes))?;
         }
     }
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Ended { status, stdout, stderr });
+            return Ok((status, stderr));
         }
         if Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());
@@ -126,17 +163,22 @@ fn collect(child: &mut Child, until: Instant) -> io::Result<Ended> {
 }
 
 /// Read what can be read now. Returns false at the end of the stream.
-fn read_some(from: &mut impl Read, kept: &mut Vec<u8>) -> io::Result<bool> {
+fn read_some(from: &mut impl Read, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
     let mut buffer = [0; 8 << 10];
     let count = match from.read(&mut buffer) {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
         other => other?,
     };
-    kept.extend_from_slice(&buffer[..count]);
+    each(&buffer[..count]);
+    Ok(count > 0)
+}
+
+/// Append `bytes`, and keep the end.
+fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(bytes);
     if kept.len() > KEPT {
         kept.drain(..kept.len() - KEPT);
     }
-    Ok(count > 0)
 }
 
 #[cfg(test)]
@@ -162,6 +204,18 @@ mod tests {
     fn of_long_output_the_end_is_kept() {
         let ended = sh("head -c 300000 /dev/zero; printf end", LONG).unwrap();
         assert!(ended.stdout.len() == KEPT && ended.stdout.ends_with(b"end"));
+    }
+
+    #[test]
+    fn lines_are_passed_on_one_by_one_and_there_may_be_more_than_is_kept() {
+        let (mut count, mut last) = (0, Vec::new());
+        let script =
+            OsStr::new("i=0; while [ $i -lt 9000 ]; do echo line number $i; i=$((i+1)); done; printf end; exit 3");
+        let status = lines("sh", &[OsStr::new("-c"), script], LONG, &mut |line| {
+            count += 1;
+            last = line.to_vec();
+        });
+        assert_eq!((count, last, status.unwrap().code()), (9001, b"end".to_vec(), Some(3)));
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub fn safe(response: Response) -> Response {
         | Response::Healthy
         | Response::Data(_)
         | Response::UnitNow(_)
+        | Response::Candidates { .. }
         | Response::End
         | Response::Blob { size: _ }
         | Response::Pong

@@ -21,7 +21,7 @@ use deptool_agent::shared::{
     id::BlobId,
     outcome::Drift,
     path::ExternalPath,
-    wire::{Bytes, Entry, Hello, Look, Request, Response, UnitNow},
+    wire::{Bytes, Candidate, Entry, Hello, Look, MOST_CANDIDATES, PackageManager, Request, Response, UnitNow},
 };
 
 use super::{
@@ -314,6 +314,22 @@ impl Session {
                 }
                 Response::UnitNow(unit) => units.push(unit),
                 Response::End => return Ok(units),
+                _ => return Err(SessionError::OutOfOrder),
+            }
+        }
+    }
+
+    /// The files in `/etc` that may be worth adopting, and the package manager that was asked about them.
+    pub fn candidates(&mut self) -> Result<(Option<PackageManager>, Vec<Candidate>), SessionError> {
+        self.send(&Request::Candidates)?;
+        let (mut asked, mut candidates) = (None, Vec::new());
+        loop {
+            match self.receive()? {
+                Response::Candidates { packages, list } if candidates.len() + list.len() <= MOST_CANDIDATES => {
+                    asked = packages;
+                    candidates.extend(list);
+                }
+                Response::End => return Ok((asked, candidates)),
                 _ => return Err(SessionError::OutOfOrder),
             }
         }

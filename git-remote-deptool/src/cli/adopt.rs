@@ -5,6 +5,8 @@
 //! ```
 
 mod draft;
+mod list;
+mod noise;
 mod secret;
 
 use deptool_agent::shared::{
@@ -17,7 +19,11 @@ use draft::Draft;
 use serde::Serialize;
 
 use super::{CliError, exit::ExitStatus, output::Output, prompt::Terminal, view};
-use crate::{fetch::query::query, fleet::remote::Remote};
+use crate::{
+    agent::session::{Session, SessionError},
+    fetch::query::query,
+    fleet::remote::Remote,
+};
 
 /// So much is adopted without --force, and with it.
 const FILES: u32 = 10_000;
@@ -34,8 +40,11 @@ pub(super) struct Args {
     #[arg(value_name = "host")]
     host: String,
     /// Absolute paths of files and directories, and names of units
-    #[arg(value_name = "path|unit", required = true)]
+    #[arg(value_name = "path|unit", required_unless_present = "list")]
     words: Vec<String>,
+    /// Only list what could be adopted: files in /etc that are not as a package put them there, and their units
+    #[arg(long, group = "without_question", conflicts_with_all = ["words", "app", "secrets", "force"])]
+    list: bool,
     /// The app's directory; by default it is named after the first path or unit
     #[arg(long, value_name = "name")]
     app: Option<String>,
@@ -46,10 +55,10 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
     /// Do not ask for confirmation
-    #[arg(short, long)]
+    #[arg(short, long, group = "without_question")]
     yes: bool,
-    /// Print what was written as JSON; needs --yes
-    #[arg(long, requires = "yes")]
+    /// Print what was written as JSON, or what could be adopted; needs --yes or --list
+    #[arg(long, requires = "without_question")]
     json: bool,
 }
 
@@ -71,6 +80,9 @@ struct Seen {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let host = HostName::parse(args.host.as_bytes())?;
+    if args.list {
+        return list::run(remote, output, &host, args.json);
+    }
     let Some(top) = remote.repo.gix().workdir().map(ToOwned::to_owned) else {
         return Err(CliError::Text("a bare repository has no work tree to adopt into".into()));
     };
@@ -81,7 +93,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     };
     let asked: Vec<ExternalPath> = paths.iter().cloned().chain(units.iter().flat_map(files_of)).collect();
     let seen =
-        ask(remote, &host, Look { paths: asked, units: units.clone(), files: limit(&args).0, bytes: limit(&args).1 })?;
+        look(remote, &host, Look { paths: asked, units: units.clone(), files: limit(&args).0, bytes: limit(&args).1 })?;
     check_named(&paths, &units, &seen)?;
 
     let mut draft = Draft::open(&top, &host, &app)?;
@@ -166,13 +178,22 @@ fn default_app(word: &str) -> Result<AppName, CliError> {
     }
 }
 
-fn ask(remote: &Remote, host: &HostName, request: Look) -> Result<Seen, CliError> {
-    let host = remote.settings.host(host)?;
-    let answer = query(remote, std::slice::from_ref(&host), |session, _| {
+fn look(remote: &Remote, host: &HostName, request: Look) -> Result<Seen, CliError> {
+    ask(remote, host, |session| {
         let mut entries = Vec::new();
         let units = session.look(request.clone(), &mut |path, entry, content| entries.push((path, entry, content)))?;
         Ok(Seen { entries, units })
-    });
+    })
+}
+
+/// Connect to a host and ask it.
+fn ask<T: Send>(
+    remote: &Remote,
+    host: &HostName,
+    question: impl Fn(&mut Session) -> Result<T, SessionError> + Sync,
+) -> Result<T, CliError> {
+    let host = remote.settings.host(host)?;
+    let answer = query(remote, std::slice::from_ref(&host), |session, _| question(session));
     match answer.into_iter().next() {
         Some(answer) => Ok(answer?.1),
         None => Err(CliError::Text(format!("'{}' was not asked", host.host))),

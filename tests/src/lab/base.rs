@@ -11,9 +11,10 @@ use super::slot::Lock;
 use crate::process::{Cmd, find_program};
 
 const RECIPE: &str = include_str!("base.sh");
-/// Copies the first directory to the second, and adds Python.
-const ADD_PYTHON: &str = "set -e; cp -a \"$1\" \"$2\"; chroot \"$2\" apt-get -q update; \
-    chroot \"$2\" apt-get -q -y --no-install-recommends install python3; rm -rf \"$2\"/var/lib/apt/lists/*";
+/// Copies the first directory to the second, and adds packages.
+const ADD: &str = "set -e; cp -a \"$1\" \"$2\"; dir=$2; shift 2; export DEBIAN_FRONTEND=noninteractive; \
+    chroot \"$dir\" apt-get -q update; chroot \"$dir\" apt-get -q -y --no-install-recommends install \"$@\"; \
+    rm -rf \"$dir\"/var/lib/apt/lists/*";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nftables,nginx-light,nsd";
 
 /// The distribution of a host.
@@ -29,12 +30,14 @@ pub enum Base {
     Servers,
     /// Bookworm with Python, only for a comparison with tools that need it on hosts.
     Python,
+    /// Bookworm with more servers that people set up by hand: postfix, which runs, and WireGuard's tools.
+    ByHand,
 }
 
 impl Base {
     pub fn suite(self) -> &'static str {
         match self {
-            Base::Bookworm | Base::Servers | Base::Python => "bookworm",
+            Base::Bookworm | Base::Servers | Base::Python | Base::ByHand => "bookworm",
             Base::Trixie => "trixie",
         }
     }
@@ -44,7 +47,16 @@ impl Base {
             Base::Bookworm => PACKAGES.to_owned(),
             Base::Trixie => format!("{PACKAGES},podman"),
             Base::Servers => format!("{PACKAGES},bind9-dnsutils,postgresql-15"),
-            Base::Python => format!("{PACKAGES},python3"),
+            Base::Python | Base::ByHand => format!("{PACKAGES},{}", self.added().join(",")),
+        }
+    }
+
+    /// What it has on top of [`Base::Bookworm`], if it is made from that.
+    fn added(self) -> &'static [&'static str] {
+        match self {
+            Base::Python => &["python3"],
+            Base::ByHand => &["postfix", "wireguard-tools"],
+            Base::Bookworm | Base::Trixie | Base::Servers => &[],
         }
     }
 
@@ -61,7 +73,7 @@ impl Base {
         if dir.exists() {
             return Ok(dir);
         }
-        if self == Base::Python {
+        if !self.added().is_empty() {
             Base::Bookworm.ensure()?;
         }
         std::fs::create_dir_all(CACHE).with_context(|| format!("cannot create {CACHE}"))?;
@@ -84,8 +96,11 @@ impl Base {
         }
         let shell = Cmd::new("sh").timeout(Duration::from_secs(1200));
         let mut build = match self {
-            Base::Python => shell.args(["-c", ADD_PYTHON, "python"]).arg(Base::Bookworm.dir()).arg(&temporary),
-            _ => {
+            Base::Python | Base::ByHand => {
+                let add = shell.args(["-c", ADD, "add"]).arg(Base::Bookworm.dir()).arg(&temporary);
+                add.args(self.added().iter().copied())
+            }
+            Base::Bookworm | Base::Trixie | Base::Servers => {
                 let recipe = shell.args(["-c", RECIPE, "base.sh", self.suite(), &mirror()?]);
                 recipe.arg(&temporary).arg(self.packages())
             }

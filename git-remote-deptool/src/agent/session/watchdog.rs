@@ -62,6 +62,7 @@ impl Watchdog {
             | Response::Drift(_)
             | Response::Entry { .. }
             | Response::UnitNow(_)
+            | Response::Candidates { .. }
             | Response::Error(_)
             | Response::Pong => {
                 self.owes_since = self.owes_since.map(|_| now);

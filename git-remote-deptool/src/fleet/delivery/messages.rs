@@ -74,6 +74,7 @@ impl Expected {
             | Response::Pong
             | Response::Entry { .. }
             | Response::UnitNow(_)
+            | Response::Candidates { .. }
             | Response::Attached
             | Response::NotRunning(_)
             | Response::AwaitsConfirmation { .. }
