@@ -1,4 +1,4 @@
-//! The agents as they are shipped, including the one for the other processor.
+//! The agents as they are shipped, including those for other processors.
 
 use deptool_tests::build::{self, Platform};
 use deptool_tests::is_quick;
@@ -6,26 +6,25 @@ use deptool_tests::process::{Run, find_program};
 use deptool_tests::sandbox::{BRANCH, Repo, Sandbox};
 use deptool_tests::stand_in::with_stand_in;
 
-/// Runs programs for Linux on aarch64, with one local process for each of theirs.
-const EMULATOR: &str = "qemu-aarch64-static";
 /// In bytes. Why it matters, and what keeps it small: doc/measurements.md.
 const LARGEST: u64 = 1_600_000;
 
-/// A script that runs the agent for aarch64 instead of the one for this machine; None if there is no emulator.
-fn emulated() -> Option<String> {
+/// A script that runs this platform's agent instead of the one for this machine; None if there is no emulator.
+fn emulated(platform: Platform) -> Option<String> {
     if is_quick() {
         return None;
     }
-    if find_program(EMULATOR).is_none() {
+    let emulator = platform.emulator();
+    if find_program(emulator).is_none() {
         assert!(
             std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "skipped, which is a failure in CI: no {EMULATOR}"
+            "skipped, which is a failure in CI: no {emulator}"
         );
-        eprintln!("skipped: no {EMULATOR}");
+        eprintln!("skipped: no {emulator}");
         return None;
     }
-    let agent = build::agent(Platform::Aarch64).unwrap();
-    Some(format!("exec {EMULATOR} '{}'", agent.display()))
+    let agent = build::agent(platform).unwrap();
+    Some(format!("exec {emulator} '{}'", agent.display()))
 }
 
 fn git(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: &str) -> Run {
@@ -34,7 +33,19 @@ fn git(sandbox: &Sandbox, repo: &Repo<'_>, args: &[&str], script: &str) -> Run {
 
 #[test]
 fn the_agent_for_aarch64_deploys_changes_rolls_back_and_removes() {
-    let Some(script) = emulated() else { return };
+    works(Platform::Aarch64);
+}
+
+#[test]
+#[ignore = "needs cargo-zigbuild and zig, and builds Rust's standard library"]
+fn agents_for_armv7_and_riscv64_deploy_change_roll_back_and_remove() {
+    works(Platform::Armv7);
+    works(Platform::Riscv64);
+}
+
+#[track_caller]
+fn works(platform: Platform) {
+    let Some(script) = emulated(platform) else { return };
     let sandbox = Sandbox::new();
     let repo = sandbox.repo("operator");
     repo.add_root("web1");
@@ -76,7 +87,7 @@ fn agents_are_small_enough_to_be_sent_to_every_host() {
     if is_quick() {
         return;
     }
-    for platform in Platform::ALL {
+    for platform in Platform::USUAL {
         let size = std::fs::metadata(build::agent(platform).unwrap()).unwrap().len();
         assert!(size <= LARGEST, "the agent for {} has {size} bytes, more than {LARGEST}", platform.name());
     }

@@ -119,8 +119,9 @@ fn a_host_that_can_not_take_the_agent_says_why_and_stays_untouched() {
             format!("printf '#!/bin/sh\\necho {answer}\\n' >/usr/local/bin/uname; chmod 755 /usr/local/bin/uname");
         host.sh(&script)
     };
-    uname("Linux riscv64");
-    let platforms = "no agent for 'Linux riscv64'; there are agents for linux-x86_64, linux-aarch64";
+    uname("Linux s390x");
+    let platforms =
+        "no agent for 'Linux s390x'; there are agents for linux-x86_64, linux-aarch64, linux-armv7, linux-riscv64";
     refused(host, push(&sandbox, "deptool::web1"), platforms);
     let other = if cfg!(target_arch = "aarch64") { "x86_64" } else { "aarch64" };
     uname(&format!("Linux {other}"));

@@ -21,15 +21,22 @@ use crate::process::{Cmd, find_program};
 /// The profile for agents, optimised for size (see the workspace's Cargo.toml).
 const AGENT_PROFILE: &str = "agent";
 
+/// How rustc leaves linking to zig; and the outliner, as in `.cargo/config.toml`.
+const ZIG_FLAGS: &str = "-Clink-self-contained=no -Clinker-flavor=gcc -Cllvm-args=-enable-machine-outliner=always";
+
 /// A platform that agents are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
     X86_64,
     Aarch64,
+    Armv7,
+    Riscv64,
 }
 
 impl Platform {
-    pub const ALL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
+    pub const ALL: [Platform; 4] = [Platform::X86_64, Platform::Aarch64, Platform::Armv7, Platform::Riscv64];
+    /// Those that need nothing but what rustup has.
+    pub const USUAL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
 
     /// The platform of this computer, which the hosts of the lab share. On macOS, it is that of a Linux machine with
     /// the same processor.
@@ -42,6 +49,8 @@ impl Platform {
         match self {
             Platform::X86_64 => "linux-x86_64",
             Platform::Aarch64 => "linux-aarch64",
+            Platform::Armv7 => "linux-armv7",
+            Platform::Riscv64 => "linux-riscv64",
         }
     }
 
@@ -49,6 +58,18 @@ impl Platform {
         match self {
             Platform::X86_64 => "x86_64-unknown-linux-musl",
             Platform::Aarch64 => "aarch64-unknown-linux-musl",
+            Platform::Armv7 => "armv7-unknown-linux-musleabihf",
+            Platform::Riscv64 => "riscv64gc-unknown-linux-musl",
+        }
+    }
+
+    /// The program that runs programs for this platform on another one, with one local process for each of theirs.
+    pub fn emulator(self) -> &'static str {
+        match self {
+            Platform::X86_64 => "qemu-x86_64-static",
+            Platform::Aarch64 => "qemu-aarch64-static",
+            Platform::Armv7 => "qemu-arm-static",
+            Platform::Riscv64 => "qemu-riscv64-static",
         }
     }
 }
@@ -97,10 +118,42 @@ fn build_here() -> Result<PathBuf> {
 /// Builds the agent for a platform, on its own: in one build with the helper, cargo would enable the helper's features
 /// of shared dependencies, which makes the agent larger.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
-    let target = platform.target();
-    ensure_target(target)?;
-    cargo(&["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", target])?;
-    Ok(target_dir()?.join(target).join(AGENT_PROFILE).join("deptool-agent"))
+    match platform {
+        Platform::X86_64 | Platform::Aarch64 => {
+            ensure_target(platform.target())?;
+            cargo(&["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", platform.target()])?;
+        }
+        Platform::Armv7 | Platform::Riscv64 => agent_with_zig(platform)?,
+    }
+    Ok(target_dir()?.join(platform.target()).join(AGENT_PROFILE).join("deptool-agent"))
+}
+
+/// Builds the agent for a platform whose standard library can't be had from rustup: with the library's sources, and zig,
+/// which brings a C library and a linker for every platform.
+fn agent_with_zig(platform: Platform) -> Result<()> {
+    if find_program("cargo-zigbuild").is_none() {
+        bail!(
+            "missing, for the agent for {}: cargo-zigbuild and zig (pip install cargo-zigbuild ziglang)",
+            platform.name()
+        );
+    }
+    let library = Path::new(&sysroot()?).join("lib/rustlib/src/rust/library/std");
+    if !library.exists() {
+        if find_program("rustup").is_none() {
+            bail!("missing, for the agent for {}: the sources of Rust's standard library", platform.name());
+        }
+        eprintln!("rustup component add rust-src");
+        Cmd::new("rustup").dir(workspace()).args(["component", "add", "rust-src"]).inherit()?;
+    }
+    let build = cargo_command().args(["zigbuild", "-Zbuild-std=std,panic_abort", "-p", "deptool-agent"]);
+    let build = build.args(["--profile", AGENT_PROFILE, "--target", platform.target()]);
+    // The first variable permits -Z. zig, not rustc, knows where this platform's C library is.
+    build.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", ZIG_FLAGS).inherit()
+}
+
+fn sysroot() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    Ok(Cmd::new(rustc).dir(workspace()).args(["--print", "sysroot"]).check()?.line())
 }
 
 /// Puts the helper's binaries of `from` and these agents (with their platforms) under a prefix. The agents are sealed.

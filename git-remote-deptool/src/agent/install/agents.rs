@@ -21,16 +21,22 @@ use sha2::{Digest, Sha256};
 pub enum Platform {
     LinuxX86_64,
     LinuxAarch64,
+    LinuxArmv7,
+    LinuxRiscv64,
 }
 
 impl Platform {
-    pub const ALL: [Platform; 2] = [Platform::LinuxX86_64, Platform::LinuxAarch64];
+    pub const ALL: [Platform; 4] =
+        [Platform::LinuxX86_64, Platform::LinuxAarch64, Platform::LinuxArmv7, Platform::LinuxRiscv64];
 
     /// The platform for the output of `uname -s` and `uname -m`.
     pub fn from_uname(system: &str, machine: &str) -> Option<Self> {
         match (system, machine) {
             ("Linux", "x86_64" | "amd64") => Some(Platform::LinuxX86_64),
             ("Linux", "aarch64" | "arm64") => Some(Platform::LinuxAarch64),
+            // A 64-bit processor calls itself armv8l towards 32-bit programs.
+            ("Linux", "armv7l" | "armv8l") => Some(Platform::LinuxArmv7),
+            ("Linux", "riscv64") => Some(Platform::LinuxRiscv64),
             _ => None,
         }
     }
@@ -40,7 +46,17 @@ impl Platform {
         match (std::env::consts::OS, std::env::consts::ARCH) {
             ("linux", "x86_64") => Some(Platform::LinuxX86_64),
             ("linux", "aarch64") => Some(Platform::LinuxAarch64),
+            ("linux", "arm") => Some(Platform::LinuxArmv7),
+            ("linux", "riscv64") => Some(Platform::LinuxRiscv64),
             _ => None,
+        }
+    }
+
+    /// The task that builds its agent.
+    fn task(self) -> &'static str {
+        match self {
+            Platform::LinuxX86_64 | Platform::LinuxAarch64 => "dist",
+            Platform::LinuxArmv7 | Platform::LinuxRiscv64 => "dist --all",
         }
     }
 
@@ -49,6 +65,8 @@ impl Platform {
         match self {
             Platform::LinuxX86_64 => 62,
             Platform::LinuxAarch64 => 183,
+            Platform::LinuxArmv7 => 40,
+            Platform::LinuxRiscv64 => 243,
         }
     }
 }
@@ -58,6 +76,8 @@ impl fmt::Display for Platform {
         f.write_str(match self {
             Platform::LinuxX86_64 => "linux-x86_64",
             Platform::LinuxAarch64 => "linux-aarch64",
+            Platform::LinuxArmv7 => "linux-armv7",
+            Platform::LinuxRiscv64 => "linux-riscv64",
         })
     }
 }
@@ -83,8 +103,8 @@ impl fmt::Display for Packing {
 pub enum AgentError {
     #[error("no agent for '{system} {machine}'; there are agents for {}", Platform::ALL.map(|p| p.to_string()).join(", "))]
     UnknownPlatform { system: String, machine: String },
-    #[error("no agent for {platform} found; 'cargo xtask dist' builds it (looked for {})", list(looked_for))]
-    Missing { platform: String, looked_for: Vec<PathBuf> },
+    #[error("no agent for {platform} found; 'cargo xtask {task}' builds it (looked for {})", list(looked_for))]
+    Missing { platform: String, task: &'static str, looked_for: Vec<PathBuf> },
     #[error("can't read the agent '{}'", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// A part of git-deptool's installation on this machine.
@@ -167,7 +187,8 @@ impl Agents {
             Some(path) => Ok(path.clone()),
             None => {
                 let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-                Err(AgentError::Missing { platform, looked_for })
+                let task = Platform::here().map_or("dist", Platform::task);
+                Err(AgentError::Missing { platform, task, looked_for })
             }
         }
     }
@@ -188,7 +209,7 @@ impl Agents {
                 _ => looked_for.push(path.clone()),
             }
         }
-        Err(AgentError::Missing { platform: platform.to_string(), looked_for })
+        Err(AgentError::Missing { platform: platform.to_string(), task: platform.task(), looked_for })
     }
 
     fn named(&self, platform: Platform) -> Vec<PathBuf> {
@@ -197,20 +218,28 @@ impl Agents {
     }
 }
 
+/// `EI_DATA` of an ELF program.
+const LITTLE_ENDIAN: usize = 1;
+
 /// Whether `content` is a static ELF program for `platform` that was built from the helper's sources.
 fn is_static_agent(content: &[u8], platform: Platform, build_id: &str) -> bool {
     let number = |at: usize, size: usize| {
         let bytes = content.get(at..at.checked_add(size)?)?;
         Some(bytes.iter().rev().fold(0usize, |number, byte| number << 8 | usize::from(*byte)))
     };
-    // ELF-64 header, little endian: e_machine at 18, e_phoff at 32, e_phentsize at 54, e_phnum at 56.
+    // The header of an ELF program, little endian: whether it is for 32 or 64 bits at 4, e_machine at 18. What follows
+    // differs: e_phoff, e_phentsize and e_phnum, from elf(5).
     let needs_linker = || -> Option<bool> {
-        let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        let (table, size, count) = match content.get(4)? {
+            1 => (number(28, 4)?, number(42, 2)?, number(44, 2)?),
+            _ => (number(32, 8)?, number(54, 2)?, number(56, 2)?),
+        };
         const PT_INTERP: usize = 3;
         let kinds = (0..count).map(|i| number(table.checked_add(i * size)?, 4));
         kinds.collect::<Option<Vec<_>>>().map(|kinds| kinds.contains(&PT_INTERP))
     };
-    content.starts_with(b"\x7fELF\x02\x01")
+    content.starts_with(b"\x7fELF")
+        && number(5, 1) == Some(LITTLE_ENDIAN)
         && number(18, 2) == Some(platform.elf_machine().into())
         && needs_linker() == Some(false)
         && content.windows(build_id.len()).any(|part| part == build_id.as_bytes())
@@ -222,16 +251,25 @@ mod tests {
 
     #[test]
     fn what_uname_prints_names_the_platform() {
-        for (machine, platform) in [("x86_64", "linux-x86_64"), ("amd64", "linux-x86_64"), ("arm64", "linux-aarch64")] {
+        for (machine, platform) in [
+            ("x86_64", "linux-x86_64"),
+            ("amd64", "linux-x86_64"),
+            ("arm64", "linux-aarch64"),
+            ("armv7l", "linux-armv7"),
+            ("armv8l", "linux-armv7"),
+            ("riscv64", "linux-riscv64"),
+        ] {
             assert_eq!(Platform::from_uname("Linux", machine).unwrap().to_string(), platform);
         }
         assert_eq!(Platform::from_uname("Darwin", "arm64"), None);
+        assert_eq!(Platform::from_uname("Linux", "armv6l"), None, "it would need other instructions");
     }
 
     #[test]
     fn an_unknown_platform_is_refused_with_the_list_of_those_there_are() {
-        let error = Agents::default().for_host("Linux", "riscv64", Packing::Gzip).unwrap_err();
-        assert_eq!(error.to_string(), "no agent for 'Linux riscv64'; there are agents for linux-x86_64, linux-aarch64");
+        let error = Agents::default().for_host("Linux", "s390x", Packing::Gzip).unwrap_err();
+        let known = "linux-x86_64, linux-aarch64, linux-armv7, linux-riscv64";
+        assert_eq!(error.to_string(), format!("no agent for 'Linux s390x'; there are agents for {known}"));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use deptool_tests::{deb, dist};
 
 use crate::needs;
 
-pub fn run(prefix: &str) -> Result<()> {
+pub fn run(prefix: &str, platforms: &[Platform]) -> Result<()> {
     needs::to_build()?;
     let prefix = std::path::absolute(Path::new(prefix))?;
-    dist::install(&dist::build(&Platform::ALL)?, &prefix, &dist::USUAL)?;
+    dist::install(&dist::build(platforms)?, &prefix, &dist::USUAL)?;
     for file in dist::files(&prefix)? {
         println!("{}", prefix.join(file).display());
     }
@@ -26,7 +26,7 @@ pub fn deb() -> Result<()> {
         bail!("missing: dpkg-deb");
     }
     let dir = build::target_dir()?.join("debian");
-    let package = deb::package(&dist::build(&Platform::ALL)?, &dir, &dir, deb::Compression::Xz)?;
+    let package = deb::package(&dist::build(&Platform::USUAL)?, &dir, &dir, deb::Compression::Xz)?;
     println!("{}", package.display());
     Ok(())
 }

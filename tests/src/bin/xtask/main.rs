@@ -15,12 +15,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use deptool_tests::build::Platform;
 use deptool_tests::sweep::Choice;
 
 const HELP: &str = "\
 usage: cargo xtask <task>
 
-    dist --prefix DIR       build and install everything: helper, git-deptool, agents, manual, completion
+    dist [--all] --prefix DIR
+                            build and install everything: helper, git-deptool, agents for x86_64 and aarch64 (--all: and
+                            for armv7 and riscv64, which needs cargo-zigbuild and zig), manual, completion
     deb                     the same as a Debian package, in target/debian
     demo                    run the main workflow step by step, with real commands
     demo --svg              draw part of it as doc/session.svg, the picture in the README
@@ -57,7 +60,8 @@ fn run(args: &[&str]) -> Result<()> {
             print!("{HELP}");
             Ok(())
         }
-        ["dist", "--prefix", prefix] => dist::run(prefix),
+        ["dist", "--prefix", prefix] => dist::run(prefix, &Platform::USUAL),
+        ["dist", "--all", "--prefix", prefix] => dist::run(prefix, &Platform::ALL),
         ["deb"] => dist::deb(),
         ["demo"] => demo::run(),
         ["demo", "--svg"] => demo::draw(),

@@ -37,8 +37,9 @@ fn a_hosts_name_is_its_own_or_one_is_the_others_first_label() {
 #[test]
 fn a_platform_without_agent_is_left_untouched() {
     let host = Host::new();
-    host.write("overlay/uname", "echo Linux riscv64");
-    assert_eq!(host.refusal(), "no agent for 'Linux riscv64'; there are agents for linux-x86_64, linux-aarch64");
+    host.write("overlay/uname", "echo Linux s390x");
+    let known = "linux-x86_64, linux-aarch64, linux-armv7, linux-riscv64";
+    assert_eq!(host.refusal(), format!("no agent for 'Linux s390x'; there are agents for {known}"));
     assert!(host.nothing_was_written());
 }
 
