@@ -30,3 +30,4 @@ mod stale;
 mod state;
 mod sweep;
 mod transaction;
+mod trees;

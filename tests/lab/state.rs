@@ -21,10 +21,11 @@ const ETC: &str = r"
         ! -name 'resolv.conf' ! -name 'ld.so.cache' -exec sha256sum {} + | LC_ALL=C sort -k 2
 ";
 const UNITS: &str = r"
-    systemctl list-units --all --plain --no-legend --full |
+    # Podman's health checks have such names, and run all the time.
+    systemctl list-units --all --plain --no-legend --full | grep -Ev '^[0-9a-f]{64}-' |
         while read -r unit load active sub rest; do
             case $unit in
-                *.scope|*.slice|*.device|user@*|user-runtime-dir@*|run-user-*|run-credentials-*|systemd-*|var-lib-containers-*|netavark-*) continue ;;
+                *.scope|*.slice|*.device|user@*|user-runtime-dir@*|run-user-*|run-credentials-*|systemd-*|var-lib-containers-*|netavark-*|run-netns*) continue ;;
             esac
             case $active in inactive) ;; *) echo $unit $load $active $sub ;; esac
         done | LC_ALL=C sort

@@ -70,6 +70,11 @@ impl Site {
                 pages.insert(source, name);
             }
         }
+        let examples = Path::new("doc/examples");
+        for entry in fs::read_dir(build::workspace().join(examples)).context("cannot read 'doc/examples'")? {
+            let name = entry?.file_name();
+            pages.insert(examples.join(&name).join(INDEX), format!("{}.html", name.to_string_lossy()));
+        }
         Ok(Site { pages })
     }
 

@@ -16,6 +16,8 @@ const ADD: &str = "set -e; cp -a \"$1\" \"$2\"; dir=$2; shift 2; export DEBIAN_F
     chroot \"$dir\" apt-get -q update; chroot \"$dir\" apt-get -q -y --no-install-recommends install \"$@\"; \
     rm -rf \"$dir\"/var/lib/apt/lists/*";
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,sudo,iproute2,nftables,nginx-light,nsd";
+/// Besides PostgreSQL: an ACME client with a server to try it with, and what monitors.
+const SERVERS: &str = "bind9-dnsutils,postgresql-15,lego,pebble,prometheus,prometheus-node-exporter";
 
 /// The distribution of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,9 +26,9 @@ pub enum Base {
     /// KillUserProcesses=yes.
     #[default]
     Bookworm,
-    /// Debian 13: systemd 257, with podman (quadlets).
+    /// Debian 13: systemd 257, with podman (quadlets) and its name server.
     Trixie,
-    /// Bookworm with the servers of the manual's examples, and their clients.
+    /// Bookworm with the servers of the examples, and their clients.
     Servers,
     /// Bookworm with Python, only for a comparison with tools that need it on hosts.
     Python,
@@ -45,8 +47,8 @@ impl Base {
     fn packages(self) -> String {
         match self {
             Base::Bookworm => PACKAGES.to_owned(),
-            Base::Trixie => format!("{PACKAGES},podman"),
-            Base::Servers => format!("{PACKAGES},bind9-dnsutils,postgresql-15"),
+            Base::Trixie => format!("{PACKAGES},podman,aardvark-dns"),
+            Base::Servers => format!("{PACKAGES},{SERVERS}"),
             Base::Python | Base::ByHand => format!("{PACKAGES},{}", self.added().join(",")),
         }
     }
