@@ -49,6 +49,7 @@ mod snapshot;
 mod stand_in;
 mod sweep;
 mod talk;
+mod tutorial;
 mod units;
 mod waiting;
 mod wire;

@@ -31,3 +31,4 @@ mod state;
 mod sweep;
 mod transaction;
 mod trees;
+mod tutorial;

@@ -25,6 +25,7 @@ pub mod stand_in;
 pub mod sweep;
 pub mod terminal;
 pub mod trace;
+pub mod tutorial;
 pub mod watch;
 
 /// The environment variable that leaves the lab and slow tests to the full run (`cargo xtask test --quick`).
