@@ -31,6 +31,7 @@ mod prompt;
 mod refresh;
 mod repair;
 mod rollback;
+mod secret;
 mod snapshot;
 mod status;
 mod table;
@@ -118,6 +119,7 @@ enum Command {
     Ping(ping::Args),
     Rollback(rollback::Args),
     Repair(repair::Args),
+    Secret(secret::Args),
     Completion(completion::Args),
     Complete(complete::Args),
 }
@@ -234,6 +236,7 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
         Command::Ping(args) => ping::run(&everything()?, output, args),
         Command::Rollback(args) => rollback::run(&everything()?, output, args),
         Command::Repair(args) => repair::run(&everything()?, output, args),
+        Command::Secret(args) => secret::run(output, args),
         Command::AddHost(args) => add_host::run(&Context::from_process()?, output, args),
         Command::Snapshot(args) => snapshot::run(&Context::from_process()?, output, args),
         Command::Completion(args) => completion::run(output, args),

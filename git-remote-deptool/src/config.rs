@@ -282,9 +282,7 @@ impl Settings {
 
     /// Whether nothing but its directory says where a host is.
     pub fn is_reached_by_name(&self, host: &HostRemote) -> bool {
-        host.via.is_name_of(&host.host)
-            && !self.has_remote(&host.tracking)
-            && !self.shared.hosts.contains_key(&host.host)
+        host.via.is_name_of(&host.host) && !self.has_remote(&host.tracking) && !self.shared.has_address(&host.host)
     }
 
     /// The groups that are configured, or in the cluster's file.

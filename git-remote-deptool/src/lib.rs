@@ -12,6 +12,7 @@
 //! state      what the repository records of hosts: refs, facts, locks
 //! repo       the operator's repository: history, packs
 //! config     Git's configuration: urls, hosts, groups
+//! secrets    files that are encrypted with age: recipients, identities
 //! agent      connections to agents: transport, install, session                ui    progress, plans as text
 //! model      types that all of these share, without I/O
 //! ```
@@ -26,6 +27,7 @@ pub mod plan;
 pub mod protocol;
 pub mod push;
 pub mod repo;
+pub mod secrets;
 pub mod snapshot;
 pub mod state;
 pub mod ui;

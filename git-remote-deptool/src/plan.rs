@@ -2,6 +2,7 @@
 //!
 //! All commands that show or make a deployment use the same [`Planner`]: `git push`, its dry run, and `git deptool`.
 
+mod contents;
 mod stand_in;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
     thread,
 };
 
+use contents::Objects;
 use deptool_agent::shared::{
     desired::Desired,
     id::{CommitId, TreeId},
@@ -21,12 +23,11 @@ use deptool_agent::shared::{
     wire::{Lease, Repair},
 };
 use sha2::{Digest as _, Sha256};
-use stand_in::Objects;
 
 use crate::{
     config::HostRemote,
     fleet::{parallel, remote::RemoteError},
-    model::{batch::Ancestry, error::chain, outcome::RefUpdate, safeguards::Safeguards},
+    model::{batch::Ancestry, error::chain, outcome::RefUpdate, push_option::PlainText, safeguards::Safeguards},
     repo::{Files, PromisedError, Repo},
     state::{Known, Tracked, Tracking},
 };
@@ -45,6 +46,7 @@ pub struct Intent {
     /// Whether to deploy to hosts that already run the commit, too.
     pub repair: Repair,
     pub scope: Scope,
+    pub plain: PlainText,
 }
 
 /// Whether a push names a host.
@@ -272,7 +274,7 @@ impl<'r> Planner<'r> {
             }
         }
         let lacks = self.need(&work).err().map(|error| chain(&error));
-        let drawn = draw(self.repo, &work);
+        let drawn = draw(self.repo, &work, self.intent.plain);
         let finish = |judged| match judged {
             Judged::Refused(refusal) => Impact::Refused(refusal),
             Judged::Unaffected => Impact::Unaffected,
@@ -411,7 +413,7 @@ impl<'r> Planner<'r> {
 }
 
 /// The plans for all of `work`, in its order.
-fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
+fn draw(repo: &Repo, work: &[Trees], plain: PlainText) -> Vec<Drawn> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = cores.min(work.len() / WORTH_A_THREAD).max(1);
     let directory = repo.gix().objects.store_ref().path();
@@ -419,12 +421,12 @@ fn draw(repo: &Repo, work: &[Trees]) -> Vec<Drawn> {
     // sharing a cache. The repository's own handle would also cache objects that nobody reads again.
     let fresh = || (gix::odb::at(directory, gix::hash::Kind::Sha1), Apps::default());
     parallel::map(work.len(), threads, fresh, |(objects, apps), at| match objects {
-        Ok(objects) => draw_one(objects, work[at], apps),
+        Ok(objects) => draw_one(objects, work[at], apps, plain),
         Err(error) => Err(error.to_string()),
     })
 }
 
-fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps) -> Drawn {
+fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps, plain: PlainText) -> Drawn {
     let mut load = |tree: Option<TreeId>| match tree {
         Some(tree) => HostTree::load_sharing(objects, tree, apps).map_err(|error| error.to_string()),
         None => Ok(HostTree::default()),
@@ -433,7 +435,7 @@ fn draw_one(objects: &dyn Objects, (old, new): Trees, apps: &mut Apps) -> Drawn 
     let wanted = |tree| Desired::of(tree).map_err(|error| error.to_string());
     let (had, wants) = (wanted(&old)?, wanted(&new)?);
     let plan = HostPlan::of_desired(&old, &new, &had, &wants);
-    match stand_in::refusal(objects, &plan, &new) {
+    match contents::refusal(objects, &plan, &old, &new, plain) {
         Some(why) => Err(why),
         None => {
             let safeguards = Safeguards::of(&plan, &old, &new);

@@ -34,6 +34,7 @@ fn bash_completes_subcommands_and_options_through_gits_own_completion() {
     assert_eq!(bash(&sandbox, "git deptool completion z").unwrap(), ["zsh "]);
     assert_eq!(bash(&sandbox, "git -C operator deptool --qu").unwrap(), ["--quiet "]);
     assert_eq!(bash(&sandbox, "git deptool --color=al").unwrap(), ["always "]);
+    assert_eq!(bash(&sandbox, "git deptool secret re").unwrap(), ["rekey "]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn man_shows_the_pages_without_warnings() {
         }
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 7);
 }
 
 #[test]

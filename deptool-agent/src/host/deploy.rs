@@ -95,7 +95,8 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     }
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home)?;
-    if let Some(outcome) = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error))) {
+    let refused = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error)));
+    if let Some(outcome) = refused.or_else(|| admission::check_recipient(home, request).err().map(refusal)) {
         lock.leave();
         return Ok(End::Outcome(outcome));
     }

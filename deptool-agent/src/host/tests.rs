@@ -77,6 +77,7 @@ impl World {
             id: DeploymentId::random().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
             hostname: None,
+            recipient: None,
             cluster: ClusterName::parse(b"prod").unwrap(),
             lease: self.deployed.as_ref().map_or(Lease::Absent, |(id, _)| Lease::At(*id)),
             goal: Goal::Commit(commit),

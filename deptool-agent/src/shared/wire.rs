@@ -95,6 +95,9 @@ pub struct Deploy {
     pub host: HostName,
     /// The name that `/etc/hostname` must have. `None` for a root directory.
     pub hostname: Option<HostName>,
+    /// The age recipient that the tree records for this host. Another host, or one with another key, could not open its secrets.
+    /// `None` if nothing is recorded, and for a removal.
+    pub recipient: Option<String>,
     pub cluster: ClusterName,
     /// The lease: what the plan assumes to be deployed.
     pub lease: Lease,

@@ -106,7 +106,10 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
             Entry::Link { target } => draft.leave(&path, &format!("is a symlink to '{target}': it stays as it is")),
             Entry::File { mode, owner, group, .. } => {
                 match secret::looks_like_one(path.as_str(), mode, &content).filter(|_| !args.secrets) {
-                    Some(why) => draft.leave(&path, &format!("{why}; --secrets adopts it")),
+                    Some(why) => draft.leave(
+                        &path,
+                        &format!("{why}; --secrets adopts it in plain text, which is deployed with --allow-plain"),
+                    ),
                     None => draft.file(&path, (mode, owner, group), content)?,
                 }
             }

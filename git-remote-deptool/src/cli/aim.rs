@@ -15,7 +15,7 @@ use super::{CliError, candidates};
 use crate::{
     config::{HostRemote, Settings, cluster_file::Defaults, url::GroupName},
     fleet::remote::Remote,
-    model::batch::Ancestry,
+    model::{batch::Ancestry, push_option::PlainText},
     plan::{ClusterPlan, Intent, Scope},
     push,
     repo::Repo,
@@ -131,7 +131,13 @@ impl Aim {
     }
 
     /// What a push of the commit would change, according to what this repository knows.
-    pub fn plan(&self, repo: &Repo, ancestry: Ancestry, repair: Repair) -> Result<ClusterPlan, CliError> {
+    pub fn plan(
+        &self,
+        repo: &Repo,
+        ancestry: Ancestry,
+        repair: Repair,
+        plain: PlainText,
+    ) -> Result<ClusterPlan, CliError> {
         let intent = Intent {
             cluster: self.cluster.clone(),
             goal: Goal::Commit(self.commit),
@@ -139,6 +145,7 @@ impl Aim {
             lease: None,
             repair,
             scope: self.scope(),
+            plain,
         };
         Ok(ClusterPlan::make(repo, intent, self.hosts.clone())?)
     }

@@ -41,6 +41,12 @@ pub(super) fn hosts_and_groups() -> Vec<CompletionCandidate> {
     hosts().into_iter().chain(groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")))).collect()
 }
 
+/// Secrets in the work tree.
+pub(super) fn secrets() -> Vec<CompletionCandidate> {
+    let Some((repo, _)) = open() else { return Vec::new() };
+    super::secret::candidates(&repo).into_iter().map(CompletionCandidate::new).collect()
+}
+
 /// Local branches, each of which may be a cluster.
 pub(super) fn clusters() -> Vec<CompletionCandidate> {
     let Some((repo, _)) = open() else { return Vec::new() };

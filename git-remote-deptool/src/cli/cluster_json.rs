@@ -1,29 +1,31 @@
-//! `cluster.json` in the work tree, as `init` and `add-host` write it. It is for the operator to commit.
+//! `cluster.json` in the work tree, as `init`, `add-host` and `secret` write it. It is for the operator to commit.
 
 use std::{fs, io, io::Write as _, path::PathBuf};
 
-use deptool_agent::shared::text::printable;
+use deptool_agent::shared::{name::HostName, text::printable};
 
 use super::{CliError, wiring::NewHost};
 use crate::{
     config::{
         HostRemote, Via,
-        cluster_file::{ClusterFile, NAME, SharedHost, Ssh},
+        cluster_file::{ClusterFile, NAME, Ssh},
         url::{Address, SshAddress},
     },
     fleet::context::Context,
+    repo::Repo,
+    secrets::recipient::Recipient,
 };
 
 /// Write a first file with what this repository's configuration has of hosts and groups.
 pub(super) fn create(context: &Context) -> Result<(), CliError> {
-    let path = path(context)?;
+    let path = path(&context.repo)?;
     if path.symlink_metadata().is_ok() {
         return Err(CliError::Text(format!("there is a {NAME} already")));
     }
     let mut file = ClusterFile::default();
     for HostRemote { host, via, .. } in context.settings.known_hosts()? {
         if let Via::Ssh(address) = via {
-            file.hosts.insert(host.clone(), shared(&host, &address));
+            file.hosts.entry(host.clone()).or_default().ssh = shared(&host, &address);
         }
     }
     for group in context.settings.group_names() {
@@ -33,36 +35,55 @@ pub(super) fn create(context: &Context) -> Result<(), CliError> {
     write(&path, &file)
 }
 
-/// Add the addresses of hosts. Returns whether that changes anything.
-pub(super) fn add(context: &Context, new: &[NewHost]) -> Result<bool, CliError> {
-    let path = path(context)?;
-    let bytes = match fs::read(&path) {
+/// The file in the work tree; an empty one if there is none.
+pub(super) fn read(repo: &Repo) -> Result<ClusterFile, CliError> {
+    let bytes = match fs::read(path(repo)?) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
         bytes => bytes?,
     };
-    let before = ClusterFile::parse(&bytes).map_err(|error| CliError::Text(format!("{NAME}: {error}")))?;
+    ClusterFile::parse(&bytes).map_err(|error| CliError::Text(format!("{NAME}: {error}")))
+}
+
+/// Record what the secrets of hosts are encrypted to. Returns whether that changes anything.
+pub(super) fn record(repo: &Repo, recipients: &[(HostName, Recipient)]) -> Result<bool, CliError> {
+    let before = read(repo)?;
     let mut file = before.clone();
-    for NewHost { host, address } in new {
-        let Address::Ssh(address) = address else {
-            return Err(CliError::Usage(format!("--shared is for hosts that ssh reaches, not for '{address}'")));
-        };
-        file.hosts.insert(host.clone(), shared(host, address));
+    for (host, recipient) in recipients {
+        file.hosts.entry(host.clone()).or_default().age = Some(recipient.clone());
         file.ignore.retain(|name| name != host.as_str());
     }
     if file == before {
         return Ok(false);
     }
-    write(&path, &file)?;
+    write(&path(repo)?, &file)?;
     Ok(true)
 }
 
-fn shared(host: &deptool_agent::shared::name::HostName, address: &SshAddress) -> SharedHost {
-    let SshAddress { user, host: place, port } = address.clone();
-    SharedHost { ssh: Ssh { user, host: Some(place).filter(|place| place.as_host_name() != Some(host)), port } }
+/// Add the addresses of hosts. Returns whether that changes anything.
+pub(super) fn add(context: &Context, new: &[NewHost]) -> Result<bool, CliError> {
+    let before = read(&context.repo)?;
+    let mut file = before.clone();
+    for NewHost { host, address } in new {
+        let Address::Ssh(address) = address else {
+            return Err(CliError::Usage(format!("--shared is for hosts that ssh reaches, not for '{address}'")));
+        };
+        file.hosts.entry(host.clone()).or_default().ssh = shared(host, address);
+        file.ignore.retain(|name| name != host.as_str());
+    }
+    if file == before {
+        return Ok(false);
+    }
+    write(&path(&context.repo)?, &file)?;
+    Ok(true)
 }
 
-fn path(context: &Context) -> Result<PathBuf, CliError> {
-    match context.repo.gix().workdir() {
+fn shared(host: &HostName, address: &SshAddress) -> Ssh {
+    let SshAddress { user, host: place, port } = address.clone();
+    Ssh { user, host: Some(place).filter(|place| place.as_host_name() != Some(host)), port }
+}
+
+fn path(repo: &Repo) -> Result<PathBuf, CliError> {
+    match repo.gix().workdir() {
         Some(top) => Ok(top.join(NAME)),
         None => Err(CliError::Text(format!("a bare repository has no work tree to write {NAME} to"))),
     }

@@ -16,7 +16,7 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
-    deploy_options::DeployOptions,
+    deploy_options::{DeployOptions, PlainOption},
     diff::{self, Format},
     exit::ExitStatus,
     git,
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     fleet::remote::Remote,
-    model::batch::Ancestry,
+    model::{batch::Ancestry, push_option::PlainText},
     plan::{ClusterPlan, Impact, Refusal},
     push::host_report::{HostOutcome, HostReport},
     ui::render::{cluster::Detail, plural},
@@ -48,6 +48,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "digest")]
     digest: Option<String>,
     #[command(flatten)]
+    plain: PlainOption,
+    #[command(flatten)]
     how: DeployOptions,
 }
 
@@ -58,6 +60,7 @@ pub(super) struct Deployment {
     pub ancestry: Ancestry,
     /// Whether to deploy to hosts that already run the commit, too.
     pub repair: Repair,
+    pub plain: PlainText,
     /// What the plan has to be, see [`ClusterPlan::content_digest`].
     pub digest: Option<String>,
     /// Text above the plan.
@@ -81,7 +84,8 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let aim = Aim::of(remote, &args.aim, Hosts::OfTree)?;
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
     let notes = caveats::of_tree(remote, &aim)?;
-    let one = Deployment { aim, ancestry, repair: Repair::Changed, digest: args.digest, intro: String::new() };
+    let plain = args.plain.or_configured(remote);
+    let one = Deployment { aim, ancestry, repair: Repair::Changed, plain, digest: args.digest, intro: String::new() };
     carry_out(remote, output, &[one], &args.how, &notes)
 }
 
@@ -103,11 +107,11 @@ pub(super) fn carry_out(
     }
     let whom = if how.fetch { Whom::All } else { Whom::InDoubt };
     let mut plans = Vec::new();
-    for Deployment { aim, ancestry, repair, .. } in deployments {
+    for Deployment { aim, ancestry, repair, plain, .. } in deployments {
         if refresh::refresh(remote, &aim.hosts, whom)? == Refreshed::NotAll && !how.skip_unreachable {
             return told.nothing_was_deployed(&[], ExitStatus::Unreachable);
         }
-        plans.push(aim.plan(&remote.repo, *ancestry, *repair)?);
+        plans.push(aim.plan(&remote.repo, *ancestry, *repair, *plain)?);
     }
     let refused: Vec<_> = plans.iter().flat_map(|plan| plan.refused()).map(|(_, refusal)| refusal).collect();
     if !refused.is_empty() {

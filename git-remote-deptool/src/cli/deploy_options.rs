@@ -1,6 +1,9 @@
 //! How a deployment is carried out: the options that `deploy`, `rollback` and `plan` share.
 
-use crate::model::push_option::{PushOptionError, PushOptions};
+use crate::{
+    fleet::remote::Remote,
+    model::push_option::{PlainText, PushOptionError, PushOptions},
+};
 
 /// The options that also affect the plan.
 #[derive(Debug, Default, clap::Args)]
@@ -18,6 +21,25 @@ pub(super) struct CourseOptions {
         value_parser = confirm
     )]
     confirm: Option<String>,
+}
+
+/// Whether private keys and passwords may be deployed in plain text.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct PlainOption {
+    /// Also deploy private keys and passwords that are not encrypted
+    #[arg(long)]
+    allow_plain: bool,
+}
+
+impl PlainOption {
+    /// This, or what `push.pushOption` says.
+    pub fn or_configured(&self, remote: &Remote) -> PlainText {
+        let configured = configured(remote);
+        match self.allow_plain || configured.iter().any(|option| option == b"allow-plain") {
+            true => PlainText::Allowed,
+            false => PlainText::Refused,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +102,14 @@ impl DeployOptions {
         options.extend(self.skip_unreachable.then(|| "skip-unreachable".to_owned()));
         options
     }
+}
+
+/// The values of `push.pushOption`. An empty value clears the ones before it.
+pub(super) fn configured(remote: &Remote) -> Vec<Vec<u8>> {
+    let config = remote.repo.gix().config_snapshot();
+    let options = config.plumbing().strings("push.pushOption").unwrap_or_default();
+    let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
+    last.iter().map(|option| option.to_vec()).collect()
 }
 
 /// Fail early if `git push` would not accept the value.

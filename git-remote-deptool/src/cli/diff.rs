@@ -7,12 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal};
+use deptool_agent::shared::{id::CommitId, name::HostName, outcome::Goal, plan::Change};
 
 use super::{CliError, output::Output, pager::Pager};
 use crate::{
     fleet::remote::Remote,
     plan::{ClusterPlan, HostChange},
+    secrets::plain_text,
 };
 
 /// What to show of the changes.
@@ -52,6 +53,25 @@ pub(super) fn show(
     }
 }
 
+/// Encrypted files: what Git would show of them is noise. The plan says that they change, and [`secrets`] does.
+const NO_SECRETS: &str = ":(top,exclude,glob)*/*/secrets/**";
+
+/// A line for each secret of a host that changes.
+fn secrets(host: &HostName, change: &HostChange) -> String {
+    let mut text = String::new();
+    for app in &change.plan.apps {
+        for (path, change) in app.files.iter().filter(|(path, _)| plain_text::is_secret(path.as_bytes())) {
+            let what = match change {
+                Change::Add => "added",
+                Change::Update => "changed",
+                Change::Remove => "removed",
+            };
+            text += &format!("secret {what}: {host}/{}/{path}\n", app.app);
+        }
+    }
+    text
+}
+
 /// The changed lines of one host's directory, without colours.
 pub(super) fn of_host(
     remote: &Remote,
@@ -60,7 +80,7 @@ pub(super) fn of_host(
     host: &HostName,
 ) -> Result<Vec<u8>, CliError> {
     let mut git = diff(remote, Format::Patch, change.tracked.map(|tracked| tracked.commit), new);
-    let run = git.arg("--color=never").arg("--").arg(host.as_str()).stdin(Stdio::null()).output()?;
+    let run = git.arg("--color=never").args(["--", host.as_str(), NO_SECRETS]).stdin(Stdio::null()).output()?;
     match run.status.success() {
         true => Ok(run.stdout),
         false => Err(CliError::Text(format!("git diff failed: {}", run.status))),
@@ -104,7 +124,7 @@ fn print(
             (true, Some(_)) => drop(git.env("GIT_PAGER_IN_USE", "1")),
             (true, None) => drop(git.arg("--color=always")),
         }
-        git.arg("--").args(hosts.iter().map(|host| host.as_str()));
+        git.arg("--").args(hosts.iter().map(|host| host.as_str())).arg(NO_SECRETS);
         if let Some(pager) = pager {
             git.stdout(pager.input()?);
         }
@@ -114,6 +134,11 @@ fn print(
             _ if status.success() => {}
             _ => return Err(CliError::Text(format!("git diff failed: {status}"))),
         }
+    }
+    let changed: String = plan.affected().map(|(host, change)| secrets(&host.host, change)).collect();
+    match pager {
+        Some(pager) => pager.write(output.shown(&changed).as_bytes())?,
+        None => output.text(&changed)?,
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `git deptool init`: writes the configuration that makes a branch a cluster.
 
+use std::{fs, io};
+
 use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::name::ClusterName;
 use gix::bstr::ByteSlice;
@@ -23,6 +25,9 @@ const REMOTE: &str = "cluster";
 const CLUSTER: &str = "prod";
 /// The setting that shares ssh connections; see `agent/transport/ssh.rs`.
 pub(super) const SHARE: &str = "deptool.shareConnections";
+/// The setting with which Git shows encrypted files, and the attributes that select it.
+const TEXTCONV: &str = "diff.age.textconv";
+const ATTRIBUTES: &[u8] = b"*.age -text -merge diff=age\n";
 
 /// Set up a branch as a cluster: a remote for all its hosts, and push defaults
 ///
@@ -38,6 +43,9 @@ pub(super) struct Args {
     /// Also write a first cluster.json, with the hosts and groups that are configured here
     #[arg(long)]
     cluster_json: bool,
+    /// Let 'git diff' show what encrypted files tell without a key, with diff.age.textconv and .gitattributes
+    #[arg(long)]
+    secrets: bool,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -61,12 +69,16 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     if args.share_connections {
         draft.set(SHARE, "true");
     }
+    if args.secrets {
+        draft.set(TEXTCONV, "git deptool secret textconv");
+    }
     let plain = draft.plain(&cluster);
     let is_shared = [SHARE, "core.sshCommand"].iter().any(|key| draft.get(key).is_some());
     let written = draft.into_settings();
     if args.cluster_json {
         cluster_json::create(context)?;
     }
+    let has_attributes = args.secrets && add_attributes(context)?;
     context.repo.configure(&written)?;
     if args.json {
         output.json(&Report {
@@ -80,6 +92,9 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
     show(output, &written)?;
     if args.cluster_json {
         output.note("wrote cluster.json: commit it to share it with other operators")?;
+    }
+    if has_attributes {
+        output.note("changed .gitattributes: commit it to share it with other operators")?;
     }
     if written.is_empty() {
         output.note(format_args!("cluster '{cluster}' is set up already"))?;
@@ -97,6 +112,26 @@ pub(super) fn run(context: &Context, output: &Output, args: Args) -> Result<Exit
         )?;
     }
     Ok(ExitStatus::Done)
+}
+
+/// Let Git treat encrypted files as what they are: no text, and not to be merged. Returns whether that changes anything.
+fn add_attributes(context: &Context) -> Result<bool, CliError> {
+    let Some(top) = context.repo.gix().workdir() else { return Ok(false) };
+    let path = top.join(".gitattributes");
+    let before = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        before => before?,
+    };
+    if before.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"*.age ")) {
+        return Ok(false);
+    }
+    let mut after = before;
+    if !after.is_empty() && !after.ends_with(b"\n") {
+        after.push(b'\n');
+    }
+    after.extend_from_slice(ATTRIBUTES);
+    fs::write(path, after)?;
+    Ok(true)
 }
 
 /// Print the settings that were written, one `key = value` per line.

@@ -85,6 +85,19 @@ fn defined(command: &clap::Command, is_shown: impl Fn(&clap::Arg) -> bool) -> Se
     }
 }
 
+/// The subcommands that do something, by their names: a subcommand with subcommands is only a part of theirs.
+fn leaves<'a>(command: &'a clap::Command, prefix: &str) -> BTreeMap<String, &'a clap::Command> {
+    let mut all = BTreeMap::new();
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = format!("{prefix}{}", command.get_name());
+        match command.has_subcommands() {
+            true => all.extend(leaves(command, &format!("{name} "))),
+            false => _ = all.insert(name, command),
+        }
+    }
+    all
+}
+
 /// Assert that both have the same entries, and that each text begins with the summary as a sentence.
 #[track_caller]
 fn compare(name: &str, manual: &Section, defined: &Section) {
@@ -107,14 +120,16 @@ fn the_manual_has_every_subcommand_and_every_option_and_no_others() {
     let page = page();
     let manual = documented(&page);
     let definition = definition();
-    let commands: Vec<&clap::Command> = definition.get_subcommands().filter(|command| !command.is_hide_set()).collect();
-    let mut names: Vec<&str> = commands.iter().map(|command| command.get_name()).collect();
-    names.sort_unstable();
-    assert_eq!(manual.keys().collect::<Vec<_>>(), names, "subcommands: man/git-deptool.1, and clap");
-    for command in commands {
+    let commands = leaves(&definition, "");
+    assert_eq!(
+        manual.keys().collect::<Vec<_>>(),
+        commands.keys().collect::<Vec<_>>(),
+        "subcommands: man/git-deptool.1, and clap"
+    );
+    for (name, command) in commands {
         // Options of the whole program are global.
         let own = defined(command, |argument| !argument.is_global_set());
-        compare(command.get_name(), &manual[command.get_name()], &own);
+        compare(&name, &manual[&name], &own);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
-    deploy_options::CourseOptions,
+    deploy_options::{self, CourseOptions, PlainOption},
     diff::{self, Format},
     exit::ExitStatus,
     markdown,
@@ -37,6 +37,8 @@ pub(super) struct Args {
     force: bool,
     #[command(flatten)]
     course: CourseOptions,
+    #[command(flatten)]
+    plain: PlainOption,
     /// Fetch what the hosts run first
     #[arg(long)]
     fetch: bool,
@@ -73,7 +75,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         return Err(CliError::Hosts("not all hosts could be asked for their state".into(), ExitStatus::Unreachable));
     }
     let ancestry = if args.force { Ancestry::Waived } else { Ancestry::Required };
-    let plan = aim.plan(&remote.repo, ancestry, Repair::Changed)?;
+    let plan = aim.plan(&remote.repo, ancestry, Repair::Changed, args.plain.or_configured(remote))?;
     let mut notes = caveats::of_tree(remote, &aim)?;
     if plan.affected().next().is_none() && plan.refused().next().is_none() {
         notes.extend(caveats::of_work_tree(remote, &aim));
@@ -147,7 +149,7 @@ pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &Co
         let count = plural(wave.len(), "host");
         out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
     }
-    let confirm = course.parsed(&configured(remote)).confirm.or_else(|| aim.defaults.confirm());
+    let confirm = course.parsed(&deploy_options::configured(remote)).confirm.or_else(|| aim.defaults.confirm());
     let confirm = confirm.and_then(|confirm| confirm.seconds());
     if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
         out += &format!("confirm: a host is rolled back unless it can be reached again within {seconds} s\n");
@@ -158,7 +160,7 @@ pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &Co
 /// The hosts of each wave, or nothing if there is only one.
 fn waves(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
     let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
-    let mut options = course.parsed(&configured(remote));
+    let mut options = course.parsed(&deploy_options::configured(remote));
     aim.defaults.fill_push_options(&mut options);
     let ends = options.waves.ends(hosts.len());
     if ends.len() < 2 {
@@ -166,14 +168,6 @@ fn waves(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions)
     }
     let begins = [0].into_iter().chain(ends.iter().copied());
     begins.zip(&ends).map(|(begin, end)| hosts[begin..*end].to_vec()).collect()
-}
-
-/// The values of `push.pushOption`. An empty value clears the ones before it.
-fn configured(remote: &Remote) -> Vec<Vec<u8>> {
-    let config = remote.repo.gix().config_snapshot();
-    let options = config.plumbing().strings("push.pushOption").unwrap_or_default();
-    let last = options.rsplit(|option| option.is_empty()).next().unwrap_or_default();
-    last.iter().map(|option| option.to_vec()).collect()
 }
 
 /// Print on stderr the hosts that a push would fail on, and those in doubt.

@@ -6,7 +6,10 @@ use std::{
     os::fd::AsFd,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr},
+};
 
 use crate::model::interrupt::Interrupt;
 
@@ -20,6 +23,18 @@ impl Terminal {
     /// `None` if there is no terminal.
     pub fn open() -> Option<Self> {
         File::options().read(true).write(true).open("/dev/tty").ok().map(Terminal)
+    }
+
+    /// Like [`Self::ask`], but the answer is not shown.
+    pub fn ask_hidden(&mut self, question: &str, interrupted: &Interrupt) -> io::Result<Option<String>> {
+        let before = tcgetattr(&self.0)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&self.0, OptionalActions::Flush, &hidden)?;
+        let answer = self.ask(question, interrupted);
+        tcsetattr(&self.0, OptionalActions::Now, &before)?;
+        self.0.write_all(b"\n")?;
+        answer
     }
 
     /// Ask, and return the answer without the line feed. `None` after Ctrl-C and at the end of input.

@@ -17,7 +17,7 @@ use crate::{
     config::HostRemote,
     fetch::query::query,
     fleet::remote::Remote,
-    model::{batch::Ancestry, error::chain},
+    model::{batch::Ancestry, error::chain, push_option::PlainText},
     repo::edits::{self, Compared},
 };
 
@@ -78,7 +78,14 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let hosts = damaged.into_iter().map(|one| one.host).collect();
         let defaults = remote.settings.shared.defaults.clone();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
-        Ok(Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::All, digest: None, intro })
+        Ok(Deployment {
+            aim,
+            ancestry: Ancestry::Waived,
+            repair: Repair::All,
+            plain: PlainText::Allowed,
+            digest: None,
+            intro,
+        })
     };
     let deployments = by_commit.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;
     let notes = if args.how.json { failures } else { Vec::new() };

@@ -26,7 +26,7 @@ use crate::{
     config::HostRemote,
     fetch::query::query,
     fleet::remote::Remote,
-    model::{batch::Ancestry, error::chain},
+    model::{batch::Ancestry, error::chain, push_option::PlainText},
     ui::render::ago,
 };
 
@@ -93,7 +93,15 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let hosts = hosts.into_iter().map(|(host, _)| host).collect();
         let defaults = remote.settings.shared.defaults.clone();
         let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
-        Deployment { aim, ancestry: Ancestry::Waived, repair: Repair::Changed, digest: None, intro }
+        // What ran before is deployed as it was.
+        Deployment {
+            aim,
+            ancestry: Ancestry::Waived,
+            repair: Repair::Changed,
+            plain: PlainText::Allowed,
+            digest: None,
+            intro,
+        }
     };
     let deployments: Vec<Deployment> = back.into_iter().map(deployment).collect();
     deploy::carry_out(remote, output, &deployments, &args.how, &[])

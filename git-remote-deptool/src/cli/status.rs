@@ -22,7 +22,7 @@ use super::{
 use crate::{
     fetch::query::query,
     fleet::remote::Remote,
-    model::{batch::Ancestry, error::chain},
+    model::{batch::Ancestry, error::chain, push_option::PlainText},
     plan::{ClusterPlan, HostForecast, Impact},
     state::{Failed, HostFacts},
     ui::render::{ago, plural},
@@ -131,7 +131,7 @@ struct Busy {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
-    let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed)?;
+    let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed, PlainText::Refused)?;
     let facts: BTreeMap<_, _> =
         HostFacts::all(&remote.repo).into_iter().map(|(_, facts)| (facts.host.clone(), facts)).collect();
     let mut hosts: Vec<HostStatus> =

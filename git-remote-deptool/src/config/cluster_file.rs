@@ -2,7 +2,7 @@
 //!
 //! It comes with the tree, so it may say where hosts are and what is usual, and nothing that runs a program here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use deptool_agent::shared::{
     json::{self, JsonError, Object, Pairs, object},
@@ -11,9 +11,12 @@ use deptool_agent::shared::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::url::{GroupName, SshAddress, SshHost, User};
-use crate::model::{
-    options::{Atomicity, Options},
-    push_option::{Confirm, PushOptions, Unreachable, Waves},
+use crate::{
+    model::{
+        options::{Atomicity, Options},
+        push_option::{Confirm, PushOptions, Unreachable, Waves},
+    },
+    secrets::recipient::Recipient,
 };
 
 /// Where it is in a tree.
@@ -25,11 +28,14 @@ pub const MAX_SIZE: u64 = 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterFile {
-    /// Where hosts are that ssh does not reach by the names of their directories.
+    /// Where hosts are that ssh does not reach by the names of their directories, and what their secrets are encrypted to.
     #[serde(deserialize_with = "hosts", skip_serializing_if = "BTreeMap::is_empty")]
     pub hosts: BTreeMap<HostName, SharedHost>,
     #[serde(deserialize_with = "groups", skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<GroupName, Vec<HostName>>,
+    /// Who can open the secrets of all hosts.
+    #[serde(deserialize_with = "operators", skip_serializing_if = "BTreeMap::is_empty")]
+    pub operators: BTreeMap<OperatorName, Vec<Recipient>>,
     /// Directories at the top of the tree that are no hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<String>,
@@ -41,9 +47,17 @@ pub struct ClusterFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SharedHost {
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "object", skip_serializing_if = "Ssh::is_empty")]
     pub ssh: Ssh,
+    /// The recipient of the host's secrets, which the host has told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<Recipient>,
 }
+
+/// The name of an operator: letters, digits, `._+@-`. It is for people, and for `secret list`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct OperatorName(String);
 
 /// What ssh connects to. What is missing is left to `ssh_config(5)`, the host to the name of the directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +94,39 @@ fn groups<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<GroupNa
     Pairs::deserialize(deserializer).map(|Pairs(pairs)| pairs)
 }
 
+fn operators<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<OperatorName, Vec<Recipient>>, D::Error> {
+    Pairs::deserialize(deserializer).map(|Pairs(pairs)| pairs)
+}
+
+impl TryFrom<String> for OperatorName {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._+@-".contains(&byte);
+        match !text.is_empty() && text.len() <= 64 && text.bytes().all(is_fine) && !text.starts_with('-') {
+            true => Ok(OperatorName(text)),
+            false => Err("the name of an operator has from 1 to 64 letters, digits and '._+@-'".into()),
+        }
+    }
+}
+
+impl From<OperatorName> for String {
+    fn from(name: OperatorName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for OperatorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Ssh {
+    fn is_empty(&self) -> bool {
+        *self == Ssh::default()
+    }
+}
+
 impl ClusterFile {
     /// Parse the bytes of a `cluster.json`.
     pub fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
@@ -100,6 +147,16 @@ impl ClusterFile {
         Some(SshAddress { user, host: place.unwrap_or_else(|| SshHost::Name(host.clone())), port })
     }
 
+    /// What a host's secrets are encrypted to, if that is recorded.
+    pub fn recipient(&self, host: &HostName) -> Option<&Recipient> {
+        self.hosts.get(host)?.age.as_ref()
+    }
+
+    /// Whether the file says where a host is.
+    pub fn has_address(&self, host: &HostName) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.age.is_none() || !host.ssh.is_empty())
+    }
+
     /// Whether a directory at the top is no host's.
     pub fn ignores(&self, directory: &[u8]) -> bool {
         self.ignore.iter().any(|name| name.as_bytes() == directory)
@@ -107,12 +164,15 @@ impl ClusterFile {
 
     fn check(&self) -> Result<(), JsonError> {
         let bad = |key: String, why: String| Err(JsonError { key: Some(key), why });
-        for (host, SharedHost { ssh }) in &self.hosts {
+        for (host, SharedHost { ssh, age }) in &self.hosts {
             if host.as_str() == "all" {
                 return bad("hosts.all".into(), "the name stands for all hosts".into());
             }
             if ssh.port == Some(0) {
                 return bad(format!("hosts.{host}.ssh.port"), "the port is a number from 1 to 65535".into());
+            }
+            if age.as_ref().is_some_and(|age| !age.is_x25519()) {
+                return bad(format!("hosts.{host}.age"), "the recipient of a host begins with 'age1'".into());
             }
         }
         for (at, name) in self.ignore.iter().enumerate() {
@@ -206,8 +266,9 @@ mod tests {
     }
 
     const ALL: &str = r#"{
-        "hosts": {"web1": {"ssh": {"user": "root", "host": "192.0.2.1", "port": 2222}}, "web2": {"ssh": {"host": "::1"}}, "web3": {}},
+        "hosts": {"web1": {"ssh": {"user": "root", "host": "192.0.2.1", "port": 2222}, "age": "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"}, "web2": {"ssh": {"host": "::1"}}, "web3": {}},
         "groups": {"Web": ["web1", "web2"]},
+        "operators": {"anna": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN anna@laptop"]},
         "ignore": ["docs", "a b"],
         "defaults": {"atomic": true, "waves": "1,100%", "confirm": "45s", "lock-wait": "10s"}
     }"#;
@@ -250,6 +311,15 @@ mod tests {
             (r#"{"defaults": {"confirm": "2h"}}"#, "defaults.confirm: push option 'confirm' is written as"),
             (r#"{"defaults": {"atomic": "yes"}}"#, "defaults.atomic: invalid type: string"),
             (r#"{"defaults": {"force": true}}"#, "defaults.force: unknown field"),
+            (r#"{"hosts": {"a": {"age": "age1x"}}}"#, "hosts.a.age: the age recipient has a mistake in it"),
+            (
+                r#"{"hosts": {"a": {"age": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN"}}}"#,
+                "hosts.a.age: the recipient of a host begins with 'age1'",
+            ),
+            (r#"{"operators": {"a b": []}}"#, "operators.a b: the name of an operator has"),
+            (r#"{"operators": {"anna": "age1x"}}"#, "operators.anna: invalid type: string"),
+            (r#"{"operators": {"anna": ["anna"]}}"#, "operators.anna[0]: a recipient is written as"),
+            (r#"{"operators": {"anna": [], "anna": []}}"#, "operators: 'anna' is named twice"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");

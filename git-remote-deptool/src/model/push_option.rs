@@ -36,6 +36,16 @@ pub struct PushOptions {
     pub in_the_way: InTheWay,
     /// `confirm=30s`. This overrides the configuration.
     pub confirm: Option<Confirm>,
+    /// `allow-plain`: deploy private keys and passwords in plain text.
+    pub plain: PlainText,
+}
+
+/// Whether private keys and passwords may be deployed in plain text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PlainText {
+    #[default]
+    Refused,
+    Allowed,
 }
 
 /// What an unreachable host means for the others.
@@ -96,6 +106,8 @@ impl PushOptions {
             (b"skip-unreachable", Some(_)) => return Err(PushOptionError::NoValue("skip-unreachable")),
             (b"no-atomic", None) => self.no_atomic = true,
             (b"no-atomic", Some(_)) => return Err(PushOptionError::NoValue("no-atomic")),
+            (b"allow-plain", None) => self.plain = PlainText::Allowed,
+            (b"allow-plain", Some(_)) => return Err(PushOptionError::NoValue("allow-plain")),
             (b"waves", value) => self.waves = value.and_then(Waves::parse).ok_or(PushOptionError::Waves)?,
             (b"lock-wait", value) => {
                 let error = PushOptionError::Value { name: "lock-wait", example: "30s" };

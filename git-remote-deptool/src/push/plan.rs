@@ -1,5 +1,7 @@
 //! Plans the push for each host before anything is sent.
 
+use deptool_agent::shared::plan::Change;
+
 use super::{
     Affected, Request,
     host_report::{HostOutcome, HostReport},
@@ -9,6 +11,7 @@ use crate::{
     config::HostRemote,
     fleet::remote::{Remote, RemoteError},
     plan::{HostChange, Impact, Intent, Planner, Refusal, Scope},
+    secrets::plain_text,
     state::{HostLock, Known},
 };
 
@@ -25,6 +28,7 @@ pub(super) fn plan(
         lease: request.lease,
         repair: request.options.push_options.repair,
         scope: if request.is_single { Scope::OneHost } else { Scope::Group },
+        plain: request.options.push_options.plain,
     };
     let named: Vec<_> = hosts.iter().map(|(host, _)| host).collect();
     let known = remote.tracking().known(&named)?;
@@ -49,8 +53,21 @@ fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<
     for ignored in change.ignored.iter() {
         remote.say(&format!("note: '{}/{ignored}' is not part of an app and is not deployed", host.host));
     }
+    if has_secrets(&change) && remote.settings.shared.recipient(&host.host).is_none() {
+        remote.say(&format!(
+            "note: cluster.json records no key of '{0}' for its secrets, so it is not noticed if that changes; \
+             'git deptool secret rekey {0}' records it",
+            host.host
+        ));
+    }
     let HostChange { tracked, expected, update, plan, safeguards, trees: _, ignored: _ } = change;
     Affected { remote: host, tracked, expected, plan, safeguards, update, _lock: lock }
+}
+
+/// Whether secrets are added or changed.
+fn has_secrets(change: &HostChange) -> bool {
+    let mut files = change.plan.apps.iter().flat_map(|app| &app.files);
+    files.any(|(path, change)| *change != Change::Remove && plain_text::is_secret(path.as_bytes()))
 }
 
 /// The report on a host that the push can't go to.

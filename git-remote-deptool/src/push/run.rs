@@ -88,6 +88,7 @@ fn deliveries(
             id,
             host: one.remote.host.clone(),
             hostname: is_ssh.then(|| one.remote.host.clone()),
+            recipient: recorded(remote, request, &one.remote.host),
             cluster: request.cluster.clone(),
             lease: one.expected,
             goal: request.goal,
@@ -114,6 +115,14 @@ fn deliveries(
         });
     }
     Ok(deliveries)
+}
+
+/// The recipient that the commit records for the host. A host can be emptied whatever key it has.
+fn recorded(remote: &Remote, request: &Request<'_>, host: &HostName) -> Option<String> {
+    match request.goal {
+        Goal::Commit(_) => remote.settings.shared.recipient(host).map(ToString::to_string),
+        Goal::Nothing => None,
+    }
 }
 
 /// The hosts, for the progress display.

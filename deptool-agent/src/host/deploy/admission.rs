@@ -5,6 +5,7 @@ use rustix::fs::CWD;
 use crate::{
     host::{
         external::place::lock_of,
+        secrets::identity,
         state::{
             error::{Context, HostError},
             identity::hostname_differs,
@@ -51,6 +52,22 @@ pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
         None => Ok(()),
         Some(name) => {
             Err(HostError::refused(format!("the host calls itself '{name}' in /etc/hostname, not '{expected}'")))
+        }
+    }
+}
+
+/// Refuse a host with another key for secrets than the tree records: it was reinstalled, or it is not the host that is meant.
+pub fn check_recipient(home: &Home, request: &Deploy) -> Result<(), HostError> {
+    let Some(expected) = &request.recipient else { return Ok(()) };
+    let own = identity::load_or_make(home)?.recipient();
+    match own == *expected {
+        true => Ok(()),
+        false => {
+            let (host, expected) = (&request.host, printable(expected.as_bytes()));
+            Err(HostError::refused(format!(
+                "the key of the host for secrets is {own}, but cluster.json records {expected}: the host was reinstalled, is \
+                 another one, or the commit is from before 'git deptool secret rekey {host}', which records the new key"
+            )))
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::url::Address,
     fleet::remote::Remote,
-    model::{batch::Ancestry, interrupt::Interrupt},
+    model::{batch::Ancestry, interrupt::Interrupt, push_option::PlainText},
     plan::ClusterPlan,
     push::host_report::{HostOutcome, HostReport},
     state::HostLock,
@@ -47,7 +47,7 @@ pub(super) fn push(
     how: &DeployOptions,
     output: &Output,
 ) -> Result<Pushed, CliError> {
-    let Deployment { aim, ancestry, repair, digest: _, intro: _ } = deployment;
+    let Deployment { aim, ancestry, repair, plain, digest: _, intro: _ } = deployment;
     let report = ReportFile::new(remote)?;
     let mut git = Command::new("git");
     if *repair == Repair::All {
@@ -67,6 +67,9 @@ pub(super) fn push(
     }
     if *repair == Repair::All {
         git.args(["-o", "repair"]);
+    }
+    if *plain == PlainText::Allowed {
+        git.args(["-o", "allow-plain"]);
     }
     let forced = if *ancestry == Ancestry::Waived { "+" } else { "" };
     git.arg(destination).arg(format!("{forced}{}:refs/heads/{}", aim.commit, aim.cluster));

@@ -1,0 +1,64 @@
+//! `git deptool secret set`.
+
+use std::io::{self, IsTerminal as _, Read as _};
+
+use clap_complete::ArgValueCandidates;
+use zeroize::Zeroizing;
+
+use super::{
+    super::{CliError, candidates, exit::ExitStatus, output::Output},
+    editor,
+    hosts::{self, Asked, Record},
+    keys::{self, Keys, Recipients},
+    place::{MAX_SIZE, Place, WorkTree},
+};
+use crate::fleet::remote::Remote;
+
+/// Encrypt what is read from stdin, or what is written in an editor
+///
+/// The secret is written to the work tree, for the host and for all operators in cluster.json. A group gets one file for each of
+/// its hosts. It is for you to commit.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where the secret belongs
+    #[arg(value_name = "host|@group/app/name", add = ArgValueCandidates::new(candidates::secrets))]
+    secret: String,
+}
+
+pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    let tree = WorkTree::of(&remote.repo)?;
+    let keys = Keys::load(&remote.repo)?;
+    let recipients = Recipients::read(remote)?;
+    let places = Place::parse(&recipients.settings, &args.secret)?;
+    let operators = recipients.operators(&keys.identities)?;
+    let names: Vec<_> = places.iter().map(|place| place.host.clone()).collect();
+    let hosts = hosts::recipients(remote, output, &recipients, &names, Asked::Unknown, Record::Yes)?;
+    let plain = match io::stdin().is_terminal() {
+        true => editor::edit(&[])?,
+        false => from_stdin()?,
+    };
+    if plain.is_empty() {
+        return Err(CliError::Text("the secret is empty; nothing was written".into()));
+    }
+    for (place, host) in places.iter().zip(&hosts) {
+        tree.write(place, &keys::encrypt(&plain, host, &operators)?)?;
+        output.note(format_args!("{}: for {}", place.path(), keys::names(&place.host, &operators).join(", ")))?;
+    }
+    output.note("commit it, and deploy it as any other file")?;
+    Ok(ExitStatus::Done)
+}
+
+fn from_stdin() -> Result<Zeroizing<Vec<u8>>, CliError> {
+    let mut plain = Zeroizing::new(Vec::with_capacity(64 * 1024));
+    io::stdin().take(MAX_SIZE + 1).read_to_end(&mut plain)?;
+    check_size(&plain)?;
+    Ok(plain)
+}
+
+/// There is room for the header and the tags in a file that a host accepts.
+pub(super) fn check_size(plain: &[u8]) -> Result<(), CliError> {
+    match plain.len() as u64 > MAX_SIZE - 64 * 1024 {
+        true => Err(CliError::Text("a secret has at most 960 KiB".into())),
+        false => Ok(()),
+    }
+}
