@@ -16,4 +16,5 @@ pub mod layout;
 pub mod ledger;
 pub mod lock;
 pub mod missing_branch;
+pub mod stamp;
 pub mod untidy;

@@ -2,7 +2,7 @@
 //! build, so neither the names nor the types of fields are sent.
 
 use postcard::Error;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// Encode `value`.
 pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
@@ -15,7 +15,7 @@ pub fn append<T: Serialize + ?Sized>(bytes: Vec<u8>, value: &T) -> Result<Vec<u8
 }
 
 /// Decode the value that all of `bytes` encode. Left-over bytes are an error.
-pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
     match postcard::take_from_bytes(bytes)? {
         (value, []) => Ok(value),
         _ => Err(Error::DeserializeBadEncoding),
@@ -27,8 +27,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::{collection, prelude::*};
-
-    use serde::Deserialize;
 
     use super::*;
     use crate::shared::path::TreePath;

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     host::{
         external::{
-            place::{Found, Place, Resolved, Stamp},
+            place::{Found, Place, Resolved},
             rebuild::rebuild,
             stamps::{self, Stamps},
         },
@@ -27,6 +27,7 @@ use crate::{
             identity::{deployed, hostname_differs, load_tree},
             layout::Home,
             ledger::{Claims, Content, PathClaim},
+            stamp::Stamp,
         },
     },
     shared::{
@@ -237,7 +238,14 @@ impl Looking<'_> {
         for (path, claim) in &claims.paths {
             let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
             let name = path.relative().file_name().unwrap_or_default();
+            let known = stamps.get(path);
             // Paths are sorted, so the next one is mostly in the same directory.
+            if let Some((_, place)) = directory.as_ref().filter(|(known, _)| known == parent)
+                && known.is_none_or(|stamp| is_as_made(home, stamp))
+                && place.has_beside(name, &claim.ours, known)?
+            {
+                continue;
+            }
             let place = match &directory {
                 Some((known, place)) if known == parent => Ok(Some(place.beside(name)?)),
                 _ => match Place::resolve(home, path) {
@@ -252,7 +260,7 @@ impl Looking<'_> {
             };
             let what = match &place {
                 Ok(None) => Some(("is missing".to_owned(), false)),
-                Ok(Some(place)) => difference(home, place, claim, stamps.get(path))?,
+                Ok(Some(place)) => difference(home, place, claim, known)?,
                 Err(HostError::External(why)) => Some((why.clone(), false)),
                 Err(_) => return place.map(drop),
             };
@@ -273,6 +281,11 @@ impl Looking<'_> {
     }
 }
 
+/// Whether a file has the mode and owner of our copies.
+fn is_as_made(home: &Home, stamp: &Stamp) -> bool {
+    stamp.mode & 0o7777 == 0o644 && (!home.is_live() || stamp.owner == (0, 0))
+}
+
 /// How a claimed path differs, and whether something else is there.
 fn difference(
     home: &Home,
@@ -281,7 +294,7 @@ fn difference(
     known: Option<&Stamp>,
 ) -> Result<Option<(String, bool)>, HostError> {
     let Some(stamp) = place.stamp()? else { return Ok(Some(("is missing".into(), false))) };
-    let is_as_made = stamp.mode & 0o7777 == 0o644 && (!home.is_live() || stamp.owner == (0, 0));
+    let is_as_made = is_as_made(home, &stamp);
     let is_file = matches!(claim.ours, Content::File(_));
     if is_file && known == Some(&stamp) && is_as_made {
         return Ok(None);

@@ -16,7 +16,6 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid},
     io::Errno,
 };
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
             error::{Context, HostError},
             layout::Home,
             ledger::Content,
+            stamp::Stamp,
         },
     },
     shared::{
@@ -159,6 +159,17 @@ impl Place {
     /// The attributes of the file at the path, to recognise changes.
     pub fn stamp(&self) -> Result<Option<Stamp>, HostError> {
         Ok(self.stat(&self.name)?.map(|stat| Stamp::of(&stat)))
+    }
+
+    /// Whether another name in the directory is a symlink with this target, or a file with these attributes.
+    pub fn has_beside(&self, name: &OsStr, content: &Content, known: Option<&Stamp>) -> Result<bool, HostError> {
+        match content {
+            Content::Link(target) => {
+                let found = rustix::fs::readlinkat(&self.directory, name, Vec::with_capacity(target.len() + 1));
+                Ok(found.is_ok_and(|found| found.as_bytes() == target.as_bytes()))
+            }
+            Content::File(_) => Ok(known.is_some() && self.stat(name)?.map(|stat| Stamp::of(&stat)).as_ref() == known),
+        }
     }
 
     /// Open the file at the path.
@@ -412,31 +423,6 @@ impl Sibling {
         }
         let digest = hex(&Sha256::digest(name)[..16]);
         OsString::from_vec([b".", digest.as_bytes(), suffix].concat())
-    }
-}
-
-/// The attributes of a file. If none has changed, neither has the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    pub size: i64,
-    pub modified: (i64, i64),
-    /// The change time of the inode. Unlike the modification time, users can't set it.
-    pub changed: (i64, i64),
-    pub inode: u64,
-    pub mode: u32,
-    pub owner: (u32, u32),
-}
-
-impl Stamp {
-    fn of(stat: &Stat) -> Stamp {
-        Stamp {
-            size: stat.st_size,
-            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
-            inode: stat.st_ino,
-            mode: stat.st_mode,
-            owner: (stat.st_uid, stat.st_gid),
-        }
     }
 }
 

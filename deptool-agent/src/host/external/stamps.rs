@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use crate::{
     host::{
         deploy::action::Action,
-        external::place::{Found, Place, Stamp},
+        external::place::{Found, Place},
         state::{
             durable::{self, RECORD},
             error::HostError,
             journal::Record,
             layout::Home,
             ledger::Content,
+            stamp::Stamp,
         },
     },
     shared::{encoding, path::ExternalPath},

@@ -4,8 +4,8 @@
 //! and directory still matches the record.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
-    ffi::CStr,
     fs::{self, File, Permissions},
     io::{self, Write},
     os::{
@@ -20,7 +20,7 @@ use std::{
 
 use gix_hash::{Kind as HashKind, ObjectId, hasher};
 use gix_object::Find;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, openat, statat, utimensat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Timespec, Timestamps, fstat, openat, statat, utimensat};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
         durable::{self, RECORD},
         error::{Context, HostError},
         layout::Home,
+        stamp::Stamp,
     },
     shared::{
         encoding,
@@ -42,52 +43,31 @@ use crate::{
 /// How directories are opened.
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The attributes of a file or directory of a checkout at one moment.
+/// A file or directory of a checkout at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    path: TreePath,
-    size: u64,
-    modified: (i64, i64),
-    /// The change time of the inode. Unlike the modification time, users can't set it.
-    changed: (i64, i64),
-    inode: u64,
-    mode: u32,
-    owner: (u32, u32),
+struct Seen<P = TreePath> {
+    path: P,
+    stamp: Stamp,
 }
 
-impl Seen {
-    fn look(path: TreePath, directory: &OwnedFd, name: &CStr) -> io::Result<Seen> {
-        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        Ok(Seen {
-            path,
-            // The size of a directory depends on the file system, not on its entries alone.
-            size: if is_directory { 0 } else { stat.st_size as u64 },
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-            inode: stat.st_ino,
-            mode: stat.st_mode,
-            owner: (stat.st_uid, stat.st_gid),
-        })
-    }
-
-    fn is_directory(&self) -> bool {
-        FileType::from_raw_mode(self.mode) == FileType::Directory
-    }
+/// The record of a checkout: its own directory, and everything in it, sorted by path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record<P = TreePath> {
+    root: Stamp,
+    seen: Vec<Seen<P>>,
 }
 
 impl Seen {
     /// How the file has changed, if it has. Its content is only read if other attributes differ.
     fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
-        let kind = |seen: &Seen| FileType::from_raw_mode(seen.mode);
-        let is_file = !self.is_directory();
+        let (was, now) = (&self.stamp, &now.stamp);
         let is_touched =
-            (self.size, self.modified, self.changed, self.inode) != (now.size, now.modified, now.changed, now.inode);
-        if kind(self) != kind(now) {
+            (was.size, was.modified, was.changed, was.inode) != (now.size, now.modified, now.changed, now.inode);
+        if was.kind() != now.kind() {
             Some("was replaced")
-        } else if is_file && is_touched && !has_content() {
+        } else if !was.is_directory() && is_touched && !has_content() {
             Some("was edited")
-        } else if (self.mode, self.owner) != (now.mode, now.owner) {
+        } else if (was.mode, was.owner) != (now.mode, now.owner) {
             Some("has another mode or owner")
         } else {
             None
@@ -100,7 +80,9 @@ pub struct Earlier<'a> {
     pub name: &'a AppName,
     pub directory: PathBuf,
     pub app: &'a App,
-    seen: Vec<Seen>,
+    record: Vec<u8>,
+    /// The decoded record. It is only needed if the app changes.
+    seen: OnceCell<Vec<Seen>>,
 }
 
 impl<'a> Earlier<'a> {
@@ -108,8 +90,8 @@ impl<'a> Earlier<'a> {
     pub fn verified(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
         let link = home.generation(generation).join(name.as_str());
         let tree = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
-        let seen = verify(home, &tree)?;
-        Some(Earlier { name, directory: home.trees().join(tree), app, seen })
+        let record = verify(home, &tree)?;
+        Some(Earlier { name, directory: home.trees().join(tree), app, record, seen: OnceCell::new() })
     }
 
     /// Like [`Earlier::verified`], but a checkout that was only touched, or whose record is lost, is recorded again.
@@ -135,9 +117,11 @@ impl<'a> Earlier<'a> {
         if self.app.files.get(path)?.id != entry.id {
             return None;
         }
+        let decode = || encoding::from_slice::<Record>(&self.record).map_or_else(|_| Vec::new(), |record| record.seen);
+        let seen = self.seen.get_or_init(decode);
         // The record is sorted by path.
-        let at = self.seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
-        Some(self.seen[at].modified)
+        let at = seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
+        Some(seen[at].stamp.modified)
     }
 
     fn tree_name(&self) -> Option<String> {
@@ -302,18 +286,18 @@ pub fn paths(home: &Home, name: &str) -> impl Iterator<Item = PathBuf> {
 /// Write the record of the checkout `name`, so that it can be used again.
 pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
     let directory = home.trees().join(name);
-    let seen = look(&directory).during("look at", &directory)?;
-    let bytes = encoding::to_vec(&seen).map_err(|error| HostError::refused(error.to_string()))?;
+    let record = look(&directory).during("look at", &directory)?;
+    let bytes = encoding::to_vec(&record).map_err(|error| HostError::refused(error.to_string()))?;
     durable::replace(&record_path(home, name), &bytes)
 }
 
-/// The attributes of everything in a checkout, sorted by path.
-fn look(directory: &Path) -> io::Result<Vec<Seen>> {
-    let mut seen = Vec::new();
-    look_below(&openat(CWD, directory, DIRECTORY, Mode::empty())?, &mut Vec::new(), &mut seen)?;
+/// The attributes of a checkout and of everything in it.
+fn look(directory: &Path) -> io::Result<Record> {
+    let (root, mut seen) = (openat(CWD, directory, DIRECTORY, Mode::empty())?, Vec::new());
+    look_below(&root, &mut Vec::new(), &mut seen)?;
     // Almost sorted already, as the names in each directory are: 'a.conf' comes between 'a' and 'a/b'.
     seen.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(seen)
+    Ok(Record { root: Stamp::of(&fstat(&root)?), seen })
 }
 
 /// Relative to open directories, as there may be ten thousand files with long paths.
@@ -332,10 +316,10 @@ fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) ->
             above.push(b'/');
         }
         above.extend(name.as_bytes());
-        let found = Seen::look(TreePath::parse(above).map_err(io::Error::other)?, directory, &name)?;
-        let is_directory = found.is_directory();
-        seen.push(found);
-        if is_directory {
+        let path = TreePath::parse(above).map_err(io::Error::other)?;
+        let stamp = Stamp::of(&statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        seen.push(Seen { path, stamp });
+        if stamp.is_directory() {
             look_below(&openat(directory, &name, DIRECTORY, Mode::empty())?, above, seen)?;
         }
         above.truncate(length);
@@ -343,12 +327,35 @@ fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) ->
     Ok(())
 }
 
-/// The record of the checkout `name`, if it has one and everything still matches.
-fn verify(home: &Home, name: &str) -> Option<Vec<Seen>> {
+/// The encoded record of the checkout `name`, if it has one and everything still matches.
+fn verify(home: &Home, name: &str) -> Option<Vec<u8>> {
     let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
-    let seen: Vec<Seen> = encoding::from_slice(&bytes).ok()?;
-    let now = look(&home.trees().join(name)).ok()?;
-    (now == seen).then_some(seen)
+    let record: Record<&[u8]> = encoding::from_slice(&bytes).ok()?;
+    let root = openat(CWD, home.trees().join(name), DIRECTORY, Mode::empty()).ok()?;
+    let is_unchanged = Stamp::of(&fstat(&root).ok()?) == record.root && matches(&root, &record.seen).ok()?;
+    is_unchanged.then_some(bytes)
+}
+
+/// Whether everything in a checkout is as it was seen.
+///
+/// A directory with the same times has the same entries, so no directory is listed: that would double the time.
+fn matches(root: &OwnedFd, seen: &[Seen<&[u8]>]) -> io::Result<bool> {
+    // The directory of the last path, if it is not the root.
+    let (mut parent, mut opened) = (&b""[..], None);
+    for Seen { path, stamp } in seen {
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let (above, name) = slash.map_or((&b""[..], *path), |at| (&path[..at], &path[at + 1..]));
+        if above != parent {
+            // Sorted before its entries, it was just seen to be a directory.
+            parent = above;
+            opened = if above.is_empty() { None } else { Some(openat(root, above, DIRECTORY, Mode::empty())?) };
+        }
+        let directory = opened.as_ref().unwrap_or(root);
+        if Stamp::of(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?) != *stamp {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A difference between a checkout and what was written.
@@ -361,19 +368,19 @@ pub struct Difference {
 
 /// How the checkout `name` differs from what was written. Without a record, every file is read.
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
+    if verify(home, name).is_some() {
+        return Vec::new();
+    }
     let directory = home.trees().join(name);
     let now = match look(&directory) {
-        Ok(now) => now,
+        Ok(now) => now.seen,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return vec![Difference { file: None, what: "is missing" }];
         }
         Err(_) => return vec![Difference { file: None, what: "can't be read, or has invalid names in it" }],
     };
     let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
-    let recorded = record.and_then(|bytes| encoding::from_slice::<Vec<Seen>>(&bytes).ok());
-    if recorded.as_ref() == Some(&now) {
-        return Vec::new();
-    }
+    let recorded = record.and_then(|bytes| encoding::from_slice::<Record>(&bytes).ok()).map(|record| record.seen);
     let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).collect();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });
@@ -399,7 +406,7 @@ pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
         }
     }
     for seen in now.iter().filter(|seen| !known.contains(&seen.path)) {
-        if recorded.is_some() || !seen.is_directory() {
+        if recorded.is_some() || !seen.stamp.is_directory() {
             add(&seen.path, "was added");
         }
     }
@@ -412,7 +419,7 @@ fn has_usual_mode(seen: &Seen, entry: &Entry) -> bool {
         FileKind::Executable => 0o755,
         FileKind::Regular => 0o644,
     };
-    seen.mode & 0o7777 == mode && seen.owner.0 == rustix::process::geteuid().as_raw()
+    seen.stamp.mode & 0o7777 == mode && seen.stamp.owner.0 == rustix::process::geteuid().as_raw()
 }
 
 /// Whether a file or symlink has the content of the tree.
