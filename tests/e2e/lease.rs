@@ -155,6 +155,8 @@ fn a_busy_host_says_by_whom_and_since_when() {
     let ada = operator(&sandbox);
     ada.commit("One");
     ada.git(&["push", "web1", "prod"]).ok();
+    // The first contact after it makes the host's key for secrets.
+    ada.git(&["fetch", "web1"]).ok();
     ada.write("web1/web/file", "2\n");
     let two = ada.commit("Two");
 
