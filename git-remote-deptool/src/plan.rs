@@ -29,7 +29,7 @@ use crate::{
     fleet::{parallel, remote::RemoteError},
     model::{batch::Ancestry, error::chain, outcome::RefUpdate, push_option::PlainText, safeguards::Safeguards},
     repo::{Files, PromisedError, Repo},
-    state::{Known, Tracked, Tracking},
+    state::{HostFacts, Known, Tracked, Tracking},
 };
 
 /// For fewer trees than this, starting a thread costs more than it saves.
@@ -71,6 +71,8 @@ pub enum Impact {
 /// The change on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostChange {
+    /// What the host's directory is called in the deployed commit, if it was renamed since.
+    pub renamed_from: Option<HostName>,
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub update: RefUpdate,
@@ -116,6 +118,7 @@ enum Judged {
     Unaffected,
     /// The directories differ.
     Different {
+        renamed_from: Option<HostName>,
         tracked: Option<Tracked>,
         expected: Lease,
         trees: Trees,
@@ -281,14 +284,15 @@ impl<'r> Planner<'r> {
             Judged::Different { .. } if lacks.is_some() => {
                 Impact::Refused(Refusal::Other(lacks.clone().unwrap_or_default()))
             }
-            Judged::Different { tracked, expected, trees, otherwise, update } => {
+            Judged::Different { renamed_from, tracked, expected, trees, otherwise, update } => {
                 match (drawn[different[&trees]].clone(), update) {
                     (Ok((plan, ..)), _) if plan.is_empty() && otherwise == IfNothingChanges::Unaffected => {
                         Impact::Unaffected
                     }
                     (_, Err(refusal)) => Impact::Refused(refusal),
                     (Ok((plan, safeguards, ignored)), Ok(update)) => {
-                        let change = HostChange { tracked, expected, update, trees, plan, safeguards, ignored };
+                        let change =
+                            HostChange { renamed_from, tracked, expected, update, trees, plan, safeguards, ignored };
                         Impact::Affected(Box::new(change))
                     }
                     (Err(why), Ok(_)) => Impact::Refused(Refusal::Unfit(why)),
@@ -311,23 +315,33 @@ impl<'r> Planner<'r> {
         let refuse = |text| Ok(Judged::Refused(Refusal::Other(text)));
         let (name, cluster) = (&host.host, self.intent.cluster.clone());
         if let Some(other) = known.clusters.keys().find(|known| **known != cluster) {
-            return refuse(format!("'{name}' belongs to cluster '{other}', not '{cluster}'"));
+            return refuse(format!(
+                "'{name}' belongs to cluster '{other}', not '{cluster}'; push '<branch>:{other}' to deploy another branch \
+                 there, as after a rename"
+            ));
         }
         let tracked = known.clusters.get(&cluster).copied();
         let expected = tracked.map_or(Lease::Absent, |tracked| Lease::At(tracked.real));
         if self.named_lease(tracked).is_some_and(|named| named != expected) {
             return Ok(Judged::Refused(Refusal::Stale));
         }
-        let old = match tracked {
-            Some(tracked) => self.host_tree(tracked.commit, name)?,
-            None => None,
+        let (old, renamed_from) = match tracked {
+            Some(tracked) => self.deployed_tree(host, tracked)?,
+            None => (None, None),
         };
         let commit = match self.intent.goal {
             Goal::Commit(commit) => commit,
             Goal::Nothing if tracked.is_none() => return refuse(format!("nothing is known to run on '{name}'")),
             Goal::Nothing => {
                 let (update, otherwise) = (Ok(RefUpdate::FastForward), IfNothingChanges::Deployed);
-                return Ok(Judged::Different { tracked, expected, trees: (old, None), otherwise, update });
+                return Ok(Judged::Different {
+                    renamed_from,
+                    tracked,
+                    expected,
+                    trees: (old, None),
+                    otherwise,
+                    update,
+                });
             }
         };
         if let Some(other) = self.projected.iter().find(|other| *other != name) {
@@ -341,14 +355,26 @@ impl<'r> Planner<'r> {
                 Scope::Group => Ok(Judged::Unaffected),
             };
         };
+        if let Some(before) = &renamed_from
+            && self.host_tree(commit, before)?.is_some()
+        {
+            return refuse(format!(
+                "the host is deployed from directory '{before}', not '{name}'; if '{name}' is its new name, remove \
+                 '{before}' from the tree"
+            ));
+        }
         let is_forced = self.intent.scope == Scope::OneHost && self.intent.ancestry == Ancestry::Waived;
-        let is_settled = tracked.is_some() && !is_forced && !known.broken && self.intent.repair == Repair::Changed;
+        let is_settled = tracked.is_some()
+            && renamed_from.is_none()
+            && !is_forced
+            && !known.broken
+            && self.intent.repair == Repair::Changed;
         let otherwise = if is_settled { IfNothingChanges::Unaffected } else { IfNothingChanges::Deployed };
         if is_settled && old == Some(new) {
             return Ok(Judged::Unaffected);
         }
         let update = self.update(tracked, commit).unwrap_or_else(|error| Err(Refusal::Other(chain(&error))));
-        Ok(Judged::Different { tracked, expected, trees: (old, Some(new)), otherwise, update })
+        Ok(Judged::Different { renamed_from, tracked, expected, trees: (old, Some(new)), otherwise, update })
     }
 
     /// Whether `commit` may follow what runs.
@@ -385,6 +411,23 @@ impl<'r> Planner<'r> {
         match (self.intent.lease, tracked) {
             (Some(Lease::At(id)), Some(tracked)) if id == tracked.commit => Some(Lease::At(tracked.real)),
             (lease, _) => lease,
+        }
+    }
+
+    /// The host's directory in the commit that it runs, and what that is called if not as the host is now. A directory that
+    /// the commit lacks was renamed if the host was deployed from another one.
+    fn deployed_tree(
+        &mut self,
+        host: &HostRemote,
+        tracked: Tracked,
+    ) -> Result<(Option<TreeId>, Option<HostName>), RemoteError> {
+        if let Some(tree) = self.host_tree(tracked.commit, &host.host)? {
+            return Ok((Some(tree), None));
+        }
+        let deployed = HostFacts::load(self.repo, &host.tracking).and_then(|facts| facts.deployed);
+        match deployed.filter(|deployed| deployed.commit == tracked.real && deployed.host != host.host) {
+            Some(deployed) => Ok((self.host_tree(tracked.commit, &deployed.host)?, Some(deployed.host))),
+            None => Ok((None, None)),
         }
     }
 

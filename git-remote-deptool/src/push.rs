@@ -86,6 +86,8 @@ impl Request<'_> {
 /// An affected host.
 pub(crate) struct Affected {
     pub remote: HostRemote,
+    /// What the host's directory is called in the deployed commit, if it was renamed since.
+    pub renamed_from: Option<HostName>,
     pub tracked: Option<Tracked>,
     pub expected: Lease,
     pub plan: Arc<HostPlan>,

@@ -67,9 +67,9 @@ fn only_one_branch_can_be_deployed() {
 
 const ONE_BRANCH: &str = "\
 staging
- ! [remote rejected] staging -> staging ('web1' belongs to cluster 'prod', not 'staging')
+ ! [remote rejected] staging -> staging ('web1' belongs to cluster 'prod', not 'staging'; push '<branch>:prod' to deploy another branch there, as after a rename)
 prod:staging
- ! [remote rejected] prod -> staging ('web1' belongs to cluster 'prod', not 'staging')
+ ! [remote rejected] prod -> staging ('web1' belongs to cluster 'prod', not 'staging'; push '<branch>:prod' to deploy another branch there, as after a rename)
 v1
  ! [remote rejected] v1 -> v1 (a tag can't be deployed; push a branch)
 v2:refs/tags/v2
@@ -123,7 +123,9 @@ fn a_host_that_is_deployed_from_another_directory_is_refused() {
     deployed.repo.write("web9/web/file", "2\n");
     deployed.repo.commit("Two");
     let why = deployed.refused(&["push", "web1", "prod"]);
-    assert_eq!(why, "the host is deployed from directory 'web1', not 'web9'");
+    let expected = "the host is deployed from directory 'web1', not 'web9'; if 'web9' is its new name, remove 'web1' from \
+                    the tree";
+    assert_eq!(why, expected);
     let run = deployed.repo.git(&["fetch", "web1"]).fails();
     run.says("the host is deployed from directory 'web1', not 'web9'; set remote.<name>.deptoolHost to 'web1'");
 }

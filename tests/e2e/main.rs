@@ -42,6 +42,7 @@ mod progress;
 mod push;
 mod reinstalled;
 mod remote_helper;
+mod renamed;
 mod repair;
 mod scale;
 mod scope;

@@ -179,8 +179,8 @@ fn go_back(
     if !left.errors.is_empty() {
         return Ok(Recovery::Stuck(left.errors));
     }
-    if record.from.is_some() && host_name(home).ok().as_ref() != Some(&record.host) {
-        durable::replace(&home.host_name(), record.host.as_str().as_bytes())?;
+    if record.from.is_some() && host_name(home).ok().as_ref() != Some(&record.deployed_from) {
+        durable::replace(&home.host_name(), record.deployed_from.as_str().as_bytes())?;
     }
     missing_branch::put_back(home, &record.cluster, record.from)?;
     // The interrupted agent may not have synced this ref.

@@ -86,6 +86,7 @@ impl World {
             activation: Activation::AtOnce,
             decided_by: DecidedBy::Host,
             repair: self.repair,
+            renamed_from: None,
             in_the_way: InTheWay::Refused,
             confirm: None,
         };

@@ -93,6 +93,8 @@ pub struct Deploy {
     pub id: DeploymentId,
     /// The host's directory in the config tree.
     pub host: HostName,
+    /// What the directory is called in the deployed commit, if it was renamed since.
+    pub renamed_from: Option<HostName>,
     /// The name that `/etc/hostname` must have. `None` for a root directory.
     pub hostname: Option<HostName>,
     /// The age recipient that the tree records for this host. Another host, or one with another key, could not open its secrets.
@@ -112,6 +114,13 @@ pub struct Deploy {
     pub in_the_way: InTheWay,
     /// Roll back unless [`Request::Confirm`] comes within this many seconds. An app's manifest can ask for this, too.
     pub confirm: Option<u16>,
+}
+
+impl Deploy {
+    /// The host's directory in the deployed commit.
+    pub fn deployed_from(&self) -> &HostName {
+        self.renamed_from.as_ref().unwrap_or(&self.host)
+    }
 }
 
 /// Which drift a deployment puts right.

@@ -100,7 +100,7 @@ pub(super) fn ask(
     remote.record_hello(host, &hello)?;
     let running = match hello.deployed {
         Some(deployed) => {
-            check_host(host, &deployed)?;
+            check_host(remote, host, &deployed)?;
             let found = bring_home(remote, host, &deployed, elsewhere, &mut session)?;
             Some(Running { deployed, found })
         }
@@ -110,9 +110,16 @@ pub(super) fn ask(
     Ok(Answer { before, running, last_attempt: hello.last_attempt, busy: hello.busy })
 }
 
-fn check_host(host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
+/// The host has to be deployed from its directory, or from one that the cluster's branch has renamed to that since.
+fn check_host(remote: &Remote, host: &HostRemote, deployed: &Deployed) -> Result<(), RemoteError> {
     if deployed.host == host.host {
         return Ok(());
+    }
+    if let Some(tip) = remote.tracking().branch(&deployed.cluster)? {
+        let hosts = remote.repo.hosts(tip)?;
+        if hosts.contains(&host.host) && !hosts.contains(&deployed.host) {
+            return Ok(());
+        }
     }
     Err(RemoteError::OtherDirectory { theirs: deployed.host.clone(), ours: host.host.clone() })
 }
@@ -131,7 +138,7 @@ fn bring_home(
         return Ok(CommitSource::Here);
     }
     let mut source = FromHost::new(session);
-    projection::resolve(remote.repo.gix(), &host.host, deployed.commit, elsewhere, &mut source)
+    projection::resolve(remote.repo.gix(), &deployed.host, deployed.commit, elsewhere, &mut source)
         .map_err(|error| RemoteError::Commit(error.into()))
 }
 

@@ -60,8 +60,11 @@ fn affected(remote: &Remote, host: HostRemote, change: HostChange, lock: Option<
             host.host
         ));
     }
-    let HostChange { tracked, expected, update, plan, safeguards, trees: _, ignored: _ } = change;
-    Affected { remote: host, tracked, expected, plan, safeguards, update, _lock: lock }
+    let HostChange { renamed_from, tracked, expected, update, plan, safeguards, trees: _, ignored: _ } = change;
+    if let Some(before) = &renamed_from {
+        remote.say(&format!("{}: its directory was '{before}' until now", host.host));
+    }
+    Affected { remote: host, renamed_from, tracked, expected, plan, safeguards, update, _lock: lock }
 }
 
 /// Whether secrets are added or changed.

@@ -87,6 +87,7 @@ fn deliveries(
         let deploy = Deploy {
             id,
             host: one.remote.host.clone(),
+            renamed_from: one.renamed_from.clone(),
             hostname: is_ssh.then(|| one.remote.host.clone()),
             recipient: recorded(remote, request, &one.remote.host),
             cluster: request.cluster.clone(),

@@ -95,8 +95,8 @@ pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<
             let (its, asked) = (&deployed.cluster, &request.cluster);
             return Err(HostError::refused(format!("the host belongs to cluster '{its}', not '{asked}'")));
         }
-        if deployed.host != request.host {
-            let (its, asked) = (&deployed.host, &request.host);
+        if deployed.host != *request.deployed_from() {
+            let (its, asked) = (&deployed.host, request.deployed_from());
             return Err(HostError::refused(format!("the host is deployed from directory '{its}', not '{asked}'")));
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     },
     shared::{
         id::{BlobId, CommitId},
+        name::HostName,
         outcome::Goal,
         store::{Store, pack::Limits},
         tree::{Apps, HostTree, TreeError},
@@ -46,7 +47,7 @@ impl<'a> Receiving<'a> {
     pub fn load_deployed(&mut self) -> Result<Option<HostTree>, HostError> {
         let Lease::At(commit) = self.request.lease else { return Ok(Some(HostTree::default())) };
         let unfit = |error: TreeError| HostError::tree(Whose::Deployed, error);
-        match self.load(commit) {
+        match self.load(self.request.deployed_from(), commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
             tree => return tree.map(Some).map_err(unfit),
         }
@@ -57,7 +58,7 @@ impl<'a> Receiving<'a> {
         if !self.ask_for_all()? {
             return Ok(None);
         }
-        match self.load(commit) {
+        match self.load(self.request.deployed_from(), commit) {
             Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => Err(HostError::refused(format!(
                 "the host's store has lost what is deployed; push from a repository that has {commit}"
             ))),
@@ -76,7 +77,7 @@ impl<'a> Receiving<'a> {
         }
         let Goal::Commit(target) = self.request.goal else { return Ok(Some(HostTree::default())) };
         loop {
-            match self.load(target) {
+            match self.load(&self.request.host, target) {
                 Ok(tree) => {
                     let contents = Contents { objects: self.store, incoming: self.home.incoming(), earlier };
                     if has_all(&tree, &contents) {
@@ -95,8 +96,8 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    fn load(&mut self, commit: CommitId) -> Result<HostTree, TreeError> {
-        load_tree(self.store, &self.request.host, commit, &mut self.apps)
+    fn load(&mut self, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
+        load_tree(self.store, host, commit, &mut self.apps)
     }
 
     /// Ask for a pack with all objects, because the first one builds on objects that are lost or can't be read.

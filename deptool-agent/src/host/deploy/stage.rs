@@ -253,6 +253,7 @@ fn record(
         agent: AgentId::own(),
         id: request.id,
         host: request.host.clone(),
+        deployed_from: request.deployed_from().clone(),
         cluster: request.cluster.clone(),
         from,
         to: request.goal,

@@ -57,6 +57,8 @@ pub struct Record {
     pub agent: AgentId,
     pub id: DeploymentId,
     pub host: HostName,
+    /// What the host's directory is called in the commit that was deployed before.
+    pub deployed_from: HostName,
     pub cluster: ClusterName,
     pub from: Option<CommitId>,
     pub to: Goal,
@@ -285,6 +287,7 @@ mod tests {
             agent: AgentId::own(),
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             host: HostName::parse(b"web1").unwrap(),
+            deployed_from: HostName::parse(b"web1").unwrap(),
             cluster: ClusterName::parse(b"prod").unwrap(),
             from: None,
             to: Goal::Nothing,
