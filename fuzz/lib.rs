@@ -11,7 +11,7 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "requests", run: targets::requests },
     Target { name: "responses", run: targets::responses },
     Target { name: "manifests", run: targets::manifests },
@@ -25,6 +25,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "openings", run: targets::openings },
     Target { name: "ledgers", run: targets::ledgers },
     Target { name: "texts", run: targets::texts },
+    Target { name: "age_files", run: targets::age_files },
 ];
 
 pub fn target(name: &str) -> Option<&'static Target> {

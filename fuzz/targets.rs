@@ -1,7 +1,10 @@
 use std::{cell::Cell, fmt::Debug, fs};
 
 use deptool_agent::{
-    host::state::{attempts, journal::Journal, layout::Home, ledger::Claims},
+    host::{
+        secrets::{age, identity::Identity},
+        state::{attempts, journal::Journal, layout::Home, ledger::Claims},
+    },
     shared::{
         frame::{FrameReader, MAX_FRAME, encode},
         manifest::Manifest,
@@ -254,4 +257,24 @@ pub fn texts(data: &[u8]) {
     assert!(!line.contains(['\n', '\t']));
     assert_eq!(printable(line.as_bytes()), line, "it is safe already");
     assert_harmless(&printable_lines(data));
+}
+
+/// The identity of the published test vectors, which are the corpus.
+const IDENTITY: &str = "AGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0";
+
+pub fn age_files(data: &[u8]) {
+    match age::has_header(data) {
+        Ok(()) => {
+            let identity = Identity::parse(IDENTITY).unwrap();
+            if let Ok(plain) = age::open(&identity, data) {
+                assert!(plain.len() < data.len());
+            }
+        }
+        Err(why) => assert_harmless(&why.to_string()),
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(identity) = Identity::parse(text)
+    {
+        assert!(identity.recipient().starts_with("age1"));
+    }
 }

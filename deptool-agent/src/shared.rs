@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod path;
 pub mod plan;
 pub mod seal;
+pub mod secrets;
 pub mod store;
 pub mod text;
 pub mod time;

@@ -48,6 +48,7 @@ mod scale;
 mod scope;
 mod secret;
 mod secret_hosts;
+mod secrets;
 mod seen;
 mod snapshot;
 mod stand_in;

@@ -146,7 +146,7 @@ pub fn at_rest(sandbox: &Sandbox, root: &str, commit: Option<&str>) {
     let names = |dir: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(dir).map(|entries| entries.map(|e| e.unwrap().file_name()).collect());
         let mut names: Vec<std::ffi::OsString> = entries.unwrap_or_default();
-        names.retain(|name| name != ".commit");
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
         names.sort();
         names.into_iter().map(|name| name.into_string().unwrap()).collect()
     };

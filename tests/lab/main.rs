@@ -24,6 +24,7 @@ mod quadlets;
 mod refusals;
 mod reload;
 mod rollback;
+mod secrets;
 mod services;
 mod stage;
 mod stale;

@@ -19,6 +19,7 @@ pub mod link;
 pub mod process;
 pub mod relay;
 pub mod sandbox;
+pub mod secrets;
 pub mod simulation;
 pub mod site;
 pub mod stand_in;

@@ -12,6 +12,7 @@ use crate::{
             undo::{Reached, undo},
         },
         external::place,
+        secrets,
         state::{
             agents::AgentId,
             attempts, boot, durable,
@@ -45,6 +46,24 @@ pub enum Recovery {
 }
 
 impl Recovery {
+    /// Add what became of secrets that were gone.
+    fn with_secrets(self, restored: Result<(), HostError>) -> Recovery {
+        match (self, restored) {
+            (Recovery::Nothing | Recovery::Busy(_), Ok(())) => Recovery::Done(RESTORED.into()),
+            (Recovery::Done(what), Ok(())) => Recovery::Done(format!("{what}; {RESTORED}")),
+            (stuck @ Recovery::Stuck(_), Ok(())) => stuck,
+            (recovery, Err(error)) => {
+                let mut errors = match recovery {
+                    Recovery::Nothing | Recovery::Busy(_) => Vec::new(),
+                    Recovery::Done(what) => vec![what],
+                    Recovery::Stuck(errors) => errors,
+                };
+                errors.push(format!("the deployed secrets can't be made again: {error}"));
+                Recovery::Stuck(errors)
+            }
+        }
+    }
+
     /// Add the repairs that were made before.
     fn after(self, mut mended: Vec<String>) -> Recovery {
         match self {
@@ -61,8 +80,25 @@ impl Recovery {
     }
 }
 
-/// Finish or undo the deployment in the journal, and repair damaged records.
+const RESTORED: &str = "the deployed secrets were gone from memory, and were decrypted again";
+
+/// Finish or undo the deployment in the journal, repair damaged records, and make secrets that are gone.
 pub fn recover(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Recovery, HostError> {
+    let recovered = recover_deployment(home, system, tick);
+    if matches!(recovered, Ok(Recovery::Busy(_))) || !secrets::are_gone(home)? {
+        return recovered;
+    }
+    let holder = Holder { id: None, by: "recovery".into(), phase: Phase::Preparing, since: now() };
+    let lock = match HostLock::take(home, holder)? {
+        Taken::Lock(lock) => lock,
+        Taken::Busy(holder) => return recovered.map(|_| Recovery::Busy(holder)),
+    };
+    let restored = secrets::restore(home);
+    lock.leave();
+    recovered.map(|recovery| recovery.with_secrets(restored))
+}
+
+fn recover_deployment(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Recovery, HostError> {
     if !home.state().exists() {
         return Ok(Recovery::Nothing);
     }
@@ -197,11 +233,14 @@ fn go_back(
 /// sentence about what was recovered, if anything was.
 pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, HostError> {
     home.check_ownership()?;
-    match recover(home, system, &mut |_| ())? {
+    let recovered = recover(home, system, &mut |_| ())?;
+    if Journal::is_empty(home)? {
+        boot::remove(home)?;
+    }
+    match recovered {
         Recovery::Done(what) => Ok(Some(what)),
         Recovery::Stuck(errors) => Err(HostError::refused(errors.join("; "))),
-        Recovery::Busy(_) => Ok(None),
-        Recovery::Nothing => boot::remove(home).map(|()| None),
+        Recovery::Busy(_) | Recovery::Nothing => Ok(None),
     }
 }
 

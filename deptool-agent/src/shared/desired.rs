@@ -13,6 +13,7 @@ use crate::shared::{
     manifest::{OnChange, SETTLE_TIMEOUT, Window, probe::Target},
     name::{AppName, UnitName, UnitType},
     path::{ExternalPath, TreePath, is_within},
+    secrets,
     tree::{App, FileKind, HostTree},
     unit_file::Facts,
 };
@@ -100,6 +101,7 @@ impl Desired {
             desired.add_files(name, app)?;
             desired.add_units(name, app)?;
             check_attributes(name, app)?;
+            check_secrets(name, app)?;
             check_checks(name, app)?;
             check_probes(name, app)?;
         }
@@ -249,12 +251,37 @@ fn owner(claim: &Claim) -> String {
 
 fn check_attributes(name: &AppName, app: &App) -> Result<(), DesiredError> {
     for file in app.manifest.files.keys() {
+        if let Some(secret) = secrets::name_of(file).filter(|_| app.files.contains_key(file)) {
+            let why = format!("it is encrypted; its decrypted file is 'secrets/{secret}'");
+            return Err(DesiredError::BadFile { app: name.clone(), file: file.clone(), why });
+        }
+        if secrets::encrypted(file).is_some_and(|secret| app.files.contains_key(&secret)) {
+            continue;
+        }
         match app.files.get(file) {
             Some(entry) if entry.kind != FileKind::Symlink => {}
             _ => {
                 let key = "files".into();
                 return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: file.clone() });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Check that no secret gets the place of something else when it is decrypted.
+fn check_secrets(name: &AppName, app: &App) -> Result<(), DesiredError> {
+    let is_number = name.as_str().bytes().all(|byte| byte.is_ascii_digit());
+    for secret in secrets::of(app) {
+        let bad = |file: &TreePath, why: &str| {
+            Err(DesiredError::BadFile { app: name.clone(), file: file.clone(), why: why.into() })
+        };
+        if is_number {
+            return bad(secret.file, "an app with secrets can't have a number as its name");
+        }
+        let is_plain = |file: &&TreePath| secrets::encrypted(file).as_ref() == Some(secret.file);
+        if let Some(plain) = app.files.keys().find(is_plain) {
+            return bad(plain, "there is also a secret of this name");
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use super::state;
 use super::world::{Knows, own_files};
 use crate::{
     sandbox::{Repo, Sandbox},
+    secrets::{RECIPIENT, encrypt},
     stand_in::with_agent_replaced,
 };
 
@@ -127,10 +128,15 @@ fn recorded(sandbox: &Sandbox, repo: &Repo<'_>, agent: &Path, push: &[&str]) -> 
 const UNIT: &str =
     "[Unit]\nDescription=A unit\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n";
 
+/// The plain text of secrets in the first and in the second commit.
+pub const SECRETS: [&str; 2] = ["plain text of the first commit", "plain text of the second commit"];
+
 fn first_commit(repo: &Repo<'_>) {
     repo.write("web1/web/same", "same\n");
     repo.write("web1/web/file", "1\n");
     repo.write("web1/web/key", "secret\n");
+    repo.write("web1/web/secrets/key.age", encrypt(RECIPIENT, SECRETS[0]));
+    repo.write("web1/gone/secrets/key.age", encrypt(RECIPIENT, SECRETS[0]));
     repo.write("web1/same/file", "stays\n");
     repo.write("web1/same/dir/file", "stays\n");
     repo.write("web1/same/manifest.json", r#"{"symlinks": {"/etc/opens": "dir", "/etc/shuts/x/y": "file"}}"#);
@@ -157,6 +163,8 @@ fn second_commit(repo: &Repo<'_>) {
     // A link to a directory becomes links in one, and the other way round.
     repo.write("web1/same/manifest.json", r#"{"symlinks": {"/etc/opens/x/y": "file", "/etc/shuts": "dir"}}"#);
     repo.remove("web1/gone");
+    repo.write("web1/web/secrets/key.age", encrypt(RECIPIENT, SECRETS[1]));
+    repo.write("web1/new/secrets/key.age", encrypt(RECIPIENT, SECRETS[1]));
     repo.write("web1/new/file", "y");
     repo.write("web1/new/dir/dir/file", "y");
     repo.write("web1/web/tmpfiles/a.conf", "d /run/sweep 0750\n");

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::request::SECRETS;
 use crate::process::Run;
+use crate::secrets::{DECRYPTED, found_in};
 
 /// Our state directory, relative to a root.
 const OURS: &str = "var/lib/deptool";
@@ -64,9 +66,15 @@ pub fn view(root: &Path) -> Lines {
     for name in names(&ours.join("store/refs/heads")) {
         note(&format!("branch {name}"), fs::read_to_string(ours.join("store/refs/heads").join(&name)).unwrap());
     }
-    for name in names(&ours.join("current")).into_iter().filter(|name| name != ".commit") {
+    for name in names(&ours.join("current")).into_iter().filter(|name| !name.starts_with('.')) {
         let app = walk(&ours.join("current").join(&name).join("."), &|_| String::new());
         lines.extend(app.into_iter().map(|(path, what)| (format!("{name}/{path}"), what)));
+    }
+    for name in names(&root.join(DECRYPTED)).into_iter().filter(|name| name.parse::<u32>().is_err()) {
+        let app = root.join(DECRYPTED).join(&name).join(".");
+        lines.extend(
+            walk(&app, &|_| String::new()).into_iter().map(|(path, what)| (format!("secret:{name}/{path}"), what)),
+        );
     }
     lines
 }
@@ -84,7 +92,20 @@ pub fn left_over(root: &Path) -> Vec<String> {
     let states = states_left(&ours).into_iter();
     found.extend(states.filter(|state| !(state == "deptool/state/run" && has_only_bars(root))));
     found.extend(generations_left(&ours));
+    found.extend(secrets_left(root));
     found
+}
+
+/// Secrets of generations that do not run, and plain text that is anywhere else.
+fn secrets_left(root: &Path) -> Vec<String> {
+    let current = link(&root.join(OURS).join("current")).replace("generations/", "");
+    let is_left = |name: &String| match name.parse::<u32>() {
+        Ok(_) => *name != current,
+        Err(_) => !root.join(DECRYPTED).join(name).is_dir(),
+    };
+    let mut found: Vec<String> = names(&root.join(DECRYPTED)).into_iter().filter(is_left).collect();
+    found.extend(SECRETS.iter().flat_map(|plain| found_in(root, root, plain)));
+    found.into_iter().map(|path| format!("secrets or their plain text: {path}")).collect()
 }
 
 fn is_passing_in_store(path: &str) -> bool {
@@ -137,7 +158,7 @@ fn generations_left(ours: &Path) -> Vec<String> {
             found.push(format!("generation {name} is newer than the one that runs"));
         }
         let dir = ours.join("generations").join(&name);
-        for app in names(&dir).into_iter().filter(|name| name != ".commit") {
+        for app in names(&dir).into_iter().filter(|name| !name.starts_with('.')) {
             let tree = link(&dir.join(app)).trim_start_matches("../../trees/").to_owned();
             wanted.insert(format!("{tree}.files"));
             wanted.insert(tree);

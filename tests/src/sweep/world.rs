@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -21,6 +22,7 @@ use crate::{
     build,
     process::Cmd,
     sandbox::{self, Repo, Sandbox, default_git},
+    secrets,
     trace::{self, Call, Deed, Watched},
 };
 
@@ -410,6 +412,12 @@ pub(super) fn own_files(root: &Path) -> Result<()> {
     for name in ["differs", "differs too"] {
         fs::write(etc.join(name), "theirs\n")?;
     }
+    // The secrets of the recorded commits are encrypted to it.
+    let state = root.join("var/lib/deptool/state");
+    fs::create_dir_all(&state)?;
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700))?;
+    fs::write(state.join("identity"), secrets::IDENTITY)?;
+    fs::set_permissions(state.join("identity"), fs::Permissions::from_mode(0o600))?;
     Ok(())
 }
 

@@ -129,6 +129,9 @@ fn tombstone(directory: &Path, id: DeploymentId) -> PathBuf {
 
 fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
     let directory = home.run();
+    if home.is_live() {
+        home.create_run()?;
+    }
     match fs::DirBuilder::new().mode(0o700).create(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", &directory)?,
         _ => check_private(&directory)?,

@@ -35,6 +35,11 @@ pub enum Action {
         tree: String,
         files: Vec<(TreePath, FileAttributes)>,
     },
+    /// Set owners and modes of decrypted secrets of a generation, which are not visible yet. Each file is `<app>/<name>`.
+    OwnSecrets {
+        generation: u32,
+        files: Vec<(String, FileAttributes)>,
+    },
     /// Make the stable paths of new apps.
     LinkApps(Vec<AppName>),
     /// Point `current` to the new generation: all apps of the host change at once.
@@ -66,6 +71,7 @@ impl Action {
             | Action::Place(_)
             | Action::CreateUsers(_)
             | Action::Own { .. }
+            | Action::OwnSecrets { .. }
             | Action::LinkApps(_)
             | Action::Switch { .. }
             | Action::CreateTmpfiles(_)

@@ -105,6 +105,7 @@ impl Running<'_> {
             Action::MakeDirectories(_)
             | Action::Place(_)
             | Action::Own { .. }
+            | Action::OwnSecrets { .. }
             | Action::LinkApps(_)
             | Action::Switch { .. }
             | Action::UnlinkApps(_) => true,
@@ -278,6 +279,7 @@ impl Running<'_> {
                 Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs(_) => {}
                 Action::CreateUsers(_)
                 | Action::Own { .. }
+                | Action::OwnSecrets { .. }
                 | Action::LinkApps(_)
                 | Action::UnlinkApps(_)
                 | Action::CreateTmpfiles(_) => is_only_switched = false,

@@ -11,10 +11,11 @@ use crate::{
     host::{
         deploy::{
             action::{Action, New, Old, Placement, UnitJobs},
-            owners::{Database, resolve},
+            owners,
         },
         external::backup,
         external::place::{Over, Place, Sibling, set_owner_and_mode},
+        secrets,
         state::{
             checkout, durable,
             error::{Context, HostError},
@@ -22,7 +23,7 @@ use crate::{
         },
     },
     shared::{
-        manifest::{Account, FileAttributes},
+        manifest::FileAttributes,
         name::{AppName, UnitName},
         path::{ExternalPath, TreePath},
         text::printable,
@@ -65,6 +66,7 @@ impl Applying<'_> {
                 self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
+            Action::OwnSecrets { generation, files } => secrets::own(self.home, *generation, files)?,
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
             Action::Switch { from: _, to } => {
                 durable::replace_link(&self.home.current(), &format!("generations/{to}"))?
@@ -170,17 +172,11 @@ impl Applying<'_> {
     fn own(&mut self, tree: &str, files: &[(TreePath, FileAttributes)]) -> Result<(), HostError> {
         for (file, attributes) in files {
             let path = self.home.trees().join(tree).join(file.as_path());
-            let owner = attributes.owner.as_ref().map(|name| self.id_of(Database::Passwd, name)).transpose()?;
-            let group = attributes.group.as_ref().map(|name| self.id_of(Database::Group, name)).transpose()?;
+            let (owner, group) = owners::ids(self.home, attributes)?;
             let mode = attributes.mode.map_or(0o644, |mode| mode.0);
             set_owner_and_mode(&path, owner, group, mode)?;
         }
         checkout::record(self.home, tree)
-    }
-
-    fn id_of(&self, database: Database, account: &Account) -> Result<u32, HostError> {
-        resolve(self.home, database, account)?
-            .ok_or_else(|| HostError::refused(format!("there is no '{}' on the host", account.as_str())))
     }
 
     fn real_paths(&self, snippets: &[ExternalPath]) -> Vec<PathBuf> {

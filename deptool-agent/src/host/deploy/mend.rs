@@ -78,7 +78,9 @@ pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair
                 kept_files.push(KeptFile { tree: tree.clone(), app: app.clone(), file: file.clone() });
                 Some(backup::kept_file(home, number, app, file))
             }
-            (Item::Path(_) | Item::File { .. } | Item::Unit { .. } | Item::Links | Item::Host, _) => None,
+            (Item::Path(_) | Item::File { .. } | Item::Secret(_) | Item::Unit { .. } | Item::Links | Item::Host, _) => {
+                None
+            }
         };
         let is_given_up = !finding.apps.is_empty() && !finding.apps.iter().any(|app| meant.new.apps.contains_key(app));
         if kept.is_some() || !is_given_up {
@@ -93,7 +95,7 @@ pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair
 /// Whether this deployment puts the finding right.
 fn is_mine(finding: &Finding, repair: Repair, changed: &BTreeSet<AppName>) -> bool {
     match &finding.item {
-        Item::Links | Item::File { tree: None, .. } => true,
+        Item::Links | Item::Secret(_) | Item::File { tree: None, .. } => true,
         Item::Host => false,
         Item::File { .. } | Item::Path(_) | Item::Unit { .. } | Item::Foreign { .. } => {
             repair == Repair::All || finding.apps.iter().any(|app| changed.contains(app))
@@ -124,6 +126,7 @@ fn plan(meant: Meant<'_>, mine: &[Finding]) -> HostPlan {
                 touch(&mut old, &finding.apps, meant.had.external.get(path).map(|claim| &claim.file));
             }
             Item::File { file, .. } => touch(&mut old, &finding.apps, file.as_ref()),
+            Item::Secret(file) => touch(&mut old, &finding.apps, Some(file)),
             Item::Unit { unit, remedy } => add(unit, *remedy, &finding.apps),
             Item::Foreign { unit, .. } => add(unit, Remedy { enable: false, start: true }, &finding.apps),
             Item::Links | Item::Host => {}

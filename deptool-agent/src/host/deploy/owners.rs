@@ -7,7 +7,7 @@ use std::{fs, process::Command};
 
 use crate::{
     host::state::{error::HostError, layout::Home},
-    shared::manifest::Account,
+    shared::manifest::{Account, FileAttributes},
 };
 
 /// One of the two databases.
@@ -29,6 +29,16 @@ impl Database {
 /// The numeric id of `account`, or `None` if there is no such account.
 pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Option<u32>, HostError> {
     if home.is_live() { ask_host(database, account) } else { read_files(home, database, account) }
+}
+
+/// The ids of the owner and the group of a file, where the manifest sets them. Missing accounts are an error.
+pub fn ids(home: &Home, attributes: &FileAttributes) -> Result<(Option<u32>, Option<u32>), HostError> {
+    let id = |database, account: &Option<Account>| {
+        let Some(account) = account else { return Ok(None) };
+        let missing = || HostError::refused(format!("there is no '{}' on the host", account.as_str()));
+        resolve(home, database, account)?.ok_or_else(missing).map(Some)
+    };
+    Ok((id(Database::Passwd, &attributes.owner)?, id(Database::Group, &attributes.group)?))
 }
 
 fn ask_host(database: Database, account: &Account) -> Result<Option<u32>, HostError> {

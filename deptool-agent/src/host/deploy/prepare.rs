@@ -207,6 +207,7 @@ fn is_idle(action: &Action) -> bool {
         Action::LinkApps(apps) | Action::UnlinkApps(apps) => apps.is_empty(),
         Action::RestoreLinks(links) => links.is_empty(),
         Action::Jobs(jobs) => jobs.is_empty(),
+        Action::OwnSecrets { files, .. } => files.is_empty(),
         Action::Place(_) | Action::Own { .. } | Action::Switch { .. } | Action::DaemonReload => false,
     }
 }

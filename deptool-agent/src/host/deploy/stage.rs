@@ -20,6 +20,7 @@ use crate::{
             drift::{self, Compared, Depth, Finding, Item},
             rebuild::{Rebuilt, rebuild},
         },
+        secrets,
         state::{
             agents::AgentId,
             checkout::{self, Contents, Earlier},
@@ -150,7 +151,9 @@ pub fn stage(
     let contents = Contents { objects: store, incoming: home.incoming(), earlier: &earlier };
     let (checkouts, fresh) =
         prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
-    generations::write(home, generation, &note(home, request)?, &checkouts)?;
+    let secrets = secrets::has_any(&new).then(|| secrets::target(home, generation));
+    generations::write(home, generation, &note(home, request)?, &checkouts, secrets.as_deref())?;
+    stage_secrets(home, generation, &new, store)?;
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &mending.plan };
     let generations = (current, generation);
     let staged = prepare::Staged {
@@ -171,6 +174,15 @@ pub fn stage(
     let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
     let written = written(home, generation, (&checkouts, &fresh), store);
     Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left })))
+}
+
+/// Decrypt the secrets of `new`, or refuse the deployment.
+fn stage_secrets(home: &Home, generation: u32, new: &HostTree, store: &Store) -> Result<(), HostError> {
+    if !secrets::has_any(new) {
+        return Ok(());
+    }
+    secrets::write(home, generation, secrets::open_all(home, new, store)?, secrets::Owners::Later)?;
+    secrets::install_unit(home)
 }
 
 /// Like [`prepare::earlier`], but checkouts that were only touched are recorded again.

@@ -13,6 +13,7 @@ use crate::{
             apply::{link_apps, unlink_apps},
         },
         external::place::{Found, Place, Sibling},
+        secrets,
         state::{
             durable,
             error::HostError,
@@ -156,7 +157,9 @@ impl Undoing<'_> {
                 Action::LinkApps(apps) => unlink_apps(self.home, &self.new_of(apps)),
                 Action::UnlinkApps(apps) => link_apps(self.home, apps),
                 // Users and temporary files remain, as the plan says. A checkout that nothing refers to is pruned.
-                Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } => Ok(()),
+                Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } | Action::OwnSecrets { .. } => {
+                    Ok(())
+                }
                 // Units are handled before and after the files, and enablement after all files.
                 Action::Stop(_)
                 | Action::Jobs(_)
@@ -165,6 +168,11 @@ impl Undoing<'_> {
                 | Action::RestoreLinks(_) => Ok(()),
             };
             self.note(result);
+        }
+        // After a reboot, the units that start now find no secrets otherwise. An error here must not prevent the rollback: each
+        // contact tries again, and says why it fails.
+        if secrets::are_gone(self.home).unwrap_or(false) {
+            let _ = secrets::restore(self.home);
         }
         let restored = self.record.enablement.restore(self.home);
         self.note(restored);

@@ -20,6 +20,7 @@ use crate::{
             rebuild::rebuild,
             stamps::{self, Stamps},
         },
+        secrets::{self, drift::Difference},
         state::{
             checkout,
             error::{HostError, Whose},
@@ -80,6 +81,8 @@ pub enum Item {
         file: Option<TreePath>,
     },
     Path(ExternalPath),
+    /// A decrypted secret, with its encrypted file. Every deployment writes it again, and nothing is kept of what stands there.
+    Secret(TreePath),
     Unit {
         unit: UnitName,
         remedy: Remedy,
@@ -147,6 +150,7 @@ pub fn look(
 ) -> Result<Vec<Finding>, HostError> {
     let mut looking = Looking { compared, depth, found: Vec::new() };
     looking.generation(same)?;
+    looking.secrets()?;
     looking.external(&stamps::load(compared.home))?;
     looking.units(system)?;
     Ok(looking.found)
@@ -199,6 +203,22 @@ impl Looking<'_> {
         }
         for name in tree.apps.keys().filter(|name| !home.has_stable_path(name)) {
             self.found.push(host(Home::stable_path(name), "is not the link that was made", Item::Links));
+        }
+        Ok(())
+    }
+
+    /// Check the decrypted secrets.
+    fn secrets(&mut self) -> Result<(), HostError> {
+        let Compared { home, tree, .. } = self.compared;
+        for Difference { app, name, file, what, can_be_mended } in secrets::drift::differences(home, tree)? {
+            let item = match file {
+                _ if !can_be_mended => Item::Host,
+                Some(file) => Item::Secret(file),
+                None => Item::Links,
+            };
+            let path = secrets::stable_path(&app, name.as_deref().unwrap_or_default());
+            let found = host(path.trim_end_matches('/').to_owned(), what, item);
+            self.found.push(Finding { apps: BTreeSet::from([app]), ..found });
         }
         Ok(())
     }

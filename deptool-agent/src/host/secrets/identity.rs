@@ -63,7 +63,14 @@ impl Identity {
         bech32(RECIPIENT, &self.public())
     }
 
-    fn public(&self) -> [u8; 32] {
+    /// The secret that this identity shares with the owner of `share`. `None` if it does not depend on this identity.
+    pub fn shared_secret(&self, share: [u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+        let secret = self.0.diffie_hellman(&PublicKey::from(share));
+        secret.was_contributory().then(|| Zeroizing::new(secret.to_bytes()))
+    }
+
+    /// The public key.
+    pub fn public(&self) -> [u8; 32] {
         // Not `PublicKey::from`: that multiplies on another curve, which is as much code again.
         self.0.diffie_hellman(&PublicKey::from(X25519_BASEPOINT_BYTES)).to_bytes()
     }

@@ -1,4 +1,5 @@
-//! The unit that recovers at boot. It exists only while a deployment is under way.
+//! The units that run at boot: one recovers, and exists only while a deployment is under way; one makes secrets, and exists
+//! while the host has any.
 //!
 //! A machine that goes down during a deployment must recover even if no operator connects. The unit runs as early as files
 //! can be restored, so that services start with the right configuration.
@@ -19,25 +20,52 @@ use crate::{
     shared::path::STATE_DIR,
 };
 
-const UNIT: &str = "deptool-recover.service";
-/// The argument with which the unit runs the agent.
+const RECOVERY: &str = "deptool-recover.service";
+const SECRETS: &str = "deptool-secrets.service";
+/// The argument with which both units run the agent. It also makes secrets that are gone.
 pub const RECOVER: &str = "recover";
 
-/// Install the unit. Returns the paths to sync.
+/// Install the unit that recovers. Returns the paths to sync.
 pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
-    let Some(places) = Places::of(home) else { return Ok(Vec::new()) };
-    let agent = fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))?;
+    install_unit(home, RECOVERY, recovery)
+}
+
+/// Install the unit that makes secrets. Returns the paths to sync: none if it was there.
+pub fn install_for_secrets(home: &Home) -> Result<Vec<PathBuf>, HostError> {
+    let Some(places) = Places::of(home, SECRETS) else { return Ok(Vec::new()) };
+    let is_there =
+        fs::read(&places.unit).is_ok_and(|bytes| own_path().is_ok_and(|own| bytes == secrets(&own).as_bytes()));
+    if is_there && places.link.is_symlink() { Ok(Vec::new()) } else { install_unit(home, SECRETS, secrets) }
+}
+
+fn own_path() -> Result<PathBuf, HostError> {
+    fs::read_link("/proc/self/exe").during("read", Path::new("/proc/self/exe"))
+}
+
+fn install_unit(home: &Home, unit: &'static str, text: fn(&Path) -> String) -> Result<Vec<PathBuf>, HostError> {
+    let Some(places) = Places::of(home, unit) else { return Ok(Vec::new()) };
+    let agent = own_path()?;
     fs::create_dir_all(&places.wants).during("create", &places.wants)?;
     durable::remove(&places.link)?;
     let mut file = File::create(&places.unit).during("create", &places.unit)?;
     file.write_all(text(&agent).as_bytes()).during("write", &places.unit)?;
-    symlink(format!("../{UNIT}"), &places.link).during("make", &places.link)?;
+    symlink(format!("../{unit}"), &places.link).during("make", &places.link)?;
     Ok(vec![places.unit, places.link])
 }
 
-/// Remove the unit. If a power cut undoes the removal, the unit runs at boot, finds nothing to recover and removes itself.
+/// Remove the unit that recovers. If a power cut undoes the removal, the unit runs at boot, finds nothing to recover and
+/// removes itself.
 pub fn remove(home: &Home) -> Result<(), HostError> {
-    let Some(places) = Places::of(home) else { return Ok(()) };
+    remove_unit(home, RECOVERY)
+}
+
+/// Remove the unit that makes secrets. If a power cut undoes the removal, the unit finds nothing to make.
+pub fn remove_for_secrets(home: &Home) -> Result<(), HostError> {
+    remove_unit(home, SECRETS)
+}
+
+fn remove_unit(home: &Home, unit: &'static str) -> Result<(), HostError> {
+    let Some(places) = Places::of(home, unit) else { return Ok(()) };
     durable::remove(&places.link)?;
     durable::remove(&places.unit)?;
     // systemd ignores an empty directory, so failing to remove it does not matter.
@@ -53,19 +81,19 @@ struct Places {
 
 impl Places {
     /// `None` if this host does not boot with systemd.
-    fn of(home: &Home) -> Option<Places> {
+    fn of(home: &Home, unit: &str) -> Option<Places> {
         if !home.is_live() || !Path::new("/run/systemd/system").is_dir() {
             return None;
         }
         let directory = PathBuf::from("/etc/systemd/system");
         let wants = directory.join("sysinit.target.wants");
-        Some(Places { unit: directory.join(UNIT), link: wants.join(UNIT), wants })
+        Some(Places { unit: directory.join(unit), link: wants.join(unit), wants })
     }
 }
 
-/// The text of the unit. It runs before sysinit.target, and before sysctl and tmpfiles, because all of them may read restored
+/// The text of the unit that recovers. It runs before sysinit.target, and before sysctl and tmpfiles, because all of them may read restored
 /// files.
-fn text(agent: &Path) -> String {
+fn recovery(agent: &Path) -> String {
     let agent = quoted(agent);
     format!(
         "[Unit]\n\
@@ -78,6 +106,28 @@ fn text(agent: &Path) -> String {
          \n\
          [Service]\n\
          Type=oneshot\n\
+         ExecStart={agent} {RECOVER}\n\
+         TimeoutStartSec=90s\n"
+    )
+}
+
+/// The text of the unit that makes secrets: before all ordinary services, which start after sysinit.target, and without the
+/// network. What an interrupted deployment changed is undone first.
+fn secrets(agent: &Path) -> String {
+    let agent = quoted(agent);
+    format!(
+        "[Unit]\n\
+         Description=Decrypt the secrets that are deployed\n\
+         Documentation=man:deptool-secrets(7)\n\
+         DefaultDependencies=no\n\
+         RequiresMountsFor={STATE_DIR} /run {agent}\n\
+         After=local-fs.target {RECOVERY}\n\
+         Before=sysinit.target shutdown.target\n\
+         Conflicts=shutdown.target\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         RemainAfterExit=yes\n\
          ExecStart={agent} {RECOVER}\n\
          TimeoutStartSec=90s\n"
     )

@@ -27,6 +27,8 @@ use crate::{
 /// How many generations are kept, including the current one.
 const KEPT: usize = 5;
 const NOTE_NAME: &str = ".commit";
+/// The link to the decrypted secrets of a generation, see [`crate::host::secrets`].
+pub const SECRETS: &str = ".secrets";
 
 /// The facts about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +74,14 @@ impl Note {
     }
 }
 
-/// Write the directory of generation `number`.
-pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) -> Result<(), HostError> {
+/// Write the directory of generation `number`. `secrets` is the target of the link to its decrypted secrets, if it has any.
+pub fn write(
+    home: &Home,
+    number: u32,
+    note: &Note,
+    apps: &[(AppName, String)],
+    secrets: Option<&str>,
+) -> Result<(), HostError> {
     let directory = home.generation(number);
     durable::remove_all(&directory)?;
     fs::create_dir(&directory).during("create", &directory)?;
@@ -81,6 +89,10 @@ pub fn write(home: &Home, number: u32, note: &Note, apps: &[(AppName, String)]) 
     for (app, tree) in apps {
         let link = directory.join(app.as_str());
         symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;
+    }
+    if let Some(target) = secrets {
+        let link = directory.join(SECRETS);
+        symlink(target, &link).during("make", &link)?;
     }
     let path = directory.join(NOTE_NAME);
     fs::write(&path, note.text()).during("write", &path)
@@ -136,7 +148,7 @@ pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
 /// The names of the checkouts that a generation uses.
 fn trees_of(generation: &Path) -> Result<Vec<String>, HostError> {
     let mut trees = Vec::new();
-    for name in names(generation)? {
+    for name in names(generation)?.into_iter().filter(|name| !name.starts_with('.')) {
         if let Ok(target) = fs::read_link(generation.join(name)) {
             trees.extend(target.file_name().map(|tree| tree.to_string_lossy().into_owned()));
         }

@@ -231,10 +231,29 @@ impl Home {
         self.state().join("incoming")
     }
 
-    /// The directory for takeover sockets, which exists only during a deployment. A local root has no `/run`, so the directory
-    /// is in its `state/`.
+    /// The directory for takeover sockets, which exists only during a deployment. A local root has no `/run` of its own, so the
+    /// directory is in its `state/`.
     pub fn run(&self) -> PathBuf {
-        if self.is_live() { PathBuf::from("/run/deptool") } else { self.state().join("run") }
+        if self.is_live() { self.own_run().join("sockets") } else { self.state().join("run") }
+    }
+
+    /// The directory for decrypted secrets, see [`crate::host::secrets`].
+    pub fn secrets(&self) -> PathBuf {
+        self.own_run().join("secrets")
+    }
+
+    fn own_run(&self) -> PathBuf {
+        self.root.join("run/deptool")
+    }
+
+    /// Create deptool's directory in `/run`, and let services pass through it to their secrets.
+    pub fn create_run(&self) -> Result<(), HostError> {
+        let directory = self.own_run();
+        fs::create_dir_all(&directory).during("create", &directory)?;
+        if fs::symlink_metadata(&directory).during("look at", &directory)?.mode() & 0o7777 != 0o711 {
+            fs::set_permissions(&directory, Permissions::from_mode(0o711)).during("change the mode of", &directory)?;
+        }
+        Ok(())
     }
 
     /// The generation to which `link` (`current` or `previous`) points. `None` if there is no link.

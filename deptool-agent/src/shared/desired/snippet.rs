@@ -78,7 +78,7 @@ pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet
 
 /// Prefixes of the units that the agent creates for checks and for recovery at boot, and of drop-ins that would apply
 /// to all of these.
-const OURS: [&str; 3] = ["deptool-check-", "deptool-recover.", "deptool-."];
+const OURS: [&str; 4] = ["deptool-check-", "deptool-recover.", "deptool-secrets.", "deptool-."];
 const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
 
 /// `x.service.d` + `y.conf` -> `x.service`: see "drop-in" in systemd.unit(5).

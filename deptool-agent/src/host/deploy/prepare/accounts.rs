@@ -9,6 +9,7 @@ use crate::{
             owners::{self, Database, resolve},
             prepare::{Deciding, Staged},
         },
+        secrets,
         state::error::HostError,
     },
     shared::{
@@ -33,10 +34,14 @@ impl Deciding<'_> {
                 self.check_account(name, Database::Passwd, attributes.owner.as_ref())?;
                 self.check_account(name, Database::Group, attributes.group.as_ref())?;
             }
-            let files =
-                app.manifest.files.clone().into_iter().map(|(path, attributes)| with_mode(app, path, attributes));
+            // The others are of decrypted secrets.
+            let files = app.manifest.files.clone().into_iter().filter(|(path, _)| app.files.contains_key(path));
+            let files = files.map(|(path, attributes)| with_mode(app, path, attributes));
             actions.push(Action::Own { tree: tree.clone(), files: files.collect() });
         }
+        // Each generation has secrets of its own, those of unchanged apps as well.
+        let generation = self.staged.generations.1;
+        actions.push(Action::OwnSecrets { generation, files: secrets::to_own(self.sides.new) });
         Ok(actions)
     }
 
