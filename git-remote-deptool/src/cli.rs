@@ -29,6 +29,7 @@ mod ping;
 mod plan;
 mod prompt;
 mod refresh;
+mod rename_host;
 mod repair;
 mod rollback;
 mod secret;
@@ -109,6 +110,7 @@ struct Common {
 enum Command {
     Init(init::Args),
     AddHost(add_host::Args),
+    RenameHost(rename_host::Args),
     Adopt(adopt::Args),
     Snapshot(snapshot::Args),
     Plan(plan::Args),
@@ -228,6 +230,7 @@ fn run(output: &Output, command: Command) -> Result<ExitStatus, CliError> {
     match command {
         Command::Init(args) => init::run(&Context::from_process()?, output, args),
         Command::Adopt(args) => adopt::run(&everything()?, output, args),
+        Command::RenameHost(args) => rename_host::run(&everything()?, output, args),
         Command::Plan(args) => plan::run(&everything()?, output, args),
         Command::Deploy(args) => deploy::run(&everything()?, output, args),
         Command::Status(args) => status::run(&everything()?, output, args),

@@ -18,7 +18,7 @@ mod revision;
 use std::path::{Path, PathBuf};
 
 pub use ancestry::AncestryError;
-pub use config_file::{ConfigError, Others, Setting};
+pub use config_file::{ConfigError, Others, Renamed, Setting};
 use deptool_agent::shared::{
     id::{CommitId, TreeId},
     json::JsonError,

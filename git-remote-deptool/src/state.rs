@@ -229,6 +229,20 @@ impl<'r> Tracking<'r> {
         self.refs.delete(&tracking_ref(&host.tracking, cluster))
     }
 
+    /// Give the tracking refs of a host, with their reflogs, another name, and keep the old ones.
+    pub fn copy(&self, from: &TrackingName, to: &TrackingName) -> Result<(), TrackingError> {
+        for (cluster, id) in self.refs.below(&format!("refs/remotes/{from}/"))? {
+            self.refs.copy(&format!("refs/remotes/{from}/{cluster}"), &format!("refs/remotes/{to}/{cluster}"), id.0)?;
+        }
+        Ok(())
+    }
+
+    /// Delete the tracking refs of a host.
+    pub fn forget(&self, tracking: &TrackingName) -> Result<(), TrackingError> {
+        let refs = self.refs.below(&format!("refs/remotes/{tracking}/"))?;
+        refs.iter().try_for_each(|(cluster, _)| self.refs.delete(&format!("refs/remotes/{tracking}/{cluster}")))
+    }
+
     /// Record that `attempt` will be sent to these hosts. They are *in doubt* until [`Self::settle`] is called.
     pub fn unsettle(&self, hosts: &[&HostName], cluster: &ClusterName, attempt: Attempt) -> Result<(), TrackingError> {
         let names: Vec<String> = hosts.iter().map(|host| unsettled_ref(host, cluster)).collect();

@@ -117,7 +117,10 @@ fn a_host_that_is_not_in_the_tree_any_more_is_named_and_left_alone() {
     let three = operator.commit("Three");
     let before = state_of(&sandbox.root("web2"));
     let run = operator.git(&["push", "cluster", "prod"]).ok();
-    run.says("note: 'web2' runs prod, but is not in the tree: it is left alone; to empty it, push ':prod' there");
+    run.says(
+        "note: 'web2' runs prod, but is not in the tree: it is left alone; to empty it, push ':prod' there; \
+              if it was renamed: 'git deptool rename-host web2 <new>'",
+    );
     unchanged(&state_of(&sandbox.root("web2")), &before);
     runs(&sandbox, &operator, [&three, &one, &three]);
     operator.git(&["push", "cluster", ":prod"]).code(1);

@@ -80,3 +80,75 @@ fn before_the_renamed_directory_is_deployed_the_host_can_be_emptied_and_told_fro
     at_rest(&sandbox, "web1", None);
     assert!(!sandbox.exists("web1", "/etc/app.conf") && !sandbox.exists("web1", "/etc/old.conf"));
 }
+
+#[test]
+fn a_host_is_renamed_with_its_remote_what_is_known_of_it_its_groups_and_its_directory() {
+    let sandbox = Sandbox::new();
+    let repo = begin(&sandbox);
+    repo.git(&["mv", "web01", "web1"]).ok();
+    repo.write("cluster.json", r#"{"hosts": {"web1": {"ssh": {"user": "root"}}}, "groups": {"web": ["web1"]}}"#);
+    repo.git(&["config", "deptool.group.all-web", "web1 web2"]).ok();
+    repo.git(&["config", "branch.prod.remote", "web1"]).ok();
+    repo.write("web1/app/conf", "two");
+    repo.commit("Two");
+    repo.git(&["push", "web1", "prod"]).ok();
+    let (two, log) = (repo.id("web1/prod"), repo.git(&["log", "-g", "--format=%H %gs", "web1/prod"]).ok().stdout());
+    let root = sandbox.tree("web1");
+
+    let run = deptool(&repo, &["rename-host", "web1", "web01"]).ok();
+    run.prints("renamed remote 'web1' to 'web01'").prints("changed cluster.json").prints("moved 'web1' to 'web01'");
+    assert_eq!(sandbox.tree("web1"), root, "nothing changes on the host");
+    assert_eq!(repo.id("refs/remotes/web01/prod"), two);
+    assert_eq!(repo.git(&["log", "-g", "--format=%H %gs", "web01/prod"]).ok().stdout(), log, "with its reflog");
+    assert_eq!(repo.id_if_any("refs/remotes/web1/prod"), None);
+    let config = |key: &str| repo.git(&["config", key]).ok().line();
+    assert_eq!(config("remote.web01.deptoolHost"), "web01");
+    assert_eq!(config("branch.prod.remote"), "web01");
+    assert_eq!(config("deptool.group.all-web"), "web01 web2");
+    repo.git(&["config", "--get-regexp", r"^remote\.web1\."]).code(1);
+    let shared: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(repo.dir.join("cluster.json")).unwrap()).unwrap();
+    assert_eq!(shared["groups"]["web"], serde_json::json!(["web01"]));
+    assert_eq!(shared["hosts"], serde_json::json!({"web01": {"ssh": {"user": "root", "host": "web1"}}}));
+    assert!(repo.git(&["status", "--porcelain"]).ok().stdout().contains("R  web1/app/conf -> web01/app/conf"));
+
+    // Again: there is nothing left to do.
+    deptool(&repo, &["rename-host", "web1", "web01"]).ok().prints("everything here has the new name already");
+    repo.commit("Rename web1 to web01");
+    deptool(&repo, &["plan"]).ok();
+    repo.git(&["push", "web01", "prod"]).ok().says("web01: its directory was 'web1' until now");
+    assert_eq!(recorded(&sandbox), "web01");
+    deptool(&repo, &["status", "--live"]).ok().prints("web01  up to date");
+}
+
+#[test]
+fn an_interrupted_renaming_is_completed_by_the_next_one() {
+    let sandbox = Sandbox::new();
+    let repo = begin(&sandbox);
+    let one = repo.id("web1/prod");
+    // Interrupted before the configuration was changed: both names have the refs.
+    repo.git(&["update-ref", "refs/remotes/web01/prod", &one]).ok();
+    deptool(&repo, &["rename-host", "web1", "web01"]).ok();
+    assert_eq!((repo.id("web01/prod"), repo.id_if_any("refs/remotes/web1/prod")), (one.clone(), None));
+    // Interrupted after that: refs and facts are left under the old name.
+    repo.git(&["update-ref", "refs/remotes/web1/prod", &one]).ok();
+    deptool(&repo, &["rename-host", "web1", "web01"]).ok();
+    assert_eq!((repo.id("web01/prod"), repo.id_if_any("refs/remotes/web1/prod")), (one, None));
+    repo.commit("Rename");
+    repo.git(&["push", "web01", "prod"]).ok();
+    assert_eq!(recorded(&sandbox), "web01");
+}
+
+#[test]
+fn a_host_is_not_renamed_if_it_is_another_one_or_does_not_answer() {
+    let sandbox = Sandbox::new();
+    let repo = begin(&sandbox);
+    repo.add_root("web2");
+    deptool(&repo, &["rename-host", "web1", "web2"]).fails().says("'web2' is another host: it has a remote of its own");
+    deptool(&repo, &["rename-host", "web1", "web1"]).code(129);
+    deptool(&repo, &["rename-host", "web1", "all"]).code(129);
+    std::fs::rename(sandbox.root("web1"), sandbox.root("gone")).unwrap();
+    deptool(&repo, &["rename-host", "web1", "web01"]).fails().says("does not exist");
+    repo.git(&["config", "remote.web1.url"]).ok();
+    assert!(repo.id_if_any("refs/remotes/web01/prod").is_none());
+}

@@ -77,6 +77,31 @@ pub(super) fn add(context: &Context, new: &[NewHost]) -> Result<bool, CliError> 
     Ok(true)
 }
 
+/// Give a host another name. Its address stays. Returns whether that changes anything.
+pub(super) fn rename(repo: &Repo, old: &HostName, new: &HostName) -> Result<bool, CliError> {
+    let Some(path) = repo.gix().workdir().map(|top| top.join(NAME)) else { return Ok(false) };
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        bytes => bytes?,
+    };
+    let before = ClusterFile::parse(&bytes).map_err(|error| CliError::Text(format!("{NAME}: {error}")))?;
+    let mut file = before.clone();
+    if let Some(mut host) = file.hosts.remove(old) {
+        if let Some(address) = before.address(old) {
+            host.ssh = shared(new, &address);
+        }
+        file.hosts.entry(new.clone()).or_insert(host);
+    }
+    for member in file.groups.values_mut().flatten().filter(|member| **member == *old) {
+        *member = new.clone();
+    }
+    if file == before {
+        return Ok(false);
+    }
+    write(&path, &file)?;
+    Ok(true)
+}
+
 fn shared(host: &HostName, address: &SshAddress) -> Ssh {
     let SshAddress { user, host: place, port } = address.clone();
     Ssh { user, host: Some(place).filter(|place| place.as_host_name() != Some(host)), port }

@@ -188,7 +188,7 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
             let (name, cluster) = (&host.host, &request.cluster);
             remote.say(&format!(
                 "note: '{name}' runs {cluster}, but is not in the tree: it is left alone; \
-                 to empty it, push ':{cluster}' there"
+                 to empty it, push ':{cluster}' there; if it was renamed: 'git deptool rename-host {name} <new>'"
             ));
         }
     }

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use gix::{
-    bstr::BStr,
+    bstr::{BStr, BString},
     config::{File, Source},
     lock,
 };
@@ -28,6 +28,14 @@ pub enum Others {
     Replaced,
     /// They are kept, and the new value is added after them.
     Kept,
+}
+
+/// A subsection that gets another name: `[remote "web1"]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renamed<'a> {
+    pub section: &'static str,
+    pub from: &'a str,
+    pub to: &'a str,
 }
 
 /// Why the configuration could not be written. It is unchanged.
@@ -59,6 +67,11 @@ pub enum ConfigError {
 impl Repo {
     /// Write all of `settings` or none. Comments and everything else are kept.
     pub fn configure(&self, settings: &[Setting]) -> Result<(), ConfigError> {
+        self.configure_renamed(None, settings)
+    }
+
+    /// The same, after a subsection was renamed. It must be there.
+    pub fn configure_renamed(&self, renamed: Option<Renamed<'_>>, settings: &[Setting]) -> Result<(), ConfigError> {
         let path = self.common_dir().join("config");
         let edit = |source: gix::Error| ConfigError::Edit { path: path.clone(), source };
         let write = |source: io::Error| ConfigError::Write { path: path.clone(), source };
@@ -67,6 +80,10 @@ impl Repo {
         let mut lock = lock::File::acquire_to_update_resource(&target, lock::acquire::Fail::Immediately, None, 0)
             .map_err(|source| ConfigError::Lock { path: path.clone(), source: gix::Error::from_error(source) })?;
         let mut file = File::from_path_no_includes(target.clone(), Source::Local).map_err(edit)?;
+        if let Some(Renamed { section, from, to }) = renamed {
+            let moved = file.rename_section(section, BStr::new(from), section, BString::from(to));
+            moved.map_err(|error| edit(gix::Error::from_error(error)))?;
+        }
         for setting in settings {
             put(&mut file, setting).map_err(edit)?;
         }

@@ -119,6 +119,18 @@ impl Refs {
         }
     }
 
+    /// Set the ref `to`, and give it the reflog of `from`.
+    pub fn copy(&self, from: &str, to: &str, id: ObjectId) -> Result<(), TrackingError> {
+        self.set(to, id, "deptool: renamed")?;
+        let log = |name: &str| self.gix.common_dir().join("logs").join(name);
+        match fs::copy(log(from), log(to)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(TrackingError::Sync { name: to.to_owned(), source: error })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Write the empty tree. Git knows its content without that, but `git fsck` misses it as the target of a ref.
     ///
     /// Returns its id.
