@@ -70,7 +70,9 @@ fn what_is_below_secrets_and_not_encrypted_is_refused() {
     repo.remove("web1/app/secrets");
     repo.write("web1/app/secrets/x.age", "hunter2");
     repo.commit("Not encrypted either");
-    let run = repo.git(&["push", "-o", "allow-plain", "web1", "prod"]).code(1);
+    let run = repo.git(&["push", "web1", "prod"]).code(1);
     run.says("'app/secrets/x.age' is not an age file; 'git deptool secret set' makes one");
     assert_eq!(files_with(&sandbox.root("web1"), "hunter2"), [""; 0]);
+    let run = repo.git(&["push", "-o", "allow-plain", "web1", "prod"]).code(1);
+    run.says("'app/secrets/x.age' is not encrypted with age");
 }

@@ -1,11 +1,13 @@
 //! The keys of hosts: they are asked for, recorded in `cluster.json`, and compared with what is recorded by each push.
 
+use std::{cell::RefCell, path::Path};
+
 use deptool_tests::{
-    process::Cmd,
+    process::{Cmd, Run},
     sandbox::{Repo, Sandbox},
 };
 
-use crate::secret::{HOST, ssh_key};
+use crate::secret::{HOST, files_with, ssh_key};
 
 const IDENTITY: &str = "/var/lib/deptool/state/identity";
 
@@ -126,4 +128,42 @@ fn git_shows_what_a_file_tells_and_a_plan_shows_that_a_secret_changes() {
     let plan = repo.git(&["deptool", "plan", "-p"]).ok();
     let plan = plan.prints("+ secrets/db.age").prints("secret added: web1/app/secrets/db.age\n");
     assert!(!plan.stdout().contains("age-encryption.org") && !plan.stdout().contains("Binary"), "{}", plan.stdout());
+}
+
+/// So that a search can't find it by chance.
+const PLAIN: &str = "correct-horse-battery-staple-1";
+const OTHER: &str = "correct-horse-battery-staple-2";
+
+#[test]
+fn what_is_set_committed_and_pushed_is_in_plain_text_in_the_memory_of_its_host_and_nowhere_else() {
+    let sandbox = Sandbox::new();
+    let repo = begin(&sandbox);
+    repo.git(&["push", "web1", "prod"]).ok();
+    let said = RefCell::new(String::new());
+    let note = |run: Run| said.borrow_mut().push_str(&format!("{}{}", run.stdout(), run.stderr()));
+    let path = "/run/deptool/secrets/app/db";
+    for plain in [PLAIN, OTHER] {
+        note(secret(&repo, &["set", "web1/app/db"]).input(plain).run().unwrap().ok());
+        repo.commit(&format!("A secret {}", plain.len()));
+        note(repo.git(&["deptool", "plan", "-p"]).ok());
+        note(repo.git(&["push", "-v", "web1", "prod"]).ok());
+        assert_eq!(sandbox.read("web1", path), plain.as_bytes());
+    }
+    note(repo.git(&["deptool", "rollback", "--yes", "web1"]).ok());
+    assert_eq!(sandbox.read("web1", path), PLAIN.as_bytes(), "the one that ran before");
+    note(repo.git(&["deptool", "status", "--live"]).ok());
+    note(repo.git(&["deptool", "log"]).ok());
+    note(repo.git(&["log", "-p"]).ok());
+    note(secret(&repo, &["list"]).run().unwrap().ok());
+    note(secret(&repo, &["rekey"]).run().unwrap().ok());
+    let memory = sandbox.root("web1").join("run/deptool/secrets");
+    for plain in [PLAIN, OTHER] {
+        let elsewhere: Vec<String> = files_with(sandbox.dir(), plain);
+        let elsewhere: Vec<&String> = elsewhere.iter().filter(|file| !Path::new(file).starts_with(&memory)).collect();
+        assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    }
+    note(repo.git(&["push", "web1", ":prod"]).ok());
+    let said = said.into_inner();
+    assert!(!said.contains(PLAIN) && !said.contains(OTHER), "{said}");
+    assert_eq!([files_with(sandbox.dir(), PLAIN), files_with(sandbox.dir(), OTHER)], [[""; 0]; 2]);
 }

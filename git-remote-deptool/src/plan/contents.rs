@@ -50,10 +50,9 @@ pub fn refusal(
                     change.app
                 ));
             }
+            // With `allow-plain`, the host has the last word: it refuses what it can't decrypt.
             match plain_text::find(path.as_bytes(), &content) {
-                Some(finding)
-                    if (plain == PlainText::Refused || !finding.may_be_meant()) && !known.contains(&entry.id) =>
-                {
+                Some(finding) if plain == PlainText::Refused && !known.contains(&entry.id) => {
                     found.push((format!("'{}/{path}' {}", change.app, finding.words()), finding));
                 }
                 Some(_) | None => {}

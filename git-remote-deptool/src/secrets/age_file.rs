@@ -120,6 +120,9 @@ pub fn why(error: &DecryptError) -> String {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
