@@ -79,7 +79,7 @@ impl<'a> Receiving<'a> {
         loop {
             match self.load(&self.request.host, target) {
                 Ok(tree) => {
-                    let contents = Contents { objects: self.store, incoming: self.home.incoming(), earlier };
+                    let contents = Contents { home: self.home, objects: self.store, earlier };
                     if has_all(&tree, &contents) {
                         return Ok(Some(tree));
                     }

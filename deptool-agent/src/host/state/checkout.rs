@@ -131,9 +131,9 @@ impl<'a> Earlier<'a> {
 
 /// The sources for the contents of files.
 pub struct Contents<'a> {
+    /// Has a directory of large blobs that were just received. Files are named by their ids.
+    pub home: &'a Home,
     pub objects: &'a dyn Find,
-    /// The directory of large blobs that were just received. Files are named by their ids.
-    pub incoming: PathBuf,
     /// Earlier checkouts, for large files: the store does not have these.
     pub earlier: &'a [Earlier<'a>],
 }
@@ -146,7 +146,7 @@ impl Contents<'_> {
     }
 
     fn large(&self, id: BlobId) -> Option<PathBuf> {
-        let incoming = self.incoming.join(id.to_string());
+        let incoming = self.home.incoming().join(id.to_string());
         if incoming.exists() {
             return Some(incoming);
         }
@@ -161,16 +161,21 @@ impl Contents<'_> {
         }
         let missing = || HostError::refused(format!("object {id} is missing"));
         let large = self.large(id).ok_or_else(missing)?;
-        let mut source = File::open(&large).during("open", &large)?;
-        let meta = source.metadata().during("look at", &large)?;
-        if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
-            return io::copy(&mut source, into).map(drop).during("copy", &large);
-        }
-        // The owner of the file may change it after it was verified, so hash what is copied.
-        match copy_hashed(&mut source, into).during("copy", &large)? {
-            copied if copied == id.0 => Ok(()),
-            _ => Err(HostError::refused(format!("'{}' changed while it was read", large.display()))),
-        }
+        self.home.wait_for(|| copy_large(&large, id, into))
+    }
+}
+
+/// Copy a file with the content of a large blob.
+fn copy_large(large: &Path, id: BlobId, into: &mut File) -> Result<(), HostError> {
+    let mut source = File::open(large).during("open", large)?;
+    let meta = source.metadata().during("look at", large)?;
+    if meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
+        return io::copy(&mut source, into).map(drop).during("copy", large);
+    }
+    // The owner of the file may change it after it was verified, so hash what is copied.
+    match copy_hashed(&mut source, into).during("copy", large)? {
+        copied if copied == id.0 => Ok(()),
+        _ => Err(HostError::refused(format!("'{}' changed while it was read", large.display()))),
     }
 }
 
@@ -368,9 +373,14 @@ pub struct Difference {
 
 /// How the checkout `name` differs from what was written. Without a record, every file is read.
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
-    if verify(home, name).is_some() {
-        return Vec::new();
+    match verify(home, name) {
+        Some(_) => Vec::new(),
+        // Large files may have to be read.
+        None => home.wait_for(|| look_closely(home, name, app)),
     }
+}
+
+fn look_closely(home: &Home, name: &str, app: &App) -> Vec<Difference> {
     let directory = home.trees().join(name);
     let now = match look(&directory) {
         Ok(now) => now.seen,
@@ -440,4 +450,43 @@ fn has_content(directory: &Path, path: &TreePath, app: &App) -> bool {
 pub fn remove(home: &Home, name: &str) -> Result<(), HostError> {
     durable::remove(&record_path(home, name))?;
     durable::remove_all(&home.trees().join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, process::Command, sync::Arc, thread};
+
+    use super::*;
+    use crate::shared::{frame::FrameReader, store::Store, wire::Response};
+
+    #[test]
+    fn while_a_large_file_is_copied_slowly_the_helper_gets_heartbeats() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::new(root.path());
+        fs::create_dir_all(home.incoming()).unwrap();
+        let store = Store::open_or_init(&home.store()).unwrap();
+        let id = BlobId(ObjectId::null(HashKind::Sha1));
+        // A FIFO is as slow as whoever writes to it.
+        let slow = home.incoming().join(id.to_string());
+        assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
+        let (input, output) = io::pipe().unwrap();
+        let output = Arc::new(OwnedFd::from(output));
+        home.heartbeat().follow(&output);
+        let disk = thread::spawn(move || {
+            let mut disk = fs::OpenOptions::new().write(true).open(slow).unwrap();
+            let mut messages = FrameReader::new(File::from(OwnedFd::from(input)));
+            for _ in 0..3 {
+                assert_eq!(messages.receive().unwrap(), Some(Response::Heartbeat));
+                disk.write_all(b"slow").unwrap();
+            }
+        });
+        let mut copy = tempfile::tempfile_in(root.path()).unwrap();
+        let contents = Contents { home: &home, objects: &store, earlier: &[] };
+        contents.write(id, &mut copy).unwrap();
+        disk.join().unwrap();
+        let mut content = Vec::new();
+        io::Seek::rewind(&mut copy).unwrap();
+        copy.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"slowslowslow");
+    }
 }

@@ -225,7 +225,7 @@ fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
     while let Some(one) = left.next() {
         sync(one)?;
         if began.elapsed() > SLOW {
-            return home.wait_for_disk(|| left.try_for_each(sync));
+            return home.wait_for(|| left.try_for_each(sync));
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -30,6 +31,9 @@ pub struct Home {
     directory: PathBuf,
     heartbeat: Heartbeat,
 }
+
+/// The pause between two heartbeats. Unit tests do not wait for seconds.
+const PERIOD: Duration = if cfg!(test) { Duration::from_millis(10) } else { HEARTBEAT };
 
 impl Home {
     /// The home below `root`: `/` for a live host, or another directory for a local root.
@@ -89,13 +93,13 @@ impl Home {
     }
 
     /// Run `work`, which waits for a disk, and send heartbeats meanwhile.
-    pub fn wait_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.heartbeat.during(HEARTBEAT, work)
+    pub fn wait_for<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.heartbeat.during(PERIOD, work)
     }
 
     /// Sync the file system of `path`.
     pub fn sync_file_system(&self, path: &Path) -> Result<(), HostError> {
-        self.wait_for_disk(|| sync_file_system(path))
+        self.wait_for(|| sync_file_system(path))
     }
 
     /// Sync the file system of deptool's directory.
