@@ -318,8 +318,11 @@ const DAMAGES: [(&str, &str); 14] = [
 /// The parts of the file, in thousandths, at which a bit is flipped: in its headers, its constants and its code.
 const FLIPPED: [usize; 14] = [0, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 990, 999];
 
-fn damages(agent: &Path) -> Vec<(String, Box<dyn Fn(&Host) + '_>)> {
-    let flips = FLIPPED.map(|part| -> (String, Box<dyn Fn(&Host) + '_>) {
+/// What a damage is called, and what does it to the host.
+type Damage<'a> = (String, Box<dyn Fn(&Host) + 'a>);
+
+fn damages(agent: &Path) -> Vec<Damage<'_>> {
+    let flips = FLIPPED.map(|part| -> Damage<'_> {
         let flip = move |_: &Host| {
             let mut bytes = std::fs::read(agent).unwrap();
             let at = bytes.len() * part / 1000;
@@ -331,7 +334,7 @@ fn damages(agent: &Path) -> Vec<(String, Box<dyn Fn(&Host) + '_>)> {
         };
         (format!("a bit flipped at {part}/1000"), Box::new(flip))
     });
-    let scripts = DAMAGES.map(|(what, script)| -> (String, Box<dyn Fn(&Host) + '_>) {
+    let scripts = DAMAGES.map(|(what, script)| -> Damage<'_> {
         let script = format!("A={BIN}/{}; cp -p $A $A.copy; mv $A.copy $A; {script}", agent_name());
         let run = move |host: &Host| drop(host.sh(&script));
         (what.to_owned(), Box::new(run))

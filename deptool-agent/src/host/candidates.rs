@@ -84,7 +84,7 @@ fn walk(path: &ExternalPath, place: &Place, depth: usize, files: &mut Vec<Candid
         FileType::RegularFile if files.len() < MOST_CANDIDATES => files.push(Candidate {
             path: path.clone(),
             why: Why::Unknown,
-            size: u64::try_from(stamp.size).unwrap_or(0),
+            size: stamp.size,
             modified: stamp.modified.0,
         }),
         FileType::Directory if depth < DEPTH => {

@@ -196,7 +196,7 @@ fn configure(remote: &Remote, names: &Names, host: &HostRemote, done: &mut Vec<S
             set(key, members.split(' ').map(renamed).collect::<Vec<_>>().join(" "));
         }
     }
-    let renamed = (has_remote && from != to).then(|| Renamed { section: "remote", from, to });
+    let renamed = (has_remote && from != to).then_some(Renamed { section: "remote", from, to });
     remote.repo.configure_renamed(renamed, &settings)?;
     match has_remote {
         true if from != to => done.push(format!("renamed remote '{from}' to '{to}'")),

@@ -129,8 +129,8 @@ pub fn create_once(home: &Home, path: &Path, content: &[u8]) -> Result<(), HostE
         return named;
     }
     // At the first contact, the directories above may be new, too.
-    let above = path.ancestors().skip(1).take_while(|above| above.starts_with(home.root()));
-    above.map(sync_directory).collect()
+    let mut above = path.ancestors().skip(1).take_while(|above| above.starts_with(home.root()));
+    above.try_for_each(sync_directory)
 }
 
 /// Rename the temporary file to `path`, unless another agent was first.

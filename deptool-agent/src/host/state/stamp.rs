@@ -18,6 +18,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    #[allow(clippy::unnecessary_cast, reason = "the types of times differ between platforms")]
     pub fn of(stat: &Stat) -> Stamp {
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Stamp {

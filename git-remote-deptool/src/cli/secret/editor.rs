@@ -73,6 +73,7 @@ fn in_directory(path: &Path, before: &[u8]) -> Result<Zeroizing<Vec<u8>>, CliErr
 }
 
 /// A directory whose files are only in memory.
+#[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between platforms")]
 fn memory() -> Option<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let candidates = [Some(PathBuf::from("/dev/shm")), runtime.filter(|path| path.is_absolute())];
