@@ -38,10 +38,17 @@ enum Command {
     Textconv(textconv::Args),
 }
 
-pub(super) fn run(output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    // No other process of this user can read the plain text from this one's memory, and there is no core dump with it. Where
-    // that can't be had, secrets are as safe as in any other program.
+/// No other process of this user can read the plain text from this one's memory, and there is no core dump with it. Where that
+/// can't be had, secrets are as safe as in any other program.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}
+
+pub(super) fn run(output: &Output, args: Args) -> Result<ExitStatus, CliError> {
+    keep_memory_private();
     match args.command {
         Command::Set(args) => set::run(&super::everything()?, output, args),
         Command::Show(args) => show::run(&super::everything()?, output, args),

@@ -117,7 +117,10 @@ fn check_host(remote: &Remote, host: &HostRemote, deployed: &Deployed) -> Result
     }
     if let Some(tip) = remote.tracking().branch(&deployed.cluster)? {
         let hosts = remote.repo.hosts(tip)?;
-        if hosts.contains(&host.host) && !hosts.contains(&deployed.host) {
+        // A commit that is not here comes from the host, which has to have the directory that it names.
+        let is_true =
+            !remote.repo.has_commit(deployed.commit) || remote.repo.hosts(deployed.commit)?.contains(&deployed.host);
+        if is_true && hosts.contains(&host.host) && !hosts.contains(&deployed.host) {
             return Ok(());
         }
     }

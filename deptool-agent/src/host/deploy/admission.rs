@@ -58,8 +58,10 @@ pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
 
 /// Refuse a host with another key for secrets than the tree records: it was reinstalled, or it is not the host that is meant.
 pub fn check_recipient(home: &Home, request: &Deploy) -> Result<(), HostError> {
+    // The first deployment to a root directory makes the key. Elsewhere, the first contact did.
+    let own = identity::load_or_make(home);
     let Some(expected) = &request.recipient else { return Ok(()) };
-    let own = identity::load_or_make(home)?.recipient();
+    let own = own?.recipient();
     match own == *expected {
         true => Ok(()),
         false => {
