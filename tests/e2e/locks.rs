@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use deptool_agent::shared::build::agent_file_name;
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::{seen::at_rest, stand_in::with_stand_in};
@@ -83,4 +85,29 @@ fn a_deployment_that_could_not_be_noted_is_said_to_be_one() {
     ada.git(&["fetch", "web1"]).ok();
     is_settled(&ada, &two);
     ada.git(&["push", "web1", "prod"]).ok().says("Everything up-to-date");
+}
+
+#[test]
+fn several_first_contacts_at_once_leave_one_agent_under_its_name() {
+    if is_quick() {
+        return;
+    }
+    for round in 0..3 {
+        let sandbox = Sandbox::new();
+        let ada = sandbox.repo("ada");
+        ada.write("web1/web/file", "1\n");
+        let one = ada.commit("One");
+        let url = format!("deptool::{}", sandbox.root("web1").display());
+        let operators: Vec<_> = (0..4).map(|number| sandbox.clone_of(&ada, &format!("operator-{number}"))).collect();
+        let start = |operator: &Repo<'_>| operator.command(&["push", &url, "HEAD:prod"]).start().unwrap();
+        let pushes: Vec<_> = operators.iter().map(start).collect();
+        let pushes: Vec<_> = pushes.into_iter().map(|push| push.wait().unwrap()).collect();
+        // The others find that it is deployed already, or that somebody else was first.
+        assert!(pushes.iter().any(|push| push.success()), "round {round}: {pushes:?}");
+        assert!(pushes.iter().all(|push| !push.stderr().contains("unknown")), "round {round}: {pushes:?}");
+        at_rest(&sandbox, "web1", Some(&one));
+        let bin = fs::read_dir(sandbox.root("web1").join("var/lib/deptool/bin")).unwrap();
+        let names: Vec<_> = bin.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(names, [agent_file_name()], "round {round}");
+    }
 }

@@ -380,6 +380,30 @@ fn a_damaged_agent_is_replaced_by_whatever_is_asked_of_the_host_next() {
     assert!(wrong.is_empty(), "{}: {}", wrong.len(), wrong.join("\n"));
 }
 
+#[test]
+fn several_first_contacts_at_once_leave_one_agent_and_nothing_else() {
+    let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
+    let sandbox = Sandbox::for_lab(&lab);
+    let first = operator(&sandbox, &["web1"]);
+    let operators: Vec<_> = (0..5).map(|number| sandbox.clone_of(&first, &format!("operator-{number}"))).collect();
+    let host = lab.host("web1");
+    for round in 0..3 {
+        host.sh("rm -rf /var/lib/deptool");
+        let pushes: Vec<_> = operators
+            .iter()
+            .map(|operator| operator.command(&["push", "deptool::web1", "HEAD:prod"]).start().unwrap())
+            .collect();
+        let pushes: Vec<Run> = pushes.into_iter().map(|push| push.wait().unwrap()).collect();
+        // The others find what they wanted to deploy, or that somebody else was first.
+        assert!(pushes.iter().any(Run::success), "round {round}: {pushes:?}");
+        assert!(pushes.iter().all(|push| !push.stderr().contains("unknown")), "round {round}: {pushes:?}");
+        let is_swept = || (agents(host) == agent_name()).then_some(());
+        poll("one agent under its name", Duration::from_secs(30), is_swept).unwrap();
+        assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "content");
+        operators[0].git(&["fetch", "deptool::web1", "prod"]).ok().does_not_say("installing the agent");
+    }
+}
+
 fn executable(file: &Path, text: &str) -> PathBuf {
     std::fs::write(file, text).unwrap();
     executable_again(file);

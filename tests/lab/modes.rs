@@ -98,3 +98,23 @@ WantedBy=multi-user.target
     spy.signal_group(Signal::KILL).unwrap();
     assert_eq!(seen, "/etc/keys/left/open");
 }
+
+#[test]
+fn a_name_service_that_hangs_refuses_the_deployment_and_is_named() {
+    let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
+    let (sandbox, host) = (Sandbox::for_lab(&lab), lab.host("web1"));
+    let operator = sandbox.repo("operator");
+    operator.add_remote("web1", "deptool::web1");
+    operator.write("web1/vault/key.pem", "TOPSECRET\n");
+    operator.write("web1/vault/manifest.json", r#"{"files": {"key.pem": {"mode": "0400", "owner": "www-data"}}}"#);
+    operator.commit("A vault");
+    let getent = "/usr/local/sbin/getent";
+    host.sh(&format!("printf '#!/bin/sh\nexec sleep 1000\n' >{getent}; chmod 755 {getent}"));
+    let push = operator.command(&["push", "web1", "prod"]).timeout(Duration::from_secs(120)).run().unwrap();
+    push.code(1).says("'getent passwd www-data' did not answer within 30 seconds").does_not_say("unknown");
+    assert_eq!(host.sh("find /var/lib/deptool/generations /var/lib/deptool/apps -mindepth 1"), "", "nothing was made");
+    assert_eq!(host.sh("pgrep -xc sleep || true"), "0", "no program is left behind");
+    host.sh(&format!("rm {getent}"));
+    operator.git(&["push", "web1", "prod"]).ok();
+    assert_eq!(host.sh("stat -c %U:%a /var/lib/deptool/apps/vault/current/key.pem"), "www-data:400");
+}

@@ -1,4 +1,5 @@
-//! Runs programs of the host, those of systemd and of its package manager: without a shell, with a clean environment, and with limits for time and output.
+//! Runs programs of the host, those of systemd and of its package manager: without a shell, with a clean environment, and with
+//! limits for time and output.
 
 use std::{
     ffi::OsStr,
@@ -14,7 +15,7 @@ use super::SystemError;
 
 /// The search path for programs. The PATH of the session is not used: sudo and ssh set it differently.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The most bytes that are kept of each output stream: its end.
+/// The most bytes that are kept of each output stream: its end, or its beginning.
 const KEPT: usize = 64 << 10;
 
 /// How a program ended, and its output.
@@ -93,6 +94,16 @@ pub fn lines(
         each(&rest);
     }
     Ok(status)
+}
+
+/// Run a program. Returns how it ended, and the beginning of its output. After `limit` the program is killed and the call fails.
+pub fn beginning(program: &str, arguments: &[&OsStr], limit: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut stdout = Vec::new();
+    let (status, _) = start(program, arguments, &[], limit, &mut |bytes| {
+        let room = KEPT - stdout.len();
+        stdout.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    })?;
+    Ok((status, stdout))
 }
 
 /// Run a program. Returns how it ended, and the end of what it wrote to stderr.
@@ -204,6 +215,14 @@ mod tests {
     fn of_long_output_the_end_is_kept() {
         let ended = sh("head -c 300000 /dev/zero; printf end", LONG).unwrap();
         assert!(ended.stdout.len() == KEPT && ended.stdout.ends_with(b"end"));
+    }
+
+    #[test]
+    fn of_long_output_the_beginning_can_be_had() {
+        let script = OsStr::new("printf begin; head -c 300000 /dev/zero; exit 3");
+        let (status, stdout) = beginning("sh", &[OsStr::new("-c"), script], LONG).unwrap();
+        assert!(stdout.len() == KEPT && stdout.starts_with(b"begin"));
+        assert_eq!(status.code(), Some(3));
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! The agent is a static binary and can't use NSS. So it runs `getent` on a live host, and reads `etc/passwd` and
 //! `etc/group` in a root directory.
 
-use std::{fs, process::Command};
+use std::{ffi::OsStr, fs, io, time::Duration};
 
 use crate::{
     host::state::{error::HostError, layout::Home},
     shared::manifest::{Account, FileAttributes},
+    system::program,
 };
+
+/// How long the host's name service may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One of the two databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,10 @@ impl Database {
 
 /// The numeric id of `account`, or `None` if there is no such account.
 pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Option<u32>, HostError> {
-    if home.is_live() { ask_host(database, account) } else { read_files(home, database, account) }
+    match home.is_live() {
+        true => Ok(ask_host(home, database, account.as_str())?.and_then(|line| id_in(&line, account))),
+        false => read_files(home, database, account),
+    }
 }
 
 /// The ids of the owner and the group of a file, where the manifest sets them. Missing accounts are an error.
@@ -41,19 +48,26 @@ pub fn ids(home: &Home, attributes: &FileAttributes) -> Result<(Option<u32>, Opt
     Ok((id(Database::Passwd, &attributes.owner)?, id(Database::Group, &attributes.group)?))
 }
 
-fn ask_host(database: Database, account: &Account) -> Result<Option<u32>, HostError> {
-    let output = Command::new("getent").args([database.name(), "--", account.as_str()]).output();
-    let output = output.map_err(|error| HostError::refused(format!("cannot run 'getent': {error}")))?;
-    match output.status.code() {
-        Some(0) => Ok(id_in(&String::from_utf8_lossy(&output.stdout), account)),
+/// The answer of the host's name service: a line of passwd(5) or group(5). `None` if it knows no such `key`. Of a group with very
+/// many members, the line lacks some of them.
+///
+/// The service may ask other machines, which take long or never answer.
+fn ask_host(home: &Home, database: Database, key: &str) -> Result<Option<String>, HostError> {
+    let arguments = [database.name(), "--", key].map(OsStr::new);
+    let answer = home.wait_for(|| program::beginning("getent", &arguments, PATIENCE));
+    let (status, line) = answer.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => HostError::refused(format!(
+            "'getent {} {key}' did not answer within {} seconds: is the host's name service reachable?",
+            database.name(),
+            PATIENCE.as_secs()
+        )),
+        _ => HostError::refused(format!("can't run 'getent': {error}")),
+    })?;
+    match status.code() {
+        Some(0) => Ok(Some(String::from_utf8_lossy(&line).into_owned())),
         // getent(1): "one or more supplied key could not be found in the database"
         Some(2) => Ok(None),
-        _ => Err(HostError::refused(format!(
-            "'getent {} {}' failed: {}",
-            database.name(),
-            account.as_str(),
-            output.status
-        ))),
+        _ => Err(HostError::refused(format!("'getent {} {key}' failed: {status}", database.name()))),
     }
 }
 
@@ -68,13 +82,13 @@ fn read_files(home: &Home, database: Database, account: &Account) -> Result<Opti
 
 /// The name of the account with this id, or `None` if there is none.
 pub fn name_of(home: &Home, database: Database, id: u32) -> Result<Option<String>, HostError> {
-    let text = if home.is_live() {
-        let output = Command::new("getent").args([database.name(), &id.to_string()]).output();
-        output.map_err(|error| HostError::refused(format!("cannot run 'getent': {error}")))?.stdout
-    } else {
-        fs::read(home.root().join("etc").join(database.name())).unwrap_or_default()
+    let text = match home.is_live() {
+        true => ask_host(home, database, &id.to_string())?.unwrap_or_default(),
+        false => {
+            let text = fs::read(home.root().join("etc").join(database.name())).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        }
     };
-    let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let found = lines.find(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(id));
     let found = found.map(|fields| fields[0].to_owned());

@@ -92,7 +92,7 @@ impl Home {
         &self.heartbeat
     }
 
-    /// Run `work`, which waits for a disk, and send heartbeats meanwhile.
+    /// Run `work`, which waits for a disk or a program, and send heartbeats meanwhile.
     pub fn wait_for<T>(&self, work: impl FnOnce() -> T) -> T {
         self.heartbeat.during(PERIOD, work)
     }
