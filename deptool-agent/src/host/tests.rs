@@ -315,6 +315,23 @@ fn whatever_unit_fails_the_host_is_as_it_was() {
 }
 
 #[test]
+fn a_unit_that_can_not_be_reloaded_is_restarted_by_the_rollback() {
+    const RELOADED: (&str, &str) = (
+        "web/manifest.json",
+        r#"{"systemd": {"units_enabled": ["web.service"], "on_change": {"web.service": "reload"}}}"#,
+    );
+    let mut world = World::new();
+    world.deploys(&[RELOADED, UNIT, ("web/conf", "1")]);
+    world.fake.calls.clear();
+    world.fake.behave("web.service", Behaviour::ReloadFails);
+    let (outcome, _) = world.deploy(&[RELOADED, UNIT, ("web/conf", "2")]);
+    let Outcome::RolledBack(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.rollback_errors, [""; 0]);
+    let jobs: Vec<_> = world.fake.changes().into_iter().filter(|call| call.starts_with("jobs ")).collect();
+    assert_eq!(jobs, ["jobs reload web.service", "jobs reload web.service", "jobs restart web.service"]);
+}
+
+#[test]
 fn a_unit_that_stays_down_after_a_rollback_is_started_by_the_next_deployment() {
     let mut world = before();
     let home = Home::new(world.root.path());

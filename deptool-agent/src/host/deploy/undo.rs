@@ -301,9 +301,17 @@ impl Undoing<'_> {
         }
     }
 
+    /// Run jobs. A unit that can't be reloaded is restarted: what it holds in memory may be from neither configuration.
     fn start(&mut self, jobs: &[(UnitName, JobKind)]) {
-        let down = self.run(jobs).into_iter().filter_map(|(unit, result)| failed_units::down(unit, result));
+        let results = self.run(jobs).into_iter().zip(jobs.iter().map(|(_, kind)| *kind));
+        let (not_reloaded, others): (Vec<_>, Vec<_>) =
+            results.partition(|((_, result), kind)| *kind == JobKind::Reload && *result != JobResult::Done);
+        let down = others.into_iter().filter_map(|((unit, result), _)| failed_units::down(unit, result));
         self.left.down.extend(down);
+        if !not_reloaded.is_empty() {
+            let restarts: Vec<_> = not_reloaded.into_iter().map(|((unit, _), _)| (unit, JobKind::Restart)).collect();
+            self.start(&restarts);
+        }
     }
 
     fn run(&mut self, jobs: &[(UnitName, JobKind)]) -> Vec<(UnitName, JobResult)> {
