@@ -11,8 +11,6 @@ use std::{
     io::{self, Read as _},
 };
 
-use zlib_rs::crc32::crc32;
-
 /// The code of `deptool-error` that a damaged agent prints in place of its first line.
 pub const DAMAGED: &str = "damaged";
 
@@ -48,7 +46,7 @@ pub fn seal(agent: &mut [u8]) -> Result<(), NoPlace> {
     let (length, offset) = (u32::try_from(agent.len()).map_err(|_| NoPlace)?, u32::try_from(at).map_err(|_| NoPlace)?);
     let numbers = &mut agent[at + MAGIC.len()..][..NUMBERS];
     numbers.fill(0);
-    let crc = crc32(0, agent);
+    let crc = crc32fast::hash(agent);
     let numbers = [length, offset, crc].map(u32::to_le_bytes);
     agent[at + MAGIC.len()..][..NUMBERS].copy_from_slice(numbers.as_flattened());
     Ok(())
@@ -82,7 +80,7 @@ fn compare(seal: &[u8; SIZE], content: &mut [u8]) -> Seal {
         Some(numbers) => numbers.fill(0),
         None => return Seal::Broken,
     }
-    match content.len() == length as usize && crc32(0, content) == crc {
+    match content.len() == length as usize && crc32fast::hash(content) == crc {
         true => Seal::Intact,
         false => Seal::Broken,
     }

@@ -8,7 +8,6 @@ use std::io::{self, BufRead, Write};
 use gix_hash::{Hasher, Kind as HashKind, ObjectId, hasher};
 use gix_object::Kind;
 use gix_zlib::{Decompress, FlushDecompress, Status};
-use zlib_rs::crc32::crc32;
 
 /// Blobs of this size and more, in bytes, travel outside of packs, and are never in a host's store.
 pub const LARGE_BLOB: u64 = 4 << 20;
@@ -325,6 +324,13 @@ pub struct Written {
     pub offset: u64,
     /// The CRC-32 of the entry.
     pub crc32: u32,
+}
+
+/// The CRC-32 of what has the CRC-32 `crc`, followed by `bytes`.
+fn crc32(crc: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(crc);
+    hasher.update(bytes);
+    hasher.finalize()
 }
 
 fn entry_header(kind: Kind, size: u64) -> Vec<u8> {
