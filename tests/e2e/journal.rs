@@ -112,6 +112,9 @@ fn whatever_becomes_of_any_record_while_a_deployment_is_interrupted_it_is_mended
     damage_records_while_interrupted(1);
 }
 
+/// The host's key for secrets, in its state directory.
+const KEY: &str = "state/identity";
+
 /// One damage in this many is tried.
 fn damage_records_while_interrupted(one_in: usize) {
     let Some((world, mut scenario)) = interrupted() else { return };
@@ -124,6 +127,7 @@ fn damage_records_while_interrupted(one_in: usize) {
         if !state.join(&record).exists() {
             continue;
         }
+        let key = fs::read(state.join(KEY)).unwrap();
         damage(&state.join(&record));
         let operator = world.operator("operator-of-damage", Knows::BothCommits).unwrap();
         let fetch = operator.git(&["fetch", "web1"]);
@@ -133,6 +137,15 @@ fn damage_records_while_interrupted(one_in: usize) {
         let mut push = operator.git(&["push", "-o", "take-over", "web1", "prod"]);
         if !push.success() && push.stderr().contains("repair") {
             push = operator.git(&["push", "-o", "repair", "-o", "take-over", "web1", "prod"]);
+        }
+        // Without the key that the secrets are encrypted to there are two ways out: encrypt them anew, or put it back.
+        let is_refused = ["is not encrypted to this host: rekey it", "restore it from a backup"]
+            .iter()
+            .any(|why| push.stderr().contains(why));
+        if !push.success() && record.ends_with(KEY) && is_refused {
+            let _ = fs::remove_dir_all(state.join(KEY)).or_else(|_| fs::remove_file(state.join(KEY)));
+            fs::write(state.join(KEY), key).unwrap();
+            push = operator.git(&["push", "-o", "take-over", "web1", "prod"]);
         }
         // Without a ledger it is not known whether a directory was there before us.
         if !push.success() && push.stderr().contains("'/etc/shuts' is a directory on the host: remove it there") {

@@ -96,8 +96,8 @@ pub fn rest(home: &Home, store: &mut Store, journal: Handle) -> Result<(), HostE
 
 /// Remove what no generation needs. What can't be removed is put on record: it gets in the way of nothing.
 pub fn clear_away(home: &Home, store: &mut Store) -> Result<(), HostError> {
-    secrets::prune(home)?;
     let mut left = prune(home)?;
+    left.extend(secrets::prune(home).err());
     left.extend(agents::prune(home, &AgentId::own()).err());
     left.extend(tidy_store(home, store).err());
     untidy::record(home, &left)
@@ -232,9 +232,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     takeover::remove_stale_sockets(home)?;
     clear_unnamed(home)?;
     Store::sweep(&home.store())?;
-    secrets::prune(home)?;
-    match prune(home)? {
-        left if left.is_empty() => Ok(()),
-        left => untidy::record(home, &left),
-    }
+    let mut left = prune(home)?;
+    left.extend(secrets::prune(home).err());
+    if left.is_empty() { Ok(()) } else { untidy::record(home, &left) }
 }
