@@ -7,7 +7,7 @@
 //! connection   the helper at the other end, heartbeats, takeovers by another connection
 //! deploy/      the steps of a deployment
 //! external     external paths, outside of the state directory, and drift
-//! secrets      the host's age identity
+//! secrets      files that are decrypted into memory, and the key of the host for them
 //! state        the files in the state directory; the Git store is in `shared/store`
 //! ```
 

@@ -12,7 +12,4 @@ pub mod identity;
 pub mod plain_text;
 pub mod recipient;
 
-/// The directory of an app for its secrets.
-pub const DIRECTORY: &str = "secrets";
-/// How the name of an encrypted file ends.
-pub const SUFFIX: &str = ".age";
+pub use deptool_agent::shared::secrets::{DIRECTORY, SUFFIX};

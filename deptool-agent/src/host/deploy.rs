@@ -30,6 +30,7 @@ use crate::{
             failure::Failure,
             stage::{Ready, Staged, stage},
         },
+        secrets,
         state::{
             durable,
             error::HostError,
@@ -93,10 +94,13 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     if request.repair == Repair::Changed {
         heal::check_in_step(home)?;
     }
+    // The first deployment to a root directory makes the key for secrets. Elsewhere, the first contact did. A damaged one is told
+    // of by hello, and refused where it is needed.
+    let key = secrets::identity::load_or_make(home);
     let mut store = Store::open_or_init(&home.store())?;
     let actual = deployed(home)?;
     let refused = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error)));
-    if let Some(outcome) = refused.or_else(|| admission::check_recipient(home, request).err().map(refusal)) {
+    if let Some(outcome) = refused.or_else(|| admission::check_recipient(request, key).err().map(refusal)) {
         lock.leave();
         return Ok(End::Outcome(outcome));
     }

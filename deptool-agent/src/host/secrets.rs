@@ -93,9 +93,6 @@ pub fn has_any(tree: &HostTree) -> bool {
 
 /// Decrypt all secrets of a tree. If any can't be opened, all of those are named.
 pub fn open_all(home: &Home, tree: &HostTree, objects: &dyn Find) -> Result<Vec<Opened>, HostError> {
-    if !has_any(tree) {
-        return Ok(Vec::new());
-    }
     let identity = load_or_make(home)?;
     let (mut opened, mut problems) = (Vec::new(), Vec::new());
     for (app, secret) in tree.apps.iter().flat_map(|(name, app)| secrets::of(app).map(move |secret| (name, secret))) {
@@ -125,9 +122,6 @@ fn open(identity: &Identity, objects: &dyn Find, content: BlobId) -> Result<Zero
 /// Write the secrets of generation `number`, and the stable paths of their apps. Nothing uses them before the generation is
 /// current.
 pub fn write(home: &Home, number: u32, opened: Vec<Opened>, set: Owners) -> Result<(), HostError> {
-    if opened.is_empty() {
-        return Ok(());
-    }
     let directory = memory::open(home)?;
     let temporary = directory.join(format!(".{number}.new"));
     durable::remove_all(&temporary)?;

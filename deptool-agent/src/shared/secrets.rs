@@ -10,8 +10,10 @@ use crate::shared::{
     tree::{App, FileKind},
 };
 
-const DIRECTORY: &str = "secrets/";
-const SUFFIX: &str = ".age";
+/// The directory of an app for its secrets.
+pub const DIRECTORY: &str = "secrets";
+/// How the name of an encrypted file ends.
+pub const SUFFIX: &str = ".age";
 /// The default mode of a decrypted file.
 const MODE: Mode = Mode(0o400);
 
@@ -29,7 +31,12 @@ pub struct Secret<'a> {
 
 /// The part of a path that names the secret. `None` if it is no path of a secret.
 fn stem(path: &TreePath) -> Option<&[u8]> {
-    path.as_bytes().strip_prefix(DIRECTORY.as_bytes())?.strip_suffix(SUFFIX.as_bytes())
+    within(path)?.strip_suffix(SUFFIX.as_bytes())
+}
+
+/// The rest of a path in the directory for secrets.
+fn within(path: &TreePath) -> Option<&[u8]> {
+    path.as_bytes().strip_prefix(DIRECTORY.as_bytes())?.strip_prefix(b"/")
 }
 
 /// The name of the secret that the file at `path` is, if it is one.
@@ -37,10 +44,14 @@ pub fn name_of(path: &TreePath) -> Option<&str> {
     std::str::from_utf8(stem(path)?).ok().filter(|name| is_name(name))
 }
 
+/// Whether names of secrets may have this byte in them.
+pub fn is_in_names(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-@".contains(&byte)
+}
+
 /// Whether systemd takes the name for a credential, too.
 fn is_name(name: &str) -> bool {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte));
-    is_plain && !name.is_empty() && !name.starts_with(['.', '-'])
+    name.bytes().all(is_in_names) && !name.is_empty() && !name.starts_with(['.', '-'])
 }
 
 /// Check that a file of a tree may be a secret, if it looks like one. Returns what is wrong, after the path.
@@ -60,7 +71,7 @@ pub fn check(path: &TreePath, kind: FileKind) -> Result<(), &'static str> {
 
 /// The encrypted file that a key of the manifest's `files` stands for, if it names a decrypted one.
 pub fn encrypted(key: &TreePath) -> Option<TreePath> {
-    key.as_bytes().strip_prefix(DIRECTORY.as_bytes())?;
+    within(key)?;
     TreePath::parse(&[key.as_bytes(), SUFFIX.as_bytes()].concat()).ok()
 }
 
@@ -68,7 +79,7 @@ pub fn encrypted(key: &TreePath) -> Option<TreePath> {
 pub fn of(app: &App) -> impl Iterator<Item = Secret<'_>> {
     app.files.iter().filter_map(|(file, entry)| {
         let name = name_of(file)?;
-        let key = TreePath::parse(format!("{DIRECTORY}{name}").as_bytes()).ok()?;
+        let key = TreePath::parse(format!("{DIRECTORY}/{name}").as_bytes()).ok()?;
         let none = FileAttributes { mode: None, owner: None, group: None };
         let mut attributes = app.manifest.files.get(&key).cloned().unwrap_or(none);
         attributes.mode.get_or_insert(MODE);

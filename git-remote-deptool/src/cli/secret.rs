@@ -16,6 +16,7 @@ mod place;
 mod rekey;
 mod set;
 mod show;
+mod target;
 mod textconv;
 
 use super::{CliError, exit::ExitStatus, output::Output};

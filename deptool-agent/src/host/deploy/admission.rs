@@ -5,7 +5,7 @@ use rustix::fs::CWD;
 use crate::{
     host::{
         external::place::lock_of,
-        secrets::identity,
+        secrets::identity::Identity,
         state::{
             error::{Context, HostError},
             identity::hostname_differs,
@@ -57,9 +57,7 @@ pub fn check_hostname(home: &Home, request: &Deploy) -> Result<(), HostError> {
 }
 
 /// Refuse a host with another key for secrets than the tree records: it was reinstalled, or it is not the host that is meant.
-pub fn check_recipient(home: &Home, request: &Deploy) -> Result<(), HostError> {
-    // The first deployment to a root directory makes the key. Elsewhere, the first contact did.
-    let own = identity::load_or_make(home);
+pub fn check_recipient(request: &Deploy, own: Result<Identity, HostError>) -> Result<(), HostError> {
     let Some(expected) = &request.recipient else { return Ok(()) };
     let own = own?.recipient();
     match own == *expected {

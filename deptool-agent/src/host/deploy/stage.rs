@@ -153,7 +153,9 @@ pub fn stage(
         prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
     let secrets = secrets::has_any(&new).then(|| secrets::target(home, generation));
     generations::write(home, generation, &note(home, request)?, &checkouts, secrets.as_deref())?;
-    stage_secrets(home, generation, &new, store)?;
+    if secrets.is_some() {
+        stage_secrets(home, generation, &new, store)?;
+    }
     let sides = Sides { old: &old, new: &new, had: &had, wants: &wants, plan: &mending.plan };
     let generations = (current, generation);
     let staged = prepare::Staged {
@@ -178,9 +180,6 @@ pub fn stage(
 
 /// Decrypt the secrets of `new`, or refuse the deployment.
 fn stage_secrets(home: &Home, generation: u32, new: &HostTree, store: &Store) -> Result<(), HostError> {
-    if !secrets::has_any(new) {
-        return Ok(());
-    }
     secrets::write(home, generation, secrets::open_all(home, new, store)?, secrets::Owners::Later)?;
     secrets::install_unit(home)
 }

@@ -91,8 +91,8 @@ impl Places {
     }
 }
 
-/// The text of the unit that recovers. It runs before sysinit.target, and before sysctl and tmpfiles, because all of them may read restored
-/// files.
+/// The text of the unit that recovers. It runs before sysinit.target, and before sysctl and tmpfiles, because all of them may
+/// read restored files.
 fn recovery(agent: &Path) -> String {
     let agent = quoted(agent);
     format!(

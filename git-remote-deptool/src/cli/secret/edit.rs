@@ -5,10 +5,7 @@ use clap_complete::ArgValueCandidates;
 use super::{
     super::{CliError, candidates, exit::ExitStatus, output::Output},
     editor,
-    hosts::{self, Asked, Record},
-    keys::{self, Keys, Recipients},
-    place::{Place, WorkTree},
-    set,
+    target::Target,
 };
 use crate::fleet::remote::Remote;
 
@@ -24,21 +21,17 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let tree = WorkTree::of(&remote.repo)?;
-    let keys = Keys::load(&remote.repo)?;
-    let recipients = Recipients::read(remote)?;
-    let places = Place::parse(&recipients.settings, &args.secret)?;
-    let operators = recipients.operators(&keys.identities)?;
-    let plain = places.iter().map(|place| keys.open(remote, &tree, place)).collect::<Result<Vec<_>, _>>()?;
+    let target = Target::of(remote, output, &args.secret)?;
+    let open = |place| target.keys.open(remote, &target.tree, place);
+    let plain = target.places.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let Some(before) = plain.first() else {
         return Err(CliError::Usage("the group has no hosts".into()));
     };
     if let Some(at) = plain.iter().position(|one| one != before) {
-        let (first, other) = (&places[0], &places[at]);
+        let (first, other) = (&target.places[0], &target.places[at]);
         return Err(CliError::Text(format!("'{first}' and '{other}' differ: edit one at a time")));
     }
-    let names: Vec<_> = places.iter().map(|place| place.host.clone()).collect();
-    let hosts = hosts::recipients(remote, output, &recipients, &names, Asked::Unknown, Record::Yes)?;
+    let hosts = target.hosts()?;
     let mut after = editor::edit(before)?;
     // Most editors end a file with a line feed, which a password does not have.
     if !before.ends_with(b"\n") && after.strip_suffix(b"\n").is_some_and(|rest| !rest.contains(&b'\n')) {
@@ -48,13 +41,6 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         output.note("nothing was changed")?;
         return Ok(ExitStatus::Done);
     }
-    if after.is_empty() {
-        return Err(CliError::Text("the secret is empty; nothing was written".into()));
-    }
-    set::check_size(&after)?;
-    for (place, host) in places.iter().zip(&hosts) {
-        tree.write(place, &keys::encrypt(&after, host, &operators)?)?;
-        output.note(format_args!("{}: for {}", place.path(), keys::names(&place.host, &operators).join(", ")))?;
-    }
+    target.write(&after, &hosts)?;
     Ok(ExitStatus::Done)
 }

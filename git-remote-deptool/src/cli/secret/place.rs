@@ -9,6 +9,7 @@ use std::{
 
 use deptool_agent::shared::{
     name::{AppName, HostName},
+    secrets::is_in_names,
     text::printable,
 };
 
@@ -66,7 +67,7 @@ fn check(name: &str) -> Result<(), CliError> {
     let bad =
         |why: &str| Err(CliError::Usage(format!("invalid name of a secret '{}': {why}", printable(name.as_bytes()))));
     // As the host takes them, and systemd for the names of credentials.
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte)) {
+    if name.is_empty() || !name.bytes().all(is_in_names) {
         return bad("it is written with letters, digits and '._-@'");
     }
     if name.starts_with(['.', '-']) {

@@ -8,9 +8,8 @@ use zeroize::Zeroizing;
 use super::{
     super::{CliError, candidates, exit::ExitStatus, output::Output},
     editor,
-    hosts::{self, Asked, Record},
-    keys::{self, Keys, Recipients},
-    place::{MAX_SIZE, Place, WorkTree},
+    place::MAX_SIZE,
+    target::Target,
 };
 use crate::fleet::remote::Remote;
 
@@ -26,24 +25,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
-    let tree = WorkTree::of(&remote.repo)?;
-    let keys = Keys::load(&remote.repo)?;
-    let recipients = Recipients::read(remote)?;
-    let places = Place::parse(&recipients.settings, &args.secret)?;
-    let operators = recipients.operators(&keys.identities)?;
-    let names: Vec<_> = places.iter().map(|place| place.host.clone()).collect();
-    let hosts = hosts::recipients(remote, output, &recipients, &names, Asked::Unknown, Record::Yes)?;
+    let target = Target::of(remote, output, &args.secret)?;
+    let hosts = target.hosts()?;
     let plain = match io::stdin().is_terminal() {
         true => editor::edit(&[])?,
         false => from_stdin()?,
     };
-    if plain.is_empty() {
-        return Err(CliError::Text("the secret is empty; nothing was written".into()));
-    }
-    for (place, host) in places.iter().zip(&hosts) {
-        tree.write(place, &keys::encrypt(&plain, host, &operators)?)?;
-        output.note(format_args!("{}: for {}", place.path(), keys::names(&place.host, &operators).join(", ")))?;
-    }
+    target.write(&plain, &hosts)?;
     output.note("commit it, and deploy it as any other file")?;
     Ok(ExitStatus::Done)
 }
