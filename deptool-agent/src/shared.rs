@@ -11,6 +11,7 @@ pub mod id;
 pub mod json;
 pub mod manifest;
 pub mod name;
+pub mod ordered;
 pub mod outcome;
 pub mod path;
 pub mod plan;

@@ -21,8 +21,10 @@ use crate::process::{Cmd, find_program};
 /// The profile for agents, optimised for size (see the workspace's Cargo.toml).
 const AGENT_PROFILE: &str = "agent";
 
-/// How rustc leaves linking to zig; and the outliner, as in `.cargo/config.toml`.
-const ZIG_FLAGS: &str = "-Clink-self-contained=no -Clinker-flavor=gcc -Cllvm-args=-enable-machine-outliner=always";
+/// How rustc leaves linking to zig; the rest as in `.cargo/config.toml`.
+const ZIG_FLAGS: &str = "-Clink-self-contained=no -Clinker-flavor=gcc -Cllvm-args=-enable-machine-outliner=always \
+    --cfg=chacha20_backend=\"soft\" --cfg=poly1305_backend=\"soft\" --cfg=sha2_backend=\"soft\" \
+    --cfg=sha2_backend_soft=\"compact\"";
 
 /// A platform that agents are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use crate::shared::{
     json::{self, JsonError, Object, Pairs, object, objects},
     name::UnitName,
+    ordered::Ordered as _,
     path::{ExternalPath, TreePath},
 };
 
@@ -172,7 +173,7 @@ fn map<'de, D: Deserializer<'de>, V: Deserialize<'de>>(deserializer: D) -> Resul
 
 fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<TreePath, FileAttributes>, D::Error> {
     let Pairs(pairs) = Pairs::<TreePath, Object<FileAttributes>>::deserialize(deserializer)?;
-    Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).collect::<BTreeMap<_, _>>())
+    Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).into_map())
 }
 
 fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ExternalPath, TreePath>, D::Error> {

@@ -12,6 +12,7 @@ use crate::shared::{
     desired::{Claim, ClaimKind, Desired, DesiredError, Snippet},
     manifest::OnChange,
     name::{AppName, UnitName, UnitType},
+    ordered::Ordered as _,
     path::{ExternalPath, TreePath},
     tree::HostTree,
 };
@@ -253,7 +254,7 @@ fn unobserved_reloads(units: &[UnitChange], new: &HostTree, wants: &Desired) -> 
     let reloads = units.iter().filter(is_service);
     let reloads = reloads.filter(|change| matches!(change.job, UnitJob::Reload(_) | UnitJob::ReloadOrRestart(_)));
     let unobserved = reloads.filter(|change| !tells(&change.unit) && !change.apps.iter().any(is_looked_after));
-    unobserved.map(|change| change.unit.clone()).collect::<BTreeSet<_>>()
+    unobserved.map(|change| change.unit.clone()).into_set()
 }
 
 fn change_of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Change> {
@@ -267,7 +268,7 @@ fn change_of<T: PartialEq>(before: Option<&T>, after: Option<&T>) -> Option<Chan
 
 /// The keys of both maps, in order.
 fn keys<'a, K: Ord, V, W>(a: &'a BTreeMap<K, V>, b: &'a BTreeMap<K, W>) -> BTreeSet<&'a K> {
-    a.keys().chain(b.keys()).collect::<BTreeSet<_>>()
+    a.keys().chain(b.keys()).into_set()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{
 use crate::shared::{
     desired::template_of,
     name::{UnitName, UnitType},
+    ordered::Ordered as _,
 };
 
 /// `tick` is called at least this often.
@@ -258,7 +259,7 @@ impl Watch {
 
     /// The failed units that the units in `failures` require.
     fn causes(&self, system: &mut dyn System, failures: &[Failure]) -> Vec<Failure> {
-        let mut seen = failures.iter().map(|failure| failure.unit.clone()).collect::<BTreeSet<_>>();
+        let mut seen = failures.iter().map(|failure| failure.unit.clone()).into_set();
         let mut left: Vec<UnitName> = seen.iter().cloned().collect();
         let mut causes = Vec::new();
         while let Some(unit) = left.pop() {
@@ -298,7 +299,7 @@ fn look(system: &mut dyn System, watched: &mut Vec<Watched>, first: bool) -> Vec
         looks.push((at, sub, verdict));
         if let (true, Ok(now)) = (first && one.role == Role::Own, &now) {
             let services = triggered(system, one, now);
-            let known = watched.iter().map(|one| one.unit.clone()).collect::<BTreeSet<_>>();
+            let known = watched.iter().map(|one| one.unit.clone()).into_set();
             watched.extend(services.into_iter().filter(|new| !known.contains(&new.unit)));
         }
         at += 1;

@@ -10,6 +10,7 @@ use super::{
     program,
 };
 use crate::shared::name::UnitName;
+use crate::shared::ordered::Ordered as _;
 
 mod client;
 mod jobs;
@@ -227,7 +228,7 @@ impl System for Systemd {
         let text = String::from_utf8_lossy(&ended.stdout);
         // Each unit's text follows a line `---NAME---`.
         let name = |line: &str| line.strip_prefix("---")?.strip_suffix("---").map(str::to_owned);
-        let units = text.lines().filter_map(name).filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
+        let units = text.lines().filter_map(name).filter_map(|name| UnitName::parse(name.as_bytes()).ok()).into_set();
         Ok(Some(Converted { units, output: String::from_utf8_lossy(&ended.stderr).into_owned() }))
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Active, System, SystemError, UnitDetail, UnitState};
 use crate::shared::name::UnitName;
+use crate::shared::ordered::Ordered as _;
 
 /// At most this many units are looked at to find out what has started one.
 const STARTERS: usize = 100;
@@ -29,7 +30,7 @@ impl States {
     pub fn of(loaded: &BTreeMap<UnitName, UnitState>) -> States {
         let before = |state: &UnitState| Before { active: state.active, invocation: state.invocation.clone() };
         let known = loaded.iter().filter(|(_, state)| state.active != Active::Inactive);
-        States(known.map(|(unit, state)| (unit.clone(), before(state))).collect())
+        States(known.map(|(unit, state)| (unit.clone(), before(state))).into_map())
     }
 
     /// Whether the unit ran or was starting.
@@ -82,7 +83,7 @@ impl States {
 
     /// All units that have changed.
     fn changes<'a>(&'a self, now: &'a BTreeMap<UnitName, UnitState>) -> impl Iterator<Item = (&'a UnitName, Change)> {
-        let all: BTreeSet<&UnitName> = self.0.keys().chain(now.keys()).collect();
+        let all: BTreeSet<&UnitName> = self.0.keys().chain(now.keys()).into_set();
         all.into_iter().filter_map(|unit| Some((unit, self.change_of(unit, now)?)))
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     shared::{
         manifest::FileAttributes,
         name::{AppName, UnitName},
+        ordered::Ordered as _,
         path::{ExternalPath, TreePath},
         text::printable,
     },
@@ -139,7 +140,7 @@ impl Applying<'_> {
 
     /// The units that ran and that systemd stopped together with these. A restart would have started them again.
     fn stopped_along(&mut self, stopped: &[UnitName]) -> Result<Vec<UnitName>, HostError> {
-        let ours = Ours { jobs: stopped.iter().cloned().collect(), stops: BTreeSet::new() };
+        let ours = Ours { jobs: stopped.iter().cloned().into_set(), stops: BTreeSet::new() };
         let now = self.system.snapshot_of_runs()?;
         let touched = touched::find(self.system, &ours, self.before, &now)?;
         let is_down = |one: &Touched| one.change == touched::Change::Stopped && one.relation == Relation::Along;

@@ -22,6 +22,7 @@ use crate::{
         desired::Desired,
         id::{BlobId, TreeId},
         name::{AppName, HostName, UnitName},
+        ordered::Ordered as _,
         outcome::{Drift, Mended},
         path::{ExternalPath, TreePath},
         plan::{Enablement, HostPlan, UnitChange, UnitJob},
@@ -58,7 +59,7 @@ pub struct Meant<'a> {
 
 /// Decide what to put right as part of generation `number`.
 pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair, number: u32) -> Mending {
-    let changed: BTreeSet<AppName> = meant.plan.apps.iter().map(|change| change.app.clone()).collect();
+    let changed: BTreeSet<AppName> = meant.plan.apps.iter().map(|change| change.app.clone()).into_set();
     let (mine, left): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| is_mine(finding, repair, &changed));
     let mut left_trees = BTreeMap::new();
     for finding in &left {

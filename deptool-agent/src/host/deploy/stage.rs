@@ -38,6 +38,7 @@ use crate::{
         desired::{ClaimKind, Desired, Snippet},
         manifest::probe::Probe,
         name::{AppName, UnitName},
+        ordered::Ordered as _,
         outcome::{Drift, Goal},
         plan::HostPlan,
         store::Store,
@@ -82,8 +83,7 @@ impl Expectations {
     fn of(sides: &Sides<'_>, request: &Deploy) -> Expectations {
         let Sides { old, new, wants, plan, .. } = sides;
         let units = wants.enabled.iter().chain(&wants.watched);
-        let windows =
-            units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).collect::<BTreeMap<_, _>>();
+        let windows = units.filter_map(|(unit, wanted)| Some((unit.clone(), wanted.settle?.0))).into_map();
         let changed = plan.apps.iter().filter_map(|change| Some((&change.app, new.apps.get(&change.app)?)));
         let probes =
             changed.flat_map(|(name, app)| app.manifest.health.iter().map(|probe| (name.clone(), probe.clone())));
@@ -98,7 +98,7 @@ impl Expectations {
                 ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit.clone()),
                 ClaimKind::Copy(..) | ClaimKind::Link => None,
             })
-            .collect::<BTreeSet<_>>();
+            .into_set();
         Expectations {
             windows,
             timeout: wants.settle_timeout,
@@ -216,7 +216,7 @@ fn drift_of(
     down: &[Down],
     system: &mut dyn System,
 ) -> Result<Vec<Finding>, HostError> {
-    let same = earlier.iter().map(|earlier| earlier.name).collect();
+    let same = earlier.iter().map(|earlier| earlier.name).into_set();
     let mut found = drift::look(compared, &same, system, Depth::Deployment)?;
     let is_down = |unit: &UnitName| down.iter().any(|down| down.unit == *unit);
     found.retain(|finding| !matches!(&finding.item, Item::Unit { unit, remedy } if remedy.start && is_down(unit)));

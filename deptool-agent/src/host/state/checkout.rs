@@ -34,6 +34,7 @@ use crate::{
         encoding,
         id::BlobId,
         name::AppName,
+        ordered::Ordered as _,
         path::TreePath,
         store::pack::LARGE_BLOB,
         tree::{App, Entry, FileKind, TreeError, read_blob},
@@ -391,7 +392,7 @@ fn look_closely(home: &Home, name: &str, app: &App) -> Vec<Difference> {
     };
     let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
     let recorded = record.and_then(|bytes| encoding::from_slice::<Record>(&bytes).ok()).map(|record| record.seen);
-    let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).collect();
+    let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).into_map();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });
     let mut known: BTreeSet<&TreePath> = BTreeSet::new();

@@ -28,6 +28,7 @@ use crate::host::state::{
     kind::Kind,
     layout::Home,
 };
+use crate::shared::ordered::Ordered as _;
 
 /// If there are more files and directories than this, syncing the whole file system is faster.
 const FEW: usize = 64;
@@ -191,7 +192,7 @@ fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
         }
         false => Vec::from_iter(path.parent().map(Path::to_owned)),
     };
-    written.iter().flat_map(above).collect()
+    written.iter().flat_map(above).into_set()
 }
 
 /// Add `path` and everything below it to `all`. Stops when there are more than [`FEW`]. A symlink needs no sync of its own:

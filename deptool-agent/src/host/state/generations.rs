@@ -20,6 +20,7 @@ use crate::{
     },
     shared::{
         name::{AppName, ClusterName, HostName},
+        ordered::Ordered as _,
         outcome::Goal,
     },
 };
@@ -110,7 +111,7 @@ pub fn prune(home: &Home) -> Result<Vec<HostError>, HostError> {
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     // A generation that is newer than the current one was never kept.
     let current = in_use[0].unwrap_or(0);
-    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().collect();
+    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().into_set();
     let (mut trees, mut left) = (BTreeSet::new(), Vec::new());
     for number in numbers {
         let directory = home.generation(number);

@@ -20,6 +20,7 @@ use crate::shared::{
     desired::{Desired, DesiredUnit, Snippet, UnitSource, drop_in_applies},
     manifest::OnChange,
     name::{AppName, UnitName, UnitType},
+    ordered::Ordered as _,
     path::TreePath,
     tree::{App, HostTree},
     unit_file::Assignment,
@@ -70,7 +71,7 @@ pub fn changes(apps: &[AppChange], old: Side<'_>, new: Side<'_>) -> (Vec<UnitCha
     let mut planning = Planning {
         old,
         new,
-        changed_apps: matters.map(|change| &change.app).collect::<BTreeSet<_>>(),
+        changed_apps: matters.map(|change| &change.app).into_set(),
         changed: changed_sources(old, new),
         units: BTreeMap::new(),
         patterns: BTreeMap::new(),
@@ -109,8 +110,8 @@ struct Changed<'a> {
 }
 
 fn changed_sources<'a>(old: Side<'a>, new: Side<'a>) -> Vec<Changed<'a>> {
-    let was = old.sources().map(|source| (source.path, source)).collect::<BTreeMap<_, _>>();
-    let is = new.sources().map(|source| (source.path, source)).collect::<BTreeMap<_, _>>();
+    let was = old.sources().map(|source| (source.path, source)).into_map();
+    let is = new.sources().map(|source| (source.path, source)).into_map();
     let mut changed = Vec::new();
     for path in keys(&was, &is) {
         let (before, after) = (was.get(path), is.get(path));
@@ -281,7 +282,7 @@ impl Planning<'_> {
             _ => {
                 const PULLS: [&str; 4] = ["Wants", "Requires", "BindsTo", "Upholds"];
                 let pulled = facts().flat_map(|facts| PULLS.iter().flat_map(|key| facts.words("Unit", key)));
-                let mut members: BTreeSet<UnitName> = pulled.filter_map(parse).collect();
+                let mut members: BTreeSet<UnitName> = pulled.filter_map(parse).into_set();
                 for source in self.new.sources() {
                     if let Snippet::Unit(made) = source.snippet
                         && source.facts.words("Unit", "PartOf").contains(&unit.as_str())

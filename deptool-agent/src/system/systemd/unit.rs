@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{Active, FailedRun, Load, May, UnitDetail, UnitFile, UnitState, dbus::Value};
 use crate::shared::name::UnitName;
+use crate::shared::ordered::Ordered as _;
 
 /// The object path of a unit. Bytes that are not letters or digits become `_` and two hex digits, and so does a leading digit.
 pub fn object_path(unit: &str) -> String {
@@ -29,7 +30,7 @@ pub fn clock() -> Duration {
 /// Scopes, devices and other units that can't be deployed are left out.
 pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
     let units = reply.first().map(Value::items).unwrap_or_default();
-    units.iter().filter_map(|unit| listed(unit.items())).collect::<BTreeMap<_, _>>()
+    units.iter().filter_map(|unit| listed(unit.items())).into_map()
 }
 
 fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
@@ -117,7 +118,7 @@ impl Memory {
         }
         // The signal for the common interface, with the invocation id, follows the signal for the unit type's interface.
         if interface.text() == Some("org.freedesktop.systemd1.Unit") {
-            let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).collect::<BTreeMap<_, _>>();
+            let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).into_map();
             let detail = Properties(known, None).detail();
             if !matches!(detail.result.as_str(), "" | "success" | "exec-condition") {
                 let UnitDetail { invocation, changed_at, result, exit, .. } = detail;
@@ -138,7 +139,7 @@ impl<'a> Properties<'a> {
             Value::Entry(pair) => Some((pair.0.text()?, &pair.1)),
             _ => None,
         };
-        let mut properties = Properties(entries.iter().filter_map(pair).collect::<BTreeMap<_, _>>(), None);
+        let mut properties = Properties(entries.iter().filter_map(pair).into_map(), None);
         let Some(remembered) = memory.0.get(&object_path(properties.text("Id"))) else { return properties };
         properties.1 = remembered.last_failure.as_ref();
         if properties.number("StateChangeTimestamp") == 0 && properties.number("ConditionTimestamp") == 0 {

@@ -23,6 +23,7 @@ use crate::{
     shared::{
         desired::ClaimKind,
         name::AppName,
+        ordered::Ordered as _,
         outcome::{Drift, Edit, Subject},
         path::{ExternalPath, STATE_DIR, TreePath, is_within},
         plan::{Change, Class, ExternalChange},
@@ -291,7 +292,7 @@ impl Deciding<'_> {
     /// The new apps all of whose files are on the host already, where links and copies are to be.
     pub(super) fn taken_over_as_they_are(&self) -> Result<BTreeSet<AppName>, HostError> {
         let new = self.sides.plan.apps.iter().filter(|app| app.change == Change::Add);
-        let mut apps: BTreeMap<&AppName, BTreeSet<&TreePath>> = new.map(|app| (&app.app, BTreeSet::new())).collect();
+        let mut apps: BTreeMap<&AppName, BTreeSet<&TreePath>> = new.map(|app| (&app.app, BTreeSet::new())).into_map();
         let mut differs = BTreeSet::new();
         for change in self.sides.plan.external.iter() {
             let Some(there) = apps.get_mut(&change.app) else { continue };

@@ -9,6 +9,7 @@ use crate::{
         desired::{Snippet, UnitSource},
         manifest::OnChange,
         name::{UnitName, UnitType},
+        ordered::Ordered as _,
         plan::{PatternChange, PatternJob, UnitJob, When, units::pattern_applies},
         unit_file::is_true,
     },
@@ -224,7 +225,7 @@ impl<'a> Jobs<'a> {
             }
             stops.push(unit);
         }
-        let all: BTreeSet<UnitName> = stops.iter().cloned().collect();
+        let all: BTreeSet<UnitName> = stops.iter().cloned().into_set();
         let mut kept = Vec::new();
         for unit in stops {
             if UnitType::of(&unit) == UnitType::Slice {
@@ -298,10 +299,10 @@ impl<'a> Jobs<'a> {
         let detail = system.detail(unit)?;
         let members = match UnitType::of(unit) {
             UnitType::Target if self.is_made(unit) => known.clone(),
-            UnitType::Target => detail.members.into_iter().collect(),
+            UnitType::Target => detail.members.into_iter().into_set(),
             _ if detail.may.accept => BTreeSet::new(),
             _ if detail.triggers.is_empty() => known.clone(),
-            _ => detail.triggers.into_iter().collect(),
+            _ => detail.triggers.into_iter().into_set(),
         };
         let wish = match on_change {
             OnChange::None => return Ok(()),

@@ -12,6 +12,7 @@ use crate::{
         desired::{Snippet, UnitSource},
         manifest::Account,
         name::{UnitName, UnitType},
+        ordered::Ordered as _,
         plan::{Change, Class, ExternalChange},
         text::printable,
         unit_file::is_true,
@@ -28,7 +29,7 @@ impl Deciding<'_> {
     pub(super) fn refuse(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let changed = sides.plan.external.iter().filter(|change| change.change != Change::Remove);
-        let paths: BTreeSet<_> = changed.clone().map(|change| &change.path).collect();
+        let paths: BTreeSet<_> = changed.clone().map(|change| &change.path).into_set();
         for source in UnitSource::all(&sides.wants.external, sides.new).filter(|source| paths.contains(source.path)) {
             self.unit_file(&source)?;
             self.accounts(&source)?;
@@ -164,7 +165,7 @@ impl Deciding<'_> {
     fn kept_by_podman(&mut self) {
         let sides = self.sides;
         let changes = sides.plan.external.iter().filter(|change| change.change == Change::Update);
-        let paths: BTreeSet<_> = changes.map(|change| &change.path).collect();
+        let paths: BTreeSet<_> = changes.map(|change| &change.path).into_set();
         for source in UnitSource::all(&sides.wants.external, sides.new).filter(|source| paths.contains(source.path)) {
             let Some((_, kind @ ("network" | "volume"))) = source.path.as_str().rsplit_once('.') else { continue };
             if !source.facts.value("Network", "NetworkDeleteOnStop").is_some_and(is_true) {

@@ -15,6 +15,7 @@ use crate::{
     shared::{
         desired::{ClaimKind, Snippet, UnitSource, template_of},
         name::{AppName, UnitName, UnitType},
+        ordered::Ordered as _,
         path::ExternalPath,
         plan::{self, PatternChange, UnitChange, UnitJob},
         unit_file::Facts,
@@ -169,7 +170,7 @@ impl Deciding<'_> {
     /// Foreign files that change `unit` and were there before the first deployment.
     fn beside(&self, unit: &UnitName) -> BTreeSet<ExternalPath> {
         let all = foreign(self.home, unit).into_iter().map(|(path, _)| path);
-        all.filter(|path| !self.before.paths.contains_key(path)).collect()
+        all.filter(|path| !self.before.paths.contains_key(path)).into_set()
     }
 
     fn enable(

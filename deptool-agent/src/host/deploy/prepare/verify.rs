@@ -22,6 +22,7 @@ use crate::{
         desired::{Claim, ClaimKind, Snippet},
         manifest::Mode,
         name::{AppName, UnitName},
+        ordered::Ordered as _,
         path::{ExternalPath, TreePath, is_within},
         text::printable,
         tree::FileKind,
@@ -106,7 +107,7 @@ impl Scratch<'_> {
     /// The changed files, as paths below the directory of units.
     fn changed(&self) -> BTreeSet<&str> {
         let changes = self.staged.sides.plan.external.iter();
-        changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).collect::<BTreeSet<_>>()
+        changes.filter_map(|change| change.path.as_str().strip_prefix(OURS)?.strip_prefix('/')).into_set()
     }
 
     /// The units that these files define or affect, as far as they exist after the deployment.
@@ -116,7 +117,7 @@ impl Scratch<'_> {
             Snippet::Unit(unit) => Some(unit),
             _ => None,
         });
-        let known = made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()).collect::<BTreeSet<_>>();
+        let known = made.chain(sides.wants.enabled.keys()).chain(sides.wants.watched.keys()).into_set();
         let mut units = BTreeSet::new();
         for (path, _, snippet) in Self::units_of(&sides.had.external).chain(Self::units_of(&sides.wants.external)) {
             if !changed.contains(path) {
