@@ -33,3 +33,4 @@ mod sweep;
 mod transaction;
 mod trees;
 mod tutorial;
+mod vm;

@@ -25,6 +25,7 @@ mod host;
 mod machine;
 mod slot;
 mod ssh;
+pub mod vm;
 
 use std::path::{Path, PathBuf};
 
@@ -218,7 +219,8 @@ impl Lab {
 
     /// An ssh configuration file in which the hosts have their names, to be used as `ssh -F FILE web1`.
     pub fn ssh_config(&self, link: Link) -> Result<PathBuf> {
-        let peers: Vec<Peer<'_>> = self.hosts.iter().map(|host| Peer { name: &host.name, ip: &host.ip }).collect();
+        let peers: Vec<Peer<'_>> =
+            self.hosts.iter().map(|host| Peer { name: &host.name, ip: &host.ip, port: 22 }).collect();
         self.ssh.write_config(link, &peers).context("cannot write the ssh configuration")
     }
 

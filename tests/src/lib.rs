@@ -16,6 +16,7 @@ pub mod dist;
 pub mod intercept;
 pub mod lab;
 pub mod link;
+pub mod power_cuts;
 pub mod process;
 pub mod relay;
 pub mod sandbox;

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{
     build,
-    lab::{Lab, Link},
+    lab::{Lab, Link, vm::Vm},
     process::{Cmd, Run, find_program},
 };
 
@@ -92,6 +92,13 @@ impl Sandbox {
     pub fn for_lab(lab: &Lab) -> Sandbox {
         let mut sandbox = Sandbox::make(&default_git(), build::lab());
         sandbox.set_link(lab, Link::Plain);
+        sandbox
+    }
+
+    /// A sandbox whose Git reaches a virtual machine, with agents for it.
+    pub fn for_vm(vm: &Vm) -> Sandbox {
+        let mut sandbox = Sandbox::make(&default_git(), build::lab());
+        sandbox.set_env("GIT_SSH_COMMAND", &vm.ssh_command());
         sandbox
     }
 

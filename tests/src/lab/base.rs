@@ -97,7 +97,7 @@ impl Base {
             std::fs::remove_dir_all(&temporary)?;
         }
         let shell = Cmd::new("sh").timeout(Duration::from_secs(1200));
-        let mut build = match self {
+        let build = match self {
             Base::Python | Base::ByHand => {
                 let add = shell.args(["-c", ADD, "add"]).arg(Base::Bookworm.dir()).arg(&temporary);
                 add.args(self.added().iter().copied())
@@ -107,10 +107,7 @@ impl Base {
                 recipe.arg(&temporary).arg(self.packages())
             }
         };
-        if let Some(proxy) = apt_proxy() {
-            build = build.env("http_proxy", proxy);
-        }
-        build.check().with_context(|| format!("cannot build the {} base", self.suite()))?;
+        through_proxy(build).check().with_context(|| format!("cannot build the {} base", self.suite()))?;
         std::fs::rename(&temporary, dir)?;
         Ok(())
     }
@@ -127,6 +124,14 @@ fn mirror() -> Result<String> {
     };
     let found = sources.stdout().lines().find_map(debian);
     found.context("apt knows no Debian mirror to make a base from (apt-get update fetches its lists)")
+}
+
+/// Makes a command that downloads packages use the proxy of this machine's own apt, if that has one.
+pub fn through_proxy(command: Cmd) -> Cmd {
+    match apt_proxy() {
+        Some(proxy) => command.env("http_proxy", proxy),
+        None => command,
+    }
 }
 
 fn apt_proxy() -> Option<String> {

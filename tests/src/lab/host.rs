@@ -33,10 +33,7 @@ impl Host {
     pub(super) fn create(spec: &HostSpec, machine: Machine, ssh: &Ssh) -> Result<Host> {
         let root = machine.root();
         disk::create(spec, &spec.base.ensure()?, &machine.dir)?;
-        std::fs::write(root.join("etc/hostname"), format!("{}\n", spec.name))?;
-        // Without a machine id, the first boot would apply presets and enable nginx and nsd.
-        std::fs::write(root.join("etc/machine-id"), format!("{}\n", machine_id()?))?;
-        std::fs::write(root.join("etc/hosts"), format!("127.0.0.1 localhost\n127.0.1.1 {}\n", spec.name))?;
+        name(&root, &spec.name)?;
         ssh.admit(&root)?;
         ssh.know(&spec.name, &root)?;
         Ok(Host::new(spec, machine, ssh, None))
@@ -169,6 +166,14 @@ impl Host {
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Gives a host that was not booted yet its name and its identity.
+pub fn name(root: &Path, name: &str) -> Result<()> {
+    std::fs::write(root.join("etc/hostname"), format!("{name}\n"))?;
+    // Without a machine id, the first boot would apply presets and enable nginx and nsd.
+    std::fs::write(root.join("etc/machine-id"), format!("{}\n", machine_id()?))?;
+    Ok(std::fs::write(root.join("etc/hosts"), format!("127.0.0.1 localhost\n127.0.1.1 {name}\n"))?)
 }
 
 /// 32 random hex digits.

@@ -287,7 +287,8 @@ fn is_container_init(pid: Pid) -> bool {
     ids.len() > 1 && ids.last() == Some(&"1")
 }
 
-fn identity(pid: Pid) -> String {
+/// A process, so that it can be told from a later one with the same id.
+pub fn identity(pid: Pid) -> String {
     let started = stat(pid.as_raw_nonzero().get()).map_or(0, |stat| stat.started);
     format!("{}:{started}", pid.as_raw_nonzero())
 }

@@ -32,6 +32,7 @@ pub enum Link {
 pub struct Peer<'a> {
     pub name: &'a str,
     pub ip: &'a str,
+    pub port: u16,
 }
 
 impl Ssh {
@@ -98,8 +99,8 @@ impl Ssh {
         for peer in peers {
             writeln!(
                 text,
-                "Host {}\n    HostName {}\n    HostKeyAlias {}\n    User root",
-                peer.name, peer.ip, peer.name
+                "Host {}\n    HostName {}\n    Port {}\n    HostKeyAlias {}\n    User root",
+                peer.name, peer.ip, peer.port, peer.name
             )?;
         }
         writeln!(text, "Host *\n    IdentityFile {}\n    IdentitiesOnly yes", self.key().display())?;

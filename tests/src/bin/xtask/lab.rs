@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use deptool_tests::build;
+use deptool_tests::lab::vm::{NAME, Vm};
 use deptool_tests::lab::{Base, HostSpec, Lab, Link};
 
 use crate::needs;
@@ -52,6 +53,16 @@ pub fn ssh(host: &str, command: &[&str]) -> Result<()> {
     let config = Lab::attach(kept.slot, &kept.specs)?.ssh_config(Link::Plain)?;
     let error = Command::new("ssh").arg("-F").arg(config).arg(host).args(command).exec();
     Err(error).context("cannot start ssh")
+}
+
+/// A shell on a virtual machine.
+pub fn vm() -> Result<()> {
+    needs::to_emulate()?;
+    let vm = Vm::start()?;
+    println!("export GIT_SSH_COMMAND='{}'; git remote add {NAME} deptool::{NAME}", vm.ssh_command());
+    // The status of the shell is that of its last command.
+    let _ = Command::new("ssh").arg("-F").arg(vm.ssh_config()).arg(NAME).status().context("cannot start ssh")?;
+    Ok(())
 }
 
 impl Kept {

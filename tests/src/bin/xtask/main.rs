@@ -6,6 +6,7 @@ mod dist;
 mod fuzz;
 mod lab;
 mod needs;
+mod power_cuts;
 mod scale;
 mod site;
 mod sweep;
@@ -31,6 +32,7 @@ usage: cargo xtask <task>
     lab up [NAME…]          start hosts to play with (default: web1 web2); --trixie for Debian 13
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                stop them
+    lab vm                  a shell on a virtual machine with SELinux, which is gone when the shell ends
     fuzz [--seconds N] [TARGET…]
                             fuzz everything that parses untrusted bytes, guided by coverage (60 s in all)
     bench [--quick] [--no-peers] [--save]
@@ -38,6 +40,8 @@ usage: cargo xtask <task>
                             --save writes the result to doc/measurements.md and tests/bench
     sweep [--one-in N] [NAME]
                             inject a fault at every point of a deployment, or at one point in N
+    power-cuts [--moments N]
+                            cut the power of a virtual machine at N moments of deployments (30), and boot it again
     scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
     site                    the manual and doc/ as a website, in target/site; checks its links
 ";
@@ -68,6 +72,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["test", rest @ ..] => test::run(rest),
         ["lab", "up", rest @ ..] => lab::up(rest),
         ["lab", "down"] => lab::down(),
+        ["lab", "vm"] => lab::vm(),
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
@@ -75,6 +80,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["sweep", word] => sweep::run(Choice::All, word),
         ["sweep", "--one-in", step] => sweep::run(Choice::one_in(step)?, ""),
         ["sweep", "--one-in", step, word] => sweep::run(Choice::one_in(step)?, word),
+        ["power-cuts"] => power_cuts::run(30),
+        ["power-cuts", "--moments", count] => power_cuts::run(count.parse().context("not a number of moments")?),
         ["scale"] => scale::run(),
         ["site"] => site::run(),
         // Internal: ssh's ProxyCommand.

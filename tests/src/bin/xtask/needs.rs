@@ -1,7 +1,7 @@
 //! The programs that a task needs. They are installed if possible; otherwise the error names them.
 
 use anyhow::{Result, bail};
-use deptool_tests::lab;
+use deptool_tests::lab::{self, vm};
 use deptool_tests::process::{Cmd, find_program};
 use deptool_tests::site;
 use deptool_tests::sweep::disk;
@@ -32,7 +32,18 @@ pub fn to_test() -> Result<()> {
     require(TO_TEST)?;
     require(site::NEEDS)?;
     provide(disk::NEEDS)?;
-    provide(lab::NEEDS).map(drop)
+    provide(lab::NEEDS)?;
+    if let Err(error) = provide(vm::NEEDS) {
+        eprintln!("warning: the tests on a virtual machine are skipped: {error:#}");
+    }
+    Ok(())
+}
+
+/// What a virtual machine of the lab needs.
+pub fn to_emulate() -> Result<()> {
+    to_build()?;
+    require(lab::NEEDS)?;
+    require(vm::NEEDS)
 }
 
 /// What the website needs.
