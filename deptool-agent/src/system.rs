@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::shared::name::UnitName;
+use crate::shared::name::{Account, UnitName};
 
 pub mod dbus;
 #[cfg(any(test, feature = "fake"))]
@@ -139,6 +139,8 @@ pub struct UnitDetail {
     pub condition_failed: bool,
     /// How its last process ended: "exited with status 203/EXEC after 0.0 s", "ExecStartPre: killed by signal 9".
     pub exit: Option<String>,
+    /// The path of the unit file that systemd has loaded. Empty if there is none.
+    pub file: String,
     /// The last run that failed since the last jobs. The unit may have been restarted since.
     pub last_failure: Option<FailedRun>,
     /// The units that this socket, path or timer starts.
@@ -202,6 +204,7 @@ impl UnitDetail {
             has_job: false,
             condition_failed: false,
             exit: None,
+            file: String::new(),
             last_failure: None,
             triggers: Vec::new(),
             is_triggered: false,
@@ -277,7 +280,10 @@ pub trait System {
     /// Whether systemd is shutting the machine down.
     fn is_stopping(&mut self) -> bool;
 
-    /// Every loaded unit, in one call.
+    /// Include the units of the manager of this user, who has this id. False if it does not run: then calls for its units fail.
+    fn join(&mut self, user: &Account, uid: u32) -> Result<bool, SystemError>;
+
+    /// Every loaded unit of the system and of the users of [`System::join`].
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;
 
     /// Like [`System::snapshot`], with the invocation ids of the units that are up.
@@ -297,7 +303,8 @@ pub trait System {
     /// Disable units, without stopping them. Unknown units are not an error.
     fn disable(&mut self, units: &[UnitName]) -> Result<(), SystemError>;
 
-    fn daemon_reload(&mut self) -> Result<(), SystemError>;
+    /// Have the system's manager (`None`) or a user's read its unit files again.
+    fn daemon_reload(&mut self, user: Option<&Account>) -> Result<(), SystemError>;
 
     /// Reset failures, start limits and restart counters, so that no start limit is hit and settling counts restarts from 0.
     /// Unknown units are not an error.
@@ -327,8 +334,9 @@ pub trait System {
     /// The output of `systemd-analyze verify` for these unit files. `None` if it is not installed, or useless here.
     fn verify(&mut self, files: &[&Path]) -> Result<Option<String>, SystemError>;
 
-    /// The output of Podman's generator for the quadlets in `directory`. `None` if it is not installed.
-    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError>;
+    /// The output of Podman's generator for the quadlets of the system or of a user in `directory`. `None` if it is not
+    /// installed.
+    fn convert_quadlets(&mut self, user: Option<&Account>, directory: &Path) -> Result<Option<Converted>, SystemError>;
 
     /// Create temporary units with new names from these unit files. Returns the names. The units are not enabled, and need no
     /// daemon-reload: systemd reads them when they are started.

@@ -56,6 +56,7 @@ mod sweep;
 mod talk;
 mod tutorial;
 mod units;
+mod users;
 mod waiting;
 mod wire;
 mod wiring;

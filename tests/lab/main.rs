@@ -33,4 +33,5 @@ mod sweep;
 mod transaction;
 mod trees;
 mod tutorial;
+mod users;
 mod vm;

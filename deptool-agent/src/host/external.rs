@@ -7,3 +7,4 @@ pub mod enablement;
 pub mod place;
 pub mod rebuild;
 pub mod stamps;
+pub mod users;

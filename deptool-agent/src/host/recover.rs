@@ -11,7 +11,7 @@ use crate::{
             finish,
             undo::{Reached, undo},
         },
-        external::place,
+        external::{place, users},
         secrets,
         state::{
             agents::AgentId,
@@ -26,6 +26,7 @@ use crate::{
         },
     },
     shared::{
+        ordered::Ordered as _,
         outcome::{AttemptResult, Holder, Phase},
         store::Store,
         time::now,
@@ -167,6 +168,8 @@ fn tidy_up(
     if !untidy::load(home).is_empty() {
         finish::clear_away(home, &mut Store::open_or_init(&home.store())?)?;
     }
+    let down = failed_units::load(home)?;
+    users::join(home, system, down.iter().filter_map(|down| down.unit.user()).into_set())?;
     let mended = failed_units::mend(home, system, tick)?;
     lock.leave();
     if !mended.is_empty() {

@@ -11,7 +11,7 @@ use std::{
 use crate::shared::{
     id::BlobId,
     manifest::{OnChange, SETTLE_TIMEOUT, Window, probe::Target},
-    name::{AppName, UnitName, UnitType},
+    name::{Account, AppName, UnitName, UnitType},
     path::{ExternalPath, TreePath, is_within},
     secrets,
     tree::{App, FileKind, HostTree},
@@ -21,7 +21,7 @@ use crate::shared::{
 mod snippet;
 
 use snippet::placement;
-pub use snippet::{Snippet, drop_in_applies, template_of};
+pub use snippet::{Snippet, USERS_QUADLETS, drop_in_applies, template_of};
 
 /// Everything that a host's tree asks for outside of `/var/lib/deptool`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,34 @@ pub struct Claim {
     pub app: AppName,
     pub file: TreePath,
     pub kind: ClaimKind,
+    /// The same unit file for other users: all users' managers read one directory.
+    pub shared: Vec<Claim>,
+}
+
+impl Claim {
+    fn new(app: &AppName, file: &TreePath, kind: ClaimKind) -> Claim {
+        Claim { app: app.clone(), file: file.clone(), kind, shared: Vec::new() }
+    }
+
+    /// It, and what shares its path.
+    pub fn all(&self) -> impl Iterator<Item = &Claim> {
+        std::iter::once(self).chain(&self.shared)
+    }
+
+    /// The user whose manager it is for. The name was checked when the file got its place.
+    pub fn user(&self) -> Option<Account> {
+        self.file.user().and_then(Result::ok)
+    }
+
+    /// Whether another user has the same unit file.
+    fn is_for_another_user(&self, other: &Claim) -> bool {
+        match (&self.kind, &other.kind) {
+            (ClaimKind::Copy(_, id), ClaimKind::Copy(_, same)) => {
+                id == same && self.all().all(|one| one.user().is_some() && one.user() != other.user())
+            }
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +149,7 @@ impl Desired {
                 let key = format!("symlinks.{path}");
                 return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: target.clone() });
             }
-            self.claim(path.clone(), Claim { app: name.clone(), file: target.clone(), kind: ClaimKind::Link })?;
+            self.claim(path.clone(), Claim::new(name, target, ClaimKind::Link))?;
         }
         Ok(())
     }
@@ -137,11 +165,11 @@ impl Desired {
             // A quadlet may choose the name of its unit.
             let name_of_unit = app.units.get(file).and_then(|facts| facts.service_name());
             let snippet = match (snippet, name_of_unit) {
-                (Snippet::Unit(_), Some(unit)) => Snippet::Unit(unit.map_err(bad)?),
+                (Snippet::Unit(made), Some(unit)) => Snippet::Unit(unit.map_err(bad)?.of(made.user().as_ref())),
                 (snippet, _) => snippet,
             };
             let kind = ClaimKind::Copy(snippet, entry.id);
-            self.claim(path, Claim { app: name.clone(), file: file.clone(), kind })?;
+            self.claim(path, Claim::new(name, file, kind))?;
         }
         Ok(())
     }
@@ -185,7 +213,11 @@ impl Desired {
     }
 
     fn claim(&mut self, path: ExternalPath, claim: Claim) -> Result<(), DesiredError> {
-        if let Some(other) = self.external.get(&path) {
+        if let Some(other) = self.external.get_mut(&path) {
+            if other.is_for_another_user(&claim) {
+                other.shared.push(claim);
+                return Ok(());
+            }
             return Err(DesiredError::ClaimedTwice { path, first: owner(other), second: owner(&claim) });
         }
         self.external.insert(path, claim);
@@ -208,7 +240,7 @@ impl Desired {
             }
         }
         let mut makers: BTreeMap<&UnitName, &Claim> = BTreeMap::new();
-        for claim in self.external.values() {
+        for claim in self.external.values().flat_map(Claim::all) {
             let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind else { continue };
             if let Some(first) = makers.insert(unit, claim) {
                 let (first, second) = (owner(first), owner(claim));
@@ -237,7 +269,8 @@ impl<'a> UnitSource<'a> {
         external: &'a BTreeMap<ExternalPath, Claim>,
         host: &'a HostTree,
     ) -> impl Iterator<Item = UnitSource<'a>> {
-        external.iter().filter_map(|(path, claim)| {
+        let all = external.iter().flat_map(|(path, claim)| claim.all().map(move |claim| (path, claim)));
+        all.filter_map(|(path, claim)| {
             let ClaimKind::Copy(snippet, content) = &claim.kind else { return None };
             let facts = host.apps.get(&claim.app)?.units.get(&claim.file)?;
             Some(UnitSource { path, app: &claim.app, file: &claim.file, content: *content, snippet, facts })
@@ -361,6 +394,51 @@ mod tests {
                 "/etc/tmpfiles.d/web.conf",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_for_a_user_is_copied_to_where_the_users_manager_looks() {
+        let manifest = r#"{"users": {"alice": {"units_enabled": ["web.service", "db.service"]}}}"#;
+        let wanted = wanted(&[
+            ("web/manifest.json", manifest),
+            ("web/user/alice/systemd/web.service", ""),
+            ("web/user/alice/systemd/web.service.d/x.conf", ""),
+            ("web/user/alice/quadlets/db.container", ""),
+            ("web/user/README", ""),
+            ("web/user/alice/other/web.service", ""),
+            ("web/systemd/web.service", ""),
+        ])
+        .unwrap();
+        let paths: Vec<_> = wanted.external.keys().map(|p| p.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/containers/systemd/users/~alice/db.container",
+                "/etc/systemd/system/web.service",
+                "/etc/systemd/user/web.service",
+                "/etc/systemd/user/web.service.d/x.conf",
+            ]
+        );
+        let enabled: Vec<_> = wanted.enabled.keys().map(|unit| unit.as_str()).collect();
+        assert_eq!(enabled, ["alice/db.service", "alice/web.service"]);
+    }
+
+    #[test]
+    fn users_share_a_unit_file_only_if_it_is_the_same() {
+        let of_alice = ("a/user/alice/systemd/x.service", "[Service]\nNice=1");
+        let shared = wanted(&[of_alice, ("b/user/bob/systemd/x.service", of_alice.1)]).unwrap();
+        let users: Vec<_> = shared.external.values().flat_map(Claim::all).filter_map(Claim::user).collect();
+        assert_eq!(users.iter().map(Account::as_str).collect::<Vec<_>>(), ["alice", "bob"]);
+        for (file, text) in [
+            ("b/user/bob/systemd/x.service", "[Service]\nNice=2"),
+            ("b/user/alice/systemd/x.service", of_alice.1),
+            ("b/user/a b/systemd/y.service", ""),
+            ("b/user/bob/systemd/README", ""),
+        ] {
+            assert!(wanted(&[of_alice, (file, text)]).is_err(), "{file} {text}");
+        }
+        let both = [of_alice, ("b/user/alice/quadlets/x.container", "")];
+        assert!(wanted(&both).unwrap_err().starts_with("unit 'alice/x.service' is made by"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::shared::{
     json::{self, JsonError, Object, Pairs, object, objects},
-    name::UnitName,
+    name::{Account, UnitName},
     ordered::Ordered as _,
     path::{ExternalPath, TreePath},
 };
@@ -42,6 +42,9 @@ pub struct Manifest {
     /// Probes that must succeed before the deployment is kept.
     #[serde(deserialize_with = "objects")]
     pub health: Vec<Probe>,
+    /// Units of users' service managers. [`Manifest::parse`] moves them to those of the system, with their users in front.
+    #[serde(deserialize_with = "users")]
+    pub users: BTreeMap<Account, UsersUnits>,
     /// Whether to undo a change of the app unless the helper can reach the host over a new connection afterwards.
     pub confirm: bool,
 }
@@ -55,6 +58,17 @@ pub struct Systemd {
     /// What happens to a unit when the app changes.
     #[serde(deserialize_with = "map")]
     pub on_change: BTreeMap<UnitName, OnChange>,
+}
+
+/// The units of one user, in the manifest's `users` object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UsersUnits {
+    pub units_enabled: Vec<UnitName>,
+    #[serde(deserialize_with = "map")]
+    pub on_change: BTreeMap<UnitName, OnChange>,
+    #[serde(deserialize_with = "map")]
+    pub settle: BTreeMap<UnitName, Window>,
 }
 
 /// What happens to a unit when its app's files change.
@@ -105,34 +119,6 @@ impl From<Mode> for String {
     }
 }
 
-/// The name of a user or group on the host.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Account(String);
-
-impl Account {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Account {
-    type Error = &'static str;
-    /// The strict rule of systemd's "User/Group Name Syntax", with `.` allowed inside.
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        if first && rest && text.len() <= 31 { Ok(Account(text)) } else { Err("it is not a valid user or group name") }
-    }
-}
-
-impl From<Account> for String {
-    fn from(account: Account) -> String {
-        account.0
-    }
-}
-
 /// A duration, written as `"0s"`, `"1.5s"`, `"200ms"` or `"1min"`; at most an hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -176,6 +162,11 @@ fn map_of_objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap
     Ok(pairs.into_iter().map(|(path, Object(attributes))| (path, attributes)).into_map())
 }
 
+fn users<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Account, UsersUnits>, D::Error> {
+    let Pairs(pairs) = Pairs::<Account, Object<UsersUnits>>::deserialize(deserializer)?;
+    Ok(pairs.into_iter().map(|(user, Object(units))| (user, units)).into_map())
+}
+
 fn links<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ExternalPath, TreePath>, D::Error> {
     let Pairs(pairs) = Pairs::<ExternalPath, TreePath>::deserialize(deserializer)?;
     for path in pairs.keys() {
@@ -198,7 +189,29 @@ impl Manifest {
 
     /// Parse the bytes of a `manifest.json`.
     pub fn parse(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        json::parse(bytes)
+        let mut manifest: Manifest = json::parse(bytes)?;
+        if let Some(unit) = manifest.units().find(|unit| unit.user().is_some()) {
+            let why = format!("'{unit}': only 'users' can name units of users, without the user in front");
+            return Err(JsonError { key: None, why });
+        }
+        for (user, units) in std::mem::take(&mut manifest.users) {
+            let of = |unit: UnitName| unit.of(Some(&user));
+            manifest.systemd.units_enabled.extend(units.units_enabled.into_iter().map(of));
+            manifest.systemd.on_change.extend(units.on_change.into_iter().map(|(unit, what)| (of(unit), what)));
+            manifest.settle.extend(units.settle.into_iter().map(|(unit, window)| (of(unit), window)));
+        }
+        Ok(manifest)
+    }
+
+    /// All units that it names, before those of users are moved.
+    fn units(&self) -> impl Iterator<Item = &UnitName> {
+        let of_users = self
+            .users
+            .values()
+            .flat_map(|units| units.units_enabled.iter().chain(units.on_change.keys()).chain(units.settle.keys()));
+        let Systemd { units_enabled, on_change } = &self.systemd;
+        let named = units_enabled.iter().chain(on_change.keys()).chain(self.settle.keys()).chain(&self.checks);
+        named.chain(self.probes()).chain(of_users)
     }
 }
 
@@ -244,6 +257,26 @@ mod tests {
             (r#"{"systemd": {}} trailing"#, "trailing characters"),
             ("[", "invalid type: sequence"),
             ("", "EOF while parsing"),
+        ] {
+            let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn units_of_users_are_named_in_users_only() {
+        let units = r#"{"units_enabled": ["web.service"], "on_change": {"db.service": "reload"}, "settle": {"web.service": "0s"}}"#;
+        let manifest = Manifest::parse(format!(r#"{{"users": {{"alice": {units}}}}}"#).as_bytes()).unwrap();
+        assert_eq!(manifest.systemd.units_enabled[0].as_str(), "alice/web.service");
+        assert_eq!(manifest.systemd.on_change["alice/db.service"], OnChange::Reload);
+        assert!(manifest.settle.contains_key("alice/web.service"));
+        for (json, expected) in [
+            (r#"{"systemd": {"units_enabled": ["alice/web.service"]}}"#, "'alice/web.service': only 'users' can"),
+            (r#"{"users": {"alice": {"units_enabled": ["bob/web.service"]}}}"#, "'bob/web.service': only 'users' can"),
+            (r#"{"users": {"a b": {}}}"#, "users.a b: it is not a valid user or group name"),
+            (r#"{"users": {"alice": {}, "alice": {}}}"#, "users: 'alice' is named twice"),
+            (r#"{"users": {"alice": {"checks": []}}}"#, "users.alice.checks: unknown field `checks`"),
+            (r#"{"users": {"alice": []}}"#, "users.alice: invalid type: sequence, expected an object"),
         ] {
             let error = Manifest::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{json}: {error}");

@@ -24,6 +24,9 @@ impl NameError {
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path) => {
+        name_type! { $(#[$doc])* $name, $kind, $check, $name::parse }
+    };
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path, $stored:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -59,7 +62,7 @@ macro_rules! name_type {
         impl TryFrom<String> for $name {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
-                Self::parse(text.as_bytes())
+                $stored(text.as_bytes())
             }
         }
 
@@ -80,8 +83,10 @@ name_type! {
     AppName, "app name", check_app
 }
 name_type! {
-    /// A systemd unit with its suffix: `web.service`, `backup@daily.timer`.
-    UnitName, "unit name", check_unit
+    /// A systemd unit with its suffix: `web.service`, `backup@daily.timer`. A unit of a user's service manager has the user in
+    /// front: `alice/web.service`. [`UnitName::parse`] accepts no user, because what a manager or a unit file names is of the
+    /// same manager.
+    UnitName, "unit name", check_unit, UnitName::stored
 }
 name_type! {
     /// A cluster: the short name of the branch that holds its configuration (`prod` for `refs/heads/prod`).
@@ -172,10 +177,80 @@ impl UnitType {
     }
 }
 
+/// The user in front of a unit's name or of a pattern, and the rest.
+pub fn split_user(text: &str) -> (Option<&str>, &str) {
+    text.split_once('/').map_or((None, text), |(user, rest)| (Some(user), rest))
+}
+
 impl UnitName {
+    /// Parse a name that may have a user in front.
+    fn stored(bytes: &[u8]) -> Result<UnitName, NameError> {
+        let Some(at) = bytes.iter().position(|byte| *byte == b'/') else { return UnitName::parse(bytes) };
+        let user = String::from_utf8_lossy(&bytes[..at]).into_owned();
+        let user = Account::try_from(user).map_err(|why| NameError::new("user name", &bytes[..at], why))?;
+        Ok(UnitName::parse(&bytes[at + 1..])?.of(Some(&user)))
+    }
+
+    /// The unit of this name that this user's manager has, or the system's if there is no user.
+    pub fn of(&self, user: Option<&Account>) -> UnitName {
+        match user {
+            Some(user) => UnitName(format!("{user}/{}", self.name())),
+            None => UnitName(self.name().to_owned()),
+        }
+    }
+
+    /// Another unit of the same manager.
+    pub fn beside(&self, name: &str) -> Option<UnitName> {
+        UnitName::parse(name.as_bytes()).ok().map(|unit| unit.of(self.user().as_ref()))
+    }
+
+    /// The user whose manager it belongs to. `None` for a unit of the system.
+    pub fn user(&self) -> Option<Account> {
+        split_user(&self.0).0.map(|user| Account(user.to_owned()))
+    }
+
+    /// What its manager calls it.
+    pub fn name(&self) -> &str {
+        split_user(&self.0).1
+    }
+
     /// Whether it is a template, of which only instances can run: `web@.service`.
     pub fn is_template(&self) -> bool {
         self.as_str().contains("@.")
+    }
+}
+
+/// The name of a user or group on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Account(String);
+
+impl Account {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Account {
+    type Error = &'static str;
+    /// The strict rule of systemd's "User/Group Name Syntax", with `.` allowed inside.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        if first && rest && text.len() <= 31 { Ok(Account(text)) } else { Err("it is not a valid user or group name") }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Account> for String {
+    fn from(account: Account) -> String {
+        account.0
     }
 }
 
@@ -264,6 +339,21 @@ mod tests {
         }
         for bad in ["web", ".service", "@x.service", "a b.service", "x.conf", "x.device", "x.service/y", "-.mount"] {
             assert!(UnitName::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_unit_of_a_user_is_told_from_that_of_the_system() {
+        let of_alice = UnitName::try_from("alice/web@a.service".to_owned()).unwrap();
+        assert_eq!((of_alice.user().unwrap().as_str(), of_alice.name()), ("alice", "web@a.service"));
+        assert_eq!(of_alice.beside("db.socket").unwrap().as_str(), "alice/db.socket");
+        assert_eq!(of_alice.of(None).as_str(), "web@a.service");
+        assert_eq!(of_alice.of(None).of(of_alice.user().as_ref()), of_alice);
+        // A manager or a unit file can't name a unit of another manager.
+        assert!(UnitName::parse(b"alice/web.service").is_err());
+        assert_eq!(of_alice.beside("bob/web.service"), None);
+        for bad in ["/web.service", "a b/web.service", "alice/web", "alice//web.service", "alice/../web.service"] {
+            assert!(UnitName::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }
 

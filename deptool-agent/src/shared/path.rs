@@ -5,7 +5,7 @@ use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::shared::{
-    name::{LONGEST_NAME, check_component},
+    name::{Account, LONGEST_NAME, check_component},
     text::printable,
 };
 
@@ -60,6 +60,14 @@ impl TreePath {
     /// The components of the path. There is at least one.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/')
+    }
+
+    /// The user whose manager this file is for: that of `user/alice/systemd/web.service`. An error if that is not a valid name.
+    pub fn user(&self) -> Option<Result<Account, &'static str>> {
+        let mut components = self.components();
+        let ends = (components.next()?, components.next()?, components.next()?, components.next()?);
+        let (b"user", user, b"systemd" | b"quadlets", _) = ends else { return None };
+        Some(Account::try_from(String::from_utf8_lossy(user).into_owned()))
     }
 
     /// Whether this path is `directory` or lies below it.

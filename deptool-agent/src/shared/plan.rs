@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::shared::{
     desired::{Claim, ClaimKind, Desired, DesiredError, Snippet},
     manifest::OnChange,
-    name::{AppName, UnitName, UnitType},
+    name::{Account, AppName, UnitName, UnitType},
     ordered::Ordered as _,
     path::{ExternalPath, TreePath},
     tree::HostTree,
@@ -28,6 +28,8 @@ pub struct HostPlan {
     pub patterns: Vec<PatternChange>,
     /// Units that are reloaded although nothing can tell whether the reload succeeds.
     pub unobserved: BTreeSet<UnitName>,
+    /// The service managers that have to read their unit files again: the system's (`None`), and those of users.
+    pub reloads: BTreeSet<Option<Account>>,
 }
 
 /// What happens to one app's files.
@@ -161,23 +163,27 @@ impl HostPlan {
             !(is_idle && !wants.watched.contains_key(&change.unit) && is_run(&change.unit))
         });
         let unobserved = unobserved_reloads(&units, new, wants);
-        HostPlan { apps, external, units, patterns, unobserved }
+        let changed = external.iter().filter(|change| change.class == Class::Unit);
+        let claims = changed.flat_map(|change| [&had.external, &wants.external].map(|all| all.get(&change.path)));
+        let reloads = claims.flatten().flat_map(Claim::all).map(Claim::user).into_set();
+        HostPlan { apps, external, units, patterns, unobserved, reloads }
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        let HostPlan { apps, external, units, patterns, unobserved: _ } = self;
+        let HostPlan { apps, external, units, patterns, unobserved: _, reloads: _ } = self;
         apps.is_empty() && external.is_empty() && units.is_empty() && patterns.is_empty()
     }
 
-    /// Whether systemd has to read its configuration again.
-    pub fn needs_daemon_reload(&self) -> bool {
-        self.external.iter().any(|change| change.class == Class::Unit)
+    /// The users whose managers the plan involves.
+    pub fn users(&self) -> BTreeSet<Account> {
+        let of_units = self.units.iter().filter_map(|change| change.unit.user());
+        of_units.chain(self.reloads.iter().flatten().cloned()).into_set()
     }
 
     /// Whether the plan involves the service manager.
     pub fn has_units(&self) -> bool {
-        !self.units.is_empty() || !self.patterns.is_empty() || self.needs_daemon_reload()
+        !self.units.is_empty() || !self.patterns.is_empty() || !self.reloads.is_empty()
     }
 
     /// The SHA-256 of the plan in its canonical form: the version of the format, and the fields in postcard's encoding.

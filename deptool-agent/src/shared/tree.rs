@@ -208,7 +208,8 @@ fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budge
     for (path, entry) in &files {
         let refuse = |why| TreeError::Entry { app: name.clone(), path: path.clone(), why };
         let is_manifest = path.as_bytes() == b"manifest.json";
-        let is_text = is_manifest || UNITS.iter().any(|directory| path.as_bytes().starts_with(directory));
+        let is_unit = path.user().is_some() || UNITS.iter().any(|directory| path.as_bytes().starts_with(directory));
+        let is_text = is_manifest || is_unit;
         if !is_text {
             continue;
         }

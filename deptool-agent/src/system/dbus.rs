@@ -22,6 +22,11 @@ pub use value::Value;
 
 /// systemd's private socket, for root only. It is not a bus: there are no names, and all signals are sent.
 const PRIVATE: &str = "/run/systemd/private";
+/// The socket of the service manager of the user with this id.
+pub fn private_of(uid: u32) -> PathBuf {
+    format!("/run/user/{uid}/systemd/private").into()
+}
+
 /// systemd's name. Its own socket ignores it.
 pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 /// The interface of systemd's main object.
@@ -68,9 +73,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connect to systemd.
-    pub fn open() -> Result<Connection, DbusError> {
-        Connection::authenticate(Path::new(PRIVATE), Instant::now() + CONNECTING)
+    /// Connect to the system's manager, or to that of the user with this id. User managers take calls from root, too.
+    pub fn open(user: Option<u32>) -> Result<Connection, DbusError> {
+        let until = Instant::now() + CONNECTING;
+        let Some(uid) = user else { return Connection::authenticate(Path::new(PRIVATE), until) };
+        let connection = Connection::authenticate(&private_of(uid), until)?;
+        // The directory is the user's. A link in it to the system's socket would have us control the system's units.
+        match rustix::net::sockopt::socket_peercred(&connection.socket) {
+            Ok(peer) if peer.uid.as_raw() == uid => Ok(connection),
+            _ => Err(DbusError::Refused("it is not a process of the user".into())),
+        }
     }
 
     /// Authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells systemd
@@ -188,6 +200,21 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether everything that was received was also taken.
+    pub fn is_drained(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Wait until something arrives on one of these, but not longer than `limit`.
+    pub fn wait_for_any(connections: &[&Connection], limit: Duration) -> Result<(), DbusError> {
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
+        let mut fds: Vec<_> = connections.iter().map(|one| PollFd::new(&one.socket, PollFlags::IN)).collect();
+        match poll(&mut fds, Some(&limit)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
     }
 
     /// Wait until the socket can be read or written; false when `until` has passed.

@@ -14,7 +14,7 @@ use super::{
     Active, Converted, JobKind, JobResult, Leave, Load, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
     verdict::WINDOW,
 };
-use crate::shared::name::UnitName;
+use crate::shared::name::{Account, UnitName};
 
 /// What a unit does when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +129,9 @@ impl Fake {
     }
 
     fn link(&self, name: &UnitName) -> Option<PathBuf> {
-        Some(self.root.as_ref()?.join("etc/systemd/system/multi-user.target.wants").join(name.as_str()))
+        // A user's links are in the user's home.
+        let root = self.root.as_ref().filter(|_| name.user().is_none())?;
+        Some(root.join("etc/systemd/system/multi-user.target.wants").join(name.as_str()))
     }
 
     fn set_enabled(&mut self, name: &UnitName, enabled: bool) {
@@ -151,7 +153,8 @@ impl Fake {
 
     /// The calls that change anything.
     pub fn changes(&self) -> Vec<&str> {
-        const READS: [&str; 10] = [
+        const READS: [&str; 11] = [
+            "join",
             "convert-quadlets",
             "verify",
             "is-stopping",
@@ -309,6 +312,11 @@ impl System for Fake {
         self.is_stopping
     }
 
+    fn join(&mut self, user: &Account, _: u32) -> Result<bool, SystemError> {
+        self.record(format!("join {user}"))?;
+        Ok(true)
+    }
+
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
         self.record("snapshot".into())?;
         let state = |unit: &FakeUnit| UnitState {
@@ -378,8 +386,8 @@ impl System for Fake {
         Ok(())
     }
 
-    fn daemon_reload(&mut self) -> Result<(), SystemError> {
-        self.record("daemon-reload".into())
+    fn daemon_reload(&mut self, user: Option<&Account>) -> Result<(), SystemError> {
+        self.record(user.map_or("daemon-reload".into(), |user| format!("daemon-reload {user}")))
     }
 
     fn reset_failed(&mut self, units: &[UnitName]) -> Result<(), SystemError> {
@@ -419,7 +427,7 @@ impl System for Fake {
     }
 
     /// Every file becomes a unit but those whose content is `broken`.
-    fn convert_quadlets(&mut self, directory: &Path) -> Result<Option<Converted>, SystemError> {
+    fn convert_quadlets(&mut self, _: Option<&Account>, directory: &Path) -> Result<Option<Converted>, SystemError> {
         self.record("convert-quadlets".into())?;
         if !self.has_podman {
             return Ok(None);

@@ -16,7 +16,7 @@ use super::{
     Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState, program,
     systemd,
 };
-use crate::shared::name::UnitName;
+use crate::shared::name::{Account, UnitName};
 
 /// The time-out for each program. They take a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -77,6 +77,10 @@ impl System for Offline {
         false
     }
 
+    fn join(&mut self, _: &Account, _: u32) -> Result<bool, SystemError> {
+        Ok(false)
+    }
+
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {
         Ok(BTreeMap::new())
     }
@@ -94,7 +98,8 @@ impl System for Offline {
     }
 
     fn unit_file(&mut self, unit: &UnitName) -> Result<UnitFile, SystemError> {
-        if !self.has_systemctl {
+        // Only a user's own manager knows what the user has enabled.
+        if !self.has_systemctl || unit.user().is_some() {
             return Ok(UnitFile::Absent);
         }
         // The exit status adds nothing to the output. There may be no output for a unit that does not exist.
@@ -126,7 +131,7 @@ impl System for Offline {
         Ok(())
     }
 
-    fn daemon_reload(&mut self) -> Result<(), SystemError> {
+    fn daemon_reload(&mut self, _: Option<&Account>) -> Result<(), SystemError> {
         Ok(())
     }
 
@@ -148,7 +153,7 @@ impl System for Offline {
         Ok(None)
     }
 
-    fn convert_quadlets(&mut self, _directory: &Path) -> Result<Option<Converted>, SystemError> {
+    fn convert_quadlets(&mut self, _: Option<&Account>, _directory: &Path) -> Result<Option<Converted>, SystemError> {
         Ok(None)
     }
 

@@ -70,7 +70,7 @@ pub struct Transaction {
 
 impl Transaction {
     fn makes(&self, unit: &UnitName) -> bool {
-        let template = template_of(unit).and_then(|name| UnitName::parse(name.as_bytes()).ok());
+        let template = template_of(unit).and_then(|name| UnitName::try_from(name).ok());
         self.made.contains(unit) || template.is_some_and(|template| self.made.contains(&template))
     }
 }

@@ -173,7 +173,7 @@ impl HostView {
 impl Changes {
     fn of(plan: &HostPlan, safeguards: &Safeguards) -> Self {
         let Safeguards { checks, health, confirm } = safeguards;
-        let HostPlan { apps, external, units, patterns, unobserved: _ } = plan;
+        let HostPlan { apps, external, units, patterns, unobserved: _, reloads: _ } = plan;
         Changes {
             apps: apps
                 .iter()

@@ -228,6 +228,7 @@ mod tests {
             }],
             patterns: Vec::new(),
             unobserved: BTreeSet::new(),
+            reloads: BTreeSet::from([None]),
         };
         let host = HostName::parse(b"ns1.example.org").unwrap();
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::{
     host::state::ledger::{Content, Enablement},
     shared::{
         manifest::FileAttributes,
-        name::{AppName, UnitName},
+        name::{Account, AppName, UnitName},
         path::{ExternalPath, TreePath},
     },
     system::JobKind,
@@ -31,29 +31,21 @@ pub enum Action {
     /// Create the users in these sysusers.d snippets. The users stay after a rollback.
     CreateUsers(Vec<ExternalPath>),
     /// Set owners and modes in the checkout `tree`, which is not visible yet.
-    Own {
-        tree: String,
-        files: Vec<(TreePath, FileAttributes)>,
-    },
+    Own { tree: String, files: Vec<(TreePath, FileAttributes)> },
     /// Set owners and modes of decrypted secrets of a generation, which are not visible yet. Each file is `<app>/<name>`.
-    OwnSecrets {
-        generation: u32,
-        files: Vec<(String, FileAttributes)>,
-    },
+    OwnSecrets { generation: u32, files: Vec<(String, FileAttributes)> },
     /// Make the stable paths of new apps.
     LinkApps(Vec<AppName>),
     /// Point `current` to the new generation: all apps of the host change at once.
-    Switch {
-        from: Option<u32>,
-        to: u32,
-    },
+    Switch { from: Option<u32>, to: u32 },
     /// Create the files in these tmpfiles.d snippets. The files stay after a rollback.
     CreateTmpfiles(Vec<ExternalPath>),
     /// Enable units that were not enabled.
     Enable(Vec<UnitName>),
-    /// Restore enablement links of the host's own that disabling our units has deleted.
+    /// Restore enablement of the host's own that disabling our units has deleted.
     RestoreLinks(Enablement),
-    DaemonReload,
+    /// Have these service managers read their unit files again: the system's (`None`), or those of users.
+    DaemonReload(BTreeSet<Option<Account>>),
     /// Remove the stable paths of apps that were removed.
     UnlinkApps(Vec<AppName>),
     /// Start, restart and reload units.
@@ -77,7 +69,7 @@ impl Action {
             | Action::CreateTmpfiles(_)
             | Action::Enable(_)
             | Action::RestoreLinks(_)
-            | Action::DaemonReload
+            | Action::DaemonReload(_)
             | Action::UnlinkApps(_) => (&[], None),
         }
     }

@@ -115,7 +115,7 @@ impl Running<'_> {
             | Action::CreateTmpfiles(_)
             | Action::Enable(_)
             | Action::RestoreLinks(_)
-            | Action::DaemonReload
+            | Action::DaemonReload(_)
             | Action::Jobs(_) => false,
         };
         let waits = self.decided_by == DecidedBy::Helper
@@ -274,9 +274,12 @@ impl Running<'_> {
                         }
                     }
                 }
-                // systemd makes links in the directories of all units that [Install] names.
+                // systemd makes links in the directories of all units that [Install] names. Those of users are in their homes.
+                Action::Enable(units) | Action::Disable(units) if units.iter().any(|unit| unit.user().is_some()) => {
+                    rustix::fs::sync()
+                }
                 Action::Enable(_) | Action::Disable(_) | Action::RestoreLinks(_) => place::sync(self.home)?,
-                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload | Action::Jobs(_) => {}
+                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload(_) | Action::Jobs(_) => {}
                 Action::CreateUsers(_)
                 | Action::Own { .. }
                 | Action::OwnSecrets { .. }

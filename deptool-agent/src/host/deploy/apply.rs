@@ -78,9 +78,12 @@ impl Applying<'_> {
                 self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Enable(units) => self.system.enable(units)?,
-            Action::DaemonReload => self.system.daemon_reload()?,
+            Action::DaemonReload(of) => of.iter().try_for_each(|user| self.system.daemon_reload(user.as_ref()))?,
             Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
-            Action::RestoreLinks(links) => links.add_missing(self.home)?,
+            Action::RestoreLinks(links) => {
+                links.add_missing(self.home)?;
+                links.enable_of_users(self.system)?;
+            }
             Action::Jobs(jobs) => return self.jobs(jobs),
         }
         Ok(Vec::new())

@@ -7,7 +7,7 @@ use std::{ffi::OsStr, fs, io, time::Duration};
 
 use crate::{
     host::state::{error::HostError, layout::Home},
-    shared::manifest::{Account, FileAttributes},
+    shared::{manifest::FileAttributes, name::Account},
     system::program,
 };
 

@@ -19,7 +19,7 @@ use crate::{
     },
     shared::{
         desired::Desired,
-        name::AppName,
+        name::{Account, AppName},
         outcome::Drift,
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
@@ -35,6 +35,7 @@ mod external;
 mod jobs;
 mod refusals;
 mod units;
+mod users;
 pub mod verify;
 
 use external::ExternalWork;
@@ -146,6 +147,7 @@ pub fn decide(
         taken_over: BTreeSet::new(),
         made: BTreeSet::new(),
         watched: Vec::new(),
+        absent: BTreeSet::new(),
     };
     let units = deciding.units(system)?;
     let external = deciding.external()?;
@@ -158,7 +160,7 @@ pub fn decide(
     }
     let Deciding { claims, notes, watched, .. } = deciding;
     let before = units.before.clone();
-    let enablement = Enablement::read(home, units.names_touched.clone())?;
+    let enablement = Enablement::read(home, units.names_touched.clone(), system)?;
     let unlinked = staged.unlinked();
     let actions = in_order(sides, generations, units, external, (unlinked, own));
     Ok(Prepared { actions, claims, before, enablement, watched, notes })
@@ -185,13 +187,21 @@ fn in_order(
     actions.push(Action::Switch { from, to });
     actions.extend(external.removed.into_iter().map(Action::Place));
     actions.push(Action::MakeDirectories(external.directories));
-    let reload = sides.plan.needs_daemon_reload() || !external.foreign.is_empty();
+    let mut reload = sides.plan.reloads.clone();
+    for placement in &external.foreign {
+        // All users share these directories.
+        match placement.path.as_str().contains("/systemd/user/") {
+            true => reload.extend(units.users.iter().cloned().map(Some)),
+            false => drop(reload.insert(None)),
+        }
+    }
+    reload.retain(|user| user.as_ref().is_none_or(|user| units.users.contains(user)));
     actions.extend(external.placed.into_iter().chain(external.foreign).map(Action::Place));
     actions.push(Action::CreateTmpfiles(changed(Class::Tmpfiles)));
     actions.push(Action::Enable(units.enable));
     actions.push(Action::RestoreLinks(units.links));
-    if units.live && reload {
-        actions.push(Action::DaemonReload);
+    if units.live {
+        actions.push(Action::DaemonReload(reload));
     }
     let gone = sides.old.apps.keys().filter(|app| !sides.new.apps.contains_key(*app));
     actions.push(Action::UnlinkApps(gone.cloned().collect()));
@@ -208,7 +218,8 @@ fn is_idle(action: &Action) -> bool {
         Action::RestoreLinks(links) => links.is_empty(),
         Action::Jobs(jobs) => jobs.is_empty(),
         Action::OwnSecrets { files, .. } => files.is_empty(),
-        Action::Place(_) | Action::Own { .. } | Action::Switch { .. } | Action::DaemonReload => false,
+        Action::DaemonReload(of) => of.is_empty(),
+        Action::Place(_) | Action::Own { .. } | Action::Switch { .. } => false,
     }
 }
 
@@ -228,4 +239,6 @@ struct Deciding<'a> {
     made: BTreeSet<ExternalPath>,
     /// Files in old trees that path units watch.
     watched: Vec<PathBuf>,
+    /// Users whose service managers do not run.
+    absent: BTreeSet<Account>,
 }

@@ -35,7 +35,7 @@ use crate::{
         },
     },
     shared::{
-        desired::{ClaimKind, Desired, Snippet},
+        desired::{Claim, ClaimKind, Desired, Snippet},
         manifest::probe::Probe,
         name::{AppName, UnitName},
         ordered::Ordered as _,
@@ -94,6 +94,7 @@ impl Expectations {
         let made = wants
             .external
             .values()
+            .flat_map(Claim::all)
             .filter_map(|claim| match &claim.kind {
                 ClaimKind::Copy(Snippet::Unit(unit), _) => Some(unit.clone()),
                 ClaimKind::Copy(..) | ClaimKind::Link => None,

@@ -4,7 +4,7 @@
 //! Undoing compares with the real state, and can be repeated after an interruption. It continues after an error, to
 //! restore as much as possible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     host::{
@@ -12,7 +12,10 @@ use crate::{
             action::{Action, New, Old, Placement, UnitJobs},
             apply::{link_apps, unlink_apps},
         },
-        external::place::{Found, Place, Sibling},
+        external::{
+            place::{Found, Place, Sibling},
+            users,
+        },
         secrets,
         state::{
             durable,
@@ -25,6 +28,7 @@ use crate::{
     },
     shared::{
         name::{AppName, UnitName, UnitType},
+        ordered::Ordered as _,
         path::ExternalPath,
     },
     system::{
@@ -69,6 +73,8 @@ pub fn undo(
     let mut undoing = Undoing { home, record, reached, system, tick, left: Left::default() };
     let released = release_reserve(home);
     undoing.note(released);
+    let joined = users::join(home, undoing.system, record.users());
+    undoing.note(joined);
     undoing.stop_what_was_started();
     undoing.files_and_enablement();
     undoing.start_what_ran();
@@ -144,11 +150,14 @@ impl Undoing<'_> {
     }
 
     fn files_and_enablement(&mut self) {
-        let mut reload = false;
+        // This takes the deployed unit files.
+        let disabled = self.record.enablement.disable_of_users(&self.renewed(), self.system);
+        self.note(disabled);
+        let mut reload = BTreeSet::new();
         for action in self.record.actions.iter().rev() {
             let result = match action {
-                Action::DaemonReload => {
-                    reload = true;
+                Action::DaemonReload(of) => {
+                    reload.clone_from(of);
                     Ok(())
                 }
                 Action::Place(placement) => self.put_back(placement),
@@ -176,10 +185,21 @@ impl Undoing<'_> {
         }
         let restored = self.record.enablement.restore(self.home);
         self.note(restored);
-        if reload {
-            let result = self.system.daemon_reload();
+        let enabled = self.record.enablement.enable_of_users(self.system);
+        self.note(enabled);
+        for user in reload {
+            let result = self.system.daemon_reload(user.as_ref());
             self.note(result);
         }
+    }
+
+    /// The units that were disabled to be enabled in another way.
+    fn renewed(&self) -> BTreeSet<UnitName> {
+        let disabled = self.record.actions.iter().filter_map(|action| match action {
+            Action::Disable(units) => Some(units),
+            _ => None,
+        });
+        disabled.flatten().cloned().into_set()
     }
 
     fn put_back(&mut self, placement: &Placement) -> Result<(), HostError> {

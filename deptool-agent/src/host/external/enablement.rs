@@ -19,34 +19,63 @@ use crate::{
         ledger::Enablement,
     },
     shared::name::UnitName,
+    system::{System, UnitFile},
 };
 
 /// The directory in which systemd creates the symlinks.
 const DIRECTORY: &str = "etc/systemd/system";
+/// Takes the place of a target, which is never empty, for a unit of a user that is enabled. The symlinks are in the user's home,
+/// where root had better not write: the user's manager is asked instead.
+const OF_USER: &str = "";
 
 impl Enablement {
     /// The current enablement of `names`.
-    pub fn read(home: &Home, names: BTreeSet<UnitName>) -> Result<Enablement, HostError> {
-        let mut links = BTreeMap::new();
-        if !names.is_empty() {
-            let directory = directory(home);
-            collect(&directory, "", &names, &mut links).during("read", &directory)?;
+    pub fn read(home: &Home, names: BTreeSet<UnitName>, system: &mut dyn System) -> Result<Enablement, HostError> {
+        let mut links = links_of(home, &names)?;
+        for unit in names.iter().filter(|unit| unit.user().is_some()) {
+            if system.unit_file(unit)? == UnitFile::Enabled {
+                links.insert(unit.to_string(), OF_USER.to_owned());
+            }
         }
         Ok(Enablement { names, links })
     }
 
-    /// Restore exactly these symlinks.
+    /// Disable units of users, as a first step to restore what was enabled: those that were not enabled, and those of
+    /// `renewed`, whose `[Install]` section has changed.
+    pub fn disable_of_users(&self, renewed: &BTreeSet<UnitName>, system: &mut dyn System) -> Result<(), HostError> {
+        for unit in self.names.iter().filter(|unit| unit.user().is_some()) {
+            let is_same = self.links.contains_key(unit.as_str()) && !renewed.contains(unit);
+            if !is_same && system.unit_file(unit)? == UnitFile::Enabled {
+                system.disable(std::slice::from_ref(unit))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enable the units of users that were enabled.
+    pub fn enable_of_users(&self, system: &mut dyn System) -> Result<(), HostError> {
+        for (unit, _) in self.links.iter().filter(|(_, target)| *target == OF_USER) {
+            if let Ok(unit) = UnitName::try_from(unit.clone())
+                && system.unit_file(&unit)? != UnitFile::Enabled
+            {
+                system.enable(&[unit])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restore exactly these symlinks of the system.
     pub fn restore(&self, home: &Home) -> Result<(), HostError> {
-        let now = Enablement::read(home, self.names.clone())?;
+        let now = links_of(home, &self.names)?;
         let directory = directory(home);
-        for (path, target) in &now.links {
+        for (path, target) in &now {
             if self.links.get(path) != Some(target) {
                 durable::remove(&directory.join(path))?;
             }
         }
         self.add_missing(home)?;
         // Remove empty directories that systemd created for the symlinks.
-        for path in now.links.keys().filter(|path| !self.links.contains_key(*path)) {
+        for path in now.keys().filter(|path| !self.links.contains_key(*path)) {
             if let Some(above) = Path::new(path).parent().filter(|above| above.components().next().is_some()) {
                 let _ = fs::remove_dir(directory.join(above));
             }
@@ -54,10 +83,10 @@ impl Enablement {
         Ok(())
     }
 
-    /// Create the missing symlinks. Whatever is in the place of one of them stays.
+    /// Create the missing symlinks of the system. Whatever is in the place of one of them stays.
     pub fn add_missing(&self, home: &Home) -> Result<(), HostError> {
         let directory = directory(home);
-        for (path, target) in &self.links {
+        for (path, target) in self.links.iter().filter(|(_, target)| *target != OF_USER) {
             let path = directory.join(path);
             if Kind::of(&path) != Kind::Nothing {
                 continue;
@@ -69,6 +98,15 @@ impl Enablement {
         }
         Ok(())
     }
+}
+
+fn links_of(home: &Home, names: &BTreeSet<UnitName>) -> Result<BTreeMap<String, String>, HostError> {
+    let mut links = BTreeMap::new();
+    if names.iter().any(|unit| unit.user().is_none()) {
+        let directory = directory(home);
+        collect(&directory, "", names, &mut links).during("read", &directory)?;
+    }
+    Ok(links)
 }
 
 fn directory(home: &Home) -> PathBuf {

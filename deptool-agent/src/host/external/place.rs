@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::{
+        deploy::owners::{Database, resolve},
         external::{backup, content},
         state::{
             error::{Context, HostError},
@@ -29,7 +30,8 @@ use crate::{
         },
     },
     shared::{
-        name::LONGEST_NAME,
+        desired::USERS_QUADLETS,
+        name::{Account, LONGEST_NAME},
         path::{ExternalPath, STATE_DIR, is_within},
         text::hex,
     },
@@ -76,6 +78,8 @@ impl Resolved {
 impl Place {
     /// Resolve the parent directory of `path`.
     pub fn resolve(home: &Home, path: &ExternalPath) -> Result<Resolved, HostError> {
+        let with_id = with_users_id(home, path)?;
+        let path = with_id.as_ref().unwrap_or(path);
         let full = Path::new(path.as_str());
         let mut walk = Walk::start(home)?;
         let parent = path.relative().parent().unwrap_or(Path::new(""));
@@ -374,6 +378,18 @@ fn clear_backups(directory: &Place) -> Result<(), HostError> {
         }
     }
     Ok(())
+}
+
+/// The real path of a user's quadlet: with the user's id in place of `~` and the name. The name of a user who does not exist
+/// stays: there is nothing at that path.
+fn with_users_id(home: &Home, path: &ExternalPath) -> Result<Option<ExternalPath>, HostError> {
+    let Some(below) = path.as_str().strip_prefix(USERS_QUADLETS) else { return Ok(None) };
+    let (user, rest) = below.split_once('/').unwrap_or((below, ""));
+    let Ok(user) = Account::try_from(user.to_owned()) else { return Ok(None) };
+    let Some(uid) = resolve(home, Database::Passwd, &user)? else { return Ok(None) };
+    let above = USERS_QUADLETS.trim_end_matches('~');
+    let real = ExternalPath::parse(&format!("{above}{uid}/{rest}"));
+    real.map(Some).map_err(|error| HostError::External(error.to_string()))
 }
 
 /// Sync the file system of `/etc`.

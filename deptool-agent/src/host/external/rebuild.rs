@@ -12,7 +12,7 @@ use crate::{
         },
     },
     shared::{
-        desired::{ClaimKind, Desired, Snippet},
+        desired::{Claim, ClaimKind, Desired, Snippet},
         store::Store,
         text::hex,
         tree::read_blob,
@@ -43,7 +43,7 @@ pub fn rebuild(home: &Home, store: &Store, wants: &Desired) -> Result<Rebuilt, H
         claims.paths.insert(path.clone(), PathClaim { app: claim.app.clone(), before, ours });
     }
     for unit in wants.enabled.keys() {
-        let mut made = wants.external.values().map(|claim| &claim.kind);
+        let mut made = wants.external.values().flat_map(Claim::all).map(|claim| &claim.kind);
         let is_ours = made.any(|kind| matches!(kind, ClaimKind::Copy(Snippet::Unit(made), _) if made == unit));
         if !is_ours {
             unknown

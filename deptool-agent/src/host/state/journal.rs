@@ -14,7 +14,7 @@
 //! nothing was changed yet, or the journal was damaged later. It is kept and told of. Whether the host was left between two
 //! states is found by comparing the current generation with the branch: see [`crate::host::state::heal::check_in_step`].
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt, path::PathBuf};
+use std::{collections::BTreeSet, fs::File, io::Write, os::unix::fs::FileExt, path::PathBuf};
 
 use rustix::{fs::FallocateFlags, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::{
-        deploy::action::Action,
+        deploy::action::{Action, UnitJobs},
         state::{
             agents::{self, AgentId},
             boot,
@@ -35,7 +35,8 @@ use crate::{
     shared::{
         encoding,
         id::{CommitId, DeploymentId},
-        name::{AppName, ClusterName, HostName},
+        name::{Account, AppName, ClusterName, HostName, UnitName},
+        ordered::Ordered as _,
         outcome::{Goal, Mended},
         path::TreePath,
         text::printable,
@@ -78,6 +79,21 @@ pub struct Record {
     pub mended: Vec<Mended>,
     /// Edited files of apps that must be kept.
     pub kept_files: Vec<KeptFile>,
+}
+
+impl Record {
+    /// The users whose service managers take part.
+    pub fn users(&self) -> BTreeSet<Account> {
+        let of_actions = self.actions.iter().flat_map(|action| match action {
+            Action::DaemonReload(of) => of.iter().flatten().cloned().collect(),
+            _ => {
+                let (stops, jobs) = action.on_units();
+                let units = stops.iter().chain(jobs.into_iter().flat_map(UnitJobs::units));
+                units.filter_map(UnitName::user).collect::<Vec<_>>()
+            }
+        });
+        self.enablement.names.iter().filter_map(UnitName::user).chain(of_actions).into_set()
+    }
 }
 
 /// A file in a checkout.

@@ -85,7 +85,8 @@ impl Default for UnitClaim {
 pub struct Enablement {
     /// The units, including those in `Also=` and `Alias=`.
     pub names: BTreeSet<UnitName>,
-    /// For each symlink, its path below the directory of units, and its target.
+    /// For each symlink, its path below the directory of units, and its target. For each unit of a user that is enabled, its
+    /// name, and an empty target.
     pub links: BTreeMap<String, String>,
 }
 

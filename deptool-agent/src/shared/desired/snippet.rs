@@ -1,13 +1,16 @@
 //! Files that are copied to system directories, and their meaning there.
 
-use crate::shared::{name::UnitName, path::TreePath};
+use crate::shared::{
+    name::{UnitName, split_user},
+    path::TreePath,
+};
 
 /// The meaning of a copied file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Snippet {
     /// A unit file, or a quadlet from which Podman's generator makes this unit.
     Unit(UnitName),
-    /// A drop-in for units with this stem: `web.service`, `web@.service`, `web-.service` or `service`.
+    /// A drop-in for units with this stem: `web.service`, `web@.service`, `web-.service`, `service`, `alice/web.service`.
     DropIn(String),
     /// Another file next to quadlets, which does not become a unit.
     QuadletFile,
@@ -36,14 +39,17 @@ impl Snippet {
 
 /// Where a file of an app is copied to: the directory, the meaning, and the path below the directory. `None` for an
 /// ordinary file.
-pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet, String)>, String> {
-    let mut components = file.components();
+pub(super) fn placement(file: &TreePath) -> Result<Option<(String, Snippet, String)>, String> {
+    let user = file.user().transpose()?;
+    let mut components = file.components().skip(if user.is_some() { 2 } else { 0 });
     let special = components.next().unwrap_or_default();
-    let directory = match special {
-        b"systemd" => "/etc/systemd/system",
-        b"quadlets" => "/etc/containers/systemd",
-        b"sysusers" => "/etc/sysusers.d",
-        b"tmpfiles" => "/etc/tmpfiles.d",
+    let directory = match (special, &user) {
+        (b"systemd", None) => "/etc/systemd/system".to_owned(),
+        (b"systemd", Some(_)) => "/etc/systemd/user".to_owned(),
+        (b"quadlets", None) => "/etc/containers/systemd".to_owned(),
+        (b"quadlets", Some(user)) => format!("{USERS_QUADLETS}{user}"),
+        (b"sysusers", _) => "/etc/sysusers.d".to_owned(),
+        (b"tmpfiles", _) => "/etc/tmpfiles.d".to_owned(),
         _ => return Ok(None),
     };
     let rest: Vec<&[u8]> = components.collect();
@@ -73,8 +79,17 @@ pub(super) fn placement(file: &TreePath) -> Result<Option<(&'static str, Snippet
     if names.iter().any(|name| name.starts_with('.')) {
         return Err("its name may not begin with '.'".into());
     }
+    let snippet = match (snippet, user) {
+        (Snippet::Unit(unit), user @ Some(_)) => Snippet::Unit(unit.of(user.as_ref())),
+        (Snippet::DropIn(stem), Some(user)) => Snippet::DropIn(format!("{user}/{stem}")),
+        (snippet, _) => snippet,
+    };
     Ok(Some((directory, snippet, names.join("/"))))
 }
+
+/// The directory of a user's quadlets, without the name. On the host, the user's number takes the place of `~` and the name:
+/// Podman knows users by that, and a plan does not depend on the host.
+pub const USERS_QUADLETS: &str = "/etc/containers/systemd/users/~";
 
 /// Prefixes of the units that the agent creates for checks and for recovery at boot, and of drop-ins that would apply
 /// to all of these.
@@ -130,9 +145,12 @@ pub fn template_of(unit: &UnitName) -> Option<String> {
 
 /// Whether drop-ins of `stem` apply to `unit`: its own, or those of its template, a dashed prefix or its type.
 pub fn drop_in_applies(stem: &str, unit: &UnitName) -> bool {
-    let name = unit.as_str();
-    if stem == name || template_of(unit).as_deref() == Some(stem) {
+    if stem == unit.as_str() || template_of(unit).as_deref() == Some(stem) {
         return true;
+    }
+    let ((user, stem), (of, name)) = (split_user(stem), split_user(unit.as_str()));
+    if user != of {
+        return false;
     }
     let Some((unit_stem, unit_type)) = name.rsplit_once('.') else { return false };
     match stem.rsplit_once('.') {
@@ -165,6 +183,13 @@ mod tests {
         }
         for stem in ["foo.service", "foo-.socket", "socket", "bar-.service"] {
             assert!(!drop_in_applies(stem, &unit), "{stem}");
+        }
+        let of_user = UnitName::try_from("foo-/bar@x.service".to_owned()).unwrap();
+        for stem in ["foo-/bar@.service", "foo-/service"] {
+            assert!(drop_in_applies(stem, &of_user), "{stem}");
+        }
+        for stem in ["foo-.service", "bar@.service", "service", "alice/service"] {
+            assert!(!drop_in_applies(stem, &of_user), "{stem}");
         }
     }
 }

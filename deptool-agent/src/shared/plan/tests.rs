@@ -29,7 +29,7 @@ fn equal_trees_plan_nothing() {
 fn a_changed_file_restarts_the_apps_units_and_reloads_nothing() {
     let plan = plan(&[ENABLED, UNIT, ("web/x", "1")], &[ENABLED, UNIT, ("web/x", "2")]);
     assert_eq!(units(&plan), ["web.service Keep Restart(Always)"]);
-    assert!(!plan.needs_daemon_reload());
+    assert!(plan.reloads.is_empty());
     assert_eq!(plan.apps[0].files, [(TreePath::parse(b"x").unwrap(), Change::Update)]);
 }
 
@@ -252,7 +252,7 @@ fn a_changed_install_section_enables_anew() {
 fn a_quadlet_that_goes_away_stops_the_unit_made_of_it() {
     let quadlet = ("db/quadlets/db.container", "[Container]");
     assert_eq!(units(&plan(&[quadlet], &[])), ["db.service Release Stop"]);
-    assert!(plan(&[quadlet], &[]).needs_daemon_reload());
+    assert!(!plan(&[quadlet], &[]).reloads.is_empty());
 }
 
 #[test]
@@ -322,4 +322,35 @@ proptest! {
         prop_assert!(HostPlan::between(&new, &new).unwrap().is_empty());
         prop_assert_eq!(HostPlan::between(&old, &new).unwrap().digest(), there.digest());
     }
+}
+
+#[test]
+fn units_of_a_user_follow_the_same_rules_in_the_users_own_manager() {
+    let manifest = ("web/manifest.json", r#"{"users": {"alice": {"units_enabled": ["web.socket"]}}}"#);
+    let socket = ("web/user/alice/systemd/web.socket", "[Socket]\nListenStream=7\n");
+    let service = |text| ("web/user/alice/systemd/web.service", text);
+    let of_system = ("web/systemd/web.service", "[Service]\nExecStart=/x");
+    let old: Files = &[manifest, socket, service("[Service]\nExecStart=/x"), of_system, ("web/x", "1")];
+    let new = plan(&[], old);
+    let of_alice = ["alice/web.service Keep Restart(IfRunning)", "alice/web.socket Enable Start"];
+    assert_eq!(units(&new)[..2], of_alice);
+    assert_eq!(
+        new.reloads.iter().map(|user| user.as_ref().map(Account::as_str)).collect::<Vec<_>>(),
+        [None, Some("alice")]
+    );
+    assert_eq!(new.users().len(), 1);
+    // The service of the socket is the user's, not the system's of the same name.
+    let other = plan(old, &[manifest, socket, old[2], of_system, ("web/x", "2")]);
+    let members = r#"alice/web.socket Keep Members(Restart, {UnitName("alice/web.service")})"#;
+    assert_eq!(units(&other), [members]);
+    assert!(other.reloads.is_empty());
+    // Its own file, and a drop-in for all of the user's services.
+    let changed = plan(old, &[manifest, socket, service("[Service]\nExecStart=/y"), of_system, ("web/x", "1")]);
+    assert_eq!(units(&changed), ["alice/web.service Keep Restart(IfRunning)"]);
+    let all = ("web/user/alice/systemd/service.d/x.conf", "[Service]\nNice=1");
+    let patterns = plan(old, &[old, &[all]].concat()).patterns;
+    let patterns: Vec<_> = patterns.iter().map(|one| (one.pattern.as_str(), one.job)).collect();
+    assert_eq!(patterns, [("alice/service", PatternJob::Leave)]);
+    let removed = plan(old, &[old[3]]);
+    assert_eq!(units(&removed), ["alice/web.service Release Stop", "alice/web.socket Release Stop"]);
 }

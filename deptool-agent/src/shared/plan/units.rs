@@ -19,7 +19,7 @@ use super::{AppChange, Enablement, PatternChange, PatternJob, UnitChange, UnitJo
 use crate::shared::{
     desired::{Desired, DesiredUnit, Snippet, UnitSource, drop_in_applies},
     manifest::OnChange,
-    name::{AppName, UnitName, UnitType},
+    name::{AppName, UnitName, UnitType, split_user},
     ordered::Ordered as _,
     path::TreePath,
     tree::{App, HostTree},
@@ -110,11 +110,13 @@ struct Changed<'a> {
 }
 
 fn changed_sources<'a>(old: Side<'a>, new: Side<'a>) -> Vec<Changed<'a>> {
-    let was = old.sources().map(|source| (source.path, source)).into_map();
-    let is = new.sources().map(|source| (source.path, source)).into_map();
+    // Users can share a file, which then is several sources.
+    let by_place = |source: UnitSource<'a>| ((source.path, source.file.user()), source);
+    let was = old.sources().map(by_place).into_map();
+    let is = new.sources().map(by_place).into_map();
     let mut changed = Vec::new();
-    for path in keys(&was, &is) {
-        let (before, after) = (was.get(path), is.get(path));
+    for place in keys(&was, &is) {
+        let (before, after) = (was.get(place), is.get(place));
         let Some(source) = after.or(before) else { continue };
         if before.map(|source| source.content) != after.map(|source| source.content) {
             let lines = |source: Option<&UnitSource<'a>>| source.map_or(&[][..], |source| &source.facts.lines);
@@ -207,7 +209,7 @@ impl Planning<'_> {
                 Snippet::QuadletFile | Snippet::Sysusers | Snippet::Tmpfiles => continue,
             };
             let apps = BTreeSet::from([app.clone()]);
-            match UnitName::parse(stem.as_bytes()) {
+            match UnitName::try_from(stem.clone()) {
                 Ok(unit) if !is_pattern(&stem) => {
                     let Some(extent) = self.own_extent(&unit) else { continue };
                     let job = own_files(UnitType::of(&unit), extent, None, When::IfRunning);
@@ -216,7 +218,8 @@ impl Planning<'_> {
                     }
                 }
                 _ => {
-                    let suffix = stem.rsplit_once('.').map_or(stem.as_str(), |(_, suffix)| suffix);
+                    let name = split_user(&stem).1;
+                    let suffix = name.rsplit_once('.').map_or(name, |(_, suffix)| suffix);
                     let kind = UnitType::of_suffix(suffix).unwrap_or(UnitType::Service);
                     let job = own_files(kind, extent_of(kind, was, is), None, When::IfRunning);
                     let job = if is_left_alone(&stem) { leave(&job) } else { pattern_job(&job) };
@@ -268,11 +271,11 @@ impl Planning<'_> {
 
     /// The units that a socket, timer or path starts, or that a target groups, according to the tree.
     fn members(&self, unit: &UnitName) -> BTreeSet<UnitName> {
-        let parse = |name: &str| UnitName::parse(name.as_bytes()).ok();
+        let parse = |name: &str| unit.beside(name);
         let facts = || self.new.sources_of(unit).map(|source| source.facts);
         let started = |section: &str, key: &str| {
             let named = facts().filter_map(|facts| facts.value(section, key)).last().map(str::to_owned);
-            let stem = unit.as_str().rsplit_once('.').map_or("", |(stem, _)| stem);
+            let stem = unit.name().rsplit_once('.').map_or("", |(stem, _)| stem);
             BTreeSet::from_iter(parse(&named.unwrap_or_else(|| format!("{stem}.service"))))
         };
         match UnitType::of(unit) {
@@ -285,7 +288,8 @@ impl Planning<'_> {
                 let mut members: BTreeSet<UnitName> = pulled.filter_map(parse).into_set();
                 for source in self.new.sources() {
                     if let Snippet::Unit(made) = source.snippet
-                        && source.facts.words("Unit", "PartOf").contains(&unit.as_str())
+                        && source.facts.words("Unit", "PartOf").contains(&unit.name())
+                        && made.user() == unit.user()
                         && !made.is_template()
                     {
                         members.insert(made.clone());
@@ -399,6 +403,7 @@ fn is_limit(key: &str) -> bool {
 
 /// Whether a unit file or drop-in of this name applies to several units: a template, a dashed prefix, or a type.
 pub fn is_pattern(stem: &str) -> bool {
+    let stem = split_user(stem).1;
     stem.contains("@.") || stem.contains("-.") || !stem.contains('.')
 }
 
@@ -411,6 +416,7 @@ pub fn pattern_applies(pattern: &str, unit: &UnitName) -> bool {
 fn is_left_alone(stem: &str) -> bool {
     const SESSIONS: [&str; 7] =
         ["user@.", "user-", "getty@.", "serial-getty@.", "container-getty@.", "systemd-", "dbus-"];
+    let stem = split_user(stem).1;
     !stem.contains('.') || SESSIONS.iter().any(|prefix| stem.starts_with(prefix))
 }
 

@@ -8,10 +8,10 @@ use std::{
 
 use super::{
     run::{JobSignal, Run},
-    unit::{self, Memory, Properties},
+    unit::{self, Memory, Properties, unit_of},
 };
 use crate::{
-    shared::name::UnitName,
+    shared::name::{Account, UnitName},
     system::{
         SystemError, UnitDetail,
         dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
@@ -31,6 +31,8 @@ pub const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// A connection, and what signals have told.
 #[derive(Debug, Default)]
 pub struct Client {
+    /// The user whose manager it is, and the user's id. `None` for the system's manager.
+    user: Option<(Account, u32)>,
     connection: Option<Connection>,
     /// There was a connection, and it was lost.
     is_lost: bool,
@@ -45,11 +47,34 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client for the manager of this user, who has this id.
+    pub fn of(user: &Account, uid: u32) -> Client {
+        Client { user: Some((user.clone(), uid)), ..Client::default() }
+    }
+
+    /// The id of the user whose manager it is.
+    pub fn uid(&self) -> Option<u32> {
+        self.user.as_ref().map(|(_, uid)| *uid)
+    }
+
+    /// A unit that the manager names.
+    pub fn unit(&self, name: &str) -> Option<UnitName> {
+        unit_of(self.user.as_ref().map(|(user, _)| user), name)
+    }
+
+    /// The connection if signals are to be waited for. `None` if some are here already.
+    pub fn quiet(&mut self) -> Result<Option<&Connection>, DbusError> {
+        if self.changed {
+            return Ok(None);
+        }
+        self.connection().map(|connection| connection.is_drained().then_some(&*connection))
+    }
+
     pub fn connection(&mut self) -> Result<&mut Connection, DbusError> {
         let open = match self.connection.take() {
             Some(connection) => connection,
-            None if self.is_lost => reconnect()?,
-            None => Connection::open()?,
+            None if self.is_lost => reconnect(self.uid())?,
+            None => Connection::open(self.uid())?,
         };
         Ok(self.connection.insert(open))
     }
@@ -85,7 +110,8 @@ impl Client {
 
     /// Note a signal about a job that came during another call.
     pub fn note_other(&mut self, job: Option<JobSignal>) {
-        self.other_jobs.extend(job.and_then(|job| UnitName::parse(job.unit.as_bytes()).ok()));
+        let unit = job.and_then(|job| self.unit(&job.unit));
+        self.other_jobs.extend(unit);
     }
 
     /// Send all calls, then wait for all replies. If the connection is lost meanwhile, try again: these calls are idempotent.
@@ -131,11 +157,12 @@ impl Client {
 
     pub fn detail(&mut self, unit: &UnitName) -> Result<UnitDetail, SystemError> {
         // An empty interface name means all interfaces. Reading the properties of a unit loads the unit.
-        let (path, arguments) = (unit::object_path(unit.as_str()), [Value::str("")]);
+        let (path, arguments) = (unit::object_path(unit.name()), [Value::str("")]);
         let call =
             Call { destination: SYSTEMD, path: &path, interface: PROPERTIES, member: "GetAll", arguments: &arguments };
         let reply = self.call(&call, ANSWER).map_err(failed(&format!("look at '{unit}'")))?;
-        Ok(Properties::new(&reply, &self.memory).detail())
+        let user = self.user.as_ref().map(|(user, _)| user);
+        Ok(Properties::new(&reply, &self.memory).detail(user))
     }
 
     pub fn wait_for_change(&mut self, limit: Duration) -> Result<(), SystemError> {
@@ -160,10 +187,10 @@ impl Client {
 }
 
 /// Connect again. While systemd re-executes itself, its socket is gone for a moment.
-fn reconnect() -> Result<Connection, DbusError> {
+fn reconnect(uid: Option<u32>) -> Result<Connection, DbusError> {
     let until = Instant::now() + REEXECUTION;
     loop {
-        match Connection::open() {
+        match Connection::open(uid) {
             Err(DbusError::Connect { .. }) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
             result => return result,
         }

@@ -81,6 +81,7 @@ impl Client {
                 }
             }
             let (results, others) = run.end();
+            let others: Vec<UnitName> = others.iter().filter_map(|name| this.unit(name)).collect();
             this.other_jobs.extend(others);
             Ok(results)
         })
@@ -135,7 +136,7 @@ fn member(kind: &JobKind) -> &'static str {
 
 /// The arguments of the calls that queue jobs: the unit, and what becomes of a job that it has already.
 fn job_arguments(jobs: &[(UnitName, JobKind)]) -> Vec<[Value; 2]> {
-    jobs.iter().map(|(unit, _)| [Value::str(unit.as_str()), Value::str("replace")]).collect()
+    jobs.iter().map(|(unit, _)| [Value::str(unit.name()), Value::str("replace")]).collect()
 }
 
 fn job_calls<'a>(jobs: &[(UnitName, JobKind)], arguments: &'a [[Value; 2]]) -> Vec<Call<'a>> {

@@ -11,7 +11,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// The most entries that are read.
 const ENTRIES: &str = "1000";
 /// The invocation of a unit, in entries of its processes and in those of systemd about the unit.
-const INVOCATION: [&str; 2] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID"];
+const INVOCATION: [&str; 3] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID", "USER_INVOCATION_ID"];
 
 /// Write an entry. It is lost if the host has no journal, or if journald is just restarting.
 pub fn write(message: &str, fields: &[(&str, &str)]) {
@@ -26,7 +26,9 @@ pub fn write(message: &str, fields: &[(&str, &str)]) {
 }
 
 /// The arguments of `journalctl` for [`last_lines`].
-pub fn query(unit: &UnitName, invocations: &[String]) -> Vec<String> {
+///
+/// `uid` is that of the user whose unit it is.
+pub fn query(unit: &UnitName, uid: Option<u32>, invocations: &[String]) -> Vec<String> {
     let fields = format!("--output-fields=MESSAGE,{}", INVOCATION.join(","));
     let options = ["--quiet", "--no-pager", "--all", "--boot", "--output=json", "--lines", ENTRIES, &fields];
     let mut arguments: Vec<String> = options.map(str::to_owned).into();
@@ -34,7 +36,15 @@ pub fn query(unit: &UnitName, invocations: &[String]) -> Vec<String> {
         arguments.extend(INVOCATION.iter().flat_map(|field| [format!("{field}={invocation}"), "+".to_owned()]));
     }
     // Messages of the unit's processes. If a process exits at once, journald may know its unit but not its invocation.
-    arguments.push(format!("_SYSTEMD_UNIT={unit}"));
+    match uid {
+        Some(uid) => {
+            let (name, uid) = (unit.name(), format!("_UID={uid}"));
+            arguments.extend([format!("_SYSTEMD_USER_UNIT={name}"), uid.clone(), "+".into()]);
+            // Of a process that exits at once, journald does not know that a user's manager started it.
+            arguments.extend([format!("_SYSTEMD_UNIT={name}"), uid]);
+        }
+        None => arguments.push(format!("_SYSTEMD_UNIT={unit}")),
+    }
     arguments
 }
 

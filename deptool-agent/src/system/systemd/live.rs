@@ -19,7 +19,7 @@ fn install(systemd: &mut Systemd, units: &[(&str, &str)]) {
     for (unit, text) in units {
         fs::write(Path::new(UNITS).join(unit), text).unwrap();
     }
-    systemd.daemon_reload().unwrap();
+    systemd.daemon_reload(None).unwrap();
 }
 
 fn run_one(systemd: &mut Systemd, unit: &str, kind: JobKind) -> JobResult {
@@ -47,7 +47,7 @@ fn live_calls_take_what_they_should() {
     }
     install(&mut systemd, &[("live-a.service", "[Service]\nExecStart=sleep 1000\n")]);
     for _ in 0..3 {
-        timed("daemon-reload", || systemd.daemon_reload()).unwrap();
+        timed("daemon-reload", || systemd.daemon_reload(None)).unwrap();
     }
     for _ in 0..3 {
         let job = timed("restart", || run_one(&mut systemd, "live-a.service", JobKind::Restart));
@@ -88,7 +88,7 @@ fn live_enabling_and_undoing_it() {
         fs::write(directory.join(unit), install_section).unwrap();
     }
     fs::write(directory.join("live-static.service"), "[Service]\nExecStart=true\n").unwrap();
-    systemd.daemon_reload().unwrap();
+    systemd.daemon_reload(None).unwrap();
     let units: Vec<_> = ["live-e1.service", "live-e2.service", "live-static.service"].into_iter().map(name).collect();
     assert_eq!(systemd.unit_file(&units[0]).unwrap(), UnitFile::Disabled);
     timed("enable", || systemd.enable(&units)).unwrap();

@@ -19,7 +19,7 @@ fn install(systemd: &mut Systemd, units: &[(&str, &str)]) {
     for (unit, text) in units {
         fs::write(Path::new("/run/systemd/system").join(unit), text.replace(" ;; ", "\n")).unwrap();
     }
-    systemd.daemon_reload().unwrap();
+    systemd.daemon_reload(None).unwrap();
 }
 
 fn deploy(systemd: &mut Systemd, jobs: &[(&str, JobKind)]) -> Result<(), Vec<Failure>> {

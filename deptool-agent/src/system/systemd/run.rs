@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{JobResult, dbus::Value};
-use crate::shared::name::UnitName;
 
 /// The arguments of the signals `JobNew(u id, o job, s unit)` and `JobRemoved(u id, o job, s unit, s result)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,15 +108,14 @@ impl Run {
     }
 
     /// The result of each call, and the units of the jobs that are not in this batch.
-    pub fn end(mut self) -> (Vec<JobResult>, Vec<UnitName>) {
+    pub fn end(mut self) -> (Vec<JobResult>, Vec<String>) {
         let result = |call| match call {
             Progress::Ended(result) => result,
             Progress::Asked(_) | Progress::Queued(_) => JobResult::TimedOut,
         };
         let results = self.calls.into_iter().map(result).collect();
         self.jobs.retain(|job, _| !self.ours.contains(job));
-        let others = self.jobs.values().filter_map(|job| UnitName::parse(job.unit.as_bytes()).ok());
-        (results, others.collect())
+        (results, self.jobs.into_values().map(|job| job.unit).collect())
     }
 }
 
@@ -152,7 +150,7 @@ mod tests {
         assert!(run.is_over());
         let (results, others) = run.end();
         assert_eq!(results, [JobResult::Done, JobResult::Failed("failed".into())]);
-        assert_eq!(others, [UnitName::parse(b"other.service").unwrap()]);
+        assert_eq!(others, ["other.service"]);
     }
 
     #[test]

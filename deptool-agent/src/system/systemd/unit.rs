@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::super::{Active, FailedRun, Load, May, UnitDetail, UnitFile, UnitState, dbus::Value};
-use crate::shared::name::UnitName;
+use crate::shared::name::{Account, UnitName};
 use crate::shared::ordered::Ordered as _;
 
 /// The object path of a unit. Bytes that are not letters or digits become `_` and two hex digits, and so does a leading digit.
@@ -28,14 +28,19 @@ pub fn clock() -> Duration {
 /// Parse the reply to `ListUnits`: name, description, load state, active state, sub state and more for each unit.
 ///
 /// Scopes, devices and other units that can't be deployed are left out.
-pub fn snapshot(reply: &[Value]) -> BTreeMap<UnitName, UnitState> {
+pub fn snapshot(reply: &[Value], user: Option<&Account>) -> BTreeMap<UnitName, UnitState> {
     let units = reply.first().map(Value::items).unwrap_or_default();
-    units.iter().filter_map(|unit| listed(unit.items())).into_map()
+    units.iter().filter_map(|unit| listed(unit.items(), user)).into_map()
 }
 
-fn listed(fields: &[Value]) -> Option<(UnitName, UnitState)> {
+/// The unit that the manager of this user, or of the system, calls `name`.
+pub fn unit_of(user: Option<&Account>, name: &str) -> Option<UnitName> {
+    UnitName::parse(name.as_bytes()).ok().map(|unit| unit.of(user))
+}
+
+fn listed(fields: &[Value], user: Option<&Account>) -> Option<(UnitName, UnitState)> {
     let text = |at: usize| fields.get(at).and_then(Value::text);
-    let name = UnitName::parse(text(0)?.as_bytes()).ok()?;
+    let name = unit_of(user, text(0)?)?;
     let has_job = matches!(fields.get(7), Some(Value::U32(1..)));
     let (load, active, sub) = (load(text(2)?), active(text(3)?), text(4)?.to_owned());
     Some((name, UnitState { load, active, sub, has_job, invocation: String::new() }))
@@ -99,7 +104,7 @@ impl Memory {
 
     /// Whether the last reload of the unit was too slow.
     pub fn reload_timed_out(&self, unit: &UnitName) -> bool {
-        let remembered = self.0.get(&object_path(unit.as_str()));
+        let remembered = self.0.get(&object_path(unit.name()));
         let result = remembered.and_then(|unit| unit.properties.get("ReloadResult"));
         result.and_then(Value::text) == Some("timeout")
     }
@@ -119,7 +124,7 @@ impl Memory {
         // The signal for the common interface, with the invocation id, follows the signal for the unit type's interface.
         if interface.text() == Some("org.freedesktop.systemd1.Unit") {
             let known = unit.properties.iter().map(|(name, value)| (name.as_str(), value)).into_map();
-            let detail = Properties(known, None).detail();
+            let detail = Properties(known, None).detail(None);
             if !matches!(detail.result.as_str(), "" | "success" | "exec-condition") {
                 let UnitDetail { invocation, changed_at, result, exit, .. } = detail;
                 unit.last_failure = Some(FailedRun { invocation, changed_at, result, exit });
@@ -164,12 +169,12 @@ impl<'a> Properties<'a> {
         self.0.get(name).map(|value| value.items()).unwrap_or_default()
     }
 
-    /// The units in all of these properties.
-    fn units(&self, names: &[&str]) -> Vec<UnitName> {
-        names.iter().flat_map(|name| self.items(name)).filter_map(unit_name).collect()
-    }
-
-    pub fn detail(&self) -> UnitDetail {
+    /// What the properties tell. Units that they name are of the same manager.
+    pub fn detail(&self, user: Option<&Account>) -> UnitDetail {
+        let units = |names: &[&str]| {
+            let values = names.iter().flat_map(|name| self.items(name));
+            values.filter_map(|value| unit_of(user, value.text()?)).collect::<Vec<_>>()
+        };
         let invocation = self.0.get("InvocationID").and_then(|value| value.bytes()).unwrap_or_default();
         let active = active(self.text("ActiveState"));
         let entered = self.number("ActiveEnterTimestampMonotonic");
@@ -193,13 +198,14 @@ impl<'a> Properties<'a> {
             // ConditionResult is also false before conditions were ever checked. The timestamp tells the difference.
             condition_failed: !self.flag("ConditionResult") && self.number("ConditionTimestamp") != 0,
             exit: self.exit(),
+            file: self.text("FragmentPath").to_owned(),
             last_failure: self.1.cloned(),
-            triggers: self.units(&["Triggers"]),
+            triggers: units(&["Triggers"]),
             is_triggered: !self.items("TriggeredBy").is_empty(),
-            started_by: self.units(&["TriggeredBy", "WantedBy", "RequiredBy", "RequisiteOf", "BoundBy", "UpheldBy"]),
-            stopped_by: self.units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
-            conflicts: self.units(&["Conflicts", "ConflictedBy"]),
-            members: self.units(&["ConsistsOf"]),
+            started_by: units(&["TriggeredBy", "WantedBy", "RequiredBy", "RequisiteOf", "BoundBy", "UpheldBy"]),
+            stopped_by: units(&["Requires", "Requisite", "BindsTo", "PartOf", "StopPropagatedFrom"]),
+            conflicts: units(&["Conflicts", "ConflictedBy"]),
+            members: units(&["ConsistsOf"]),
             // Pairs of the kind of condition and the path.
             paths: self
                 .items("Paths")
@@ -238,10 +244,6 @@ impl<'a> Properties<'a> {
             .find_map(|name| self.items(name).iter().find_map(|command| Command::parse(command)?.failure()))
             .map(|end| format!("mount {end}"))
     }
-}
-
-fn unit_name(value: &Value) -> Option<UnitName> {
-    UnitName::parse(value.text()?.as_bytes()).ok()
 }
 
 /// How a process ended. Times are in µs of CLOCK_MONOTONIC, or 0 if the event has not happened yet.
@@ -356,7 +358,7 @@ mod tests {
 
     fn exit(properties: &[(&str, Value)]) -> Option<String> {
         let reply = [dictionary(properties)];
-        Properties::new(&reply, &Memory::default()).detail().exit
+        Properties::new(&reply, &Memory::default()).detail(None).exit
     }
 
     #[test]
@@ -387,22 +389,22 @@ mod tests {
         memory.changed(&path, signal(&[("InvocationID", Value::Bytes(vec![1]))]));
         memory.changed(&path, vec![Value::U32(1)]);
         let fresh = [dictionary(&[("Id", Value::str("a.service")), ("InvocationID", Value::Bytes(vec![]))])];
-        let detail = Properties::new(&fresh, &memory).detail();
+        let detail = Properties::new(&fresh, &memory).detail(None);
         assert_eq!((detail.condition_failed, detail.invocation.as_str()), (true, "01"));
         let unit = "org.freedesktop.systemd1.Unit";
         memory.changed(&path, signal(&[("Result", Value::str("exit-code")), ("ExecMainCode", Value::I32(1))]));
         memory.changed(&path, vec![Value::str(unit), dictionary(&[]), Value::strings([])]);
         memory.changed(&path, signal(&[("Result", Value::str("success"))]));
-        let failure = Properties::new(&fresh, &memory).detail().last_failure.unwrap();
+        let failure = Properties::new(&fresh, &memory).detail(None).last_failure.unwrap();
         assert_eq!((failure.invocation.as_str(), failure.exit.unwrap().as_str()), ("01", "exited with status 0"));
         let known = [dictionary(&[("Id", Value::str("a.service")), ("StateChangeTimestamp", Value::U64(9))])];
-        assert!(!Properties::new(&known, &memory).detail().condition_failed);
+        assert!(!Properties::new(&known, &memory).detail(None).condition_failed);
     }
 
     #[test]
     fn a_reply_of_other_types_yields_defaults() {
-        let detail = Properties::new(&[Value::U32(1)], &Memory::default()).detail();
+        let detail = Properties::new(&[Value::U32(1)], &Memory::default()).detail(None);
         assert_eq!((detail.active, detail.restarts, detail.exit), (Active::Inactive, 0, None));
-        assert!(snapshot(&[Value::Array("s".into(), vec![Value::str("x")])]).is_empty());
+        assert!(snapshot(&[Value::Array("s".into(), vec![Value::str("x")])], None).is_empty());
     }
 }

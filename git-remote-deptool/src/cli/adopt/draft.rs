@@ -8,8 +8,8 @@ use std::{
 };
 
 use deptool_agent::shared::{
-    manifest::{Account, Manifest, Mode},
-    name::{AppName, HostName, UnitName},
+    manifest::{Manifest, Mode},
+    name::{Account, AppName, HostName, UnitName},
     path::{ExternalPath, TreePath},
     text::printable,
     wire::UnitNow,

@@ -14,8 +14,8 @@ use crate::{
     },
     shared::{
         desired::{ClaimKind, Snippet},
-        manifest::{Account, FileAttributes, Mode},
-        name::AppName,
+        manifest::{FileAttributes, Mode},
+        name::{Account, AppName},
         path::TreePath,
         tree::{App, FileKind},
     },

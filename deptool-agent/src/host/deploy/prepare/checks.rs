@@ -20,8 +20,7 @@ use crate::{
     },
     shared::{
         desired::{ClaimKind, check_file},
-        manifest::Account,
-        name::{AppName, UnitName},
+        name::{Account, AppName, UnitName},
         path::STATE_DIR,
         text::printable,
         unit_file::assignments,

@@ -210,8 +210,8 @@ impl<'a> Jobs<'a> {
         let sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
         let sources = sources.filter(|source| source.snippet.affects(unit));
         let named = sources.filter_map(|source| source.facts.value("Socket", "Service")).last().map(str::to_owned);
-        let usual = || Some(format!("{}.service", unit.as_str().strip_suffix(".socket")?));
-        UnitName::parse(named.or_else(usual)?.as_bytes()).ok()
+        let usual = || Some(format!("{}.service", unit.name().strip_suffix(".socket")?));
+        unit.beside(&named.or_else(usual)?)
     }
 
     /// The units to stop. A slice disappears with its last unit. A unit that can't be stopped by hand keeps running.

@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeSet, fs};
 
-use super::{Deciding, accounts, units::UNIT_DIRECTORIES};
+use super::{Deciding, accounts, units::unit_directories};
 use crate::{
     host::{
         deploy::owners::{Database, resolve},
         state::error::{Context, HostError},
     },
     shared::{
-        desired::{Snippet, UnitSource},
-        manifest::Account,
-        name::{UnitName, UnitType},
+        desired::{Snippet, USERS_QUADLETS, UnitSource},
+        name::{Account, UnitName, UnitType, split_user},
         ordered::Ordered as _,
         plan::{Change, Class, ExternalChange},
         text::printable,
@@ -60,7 +59,8 @@ impl Deciding<'_> {
         };
         for key in ["WantedBy", "RequiredBy", "UpheldBy", "Also", "Alias"] {
             for word in facts.words("Install", key).into_iter().filter(|word| !word.contains('%')) {
-                let parsed = UnitName::parse(word.as_bytes());
+                let user = file.user().and_then(Result::ok);
+                let parsed = UnitName::parse(word.as_bytes()).map(|unit| unit.of(user.as_ref()));
                 let problem = match &parsed {
                     // Slices, devices and scopes can't be deployed, but systemd knows them.
                     Err(_) if word.contains('.') => None,
@@ -88,11 +88,13 @@ impl Deciding<'_> {
             return true;
         }
         let template = crate::shared::desired::template_of(unit);
-        let names = [Some(unit.as_str()), template.as_deref()];
+        let template = template.as_deref().map(|name| split_user(name).1);
+        let names = [Some(unit.name()), template];
+        let directories = unit_directories(unit);
         names
             .into_iter()
             .flatten()
-            .any(|name| UNIT_DIRECTORIES.iter().any(|directory| self.home.root().join(directory).join(name).exists()))
+            .any(|name| directories.iter().any(|directory| self.home.root().join(directory).join(name).exists()))
     }
 
     /// Check that the users and groups that the unit runs as exist, or are created by the deployment.
@@ -177,25 +179,36 @@ impl Deciding<'_> {
         }
     }
 
-    /// Check that Podman's generator accepts the tree's quadlets.
+    /// Check that Podman's generator accepts the quadlets of the tree: those of the system, and those of each user.
     fn quadlets(&mut self, system: &mut dyn System) -> Result<(), HostError> {
+        if system.manager() != Manager::Running {
+            return Ok(());
+        }
+        for user in &self.sides.plan.reloads {
+            self.quadlets_of(user.as_ref(), system)?;
+        }
+        Ok(())
+    }
+
+    fn quadlets_of(&mut self, user: Option<&Account>, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
-        let is_quadlet = |path: &str| path.starts_with("/etc/containers/systemd/");
+        let place = user.map_or("/etc/containers/systemd/".to_owned(), |user| format!("{USERS_QUADLETS}{user}/"));
+        let is_quadlet = |path: &str| path.starts_with(&place) && (user.is_some() || !path.starts_with(USERS_QUADLETS));
         let mut changed = sides.plan.external.iter().filter(|one| one.change != Change::Remove);
         let all: Vec<_> = sides.wants.external.iter().filter(|(path, _)| is_quadlet(path.as_str())).collect();
-        if !changed.any(|change| is_quadlet(change.path.as_str())) || system.manager() != Manager::Running {
+        if !changed.any(|change| is_quadlet(change.path.as_str())) {
             return Ok(());
         }
         let directory = self.home.generation(self.staged.generations.1).join(".quadlets");
         for (path, claim) in &all {
-            let below = path.as_str().trim_start_matches("/etc/containers/systemd/");
+            let below = path.as_str().trim_start_matches(&place);
             let (from, to) = (self.staged.file(&claim.app, &claim.file), directory.join(below));
             if let Some(above) = to.parent() {
                 fs::create_dir_all(above).during("create", above)?;
             }
             fs::copy(&from, &to).during("copy", &from)?;
         }
-        let output = system.convert_quadlets(&directory);
+        let output = system.convert_quadlets(user, &directory);
         fs::remove_dir_all(&directory).during("remove", &directory)?;
         let Some(converted) = output? else {
             self.problems.push("the tree has quadlets, but podman is not installed on the host".into());

@@ -6,15 +6,15 @@ use super::{Deciding, jobs::Jobs};
 use crate::{
     host::{
         deploy::action::UnitJobs,
-        external::drift::foreign,
+        external::{drift::foreign, users},
         state::{
             error::HostError,
             ledger::{Enablement, UnitClaim},
         },
     },
     shared::{
-        desired::{ClaimKind, Snippet, UnitSource, template_of},
-        name::{AppName, UnitName, UnitType},
+        desired::{Snippet, UnitSource, template_of},
+        name::{Account, AppName, UnitName, UnitType},
         ordered::Ordered as _,
         path::ExternalPath,
         plan::{self, PatternChange, UnitChange, UnitJob},
@@ -23,14 +23,11 @@ use crate::{
     system::{Load, Manager, System, UnitFile, UnitState, touched::States},
 };
 
-/// The directories with the host's unit files, in systemd's order.
-pub(super) const UNIT_DIRECTORIES: [&str; 5] = [
-    "etc/systemd/system",
-    "run/systemd/system",
-    "usr/local/lib/systemd/system",
-    "usr/lib/systemd/system",
-    "lib/systemd/system",
-];
+/// The directories with the host's files of units like this one, in systemd's order. A user's own are left out.
+pub(super) fn unit_directories(unit: &UnitName) -> [String; 5] {
+    let kind = if unit.user().is_some() { "user" } else { "system" };
+    ["etc", "run", "usr/local/lib", "usr/lib", "lib"].map(|above| format!("{above}/systemd/{kind}"))
+}
 
 /// The decisions about units.
 #[derive(Default)]
@@ -44,6 +41,8 @@ pub(super) struct UnitWork {
     pub(super) names_touched: BTreeSet<UnitName>,
     pub(super) jobs: UnitJobs,
     pub(super) before: States,
+    /// The users whose managers take part.
+    pub(super) users: BTreeSet<Account>,
     /// Whether systemd is running.
     pub(super) live: bool,
 }
@@ -65,12 +64,20 @@ impl Deciding<'_> {
                 self.notes.push("there is no 'systemctl' here: unit files are put in place, not enabled".into());
             }
         }
+        self.users(system)?;
+        work.users = self.sides.plan.users();
+        work.users.extend(users::of(self.sides.wants));
+        work.users.retain(|user| !self.absent.contains(user));
         self.taken_over = self.taken_over_as_they_are()?;
         let loaded = system.snapshot_of_runs()?;
         work.before = States::of(&loaded);
         let plan = self.sides.plan;
         let mut jobs = Jobs::new(self.sides, &loaded);
         for change in &plan.units {
+            if self.is_absent(&change.unit) {
+                self.claims.units.remove(&change.unit);
+                continue;
+            }
             self.unit(change, loaded.get(&change.unit), system, &mut work, &mut jobs)?;
         }
         let is_new = |change: &&PatternChange| !change.apps.is_subset(&self.taken_over) || change.apps.is_empty();
@@ -123,7 +130,7 @@ impl Deciding<'_> {
         for down in self.staged.down {
             let unit = &down.unit;
             let was_ours = sides.had.enabled.contains_key(unit) && !sides.wants.enabled.contains_key(unit);
-            if was_ours || work.before.ran(unit) || jobs.stops(unit) {
+            if was_ours || work.before.ran(unit) || jobs.stops(unit) || self.is_absent(unit) {
                 continue;
             }
             self.notes.push(format!("'{unit}' is started: it has been down since a deployment that failed"));
@@ -142,6 +149,9 @@ impl Deciding<'_> {
         jobs: &mut Jobs<'_>,
     ) -> Result<(), HostError> {
         let unit = &change.unit;
+        if change.enablement != plan::Enablement::Release {
+            self.check_is_ours(unit, system)?;
+        }
         match change.enablement {
             plan::Enablement::Keep => {}
             plan::Enablement::Renew => {
@@ -150,8 +160,7 @@ impl Deciding<'_> {
             }
             plan::Enablement::Enable => {
                 let file = system.unit_file(unit)?;
-                let can_tell = system.manager() != Manager::Absent;
-                self.enable(unit, (file, state), can_tell, work)?;
+                self.enable(unit, (file, state), work, system)?;
             }
             plan::Enablement::Release => {
                 let file = system.unit_file(unit)?;
@@ -177,21 +186,20 @@ impl Deciding<'_> {
         &mut self,
         unit: &UnitName,
         (file, state): (UnitFile, Option<&UnitState>),
-        can_tell: bool,
         work: &mut UnitWork,
+        system: &mut dyn System,
     ) -> Result<(), HostError> {
-        let made_by = self.sides.wants.external.iter().find_map(|(path, claim)| match &claim.kind {
-            ClaimKind::Copy(snippet @ Snippet::Unit(_), _) if snippet.affects(unit) => Some(path.as_str()),
-            _ => None,
-        });
+        let mut sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
+        let is_its = |one: &UnitSource<'_>| matches!(one.snippet, Snippet::Unit(_)) && one.snippet.affects(unit);
+        let made_by = sources.find(is_its).map(|source| source.path.as_str());
         let is_masked = file == UnitFile::Masked || state.is_some_and(|state| state.load == Load::Masked);
         let is_known = file != UnitFile::Absent || state.is_some_and(|state| state.load == Load::Loaded);
         if is_masked {
             self.problems.push(format!("unit '{unit}' is masked on the host: 'systemctl unmask' it there"));
-        } else if made_by.is_none() && !is_known && can_tell {
+        } else if made_by.is_none() && !is_known && system.manager() != Manager::Absent {
             self.problems.push(format!("unit '{unit}' is neither in the tree nor on the host"));
         }
-        let links = Enablement::read(self.home, self.install_names(unit))?;
+        let links = Enablement::read(self.home, self.install_names(unit), system)?;
         let before =
             UnitClaim { file, active: work.before.ran(unit), links, beside: self.beside(unit), ..UnitClaim::default() };
         self.claims.units.entry(unit.clone()).or_insert(before);
@@ -226,11 +234,11 @@ impl Deciding<'_> {
     fn displaced(&mut self, loaded: &BTreeMap<UnitName, UnitState>, system: &mut dyn System) -> Result<(), HostError> {
         let sides = self.sides;
         let started = sides.plan.units.iter().filter(|change| change.job == UnitJob::Start);
+        let started: Vec<_> = started.filter(|change| !self.is_absent(&change.unit)).collect();
         for UnitChange { unit, .. } in started {
             let sources = UnitSource::all(&sides.wants.external, sides.new).filter(|one| one.snippet.affects(unit));
             let named = sources.flat_map(|source| source.facts.words("Unit", "Conflicts"));
-            let mut conflicts: BTreeSet<UnitName> =
-                named.filter_map(|name| UnitName::parse(name.as_bytes()).ok()).collect();
+            let mut conflicts: BTreeSet<UnitName> = named.filter_map(|name| unit.beside(name)).collect();
             conflicts.extend(system.detail(unit)?.conflicts);
             conflicts.retain(|other| {
                 let is_up = loaded.get(other).is_some_and(|state| state.active.is_up());
@@ -250,10 +258,10 @@ impl Deciding<'_> {
             if !names.insert(unit.clone()) {
                 continue;
             }
-            let template = template_of(&unit).and_then(|name| UnitName::parse(name.as_bytes()).ok());
+            let template = template_of(&unit).and_then(|name| UnitName::try_from(name).ok());
             names.extend(template.clone());
             for facts in self.files_of(&unit, template.as_ref()) {
-                let parse = |name: &str| UnitName::parse(name.as_bytes()).ok();
+                let parse = |name: &str| unit.beside(name);
                 names.extend(facts.words("Install", "Alias").into_iter().filter_map(parse));
                 left.extend(facts.words("Install", "Also").into_iter().filter_map(parse));
             }
@@ -270,8 +278,8 @@ impl Deciding<'_> {
             sources.filter(|source| source.snippet.affects(unit)).map(|source| source.facts.clone()).collect();
         let names = [Some(unit), template].into_iter().flatten();
         for name in names {
-            let mut places = UNIT_DIRECTORIES.iter().map(|directory| self.home.root().join(directory));
-            let text = places.find_map(|directory| std::fs::read(directory.join(name.as_str())).ok());
+            let mut places = unit_directories(name).into_iter().map(|directory| self.home.root().join(directory));
+            let text = places.find_map(|directory| std::fs::read(directory.join(name.name())).ok());
             files.extend(text.map(|text| Facts::of(&String::from_utf8_lossy(&text))));
         }
         files

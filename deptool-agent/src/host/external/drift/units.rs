@@ -8,9 +8,9 @@ use std::{
 
 use super::{Depth, Finding, Item, Looking, Remedy, names};
 use crate::{
-    host::state::error::HostError,
+    host::{external::users, state::error::HostError},
     shared::{
-        desired::{ClaimKind, DesiredUnit, Snippet},
+        desired::{Claim, ClaimKind, DesiredUnit, Snippet},
         name::{AppName, UnitName},
         outcome::{Drift, Subject},
         path::ExternalPath,
@@ -22,17 +22,30 @@ use crate::{
 /// Directories that systemd searches before `/etc/systemd/system`, for example with the files of `systemctl
 /// set-property`.
 const ABOVE: [&str; 3] = ["/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"];
-const ETC: &str = "/etc/systemd/system";
-const RUN: &str = "/run/systemd/system";
+/// The directories of deployed and of temporary unit files, of the system and of users.
+const OF_SYSTEM: [&str; 2] = ["/etc/systemd/system", "/run/systemd/system"];
+const OF_USERS: [&str; 2] = ["/etc/systemd/user", "/run/systemd/user"];
 /// A unit that restarted itself within this time is not considered well.
 const RECENTLY: Duration = Duration::from_secs(60);
 
 impl Looking<'_> {
     pub(super) fn units(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let (wants, manager) = (self.compared.wants, system.manager());
+        let absent = match manager {
+            Manager::Running => users::join(self.compared.home, system, users::of(wants))?,
+            Manager::Offline | Manager::Absent => users::of(wants),
+        };
         if manager != Manager::Absent && !wants.enabled.is_empty() {
             let loaded = if manager == Manager::Running { system.snapshot()? } else { BTreeMap::new() };
             for (unit, wanted) in &wants.enabled {
+                if let Some(user) = unit.user().filter(|user| absent.contains(user)) {
+                    if manager == Manager::Running {
+                        let what = format!("does not run: '{user}' has no running service manager");
+                        let remedy = Remedy { enable: true, start: true };
+                        self.unit(unit, &wanted.apps, what, Item::Unit { unit: unit.clone(), remedy });
+                    }
+                    continue;
+                }
                 if let Some(what) = enablement(unit, system)? {
                     let remedy = Remedy { enable: true, start: false };
                     self.unit(unit, &wanted.apps, what.into(), Item::Unit { unit: unit.clone(), remedy });
@@ -63,10 +76,13 @@ impl Looking<'_> {
         system: &mut dyn System,
     ) -> Result<Option<String>, HostError> {
         let is_well = |state: &UnitState| state.active == Active::Active && state.sub != "auto-restart";
-        if self.depth == Depth::Deployment && state.is_some_and(is_well) {
+        if self.depth == Depth::Deployment && state.is_some_and(is_well) && unit.user().is_none() {
             return Ok(None);
         }
         let now = system.detail(unit)?;
+        if let Some(other) = self.overridden(unit, &now.file) {
+            return Ok(Some(format!("is overridden by '{}'", printable(other.as_bytes()))));
+        }
         let may_end = (now.service_type == "oneshot" && !now.remains)
             || now.condition_failed
             || now.is_triggered
@@ -87,12 +103,20 @@ impl Looking<'_> {
         })
     }
 
+    /// The user's own unit file that systemd has loaded instead of the deployed one.
+    fn overridden<'a>(&self, unit: &UnitName, loaded: &'a str) -> Option<&'a str> {
+        unit.user()?;
+        let ours = format!("/etc/systemd/user/{}", unit.name());
+        let is_ours = self.compared.wants.external.keys().any(|path| path.as_str() == ours);
+        if is_ours { users::other_file(self.compared.home, loaded, &ours) } else { None }
+    }
+
     /// Find foreign unit files that take precedence over deployed ones, and foreign drop-ins. Those that were there
     /// before the first deployment do not count.
     fn foreign_files(&mut self) {
         let wants = self.compared.wants;
         let mut ours: BTreeMap<UnitName, BTreeSet<AppName>> = BTreeMap::new();
-        for claim in wants.external.values() {
+        for claim in wants.external.values().flat_map(Claim::all) {
             if let ClaimKind::Copy(Snippet::Unit(unit), _) = &claim.kind {
                 ours.entry(unit.clone()).or_default().insert(claim.app.clone());
             }
@@ -129,7 +153,10 @@ pub enum Foreign {
 pub fn foreign(home: &crate::host::state::layout::Home, unit: &UnitName) -> Vec<(ExternalPath, Foreign)> {
     let mut found = Vec::new();
     let mut add = |path: String, kind| found.extend(ExternalPath::parse(&path).ok().map(|path| (path, kind)));
-    for directory in ABOVE.iter().chain([&ETC, &RUN]) {
+    // Those of a user's own are looked for by what systemd has loaded.
+    let (above, own) = if unit.user().is_some() { (&[][..], OF_USERS) } else { (&ABOVE[..], OF_SYSTEM) };
+    let unit = unit.name();
+    for directory in above.iter().chain(&own) {
         let path = format!("{directory}/{unit}");
         // A symlink is an alias, or masks the unit if it points to /dev/null.
         let at = home.root().join(&path[1..]);
@@ -139,7 +166,7 @@ pub fn foreign(home: &crate::host::state::layout::Home, unit: &UnitName) -> Vec<
             add(path, Foreign::File);
         }
     }
-    for directory in [ETC, RUN].iter().chain(&ABOVE) {
+    for directory in own.iter().chain(above) {
         let directory = format!("{directory}/{unit}.d");
         for name in names(home, &directory) {
             if name.ends_with(".conf") && !name.starts_with('.') {
