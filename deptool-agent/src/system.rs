@@ -280,8 +280,9 @@ pub trait System {
     /// Whether systemd is shutting the machine down.
     fn is_stopping(&mut self) -> bool;
 
-    /// Include the units of the manager of this user, who has this id. False if it does not run: then calls for its units fail.
-    fn join(&mut self, user: &Account, uid: u32) -> Result<bool, SystemError>;
+    /// Include the units of the manager of this user, who has this id. False if it can't be reached: then calls for its units
+    /// fail. The user can stop it at any time.
+    fn join(&mut self, user: &Account, uid: u32) -> bool;
 
     /// Every loaded unit of the system and of the users of [`System::join`].
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError>;

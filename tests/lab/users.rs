@@ -181,15 +181,15 @@ fn a_user_who_does_not_linger_is_refused_with_the_command_that_changes_it() {
     // The system's socket in the place of the user's: nothing of the system's is touched.
     host.sh("cd /run/user/$(id -u bob)/systemd; mv private real; ln -s /run/systemd/private private");
     stage.write("web/word", "two\n");
-    stage.push_fails("Another word").says("it is not a process of the user");
+    stage.push_fails("Another word").says("the service manager of user 'bob' can't be reached");
     host.sh("cd /run/user/$(id -u bob)/systemd; mv real private");
 
     // Removal does not wait for a manager that is gone.
     loginctl(host, "disable-linger bob");
     host.sh("systemctl stop user@$(id -u bob).service");
-    stage.operator().git(&["deptool", "verify", "web1"]).fails().prints("bob/web.service does not run");
+    stage.operator().git(&["deptool", "verify", "web1"]).fails().prints("bob/web.service is unknown");
     stage.push_fails("Another word").says("'loginctl enable-linger bob'");
-    stage.operator().git(&["push", "web1", ":prod"]).ok().says("the service manager of user 'bob' is not running");
+    stage.operator().git(&["push", "web1", ":prod"]).ok().says("the service manager of user 'bob' can't be reached");
     assert!(!host.path("/etc/systemd/user/web.service").exists());
 
     stage.write("web/manifest.json", &MANIFEST.replace("alice", "carol"));

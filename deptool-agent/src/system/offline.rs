@@ -77,8 +77,8 @@ impl System for Offline {
         false
     }
 
-    fn join(&mut self, _: &Account, _: u32) -> Result<bool, SystemError> {
-        Ok(false)
+    fn join(&mut self, _: &Account, _: u32) -> bool {
+        false
     }
 
     fn snapshot(&mut self) -> Result<BTreeMap<UnitName, UnitState>, SystemError> {

@@ -239,6 +239,6 @@ struct Deciding<'a> {
     made: BTreeSet<ExternalPath>,
     /// Files in old trees that path units watch.
     watched: Vec<PathBuf>,
-    /// Users whose service managers do not run.
+    /// Users whose service managers can't be reached.
     absent: BTreeSet<Account>,
 }

@@ -15,12 +15,12 @@ use crate::{
     system::System,
 };
 
-/// Include the units of these users' managers. Returns the users whose manager does not run.
+/// Include the units of these users' managers. Returns the users whose manager can't be reached.
 pub fn join(home: &Home, system: &mut dyn System, users: BTreeSet<Account>) -> Result<BTreeSet<Account>, HostError> {
     let mut absent = BTreeSet::new();
     for user in users {
         let runs = match resolve(home, Database::Passwd, &user)? {
-            Some(uid) => system.join(&user, uid)?,
+            Some(uid) => system.join(&user, uid),
             None => false,
         };
         if !runs {

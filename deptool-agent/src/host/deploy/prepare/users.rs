@@ -35,7 +35,7 @@ impl Deciding<'_> {
                 self.absent.insert(user);
             } else if is_absent && system.manager() == Manager::Running {
                 let left = "what it has enabled is left so";
-                self.notes.push(format!("the service manager of user '{user}' is not running: {left}"));
+                self.notes.push(format!("the service manager of user '{user}' can't be reached: {left}"));
             }
         }
         Ok(())
@@ -56,8 +56,8 @@ impl Deciding<'_> {
                  'loginctl enable-linger {user}' on the host changes that"
             )),
             Manager::Running if self.absent.contains(user) => Some(format!(
-                "the service manager of user '{user}' is not running: 'systemctl start user@{uid}.service' on the host \
-                 starts it"
+                "the service manager of user '{user}' can't be reached: 'systemctl restart user@{uid}.service' on the \
+                 host starts it"
             )),
             Manager::Offline if self.enables(user) => Some(format!(
                 "units of user '{user}' can't be enabled here: only the user's own service manager can do that"
@@ -86,7 +86,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Whether the unit's manager does not run.
+    /// Whether the unit's manager can't be reached.
     pub(super) fn is_absent(&self, unit: &UnitName) -> bool {
         unit.user().is_some_and(|user| self.absent.contains(&user))
     }

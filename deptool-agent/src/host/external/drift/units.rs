@@ -31,34 +31,44 @@ const RECENTLY: Duration = Duration::from_secs(60);
 impl Looking<'_> {
     pub(super) fn units(&mut self, system: &mut dyn System) -> Result<(), HostError> {
         let (wants, manager) = (self.compared.wants, system.manager());
-        let absent = match manager {
-            Manager::Running => users::join(self.compared.home, system, users::of(wants))?,
-            Manager::Offline | Manager::Absent => users::of(wants),
-        };
+        if manager == Manager::Running {
+            users::join(self.compared.home, system, users::of(wants))?;
+        }
         if manager != Manager::Absent && !wants.enabled.is_empty() {
             let loaded = if manager == Manager::Running { system.snapshot()? } else { BTreeMap::new() };
             for (unit, wanted) in &wants.enabled {
-                if let Some(user) = unit.user().filter(|user| absent.contains(user)) {
-                    if manager == Manager::Running {
-                        let what = format!("does not run: '{user}' has no running service manager");
-                        let remedy = Remedy { enable: true, start: true };
-                        self.unit(unit, &wanted.apps, what, Item::Unit { unit: unit.clone(), remedy });
-                    }
+                // Only a running manager knows what its user has enabled.
+                if unit.user().is_some() && manager == Manager::Offline {
                     continue;
                 }
-                if let Some(what) = enablement(unit, system)? {
-                    let remedy = Remedy { enable: true, start: false };
-                    self.unit(unit, &wanted.apps, what.into(), Item::Unit { unit: unit.clone(), remedy });
-                }
-                if manager == Manager::Running
-                    && let Some(what) = self.activity(unit, wanted, loaded.get(unit), system)?
-                {
-                    let remedy = Remedy { enable: false, start: true };
-                    self.unit(unit, &wanted.apps, what, Item::Unit { unit: unit.clone(), remedy });
+                match self.unit_state(unit, wanted, loaded.get(unit), system) {
+                    // A user can hinder the user's own manager. That must not keep the host from being deployed to.
+                    Err(error) if unit.user().is_some() => {
+                        self.unit(unit, &wanted.apps, format!("is unknown: {error}"), remedy(unit, true, true));
+                    }
+                    looked => looked?,
                 }
             }
         }
         self.foreign_files();
+        Ok(())
+    }
+
+    fn unit_state(
+        &mut self,
+        unit: &UnitName,
+        wanted: &DesiredUnit,
+        state: Option<&UnitState>,
+        system: &mut dyn System,
+    ) -> Result<(), HostError> {
+        if let Some(what) = enablement(unit, system)? {
+            self.unit(unit, &wanted.apps, what.into(), remedy(unit, true, false));
+        }
+        if system.manager() == Manager::Running
+            && let Some(what) = self.activity(unit, wanted, state, system)?
+        {
+            self.unit(unit, &wanted.apps, what, remedy(unit, false, true));
+        }
         Ok(())
     }
 
@@ -175,6 +185,10 @@ pub fn foreign(home: &crate::host::state::layout::Home, unit: &UnitName) -> Vec<
         }
     }
     found
+}
+
+fn remedy(unit: &UnitName, enable: bool, start: bool) -> Item {
+    Item::Unit { unit: unit.clone(), remedy: Remedy { enable, start } }
 }
 
 fn enablement(unit: &UnitName, system: &mut dyn System) -> Result<Option<&'static str>, HostError> {
