@@ -19,7 +19,7 @@ use deptool_agent::{
     host::{
         connection::peer::Peer,
         recover, session,
-        state::{boot, layout::Home},
+        state::{boot, labels, layout::Home},
     },
     shared::{
         env_request,
@@ -92,6 +92,9 @@ fn recover() -> Result<(), Box<dyn Error>> {
     let home = Home::new(&root);
     let mut system: Box<dyn System> =
         if home.is_live() { Box::new(Systemd::at_boot()) } else { Box::new(Offline::new(root)) };
+    if let Some(why) = labels::mend(&home) {
+        eprintln!("deptool-agent: {why}");
+    }
     if let Some(what) = recover::at_boot(&home, &mut *system)? {
         eprintln!("deptool-agent: {what}");
     }

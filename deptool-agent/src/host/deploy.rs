@@ -37,6 +37,7 @@ use crate::{
             heal,
             identity::deployed,
             journal::Journal,
+            labels,
             layout::Home,
             lock::{HostLock, Taken},
         },
@@ -72,7 +73,6 @@ fn refusal(error: HostError) -> Outcome {
 /// Admit the deployment: this is the right host, nobody else deploys, and the lease holds. Then prepare and activate it.
 fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn System) -> Result<End, HostError> {
     admission::check_hostname(home, request)?;
-    admission::check_selinux(home)?;
     home.create()?;
     let by = printable(request.operator.as_bytes());
     let holder = Holder { id: Some(request.id), by, phase: Phase::Preparing, since: now() };
@@ -88,6 +88,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(End::Outcome(Outcome::Cancelled));
     }
     admission::check_at_rest(home)?;
+    labels::install_unit(home)?;
     for healed in heal::mend(home)? {
         peer.send(&Response::Note(healed));
     }
@@ -98,6 +99,8 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     // of by hello, and refused where it is needed.
     let key = secrets::identity::load_or_make(home);
     let mut store = Store::open_or_init(&home.store())?;
+    // At the first deployment, directories are new. The contact has told what is not possible.
+    let _ = labels::mend(home);
     let actual = deployed(home)?;
     let refused = admission::check_lease(request, actual).unwrap_or_else(|error| Some(refusal(error)));
     if let Some(outcome) = refused.or_else(|| admission::check_recipient(request, key).err().map(refusal)) {

@@ -20,6 +20,7 @@ use crate::{
             error::{HostError, ProtocolError},
             failed_units,
             identity::{deployed, instance, make_instance},
+            labels,
             layout::Home,
             untidy,
         },
@@ -105,6 +106,7 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
 fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
     home.check_ownership()?;
     let (mut notes, mut busy, mut failures) = (Vec::new(), None, Vec::new());
+    notes.extend(labels::mend(home));
     match recover(home, system, tick) {
         Ok(Recovery::Nothing) => {}
         Ok(Recovery::Busy(holder)) => busy = Some(holder),

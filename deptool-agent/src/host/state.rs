@@ -12,6 +12,7 @@ pub mod heal;
 pub mod identity;
 pub mod journal;
 pub mod kind;
+pub mod labels;
 pub mod layout;
 pub mod ledger;
 pub mod lock;

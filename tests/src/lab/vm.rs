@@ -39,7 +39,7 @@ pub const NAME: &str = "vm1";
 /// Under emulation, on a machine with other load.
 const START: Duration = Duration::from_secs(240);
 const KERNEL: &str = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off random.trust_cpu=on \
-    security=selinux selinux=1 enforcing=0 audit=1";
+    security=selinux selinux=1 enforcing=1 audit=1";
 
 /// A virtual machine with a disk of its own. It is gone with its disk when this is dropped.
 #[derive(Debug)]

@@ -106,6 +106,8 @@ pub struct Placement {
     pub path: ExternalPath,
     pub new: New,
     pub old: Old,
+    /// The SELinux label of what is put there, if the host has one for it.
+    pub label: Option<String>,
 }
 
 /// What is at a path after the change.

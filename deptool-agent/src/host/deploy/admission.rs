@@ -72,17 +72,6 @@ pub fn check_recipient(request: &Deploy, own: Result<Identity, HostError>) -> Re
     }
 }
 
-/// Refuse a host with an enforcing SELinux: deployed files would need labels, which is not supported.
-pub fn check_selinux(home: &Home) -> Result<(), HostError> {
-    let enforce = home.root().join("sys/fs/selinux/enforce");
-    match std::fs::read(&enforce) {
-        Ok(text) if home.is_live() && text.first() == Some(&b'1') => {
-            Err(HostError::refused("SELinux is enforcing on the host, which is not supported yet"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Check the lease: what is deployed must be what the plan was made from. Returns an outcome if it is not.
 pub fn check_lease(request: &Deploy, actual: Option<Deployed>) -> Result<Option<Outcome>, HostError> {
     let holds = match (&request.lease, &actual) {

@@ -19,6 +19,7 @@ use crate::{
         state::{
             checkout, durable,
             error::{Context, HostError},
+            labels,
             layout::Home,
         },
     },
@@ -161,14 +162,15 @@ impl Applying<'_> {
             Old::Ours | Old::Drifted | Old::Foreign => place.keep_as(Sibling::Undo)?,
             Old::DriftedDirectory | Old::OurDirectory => place.move_to(Sibling::Undo)?,
         }
+        let label = placement.label.as_deref();
         let over = if placement.old == Old::Nothing { Over::Nothing } else { Over::Anything };
         match &placement.new {
-            New::Link(target) => place.write_link(target, over),
+            New::Link(target) => place.write_link(target, label, over),
             New::Copy { app, file, sha256: _ } => {
                 let source = self.home.generation(self.generation).join(app.as_str()).join(file.as_path());
-                place.write_copy(&source, over)
+                place.write_copy(&source, label, over)
             }
-            New::Before(_) => place.put_copy_of(&backup::of(self.home, &placement.path), over),
+            New::Before(_) => place.put_copy_of(&backup::of(self.home, &placement.path), label, over),
             New::Nothing => place.remove(),
         }
     }
@@ -180,6 +182,8 @@ impl Applying<'_> {
             let mode = attributes.mode.map_or(0o644, |mode| mode.0);
             set_owner_and_mode(&path, owner, group, mode)?;
         }
+        // A mode can make a program of it.
+        labels::label_checkout(self.home, &self.home.trees().join(tree))?;
         checkout::record(self.home, tree)
     }
 

@@ -16,10 +16,10 @@ use crate::{
         secrets,
         state::{
             agents::{self, AgentId},
-            attempts, durable,
+            attempts, boot, durable,
             error::HostError,
             failed_units,
-            generations::{names, prune},
+            generations::{Note, names, prune},
             identity::clear_unnamed,
             journal::{Handle, Record, release_reserve},
             layout::Home,
@@ -98,9 +98,16 @@ pub fn rest(home: &Home, store: &mut Store, journal: Handle) -> Result<(), HostE
 pub fn clear_away(home: &Home, store: &mut Store) -> Result<(), HostError> {
     let mut left = prune(home)?;
     left.extend(secrets::prune(home).err());
+    left.extend(prune_labels(home).err());
     left.extend(agents::prune(home, &AgentId::own()).err());
     left.extend(tidy_store(home, store).err());
     untidy::record(home, &left)
+}
+
+/// Remove the unit that labels at boot, if nothing is deployed.
+fn prune_labels(home: &Home) -> Result<(), HostError> {
+    let is_empty = Note::current(home).is_none_or(|note| note.commit == Goal::Nothing);
+    if is_empty { boot::remove_for_labels(home) } else { Ok(()) }
 }
 
 fn tidy_store(home: &Home, store: &mut Store) -> Result<(), HostError> {
@@ -234,5 +241,6 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
     Store::sweep(&home.store())?;
     let mut left = prune(home)?;
     left.extend(secrets::prune(home).err());
+    left.extend(prune_labels(home).err());
     if left.is_empty() { Ok(()) } else { untidy::record(home, &left) }
 }

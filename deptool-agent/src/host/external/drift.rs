@@ -263,6 +263,7 @@ impl Looking<'_> {
             if let Some((_, place)) = directory.as_ref().filter(|(known, _)| known == parent)
                 && known.is_none_or(|stamp| is_as_made(home, stamp))
                 && place.has_beside(name, &claim.ours, known)?
+                && place.has_label_beside(name, claims.labels.get(path))
             {
                 continue;
             }
@@ -280,7 +281,10 @@ impl Looking<'_> {
             };
             let what = match &place {
                 Ok(None) => Some(("is missing".to_owned(), false)),
-                Ok(Some(place)) => difference(home, place, claim, known)?,
+                Ok(Some(place)) => difference(home, place, claim, known)?.or_else(|| {
+                    let is_labelled = place.has_label_beside(name, claims.labels.get(path));
+                    (!is_labelled).then(|| ("has another SELinux label".into(), false))
+                }),
                 Err(HostError::External(why)) => Some((why.clone(), false)),
                 Err(_) => return place.map(drop),
             };

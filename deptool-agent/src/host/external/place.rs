@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
@@ -24,6 +24,7 @@ use crate::{
         external::{backup, content},
         state::{
             error::{Context, HostError},
+            labels,
             layout::Home,
             ledger::Content,
             stamp::Stamp,
@@ -176,6 +177,18 @@ impl Place {
         }
     }
 
+    /// Whether another name in the directory has this SELinux label. It has, if nothing there can have one.
+    pub fn has_label_beside(&self, name: &OsStr, label: Option<&String>) -> bool {
+        label.is_none_or(|label| labels::of(&self.through_directory(name)).is_none_or(|found| found == *label))
+    }
+
+    /// The path of a name in the directory that is held open, for calls that have no variant for that.
+    fn through_directory(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
+        path.push(name);
+        path
+    }
+
     /// Open the file at the path.
     pub fn file(&self) -> Result<File, HostError> {
         self.open(&self.name)
@@ -221,11 +234,11 @@ impl Place {
     }
 
     /// Put a copy of `source`, a file or symlink of ours, at the path, with its mode, owner and time.
-    pub fn put_copy_of(&self, source: &Path, over: Over) -> Result<(), HostError> {
+    pub fn put_copy_of(&self, source: &Path, label: Option<&str>, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
         backup::copy(CWD, source, self.directory.as_fd(), Path::new(&new))?;
-        self.put_in_place(over)?;
+        self.put_in_place(label, over)?;
         // Renaming does nothing if both are names of the same file.
         self.remove_name(&new)
     }
@@ -284,20 +297,26 @@ impl Place {
     }
 
     /// Put a symlink at the path, by a rename.
-    pub fn write_link(&self, target: &str, over: Over) -> Result<(), HostError> {
+    pub fn write_link(&self, target: &str, label: Option<&str>, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
         rustix::fs::symlinkat(target, &self.directory, &new).during("make", &self.path(&self.name))?;
-        self.put_in_place(over)
+        self.put_in_place(label, over)
     }
 
-    /// Rename the new sibling to the path.
-    fn put_in_place(&self, over: Over) -> Result<(), HostError> {
+    /// Rename the new sibling to the path. Before, it gets its SELinux label, if there is one for it.
+    fn put_in_place(&self, label: Option<&str>, over: Over) -> Result<(), HostError> {
         let flags = match over {
             Over::Anything => RenameFlags::empty(),
             Over::Nothing => RenameFlags::NOREPLACE,
         };
         let new = Sibling::New.name(&self.name);
+        if let Some(label) = label {
+            match labels::set(&self.through_directory(&new), label) {
+                Err(error) if labels::is_unsupported(&error) => {}
+                result => result.during("label", &self.path(&self.name))?,
+            }
+        }
         match rustix::fs::renameat_with(&self.directory, &new, &self.directory, &self.name, flags) {
             // Some file systems do not support RENAME_NOREPLACE. There, looking first has to do.
             Err(Errno::INVAL) if over == Over::Nothing && self.stat(&self.name)?.is_none() => {
@@ -308,7 +327,7 @@ impl Place {
     }
 
     /// Put a copy of `source` with mode 0644 at the path, by a rename. The content is synced first.
-    pub fn write_copy(&self, source: &Path, over: Over) -> Result<(), HostError> {
+    pub fn write_copy(&self, source: &Path, label: Option<&str>, over: Over) -> Result<(), HostError> {
         let new = Sibling::New.name(&self.name);
         self.remove_name(&new)?;
         let mut target = self.create(&new).during("create", &self.path(&self.name))?;
@@ -319,7 +338,7 @@ impl Place {
             target.sync_data()
         };
         write().during("write", &self.path(&self.name))?;
-        self.put_in_place(over)
+        self.put_in_place(label, over)
     }
 
     fn create(&self, name: &OsStr) -> Result<File, Errno> {

@@ -3,7 +3,7 @@
 //! A tmpfs can be told so since Linux 6.3; before, there is ramfs. A root directory has neither: there, secrets are ordinary
 //! files.
 
-use std::{fs, io, path::PathBuf};
+use std::{ffi::CString, fs, io, path::PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -11,6 +11,7 @@ use crate::host::{
     secrets::make_passage,
     state::{
         error::{Context, HostError},
+        labels,
         layout::Home,
     },
 };
@@ -44,10 +45,14 @@ pub fn open(home: &Home) -> Result<PathBuf, HostError> {
         Mounted::Nothing => {
             make_passage(&directory)?;
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            let try_to = |kind: &str, options| mount("deptool-secrets", &directory, kind, flags, options);
+            let label = labels::mount_option(home);
+            let try_to = |kind: &str, options: &str| {
+                let options = CString::new(format!("{options}{label}"))?;
+                Ok(mount("deptool-secrets", &directory, kind, flags, options.as_c_str())?)
+            };
             // An older kernel does not know the option.
-            let done = try_to("tmpfs", c"mode=0711,noswap").or_else(|_| try_to("ramfs", c"mode=0711"));
-            done.map_err(io::Error::from).during("mount memory at", &directory)?;
+            let done = try_to("tmpfs", "mode=0711,noswap").or_else(|_: io::Error| try_to("ramfs", "mode=0711"));
+            done.during("mount memory at", &directory)?;
             Ok(directory)
         }
     }

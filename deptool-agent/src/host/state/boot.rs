@@ -1,5 +1,5 @@
 //! The units that run at boot: one recovers, and exists only while a deployment is under way; one makes secrets, and exists
-//! while the host has any.
+//! while the host has any; one labels files, and exists on hosts with SELinux.
 //!
 //! A machine that goes down during a deployment must recover even if no operator connects. The unit runs as early as files
 //! can be restored, so that services start with the right configuration.
@@ -22,7 +22,8 @@ use crate::{
 
 const RECOVERY: &str = "deptool-recover.service";
 const SECRETS: &str = "deptool-secrets.service";
-/// The argument with which both units run the agent. It also makes secrets that are gone.
+const LABELS: &str = "deptool-labels.service";
+/// The argument with which all units run the agent. It does all that is to be done at boot.
 pub const RECOVER: &str = "recover";
 
 /// Install the unit that recovers. Returns the paths to sync.
@@ -32,10 +33,18 @@ pub fn install(home: &Home) -> Result<Vec<PathBuf>, HostError> {
 
 /// Install the unit that makes secrets. Returns the paths to sync: none if it was there.
 pub fn install_for_secrets(home: &Home) -> Result<Vec<PathBuf>, HostError> {
-    let Some(places) = Places::of(home, SECRETS) else { return Ok(Vec::new()) };
-    let is_there =
-        fs::read(&places.unit).is_ok_and(|bytes| own_path().is_ok_and(|own| bytes == secrets(&own).as_bytes()));
-    if is_there && places.link.is_symlink() { Ok(Vec::new()) } else { install_unit(home, SECRETS, secrets) }
+    install_once(home, SECRETS, secrets)
+}
+
+/// Install the unit that labels. Returns the paths to sync: none if it was there.
+pub fn install_for_labels(home: &Home) -> Result<Vec<PathBuf>, HostError> {
+    install_once(home, LABELS, labels)
+}
+
+fn install_once(home: &Home, unit: &'static str, text: fn(&Path) -> String) -> Result<Vec<PathBuf>, HostError> {
+    let Some(places) = Places::of(home, unit) else { return Ok(Vec::new()) };
+    let is_there = fs::read(&places.unit).is_ok_and(|bytes| own_path().is_ok_and(|own| bytes == text(&own).as_bytes()));
+    if is_there && places.link.is_symlink() { Ok(Vec::new()) } else { install_unit(home, unit, text) }
 }
 
 fn own_path() -> Result<PathBuf, HostError> {
@@ -62,6 +71,11 @@ pub fn remove(home: &Home) -> Result<(), HostError> {
 /// Remove the unit that makes secrets. If a power cut undoes the removal, the unit finds nothing to make.
 pub fn remove_for_secrets(home: &Home) -> Result<(), HostError> {
     remove_unit(home, SECRETS)
+}
+
+/// Remove the unit that labels.
+pub fn remove_for_labels(home: &Home) -> Result<(), HostError> {
+    remove_unit(home, LABELS)
 }
 
 fn remove_unit(home: &Home, unit: &'static str) -> Result<(), HostError> {
@@ -128,6 +142,29 @@ fn secrets(agent: &Path) -> String {
          [Service]\n\
          Type=oneshot\n\
          RemainAfterExit=yes\n\
+         ExecStart={agent} {RECOVER}\n\
+         TimeoutStartSec=90s\n"
+    )
+}
+
+/// The text of the unit that labels, before the other two. After a relabelling of the host, some policies do not let systemd run
+/// the agent, so a program of the host labels it first.
+fn labels(agent: &Path) -> String {
+    let agent = quoted(agent);
+    format!(
+        "[Unit]\n\
+         Description=Label what is deployed for SELinux\n\
+         DefaultDependencies=no\n\
+         RequiresMountsFor={STATE_DIR} /run {agent}\n\
+         ConditionSecurity=selinux\n\
+         After=local-fs.target\n\
+         Before={RECOVERY} {SECRETS} sysinit.target systemd-sysctl.service systemd-tmpfiles-setup.service shutdown.target\n\
+         Conflicts=shutdown.target\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         RemainAfterExit=yes\n\
+         ExecStart=-/usr/bin/chcon --type=bin_t {agent}\n\
          ExecStart={agent} {RECOVER}\n\
          TimeoutStartSec=90s\n"
     )

@@ -27,6 +27,7 @@ use crate::{
     host::state::{
         durable::{self, RECORD},
         error::{Context, HostError},
+        labels,
         layout::Home,
         stamp::Stamp,
     },
@@ -227,6 +228,7 @@ pub fn check_out(
         write_file(&directory.join(path.as_path()), path, entry, app, contents)?;
         tick();
     }
+    labels::label_checkout(home, &directory)?;
     if app.manifest.files.is_empty() {
         record(home, &name)?;
     }

@@ -27,6 +27,8 @@ pub struct Claims {
     pub units: BTreeMap<UnitName, UnitClaim>,
     /// Directories that a deployment made. They are removed when they become empty.
     pub directories: BTreeSet<ExternalPath>,
+    /// The SELinux labels of the paths, as far as they were set.
+    pub labels: BTreeMap<ExternalPath, String>,
 }
 
 /// A path that an app claims.
@@ -106,6 +108,14 @@ struct Sealed {
     claims: Claims,
 }
 
+/// The claims of a host without SELinux, for their digest.
+#[derive(Serialize)]
+struct Unlabelled<'a> {
+    paths: &'a BTreeMap<ExternalPath, PathClaim>,
+    units: &'a BTreeMap<UnitName, UnitClaim>,
+    directories: &'a BTreeSet<ExternalPath>,
+}
+
 impl Claims {
     /// Read the ledger. `None` if there is none.
     pub fn load(home: &Home) -> Result<Option<Claims>, HostError> {
@@ -126,7 +136,13 @@ impl Claims {
     }
 
     fn digest(&self) -> Result<String, HostError> {
-        Ok(hex(&Sha256::digest(serde_json::to_vec(self).map_err(not_written)?)))
+        // Ledgers from before there were labels have a digest without them.
+        let Claims { paths, units, directories, labels } = self;
+        let text = match labels.is_empty() {
+            true => serde_json::to_vec(&Unlabelled { paths, units, directories }),
+            false => serde_json::to_vec(self),
+        };
+        Ok(hex(&Sha256::digest(text.map_err(not_written)?)))
     }
 }
 

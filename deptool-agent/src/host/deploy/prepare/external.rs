@@ -16,8 +16,9 @@ use crate::{
         },
         state::{
             error::{Context, HostError},
+            labels::{self, Put},
             layout::Home,
-            ledger::{Before, Content, PathClaim},
+            ledger::{Before, Claims, Content, PathClaim},
         },
     },
     shared::{
@@ -72,11 +73,36 @@ impl Deciding<'_> {
         for path in self.staged.foreign {
             let Some(place) = Place::existing(self.home, path)? else { continue };
             if let Found::Content(_) | Found::Special = place.found()? {
-                let placement = Placement { path: path.clone(), new: New::Nothing, old: Old::Drifted };
+                let placement = Placement { path: path.clone(), new: New::Nothing, old: Old::Drifted, label: None };
                 work.foreign.push(placement);
             }
         }
+        self.label(&mut work)?;
         Ok(work)
+    }
+
+    /// Give everything that is put somewhere the label that the host's SELinux policy has for its path.
+    fn label(&mut self, work: &mut ExternalWork) -> Result<(), HostError> {
+        let all = || work.users.iter().chain(&work.removed).chain(&work.placed);
+        let kind = |new: &New| match new {
+            New::Link(_) | New::Before(Content::Link(_)) => Some(Put::Link),
+            New::Copy { .. } | New::Before(Content::File(_)) => Some(Put::File),
+            New::Nothing => None,
+        };
+        let paths: Vec<_> = all().filter_map(|placement| Some((&placement.path, kind(&placement.new)?))).collect();
+        let mut labels = labels::of_paths(self.home, &paths)?;
+        let Claims { paths: claimed, labels: known, .. } = &mut self.claims;
+        known.retain(|path, _| claimed.contains_key(path));
+        for placement in [&mut work.users, &mut work.removed, &mut work.placed].into_iter().flatten() {
+            placement.label = labels.remove(&placement.path);
+            match &placement.label {
+                Some(label) if claimed.contains_key(&placement.path) => {
+                    known.insert(placement.path.clone(), label.clone());
+                }
+                _ => drop(known.remove(&placement.path)),
+            }
+        }
+        Ok(())
     }
 
     /// Refuse two paths that lead to the same place on this host through a symlink that is not in the tree.
@@ -195,7 +221,7 @@ impl Deciding<'_> {
             }
             let (new, ours) = self.wanted_at(path)?;
             self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before: claim.before, ours });
-            return Ok(Some(Placement { path: path.clone(), new, old: Old::DriftedDirectory }));
+            return Ok(Some(Placement { path: path.clone(), new, old: Old::DriftedDirectory, label: None }));
         }
         if !self.before.directories.contains(path) {
             return Err(HostError::External(format!("'{path}' is a directory on the host: remove it there")));
@@ -205,7 +231,7 @@ impl Deciding<'_> {
         let (new, ours) = self.wanted_at(path)?;
         let claim = PathClaim { app: change.app.clone(), before: Before::Absent, ours };
         self.claims.paths.insert(path.clone(), claim);
-        Ok(Some(Placement { path: path.clone(), new, old: Old::OurDirectory }))
+        Ok(Some(Placement { path: path.clone(), new, old: Old::OurDirectory, label: None }))
     }
 
     /// Refuse a directory in which something is not released by this deployment.
@@ -263,7 +289,7 @@ impl Deciding<'_> {
         if old == Old::Nothing && new == New::Nothing {
             return Ok(None);
         }
-        Ok(Some(Placement { path: path.clone(), new, old }))
+        Ok(Some(Placement { path: path.clone(), new, old, label: None }))
     }
 
     fn take(&mut self, change: &ExternalChange, found: &Found) -> Result<Option<Placement>, HostError> {
@@ -286,7 +312,7 @@ impl Deciding<'_> {
             }
         };
         self.claims.paths.insert(path.clone(), PathClaim { app: change.app.clone(), before, ours });
-        Ok(Some(Placement { path: path.clone(), new, old }))
+        Ok(Some(Placement { path: path.clone(), new, old, label: None }))
     }
 
     /// The new apps all of whose files are on the host already, where links and copies are to be.
