@@ -18,6 +18,7 @@ mod demo;
 mod dependencies;
 mod dist;
 mod files;
+mod flushes;
 mod git_settings;
 mod ground;
 mod group;

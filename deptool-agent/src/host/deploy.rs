@@ -22,6 +22,8 @@ pub mod stage;
 mod stale;
 pub mod undo;
 
+use std::path::PathBuf;
+
 use crate::{
     host::{
         connection::{peer::Peer, takeover},
@@ -47,7 +49,7 @@ use crate::{
         store::Store,
         text::printable,
         time::now,
-        wire::{Deploy, Lease, Repair, Response},
+        wire::{Activation, Deploy, Lease, Repair, Response},
     },
     system::System,
 };
@@ -108,7 +110,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         return Ok(End::Outcome(outcome));
     }
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
-        Ok(Ready { record, expectations, left, .. }) => {
+        Ok(Ready { record, written, expectations, left }) => {
             let running = Running {
                 home,
                 lock,
@@ -121,13 +123,13 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
                 begun: 0,
                 along: Along::default(),
             };
-            activate(running, &mut store)
+            activate(running, written, &mut store)
         }
         Err(outcome) => discard(home, lock, &mut store, outcome),
     })
 }
 
-/// Stage the deployment, make that durable, and wait until all hosts are prepared. Nothing becomes visible.
+/// Stage the deployment, and wait until all hosts are prepared. Nothing becomes visible.
 fn prepare(
     home: &Home,
     request: &Deploy,
@@ -137,23 +139,25 @@ fn prepare(
     system: &mut dyn System,
 ) -> Result<Ready, Outcome> {
     peer.send(&Response::Progress(Phase::Preparing));
-    let ready = match stage(home, request, store, peer, system).map_err(refusal)? {
+    let mut ready = match stage(home, request, store, peer, system).map_err(refusal)? {
         Staged::Ready(ready) => ready,
         Staged::Gone => return Err(Outcome::Cancelled),
     };
-    // Sync here and not with the journal: meanwhile systemd moves the agent out of the session, and other hosts prepare.
-    let written = match request.lease {
-        Lease::At(_) if !store.is_suspect() => &ready.written,
+    match request.lease {
+        Lease::At(_) if !store.is_suspect() => {}
         // At the first deployment the whole state directory is new. After damage to the store it is unclear what is new.
-        Lease::At(_) | Lease::Absent => &vec![home.directory().to_owned()],
-    };
-    durable::sync(home, written).map_err(refusal)?;
+        Lease::At(_) | Lease::Absent => ready.written = vec![home.directory().to_owned()],
+    }
+    // Sync now what would be synced with the journal: meanwhile other hosts prepare.
+    if request.activation == Activation::WhenTold {
+        durable::sync(home, &std::mem::take(&mut ready.written)).map_err(refusal)?;
+    }
     if gates::await_activation(request, lock, peer) { Ok(*ready) } else { Err(Outcome::Cancelled) }
 }
 
 /// Activate, then keep or roll back. From the opened journal on, one of the two happens even if the connection is lost.
-fn activate(mut running: Running<'_>, store: &mut Store) -> End {
-    let mut journal = match running.open_journal() {
+fn activate(mut running: Running<'_>, staged: Vec<PathBuf>, store: &mut Store) -> End {
+    let mut journal = match running.open_journal(staged) {
         Ok(journal) => journal,
         Err(error) => {
             let outcome = refusal(error);

@@ -160,10 +160,10 @@ fn look(world: &World, scenario: &Scenario, snapshot: &Snapshot) -> Result<Runs,
 }
 
 /// A file that holds a file system.
-struct Image(PathBuf);
+pub struct Image(PathBuf);
 
 impl Image {
-    fn make(file: &Path, kind: &str, size: u64) -> Result<Image> {
+    pub fn make(file: &Path, kind: &str, size: u64) -> Result<Image> {
         fs::File::create(file)?.set_len(size)?;
         let options: &[&str] = match kind {
             // No reserved blocks: full is full, for root too.
@@ -174,7 +174,7 @@ impl Image {
         Ok(Image(file.to_owned()))
     }
 
-    fn mount(&self, at: &Path) -> Result<()> {
+    pub fn mount(&self, at: &Path) -> Result<()> {
         Cmd::new("mount").args(["-o", "loop"]).arg(&self.0).arg(at).check()?;
         let _ = fs::remove_dir(at.join("lost+found"));
         Ok(())
@@ -189,7 +189,7 @@ impl Image {
 }
 
 /// An agent that has answered may still be ending.
-fn unmount(at: &Path) -> Result<()> {
+pub fn unmount(at: &Path) -> Result<()> {
     let is_unmounted = || umount2(at, MntFlags::empty()).ok();
     poll(&format!("unmount {}", at.display()), Duration::from_secs(10), is_unmounted)
 }

@@ -1,6 +1,6 @@
 //! The steps from the first visible change to the end, in the order in which [`crate::host::deploy`] calls them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use crate::{
     host::{
@@ -77,14 +77,14 @@ pub struct Along {
 }
 
 impl Running<'_> {
-    /// Open the journal and leave the login session. If this fails, nothing has become visible.
+    /// Open the journal and leave the login session. If this fails, nothing has become visible. `staged` is not synced yet.
     ///
     /// systemd was asked earlier to move the agent out of the session. Writing the journal gives it time to do so. If the
     /// session ends in between, the deployment has not changed anything yet.
-    pub fn open_journal(&mut self) -> Result<Handle, HostError> {
+    pub fn open_journal(&mut self, staged: Vec<PathBuf>) -> Result<Handle, HostError> {
         self.enter_phase(Phase::Activating);
         self.peer.accept_takeovers(TakeoverSocket::open(self.home, self.record.id)?);
-        let journal = Journal::open(self.home, &self.record).and_then(|journal| {
+        let journal = Journal::open(self.home, &self.record, staged).and_then(|journal| {
             match self.system.leave_session(self.required_leave()) {
                 Ok(()) => Ok(journal),
                 Err(_) if self.system.is_stopping() => Err(HostError::refused("the host is shutting down")),

@@ -5,15 +5,25 @@
 //! - Files are replaced by a rename, so that readers see either the old or the new content.
 //! - Written files are durable after [`sync`], not before.
 //!
-//! `syncfs` writes out the whole file system. On a host with a busy database that takes seconds. So a few files are synced
-//! one by one. The kernel is asked to start writing all of them first; otherwise each fsync would wait for a transaction of
-//! its own.
+//! What has to be durable before what, in a deployment:
+//!
+//! | | before | so that a power cut |
+//! | --- | --- | --- |
+//! | all that was staged, the journal, the unit that recovers | the first visible change | is followed by a recovery that knows what to undo |
+//! | links and copies outside, the link to the generation | the verdict | leaves all of the deployment that is kept |
+//! | the verdict | the answer to the helper | leaves the deployment kept |
+//! | branch, ledger, log | the journal is emptied | is followed by a recovery that writes these again |
+//!
+//! Each flush of a disk takes milliseconds, however little there is to write. `syncfs` is one flush for all files, but it writes
+//! out the whole file system: on a host with a busy database that takes seconds. So it is used while little waits to be written
+//! on this machine. Else a few files are synced one by one. The kernel is asked to start writing all of them first; otherwise each
+//! fsync would wait for a transaction of its own.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -32,6 +42,8 @@ use crate::shared::ordered::Ordered as _;
 
 /// If there are more files and directories than this, syncing the whole file system is faster.
 const FEW: usize = 64;
+/// If no more than this waits to be written, in KiB, syncing the whole file system is as fast as syncing one file.
+const LITTLE: u64 = 16 << 10;
 /// If a few files take longer than this to sync, heartbeats are sent meanwhile.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -171,6 +183,9 @@ pub fn remove_all(path: &Path) -> Result<(), HostError> {
 /// Make `written` durable: files, directories with everything below them, and the directory entries of all these.
 pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
     let mut all = names_of(home, written);
+    if all.len() + written.len() > 1 && is_little_unwritten() {
+        return sync_file_systems(home, all.iter().chain(written));
+    }
     for path in written {
         add(path, &mut all)?;
     }
@@ -181,6 +196,28 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
     sync_each(home, &all)
+}
+
+/// Whether little waits to be written on this machine, to all its disks together.
+fn is_little_unwritten() -> bool {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+    };
+    kib("Dirty:").zip(kib("Writeback:")).is_some_and(|(dirty, writing)| dirty + writing <= LITTLE)
+}
+
+/// Sync each file system that has any of `paths`.
+fn sync_file_systems<'a>(home: &Home, paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), HostError> {
+    let mut synced = BTreeSet::new();
+    for path in paths {
+        let meta = fs::symlink_metadata(path).during("look at", path)?;
+        // The file system of a link is that of its directory, which is among the paths.
+        if !meta.is_symlink() && synced.insert(meta.dev()) {
+            home.sync_file_system(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The parent directories of `written`. If the state directory is among these, then all directories above it, because they
@@ -195,11 +232,11 @@ fn names_of(home: &Home, written: &[PathBuf]) -> BTreeSet<PathBuf> {
     written.iter().flat_map(above).into_set()
 }
 
-/// Add `path` and everything below it to `all`. Stops when there are more than [`FEW`]. A symlink needs no sync of its own:
-/// syncing its directory is enough.
+/// Add `path` and everything below it to `all`. Stops when there are more than [`FEW`]. A symlink or socket needs no sync of its
+/// own: syncing its directory is enough.
 fn add(path: &Path, all: &mut BTreeSet<PathBuf>) -> Result<(), HostError> {
     let kind = fs::symlink_metadata(path).during("look at", path)?.file_type();
-    if kind.is_symlink() || all.len() > FEW {
+    if !(kind.is_dir() || kind.is_file()) || all.len() > FEW {
         return Ok(());
     }
     all.insert(path.to_owned());

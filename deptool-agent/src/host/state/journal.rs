@@ -128,13 +128,12 @@ pub struct Handle {
 }
 
 impl Journal {
-    /// Write `record` and sync it. From here on the host may be changed.
-    ///
-    /// Everything that was staged is already durable.
-    pub fn open(home: &Home, record: &Record) -> Result<Handle, HostError> {
+    /// Write `record`, and sync it with what was `staged` and not synced yet. From here on the host may be changed.
+    pub fn open(home: &Home, record: &Record, staged: Vec<PathBuf>) -> Result<Handle, HostError> {
         let bytes = encode(record)?;
         let verdict_at = (bytes.len() - GOOD.len()) as u64;
-        let mut written = boot::install(home)?;
+        let mut written = staged;
+        written.extend(boot::install(home)?);
         written.extend(agents::keep_own(home)?);
         let path = home.journal();
         let mut file = durable::open_to_write(&path, Writing::Anew)?;
@@ -331,7 +330,7 @@ mod tests {
     fn a_record_is_open_until_its_verdict_is_there() {
         let (_directory, home) = home();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::AtRest));
-        let mut journal = Journal::open(&home, &record()).unwrap();
+        let mut journal = Journal::open(&home, &record(), Vec::new()).unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Open(found, _) if *found == record()));
         journal.keep().unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Kept(..)));
@@ -352,14 +351,14 @@ mod tests {
         let beside = ["/etc/systemd/system/a.service.d/b.conf".to_owned().try_into().unwrap()].into();
         let claim = UnitClaim { beside, ..UnitClaim::default() };
         record.claims.units.insert(UnitName::parse(b"a.service").unwrap(), claim);
-        let _handle = Journal::open(&home, &record).unwrap();
+        let _handle = Journal::open(&home, &record, Vec::new()).unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Open(found, _) if *found == record));
     }
 
     #[test]
     fn a_record_cut_off_or_changed_at_any_byte_is_damage() {
         let (_directory, home) = home();
-        let _handle = Journal::open(&home, &record()).unwrap();
+        let _handle = Journal::open(&home, &record(), Vec::new()).unwrap();
         let whole = std::fs::read(home.journal()).unwrap();
         let find = |bytes: &[u8]| {
             std::fs::write(home.journal(), bytes).unwrap();
@@ -388,7 +387,7 @@ mod tests {
     fn the_journal_of_another_build_is_left_to_it() {
         let (_directory, home) = home();
         let other = AgentId::try_from("deptool-agent-0.0.1-x".to_owned()).unwrap();
-        let _handle = Journal::open(&home, &Record { agent: other.clone(), ..record() }).unwrap();
+        let _handle = Journal::open(&home, &Record { agent: other.clone(), ..record() }, Vec::new()).unwrap();
         assert!(matches!(Journal::find(&home).unwrap(), Journal::Foreign(agent) if agent == other));
         // The rest of another build's journal may be anything.
         std::fs::write(home.journal(), "deptool journal 17\ndeptool-agent-0.0.1-x\n?").unwrap();

@@ -1,0 +1,116 @@
+//! How often a push waits for a disk, and that this is often enough.
+
+use std::path::Path;
+
+use deptool_agent::shared::wire::Request;
+use deptool_tests::is_quick;
+use deptool_tests::process::Cmd;
+use deptool_tests::sandbox::{Repo, Sandbox};
+use deptool_tests::sweep::disk::{self, Image};
+use deptool_tests::trace::{self, Deed, Watched};
+
+/// Each of these waits until a disk has written something.
+const FLUSHES: [&str; 4] = ["fsync", "fdatasync", "syncfs", "sync"];
+const HOST: Watched = Watched::From { from: "deptool-agent", but: "git" };
+const HERE: Watched = Watched::From { from: "git", but: "deptool-agent" };
+/// Other tests write to the disks, too. If much waits to be written, the agent syncs file by file.
+const TRIES: usize = 10;
+
+fn is_skipped(why: Option<String>) -> bool {
+    let Some(why) = why else { return false };
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "skipped, which is a failure in CI: {why}");
+    eprintln!("skipped: {why}");
+    true
+}
+
+/// The flushes in a push of a commit that changes one file.
+fn flushes(operator: &Repo<'_>, watched: Watched, content: &str) -> Vec<String> {
+    operator.write("web1/app/file", content);
+    operator.commit("One file");
+    rustix::fs::sync();
+    let mut flushes = Vec::new();
+    let push = operator.command(&["push", "-q", "web1", "prod"]).into_inner();
+    trace::run(push, watched, &mut |call| {
+        flushes.extend(FLUSHES.contains(&call.name).then(|| call.to_string()));
+        Deed::Go
+    })
+    .unwrap();
+    assert_eq!(operator.id("refs/remotes/web1/prod"), operator.id("HEAD"));
+    flushes
+}
+
+#[test]
+fn a_deployment_of_one_file_flushes_disks_at_most_8_times_on_the_host_and_2_times_here() {
+    if is_skipped(trace::unable().map(str::to_owned)) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let operator = sandbox.repo("operator");
+    operator.write("web1/app/file", "first");
+    operator.commit("First");
+    operator.add_root("web1");
+    operator.git(&["push", "-q", "web1", "prod"]).ok();
+    let fewest = |watched, most: usize| {
+        let mut counted = (0..TRIES).map(|number| flushes(&operator, watched, &format!("{most} {number}")));
+        counted.find(|flushes| (1..=most).contains(&flushes.len()))
+    };
+    assert!(fewest(HOST, 8).is_some(), "{:?}", flushes(&operator, HOST, "host"));
+    assert!(fewest(HERE, 2).is_some(), "{:?}", flushes(&operator, HERE, "here"));
+}
+
+#[test]
+fn refs_are_there_after_a_power_cut() {
+    if is_quick() || is_skipped(trace::unable().map(str::to_owned).or_else(disk::unable)) {
+        return;
+    }
+    for (kind, size) in [("ext4", 48 << 20), ("xfs", 512 << 20)] {
+        disk::in_own_namespace(|| {
+            cut_power(kind, size);
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// Copies the operator's disk right before a request leaves, and after the push. What was not synced is not in the copies.
+fn cut_power(kind: &str, size: u64) {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.dir().join("operator");
+    std::fs::create_dir(&dir).unwrap();
+    let image = Image::make(&sandbox.dir().join("disk.img"), kind, size).unwrap();
+    image.mount(&dir).unwrap();
+    let operator = sandbox.repo("operator");
+    operator.write("web1/app/file", kind);
+    operator.commit("First");
+    operator.add_root("web1");
+    rustix::fs::sync();
+    let copy = |name: &str| {
+        let to = sandbox.dir().join(name);
+        Cmd::new("cp").arg("--sparse=always").arg(sandbox.dir().join("disk.img")).arg(&to).check().unwrap();
+        to
+    };
+    let mut sent = None;
+    let push = operator.command(&["push", "-q", "web1", "prod"]).into_inner();
+    trace::run(push, Watched::From { from: "git-remote-deptool", but: "deptool-agent" }, &mut |call| {
+        if call.sends::<Request>(&["Deploy"]) {
+            sent.get_or_insert_with(|| copy("sent.img"));
+        }
+        Deed::Go
+    })
+    .unwrap();
+    let done = copy("done.img");
+    let at = sandbox.dir().join("after");
+    std::fs::create_dir(&at).unwrap();
+    for (image, name) in [(sent.unwrap(), "refs/deptool/unsettled/web1/prod"), (done, "refs/remotes/web1/prod")] {
+        // XFS does not mount two file systems of one id.
+        let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
+        Cmd::new("mount").args(["-o", options]).arg(image).arg(&at).check().unwrap();
+        assert_eq!(read(&at, name), operator.id("HEAD"), "{kind}");
+        disk::unmount(&at).unwrap();
+    }
+    disk::unmount(&dir).unwrap();
+}
+
+fn read(repo: &Path, name: &str) -> String {
+    std::fs::read_to_string(repo.join(".git").join(name)).unwrap_or_default().trim().to_owned()
+}
