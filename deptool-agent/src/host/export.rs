@@ -9,8 +9,8 @@ use std::{
 use crate::{
     host::{
         connection::peer::Peer,
-        deploy::prepare::earlier,
         state::{
+            checkout::{Earlier, unchanged},
             error::{Context, HostError, Whose},
             identity::{deployed, load_tree},
             layout::Home,
@@ -60,7 +60,7 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
     let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new())
         .map_err(|error| HostError::tree(Whose::Deployed, error))?;
-    Ok(earlier(home, Some(number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
+    Ok(Earlier::all(home, unchanged(home, number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 
 /// Sends whatever is written to it as data messages.

@@ -20,7 +20,7 @@ use crate::shared::{
 
 mod snippet;
 
-use snippet::placement;
+use snippet::{COPIED, placement};
 pub use snippet::{Snippet, USERS_QUADLETS, drop_in_applies, template_of};
 
 /// Everything that a host's tree asks for outside of `/var/lib/deptool`.
@@ -144,8 +144,7 @@ impl Desired {
 
     fn add_links(&mut self, name: &AppName, app: &App) -> Result<(), DesiredError> {
         for (path, target) in &app.manifest.symlinks {
-            let exists = app.files.keys().any(|file| file.is_within(target));
-            if !exists {
+            if !app.has(target) {
                 let key = format!("symlinks.{path}");
                 return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: target.clone() });
             }
@@ -155,7 +154,7 @@ impl Desired {
     }
 
     fn add_files(&mut self, name: &AppName, app: &App) -> Result<(), DesiredError> {
-        for (file, entry) in &app.files {
+        for (file, entry) in COPIED.iter().flat_map(|directory| app.below(&TreePath::directory(directory))) {
             let bad = |why: String| DesiredError::BadFile { app: name.clone(), file: file.clone(), why };
             let Some((directory, snippet, below)) = placement(file).map_err(bad)? else { continue };
             if entry.kind == FileKind::Symlink {

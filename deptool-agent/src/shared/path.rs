@@ -12,6 +12,9 @@ use crate::shared::{
 /// The directory on a host that belongs to deptool.
 pub const STATE_DIR: &str = "/var/lib/deptool";
 
+/// The limit for the length of a path in an app, in bytes.
+const LONGEST: usize = 4000;
+
 /// Why a path was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid path '{shown}': {why}")]
@@ -31,7 +34,7 @@ pub struct TreePath(Vec<u8>);
 impl TreePath {
     /// Parse a path that is relative to an app's directory.
     pub fn parse(bytes: &[u8]) -> Result<Self, PathError> {
-        if bytes.len() > 4000 {
+        if bytes.len() > LONGEST {
             return Err(bad(&bytes[..80], "it is too long"));
         }
         if bytes.starts_with(b"/") {
@@ -43,10 +46,14 @@ impl TreePath {
         Ok(TreePath(bytes.to_vec()))
     }
 
-    /// Check that `bytes` can be the name of one file or directory.
-    pub fn check_name(bytes: &[u8]) -> Result<(), PathError> {
-        let shown = if bytes.len() > LONGEST_NAME { &bytes[..80] } else { bytes };
-        check_component(bytes).map_err(|why| bad(shown, why))
+    /// The path of the file or directory `name` in the directory `above`. None is the app's own directory.
+    pub fn child(above: Option<&TreePath>, name: &[u8]) -> Result<Self, PathError> {
+        // A forged name with a slash in it would pass as a longer path.
+        let shown = if name.len() > LONGEST_NAME { &name[..80] } else { name };
+        check_component(name).map_err(|why| bad(shown, why))?;
+        let Some(above) = above else { return Ok(TreePath(name.to_vec())) };
+        let path = [above.as_bytes(), b"/", name].concat();
+        if path.len() > LONGEST { Err(bad(&path[..80], "it is too long")) } else { Ok(TreePath(path)) }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -68,6 +75,16 @@ impl TreePath {
         let ends = (components.next()?, components.next()?, components.next()?, components.next()?);
         let (b"user", user, b"systemd" | b"quadlets", _) = ends else { return None };
         Some(Account::try_from(String::from_utf8_lossy(user).into_owned()))
+    }
+
+    /// A directory of an app that has this name.
+    pub fn directory(name: &'static str) -> TreePath {
+        TreePath(name.into())
+    }
+
+    /// The beginning of all paths below this directory.
+    pub fn below(&self) -> TreePath {
+        TreePath([&self.0, &b"/"[..]].concat())
     }
 
     /// Whether this path is `directory` or lies below it.

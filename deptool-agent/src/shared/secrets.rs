@@ -77,7 +77,7 @@ pub fn encrypted(key: &TreePath) -> Option<TreePath> {
 
 /// The secrets of an app.
 pub fn of(app: &App) -> impl Iterator<Item = Secret<'_>> {
-    app.files.iter().filter_map(|(file, entry)| {
+    app.below(&TreePath::directory(DIRECTORY)).filter_map(|(file, entry)| {
         let name = name_of(file)?;
         let key = TreePath::parse(format!("{DIRECTORY}/{name}").as_bytes()).ok()?;
         let none = FileAttributes { mode: None, owner: None, group: None };

@@ -80,6 +80,19 @@ pub struct App {
     pub units: BTreeMap<TreePath, Facts>,
 }
 
+impl App {
+    /// Whether there is a file or directory at `path`.
+    pub fn has(&self, path: &TreePath) -> bool {
+        self.files.contains_key(path) || self.below(path).next().is_some()
+    }
+
+    /// The files below a directory.
+    pub fn below<'a>(&'a self, directory: &TreePath) -> impl Iterator<Item = (&'a TreePath, &'a Entry)> + use<'a> {
+        let first = directory.below();
+        self.files.range(&first..).take_while(move |(file, _)| file.as_bytes().starts_with(first.as_bytes()))
+    }
+}
+
 /// The apps of a host. There are none if everything is to be removed from the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostTree {
@@ -161,10 +174,14 @@ pub fn read_blob(objects: &dyn Find, id: BlobId) -> Result<Vec<u8>, TreeError> {
 /// The entries of one tree object: name, kind, id.
 pub fn entries(objects: &dyn Find, tree: ObjectId) -> Result<Vec<(Vec<u8>, EntryKind, ObjectId)>, TreeError> {
     let mut buffer = Vec::new();
-    read(objects, tree, Kind::Tree, &mut buffer)?;
-    let parsed = TreeRef::from_bytes(&buffer, gix_hash::Kind::Sha1)
-        .map_err(|error| TreeError::Unreadable { id: tree, why: error.to_string() })?;
+    let parsed = read_tree(objects, tree, &mut buffer)?;
     Ok(parsed.entries.iter().map(|e| (e.filename.to_vec(), e.mode.kind(), e.oid.to_owned())).collect())
+}
+
+fn read_tree<'a>(objects: &dyn Find, tree: ObjectId, buffer: &'a mut Vec<u8>) -> Result<TreeRef<'a>, TreeError> {
+    read(objects, tree, Kind::Tree, buffer)?;
+    TreeRef::from_bytes(buffer, gix_hash::Kind::Sha1)
+        .map_err(|error| TreeError::Unreadable { id: tree, why: error.to_string() })
 }
 
 fn read(objects: &dyn Find, id: ObjectId, expected: Kind, buffer: &mut Vec<u8>) -> Result<(), TreeError> {
@@ -201,7 +218,7 @@ impl Budget {
 
 fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budget) -> Result<App, TreeError> {
     let mut walk = Walk { objects, app: name, budget, files: BTreeMap::new() };
-    walk.directory(tree.0, 0, &mut Vec::new())?;
+    walk.directory(tree.0, 0, None)?;
     let files = walk.files;
     check_no_file_is_a_directory(name, &files)?;
     let (mut manifest, mut units) = (Manifest::default(), BTreeMap::new());
@@ -231,9 +248,15 @@ fn load_app(objects: &dyn Find, name: &AppName, tree: TreeId, budget: &mut Budge
 
 /// Refuse a file and a directory of the same name. Git never writes such a tree, but somebody else could.
 fn check_no_file_is_a_directory(app: &AppName, files: &BTreeMap<TreePath, Entry>) -> Result<(), TreeError> {
-    for path in files.keys() {
-        for (at, _) in path.as_bytes().iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            if let Ok(above) = TreePath::parse(&path.as_bytes()[..at])
+    let mut checked: &[u8] = b"";
+    for path in files.keys().map(TreePath::as_bytes) {
+        let directory = path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |at| &path[..at]);
+        // Paths are sorted, so the one before was mostly in the same directory.
+        if directory == std::mem::replace(&mut checked, directory) {
+            continue;
+        }
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            if let Ok(above) = TreePath::parse(&path[..at])
                 && files.contains_key(&above)
             {
                 return Err(TreeError::Entry { app: app.clone(), path: above, why: "exists twice" });
@@ -253,25 +276,18 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Add everything in the directory `tree`. Its path is `above`, which is `depth` levels below the app's directory.
-    fn directory(&mut self, tree: ObjectId, depth: usize, above: &mut Vec<u8>) -> Result<(), TreeError> {
+    fn directory(&mut self, tree: ObjectId, depth: usize, above: Option<&TreePath>) -> Result<(), TreeError> {
         let app = self.app;
-        let length = above.len();
-        for (name, kind, id) in entries(self.objects, tree)? {
-            let in_app = |source| TreeError::Path { app: app.clone(), source };
-            // Check the name alone first: a forged name with a slash in it would pass as a longer path.
-            TreePath::check_name(&name).map_err(in_app)?;
-            above.truncate(length);
-            if depth > 0 {
-                above.push(b'/');
-            }
-            above.extend(name);
-            let path = TreePath::parse(above).map_err(in_app)?;
+        let in_app = |source| TreeError::Path { app: app.clone(), source };
+        let mut buffer = Vec::new();
+        for entry in read_tree(self.objects, tree, &mut buffer)?.entries {
+            let (id, path) = (entry.oid.to_owned(), TreePath::child(above, entry.filename).map_err(in_app)?);
             self.budget.spend(app, &path)?;
             let refuse = |why| TreeError::Entry { app: app.clone(), path: path.clone(), why };
-            let kind = match kind {
+            let kind = match entry.mode.kind() {
                 EntryKind::Tree if depth + 1 >= MAX_DEPTH => return Err(refuse("is nested too deeply")),
                 EntryKind::Tree => {
-                    self.directory(id, depth + 1, above)?;
+                    self.directory(id, depth + 1, Some(&path))?;
                     continue;
                 }
                 EntryKind::Commit => return Err(refuse("is a submodule; commit its files instead")),

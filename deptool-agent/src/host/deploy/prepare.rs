@@ -10,7 +10,7 @@ use crate::{
     host::{
         deploy::action::Action,
         state::{
-            checkout::{self, Contents, Earlier},
+            checkout::{self, Contents},
             error::HostError,
             failed_units::Down,
             layout::Home,
@@ -119,12 +119,6 @@ pub fn check_out(
         checkouts.push((name.clone(), tree));
     }
     Ok((checkouts, fresh))
-}
-
-/// The checkouts of the current generation. Unchanged files keep the modification times that they have there.
-pub fn earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<Earlier<'a>> {
-    let Some(number) = current else { return Vec::new() };
-    old.apps.iter().filter_map(|(name, app)| Earlier::verified(home, number, name, app)).collect()
 }
 
 /// Decide every action. This reads the machine and changes nothing.

@@ -113,9 +113,12 @@ impl<'a> Receiving<'a> {
     }
 }
 
+/// Whether the contents of all apps are here that have to be checked out.
 fn has_all(tree: &HostTree, contents: &Contents<'_>) -> bool {
     let mut buffer = Vec::new();
-    tree.apps.values().flat_map(|app| app.files.values()).all(|entry| contents.has(entry.id, &mut buffer))
+    let is_there = |tree| contents.earlier.iter().any(|earlier| earlier.app.tree == tree);
+    let apps = tree.apps.values().filter(|app| !is_there(app.tree));
+    apps.flat_map(|app| app.files.values()).all(|entry| contents.has(entry.id, &mut buffer))
 }
 
 /// Receive one pack and then large blobs. Returns false if the helper cancels or is gone.

@@ -23,7 +23,7 @@ use crate::{
         secrets,
         state::{
             agents::AgentId,
-            checkout::{self, Contents, Earlier},
+            checkout::{self, Contents, Earlier, Looking},
             error::{Damage, HostError, Whose},
             failed_units::{self, Down},
             generations::{self, Note},
@@ -127,9 +127,11 @@ pub fn stage(
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
     let current = home.generation_of(&home.current())?;
+    let looking = Looking::begin(home, current);
     let mut receiving = Receiving::new(home, request, store, peer);
     let Some(old) = receiving.load_deployed()? else { return Ok(Staged::Gone) };
-    let earlier = renew_earlier(home, current, &old);
+    let unchanged = looking.end();
+    let earlier = current.map(|number| Earlier::all_renewed(home, number, unchanged, &old)).unwrap_or_default();
     let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
     let desired = |whose, tree| Desired::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
@@ -183,12 +185,6 @@ pub fn stage(
 fn stage_secrets(home: &Home, generation: u32, new: &HostTree, store: &Store) -> Result<(), HostError> {
     secrets::write(home, generation, secrets::open_all(home, new, store)?, secrets::Owners::Later)?;
     secrets::install_unit(home)
-}
-
-/// Like [`prepare::earlier`], but checkouts that were only touched are recorded again.
-fn renew_earlier<'a>(home: &Home, current: Option<u32>, old: &'a HostTree) -> Vec<Earlier<'a>> {
-    let Some(number) = current else { return Vec::new() };
-    old.apps.iter().filter_map(|(name, app)| Earlier::renewed(home, number, name, app)).collect()
 }
 
 /// What we hold. A ledger that is lost is rebuilt from what is deployed.

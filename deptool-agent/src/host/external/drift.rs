@@ -117,6 +117,7 @@ pub struct Compared<'a> {
 pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
+    let looking = checkout::Looking::begin(home, home.generation_of(&home.current())?);
     let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new());
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
@@ -137,7 +138,8 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
     found.extend(hostname(home, &deployed)?);
     let compared =
         Compared { home, commit: Goal::Commit(deployed.commit), tree: &tree, wants: &wants, claims: &claims };
-    found.extend(look(compared, &BTreeSet::new(), system, Depth::Verify)?);
+    let unchanged = looking.end();
+    found.extend(look(compared, &unchanged.keys().collect(), system, Depth::Verify)?);
     Ok(found)
 }
 

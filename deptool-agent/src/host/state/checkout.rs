@@ -3,8 +3,11 @@
 //! A checkout is complete before anything refers to it, and never changed afterwards. It is only used again if every file
 //! and directory still matches the record.
 
+mod earlier;
+
+pub use earlier::{Earlier, Looking, unchanged};
+
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Permissions},
     io::{self, Write},
@@ -34,7 +37,6 @@ use crate::{
     shared::{
         encoding,
         id::BlobId,
-        name::AppName,
         ordered::Ordered as _,
         path::TreePath,
         store::pack::LARGE_BLOB,
@@ -74,60 +76,6 @@ impl Seen {
         } else {
             None
         }
-    }
-}
-
-/// The checkout of an earlier version of an app. Unchanged files keep their modification times.
-pub struct Earlier<'a> {
-    pub name: &'a AppName,
-    pub directory: PathBuf,
-    pub app: &'a App,
-    record: Vec<u8>,
-    /// The decoded record. It is only needed if the app changes.
-    seen: OnceCell<Vec<Seen>>,
-}
-
-impl<'a> Earlier<'a> {
-    /// The checkout of `app` in a generation, if it still is what was recorded.
-    pub fn verified(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
-        let link = home.generation(generation).join(name.as_str());
-        let tree = fs::read_link(&link).ok()?.file_name()?.to_str()?.to_owned();
-        let record = verify(home, &tree)?;
-        Some(Earlier { name, directory: home.trees().join(tree), app, record, seen: OnceCell::new() })
-    }
-
-    /// Like [`Earlier::verified`], but a checkout that was only touched, or whose record is lost, is recorded again.
-    /// The caller holds the host lock.
-    pub fn renewed(home: &Home, generation: u32, name: &'a AppName, app: &'a App) -> Option<Earlier<'a>> {
-        let verified = || Self::verified(home, generation, name, app);
-        verified().or_else(|| {
-            let tree = home.tree_of(generation, name)?;
-            let is_same = app.manifest.files.is_empty() && differences(home, &tree, app).is_empty();
-            is_same.then(|| record(home, &tree).ok())??;
-            verified()
-        })
-    }
-
-    /// A file of the checkout with this content, if there is one.
-    pub fn file_with(&self, id: BlobId) -> Option<PathBuf> {
-        let (path, _) = self.app.files.iter().find(|(_, entry)| entry.id == id && entry.kind != FileKind::Symlink)?;
-        Some(self.directory.join(path.as_path()))
-    }
-
-    /// The modification time of `path` in this checkout, if its content is that of `entry`.
-    fn time_of(&self, path: &TreePath, entry: &Entry) -> Option<(i64, i64)> {
-        if self.app.files.get(path)?.id != entry.id {
-            return None;
-        }
-        let decode = || encoding::from_slice::<Record>(&self.record).map_or_else(|_| Vec::new(), |record| record.seen);
-        let seen = self.seen.get_or_init(decode);
-        // The record is sorted by path.
-        let at = seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
-        Some(seen[at].stamp.modified)
-    }
-
-    fn tree_name(&self) -> Option<String> {
-        Some(self.directory.file_name()?.to_str()?.to_owned())
     }
 }
 

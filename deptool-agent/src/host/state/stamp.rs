@@ -1,11 +1,11 @@
 //! The attributes by which a file is recognised as unchanged without reading it.
 
 use rustix::fs::{FileType, Stat};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 /// The attributes of a file or directory. If none of a file's has changed, neither has its content. If none of a directory's
 /// has changed, it has the same entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// In bytes. 0 for a directory: its size depends on the file system, not on its entries alone.
     pub size: u64,
@@ -37,5 +37,43 @@ impl Stamp {
 
     pub fn is_directory(&self) -> bool {
         self.kind() == FileType::Directory
+    }
+}
+
+/// All stamps have the same length, which is faster than a number after another: a host may have ten thousand.
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Stamp { size, modified, changed, inode, mode, owner } = *self;
+        let words = [
+            size,
+            modified.0 as u64,
+            modified.1 as u64,
+            changed.0 as u64,
+            changed.1 as u64,
+            inode,
+            u64::from(mode),
+            u64::from(owner.0) << 32 | u64::from(owner.1),
+        ];
+        serializer.serialize_bytes(words.map(u64::to_le_bytes).as_flattened())
+    }
+}
+
+impl<'de> Deserialize<'de> for Stamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let invalid = || D::Error::custom("a stamp is cut off");
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        let (words, []) = bytes.as_chunks() else { return Err(invalid()) };
+        let [size, m, mn, c, cn, inode, mode, owner] = *words else {
+            return Err(invalid());
+        };
+        let word = u64::from_le_bytes;
+        Ok(Stamp {
+            size: word(size),
+            modified: (word(m) as i64, word(mn) as i64),
+            changed: (word(c) as i64, word(cn) as i64),
+            inode: word(inode),
+            mode: word(mode) as u32,
+            owner: ((word(owner) >> 32) as u32, word(owner) as u32),
+        })
     }
 }

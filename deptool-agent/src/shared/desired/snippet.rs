@@ -37,6 +37,9 @@ impl Snippet {
     }
 }
 
+/// The directories of an app with files that are copied.
+pub(super) const COPIED: [&str; 5] = ["quadlets", "systemd", "sysusers", "tmpfiles", "user"];
+
 /// Where a file of an app is copied to: the directory, the meaning, and the path below the directory. `None` for an
 /// ordinary file.
 pub(super) fn placement(file: &TreePath) -> Result<Option<(String, Snippet, String)>, String> {
