@@ -6,11 +6,13 @@
 //! ```text
 //! hosts    deployments to the lab's hosts, against `ssh host true`     peers   Ansible and pyinfra, doing the same
 //! large    many files, a large one, many hosts, on local roots         report  the table, the plot, the baseline
+//! one_file processor time, slow disks                                  agent   the agent alone
 //! ```
 
 mod agent;
 mod hosts;
 mod large;
+mod one_file;
 mod peers;
 mod report;
 
@@ -51,6 +53,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     let peers = if with_peers { peers::Peers::install() } else { None };
     hosts::run(&mut table, &prefix, effort, peers.as_ref())?;
     large::run(&mut table, &prefix, effort)?;
+    one_file::run(&mut table, &prefix, effort)?;
     agent::run(&mut table, &prefix)?;
     print!("{}", table.markdown());
     report::compare(&table)?;

@@ -7,6 +7,7 @@ mod fuzz;
 mod lab;
 mod needs;
 mod power_cuts;
+mod profile;
 mod scale;
 mod site;
 mod sweep;
@@ -42,6 +43,7 @@ usage: cargo xtask <task>
                             inject a fault at every point of a deployment, or at one point in N
     power-cuts [--moments N]
                             cut the power of a virtual machine at N moments of deployments (30), and boot it again
+    profile                 draw where the time of one push goes, as doc/profile.svg
     scale                   measure deployments to 1, 10, 50 and 500 simulated hosts
     site                    the manual and doc/ as a website, in target/site; checks its links
 ";
@@ -82,6 +84,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["sweep", "--one-in", step, word] => sweep::run(Choice::one_in(step)?, word),
         ["power-cuts"] => power_cuts::run(30),
         ["power-cuts", "--moments", count] => power_cuts::run(count.parse().context("not a number of moments")?),
+        ["profile"] => profile::run(),
         ["scale"] => scale::run(),
         ["site"] => site::run(),
         // Internal: ssh's ProxyCommand.
