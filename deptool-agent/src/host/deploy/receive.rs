@@ -1,7 +1,7 @@
 //! Receives what a deployment needs: a pack, and blobs that are too large for a pack.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, BufReader, Read, Write},
 };
 
@@ -10,6 +10,7 @@ use crate::{
         connection::peer::{Incoming, Peer},
         state::{
             checkout::{Contents, Earlier},
+            durable,
             error::{Context, HostError, ProtocolError, Whose},
             identity::load_tree,
             layout::Home,
@@ -79,7 +80,7 @@ impl<'a> Receiving<'a> {
         loop {
             match self.load(&self.request.host, target) {
                 Ok(tree) => {
-                    let contents = Contents { home: self.home, objects: self.store, earlier };
+                    let contents = Contents::new(self.home, self.store, earlier);
                     if has_all(&tree, &contents) {
                         return Ok(Some(tree));
                     }
@@ -162,7 +163,8 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
     fs::create_dir_all(&directory).during("create", &directory)?;
     rustix::fs::chmod(&directory, rustix::fs::Mode::from_raw_mode(0o700)).during("change the mode of", &directory)?;
     let (path, temporary) = (directory.join(id.to_string()), directory.join(format!("{id}.new")));
-    let mut file = File::create(&temporary).during("create", &temporary)?;
+    // It is moved into a checkout, where only its mode keeps others from reading it.
+    let mut file = durable::create(&temporary, 0o600)?;
     let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
     hasher.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
     let mut left = size;

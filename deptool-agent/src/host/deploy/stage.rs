@@ -151,7 +151,7 @@ pub fn stage(
     };
     let meant = Meant { old: &old, new: &new, had: &had, wants: &wants, plan };
     let mending = mend::decide(home, meant, found, request.repair, generation);
-    let contents = Contents { home, objects: store, earlier: &earlier };
+    let contents = Contents::new(home, store, &earlier);
     let (checkouts, fresh) =
         prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
     let secrets = secrets::has_any(&new).then(|| secrets::target(home, generation));

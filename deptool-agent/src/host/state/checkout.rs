@@ -8,6 +8,7 @@ mod earlier;
 pub use earlier::{Earlier, Looking, unchanged};
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Permissions},
     io::{self, Write},
@@ -86,9 +87,15 @@ pub struct Contents<'a> {
     pub objects: &'a dyn Find,
     /// Earlier checkouts, for large files: the store does not have these.
     pub earlier: &'a [Earlier<'a>],
+    /// Large files that were moved into a checkout, where a second file of the same content can be copied from.
+    moved: RefCell<BTreeMap<BlobId, PathBuf>>,
 }
 
-impl Contents<'_> {
+impl<'a> Contents<'a> {
+    pub fn new(home: &'a Home, objects: &'a dyn Find, earlier: &'a [Earlier<'a>]) -> Self {
+        Contents { home, objects, earlier, moved: RefCell::default() }
+    }
+
     /// Whether the content is available: in the store, or elsewhere if it is too large for the store.
     pub fn has(&self, id: BlobId, buffer: &mut Vec<u8>) -> bool {
         let is_large = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| meta.len() >= LARGE_BLOB);
@@ -100,18 +107,33 @@ impl Contents<'_> {
         if incoming.exists() {
             return Some(incoming);
         }
-        self.earlier.iter().find_map(|earlier| earlier.file_with(id))
+        let moved = self.moved.borrow().get(&id).cloned();
+        moved.or_else(|| self.earlier.iter().find_map(|earlier| earlier.file_with(id)))
     }
 
-    fn write(&self, id: BlobId, into: &mut File) -> Result<(), HostError> {
+    /// Make the file `at`, which only this user can read.
+    fn make(&self, id: BlobId, at: &Path) -> Result<File, HostError> {
+        let create = || -> Result<File, HostError> {
+            let mut options = fs::OpenOptions::new();
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            options.write(true).create_new(true).open(at).during("create", at)
+        };
         match read_blob(self.objects, id) {
-            Ok(bytes) => return into.write_all(&bytes).during("write", Path::new("a checkout")),
+            Ok(bytes) => {
+                let mut file = create()?;
+                return file.write_all(&bytes).during("write", at).map(|()| file);
+            }
             Err(TreeError::Missing { .. }) => {}
             Err(error) => return Err(HostError::refused(error.to_string())),
         }
-        let missing = || HostError::refused(format!("object {id} is missing"));
-        let large = self.large(id).ok_or_else(missing)?;
-        self.home.wait_for(|| copy_large(&large, id, into))
+        // A file that was just received is moved: copying it would take as long again.
+        if fs::rename(self.home.incoming().join(id.to_string()), at).is_ok() {
+            self.moved.borrow_mut().insert(id, at.to_owned());
+            return File::open(at).during("open", at);
+        }
+        let large = self.large(id).ok_or_else(|| HostError::refused(format!("object {id} is missing")))?;
+        let mut file = create()?;
+        self.home.wait_for(|| copy_large(&large, id, &mut file)).map(|()| file)
     }
 }
 
@@ -188,10 +210,7 @@ fn write_file(at: &Path, path: &TreePath, entry: &Entry, app: &App, contents: &C
         let target = read_blob(contents.objects, entry.id).map_err(|error| HostError::refused(error.to_string()))?;
         symlink(std::ffi::OsStr::from_bytes(&target), at).during("make", at)?;
     } else {
-        let mut options = fs::OpenOptions::new();
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.write(true).create_new(true).open(at).during("create", at)?;
-        contents.write(entry.id, &mut file)?;
+        let file = contents.make(entry.id, at)?;
         // Such files stay private until the activation sets owner and mode.
         let private = app.manifest.files.contains_key(path);
         let mode = match entry.kind {
@@ -405,7 +424,7 @@ pub fn remove(home: &Home, name: &str) -> Result<(), HostError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, process::Command, sync::Arc, thread};
+    use std::{process::Command, sync::Arc, thread};
 
     use super::*;
     use crate::shared::{frame::FrameReader, store::Store, wire::Response};
@@ -414,15 +433,17 @@ mod tests {
     fn while_a_large_file_is_copied_slowly_the_helper_gets_heartbeats() {
         let root = tempfile::tempdir().unwrap();
         let home = Home::new(root.path());
-        fs::create_dir_all(home.incoming()).unwrap();
+        home.create().unwrap();
         let store = Store::open_or_init(&home.store()).unwrap();
         let id = BlobId(ObjectId::null(HashKind::Sha1));
         // A FIFO is as slow as whoever writes to it.
-        let slow = home.incoming().join(id.to_string());
+        let slow = root.path().join("slow");
         assert!(Command::new("mkfifo").arg(&slow).status().unwrap().success());
         let (input, output) = io::pipe().unwrap();
         let output = Arc::new(OwnedFd::from(output));
         home.heartbeat().follow(&output);
+        let contents = Contents::new(&home, &store, &[]);
+        contents.moved.borrow_mut().insert(id, slow.clone());
         let disk = thread::spawn(move || {
             let mut disk = fs::OpenOptions::new().write(true).open(slow).unwrap();
             let mut messages = FrameReader::new(File::from(OwnedFd::from(input)));
@@ -431,13 +452,9 @@ mod tests {
                 disk.write_all(b"slow").unwrap();
             }
         });
-        let mut copy = tempfile::tempfile_in(root.path()).unwrap();
-        let contents = Contents { home: &home, objects: &store, earlier: &[] };
-        contents.write(id, &mut copy).unwrap();
+        let copy = root.path().join("copy");
+        contents.make(id, &copy).unwrap();
         disk.join().unwrap();
-        let mut content = Vec::new();
-        io::Seek::rewind(&mut copy).unwrap();
-        copy.read_to_end(&mut content).unwrap();
-        assert_eq!(content, b"slowslowslow");
+        assert_eq!(fs::read(copy).unwrap(), b"slowslowslow");
     }
 }
