@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deptool_tests::lab::{Base, Host};
-use deptool_tests::process::poll;
+use deptool_tests::process::{Going, poll};
 
 use crate::{quadlets::ROOTFS, stage::Stage};
 
@@ -235,13 +235,10 @@ fn two_users_can_have_the_same_unit() {
     assert_eq!(state(host, "bob", "web.service"), ("inactive".into(), "disabled".into()));
 }
 
-#[test]
-fn an_agent_that_is_killed_in_the_middle_is_recovered_from() {
-    let Some(stage) = with_alice(Base::Bookworm) else { return };
+/// Deploys web.service, and then another unit in its place, which takes its time. Returns when that is starting.
+fn in_the_middle(stage: &Stage) -> Going {
     let host = stage.host();
-    deploy(&stage);
-    let before = host.sh("cat /etc/systemd/user/web.service");
-    // The old unit is disabled and another one is started, which takes its time.
+    deploy(stage);
     stage.write("web/manifest.json", &MANIFEST.replace("web.service", "other.service"));
     stage.operator().remove(format!("web1/{UNIT}"));
     let slow = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'echo >%t/slow; exec sleep 60'\n[Install]\nWantedBy=default.target\n";
@@ -252,14 +249,42 @@ fn an_agent_that_is_killed_in_the_middle_is_recovered_from() {
         || host.run_in(&["sh", "-c", "test -e /run/user/$(id -u alice)/slow"]).unwrap().success().then_some(());
     poll("the slow unit", Duration::from_secs(60), is_slow).unwrap();
     assert_eq!(property(host, "web.service", "LoadState"), "not-found");
-    host.sh("for dir in /proc/[0-9]*; do case $(readlink $dir/exe) in */deptool-agent-*) kill -9 ${dir#/proc/};; esac; done");
-    push.wait().unwrap().fails();
-    stage.operator().git(&["fetch", "web1"]).ok();
-    assert_eq!(host.sh("cat /etc/systemd/user/web.service"), before);
+    push
+}
+
+/// Asserts that [`in_the_middle`] was undone.
+fn assert_undone(host: &Host) {
+    assert_eq!(host.sh("cat /etc/systemd/user/web.service"), WEB.trim_end());
     assert_runs(host, "web.service", "enabled");
     assert_eq!(property(host, "other.service", "LoadState"), "not-found");
     assert_eq!(alice(host, "find .config -name other.service"), "");
     assert_eq!(host.sh("cat /var/lib/deptool/state/journal"), "");
+}
+
+#[test]
+fn an_agent_that_is_killed_in_the_middle_is_recovered_from() {
+    let Some(stage) = with_alice(Base::Bookworm) else { return };
+    let (host, push) = (stage.host(), in_the_middle(&stage));
+    host.sh(
+        "for dir in /proc/[0-9]*; do case $(readlink $dir/exe) in */deptool-agent-*) kill -9 ${dir#/proc/};; esac; done",
+    );
+    push.wait().unwrap().fails();
+    stage.operator().git(&["fetch", "web1"]).ok();
+    assert_undone(host);
+}
+
+#[test]
+fn after_a_power_cut_in_the_middle_the_next_connection_enables_what_was_enabled() {
+    let Some(stage) = with_alice(Base::Bookworm) else { return };
+    let (host, push) = (stage.host(), in_the_middle(&stage));
+    host.kill();
+    push.wait().unwrap().fails();
+    host.boot().unwrap();
+    await_manager(host);
+    // The boot has put back the files; only the user's manager can enable.
+    assert_eq!(host.sh("cat /etc/systemd/user/web.service"), WEB.trim_end());
+    stage.operator().git(&["fetch", "web1"]).ok();
+    assert_undone(host);
 }
 
 #[test]

@@ -45,7 +45,8 @@ impl Enablement {
     pub fn disable_of_users(&self, renewed: &BTreeSet<UnitName>, system: &mut dyn System) -> Result<(), HostError> {
         for unit in self.names.iter().filter(|unit| unit.user().is_some()) {
             let is_same = self.links.contains_key(unit.as_str()) && !renewed.contains(unit);
-            if !is_same && system.unit_file(unit)? == UnitFile::Enabled {
+            // After a power cut the boot has put back the files, but not what was enabled.
+            if !is_same && matches!(system.unit_file(unit)?, UnitFile::Enabled | UnitFile::Absent) {
                 system.disable(std::slice::from_ref(unit))?;
             }
         }
