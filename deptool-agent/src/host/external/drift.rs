@@ -139,7 +139,7 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
     let compared =
         Compared { home, commit: Goal::Commit(deployed.commit), tree: &tree, wants: &wants, claims: &claims };
     let unchanged = looking.end();
-    found.extend(look(compared, &unchanged.keys().collect(), system, Depth::Verify)?);
+    found.extend(look(compared, &unchanged.iter().map(|(app, ..)| app).collect(), system, Depth::Verify)?);
     Ok(found)
 }
 

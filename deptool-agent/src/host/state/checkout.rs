@@ -88,7 +88,7 @@ pub struct Contents<'a> {
     /// Earlier checkouts, for large files: the store does not have these.
     pub earlier: &'a [Earlier<'a>],
     /// Large files that were moved into a checkout, where a second file of the same content can be copied from.
-    moved: RefCell<BTreeMap<BlobId, PathBuf>>,
+    moved: RefCell<Vec<(BlobId, PathBuf)>>,
 }
 
 impl<'a> Contents<'a> {
@@ -107,7 +107,7 @@ impl<'a> Contents<'a> {
         if incoming.exists() {
             return Some(incoming);
         }
-        let moved = self.moved.borrow().get(&id).cloned();
+        let moved = self.moved.borrow().iter().find(|(moved, _)| *moved == id).map(|(_, path)| path.clone());
         moved.or_else(|| self.earlier.iter().find_map(|earlier| earlier.file_with(id)))
     }
 
@@ -128,7 +128,7 @@ impl<'a> Contents<'a> {
         }
         // A file that was just received is moved: copying it would take as long again.
         if fs::rename(self.home.incoming().join(id.to_string()), at).is_ok() {
-            self.moved.borrow_mut().insert(id, at.to_owned());
+            self.moved.borrow_mut().push((id, at.to_owned()));
             return File::open(at).during("open", at);
         }
         let large = self.large(id).ok_or_else(|| HostError::refused(format!("object {id} is missing")))?;
@@ -443,7 +443,7 @@ mod tests {
         let output = Arc::new(OwnedFd::from(output));
         home.heartbeat().follow(&output);
         let contents = Contents::new(&home, &store, &[]);
-        contents.moved.borrow_mut().insert(id, slow.clone());
+        contents.moved.borrow_mut().push((id, slow.clone()));
         let disk = thread::spawn(move || {
             let mut disk = fs::OpenOptions::new().write(true).open(slow).unwrap();
             let mut messages = FrameReader::new(File::from(OwnedFd::from(input)));

@@ -209,12 +209,13 @@ fn is_little_unwritten() -> bool {
 
 /// Sync each file system that has any of `paths`.
 fn sync_file_systems<'a>(home: &Home, paths: impl Iterator<Item = &'a PathBuf>) -> Result<(), HostError> {
-    let mut synced = BTreeSet::new();
+    let mut synced = Vec::new();
     for path in paths {
         let meta = fs::symlink_metadata(path).during("look at", path)?;
         // The file system of a link is that of its directory, which is among the paths.
-        if !meta.is_symlink() && synced.insert(meta.dev()) {
+        if !meta.is_symlink() && !synced.contains(&meta.dev()) {
             home.sync_file_system(path)?;
+            synced.push(meta.dev());
         }
     }
     Ok(())

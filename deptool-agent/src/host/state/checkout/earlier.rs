@@ -2,7 +2,6 @@
 
 use std::{
     cell::OnceCell,
-    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -20,18 +19,19 @@ use crate::{
     },
 };
 
-/// The checkouts of a generation that still are what was recorded: for each app, the name of its checkout and the record.
-pub type Unchanged = BTreeMap<AppName, (String, Vec<u8>)>;
+/// The checkouts of a generation that still are what was recorded: for each app, the name of its checkout and the record. A map
+/// would add to the size of the agent.
+pub type Unchanged = Vec<(AppName, String, Vec<u8>)>;
 
 /// Find the unchanged checkouts of generation `number`.
 pub fn unchanged(home: &Home, number: u32) -> Unchanged {
-    let mut unchanged = Unchanged::new();
+    let mut unchanged = Vec::new();
     let names = names(&home.generation(number)).unwrap_or_default();
     for app in names.iter().filter_map(|name| AppName::parse(name.as_bytes()).ok()) {
         if let Some(tree) = home.tree_of(number, &app)
             && let Some(record) = verify(home, &tree)
         {
-            unchanged.insert(app, (tree, record));
+            unchanged.push((app, tree, record));
         }
     }
     unchanged
@@ -69,7 +69,11 @@ pub struct Earlier<'a> {
 impl<'a> Earlier<'a> {
     /// The unchanged checkouts of the apps of `tree`.
     pub fn all(home: &Home, mut unchanged: Unchanged, tree: &'a HostTree) -> Vec<Earlier<'a>> {
-        let of = |(name, app): (&'a AppName, &'a Arc<App>)| Some(Self::of(home, name, app, unchanged.remove(name)?));
+        let of = |(name, app): (&'a AppName, &'a Arc<App>)| {
+            let at = unchanged.iter().position(|(known, ..)| known == name)?;
+            let (_, tree, record) = unchanged.swap_remove(at);
+            Some(Earlier { name, directory: home.trees().join(tree), app, record, seen: OnceCell::new() })
+        };
         tree.apps.iter().filter_map(of).collect()
     }
 
@@ -78,20 +82,16 @@ impl<'a> Earlier<'a> {
     pub fn all_renewed(home: &Home, generation: u32, unchanged: Unchanged, tree: &'a HostTree) -> Vec<Earlier<'a>> {
         let mut unchanged = unchanged;
         for (name, app) in tree.apps.iter().filter(|(_, app)| app.manifest.files.is_empty()) {
-            if !unchanged.contains_key(name)
+            if !unchanged.iter().any(|(known, ..)| known == name)
                 && let Some(tree) = home.tree_of(generation, name)
                 && differences(home, &tree, app).is_empty()
                 && record(home, &tree).is_ok()
                 && let Some(record) = verify(home, &tree)
             {
-                unchanged.insert(name.clone(), (tree, record));
+                unchanged.push((name.clone(), tree, record));
             }
         }
         Self::all(home, unchanged, tree)
-    }
-
-    fn of(home: &Home, name: &'a AppName, app: &'a App, (tree, record): (String, Vec<u8>)) -> Earlier<'a> {
-        Earlier { name, directory: home.trees().join(tree), app, record, seen: OnceCell::new() }
     }
 
     /// A file of the checkout with this content, if there is one.
