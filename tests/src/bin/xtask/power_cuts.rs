@@ -15,8 +15,9 @@ pub fn run(moments: u32) -> Result<()> {
     let mut cuts = PowerCuts::begin(&vm, &sandbox)?;
     let (mut old, mut new, mut violations) = (0, 0, 0);
     for moment in 0..moments {
-        // The last ones are after the usual end: what was told must be there.
-        let part = 0.1 + 1.0 * f64::from(moment) / f64::from(moments);
+        // Spread evenly, however many there are, by the golden ratio. Some are after the usual end: what was told must be
+        // there.
+        let part = 0.1 + (f64::from(moment) * 0.618_034).fract();
         match cuts.cut(part) {
             Ok(cut) => {
                 println!("{}/{moments}: {cut}", moment + 1);
