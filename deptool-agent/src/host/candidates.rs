@@ -21,6 +21,7 @@ use crate::{
         state::{error::HostError, layout::Home, ledger::Claims},
     },
     shared::{
+        ordered::Ordered as _,
         path::ExternalPath,
         wire::{Candidate, MOST_CANDIDATES, PackageManager, Response, Why},
     },
@@ -88,9 +89,7 @@ fn walk(path: &ExternalPath, place: &Place, depth: usize, files: &mut Vec<Candid
             modified: stamp.modified.0,
         }),
         FileType::Directory if depth < DEPTH => {
-            let mut names = place.names()?;
-            names.sort();
-            for name in names {
+            for name in place.names()?.into_iter().into_set() {
                 if let Some(Ok(below)) = name.to_str().map(|name| ExternalPath::parse(&format!("{path}/{name}"))) {
                     walk(&below, &place.enter(&name)?, depth + 1, files)?;
                 }

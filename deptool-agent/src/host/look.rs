@@ -21,6 +21,7 @@ use crate::{
     },
     shared::{
         frame::CHUNK,
+        ordered::Ordered as _,
         path::{ExternalPath, STATE_DIR, is_within},
         text::printable,
         wire::{Entry, Look, Response, UnitNow},
@@ -116,9 +117,7 @@ impl Looking<'_> {
     }
 
     fn directory(&mut self, path: &ExternalPath, place: &Place, depth: usize) -> Result<(), HostError> {
-        let mut names = place.names()?;
-        names.sort();
-        for name in names {
+        for name in place.names()?.into_iter().into_set() {
             let below = name.to_str().map(|name| ExternalPath::parse(&format!("{path}/{name}")));
             match below {
                 Some(Ok(below)) => self.visit(&below, &place.enter(&name)?, depth + 1)?,

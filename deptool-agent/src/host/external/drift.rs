@@ -34,6 +34,7 @@ use crate::{
     shared::{
         desired::Desired,
         name::{AppName, UnitName},
+        ordered::Ordered as _,
         outcome::{Deployed, Drift, Edit, Goal, Subject},
         path::{ExternalPath, STATE_DIR, TreePath},
         store::Store,
@@ -139,7 +140,7 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
     let compared =
         Compared { home, commit: Goal::Commit(deployed.commit), tree: &tree, wants: &wants, claims: &claims };
     let unchanged = looking.end();
-    found.extend(look(compared, &unchanged.iter().map(|(app, ..)| app).collect(), system, Depth::Verify)?);
+    found.extend(look(compared, &unchanged.iter().map(|(app, ..)| app).into_set(), system, Depth::Verify)?);
     Ok(found)
 }
 
@@ -359,9 +360,7 @@ pub fn small_text(file: &mut File) -> Option<String> {
 }
 
 /// The names in a directory of the host. None if it can't be read.
-fn names(home: &Home, directory: &str) -> Vec<String> {
+fn names(home: &Home, directory: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(home.root().join(&directory[1..])).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).into_set()
 }

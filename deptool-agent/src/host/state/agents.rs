@@ -4,6 +4,7 @@
 //! when it is needed. So it is copied to `bin/` before its first journal is opened.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -129,7 +130,7 @@ pub fn tidy(home: &Home) -> Result<(), HostError> {
 /// Remove all agents but those that deployed last, by modification time. Never removes the agent that is running.
 pub fn prune(home: &Home, running: &AgentId) -> Result<(), HostError> {
     let bin = home.bin();
-    let mut agents = Vec::new();
+    let mut agents = BTreeSet::new();
     for name in names(&bin)? {
         let path = bin.join(&name);
         if name == running.as_str() {
@@ -139,12 +140,10 @@ pub fn prune(home: &Home, running: &AgentId) -> Result<(), HostError> {
         }
         let meta = fs::symlink_metadata(&path).during("look at", &path)?;
         if name.starts_with("deptool-agent-") && name != running.as_str() && meta.is_file() {
-            agents.push((meta.modified().during("look at", &path)?, path));
+            agents.insert((meta.modified().during("look at", &path)?, path));
         }
     }
-    agents.sort();
-    agents.reverse();
-    for (_, path) in agents.into_iter().skip(KEPT - 1) {
+    for (_, path) in agents.into_iter().rev().skip(KEPT - 1) {
         durable::remove(&path)?;
     }
     Ok(())

@@ -107,13 +107,12 @@ pub fn next(home: &Home) -> Result<u32, HostError> {
 /// Remove old generations, checkouts that no generation uses, and received blobs. Returns what could not be removed.
 pub fn prune(home: &Home) -> Result<Vec<HostError>, HostError> {
     let in_use = [home.generation_of(&home.current())?, home.generation_of(&home.previous())?];
-    let mut numbers = numbered(home)?;
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    let numbers = numbered(home)?.into_iter().into_set();
     // A generation that is newer than the current one was never kept.
     let current = in_use[0].unwrap_or(0);
-    let kept: BTreeSet<u32> = numbers.iter().filter(|n| **n <= current).take(KEPT).copied().into_set();
+    let kept: BTreeSet<u32> = numbers.iter().rev().filter(|n| **n <= current).take(KEPT).copied().into_set();
     let (mut trees, mut left) = (BTreeSet::new(), Vec::new());
-    for number in numbers {
+    for number in numbers.into_iter().rev() {
         let directory = home.generation(number);
         if kept.contains(&number) || in_use.contains(&Some(number)) {
             trees.extend(trees_of(&directory)?);

@@ -276,7 +276,7 @@ impl Planning<'_> {
         let started = |section: &str, key: &str| {
             let named = facts().filter_map(|facts| facts.value(section, key)).last().map(str::to_owned);
             let stem = unit.name().rsplit_once('.').map_or("", |(stem, _)| stem);
-            BTreeSet::from_iter(parse(&named.unwrap_or_else(|| format!("{stem}.service"))))
+            parse(&named.unwrap_or_else(|| format!("{stem}.service"))).into_iter().into_set()
         };
         match UnitType::of(unit) {
             UnitType::Socket => started("Socket", "Service"),
@@ -318,11 +318,9 @@ impl Planning<'_> {
         Some(extent_of(UnitType::of(unit), &lines(self.old), &lines(self.new)))
     }
 
-    fn install_section(&self, side: Side<'_>, unit: &UnitName) -> Vec<Assignment> {
+    fn install_section(&self, side: Side<'_>, unit: &UnitName) -> BTreeSet<Assignment> {
         let lines = side.sources_of(unit).flat_map(|source| source.facts.lines.iter());
-        let mut lines: Vec<Assignment> = lines.filter(|line| line.section == "Install").cloned().collect();
-        lines.sort();
-        lines
+        lines.filter(|line| line.section == "Install").cloned().into_set()
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::{
     cell::OnceCell,
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::SystemTime,
 };
 
 use gix_hash::{Kind as HashKind, ObjectId, oid};
@@ -151,7 +150,7 @@ impl Packs {
 /// The indices in `dir` that have a pack, the oldest first.
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut packs = HashSet::new();
-    let mut indices: Vec<(Option<SystemTime>, PathBuf)> = Vec::new();
+    let mut indices = BTreeSet::new();
     for entry in fs::read_dir(dir).at("read", dir)? {
         let entry = entry.at("read", dir)?;
         let path = entry.path();
@@ -161,11 +160,10 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
         }
         match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("pack") => drop(packs.insert(path.with_extension("idx"))),
-            Some("idx") => indices.push((entry.metadata().and_then(|data| data.modified()).ok(), path)),
+            Some("idx") => drop(indices.insert((entry.metadata().and_then(|data| data.modified()).ok(), path))),
             _ => {}
         }
     }
     indices.retain(|(_, path)| packs.contains(path));
-    indices.sort();
     Ok(indices.into_iter().map(|(_, path)| path).collect())
 }

@@ -21,6 +21,7 @@ use crate::{
     shared::{
         desired::{ClaimKind, check_file},
         name::{Account, AppName, UnitName},
+        ordered::Ordered as _,
         path::STATE_DIR,
         text::printable,
         unit_file::assignments,
@@ -149,9 +150,9 @@ fn judge_all(
 /// The assignments in the check's `[Service]` section, and in its drop-ins in the tree, as lines.
 fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Result<Vec<(String, String)>, HostError> {
     let mut files = vec![staged.file(app, &check_file(unit))];
-    let mut drop_ins: Vec<_> = staged.sides.wants.external.iter().collect();
-    drop_ins.sort_by_key(|(path, _)| path.relative().file_name());
-    for (path, claim) in drop_ins {
+    let claims = staged.sides.wants.external.iter();
+    let by_name = claims.map(|(path, claim)| ((path.relative().file_name(), path), claim)).into_map();
+    for ((_, path), claim) in by_name {
         if let ClaimKind::Copy(snippet, _) = &claim.kind
             && snippet.affects(unit)
             && path.relative().file_name() != Some(unit.as_str().as_ref())

@@ -167,7 +167,7 @@ impl<'a> Jobs<'a> {
     /// unit is restarted, which is its shortest outage.
     fn restarts(&self, restarts: Vec<(UnitName, UnitDetail)>, decided: &mut UnitJobs) {
         // A socket can't be started while its service runs, nor an automount while its file system is mounted.
-        let mut behind = Vec::new();
+        let mut behind = BTreeSet::new();
         for (unit, detail) in &restarts {
             let starts_others = matches!(UnitType::of(unit), UnitType::Socket | UnitType::Automount);
             if starts_others && !detail.may.accept {
@@ -177,8 +177,6 @@ impl<'a> Jobs<'a> {
                 behind.extend(named.filter(|other| is_new(other) && self.is_up(other)));
             }
         }
-        behind.sort();
-        behind.dedup();
         for unit in behind.iter().filter(|unit| !self.stop.contains(*unit)) {
             let is_known = decided.jobs.iter_mut().find(|(other, _)| other == unit);
             match is_known {

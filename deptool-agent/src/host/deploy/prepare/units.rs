@@ -238,7 +238,7 @@ impl Deciding<'_> {
         for UnitChange { unit, .. } in started {
             let sources = UnitSource::all(&sides.wants.external, sides.new).filter(|one| one.snippet.affects(unit));
             let named = sources.flat_map(|source| source.facts.words("Unit", "Conflicts"));
-            let mut conflicts: BTreeSet<UnitName> = named.filter_map(|name| unit.beside(name)).collect();
+            let mut conflicts: BTreeSet<UnitName> = named.filter_map(|name| unit.beside(name)).into_set();
             conflicts.extend(system.detail(unit)?.conflicts);
             conflicts.retain(|other| {
                 let is_up = loaded.get(other).is_some_and(|state| state.active.is_up());
