@@ -259,13 +259,13 @@ const MANIFESTS: &str = r#"{
 {"files": {"file": ["0600"]}}
     web1: web/manifest.json: files.file: invalid type: sequence, expected an object
 {"units": []}
-    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`, `settle_timeout`, `checks`, `health`, `confirm`
+    web1: web/manifest.json: units: unknown field `units`, expected one of `systemd`, `symlinks`, `files`, `settle`, `settle_timeout`, `checks`, `health`, `users`, `confirm`
 {"systemd": {"enabled": []}}
     web1: web/manifest.json: systemd.enabled: unknown field `enabled`, expected `units_enabled` or `on_change`
 {"systemd": {"units_enabled": "x.service"}}
     web1: web/manifest.json: systemd.units_enabled: invalid type: string "x.service", expected a sequence
 {"systemd": {"units_enabled": ["../x.service"]}}
-    web1: web/manifest.json: systemd.units_enabled[0]: invalid unit name '../x.service': only letters, digits and ':-_.\@' are allowed
+    web1: web/manifest.json: systemd.units_enabled[0]: invalid user name '..': it is not a valid user or group name
 {"systemd": {"on_change": {"x.service": "kill"}}}
     web1: web/manifest.json: systemd.on_change.x.service: unknown variant `kill`, expected one of `none`, `reload`, `reload-or-restart`, `restart`
 {"symlinks": {"/etc/x": "../other/file"}}

@@ -219,7 +219,7 @@ fn one_line(message: &str) -> gix::bstr::BString {
 
 impl Written {
     /// One flush, as in Git: with a file that was just renamed, file systems also write its name, and the directories that were
-    /// made for it (tried with ext4, XFS and Btrfs: see `tests/e2e/flushes.rs`).
+    /// made for it (tried with ext4 and XFS: see `tests/e2e/flushes.rs`).
     fn sync(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
     }
