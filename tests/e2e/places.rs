@@ -1,6 +1,7 @@
 //! External paths where nothing can be written, and what a rollback leaves at those that can.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use deptool_tests::process::Run;
@@ -119,7 +120,8 @@ fn what_was_not_done_is_undone_even_where_nothing_can_be_written_any_more() {
     let journal = world.root().join("var/lib/deptool/state/journal");
     let mut is_killed = false;
     let said = world.deploy(&scenario.request, &mut |call| {
-        is_killed |= call.name == "fsync" && call.path == journal;
+        let is_written = std::fs::metadata(&journal).is_ok_and(|journal| journal.len() > 0);
+        is_killed |= ["fsync", "syncfs"].contains(&call.name) && is_written;
         if is_killed { Deed::KillAfter } else { Deed::Go }
     });
     assert!(is_killed && said.unwrap().outcome().is_none());
@@ -142,6 +144,10 @@ fn what_was_not_done_is_undone_even_where_nothing_can_be_written_any_more() {
     assert_eq!(std::fs::metadata(&journal).unwrap().len(), 0, "{said:?}");
 }
 
+fn device(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().dev()
+}
+
 #[test]
 fn new_directories_outside_are_on_disk_before_the_verdict() {
     let Some(world) = world() else { return };
@@ -157,6 +163,7 @@ fn new_directories_outside_are_on_disk_before_the_verdict() {
                     unsynced.extend(call.path.parent().map(Path::to_owned));
                 }
                 "fsync" => drop(unsynced.remove(&call.path)),
+                "syncfs" => unsynced.retain(|path| device(path) != device(&call.path)),
                 // The verdict.
                 "pwrite64" if call.path == journal => wrong.extend(unsynced.iter().cloned()),
                 _ => {}
