@@ -385,10 +385,12 @@ fn several_first_contacts_at_once_leave_one_agent_and_nothing_else() {
     let Some(lab) = start_or_skip(&[HostSpec::new("web1")]) else { return };
     let sandbox = Sandbox::for_lab(&lab);
     let first = operator(&sandbox, &["web1"]);
-    let operators: Vec<_> = (0..5).map(|number| sandbox.clone_of(&first, &format!("operator-{number}"))).collect();
     let host = lab.host("web1");
     for round in 0..3 {
         host.sh("rm -rf /var/lib/deptool");
+        // Operators who have never heard of the host.
+        let clone = |number| sandbox.clone_of(&first, &format!("operator-{round}-{number}"));
+        let operators: Vec<_> = (0..5).map(clone).collect();
         let pushes: Vec<_> = operators
             .iter()
             .map(|operator| operator.command(&["push", "deptool::web1", "HEAD:prod"]).start().unwrap())
