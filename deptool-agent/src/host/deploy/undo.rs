@@ -240,8 +240,11 @@ impl Undoing<'_> {
         let snapshot = self.system.snapshot_of_runs();
         let Some(now) = self.note(snapshot) else { return };
         let touched = self.touched(&ours, &now).into_iter().map(|touched| touched.unit);
+        // systemd knows of a conflict only while the deployed unit file is loaded.
+        let displaced = self.record.claims.units.values().flat_map(|claim| &claim.displaced);
+        let all = touched.chain(ours.jobs.iter().chain(displaced).cloned()).into_set();
         let (mut starts, mut restarts) = (Vec::new(), Vec::new());
-        for unit in touched.chain(ours.jobs.iter().cloned()).filter(|unit| self.record.before.ran(unit)) {
+        for unit in all.into_iter().filter(|unit| self.record.before.ran(unit)) {
             match self.record.before.change_of(&unit, &now) {
                 Some(Change::Stopped) => starts.push(unit),
                 Some(Change::Restarted | Change::Started | Change::Failed) => restarts.push(unit),
