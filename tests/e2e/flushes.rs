@@ -7,10 +7,8 @@ use deptool_tests::is_quick;
 use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::sweep::disk::{self, Image};
-use deptool_tests::trace::{self, Deed, Watched};
+use deptool_tests::trace::{self, Deed, FLUSHES, Watched};
 
-/// Each of these waits until a disk has written something.
-const FLUSHES: [&str; 4] = ["fsync", "fdatasync", "syncfs", "sync"];
 const HOST: Watched = Watched::From { from: "deptool-agent", but: "git" };
 const HERE: Watched = Watched::From { from: "git", but: "deptool-agent" };
 /// Other tests write to the disks, too. If much waits to be written, the agent syncs file by file.

@@ -18,6 +18,9 @@ mod filter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod follow;
 
+/// The calls that make a disk write what it has in its memory, and wait for that.
+pub const FLUSHES: [&str; 4] = ["fsync", "fdatasync", "syncfs", "sync"];
+
 /// A system call that changes something, about to be made.
 #[derive(Debug, Clone)]
 pub struct Call {

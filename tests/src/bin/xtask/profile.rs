@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use deptool_tests::build;
 use deptool_tests::process::{Cmd, find_program};
 use deptool_tests::sandbox::{Sandbox, default_git};
+use deptool_tests::trace::FLUSHES;
 
 use crate::dist;
 
-/// Calls that wait for a disk, and calls that wait for another process.
-const FLUSHES: [&str; 3] = ["fsync", "fdatasync", "syncfs"];
+/// Calls that wait for another process.
 const WAITS: [&str; 8] = ["read", "poll", "ppoll", "wait4", "futex", "clock_nanosleep", "flock", "recvmsg"];
 /// Shorter calls are not drawn, in seconds.
 const SHORT: f64 = 0.0002;

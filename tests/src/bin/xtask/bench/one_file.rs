@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use deptool_tests::sandbox::{Repo, Sandbox, default_git};
-use deptool_tests::trace::{self, Deed, Watched};
+use deptool_tests::trace::{self, Deed, FLUSHES, Watched};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Effort;
@@ -14,7 +14,6 @@ use super::report::{Aim, Row, Table};
 
 /// What a flush takes longer than on this computer, as on a disk of a cloud.
 const SLOWER: Duration = Duration::from_millis(3);
-const FLUSHES: [&str; 4] = ["fsync", "fdatasync", "syncfs", "sync"];
 /// The tracer stops each process at each change, which takes time, too.
 const TRACED: Row = Row::floor("one file, local root, traced");
 /// Ten flushes: two here, eight on the host.
