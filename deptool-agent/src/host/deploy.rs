@@ -15,7 +15,6 @@ pub mod finish;
 pub mod gates;
 pub mod health;
 pub mod mend;
-pub mod owners;
 pub mod prepare;
 mod receive;
 pub mod stage;

@@ -10,9 +10,9 @@ use rustix::fs::FileType;
 use crate::{
     host::{
         connection::peer::Peer,
-        deploy::owners::{Database, name_of},
         export::Chunks,
         external::place::{Found, Place},
+        owners::{Database, name_of},
         state::{
             error::{Context, HostError},
             layout::Home,

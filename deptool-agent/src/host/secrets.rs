@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     host::{
-        deploy::owners,
         external::place::set_owner_and_mode,
+        owners,
         secrets::{
             age::AgeError,
             identity::{Identity, load_or_make},

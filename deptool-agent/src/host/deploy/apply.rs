@@ -9,13 +9,10 @@ use std::{
 
 use crate::{
     host::{
-        deploy::{
-            action::{Action, New, Old, Placement, UnitJobs},
-            owners,
-        },
+        deploy::action::{Action, New, Old, Placement, UnitJobs},
         external::backup,
         external::place::{Over, Place, Sibling, set_owner_and_mode},
-        secrets,
+        owners, secrets,
         state::{
             checkout, durable,
             error::{Context, HostError},

@@ -20,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     host::{
-        deploy::owners::{Database, resolve},
         external::{backup, content},
+        owners::{Database, resolve},
         state::{
             error::{Context, HostError},
             labels,

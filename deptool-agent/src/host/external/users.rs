@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use crate::{
     host::{
-        deploy::owners::{Database, resolve},
+        owners::{Database, resolve},
         state::{error::HostError, layout::Home},
     },
     shared::{

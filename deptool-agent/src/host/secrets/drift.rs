@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     host::{
-        deploy::owners,
+        owners,
         secrets::{current, has_any, has_stable_path, identity, open},
         state::{error::HostError, layout::Home},
     },

@@ -6,9 +6,9 @@ use crate::{
     host::{
         deploy::{
             action::Action,
-            owners::{self, Database, resolve},
             prepare::{Deciding, Staged},
         },
+        owners::{self, Database, resolve},
         secrets,
         state::error::HostError,
     },

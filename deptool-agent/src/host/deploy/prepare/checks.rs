@@ -10,9 +10,9 @@ use crate::{
     host::{
         deploy::{
             failure::journal_of,
-            owners::{Database, resolve},
             prepare::{Staged, accounts},
         },
+        owners::{Database, resolve},
         state::{
             checkout,
             error::{Context, HostError},

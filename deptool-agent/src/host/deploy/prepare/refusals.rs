@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use super::{Deciding, accounts, units::unit_directories};
 use crate::{
     host::{
-        deploy::owners::{Database, resolve},
+        owners::{Database, resolve},
         state::error::{Context, HostError},
     },
     shared::{

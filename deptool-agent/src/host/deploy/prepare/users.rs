@@ -3,8 +3,8 @@
 use super::Deciding;
 use crate::{
     host::{
-        deploy::owners::{Database, resolve},
         external::users,
+        owners::{Database, resolve},
         state::error::HostError,
     },
     shared::{
