@@ -52,11 +52,11 @@ impl Platform {
         }
     }
 
-    /// The task that builds its agent.
+    /// The task that builds and installs its agent.
     fn task(self) -> &'static str {
         match self {
-            Platform::LinuxX86_64 | Platform::LinuxAarch64 => "dist",
-            Platform::LinuxArmv7 | Platform::LinuxRiscv64 => "dist --all",
+            Platform::LinuxX86_64 | Platform::LinuxAarch64 => "dist --prefix",
+            Platform::LinuxArmv7 | Platform::LinuxRiscv64 => "dist --all --prefix",
         }
     }
 
@@ -103,8 +103,14 @@ impl fmt::Display for Packing {
 pub enum AgentError {
     #[error("no agent for '{system} {machine}'; there are agents for {}", Platform::ALL.map(|p| p.to_string()).join(", "))]
     UnknownPlatform { system: String, machine: String },
-    #[error("no agent for {platform} found; 'cargo xtask {task}' builds it (looked for {})", list(looked_for))]
-    Missing { platform: String, task: &'static str, looked_for: Vec<PathBuf> },
+    #[error(
+        "no agent for {platform} found; in the sources of git-deptool, 'cargo xtask {} {}' installs it (looked for {})",
+        platform.task(), prefix.display(), list(looked_for)
+    )]
+    Missing { platform: Platform, prefix: PathBuf, looked_for: Vec<PathBuf> },
+    /// Agents are programs for Linux.
+    #[error("a local root needs Linux: 'deptool::/path' can't be deployed to from {system}, only hosts can")]
+    NoLocalRoots { system: &'static str },
     #[error("can't read the agent '{}'", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// A part of git-deptool's installation on this machine.
@@ -148,8 +154,8 @@ fn gzip(content: &[u8]) -> Vec<u8> {
 pub struct Agents {
     /// Directories with files named `deptool-agent-<version>-<build>-<platform>`.
     directories: Vec<PathBuf>,
-    /// An agent that cargo built next to the helper, for this machine.
-    beside: Option<PathBuf>,
+    /// The directory of the helper.
+    bin: Option<PathBuf>,
     /// Agents that were encoded before. A group of hosts needs the same one many times.
     packed: Mutex<BTreeMap<(Platform, Packing), Arc<Upload>>>,
 }
@@ -158,12 +164,12 @@ impl Agents {
     /// `chosen` is the value of `DEPTOOL_AGENTS`, and `exe` the path of the running program.
     pub fn new(chosen: Option<PathBuf>, exe: Option<&Path>) -> Self {
         let mut directories: Vec<PathBuf> = chosen.into_iter().collect();
-        let beside = exe.and_then(Path::parent);
-        if let Some(bin) = beside {
+        let bin = exe.and_then(Path::parent).map(Path::to_owned);
+        if let Some(bin) = &bin {
             directories.push(bin.join("../lib/deptool/agents"));
             directories.push(bin.join("agents"));
         }
-        Agents { directories, beside: beside.map(|bin| bin.join("deptool-agent")), packed: Mutex::default() }
+        Agents { directories, bin, packed: Mutex::default() }
     }
 
     /// The agent for a host with this output of `uname`, ready to be sent.
@@ -181,16 +187,10 @@ impl Agents {
 
     /// The agent to run on this machine, for a local root.
     pub fn for_local_root(&self) -> Result<PathBuf, AgentError> {
-        let named = Platform::here().map(|platform| self.named(platform)).unwrap_or_default();
-        let looked_for: Vec<PathBuf> = named.into_iter().chain(self.beside.clone()).collect();
-        match looked_for.iter().find(|path| path.is_file()) {
-            Some(path) => Ok(path.clone()),
-            None => {
-                let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-                let task = Platform::here().map_or("dist", Platform::task);
-                Err(AgentError::Missing { platform, task, looked_for })
-            }
-        }
+        let platform = Platform::here().ok_or(AgentError::NoLocalRoots { system: std::env::consts::OS })?;
+        let looked_for: Vec<PathBuf> = self.named(platform).into_iter().chain(self.beside()).collect();
+        let found = looked_for.iter().find(|path| path.is_file()).cloned();
+        found.ok_or_else(|| self.missing(platform, looked_for))
     }
 
     fn content(&self, platform: Platform) -> Result<Vec<u8>, AgentError> {
@@ -203,13 +203,25 @@ impl Agents {
             };
         }
         // The agent that cargo left there may be of another build, or need libraries that hosts do not have.
-        if let (Some(path), true) = (&self.beside, Platform::here() == Some(platform)) {
-            match fs::read(path) {
+        if let (Some(path), true) = (self.beside(), Platform::here() == Some(platform)) {
+            match fs::read(&path) {
                 Ok(content) if is_static_agent(&content, platform, build::BUILD_ID) => return Ok(content),
-                _ => looked_for.push(path.clone()),
+                _ => looked_for.push(path),
             }
         }
-        Err(AgentError::Missing { platform: platform.to_string(), task: platform.task(), looked_for })
+        Err(self.missing(platform, looked_for))
+    }
+
+    /// An agent that cargo built or installed next to the helper, for this machine.
+    fn beside(&self) -> Option<PathBuf> {
+        self.bin.as_ref().map(|bin| bin.join("deptool-agent"))
+    }
+
+    /// With the prefix that the helper is installed in, or else the user's own.
+    fn missing(&self, platform: Platform, looked_for: Vec<PathBuf>) -> AgentError {
+        let bin = self.bin.as_deref().filter(|bin| bin.ends_with("bin"));
+        let prefix = bin.and_then(Path::parent).unwrap_or("~/.local".as_ref()).to_owned();
+        AgentError::Missing { platform, prefix, looked_for }
     }
 
     fn named(&self, platform: Platform) -> Vec<PathBuf> {
@@ -277,7 +289,11 @@ mod tests {
         let agents = Agents::new(Some("/chosen".into()), Some(Path::new("/x/bin/git-remote-deptool")));
         let error = agents.for_host("Linux", "aarch64", Packing::Gzip).unwrap_err().to_string();
         let name = format!("{}-linux-aarch64", build::agent_file_name());
-        for part in ["cargo xtask dist", &format!("/chosen/{name}"), &format!("/x/bin/../lib/deptool/agents/{name}")] {
+        for part in [
+            "'cargo xtask dist --prefix /x'",
+            &format!("/chosen/{name}"),
+            &format!("/x/bin/../lib/deptool/agents/{name}"),
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }
