@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-use deptool_tests::build;
+use deptool_tests::build::{self, System};
 use deptool_tests::deb::{self, Compression};
 use deptool_tests::dist::{self, Built};
-use deptool_tests::is_quick;
 use deptool_tests::process::{Cmd, find_program};
-use deptool_tests::sandbox::{BRANCH, Sandbox, default_git};
+use deptool_tests::sandbox::{Sandbox, default_git};
+use deptool_tests::{is_quick, release};
 
 /// The binaries of the tests.
 fn built() -> Built {
@@ -18,17 +18,13 @@ fn built() -> Built {
     Built { binaries: build::local().join("bin"), agents: agents.collect() }
 }
 
-/// The main workflow, with only the files below `prefix`.
+/// The main workflow and the manual, with only the files below `prefix`.
 #[track_caller]
 fn works(prefix: &Path) {
-    let sandbox = Sandbox::make(&default_git(), prefix);
-    let repo = sandbox.repo("operator");
-    repo.git(&["deptool", "init"]).ok();
-    repo.write("web1/app/file", "1");
-    repo.commit("Begin");
-    repo.add_root("web1");
-    repo.git(&["push", "cluster", BRANCH]).ok().says("deployed to 1 host");
+    release::deploy(prefix);
     if find_program("man").is_some() {
+        let sandbox = Sandbox::make(&default_git(), prefix);
+        let repo = sandbox.repo("operator");
         let help = repo.command(&["help", "deptool"]).env("MANPATH", prefix.join("share/man")).run().unwrap();
         help.ok().prints("GIT-DEPTOOL(1)");
         repo.command(&["deptool", "init", "--help"]).env("MANPATH", prefix.join("share/man")).run().unwrap().ok();
@@ -64,7 +60,7 @@ fn a_package_is_the_same_each_time_and_runs_from_where_it_is_unpacked() {
     let sandbox = Sandbox::new();
     let make = |name: &str| {
         let dir = sandbox.dir().join(name);
-        deb::package(&built(), &dir, &dir.join("out"), Compression::None).unwrap()
+        deb::package(&built(), &deb::architecture().unwrap(), &dir, &dir.join("out"), Compression::Fast).unwrap()
     };
     let package = make("first");
     assert_eq!(fs::read(&package).unwrap(), fs::read(make("second")).unwrap(), "the same each time");
@@ -87,4 +83,37 @@ fn a_package_is_the_same_each_time_and_runs_from_where_it_is_unpacked() {
     let documents = root.join("usr/share/doc/git-deptool");
     assert!(documents.join("copyright").exists() && documents.join("changelog.gz").exists());
     works(&root.join("usr"));
+}
+
+#[test]
+fn a_release_is_the_same_each_time_and_each_of_its_packages_deploys_once_it_is_installed() {
+    if is_quick() {
+        return;
+    }
+    if !["dpkg-deb", "rpmbuild"].iter().all(|program| find_program(program).is_some()) {
+        eprintln!("skipped: dpkg-deb or rpmbuild is not installed");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let make = |name: &str| {
+        let out = sandbox.dir().join(name);
+        fs::create_dir(&out).unwrap();
+        release::package(&built(), System::LinuxX86_64, &out, Compression::Fast).unwrap();
+        out
+    };
+    let (first, second) = (make("first"), make("second"));
+    let files = dist::files(&first).unwrap();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in &files {
+        assert!(
+            fs::read(first.join(file)).unwrap() == fs::read(second.join(file)).unwrap(),
+            "{} differs",
+            file.display()
+        );
+    }
+    if rustix::process::geteuid().is_root() {
+        release::try_out(&first, System::LinuxX86_64).unwrap();
+    } else {
+        eprintln!("skipped: only root can install packages into an empty root");
+    }
 }

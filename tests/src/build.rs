@@ -14,67 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
-use deptool_agent::shared::seal::seal;
+use deptool_agent::shared::{build::agent_file_name, seal::seal};
 
 use crate::process::{Cmd, find_program};
 
+mod platform;
+
+pub use platform::{Platform, System};
+
 /// The profile for agents, optimised for size (see the workspace's Cargo.toml).
 const AGENT_PROFILE: &str = "agent";
-
-/// How rustc leaves linking to zig; the rest as in `.cargo/config.toml`.
-const ZIG_FLAGS: &str = "-Clink-self-contained=no -Clinker-flavor=gcc -Cllvm-args=-enable-machine-outliner=always \
-    --cfg=chacha20_backend=\"soft\" --cfg=poly1305_backend=\"soft\" --cfg=sha2_backend=\"soft\" \
-    --cfg=sha2_backend_soft=\"compact\"";
-
-/// A platform that agents are built for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Platform {
-    X86_64,
-    Aarch64,
-    Armv7,
-    Riscv64,
-}
-
-impl Platform {
-    pub const ALL: [Platform; 4] = [Platform::X86_64, Platform::Aarch64, Platform::Armv7, Platform::Riscv64];
-    /// Those that need nothing but what rustup has.
-    pub const USUAL: [Platform; 2] = [Platform::X86_64, Platform::Aarch64];
-
-    /// The platform of this computer, which the hosts of the lab share. On macOS, it is that of a Linux machine with
-    /// the same processor.
-    pub fn here() -> Platform {
-        if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 }
-    }
-
-    /// The platform's name, which is part of the file names of agents.
-    pub fn name(self) -> &'static str {
-        match self {
-            Platform::X86_64 => "linux-x86_64",
-            Platform::Aarch64 => "linux-aarch64",
-            Platform::Armv7 => "linux-armv7",
-            Platform::Riscv64 => "linux-riscv64",
-        }
-    }
-
-    pub fn target(self) -> &'static str {
-        match self {
-            Platform::X86_64 => "x86_64-unknown-linux-musl",
-            Platform::Aarch64 => "aarch64-unknown-linux-musl",
-            Platform::Armv7 => "armv7-unknown-linux-musleabihf",
-            Platform::Riscv64 => "riscv64gc-unknown-linux-musl",
-        }
-    }
-
-    /// The program that runs programs for this platform on another one, with one local process for each of theirs.
-    pub fn emulator(self) -> &'static str {
-        match self {
-            Platform::X86_64 => "qemu-x86_64-static",
-            Platform::Aarch64 => "qemu-aarch64-static",
-            Platform::Armv7 => "qemu-arm-static",
-            Platform::Riscv64 => "qemu-riscv64-static",
-        }
-    }
-}
 
 /// The prefix for local roots: the helper and an agent for this machine, both in the profile of this test. Built once
 /// per process.
@@ -120,42 +69,83 @@ fn build_here() -> Result<PathBuf> {
 /// Builds the agent for a platform, on its own: in one build with the helper, cargo would enable the helper's features
 /// of shared dependencies, which makes the agent larger.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
+    let what = ["-p", "deptool-agent", "--profile", AGENT_PROFILE];
+    let target = platform.target();
     match platform {
         Platform::X86_64 | Platform::Aarch64 => {
-            ensure_target(platform.target())?;
-            cargo(&["build", "-p", "deptool-agent", "--profile", AGENT_PROFILE, "--target", platform.target()])?;
+            ensure_target(target)?;
+            reproducible("build", target)?.args(what).inherit()?;
         }
-        Platform::Armv7 | Platform::Riscv64 => agent_with_zig(platform)?,
+        // rustup has no standard library for these.
+        Platform::Armv7 | Platform::Riscv64 => {
+            ensure_library_sources()?;
+            let build = zigbuild(target)?.arg("-Zbuild-std=std,panic_abort").args(what);
+            // The variable permits -Z.
+            build.env("RUSTC_BOOTSTRAP", "1").inherit()?;
+        }
     }
-    Ok(target_dir()?.join(platform.target()).join(AGENT_PROFILE).join("deptool-agent"))
+    Ok(target_dir()?.join(target).join(AGENT_PROFILE).join("deptool-agent"))
 }
 
-/// Builds the agent for a platform whose standard library can't be had from rustup: with the library's sources, and zig,
-/// which brings a C library and a linker for every platform.
-fn agent_with_zig(platform: Platform) -> Result<()> {
+/// Builds the helper for a release. Returns the directory that has its binaries.
+pub fn helper(system: System) -> Result<PathBuf> {
+    let target = system.target();
+    ensure_target(target)?;
+    let build = match system {
+        System::LinuxX86_64 | System::LinuxAarch64 => reproducible("build", target)?,
+        System::MacosX86_64 | System::MacosAarch64 => zigbuild(target)?,
+    };
+    build.args(["-p", "git-remote-deptool", "--bins", "--release"]).inherit()?;
+    Ok(target_dir()?.join(target).join("release"))
+}
+
+/// With zig, which brings a C library and a linker for every platform.
+fn zigbuild(target: &str) -> Result<Cmd> {
     if find_program("cargo-zigbuild").is_none() {
-        bail!(
-            "missing, for the agent for {}: cargo-zigbuild and zig (pip install cargo-zigbuild ziglang)",
-            platform.name()
-        );
+        bail!("missing, to build for {target}: cargo-zigbuild and zig (pip install cargo-zigbuild ziglang)");
     }
-    let library = Path::new(&sysroot()?).join("lib/rustlib/src/rust/library/std");
-    if !library.exists() {
-        if find_program("rustup").is_none() {
-            bail!("missing, for the agent for {}: the sources of Rust's standard library", platform.name());
-        }
-        eprintln!("rustup component add rust-src");
-        Cmd::new("rustup").dir(workspace()).args(["component", "add", "rust-src"]).inherit()?;
-    }
-    let build = cargo_command().args(["zigbuild", "-Zbuild-std=std,panic_abort", "-p", "deptool-agent"]);
-    let build = build.args(["--profile", AGENT_PROFILE, "--target", platform.target()]);
-    // The first variable permits -Z. zig, not rustc, knows where this platform's C library is.
-    build.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", ZIG_FLAGS).inherit()
+    reproducible("zigbuild", target)
 }
 
-fn sysroot() -> Result<String> {
+/// cargo, building binaries that do not depend on where they are built: the paths of sources in them, which panics
+/// name, are replaced. Those of the standard library become what rustc calls them where its sources are not installed.
+fn reproducible(task: &str, target: &str) -> Result<Cmd> {
+    let home = std::env::home_dir().context("there is no home directory")?;
+    let crates = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let about = rustc(&["-vV"])?;
+    let commit = about.lines().find_map(|line| line.strip_prefix("commit-hash: ")).context("rustc names no commit")?;
+    // The last one that matches is used: the target directory is usually in the workspace.
+    let names = [
+        (workspace(), "/deptool".to_owned()),
+        (target_dir()?, "/target".to_owned()),
+        (crates, "/cargo".to_owned()),
+        (library_sources()?, format!("/rustc/{commit}")),
+    ];
+    let flags = names.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    let flags = format!("target.{target}.rustflags={}", serde_json::to_string(&flags)?);
+    Ok(cargo_command().args([task, "--config", &flags, "--target", target]))
+}
+
+/// Ensures that the sources of Rust's standard library are there.
+fn ensure_library_sources() -> Result<()> {
+    if library_sources()?.join("library/std").exists() {
+        return Ok(());
+    }
+    if find_program("rustup").is_none() {
+        bail!("the sources of Rust's standard library are missing, and there is no rustup to install them with");
+    }
+    eprintln!("rustup component add rust-src");
+    Cmd::new("rustup").dir(workspace()).args(["component", "add", "rust-src"]).inherit()
+}
+
+/// Where the sources of Rust's standard library are, if they are installed.
+fn library_sources() -> Result<PathBuf> {
+    Ok(Path::new(rustc(&["--print", "sysroot"])?.trim_end()).join("lib/rustlib/src/rust"))
+}
+
+pub fn rustc(args: &[&str]) -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    Ok(Cmd::new(rustc).dir(workspace()).args(["--print", "sysroot"]).check()?.line())
+    Ok(Cmd::new(rustc).dir(workspace()).args(args).check()?.stdout())
 }
 
 /// Puts the helper's binaries of `from` and these agents (with their platforms) under a prefix. The agents are sealed.
@@ -164,15 +154,13 @@ pub fn install(prefix: &Path, from: &Path, agents: &[(PathBuf, String)]) -> Resu
     for name in ["git-remote-deptool", "git-deptool"] {
         put(&from.join(name), &bin.join(name), |_| Ok(()))?;
     }
-    let version = Version::of(&bin.join("git-remote-deptool"))?;
     let dir = prefix.join("lib/deptool/agents");
     if dir.exists() {
         // Agents of other builds are never used again.
         std::fs::remove_dir_all(&dir)?;
     }
     for (agent, platform) in agents {
-        let name = format!("deptool-agent-{}-{}-{platform}", version.version, version.build);
-        put(agent, &dir.join(name), |content| Ok(seal(content)?))?;
+        put(agent, &dir.join(format!("{}-{platform}", agent_file_name())), |content| Ok(seal(content)?))?;
     }
     Ok(())
 }
@@ -228,9 +216,8 @@ pub fn cargo_command() -> Cmd {
 
 /// Ensures that Rust can build for a target, and installs it if rustup can.
 fn ensure_target(target: &str) -> Result<()> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let dir = Cmd::new(rustc).dir(workspace()).args(["--print", "target-libdir", "--target", target]).check()?.line();
-    if Path::new(&dir).exists() {
+    let dir = rustc(&["--print", "target-libdir", "--target", target])?;
+    if Path::new(dir.trim_end()).exists() {
         return Ok(());
     }
     if find_program("rustup").is_none() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::build::{self, Platform};
+use crate::build::{self, Platform, System};
 
 /// The files to install.
 pub struct Built {
@@ -28,17 +28,22 @@ pub struct Places {
 
 /// For `/usr/local`, `~/.local` and similar prefixes.
 pub const USUAL: Places = Places { zsh: "share/zsh/site-functions" };
-/// For a Debian package, which installs below `/usr`.
+/// For a Debian package, which installs below `/usr`. (On Fedora, the usual places apply there, too.)
 pub const DEBIAN: Places = Places { zsh: "share/zsh/vendor-completions" };
 
 /// Builds the release: the helper for this computer, and agents for these platforms.
 pub fn build(platforms: &[Platform]) -> Result<Built> {
     build::cargo(&["build", "--release", "-p", "git-remote-deptool", "--bins"])?;
-    let mut agents = Vec::new();
-    for platform in platforms {
-        agents.push((build::agent(*platform)?, platform.name().to_owned()));
-    }
-    Ok(Built { binaries: build::target_dir()?.join("release"), agents })
+    Ok(Built { binaries: build::target_dir()?.join("release"), agents: agents(platforms)? })
+}
+
+/// Builds what is released for a system of operators: a helper that needs nothing of it, and these agents.
+pub fn release(system: System, platforms: &[Platform]) -> Result<Built> {
+    Ok(Built { agents: agents(platforms)?, binaries: build::helper(system)? })
+}
+
+fn agents(platforms: &[Platform]) -> Result<Vec<(PathBuf, String)>> {
+    platforms.iter().map(|platform| Ok((build::agent(*platform)?, platform.name().to_owned()))).collect()
 }
 
 /// Installs everything below a prefix. Users only need `prefix/bin` on their PATH.
@@ -76,6 +81,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).with_context(|| format!("cannot install {}", to.display()))?;
     Ok(())
 }
+
 /// The files that [`install`] created, relative to the prefix, sorted.
 pub fn files(prefix: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

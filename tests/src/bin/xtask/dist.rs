@@ -1,11 +1,11 @@
-//! `cargo xtask dist` and `cargo xtask deb`: everything that a user installs.
+//! `cargo xtask dist`, `deb` and `release`: everything that a user installs.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use deptool_tests::build::{self, Platform};
+use deptool_tests::build::{self, Platform, System};
 use deptool_tests::process::find_program;
-use deptool_tests::{deb, dist};
+use deptool_tests::{deb, dist, release};
 
 use crate::needs;
 
@@ -26,9 +26,27 @@ pub fn deb() -> Result<()> {
         bail!("missing: dpkg-deb");
     }
     let dir = build::target_dir()?.join("debian");
-    let package = deb::package(&dist::build(&Platform::USUAL)?, &dir, &dir, deb::Compression::Xz)?;
+    let built = dist::build(&Platform::USUAL)?;
+    let package = deb::package(&built, &deb::architecture()?, &dir, &dir, deb::Compression::Best)?;
     println!("{}", package.display());
     Ok(())
+}
+
+/// Makes everything that a release consists of, for these systems, or for all.
+pub fn release(out: &str, systems: &[&str]) -> Result<()> {
+    let systems = match systems {
+        [] => System::ALL.to_vec(),
+        some => some.iter().map(|name| System::parse(name)).collect::<Result<_>>()?,
+    };
+    needs::to_release()?;
+    release::make(&systems, &std::path::absolute(out)?)
+}
+
+/// Installs and runs what was released, and makes it once more in a clone in another directory, which must give the
+/// same bytes.
+pub fn check_release(out: &str) -> Result<()> {
+    needs::to_release()?;
+    release::check(&std::path::absolute(out)?)
 }
 
 /// Installs a release build in the target directory for other tasks, with the agent for this computer only.

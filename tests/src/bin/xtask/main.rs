@@ -27,6 +27,9 @@ usage: cargo xtask <task>
                             build and install everything: helper, git-deptool, agents for x86_64 and aarch64 (--all: and
                             for armv7 and riscv64, which needs cargo-zigbuild and zig), manual, completion
     deb                     the same as a Debian package, in target/debian
+    release DIR [SYSTEM…]   tarballs, packages for Debian and RPM, checksums and a list of all parts, for every system of
+                            operators, or for these (such as linux-x86_64)
+    release --check DIR     install it and run it; make it once more elsewhere and compare each byte
     demo                    run the main workflow step by step, with real commands
     demo --svg              draw part of it as doc/session.svg, the picture in the README
     test [--quick] [NAME]   run all tests, or those whose name contains NAME; --quick: without the lab and slow tests
@@ -69,6 +72,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["dist", "--prefix", prefix] => dist::run(prefix, &Platform::USUAL),
         ["dist", "--all", "--prefix", prefix] => dist::run(prefix, &Platform::ALL),
         ["deb"] => dist::deb(),
+        ["release", "--check", out] => dist::check_release(out),
+        ["release", out, systems @ ..] => dist::release(out, systems),
         ["demo"] => demo::run(),
         ["demo", "--svg"] => demo::draw(),
         ["test", rest @ ..] => test::run(rest),

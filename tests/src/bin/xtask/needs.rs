@@ -11,12 +11,14 @@ type Need = (&'static str, &'static str);
 
 /// A C compiler is not in the list: without one, this program could not have been linked.
 const TO_BUILD: &[Need] = &[("git", "git")];
+const TO_RELEASE: &[Need] = &[("dpkg-deb", "dpkg"), ("rpmbuild", "rpm"), ("qemu-aarch64-static", "qemu-user-static")];
 const TO_TEST: &[Need] = &[
     ("ssh", "openssh-client"),
     ("busybox", "busybox"),
     ("dash", "dash"),
     ("jq", "jq"),
     ("man", "man-db"),
+    ("rpmbuild", "rpm"),
     ("script", "bsdutils"),
     ("qemu-aarch64-static", "qemu-user-static"),
 ];
@@ -24,6 +26,16 @@ const TO_TEST: &[Need] = &[
 /// What a build needs. The error names what is missing.
 pub fn to_build() -> Result<()> {
     require(TO_BUILD)
+}
+
+/// What a release needs.
+pub fn to_release() -> Result<()> {
+    to_build()?;
+    require(TO_RELEASE)?;
+    if find_program("cargo-zigbuild").is_none() {
+        bail!("missing: cargo-zigbuild and zig (pip install cargo-zigbuild ziglang)");
+    }
+    Ok(())
 }
 
 /// What the tests need. If the lab's programs can't be installed, its tests are skipped with a message.
