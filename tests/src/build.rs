@@ -25,6 +25,10 @@ pub use platform::{Platform, System};
 /// The profile for agents, optimised for size (see the workspace's Cargo.toml).
 const AGENT_PROFILE: &str = "agent";
 
+/// The environment variable that names the platform whose agent local roots get, as it is shipped, instead of this
+/// computer's in the profile of the tests. See `cargo xtask test --agent`.
+pub const AGENT: &str = "DEPTOOL_TEST_AGENT";
+
 /// The prefix for local roots: the helper and an agent for this machine, both in the profile of this test. Built once
 /// per process.
 pub fn local() -> &'static Path {
@@ -41,13 +45,25 @@ pub fn lab() -> &'static Path {
 
 fn make_local() -> Result<PathBuf> {
     let dir = build_here()?;
-    let prefix = dir.join("prefix-local");
-    let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-    // Each local root gets a copy, so it matters that debug information is most of a debug build.
+    let (prefix, agent) = match emulated()? {
+        Some(platform) => (dir.join(format!("prefix-{}", platform.name())), agent(platform)?),
+        None => (dir.join("prefix-local"), stripped_agent(&dir)?),
+    };
+    let here = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    install(&prefix, &dir, &[(agent, here)])?;
+    Ok(prefix)
+}
+
+/// The platform whose agent local roots get, if it is another one than this computer.
+pub fn emulated() -> Result<Option<Platform>> {
+    std::env::var(AGENT).ok().map(|name| Platform::parse(&name)).transpose()
+}
+
+/// Each local root gets a copy of the agent, and debug information is most of a debug build.
+fn stripped_agent(dir: &Path) -> Result<PathBuf> {
     let agent = dir.join("deptool-agent-stripped");
     Cmd::new("strip").arg("-o").arg(&agent).arg(dir.join("deptool-agent")).check()?;
-    install(&prefix, &dir, &[(agent, platform)])?;
-    Ok(prefix)
+    Ok(agent)
 }
 
 fn make_lab() -> Result<PathBuf> {

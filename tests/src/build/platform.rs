@@ -22,6 +22,10 @@ impl Platform {
         if cfg!(target_arch = "aarch64") { Platform::Aarch64 } else { Platform::X86_64 }
     }
 
+    pub fn parse(name: &str) -> Result<Platform> {
+        by_name(&Platform::ALL, Platform::name, name)
+    }
+
     /// The platform's name, which is part of the file names of agents.
     pub fn name(self) -> &'static str {
         match self {

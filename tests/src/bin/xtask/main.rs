@@ -33,6 +33,8 @@ usage: cargo xtask <task>
     demo                    run the main workflow step by step, with real commands
     demo --svg              draw part of it as doc/session.svg, the picture in the README
     test [--quick] [NAME]   run all tests, or those whose name contains NAME; --quick: without the lab and slow tests
+    test --agent PLATFORM [NAME]
+                            run the tests of local roots with the agent for another processor, such as linux-armv7
     lab up [NAME…]          start hosts to play with (default: web1 web2); --trixie for Debian 13
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                stop them
@@ -76,6 +78,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["release", out, systems @ ..] => dist::release(out, systems),
         ["demo"] => demo::run(),
         ["demo", "--svg"] => demo::draw(),
+        ["test", "--agent", platform, names @ ..] => test::run_emulated(platform, names),
         ["test", rest @ ..] => test::run(rest),
         ["lab", "up", rest @ ..] => lab::up(rest),
         ["lab", "down"] => lab::down(),

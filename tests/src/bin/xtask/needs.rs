@@ -51,6 +51,12 @@ pub fn to_test() -> Result<()> {
     Ok(())
 }
 
+/// What tests need with the agent for another processor.
+pub fn to_emulate_agents() -> Result<()> {
+    to_build()?;
+    require(TO_TEST)
+}
+
 /// What a virtual machine of the lab needs.
 pub fn to_emulate() -> Result<()> {
     to_build()?;

@@ -12,8 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use deptool_tests::build::Platform;
 use deptool_tests::process::Cmd;
-use deptool_tests::{QUICK, build, sandbox};
+use deptool_tests::{QUICK, build, emulation, sandbox};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::needs;
@@ -41,6 +42,41 @@ pub fn run(args: &[&str]) -> Result<()> {
     let mut unsteady = run_twice(|names| cargo_test(&["--workspace"], names), &names)?;
     unsteady.append(&mut with_other_gits(&names)?);
     for name in unsteady {
+        println!("warning: '{name}' failed, and passed when it was run again by itself");
+    }
+    Ok(())
+}
+
+/// Tests that can't be run with an emulated agent, with the reasons.
+const NOT_EMULATED: [(&str, &str); 6] = [
+    ("sweep::", "faults are injected at system calls, and those that are traced are the emulator's"),
+    ("flushes::", "the flushes that are traced are the emulator's, and no disk can be mounted in its namespace"),
+    (
+        "group::a_busy_host_is_waited_for_as_long_as_was_asked_for",
+        "it waits for 300 ms, and the agent takes longer to start",
+    ),
+    ("immutable::", "no file can be made immutable in the emulator's namespace"),
+    ("platform::", "it runs the emulator itself"),
+    ("dist::", "it packages the agent for this computer"),
+];
+
+/// The tests of local roots, with the agent for another processor.
+pub fn run_emulated(platform: &str, names: &[&str]) -> Result<()> {
+    let platform = Platform::parse(platform)?;
+    needs::to_emulate_agents()?;
+    build::agent(platform)?;
+    take_interrupts()?;
+    emulation::enable(platform)?;
+    for (name, why) in NOT_EMULATED {
+        println!("skipped: {name}: {why}");
+    }
+    let tests = |names: &[&str]| {
+        let skipped = NOT_EMULATED.iter().flat_map(|(name, _)| ["--skip", name]);
+        let names: Vec<&str> = names.iter().copied().chain(skipped).collect();
+        let tests = cargo_test(&["-p", "deptool-tests", "--test", "e2e"], &names).env("TMPDIR", sandbox::memory());
+        tests.env(build::AGENT, platform.name())
+    };
+    for name in run_twice(tests, names)? {
         println!("warning: '{name}' failed, and passed when it was run again by itself");
     }
     Ok(())
