@@ -10,16 +10,17 @@ use std::{
 
 use crate::shared::{
     id::BlobId,
-    manifest::{OnChange, SETTLE_TIMEOUT, Window, probe::Target},
+    manifest::{OnChange, SETTLE_TIMEOUT, Window},
     name::{Account, AppName, UnitName, UnitType},
     path::{ExternalPath, TreePath, is_within},
-    secrets,
     tree::{App, FileKind, HostTree},
     unit_file::Facts,
 };
 
+mod check;
 mod snippet;
 
+pub use check::check_file;
 use snippet::{COPIED, placement};
 pub use snippet::{Snippet, USERS_QUADLETS, drop_in_applies, template_of};
 
@@ -128,10 +129,7 @@ impl Desired {
             desired.add_links(name, app)?;
             desired.add_files(name, app)?;
             desired.add_units(name, app)?;
-            check_attributes(name, app)?;
-            check_secrets(name, app)?;
-            check_checks(name, app)?;
-            check_probes(name, app)?;
+            check::app(name, app)?;
         }
         desired.add_facts(host);
         // If any app enables a unit, the `on_change` of apps that do not enable it is ignored.
@@ -281,272 +279,5 @@ fn owner(claim: &Claim) -> String {
     format!("{}/{}", claim.app, claim.file)
 }
 
-fn check_attributes(name: &AppName, app: &App) -> Result<(), DesiredError> {
-    for file in app.manifest.files.keys() {
-        if let Some(secret) = secrets::name_of(file).filter(|_| app.files.contains_key(file)) {
-            let why = format!("it is encrypted; its decrypted file is 'secrets/{secret}'");
-            return Err(DesiredError::BadFile { app: name.clone(), file: file.clone(), why });
-        }
-        if secrets::encrypted(file).is_some_and(|secret| app.files.contains_key(&secret)) {
-            continue;
-        }
-        match app.files.get(file) {
-            Some(entry) if entry.kind != FileKind::Symlink => {}
-            _ => {
-                let key = "files".into();
-                return Err(DesiredError::NoSuchFile { app: name.clone(), key, file: file.clone() });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Check that no secret gets the place of something else when it is decrypted.
-fn check_secrets(name: &AppName, app: &App) -> Result<(), DesiredError> {
-    let is_number = name.as_str().bytes().all(|byte| byte.is_ascii_digit());
-    for secret in secrets::of(app) {
-        let bad = |file: &TreePath, why: &str| {
-            Err(DesiredError::BadFile { app: name.clone(), file: file.clone(), why: why.into() })
-        };
-        if is_number {
-            return bad(secret.file, "an app with secrets can't have a number as its name");
-        }
-        let is_plain = |file: &&TreePath| secrets::encrypted(file).as_ref() == Some(secret.file);
-        if let Some(plain) = app.files.keys().find(is_plain) {
-            return bad(plain, "there is also a secret of this name");
-        }
-    }
-    Ok(())
-}
-
-/// Check that each check is a service in the app's own `systemd/`.
-fn check_checks(name: &AppName, app: &App) -> Result<(), DesiredError> {
-    for (at, unit) in app.manifest.checks.iter().enumerate() {
-        let bad = |why| Err(DesiredError::BadCheck { app: name.clone(), unit: unit.clone(), why });
-        if !unit.as_str().ends_with(".service") || unit.as_str().contains("@.") {
-            return bad("is not a service that can be run");
-        }
-        if !app.files.contains_key(&check_file(unit)) {
-            return bad("is not in the app's 'systemd/' directory");
-        }
-        if app.manifest.checks[..at].contains(unit) {
-            return bad("is named twice");
-        }
-    }
-    Ok(())
-}
-
-/// Check that each probe unit is a oneshot in the app's own `systemd/`.
-fn check_probes(name: &AppName, app: &App) -> Result<(), DesiredError> {
-    for probe in &app.manifest.health {
-        let Target::Unit(unit) = &probe.target else { continue };
-        let bad = |why| Err(DesiredError::BadProbe { app: name.clone(), unit: unit.clone(), why });
-        if UnitType::of(unit) != UnitType::Service || unit.is_template() {
-            return bad("is not a service that can be run");
-        }
-        match app.units.get(&check_file(unit)) {
-            None => return bad("is not in the app's 'systemd/' directory"),
-            Some(facts) if facts.value("Service", "Type") != Some("oneshot") => return bad("is not of Type=oneshot"),
-            Some(_) => {}
-        }
-        if app.manifest.systemd.units_enabled.contains(unit) {
-            return bad("is in 'units_enabled', too");
-        }
-    }
-    Ok(())
-}
-
-/// The path of a check's unit file in its app.
-pub fn check_file(unit: &UnitName) -> TreePath {
-    TreePath::parse(format!("systemd/{unit}").as_bytes()).expect("a unit's name is a valid file name")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shared::tree::memory::Objects;
-
-    fn wanted(files: &[(&str, &str)]) -> Result<Desired, String> {
-        let host = Objects::default().host(files).map_err(|e| e.to_string())?;
-        Desired::of(&host).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn special_directories_are_copied_to_where_the_system_looks() {
-        let wanted = wanted(&[
-            ("web/systemd/web.service", ""),
-            ("web/systemd/nginx.service.d/x.conf", ""),
-            ("web/sysusers/web.conf", ""),
-            ("web/tmpfiles/web.conf", ""),
-            ("web/quadlets/db.container", ""),
-            ("web/other/web.service", ""),
-        ])
-        .unwrap();
-        let paths: Vec<_> = wanted.external.keys().map(|p| p.as_str()).collect();
-        assert_eq!(
-            paths,
-            [
-                "/etc/containers/systemd/db.container",
-                "/etc/systemd/system/nginx.service.d/x.conf",
-                "/etc/systemd/system/web.service",
-                "/etc/sysusers.d/web.conf",
-                "/etc/tmpfiles.d/web.conf",
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_for_a_user_is_copied_to_where_the_users_manager_looks() {
-        let manifest = r#"{"users": {"alice": {"units_enabled": ["web.service", "db.service"]}}}"#;
-        let wanted = wanted(&[
-            ("web/manifest.json", manifest),
-            ("web/user/alice/systemd/web.service", ""),
-            ("web/user/alice/systemd/web.service.d/x.conf", ""),
-            ("web/user/alice/quadlets/db.container", ""),
-            ("web/user/README", ""),
-            ("web/user/alice/other/web.service", ""),
-            ("web/systemd/web.service", ""),
-        ])
-        .unwrap();
-        let paths: Vec<_> = wanted.external.keys().map(|p| p.as_str()).collect();
-        assert_eq!(
-            paths,
-            [
-                "/etc/containers/systemd/users/~alice/db.container",
-                "/etc/systemd/system/web.service",
-                "/etc/systemd/user/web.service",
-                "/etc/systemd/user/web.service.d/x.conf",
-            ]
-        );
-        let enabled: Vec<_> = wanted.enabled.keys().map(|unit| unit.as_str()).collect();
-        assert_eq!(enabled, ["alice/db.service", "alice/web.service"]);
-    }
-
-    #[test]
-    fn users_share_a_unit_file_only_if_it_is_the_same() {
-        let of_alice = ("a/user/alice/systemd/x.service", "[Service]\nNice=1");
-        let shared = wanted(&[of_alice, ("b/user/bob/systemd/x.service", of_alice.1)]).unwrap();
-        let users: Vec<_> = shared.external.values().flat_map(Claim::all).filter_map(Claim::user).collect();
-        assert_eq!(users.iter().map(Account::as_str).collect::<Vec<_>>(), ["alice", "bob"]);
-        for (file, text) in [
-            ("b/user/bob/systemd/x.service", "[Service]\nNice=2"),
-            ("b/user/alice/systemd/x.service", of_alice.1),
-            ("b/user/a b/systemd/y.service", ""),
-            ("b/user/bob/systemd/README", ""),
-        ] {
-            assert!(wanted(&[of_alice, (file, text)]).is_err(), "{file} {text}");
-        }
-        let both = [of_alice, ("b/user/alice/quadlets/x.container", "")];
-        assert!(wanted(&both).unwrap_err().starts_with("unit 'alice/x.service' is made by"));
-    }
-
-    #[test]
-    fn a_path_or_unit_can_be_claimed_only_once() {
-        for (files, expected) in [
-            (
-                &[
-                    ("a/manifest.json", r#"{"symlinks": {"/etc/x": "f"}}"#),
-                    ("a/f", ""),
-                    ("b/manifest.json", r#"{"symlinks": {"/etc/x": "f"}}"#),
-                    ("b/f", ""),
-                ][..],
-                "'/etc/x' is claimed by 'a/f' and by 'b/f'",
-            ),
-            (
-                &[("a/manifest.json", r#"{"symlinks": {"/lib/x": "f", "/usr/lib/x": "f"}}"#), ("a/f", "")],
-                "'/usr/lib/x' is claimed by",
-            ),
-            (
-                &[
-                    ("a/manifest.json", r#"{"symlinks": {"/etc/x": "d", "/etc/x-y": "d", "/etc/x/y": "d"}}"#),
-                    ("a/d/f", ""),
-                ],
-                "'/etc/x' and '/etc/x/y' are both claimed",
-            ),
-            (&[("a/systemd/x.service", ""), ("b/systemd/x.service", "")], "'/etc/systemd/system/x.service' is claimed"),
-            (&[("a/systemd/x.service", ""), ("b/quadlets/x.container", "")], "unit 'x.service' is made by"),
-            (
-                &[
-                    ("a/manifest.json", r#"{"symlinks": {"/etc/tmpfiles.d/x.conf": "f"}}"#),
-                    ("a/f", ""),
-                    ("b/tmpfiles/x.conf", ""),
-                ],
-                "'/etc/tmpfiles.d/x.conf' is claimed",
-            ),
-        ] {
-            let error = wanted(files).unwrap_err();
-            assert!(error.starts_with(expected), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_systemd_would_ignore_or_is_our_own_is_refused() {
-        for files in [
-            &[("a/systemd/README", "")][..],
-            &[("a/systemd/x.service.d/override", "")],
-            &[("a/systemd/x.wants/y.service", "")],
-            &[("a/systemd/x.service.d/d/y.conf", "")],
-            &[("a/systemd/x.service@", "y")],
-            &[("a/sysusers/x", "")],
-            &[("a/systemd/.x.service", "")],
-            &[("a/systemd/deptool-recover.service", "")],
-            &[("a/systemd/deptool-recover.service.d/x.conf", "")],
-            &[("a/systemd/deptool-.service.d/x.conf", "")],
-            &[("a/quadlets/deptool-check-1.container", "")],
-            &[("a/manifest.json", r#"{"symlinks": {"/etc/x": "missing"}}"#)],
-            &[("a/manifest.json", r#"{"files": {"missing": {"mode": "0600"}}}"#)],
-            &[("a/manifest.json", r#"{"settle": {"x.service": "1s"}}"#)],
-            &[(
-                "a/manifest.json",
-                r#"{"systemd": {"on_change": {"x.service": "reload"}}, "settle": {"x.service": "2min"}}"#,
-            )],
-            &[("a/manifest.json", r#"{"checks": ["x.service"]}"#)],
-            &[("a/manifest.json", r#"{"checks": ["x.service", "x.service"]}"#), ("a/systemd/x.service", "")],
-            &[("a/manifest.json", r#"{"checks": ["x@.service"]}"#), ("a/systemd/x@.service", "")],
-            &[("a/manifest.json", r#"{"checks": ["x.timer"]}"#), ("a/systemd/x.timer", "")],
-            &[("a/manifest.json", r#"{"health": [{"unit": "x.service"}]}"#)],
-            &[
-                ("a/manifest.json", r#"{"health": [{"unit": "x.service"}]}"#),
-                ("a/systemd/x.service", "[Service]\nExecStart=/x"),
-            ],
-        ] {
-            assert!(wanted(files).is_err(), "{files:?}");
-        }
-    }
-
-    #[test]
-    fn one_unit_may_be_enabled_by_two_apps() {
-        let manifest = r#"{"systemd": {"units_enabled": ["x.service"], "on_change": {"x.service": "reload"}}}"#;
-        let wanted = wanted(&[
-            ("a/manifest.json", manifest),
-            ("b/manifest.json", r#"{"systemd": {"units_enabled": ["x.service"]}}"#),
-        ])
-        .unwrap();
-        let unit = &wanted.enabled["x.service"];
-        assert_eq!((unit.apps.len(), unit.on_change), (2, Some(OnChange::Restart)));
-    }
-
-    #[test]
-    fn a_unit_that_binds_what_is_ours_is_not_reloaded() {
-        let manifest = r#"{"systemd": {"on_change": {"x@1.service": "reload", "y.service": "reload"}}}"#;
-        let bind = "[Service]\nBindPaths=/var/lib/deptool/apps/a/current:/srv\n";
-        let wanted = wanted(&[
-            ("a/manifest.json", manifest),
-            ("a/systemd/x@.service.d/bind.conf", bind),
-            ("b/systemd/y.service", "[Service]\nType=notify-reload\n"),
-        ])
-        .unwrap();
-        assert_eq!(wanted.watched["x@1.service"].on_change, Some(OnChange::Restart));
-        let y = &wanted.watched["y.service"];
-        assert_eq!((y.on_change, y.tells_of_reload), (Some(OnChange::Reload), true));
-    }
-
-    #[test]
-    fn the_longest_settle_timeout_counts() {
-        let longest = |files: &[(&str, &str)]| wanted(files).unwrap().settle_timeout.as_secs();
-        assert_eq!(longest(&[("a/f", "")]), 90);
-        let (short, long) = (r#"{"settle_timeout": "10s"}"#, r#"{"settle_timeout": "2min"}"#);
-        assert_eq!(longest(&[("a/manifest.json", short), ("b/f", "")]), 10);
-        assert_eq!(longest(&[("a/manifest.json", short), ("b/manifest.json", long)]), 120);
-    }
-}
+mod tests;
