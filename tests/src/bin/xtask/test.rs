@@ -34,10 +34,8 @@ pub fn run(args: &[&str]) -> Result<()> {
     take_interrupts()?;
     if quick {
         // Examples in the documentation take long to compile.
-        let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names).env(QUICK, "1");
-        let tests = tests.env("PROPTEST_CASES", "32").env("TMPDIR", sandbox::memory());
-        tests.env("RUST_TEST_THREADS", threads().to_string()).inherit()?;
-        return Ok(());
+        let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names);
+        return in_memory(tests.env(QUICK, "1").env("PROPTEST_CASES", "32")).inherit();
     }
     let mut unsteady = run_twice(|names| cargo_test(&["--workspace"], names), &names)?;
     unsteady.append(&mut with_other_gits(&names)?);
@@ -87,6 +85,11 @@ fn threads() -> usize {
     2 * std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// Runs tests on files in memory, and more of them at once.
+fn in_memory(tests: Cmd) -> Cmd {
+    tests.env("TMPDIR", sandbox::memory()).env("RUST_TEST_THREADS", threads().to_string())
+}
+
 /// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
 #[allow(unsafe_code)]
 fn take_interrupts() -> Result<()> {
@@ -98,7 +101,8 @@ fn take_interrupts() -> Result<()> {
 /// Slow tests in which Git only starts the helper.
 const OF_ANY_GIT: [&str; 4] = ["sweep::", "hostile_host::", "link::", "platform::"];
 
-/// Versions of Git differ in how they use a helper, so the tests run again with each version on this machine.
+/// Versions of Git differ in how they use a helper, so the tests run again with each version on this machine. What disks do
+/// was tested by the first run.
 fn with_other_gits(names: &[&str]) -> Result<BTreeSet<String>> {
     let mut unsteady = BTreeSet::new();
     let default = version(&sandbox::default_git());
@@ -110,7 +114,8 @@ fn with_other_gits(names: &[&str]) -> Result<BTreeSet<String>> {
         println!("\nOnce more with {version}, {}", git.display());
         let skipped = OF_ANY_GIT.iter().flat_map(|name| ["--skip", name]);
         let names: Vec<&str> = names.iter().copied().chain(skipped).collect();
-        let run = |names: &[&str]| cargo_test(&["-p", "deptool-tests", "--test", "e2e"], names).env(sandbox::GIT, &git);
+        let tests = |names: &[&str]| cargo_test(&["-p", "deptool-tests", "--test", "e2e"], names);
+        let run = |names: &[&str]| in_memory(tests(names).env(sandbox::GIT, &git));
         unsteady.append(&mut run_twice(run, &names)?);
     }
     Ok(unsteady)
