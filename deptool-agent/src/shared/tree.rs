@@ -15,7 +15,7 @@ use crate::shared::{
     manifest::{Manifest, ManifestError},
     name::{AppName, HostName, NameError},
     path::{PathError, TreePath, check_symlink},
-    secrets,
+    secrets::name::check as check_secret,
     text::printable,
     unit_file::Facts,
 };
@@ -302,7 +302,7 @@ impl Walk<'_> {
                     FileKind::Symlink
                 }
             };
-            secrets::check(&path, kind).map_err(refuse)?;
+            check_secret(&path, kind == FileKind::Regular).map_err(refuse)?;
             match self.files.entry(path) {
                 btree_map::Entry::Vacant(place) => place.insert(Entry { kind, id: BlobId(id) }),
                 btree_map::Entry::Occupied(first) => {

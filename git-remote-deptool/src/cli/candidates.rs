@@ -41,12 +41,6 @@ pub(super) fn hosts_and_groups() -> Vec<CompletionCandidate> {
     hosts().into_iter().chain(groups.into_iter().map(|group| CompletionCandidate::new(format!("@{group}")))).collect()
 }
 
-/// Secrets in the work tree.
-pub(super) fn secrets() -> Vec<CompletionCandidate> {
-    let Some((repo, _)) = open() else { return Vec::new() };
-    super::secret::candidates(&repo).into_iter().map(CompletionCandidate::new).collect()
-}
-
 /// Local branches, each of which may be a cluster.
 pub(super) fn clusters() -> Vec<CompletionCandidate> {
     let Some((repo, _)) = open() else { return Vec::new() };
@@ -63,7 +57,7 @@ fn in_tree(repo: &Repo, settings: &Settings) -> BTreeSet<String> {
     hosts.into_iter().map(|host| host.to_string()).collect()
 }
 
-fn open() -> Option<(Repo, Settings)> {
+pub(super) fn open() -> Option<(Repo, Settings)> {
     let repo = Repo::open(Environment::from_process().ok()?).ok()?;
     let settings = settings_of(&repo).ok()?;
     Some((repo, settings))

@@ -59,8 +59,3 @@ pub(super) fn run(output: &Output, args: Args) -> Result<ExitStatus, CliError> {
         Command::Textconv(args) => textconv::run(output, args),
     }
 }
-
-/// The secrets in the work tree, for completion.
-pub(super) fn candidates(repo: &crate::repo::Repo) -> Vec<String> {
-    place::WorkTree::of(repo).and_then(|tree| tree.candidates()).unwrap_or_default()
-}

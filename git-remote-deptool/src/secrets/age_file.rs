@@ -5,8 +5,6 @@ use std::io::{self, Read as _, Write as _};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, Identity};
 use zeroize::Zeroizing;
 
-use super::recipient::Recipient;
-
 /// How each file begins.
 pub const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// How a file begins that was made with `age --armor`.
@@ -35,11 +33,7 @@ impl Stanza {
 }
 
 /// Encrypt `plain` to all of `recipients`.
-pub fn encrypt<'a>(plain: &[u8], recipients: impl Iterator<Item = &'a Recipient>) -> Result<Vec<u8>, EncryptError> {
-    encrypt_to(plain, recipients.map(Recipient::key))
-}
-
-fn encrypt_to<'a>(
+pub fn encrypt<'a>(
     plain: &[u8],
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
 ) -> Result<Vec<u8>, EncryptError> {
@@ -94,7 +88,7 @@ pub fn plain_size(file: &[u8]) -> Option<usize> {
 
 /// What a file that is encrypted to a single recipient says about it.
 pub(super) fn stanza_for(recipient: &dyn age::Recipient) -> Option<Stanza> {
-    let file = encrypt_to(b"", std::iter::once(recipient)).ok()?;
+    let file = encrypt(b"", std::iter::once(recipient)).ok()?;
     stanzas(&file)?.into_iter().next()
 }
 
@@ -124,7 +118,7 @@ mod vectors;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::recipient::Recipient, *};
 
     #[test]
     fn a_file_tells_how_much_it_holds_and_nothing_else() {
@@ -132,7 +126,7 @@ mod tests {
         let recipient = Recipient::parse(&identity.to_public().to_string()).unwrap();
         for size in [0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
             let plain = vec![b'x'; size];
-            let file = encrypt(&plain, std::iter::once(&recipient)).unwrap();
+            let file = encrypt(&plain, std::iter::once(recipient.key())).unwrap();
             assert_eq!(plain_size(&file), Some(size));
             assert_eq!(*decrypt(&file, std::iter::once(&identity as _)).unwrap(), plain);
             assert!(opens(&file, &identity) && !opens(&file, &age::x25519::Identity::generate()));
@@ -153,7 +147,7 @@ mod tests {
     fn a_changed_file_is_not_opened() {
         let identity = age::x25519::Identity::generate();
         let recipient = Recipient::parse(&identity.to_public().to_string()).unwrap();
-        let file = encrypt(b"secret", std::iter::once(&recipient)).unwrap();
+        let file = encrypt(b"secret", std::iter::once(recipient.key())).unwrap();
         for at in 0..file.len() {
             let mut changed = file.clone();
             changed[at] ^= 1;

@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_file_names_an_ssh_key_and_counts_age_keys() {
         let (age, ssh) = (Recipient::parse(AGE).unwrap(), Recipient::parse(SSH).unwrap());
-        let file = age_file::encrypt(b"x", [&age, &ssh, &age].into_iter()).unwrap();
+        let file = age_file::encrypt(b"x", [&age, &ssh, &age].map(Recipient::key).into_iter()).unwrap();
         let stanzas = age_file::stanzas(&file).unwrap();
         assert_eq!(stanzas, [age.stanza(), ssh.stanza(), age.stanza()]);
         assert_ne!(age.stanza(), ssh.stanza());

@@ -3,8 +3,8 @@
 use clap_complete::ArgValueCandidates;
 
 use super::{
-    super::{CliError, candidates, exit::ExitStatus, output::Output},
-    editor,
+    super::{CliError, exit::ExitStatus, output::Output},
+    editor, place,
     target::Target,
 };
 use crate::fleet::remote::Remote;
@@ -16,7 +16,7 @@ use crate::fleet::remote::Remote;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The secret in the work tree
-    #[arg(value_name = "host|@group/app/name", add = ArgValueCandidates::new(candidates::secrets))]
+    #[arg(value_name = "host|@group/app/name", add = ArgValueCandidates::new(place::candidates))]
     secret: String,
 }
 

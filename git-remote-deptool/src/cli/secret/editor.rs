@@ -14,7 +14,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{super::CliError, place::MAX_SIZE, set};
+use super::{
+    super::CliError,
+    place::{self, MAX_SIZE},
+};
 
 /// What statfs(2) says of a tmpfs and of a ramfs.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -68,7 +71,7 @@ fn in_directory(path: &Path, before: &[u8]) -> Result<Zeroizing<Vec<u8>>, CliErr
     }
     let mut after = Zeroizing::new(Vec::with_capacity(64 * 1024));
     fs::File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut after)?;
-    set::check_size(&after)?;
+    place::check_size(&after)?;
     Ok(after)
 }
 

@@ -77,7 +77,7 @@ impl Recipients {
 /// Encrypt a secret to its host and to all operators.
 pub(super) fn encrypt(plain: &[u8], host: &Recipient, operators: &[Named]) -> Result<Vec<u8>, CliError> {
     let all = std::iter::once(host).chain(operators.iter().map(|named| &named.recipient));
-    age_file::encrypt(plain, unique(all).into_iter())
+    age_file::encrypt(plain, unique(all).into_iter().map(Recipient::key))
         .map_err(|error| CliError::Text(format!("could not encrypt: {error}")))
 }
 

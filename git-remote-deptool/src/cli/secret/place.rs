@@ -7,21 +7,38 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap_complete::CompletionCandidate;
 use deptool_agent::shared::{
     name::{AppName, HostName},
     secrets::is_in_names,
     text::printable,
 };
 
-use super::super::CliError;
+use super::super::{CliError, candidates};
 use crate::{
     config::Settings,
     repo::Repo,
     secrets::{DIRECTORY, SUFFIX},
 };
 
+/// Secrets in the work tree, for completion. Errors result in no candidates.
+pub(super) fn candidates() -> Vec<CompletionCandidate> {
+    let tree = candidates::open().and_then(|(repo, _)| WorkTree::of(&repo).ok());
+    let hosts = tree.iter().flat_map(|tree| tree.hosts().unwrap_or_default());
+    let secrets = hosts.flat_map(|host| tree.iter().flat_map(move |tree| tree.secrets_of(&host).unwrap_or_default()));
+    secrets.map(|secret| CompletionCandidate::new(secret.to_string())).collect()
+}
+
 /// The largest secret, encrypted or not.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
+
+/// There is room for the header and the tags in a file that a host accepts.
+pub(super) fn check_size(plain: &[u8]) -> Result<(), CliError> {
+    match plain.len() as u64 > MAX_SIZE - 64 * 1024 {
+        true => Err(CliError::Text("a secret has at most 960 KiB".into())),
+        false => Ok(()),
+    }
+}
 
 /// A secret of an app: `web1/app/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,15 +179,6 @@ impl WorkTree {
         }
         hosts.sort();
         Ok(hosts)
-    }
-
-    /// All secrets, for completion.
-    pub fn candidates(&self) -> Result<Vec<String>, CliError> {
-        let mut all = Vec::new();
-        for host in self.hosts()? {
-            all.extend(self.secrets_of(&host)?.iter().map(ToString::to_string));
-        }
-        Ok(all)
     }
 
     /// A path in the work tree. What a symlink leads to is no part of it: nothing there is written to.

@@ -6,9 +6,9 @@ use clap_complete::ArgValueCandidates;
 use zeroize::Zeroizing;
 
 use super::{
-    super::{CliError, candidates, exit::ExitStatus, output::Output},
+    super::{CliError, exit::ExitStatus, output::Output},
     editor,
-    place::MAX_SIZE,
+    place::{self, MAX_SIZE},
     target::Target,
 };
 use crate::fleet::remote::Remote;
@@ -20,7 +20,7 @@ use crate::fleet::remote::Remote;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where the secret belongs
-    #[arg(value_name = "host|@group/app/name", add = ArgValueCandidates::new(candidates::secrets))]
+    #[arg(value_name = "host|@group/app/name", add = ArgValueCandidates::new(place::candidates))]
     secret: String,
 }
 
@@ -39,14 +39,6 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 fn from_stdin() -> Result<Zeroizing<Vec<u8>>, CliError> {
     let mut plain = Zeroizing::new(Vec::with_capacity(64 * 1024));
     io::stdin().take(MAX_SIZE + 1).read_to_end(&mut plain)?;
-    check_size(&plain)?;
+    place::check_size(&plain)?;
     Ok(plain)
-}
-
-/// There is room for the header and the tags in a file that a host accepts.
-pub(super) fn check_size(plain: &[u8]) -> Result<(), CliError> {
-    match plain.len() as u64 > MAX_SIZE - 64 * 1024 {
-        true => Err(CliError::Text("a secret has at most 960 KiB".into())),
-        false => Ok(()),
-    }
 }

@@ -6,9 +6,9 @@ use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::text::printable_lines;
 
 use super::{
-    super::{CliError, candidates, exit::ExitStatus, output::Output},
+    super::{CliError, exit::ExitStatus, output::Output},
     keys::{Keys, Recipients},
-    place::{Place, WorkTree},
+    place::{self, Place, WorkTree},
 };
 use crate::fleet::remote::Remote;
 
@@ -16,7 +16,7 @@ use crate::fleet::remote::Remote;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The secret in the work tree
-    #[arg(value_name = "host/app/name", add = ArgValueCandidates::new(candidates::secrets))]
+    #[arg(value_name = "host/app/name", add = ArgValueCandidates::new(place::candidates))]
     secret: String,
 }
 

@@ -51,7 +51,7 @@ mod tests {
     fn what_is_shown_says_to_how_many_and_how_much() {
         let key = age::x25519::Identity::generate().to_public().to_string();
         let recipient = Recipient::parse(&key).unwrap();
-        let file = age_file::encrypt(b"secret", [&recipient, &recipient].into_iter()).unwrap();
+        let file = age_file::encrypt(b"secret", [recipient.key(); 2].into_iter()).unwrap();
         let shown = text(&file);
         assert!(shown.starts_with("age-encrypted to 2 X25519\n6 bytes of plain text\nencrypted as "), "{shown}");
         assert_eq!(text(b"\x1b[31m"), "not an age file, 5 bytes\n");
