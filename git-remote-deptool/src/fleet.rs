@@ -1,14 +1,18 @@
 //! Deploys to all hosts of a push at the same time. [`Decision`] decides which hosts may continue; this module carries
-//! that out, with a thread for each host.
+//! that out. [`Schedule`] has a few threads for all hosts.
 
 pub mod context;
 pub mod decision;
 pub mod delivery;
 pub mod parallel;
 pub mod remote;
+mod schedule;
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +30,10 @@ use crate::{
         session::{LocalError, Mailbox, Order, Orders, SessionError},
         transport::Connector,
     },
-    fleet::delivery::{Delivery, DeliveryEnd, DeliveryEvent},
+    fleet::{
+        delivery::{Conversation, Delivery, DeliveryEnd, DeliveryEvent},
+        schedule::Schedule,
+    },
 };
 
 /// How often to check for an interrupt.
@@ -34,8 +41,6 @@ const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 /// After an interrupt, how long hosts that can still be cancelled may take to confirm that, before the operator is told
 /// which hosts have begun.
 const TIME_TO_CANCEL: Duration = Duration::from_millis(300);
-/// A session's thread needs little stack.
-const STACK: usize = 512 * 1024;
 
 /// Why the push can't continue.
 pub type SupervisorError = Box<dyn std::error::Error + Send + Sync>;
@@ -85,26 +90,26 @@ pub fn run(
     }
     let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
     let (sender, reports) = channel();
+    let schedule = Schedule::new(count);
+    let mailbox = |at| {
+        let schedule = schedule.clone();
+        Mailbox::new(move || schedule.wake(at))
+    };
+    let mailboxes: Vec<Mailbox> = (0..count).map(mailbox).collect();
+    let orders = mailboxes.iter().map(Mailbox::orders).collect();
+    let conversation = |(at, (delivery, mailbox))| {
+        let tell = sender.clone();
+        // The receiver lives until all threads have ended.
+        let tell = move |report| drop(tell.send((at, report)));
+        Mutex::new(Conversation::new(delivery, connector, mailbox, Box::new(tell)))
+    };
+    let conversations: Vec<_> = deliveries.into_iter().zip(mailboxes).enumerate().map(conversation).collect();
+    let step = |at: usize| conversations[at].lock().unwrap_or_else(PoisonError::into_inner).step();
     thread::scope(|scope| {
-        let mailboxes: Vec<Mailbox> = (0..count).map(|_| Mailbox::new()).collect();
-        let orders = mailboxes.iter().map(Mailbox::orders).collect();
-        // In a thread, so that the first hosts can make progress while the last ones are being started.
-        scope.spawn(move || {
-            for (at, (delivery, mailbox)) in deliveries.into_iter().zip(mailboxes).enumerate() {
-                let tell = sender.clone();
-                let session = thread::Builder::new().name(format!("host {at}")).stack_size(STACK);
-                let run = move || {
-                    delivery.run(connector, mailbox, &|report| {
-                        // The receiver lives until all threads have ended.
-                        let _ = tell.send((at, report));
-                    });
-                };
-                if let Err(error) = session.spawn_scoped(scope, run) {
-                    let end = DeliveryEnd::NotReached(LocalError::Thread(error).into());
-                    let _ = sender.send((at, DeliveryEvent::Ended(end)));
-                }
-            }
-        });
+        if let Err(error) = schedule.run(scope, step) {
+            let failed = |_| HostResult::Ended(DeliveryEnd::NotReached(LocalError::Thread(error.kind().into()).into()));
+            return (0..count).map(failed).collect();
+        }
         let mut fleet = Fleet {
             decision,
             ends: (0..count).map(|_| None).collect(),

@@ -1,23 +1,18 @@
 //! One connection to an agent: it sends and receives messages, and detects a dead connection.
 //!
-//! A thread reads. The owner of the [`Session`] writes, and takes received messages with a deadline. So neither side
-//! can block the other, and silence of the host is noticed.
+//! The [pump](crate::agent::transport::pump) reads. The owner of the [`Session`] writes, and takes received messages with a
+//! deadline. So neither side can block the other, and silence of the host is noticed.
 
 use std::{
     collections::VecDeque,
     io::{self, Write},
     process::ExitStatus,
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel},
-    },
-    thread,
+    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
     time::{Duration, Instant},
 };
 
 use deptool_agent::shared::{
-    frame::{CHUNK, FrameError, FrameReader, encode},
+    frame::{CHUNK, FrameError, encode},
     id::BlobId,
     outcome::Drift,
     path::ExternalPath,
@@ -35,10 +30,12 @@ use super::{
 use crate::model::interrupt::Interrupt;
 
 mod mailbox;
+mod reader;
 mod watchdog;
 
 use mailbox::Arrival;
 pub use mailbox::{Event, Mailbox, Order, Orders};
+use reader::{Reader, Unread};
 use watchdog::Watchdog;
 
 /// The agent is given up after this much silence. It sends heartbeats more often.
@@ -48,14 +45,14 @@ const SILENCE: Duration = Duration::from_secs(30);
 const TIDYING: Duration = Duration::from_secs(10);
 /// How often to send a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often a session needs attention, even if nothing arrives.
+pub const ATTENTION: Duration = Duration::from_secs(1);
 /// How often a session checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 /// The limit for silence if the answer is no longer needed: two missed heartbeats.
 const SHORT_SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 2);
 /// The limit for silence if no new connection to the host could be made either: one missed heartbeat.
 const LIKELY_SILENCE: Duration = Duration::from_secs(HEARTBEAT.as_secs() + 2);
-/// Stop reading while this many messages wait to be processed, so that a host can't fill our memory.
-const UNREAD: usize = 16;
 
 /// Why a session ended early. Every message is one line that is safe to show.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +126,8 @@ pub struct Session {
     mailbox: Mailbox,
     /// The number of this connection in the mailbox.
     number: usize,
-    /// One entry for each message of this session in the mailbox; bounds their number.
-    unread: Receiver<()>,
+    /// Bounds the number of messages of this session in the mailbox.
+    unread: Unread,
     /// Orders that arrived while the session waited for a message.
     orders: VecDeque<Order>,
     watchdog: Watchdog,
@@ -160,7 +157,7 @@ impl Session {
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
         let started = connector.start(target, None, stage)?;
-        let session = Session::open(connector, started, &Ahead::No, Mailbox::new(), stage)?;
+        let session = Session::open(connector, started, &Ahead::No, Mailbox::new(|| {}), stage)?;
         let mut session = Session { at_interrupt: AtInterrupt::Ends, ..session };
         let hello = session.hello()?;
         Ok((session, hello))
@@ -179,10 +176,10 @@ impl Session {
         let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
         let answered_in = since.elapsed();
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        let sender = mailbox.0.sender.clone();
-        let (room, unread) = sync_channel(UNREAD);
-        let reader = thread::Builder::new().name("reader".into()).stack_size(256 * 1024);
-        reader.spawn(move || read(FrameReader::new(incoming), number, &room, &sender)).map_err(LocalError::Thread)?;
+        let unread = Unread::new(&connector.pumps.data);
+        let (stdout, first) = incoming.into_parts();
+        let reader = Reader::new(stdout, &first, number, &unread, mailbox.0.clone());
+        connector.pumps.data.add(reader).map_err(LocalError::Thread)?;
         let now = Instant::now();
         let (watchdog, orders) = (Watchdog::begin(now), VecDeque::new());
         let outgoing = Some(outgoing);
@@ -346,15 +343,12 @@ impl Session {
         }
     }
 
-    /// The next message or order.
-    pub fn event(&mut self) -> Result<Event, SessionError> {
-        if let Some(order) = self.orders.pop_front() {
-            return Ok(Event::Order(order));
-        }
-        loop {
-            if let Some(event) = self.receive_within(HEARTBEAT)? {
-                return Ok(event);
-            }
+    /// The next message or order, if there is one. This must be called at least every [`ATTENTION`], because it sends
+    /// heartbeats and notices silence.
+    pub fn event(&mut self) -> Result<Option<Event>, SessionError> {
+        match self.orders.pop_front() {
+            Some(order) => Ok(Some(Event::Order(order))),
+            None => self.receive_within(Duration::ZERO),
         }
     }
 
@@ -378,7 +372,7 @@ impl Session {
                 // A message of an earlier connection.
                 Ok(Arrival::Message(number, _) | Arrival::End(number, _)) if number != self.number => {}
                 Ok(Arrival::Message(_, message)) => {
-                    let _ = self.unread.try_recv();
+                    self.unread.taken();
                     self.watchdog.on_message(&message, Instant::now()).map_err(|why| self.give_up(why))?;
                     match safe(*message) {
                         Response::Heartbeat => {}
@@ -453,52 +447,5 @@ fn how_it_ended(status: ExitStatus) -> String {
         Some(code @ 129..=192) => format!("killed by signal {}", code - 128),
         Some(_) => describe(status),
         None => format!("killed by {}", describe(status)),
-    }
-}
-
-fn read(mut reader: FrameReader<impl io::Read>, number: usize, room: &SyncSender<()>, to: &Sender<Arrival>) {
-    loop {
-        let arrival = match reader.receive() {
-            Ok(Some(message)) => Arrival::Message(number, Box::new(message)),
-            Ok(None) => Arrival::End(number, None),
-            Err(error) => Arrival::End(number, Some(error)),
-        };
-        let is_end = matches!(arrival, Arrival::End(..));
-        // The session may have been closed.
-        if room.send(()).is_err() || to.send(arrival).is_err() || is_end {
-            return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-
-    #[test]
-    fn no_more_is_read_than_is_looked_at() {
-        struct Flood(Arc<std::sync::atomic::AtomicUsize>);
-        impl io::Read for Flood {
-            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-                let frame = encode(&Response::Heartbeat).unwrap();
-                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                into[..frame.len()].copy_from_slice(&frame);
-                Ok(frame.len())
-            }
-        }
-        let count = Arc::<std::sync::atomic::AtomicUsize>::default();
-        let (sender, arrivals) = channel();
-        let (room, unread) = sync_channel(UNREAD);
-        let flood = FrameReader::new(Flood(count.clone()));
-        let reader = thread::spawn(move || read(flood, 1, &room, &sender));
-        for taken in 1..100 {
-            assert!(matches!(arrivals.recv().unwrap(), Arrival::Message(..)));
-            unread.recv().unwrap();
-            assert!(count.load(std::sync::atomic::Ordering::Relaxed) <= taken + UNREAD + 1);
-        }
-        drop(unread);
-        reader.join().unwrap();
     }
 }

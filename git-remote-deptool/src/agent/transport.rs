@@ -35,12 +35,14 @@ pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
 pub mod process;
+pub mod pump;
 pub mod ssh;
 mod user_config;
 
 use gate::{Gate, Pass};
 use messages::{Display, Kind, Showing};
 use process::{Connection, Incoming, Outgoing};
+use pump::Pumps;
 use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
 
 /// How often a connection that is being made checks for an interrupt.
@@ -172,6 +174,7 @@ pub struct Connector {
     question: Mutex<()>,
     pub(crate) places: Places,
     gate: Arc<Gate>,
+    pub(super) pumps: Pumps,
 }
 
 /// A program that was started for an endpoint and was sent our hello. Dropping it ends the connection.
@@ -226,6 +229,7 @@ impl Connector {
             question: Mutex::default(),
             places: Places::default(),
             gate: Arc::default(),
+            pumps: Pumps::default(),
         }
     }
 
@@ -266,7 +270,7 @@ impl Connector {
         };
         let program = command.get_program().to_string_lossy().into_owned();
         let shown = (self.display.sink.clone(), showing);
-        let (connection, mut outgoing, incoming) = process::start(command, kind, shown, &self.interrupted)
+        let (connection, mut outgoing, incoming) = process::start(command, kind, shown, &self.pumps, &self.interrupted)
             .map_err(|source| ConnectError::Start { program, source })?;
         // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
         let _ = outgoing.write_all(install::hello().as_bytes());
@@ -378,7 +382,6 @@ impl Connector {
                 Err(_) => early.take(),
             }
         }
-        link.outgoing.answered();
         let opening = opening?;
         link.connection.show_stderr();
         pass.through();

@@ -1,12 +1,9 @@
 //! The queue in which messages and orders for a session arrive.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::AtomicUsize,
-        mpsc::{Receiver, Sender, channel},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::AtomicUsize,
+    mpsc::{Receiver, Sender, channel},
 };
 
 use deptool_agent::shared::{
@@ -42,12 +39,12 @@ pub enum Event {
 
 /// Gives orders to a session from another thread, even before it is connected.
 #[derive(Clone)]
-pub struct Orders(Sender<Arrival>);
+pub struct Orders(Arc<Inbox>);
 
 impl Orders {
     /// Give an order. It is ignored if the session has ended.
     pub fn give(&self, order: Order) {
-        let _ = self.0.send(Arrival::Order(order));
+        self.0.deliver(Arrival::Order(order));
     }
 }
 
@@ -57,37 +54,41 @@ impl Orders {
 pub struct Mailbox(pub(super) Arc<Inbox>);
 
 pub(super) struct Inbox {
-    pub sender: Sender<Arrival>,
+    sender: Sender<Arrival>,
     arrivals: Mutex<Receiver<Arrival>>,
     /// The number of connections that have delivered to this mailbox.
     pub connections: AtomicUsize,
+    on_arrival: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Inbox {
+    pub fn deliver(&self, arrival: Arrival) {
+        // The receiver lives as long as the sender.
+        let _ = self.sender.send(arrival);
+        (self.on_arrival)();
+    }
 }
 
 impl Mailbox {
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Mailbox {
+    /// `on_arrival` is called whenever something has arrived.
+    pub fn new(on_arrival: impl Fn() + Send + Sync + 'static) -> Mailbox {
         let (sender, arrivals) = channel();
-        let arrivals = Mutex::new(arrivals);
-        Mailbox(Arc::new(Inbox { sender, arrivals, connections: AtomicUsize::new(0) }))
+        let (arrivals, connections) = (Mutex::new(arrivals), AtomicUsize::new(0));
+        Mailbox(Arc::new(Inbox { sender, arrivals, connections, on_arrival: Box::new(on_arrival) }))
     }
 
     /// The sender of orders for the session that uses this mailbox.
     pub fn orders(&self) -> Orders {
-        Orders(self.0.sender.clone())
+        Orders(self.0.clone())
     }
 
-    /// The next order within `wait`, while there is no session.
-    pub fn order_within(&self, wait: Duration) -> Option<Order> {
-        let deadline = Instant::now() + wait;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.arrivals().recv_timeout(left) {
-                Ok(Arrival::Order(order)) => return Some(order),
-                // Left over from a session that has ended.
-                Ok(Arrival::Message(..) | Arrival::End(..)) => {}
-                Err(_) => return None,
-            }
-        }
+    /// An order that has arrived while there is no session.
+    pub fn order(&self) -> Option<Order> {
+        // Messages are left over from a session that has ended.
+        self.arrivals().try_iter().find_map(|arrival| match arrival {
+            Arrival::Order(order) => Some(order),
+            Arrival::Message(..) | Arrival::End(..) => None,
+        })
     }
 
     pub(super) fn arrivals(&self) -> MutexGuard<'_, Receiver<Arrival>> {

@@ -4,23 +4,24 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::Stdio,
     sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, channel},
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use deptool_agent::shared::text::printable_lines;
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::PollFlags,
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
+
+use super::pump::{Next, Pump, Task};
 
 /// How many bytes are remembered.
 const REMEMBERED: usize = 4096;
@@ -54,7 +55,7 @@ pub enum Kind {
     Terminal,
 }
 
-/// A thread that shows and remembers stderr.
+/// Stderr of a program, as it is shown and remembered.
 #[derive(Debug)]
 pub struct Messages {
     remembered: Arc<Mutex<String>>,
@@ -75,8 +76,6 @@ pub enum Showing {
 
 /// How long a line is held back.
 const HELD: Duration = Duration::from_millis(300);
-/// How often to check whether a line was held back for long enough.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Shows text up to a limit.
 struct Shown {
@@ -165,36 +164,71 @@ fn terminal() -> io::Result<(OwnedFd, File)> {
 }
 
 /// Show on `sink` what is read from `source`, until its end.
-pub fn follow(mut source: File, sink: Sink, showing: Showing) -> Messages {
+pub fn follow(source: File, sink: Sink, showing: Showing, pump: &Pump) -> Messages {
     let remembered = Arc::new(Mutex::new(String::new()));
     let (held, since) = (String::new(), Instant::now());
     let shown = Arc::new(Mutex::new(Shown { sink, left: SHOWN, showing, held, since }));
     let (running, ended) = channel();
     let (memory, shown_there) = (remembered.clone(), shown.clone());
-    thread::spawn(move || {
-        let _running = running;
-        let shown_now = || shown_there.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut filter = Filter::default();
-        let mut buffer = [0; 4096];
-        loop {
-            while shown_now().is_waiting() && poll(&mut [PollFd::new(&source, PollFlags::IN)], Some(&LOOK)) == Ok(0) {
-                shown_now().tick();
-            }
-            let text = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => filter.push(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // A terminal that no process has open reports EIO.
-                Err(_) => break,
-            };
-            remember(&text, &memory);
-            shown_now().take(&text);
-        }
-        let text = filter.finish();
-        remember(&text, &memory);
-        shown_now().take(&text);
-    });
+    // Without a thread, nothing is shown.
+    let _ = pump.add(Following { source, filter: Filter::default(), memory, shown: shown_there, _running: running });
     Messages { remembered, shown, ended: Mutex::new(ended) }
+}
+
+/// Reads a stderr.
+struct Following {
+    source: File,
+    filter: Filter,
+    memory: Arc<Mutex<String>>,
+    shown: Arc<Mutex<Shown>>,
+    /// Dropped after everything was read.
+    _running: Sender<()>,
+}
+
+impl Following {
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, text: &str) {
+        remember(text, &self.memory);
+        self.shown().take(text);
+    }
+
+    fn end(&mut self) -> Next {
+        let rest = self.filter.finish();
+        self.take(&rest);
+        Next::Over
+    }
+}
+
+impl Task for Following {
+    fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        Some((self.source.as_fd(), PollFlags::IN))
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.shown().is_waiting()
+    }
+
+    fn step(&mut self, is_ready: bool) -> Next {
+        self.shown().tick();
+        if !is_ready {
+            return Next::GoesOn;
+        }
+        let mut buffer = [0; 4096];
+        match self.source.read(&mut buffer) {
+            Ok(0) => self.end(),
+            Ok(n) => {
+                let text = self.filter.push(&buffer[..n]);
+                self.take(&text);
+                Next::GoesOn
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Next::GoesOn,
+            // A terminal that no process has open reports EIO.
+            Err(_) => self.end(),
+        }
+    }
 }
 
 fn remember(text: &str, memory: &Mutex<String>) {
@@ -370,7 +404,7 @@ mod tests {
             let (ours, theirs) = io::pipe().unwrap();
             (theirs, ours)
         };
-        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Connected);
+        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Connected, &Pump::default());
         ours.write_all(b"a banner\n").unwrap();
         while messages.stderr(Duration::from_millis(1)).is_empty() {}
         assert_eq!(*sink.lock().unwrap(), b"");
@@ -388,7 +422,7 @@ mod tests {
         let sink = Arc::new(Mutex::new(Vec::new()));
         let shown = || String::from_utf8(sink.lock().unwrap().clone()).unwrap();
         let (theirs, mut ours) = io::pipe().unwrap();
-        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Soon);
+        let messages = follow(File::from(OwnedFd::from(theirs)), sink.clone(), Showing::Soon, &Pump::default());
         ours.write_all(b"first\nPassword: ").unwrap();
         while shown() != "first\nPassword: " {}
         ours.write_all(b"\nslow\n").unwrap();
@@ -410,7 +444,7 @@ mod tests {
                 .stderr(theirs)
                 .spawn()
                 .unwrap();
-            let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::Soon);
+            let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::Soon, &Pump::default());
             assert!(child.wait().unwrap().success());
             assert_eq!(messages.stderr(Duration::from_secs(10)), expected);
             assert!(messages.ended());

@@ -1,17 +1,15 @@
 //! A program behind two pipes, which different threads can read and write.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
     },
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +20,7 @@ use rustix::{
 
 use super::asking;
 use super::messages::{self, Kind, Messages, Showing, Sink};
+use super::pump::{Next, Pump, Pumps, Task};
 use crate::model::interrupt::Interrupt;
 
 /// How many bytes are written between two checks whether to continue.
@@ -41,6 +40,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Connection {
     child: Arc<Mutex<Child>>,
     messages: Messages,
+    pump: Pump,
 }
 
 /// Ends a [`Connection`] from another thread.
@@ -53,6 +53,7 @@ pub fn start(
     mut command: Command,
     kind: Kind,
     (sink, showing): (Sink, Showing),
+    pumps: &Pumps,
     interrupt: &Interrupt,
 ) -> io::Result<(Connection, Outgoing, Incoming)> {
     let (stderr, ours) = messages::channel_of(kind)?;
@@ -62,10 +63,11 @@ pub fn start(
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         unreachable!("both were asked for")
     };
-    let connection = Connection { child: Arc::new(Mutex::new(child)), messages: messages::follow(ours, sink, showing) };
+    let messages = messages::follow(ours, sink, showing, &pumps.stderr);
+    let connection = Connection { child: Arc::new(Mutex::new(child)), messages, pump: pumps.data.clone() };
     let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
     rustix::io::ioctl_fionbio(&stdin, true)?;
-    Ok((connection, Outgoing::new(stdin, interrupt.clone()), incoming))
+    Ok((connection, Outgoing::new(stdin, pumps.data.clone(), interrupt.clone()), incoming))
 }
 
 impl Connection {
@@ -133,14 +135,26 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if matches!(lock(&self.child).try_wait(), Ok(None)) {
-            let child = self.child.clone();
             // A failure to reap it has no consequence.
-            thread::spawn(move || {
-                let pid = Pid::from_child(&lock(&child));
-                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-                let _ = lock(&child).try_wait();
-            });
+            let _ = self.pump.add(Reaping(self.child.clone()));
         }
+    }
+}
+
+/// Waits for a program whose end is of no interest.
+struct Reaping(Arc<Mutex<Child>>);
+
+impl Task for Reaping {
+    fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        None
+    }
+
+    fn is_pressed(&self) -> bool {
+        true
+    }
+
+    fn step(&mut self, _is_ready: bool) -> Next {
+        if matches!(lock(&self.0).try_wait(), Ok(None)) { Next::GoesOn } else { Next::Over }
     }
 }
 
@@ -170,55 +184,171 @@ pub fn describe(status: ExitStatus) -> String {
 
 /// The program's stdin. Dropping it closes the pipe.
 ///
-/// Data that is sent ahead is written by a thread. So it can't block us while the other side waits for us to read. The
-/// next write waits for that thread.
+/// What is sent ahead and does not fit into the pipe is written by the pump. So it can't block us while the other side waits
+/// for us to read. The next write waits until all of it was written.
 #[derive(Debug)]
 pub struct Outgoing {
-    writer: Option<Writer>,
-    written: Arc<AtomicUsize>,
-    /// Set to stop the writing thread.
-    unwanted: Arc<AtomicBool>,
-    /// A second handle for the same pipe, to find out how much was not read, even after the program has exited.
-    pipe: Option<OwnedFd>,
-}
-
-#[derive(Debug)]
-enum Writer {
-    Ready(Stdin),
-    Ahead(JoinHandle<io::Result<Stdin>>),
-}
-
-/// A pipe whose writes have a time limit.
-#[derive(Debug)]
-struct Stdin {
-    pipe: ChildStdin,
-    patience: Duration,
-    /// The number of bytes written.
-    written: Arc<AtomicUsize>,
-    unwanted: Arc<AtomicBool>,
+    outbox: Arc<Outbox>,
+    pump: Pump,
     interrupt: Interrupt,
+    patience: Duration,
 }
 
-impl Write for Stdin {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (began, look) = (Instant::now(), Timespec::try_from(LOOK).map_err(io::Error::other)?);
+/// A pipe, and what is still to be written to it.
+#[derive(Debug)]
+struct Outbox {
+    pipe: ChildStdin,
+    state: Mutex<Unwritten>,
+}
+
+#[derive(Debug)]
+struct Unwritten {
+    parts: VecDeque<Arc<[u8]>>,
+    /// How much of the first part was written.
+    offset: usize,
+    /// The number of bytes written.
+    total: usize,
+    /// When something was written last, or the first part came.
+    since: Instant,
+    /// Nothing more can be written.
+    failed: Option<io::ErrorKind>,
+}
+
+impl Outbox {
+    fn state(&self) -> MutexGuard<'_, Unwritten> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Write as much as possible without blocking. Returns whether all of it was written.
+    fn advance(&self, patience: Duration) -> io::Result<bool> {
+        let mut state = self.state();
         loop {
-            if self.unwanted.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::BrokenPipe.into());
+            if let Some(kind) = state.failed {
+                return Err(match kind {
+                    io::ErrorKind::TimedOut => io::Error::new(kind, "the host no longer reads"),
+                    kind => kind.into(),
+                });
             }
-            match self.pipe.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let Some(part) = state.parts.front() else { return Ok(true) };
+            let rest = &part[state.offset..];
+            let size = rest.len();
+            match (&self.pipe).write(&rest[..size.min(CHUNK)]) {
                 Ok(count) => {
-                    self.written.fetch_add(count, Ordering::Relaxed);
-                    return Ok(count);
+                    (state.total, state.offset, state.since) =
+                        (state.total + count, state.offset + count, Instant::now());
+                    if count == size {
+                        state.parts.pop_front();
+                        state.offset = 0;
+                    }
                 }
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && state.since.elapsed() < patience => {
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.fail(io::ErrorKind::TimedOut),
+                Err(error) => state.fail(error.kind()),
             }
+        }
+    }
+}
+
+impl Unwritten {
+    fn fail(&mut self, kind: io::ErrorKind) {
+        self.failed = Some(kind);
+        self.parts.clear();
+    }
+
+    fn push(&mut self, part: Arc<[u8]>) {
+        if self.parts.is_empty() {
+            self.since = Instant::now();
+        }
+        if !part.is_empty() {
+            self.parts.push_back(part);
+        }
+    }
+}
+
+/// Writes what did not fit into the pipe.
+struct Writing(Arc<Outbox>);
+
+impl Task for Writing {
+    fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        Some((self.0.pipe.as_fd(), PollFlags::OUT))
+    }
+
+    fn is_pressed(&self) -> bool {
+        true
+    }
+
+    fn step(&mut self, _is_ready: bool) -> Next {
+        match self.0.advance(PATIENCE) {
+            Ok(false) => Next::GoesOn,
+            // The next write reports an error.
+            Ok(true) | Err(_) => Next::Over,
+        }
+    }
+}
+
+impl Outgoing {
+    fn new(pipe: ChildStdin, pump: Pump, interrupt: Interrupt) -> Outgoing {
+        let state = Unwritten { parts: VecDeque::new(), offset: 0, total: 0, since: Instant::now(), failed: None };
+        Outgoing { outbox: Arc::new(Outbox { pipe, state: Mutex::new(state) }), pump, interrupt, patience: PATIENCE }
+    }
+
+    /// Write `parts` in order, in the background. The next write reports an error of a write.
+    pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
+        parts.into_iter().for_each(|part| self.outbox.state().push(part));
+        match self.outbox.advance(self.patience) {
+            Ok(false) => self.pump.add(Writing(self.outbox.clone())),
+            Ok(true) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Stop writing in the background. Returns whether some of it was not written, and never will be.
+    pub fn abandon(&mut self) -> bool {
+        let mut state = self.outbox.state();
+        if !state.parts.is_empty() {
+            state.fail(io::ErrorKind::BrokenPipe);
+        }
+        state.failed.is_some()
+    }
+
+    /// The number of bytes written so far.
+    pub fn written(&self) -> usize {
+        self.outbox.state().total
+    }
+
+    /// Whether something is still being written in the background. Another write would wait for that.
+    pub fn is_busy(&self) -> bool {
+        !self.outbox.state().parts.is_empty()
+    }
+
+    /// Whether it is certain that no process has read or will read any of the written bytes: all read ends are closed.
+    /// This does not rely on ssh's messages, which depend on its language and implementation.
+    pub fn is_unread(&self) -> bool {
+        let pipe = &self.outbox.pipe;
+        let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+        let mut closed = [PollFd::new(pipe, PollFlags::empty())];
+        if !matches!(poll(&mut closed, Some(&patience)), Ok(1..)) {
+            return false;
+        }
+        // Nothing more can be written, also not in the background.
+        let _ = self.outbox.advance(self.patience);
+        let unread = rustix::io::ioctl_fionread(pipe).ok();
+        unread == Some(self.written() as u64)
+    }
+}
+
+impl Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outbox.state().push(bytes.into());
+        let look = Timespec::try_from(LOOK).map_err(io::Error::other)?;
+        loop {
             let patience = if self.interrupt.is_set() { self.patience.min(SHORT_PATIENCE) } else { self.patience };
-            match poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], Some(&look)) {
-                Ok(0) if began.elapsed() >= patience => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the host no longer reads"));
-                }
+            if self.outbox.advance(patience)? {
+                return Ok(bytes.len());
+            }
+            match poll(&mut [PollFd::new(&self.outbox.pipe, PollFlags::OUT)], Some(&look)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -230,107 +360,12 @@ impl Write for Stdin {
     }
 }
 
-impl Outgoing {
-    fn new(pipe: ChildStdin, interrupt: Interrupt) -> Outgoing {
-        // Without this handle, everything counts as read.
-        let again = pipe.as_fd().try_clone_to_owned().ok();
-        let written = Arc::<AtomicUsize>::default();
-        let unwanted = Arc::<AtomicBool>::default();
-        let stdin = Stdin { pipe, patience: PATIENCE, written: written.clone(), unwanted: unwanted.clone(), interrupt };
-        Outgoing { writer: Some(Writer::Ready(stdin)), written, unwanted, pipe: again }
-    }
-
-    /// Write `parts` in order, in the background. The next write reports an error.
-    pub fn send_ahead(&mut self, parts: Vec<Arc<[u8]>>) -> io::Result<()> {
-        let mut stdin = self.take_ready()?;
-        let thread = thread::spawn(move || {
-            parts.iter().flat_map(|part| part.chunks(CHUNK)).try_for_each(|chunk| stdin.write_all(chunk))?;
-            Ok(stdin)
-        });
-        self.writer = Some(Writer::Ahead(thread));
-        Ok(())
-    }
-
-    /// Stop writing in the background. Returns whether some of it was not written, and never will be.
-    pub fn abandon(&mut self) -> bool {
-        let Some(Writer::Ahead(_)) = &self.writer else { return false };
-        self.unwanted.store(true, Ordering::Relaxed);
-        match self.take_ready() {
-            Ok(stdin) => {
-                self.unwanted.store(false, Ordering::Relaxed);
-                self.writer = Some(Writer::Ready(stdin));
-                false
-            }
-            Err(_) => true,
-        }
-    }
-
-    /// The number of bytes written so far.
-    pub fn written(&self) -> usize {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// Whether something is still being written in the background. Another write would wait for that.
-    pub fn is_busy(&self) -> bool {
-        matches!(&self.writer, Some(Writer::Ahead(thread)) if !thread.is_finished())
-    }
-
-    /// Whether it is certain that no process has read or will read any of the written bytes: all read ends are closed.
-    /// This does not rely on ssh's messages, which depend on its language and implementation.
-    pub fn is_unread(&self) -> bool {
-        let Some(pipe) = &self.pipe else { return false };
-        let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
-        let mut closed = [PollFd::new(pipe, PollFlags::empty())];
-        if !matches!(poll(&mut closed, Some(&patience)), Ok(1..)) {
-            return false;
-        }
-        // The background write fails as soon as no process can read.
-        while self.is_busy() {
-            thread::sleep(Duration::from_millis(1));
-        }
-        let unread = rustix::io::ioctl_fionread(pipe).ok();
-        unread == Some(self.written() as u64)
-    }
-
-    /// The program has answered, so the second handle is no longer needed.
-    pub fn answered(&mut self) {
-        self.pipe = None;
-    }
-
-    fn take_ready(&mut self) -> io::Result<Stdin> {
-        match self.writer.take() {
-            Some(Writer::Ready(stdin)) => Ok(stdin),
-            Some(Writer::Ahead(thread)) => match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            },
-            None => Err(io::ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    fn ready(&mut self) -> io::Result<&mut Stdin> {
-        let stdin = self.take_ready()?;
-        match self.writer.insert(Writer::Ready(stdin)) {
-            Writer::Ready(stdin) => Ok(stdin),
-            Writer::Ahead(_) => unreachable!("it was just put there"),
-        }
-    }
-}
-
-impl Write for Outgoing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.ready()?.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.ready()?.flush()
-    }
-}
-
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // Nobody needs the rest.
-        self.unwanted.store(true, Ordering::Relaxed);
+        // Nobody needs the rest. The pump has the pipe while it writes to it.
+        if self.abandon() {
+            self.pump.wake();
+        }
     }
 }
 
@@ -348,6 +383,11 @@ impl Incoming {
         debug_assert!(self.taken == self.put_back.len(), "one opening is read at a time");
         self.put_back = bytes.to_vec();
         self.taken = 0;
+    }
+
+    /// The pipe, and what was put back.
+    pub fn into_parts(mut self) -> (ChildStdout, Vec<u8>) {
+        (self.stdout, self.put_back.split_off(self.taken))
     }
 }
 
@@ -371,7 +411,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let sink = Arc::new(Mutex::new(io::sink()));
-        start(command, Kind::Pipe, (sink, Showing::Soon), &Interrupt::default()).unwrap()
+        start(command, Kind::Pipe, (sink, Showing::Soon), &Pumps::default(), &Interrupt::default()).unwrap()
     }
 
     #[test]
@@ -395,8 +435,7 @@ mod tests {
     #[test]
     fn a_program_that_reads_nothing_is_not_waited_for_without_end() {
         let (connection, mut outgoing, _incoming) = shell("exec sleep 600");
-        let Some(Writer::Ready(stdin)) = &mut outgoing.writer else { panic!() };
-        stdin.patience = Duration::from_millis(20);
+        outgoing.patience = Duration::from_millis(20);
         let error = outgoing.write_all(&vec![0; 1 << 20]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         connection.stopper().stop();

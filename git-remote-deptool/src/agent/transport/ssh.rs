@@ -14,8 +14,10 @@ use deptool_agent::shared::{env_request, name::HostName};
 
 use super::{
     ConnectError, Environment,
-    messages::{Kind, Showing},
-    process, user_config,
+    messages::{Kind, Showing, Sink},
+    process,
+    pump::Pumps,
+    user_config,
 };
 use crate::model::interrupt::Interrupt;
 
@@ -186,10 +188,9 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     let mut command = shell(environment);
     command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it prints is not shown.
-    let nowhere = Arc::new(Mutex::new(io::sink()));
-    let Ok((asking, ..)) = process::start(command, Kind::Pipe, (nowhere, Showing::Soon), &Interrupt::default()) else {
-        return false;
-    };
+    let nowhere = (Arc::new(Mutex::new(io::sink())) as Sink, Showing::Soon);
+    let started = process::start(command, Kind::Pipe, nowhere, &Pumps::default(), &Interrupt::default());
+    let Ok((asking, ..)) = started else { return false };
     let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
     if status.is_none() {
         asking.stopper().stop();

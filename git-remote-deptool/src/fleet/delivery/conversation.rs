@@ -1,4 +1,13 @@
 //! The exchange of messages for one deployment to one host, which may take more than one connection.
+//!
+//! ```text
+//! Begin ▸ Follow ▸ over             the usual way
+//!   ▲       ├▸ Confirm ▸ Follow     the host asks for a confirmation over a new connection
+//!   │       ├▸ Resume ▸ Follow      the connection was lost: ask on another one
+//!   └─ Busy ┘                       another deployment holds the host's lock
+//! ```
+
+mod reconnect;
 
 use std::{
     sync::Arc,
@@ -8,37 +17,39 @@ use std::{
 
 use deptool_agent::shared::{
     frame::encode,
-    id::BlobId,
-    outcome::{Attempt, AttemptResult, Outcome, Rollback},
+    id::{BlobId, DeploymentId},
+    outcome::Outcome,
     wire::{Activation, Request, Response},
 };
 
+use reconnect::Lost;
+
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
-    session::{Event, LocalError, Mailbox, Order, Session, SessionError},
+    session::{ATTENTION, Event, LocalError, Mailbox, Order, Session, SessionError},
     transport::{Ahead, ConnectError, Connector, Early, Stage, Started},
 };
-use crate::state::{RequestPath, Timing};
+use crate::{
+    fleet::schedule::{Manner, Next},
+    state::{RequestPath, Timing},
+};
 
-/// How many attempts to ask a host after the connection was lost. With `--atomic`, other hosts wait for the answer.
-const TRIES: u32 = 2;
 /// The time limit to ask again a host that was silent.
 const PATIENCE_WITH_SILENT: Duration = Duration::from_secs(10);
-/// How long a host that got no confirmation may take to roll back and to be reachable again. The operator waits for the
-/// confirmation's time limit and this, and longer only while the host still sends heartbeats.
-const TIME_TO_GO_BACK: Duration = Duration::from_secs(10);
 /// How often to check whether everything before a large file was sent.
 const LOOK: Duration = Duration::from_millis(20);
-/// The pause between two attempts to connect.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pauses between two attempts while the host is busy: the first one, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The state of the exchange.
-pub(super) struct Conversation<'a> {
-    delivery: &'a Delivery,
+/// A delivery in progress.
+pub struct Conversation<'a> {
+    delivery: Delivery,
     connector: &'a Connector,
-    mailbox: &'a Mailbox,
-    tell: &'a dyn Fn(DeliveryEvent),
-    pub permission: Permission,
+    mailbox: Mailbox,
+    tell: Box<dyn Fn(DeliveryEvent) + Send + 'a>,
+    state: State,
+    permission: Permission,
     expected: Expected,
     /// Set if no new connection could be made although the host waited for one: when to stop trying.
     give_up_at: Option<Instant>,
@@ -46,48 +57,168 @@ pub(super) struct Conversation<'a> {
     is_attached: bool,
     /// Until the request is answered: how long the hello took, and when it was received.
     unanswered: Option<(Duration, Instant)>,
+    /// While another deployment holds the host's lock: when to give up, and the pause before the next attempt.
+    busy_until: Instant,
+    pause: Duration,
 }
 
-/// The state of a deployment that was asked for on another connection.
-enum Status {
-    Running(Box<Session>),
-    Over(Outcome),
-    /// It did not reach activation, and never will.
-    NeverBegun,
+/// What to do next.
+enum State {
+    /// Connect unless that has begun, and send everything.
+    Begin(Option<Started>),
+    /// Follow the deployment to its end. After a lost connection, also what was lost.
+    Follow(Box<Session>, Option<Lost>),
+    /// Connect again to confirm. If that fails, the host rolls back when the time is over, and reports it on the old
+    /// connection.
+    Confirm {
+        old: Box<Session>,
+        lost: Option<Lost>,
+        deadline: Instant,
+        at: Instant,
+    },
+    /// Ask a host that may have begun.
+    Resume(Lost, Instant),
+    /// Wait, then begin again.
+    Busy(Instant),
+    Over,
 }
 
 impl<'a> Conversation<'a> {
     pub fn new(
-        delivery: &'a Delivery,
+        mut delivery: Delivery,
         connector: &'a Connector,
-        mailbox: &'a Mailbox,
-        tell: &'a dyn Fn(DeliveryEvent),
+        mailbox: Mailbox,
+        tell: Box<dyn Fn(DeliveryEvent) + Send + 'a>,
     ) -> Self {
-        let expected = Expected::of(&delivery.request);
-        let permission = Permission::NotGiven;
         Conversation {
+            state: State::Begin(delivery.started.take()),
+            permission: Permission::NotGiven,
+            expected: Expected::of(&delivery.request),
+            give_up_at: None,
+            is_attached: false,
+            unanswered: None,
+            busy_until: Instant::now() + delivery.lock_wait,
+            pause: FIRST_PAUSE,
             delivery,
             connector,
             mailbox,
             tell,
-            permission,
-            expected,
-            give_up_at: None,
-            is_attached: false,
-            unanswered: None,
         }
     }
 
-    /// Connect unless that has begun, send everything, and follow the deployment to its end.
-    pub fn begin(&mut self, started: Option<Started>) -> Result<Outcome, SessionError> {
-        let delivery = self.delivery;
+    /// Go on as far as possible. In the end, this tells [`DeliveryEvent::Ended`] once. It never panics.
+    pub fn step(&mut self) -> Next {
+        loop {
+            let (state, waits) = match std::mem::replace(&mut self.state, State::Over) {
+                State::Begin(started) => match self.begin(started) {
+                    Ok(state) => (state, None),
+                    Err(error) => (self.failed(error, None), None),
+                },
+                State::Follow(mut session, lost) => match self.follow(&mut session) {
+                    Ok(Followed::Nothing) => (State::Follow(session, lost), Some(Instant::now() + ATTENTION)),
+                    Ok(Followed::Something) => (State::Follow(session, lost), None),
+                    Ok(Followed::Asked(deadline)) => {
+                        (State::Confirm { old: session, lost, deadline, at: Instant::now() }, None)
+                    }
+                    Ok(Followed::Outcome(outcome)) => {
+                        session.close();
+                        (self.ended(outcome), None)
+                    }
+                    Err(error) => (self.failed(error, lost), None),
+                },
+                State::Confirm { old, lost, deadline, at } if Instant::now() < at => {
+                    (State::Confirm { old, lost, deadline, at }, Some(at))
+                }
+                State::Confirm { old, lost, deadline, at: _ } => (self.confirm(old, lost, deadline), None),
+                State::Resume(lost, at) if Instant::now() < at => (State::Resume(lost, at), Some(at)),
+                State::Resume(lost, _) => (self.resume(lost), None),
+                State::Busy(at) => match self.mailbox.order() {
+                    // The only order to a host without a connection is to cancel.
+                    Some(_) => (self.end(DeliveryEnd::Outcome(Outcome::Cancelled)), None),
+                    None if Instant::now() < at => (State::Busy(at), Some(at)),
+                    None => (self.begin_again(), None),
+                },
+                State::Over => return Next::Over,
+            };
+            let manner = if matches!(state, State::Follow(..)) { Manner::Quick } else { Manner::Blocking };
+            let is_over = matches!(state, State::Over);
+            self.state = state;
+            match (waits, manner) {
+                (Some(until), manner) => return Next::Waits(manner, until),
+                (None, Manner::Blocking) if !is_over => return Next::Blocks,
+                (None, _) => {}
+            }
+        }
+    }
+
+    fn end(&self, end: DeliveryEnd) -> State {
+        (self.tell)(DeliveryEvent::Ended(end));
+        State::Over
+    }
+
+    /// The host has answered.
+    fn ended(&mut self, outcome: Outcome) -> State {
+        match (outcome, self.permission) {
+            (Outcome::Done { .. } | Outcome::RolledBack(_), Permission::NotGiven) => {
+                self.end(DeliveryEnd::NotReached(SessionError::OutOfOrder))
+            }
+            (Outcome::Busy(holder), _) if Instant::now() < self.busy_until => {
+                (self.tell)(DeliveryEvent::Busy(holder));
+                let at = self.busy_until.min(Instant::now() + self.pause);
+                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                State::Busy(at)
+            }
+            (outcome, _) => self.end(DeliveryEnd::Outcome(outcome)),
+        }
+    }
+
+    /// The connection, or the attempt to make one, has failed.
+    fn failed(&mut self, error: SessionError, lost: Option<Lost>) -> State {
+        match (error, lost, self.permission) {
+            (_, Some(lost), _) => self.lost_again(lost),
+            (SessionError::Agent(why), None, Permission::NotGiven) => self.ended(Outcome::refused(why)),
+            // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
+            (SessionError::Connect(why), None, Permission::NotGiven) if why.is_wordless() && self.delivery.is_known => {
+                self.delivery.is_known = false;
+                // The host was told that the request will not come any more.
+                match DeploymentId::random() {
+                    Ok(id) => {
+                        self.delivery.request.id = id;
+                        self.begin_again()
+                    }
+                    Err(_) => self.end(DeliveryEnd::NotReached(why.into())),
+                }
+            }
+            (error, None, Permission::NotGiven) => self.end(DeliveryEnd::NotReached(error)),
+            // After an interrupt this does not wait. A host that was silent or unreachable gets less time. If the outcome
+            // remains unknown, the next contact asks for it.
+            (error, None, Permission::Given) => {
+                (self.tell)(DeliveryEvent::Lost);
+                let is_silent = matches!(error, SessionError::Connect(ConnectError::Silent { .. }));
+                let silent = || is_silent.then(|| Instant::now() + PATIENCE_WITH_SILENT);
+                let deadline = self.give_up_at.or_else(silent);
+                State::Resume(Lost { error, tries: 0, deadline }, Instant::now())
+            }
+        }
+    }
+
+    /// A new attempt, as if there had been none.
+    fn begin_again(&mut self) -> State {
+        self.permission = Permission::NotGiven;
+        self.expected = Expected::of(&self.delivery.request);
+        (self.give_up_at, self.is_attached, self.unanswered) = (None, false, None);
+        State::Begin(None)
+    }
+
+    fn begin(&mut self, started: Option<Started>) -> Result<State, SessionError> {
+        let delivery = &self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(LocalError::from)?.into();
         let ahead = match delivery.is_known {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
         };
-        let tell = self.tell;
+        let tell = &self.tell;
         let stage = &mut |stage| tell(DeliveryEvent::Stage(stage));
         let started = match started {
             Some(started) => {
@@ -112,7 +243,7 @@ impl<'a> Conversation<'a> {
         let mut session = opened?;
         let hello = match session.hello() {
             // The agent sent an error in place of its hello, so it does not read a request.
-            Err(SessionError::Agent(why)) => return Ok(Outcome::refused(why)),
+            Err(SessionError::Agent(why)) => return Ok(self.ended(Outcome::refused(why))),
             hello => hello?,
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
@@ -120,13 +251,18 @@ impl<'a> Conversation<'a> {
         if self.begins_by_itself() {
             self.permit();
         }
-        if !delivery.is_known {
-            session.send_meanwhile(vec![request, delivery.payload.messages.clone()])?;
+        if !self.delivery.is_known {
+            session.send_meanwhile(vec![request, self.delivery.payload.messages.clone()])?;
         }
-        if let Some(cancelled) = self.send_large(&mut session, &delivery.payload.large)? {
-            return Ok(cancelled);
-        }
-        self.follow(session)
+        let large = self.delivery.payload.large.clone();
+        Ok(match self.send_large(&mut session, &large)? {
+            Some(cancelled) => self.ended(cancelled),
+            None => State::Follow(Box::new(session), None),
+        })
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.connector.interrupted.is_set()
     }
 
     /// Whether the host activates without an order as soon as it has received everything.
@@ -140,38 +276,28 @@ impl<'a> Conversation<'a> {
         (self.tell)(DeliveryEvent::MayBegin);
     }
 
-    /// Pass on messages and orders until the deployment has ended.
-    fn follow(&mut self, mut session: Session) -> Result<Outcome, SessionError> {
-        loop {
-            let event = session.event()?;
-            if let Event::Response(_) = event
-                && let Some((hello, came)) = self.unanswered.take()
-            {
-                let flight = self.delivery.flight;
-                (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
-            }
-            match event {
-                Event::Order(order) => {
-                    if let Some(cancelled) = self.carry_out(&mut session, order)? {
-                        return Ok(cancelled);
-                    }
-                }
-                // The host sends this on every connection that attaches. To have made the connection is the
-                // confirmation.
-                Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
-                    session.send(&Request::Confirm)?;
-                }
-                Event::Response(Response::AwaitsConfirmation { seconds }) => {
-                    session = self.confirm(session, seconds);
-                }
-                Event::Response(response) => {
-                    if let Some(outcome) = self.expected.accept(response, self.permission, self.tell)? {
-                        session.close();
-                        return Ok(outcome);
-                    }
-                }
-            }
+    /// Pass on the next message or order, if there is one.
+    fn follow(&mut self, session: &mut Session) -> Result<Followed, SessionError> {
+        let Some(event) = session.event()? else { return Ok(Followed::Nothing) };
+        if let Event::Response(_) = event
+            && let Some((hello, came)) = self.unanswered.take()
+        {
+            let flight = self.delivery.flight;
+            (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
         }
+        let outcome = match event {
+            Event::Order(order) => self.carry_out(session, order)?,
+            // The host sends this on every connection that attaches. To have made the connection is the confirmation.
+            Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {
+                session.send(&Request::Confirm)?;
+                None
+            }
+            Event::Response(Response::AwaitsConfirmation { seconds }) => {
+                return Ok(Followed::Asked(Instant::now() + Duration::from_secs(seconds.into())));
+            }
+            Event::Response(response) => self.expected.accept(response, self.permission, &self.tell)?,
+        };
+        Ok(outcome.map_or(Followed::Something, Followed::Outcome))
     }
 
     /// Carry out an order. Returns the outcome if the order ends the deployment.
@@ -218,97 +344,13 @@ impl<'a> Conversation<'a> {
         session.send(&Request::ObjectsEnd)?;
         Ok(None)
     }
-
-    /// Connect to the host again, and continue on that connection. If that fails, the host rolls back when the time is
-    /// over, and reports it on the old connection.
-    fn confirm(&mut self, mut old: Session, seconds: u16) -> Session {
-        let deadline = Instant::now() + Duration::from_secs(seconds.into());
-        loop {
-            match self.attach(Some(deadline)) {
-                Ok(Status::Running(session)) => return *session,
-                // The outcome is reported on the old connection.
-                Ok(Status::Over(_) | Status::NeverBegun) => return old,
-                Err(error) if Instant::now() >= deadline || self.is_interrupted() => {
-                    (self.tell)(DeliveryEvent::Note(format!("no new connection could be made: {error}")));
-                    old.expect_silence();
-                    self.give_up_at = Some(deadline + TIME_TO_GO_BACK);
-                    return old;
-                }
-                Err(_) => thread::sleep(PAUSE),
-            }
-        }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.connector.interrupted.is_set()
-    }
-
-    /// After a lost connection to a host that may have begun, ask on another one, and follow the deployment there if it
-    /// is in progress.
-    ///
-    /// After an interrupt this does not wait. A host that was silent or unreachable gets less time. If the outcome
-    /// remains unknown, the next contact asks for it.
-    pub fn resume(&mut self, lost: SessionError) -> DeliveryEnd {
-        let is_silent = matches!(lost, SessionError::Connect(ConnectError::Silent { .. }));
-        let deadline = self.give_up_at.or_else(|| is_silent.then(|| Instant::now() + PATIENCE_WITH_SILENT));
-        let mut tries = 0;
-        let may_try_again = |tries| match deadline {
-            Some(deadline) => Instant::now() + PAUSE < deadline,
-            None => tries < TRIES,
-        };
-        while !self.is_interrupted() {
-            match self.attach(deadline) {
-                Ok(Status::Over(outcome)) => return DeliveryEnd::Outcome(outcome),
-                Ok(Status::NeverBegun) => return DeliveryEnd::NotReached(lost),
-                Ok(Status::Running(session)) => {
-                    if let Ok(outcome) = self.follow(*session) {
-                        return DeliveryEnd::Outcome(outcome);
-                    }
-                }
-                Err(_) => {}
-            }
-            tries += 1;
-            if !may_try_again(tries) {
-                break;
-            }
-            thread::sleep(PAUSE);
-        }
-        DeliveryEnd::Unknown(lost)
-    }
-
-    /// Ask for our deployment, by its id, on a new connection.
-    fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
-        let stage = &mut |_| {};
-        let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
-        let mut session = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
-        (self.tell)(DeliveryEvent::Hello(Box::new(session.hello()?)));
-        session.send(&Request::Attach(self.delivery.request.id))?;
-        match session.receive()? {
-            Response::Attached => {
-                self.expected.attached(&self.delivery.request);
-                self.is_attached = true;
-                Ok(Status::Running(Box::new(session)))
-            }
-            Response::NotRunning(None) => Ok(Status::NeverBegun),
-            Response::NotRunning(Some(attempt)) if attempt.id == self.delivery.request.id => {
-                Ok(Status::Over(outcome_of(*attempt)))
-            }
-            _ => Err(SessionError::OutOfOrder),
-        }
-    }
 }
 
-/// The outcome of our deployment according to the host's log.
-fn outcome_of(attempt: Attempt) -> Outcome {
-    match attempt.result {
-        AttemptResult::Done => {
-            Outcome::Done { also_restarted: Vec::new(), also_stopped: Vec::new(), drift: Vec::new() }
-        }
-        AttemptResult::RolledBack { why, errors } => rolled_back(why, errors),
-        AttemptResult::Interrupted => rolled_back("the agent was interrupted".into(), Vec::new()),
-    }
-}
-
-fn rolled_back(why: String, rollback_errors: Vec<String>) -> Outcome {
-    Outcome::RolledBack(Rollback { why, details: String::new(), rollback_errors })
+/// The result of looking for a message or an order.
+enum Followed {
+    Nothing,
+    Something,
+    /// The host asks for a confirmation over a new connection, until then.
+    Asked(Instant),
+    Outcome(Outcome),
 }
