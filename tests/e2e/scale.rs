@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use deptool_tests::sandbox::Sandbox;
 use deptool_tests::simulation::Simulation;
+use deptool_tests::{is_quick, watch};
 
 use crate::stand_in::{agent, with_stand_in};
 
@@ -38,6 +39,24 @@ fn a_push_to_many_hosts_never_has_many_connections_that_are_not_logged_in() {
     assert!(all == HOSTS && at_once < MAX_STARTUPS, "{all} {at_once}");
     assert_eq!(other.id("refs/remotes/web029/prod"), one);
     other.git(&["push", "cluster", "prod"]).ok().says("Everything up-to-date");
+}
+
+#[test]
+fn the_threads_of_a_push_do_not_grow_with_the_hosts() {
+    if is_quick() {
+        return;
+    }
+    const HOSTS: usize = 80;
+    let mut sandbox = Sandbox::new();
+    let simulation = Simulation::new(&mut sandbox, &agent(), Duration::ZERO).unwrap();
+    let operator = sandbox.repo("operator");
+    Simulation::write(&operator, HOSTS, "one");
+    let one = operator.commit("One");
+    operator.add_remote("cluster", "deptool::@all");
+    let (_, peak) = watch::check(operator.command(&["push", "cluster", "prod"])).unwrap();
+    assert!(peak.threads < HOSTS / 2 + 5, "{peak:?}");
+    assert!((0..HOSTS).all(|at| operator.id(&format!("refs/remotes/{}/prod", Simulation::host(at))) == one));
+    assert_eq!(simulation.connections().unwrap().0, HOSTS);
 }
 
 #[test]

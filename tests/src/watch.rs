@@ -9,11 +9,12 @@ use anyhow::Result;
 /// The kernel keeps a high-water mark, so it is enough to look at it from time to time.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The maximum resident memory of each kind of process, in KiB.
+/// The maximum resident memory of each kind of process, in KiB, and of the helper's threads.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Peak {
     pub helper: u64,
     pub agent: u64,
+    pub threads: usize,
 }
 
 /// Runs a command that must succeed, and measures the helpers and agents among its descendants.
@@ -49,6 +50,8 @@ fn look(pid: i32, peak: &mut Peak) {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if name.starts_with("git-remote-dept") {
         peak.helper = peak.helper.max(resident(pid));
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        peak.threads = peak.threads.max(threads);
     } else if name.starts_with("deptool-agent") {
         peak.agent = peak.agent.max(resident(pid));
     }
