@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -11,6 +11,10 @@ use std::{
 };
 
 use deptool_agent::shared::{env_request, name::HostName};
+
+mod program;
+
+use program::{Program, Variant, by_name, find, first_word};
 
 use super::{
     ConnectError, Environment,
@@ -21,8 +25,8 @@ use super::{
 };
 use crate::model::interrupt::Interrupt;
 
-/// An absolute path: searching another environment's PATH would take a copy of this whole process.
-const SHELL: &str = "/bin/sh";
+/// What a shell runs before ssh.
+const IGNORE_INTERRUPTS: &str = "trap \"\" INT; ";
 /// How long to wait for the answer of a shared connection's master.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
@@ -104,89 +108,63 @@ impl SshSettings {
     }
 }
 
-/// The command line syntax of a program, as in Git's `ssh.variant`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Variant {
-    OpenSsh,
-    /// Only `[user@]host command`.
-    Simple,
-    Plink,
-    TortoisePlink,
-}
-
-/// The program to start: a path, or the user's command line for the shell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Program {
-    File(OsString),
-    Line(OsString),
-}
-
-impl Program {
-    /// Arguments for a shell that runs `first` and then the program with the arguments that follow.
-    ///
-    /// One shell does both. A command line is run as Git runs it: with the arguments appended.
-    fn run(&self, first: &str) -> [OsString; 3] {
-        let mut script = OsString::from(first);
-        match self {
-            Program::File(_) => script.push("exec \"$0\" \"$@\""),
-            Program::Line(line) => {
-                if is_simple(line) {
-                    script.push("exec ");
-                }
-                script.push(line);
-                script.push(" \"$@\"");
-            }
-        }
-        let (Program::File(name) | Program::Line(name)) = self;
-        ["-c".into(), script, name.clone()]
-    }
-}
-
-/// Whether `line` is just a known program with arguments, so that the shell can `exec` it.
-fn is_simple(line: &OsStr) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b" -./:@_,+%=~\"'".contains(byte);
-    by_name(&first_word(line)).is_some() && line.as_bytes().iter().all(is_plain)
-}
-
 /// A command that runs `remote_command` on `target`.
 ///
-/// A shell that ignores SIGINT starts it. Ctrl-C reaches the whole foreground process group, but ssh must live until
-/// the host was told about the interrupt. ssh keeps ignoring a signal that is ignored when it starts. In a process
-/// group of its own, ssh would be stopped (SIGTTIN) when it asks for a password. Ignoring signals without a shell takes
-/// unsafe code.
+/// Ctrl-C reaches the whole foreground process group, but ssh must live until the host was told about the interrupt. Without a
+/// terminal, ssh gets a process group of its own. With one, that would stop ssh (SIGTTIN) when it asks for a password, so a
+/// shell that ignores SIGINT starts it: ssh keeps ignoring a signal that is ignored when it starts. Ignoring signals without a
+/// shell takes unsafe code. An ssh that must not ask gets a session of its own: a jump host's ssh, which does not inherit our
+/// `BatchMode`, finds no terminal there.
 pub fn command(
     target: &SshEndpoint,
     settings: &SshSettings,
     environment: &Environment,
     remote_command: &str,
+    terminal: Terminal,
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, (settings, environment), remote_command)?;
-    let mut command = match target.questions {
-        Questions::Allowed => shell(environment),
-        Questions::Deferred => without_terminal(environment),
-    };
-    command.args(program.run("trap \"\" INT; ")).args(arguments);
+    let mut words = program.words("", environment);
+    match (target.questions, terminal) {
+        (_, Terminal::No) => {}
+        (Questions::Deferred, Terminal::Yes) if let Some(setsid) = find("setsid", environment) => {
+            words.insert(0, setsid)
+        }
+        // Without setsid(1), ssh can ask.
+        (Questions::Allowed | Questions::Deferred, Terminal::Yes) => {
+            words = program.words(IGNORE_INTERRUPTS, environment)
+        }
+    }
+    let mut command = started(&words, environment);
+    if terminal == Terminal::No {
+        command.process_group(0);
+    }
+    if target.questions == Questions::Deferred {
+        command.env("SSH_ASKPASS_REQUIRE", "never");
+    }
+    command.args(arguments);
     Ok(command)
 }
 
-/// A shell without a controlling terminal, so that no descendant can ask: an ssh to a jump host does not inherit our
-/// `BatchMode`. Without setsid(1), it can.
-fn without_terminal(environment: &Environment) -> Command {
-    let here = std::env::current_dir().unwrap_or_default();
-    let Ok(setsid) = which::which_in("setsid", environment.get("PATH"), here) else { return shell(environment) };
-    let mut command = Command::new(setsid);
-    scrub(&mut command, environment);
-    command.env("SSH_ASKPASS_REQUIRE", "never").arg(SHELL);
-    command
+/// Whether this process has a terminal at which ssh could ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    Yes,
+    No,
+}
+
+impl Terminal {
+    pub fn of_process() -> Terminal {
+        if std::fs::File::open("/dev/tty").is_ok() { Terminal::Yes } else { Terminal::No }
+    }
 }
 
 /// Whether the next session could share a connection to `target` (`ssh -O check`). Nothing is sent.
 pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
     let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
     let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
-    let mut command = shell(environment);
-    command.args(program.run("")).args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
+    let mut command = started(&program.words("", environment), environment);
+    command.args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it prints is not shown.
     let nowhere = (Arc::new(Mutex::new(io::sink())) as Sink, Showing::Soon);
     let started = process::start(command, Kind::Pipe, nowhere, &Pumps::default(), &Interrupt::default());
@@ -198,16 +176,13 @@ pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Env
     status.is_some_and(|status| status.success())
 }
 
-/// A shell in the user's environment, without the variables about the repository.
-fn shell(environment: &Environment) -> Command {
-    let mut command = Command::new(SHELL);
-    scrub(&mut command, environment);
-    command
-}
-
-fn scrub(command: &mut Command, environment: &Environment) {
+/// A command in the user's environment, without the variables about the repository.
+fn started(words: &[OsString], environment: &Environment) -> Command {
     let is_ours = |name: &[u8]| name.starts_with(b"GIT_") || name == env_request::VARIABLE.as_bytes();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command.env_clear().envs(environment.iter().filter(|(name, _)| !is_ours(name.as_bytes())));
+    command
 }
 
 fn choose(
@@ -218,11 +193,7 @@ fn choose(
     let (program, name) = match (&settings.command, &settings.program) {
         (Some(line), _) => (Program::Line(line.clone()), first_word(line)),
         (None, Some(program)) => (Program::File(program.clone()), program.clone()),
-        (None, None) => {
-            let here = std::env::current_dir().unwrap_or_default();
-            let ssh = which::which_in("ssh", environment.get("PATH"), here).map_err(|_| ConnectError::NoSsh)?;
-            (Program::File(ssh.into()), "ssh".into())
-        }
+        (None, None) => (Program::File(find("ssh", environment).ok_or(ConnectError::NoSsh)?), "ssh".into()),
     };
     let variant = match settings.variant.as_deref().and_then(OsStr::to_str) {
         Some("ssh") => Variant::OpenSsh,
@@ -238,30 +209,10 @@ fn choose(
     Ok((program, variant))
 }
 
-/// The program of a simple command line. For any other, a string that matches no program.
-fn first_word(line: &OsStr) -> OsString {
-    let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
-    let unquoted = match word {
-        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
-        _ => word,
-    };
-    OsStr::from_bytes(unquoted).to_owned()
-}
-
-fn by_name(program: &OsStr) -> Option<Variant> {
-    let name = Path::new(program).file_name()?.to_str()?.to_ascii_lowercase();
-    match name.strip_suffix(".exe").unwrap_or(&name) {
-        "ssh" => Some(Variant::OpenSsh),
-        "plink" => Some(Variant::Plink),
-        "tortoiseplink" => Some(Variant::TortoisePlink),
-        _ => None,
-    }
-}
-
 /// Git's test for programs with other names: does the program accept `-G`, like OpenSSH?
 fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
-    let mut command = shell(environment);
-    command.args(program.run("")).arg("-G").arg(destination(target));
+    let mut command = started(&program.words("", environment), environment);
+    command.arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
@@ -415,13 +366,21 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_stays_only_where_the_users_line_needs_one() {
-        let script = |line: &str| Program::Line(line.into()).run("")[1].clone();
-        assert_eq!(script("ssh -i 'a key' -o X=y"), "exec ssh -i 'a key' -o X=y \"$@\"");
-        for line in ["X=y ssh", "ssh; true", "ssh $(x)", "my-ssh", "command ssh", "ssh 2>log"] {
-            assert_eq!(script(line), format!("{line} \"$@\"").as_str());
+    fn no_interrupt_reaches_ssh_and_no_question_the_terminal() {
+        let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
+        let settings = SshSettings { command: Some("ssh -v".into()), ..SshSettings::default() };
+        let begin = |questions, terminal| {
+            let target = SshEndpoint { questions, ..target() };
+            let command = command(&target, &settings, &environment, "cmd", terminal).unwrap();
+            let program = Path::new(command.get_program()).file_name().unwrap().to_owned();
+            (program.into_string().unwrap(), command.get_args().next().unwrap().to_string_lossy().into_owned())
+        };
+        assert_eq!(begin(Questions::Allowed, Terminal::Yes), ("sh".into(), "-c".into()));
+        let (program, first) = begin(Questions::Deferred, Terminal::Yes);
+        assert!(program == "setsid" && first.ends_with("/ssh"), "{program} {first}");
+        for questions in [Questions::Allowed, Questions::Deferred] {
+            assert_eq!(begin(questions, Terminal::No), ("ssh".into(), "-v".into()));
         }
-        assert_eq!(Program::File("/a b/ssh".into()).run("x; "), ["-c", "x; exec \"$0\" \"$@\"", "/a b/ssh"]);
     }
 
     #[test]
