@@ -9,7 +9,7 @@ use deptool_tests::deb::{self, Compression};
 use deptool_tests::dist::{self, Built};
 use deptool_tests::process::{Cmd, find_program};
 use deptool_tests::sandbox::{Sandbox, default_git};
-use deptool_tests::{is_quick, release};
+use deptool_tests::{is_quick, release, rpm};
 
 /// The binaries of the tests.
 fn built() -> Built {
@@ -104,6 +104,11 @@ fn a_release_is_the_same_each_time_and_each_of_its_packages_deploys_once_it_is_i
     let (first, second) = (make("first"), make("second"));
     let files = dist::files(&first).unwrap();
     assert_eq!(files.len(), 3, "{files:?}");
+    // The content is of this computer, but the packages are made like those for another one.
+    release::package(&built(), System::LinuxAarch64, &second, Compression::Fast).unwrap();
+    for name in [deb::file_name("arm64"), rpm::file_name("aarch64")] {
+        assert!(second.join(&name).exists(), "{name}");
+    }
     for file in &files {
         assert!(
             fs::read(first.join(file)).unwrap() == fs::read(second.join(file)).unwrap(),
