@@ -7,24 +7,30 @@
 //! hosts    deployments to the lab's hosts, against `ssh host true`     peers   Ansible and pyinfra, doing the same
 //! large    many files, a large one, many hosts, on local roots         report  the table, the plot, the baseline
 //! one_file processor time, slow disks                                  agent   the agent alone
+//! fleet    50 distant hosts
 //! ```
 
 mod agent;
+mod fleet;
 mod hosts;
 mod large;
 mod one_file;
 mod peers;
 mod report;
 
-use anyhow::{Result, bail};
+use std::time::Duration;
 
-use crate::{dist, needs};
-use report::Table;
+use anyhow::{Result, bail};
+use deptool_tests::process::Cmd;
+use nix::sys::resource::{UsageWho, getrusage};
+
+use crate::{dist, needs, profile, scale};
+use report::{Sample, Table};
 
 /// How thorough a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// About eight minutes.
+    /// About a quarter of an hour, with `--save`.
     Full,
     /// Less than two minutes: fewer rounds, smaller files, no other tools.
     Quick,
@@ -52,6 +58,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     let with_peers = effort == Effort::Full && !args.contains(&"--no-peers");
     let peers = if with_peers { peers::Peers::install() } else { None };
     hosts::run(&mut table, &prefix, effort, peers.as_ref())?;
+    fleet::run(&mut table, &prefix, effort)?;
     large::run(&mut table, &prefix, effort)?;
     one_file::run(&mut table, &prefix, effort)?;
     agent::run(&mut table, &prefix)?;
@@ -59,6 +66,26 @@ pub fn run(args: &[&str]) -> Result<()> {
     report::compare(&table)?;
     if args.contains(&"--save") {
         report::save(&table)?;
+        if effort == Effort::Full {
+            report::save_scale(&scale::measure_all(&prefix)?)?;
+            profile::draw_into_doc(&prefix)?;
+        }
     }
     Ok(())
+}
+
+/// Runs a command that must succeed, and measures it.
+fn measure(command: Cmd) -> Result<Sample> {
+    let before = processor_time()?;
+    let took = command.check()?.took;
+    Ok(Sample { took, used: Some(processor_time()? - before) })
+}
+
+/// The processor time of all processes that this one has started and that have ended.
+fn processor_time() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = |time: nix::sys::time::TimeVal| {
+        Duration::from_secs(time.tv_sec() as u64) + Duration::from_micros(time.tv_usec() as u64)
+    };
+    Ok(time(usage.user_time()) + time(usage.system_time()))
 }

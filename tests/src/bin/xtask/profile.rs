@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use deptool_tests::build;
@@ -38,8 +39,12 @@ struct Call {
 }
 
 pub fn run() -> Result<()> {
+    draw_into_doc(&dist::in_target()?)
+}
+
+pub fn draw_into_doc(prefix: &Path) -> Result<()> {
     ensure!(find_program("strace").is_some(), "strace is missing: apt-get install strace");
-    let sandbox = Sandbox::make(&default_git(), &dist::in_target()?);
+    let sandbox = Sandbox::make(&default_git(), prefix);
     let operator = sandbox.repo("operator");
     operator.add_root("web1");
     let log = sandbox.dir().join("strace");

@@ -43,32 +43,25 @@ struct Measured {
 }
 
 pub fn run() -> Result<()> {
-    let prefix = dist::in_target()?;
-    println!(
-        "a login takes {} ms; times in s, memory in MB, peaks of a push that changes each host",
-        LOGIN.as_millis()
-    );
-    println!(
-        "{:>5} {:>6} {:>6} {:>6} {:>10} {:>7} {:>7} {:>8} {:>9} {:>9} {:>10}",
-        "hosts",
-        "first",
-        "push",
-        "fetch",
-        "up to date",
-        "dry run",
-        "helper",
-        "threads",
-        "files",
-        "processes",
-        "all memory"
-    );
-    for hosts in SIZES {
-        one_size(&prefix, hosts).with_context(|| format!("with {hosts} hosts"))?;
-    }
+    print!("{}", measure_all(&dist::in_target()?)?);
     Ok(())
 }
 
-fn one_size(prefix: &Path, hosts: usize) -> Result<()> {
+/// Returns the results as a table.
+pub fn measure_all(prefix: &Path) -> Result<String> {
+    let mut table = String::from(
+        "| hosts | first push | push | fetch | up to date | plan | helper | its threads | its open files | processes | \
+         memory of the others |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for hosts in SIZES {
+        eprintln!("{hosts} hosts behind a fake ssh");
+        table += &one_size(prefix, hosts).with_context(|| format!("with {hosts} hosts"))?;
+    }
+    Ok(table)
+}
+
+/// A row of the table.
+fn one_size(prefix: &Path, hosts: usize) -> Result<String> {
     let mut sandbox = Sandbox::make(&default_git(), prefix);
     let simulation = Simulation::new(&mut sandbox, &agent(prefix)?, LOGIN)?;
     let operator = sandbox.repo("operator");
@@ -87,21 +80,24 @@ fn one_size(prefix: &Path, hosts: usize) -> Result<()> {
     let up_to_date = measure(&["push", "-q", "cluster", "prod"])?;
     let fetch = measure(&["fetch", "-q", "cluster"])?;
     paced(&simulation, hosts)?;
-    let (s, mb) = (|took: Duration| took.as_secs_f64(), |kib: u64| kib as f64 / 1000.0);
-    println!(
-        "{hosts:>5} {:>6.2} {:>6.2} {:>6.2} {:>10.3} {:>7.3} {:>7.1} {:>8} {:>9} {:>9} {:>10.0}",
-        s(first.took),
-        s(push.took),
-        s(fetch.took),
-        s(up_to_date.took),
-        s(dry_run.took),
-        mb(push.peak.helper_kib),
-        push.peak.helper_threads,
-        push.peak.helper_files,
-        push.peak.processes,
-        mb(push.peak.all_kib),
-    );
-    Ok(())
+    let seconds = |took: Duration| format!("{:.2} s", took.as_secs_f64());
+    let milliseconds = |took: Duration| format!("{} ms", took.as_millis());
+    let megabytes = |kib: u64| format!("{:.0} MB", kib as f64 * 1024.0 / 1e6);
+    let peak = push.peak;
+    let cells = [
+        hosts.to_string(),
+        seconds(first.took),
+        seconds(push.took),
+        seconds(fetch.took),
+        milliseconds(up_to_date.took),
+        milliseconds(dry_run.took),
+        megabytes(peak.helper_kib),
+        peak.helper_threads.to_string(),
+        peak.helper_files.to_string(),
+        peak.processes.to_string(),
+        megabytes(peak.all_kib.saturating_sub(peak.helper_kib)),
+    ];
+    Ok(format!("| {} |\n", cells.join(" | ")))
 }
 
 fn agent(prefix: &Path) -> Result<PathBuf> {

@@ -7,9 +7,9 @@ use anyhow::Result;
 use deptool_tests::lab::{Base, HostSpec, Lab, Link};
 use deptool_tests::sandbox::{Repo, Sandbox, default_git};
 
-use super::Effort;
 use super::peers::{self, Peers};
-use super::report::{Aim, Row, Table};
+use super::report::{Aim, Row, Sample, Table};
+use super::{Effort, measure};
 
 const COLD: Row = Row::floor("`ssh host true`, the first time");
 const FIRST: Row = Row::ours("first contact, agent uploaded", &COLD, Aim::Times(2.0));
@@ -83,8 +83,8 @@ fn make_tree(repo: &Repo<'_>) {
 fn first_contact(table: &mut Table, lab: &Lab, sandbox: &Sandbox) -> Result<()> {
     let repo = sandbox.repo_at(sandbox.dir().join("operator"));
     for host in ["web1", "web2", "web3"] {
-        table.add(COLD, lab.host(host).ssh_command(Link::Plain, "root", &["true"]).check()?.took);
-        table.add(FIRST, repo.command(&["push", "-q", host, "prod"]).check()?.took);
+        table.add(COLD, measure(lab.host(host).ssh_command(Link::Plain, "root", &["true"]))?);
+        table.add(FIRST, measure(repo.command(&["push", "-q", host, "prod"]))?);
     }
     Ok(())
 }
@@ -127,15 +127,15 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn add(&mut self, row: Row, took: Duration) {
+    fn add(&mut self, row: Row, sample: impl Into<Sample>) {
         if let Some(table) = &mut self.table {
-            table.add(row, took);
+            table.add(row, sample);
         }
     }
 
     fn ssh(&mut self, row: Row, link: Link) -> Result<()> {
-        let took = self.lab.host("web1").ssh_command(link, "root", &["true"]).check()?.took;
-        self.add(row, took);
+        let sample = measure(self.lab.host("web1").ssh_command(link, "root", &["true"]))?;
+        self.add(row, sample);
         Ok(())
     }
 
@@ -146,15 +146,15 @@ impl Bench<'_> {
             repo.write(file, format!("{} {}", self.round, row.name));
         }
         repo.commit(row.name);
-        let took = repo.command(&["push", "-q", remote, "prod"]).check()?.took;
-        self.add(row, took);
+        let sample = measure(repo.command(&["push", "-q", remote, "prod"]))?;
+        self.add(row, sample);
         Ok(())
     }
 
     fn up_to_date(&mut self) -> Result<()> {
         let repo = self.sandbox.repo_at(self.sandbox.dir().join("operator"));
-        let git = repo.command(&["rev-parse", "-q", "--verify", "HEAD"]).check()?.took;
-        let push = repo.command(&["push", "-q", "web1", "prod"]).check()?.took;
+        let git = measure(repo.command(&["rev-parse", "-q", "--verify", "HEAD"]))?;
+        let push = measure(repo.command(&["push", "-q", "web1", "prod"]))?;
         self.add(GIT, git);
         self.add(UP_TO_DATE, push);
         Ok(())

@@ -10,14 +10,16 @@ use deptool_tests::process::Cmd;
 use deptool_tests::sandbox::{BRANCH, Sandbox, default_git};
 use deptool_tests::watch::{self, Peak};
 
-use super::Effort;
 use super::report::{Aim, Row, Table};
+use super::{Effort, measure};
 
 const COPY: Row = Row::floor("`cp -r` of 10,000 files, and `sync`");
 const MANY: Row = Row::ours("10,000 files, all of them new", &COPY, Aim::None);
 const MANY_ONE: Row = Row::ours("10,000 files, one of them changed", &COPY, Aim::None);
-const COPY_LARGE: Row = Row::floor("`cp` of a large file, and `sync`");
-const LARGE: Row = Row::ours("a large file", &COPY_LARGE, Aim::None);
+const COPY_LARGE: Row = Row::floor("`cp` of a file of 100 MiB, and `sync`");
+const LARGE: Row = Row::ours("a file of 100 MiB", &COPY_LARGE, Aim::Times(3.0));
+const ADD: Row = Row::floor("`git add` of 50,000 files, and `git write-tree`");
+const SNAPSHOT: Row = Row::ours("the first `git deptool snapshot` of them", &ADD, Aim::Within(Duration::from_secs(5)));
 const EARLY: Row = Row::floor("one of the first deployments, local root");
 const LATE: Row = Row::ours("one of the last of many, local root", &EARLY, Aim::Times(1.1));
 const DIFF: Row = Row::floor("`git diff --stat` of 500 hosts");
@@ -33,6 +35,8 @@ pub fn run(table: &mut Table, prefix: &Path, effort: Effort) -> Result<()> {
     bench.many(table)?;
     eprintln!("a large file");
     bench.large(table)?;
+    eprintln!("50,000 files");
+    bench.snapshot(table)?;
     eprintln!("many deployments");
     bench.old(table)
 }
@@ -86,26 +90,56 @@ impl Bench<'_> {
             }
             repo.write("web1/app0/0/0", format!("changed {round}"));
             repo.commit("One file");
-            table.add(MANY_ONE, repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT).check()?.took);
+            table.add(MANY_ONE, measure(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?);
         }
         Ok(())
     }
 
+    /// Files that can't be compressed: some whose time is measured, and a larger one for the memory.
     fn large(&self, table: &mut Table) -> Result<()> {
         let sandbox = self.sandbox();
         let repo = sandbox.repo("operator");
         repo.add_root("web1");
-        // A gigabyte that can't be compressed.
-        let megabytes = self.effort.choose(1024, 256);
         std::fs::create_dir_all(repo.dir.join("web1/app"))?;
-        noise(&repo.dir.join("web1/app/large"), megabytes)?;
         repo.git(&["config", "core.compression", "0"]).ok();
         repo.git(&["config", "core.bigFileThreshold", "4m"]).ok();
-        repo.commit("A large file");
-        table.add(COPY_LARGE, copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?);
-        let (run, peak) = watch::check(repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT))?;
-        table.add(LARGE, run.took);
-        memory(table, &format!("a file of {megabytes} MiB"), peak, "≤ 64 MB each");
+        let most = self.effort.choose(1024, 256);
+        for (round, megabytes) in [100, 100, 100, 100, 100, most].into_iter().enumerate() {
+            noise(&repo.dir.join("web1/app/large"), megabytes, round as u64)?;
+            repo.commit("A large file");
+            let copied = copy(&repo.dir.join("web1"), &sandbox.dir().join("copy"))?;
+            let push = repo.command(&["push", "-q", "web1", BRANCH]).timeout(LIMIT);
+            if megabytes == most {
+                memory(table, &format!("a file of {megabytes} MiB"), watch::check(push)?.1, "≤ 64 MB each");
+            } else {
+                table.add(COPY_LARGE, copied);
+                table.add(LARGE, measure(push)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, table: &mut Table) -> Result<()> {
+        for _ in 0..self.effort.choose(3, 1) {
+            let sandbox = self.sandbox();
+            let rendered = sandbox.dir().join("rendered");
+            for at in 0..50_000 {
+                let dir = rendered.join(format!("web{}/app/{}", at / 1000, at / 100));
+                if at % 100 == 0 {
+                    std::fs::create_dir_all(&dir)?;
+                }
+                std::fs::write(dir.join(at.to_string()), format!("{at}\n").repeat(100))?;
+            }
+            let work_tree = format!("--work-tree={}", rendered.display());
+            let repo = sandbox.repo("git");
+            let add = measure(repo.command(&[&work_tree, "add", "-A"]).timeout(LIMIT))?;
+            let tree = measure(repo.command(&["write-tree"]))?;
+            table.add(ADD, add + tree);
+            let repo = sandbox.repo("deptool");
+            repo.git(&["config", "deptool.cluster", BRANCH]).ok();
+            let directory = rendered.display().to_string();
+            table.add(SNAPSHOT, measure(repo.command(&["deptool", "snapshot", &directory]).timeout(LIMIT))?);
+        }
         Ok(())
     }
 
@@ -118,11 +152,11 @@ impl Bench<'_> {
         for n in 0..=count {
             repo.write("web1/app/file", n.to_string());
             repo.commit("Change");
-            let took = repo.command(&["push", "-q", "web1", BRANCH]).check()?.took;
+            let push = measure(repo.command(&["push", "-q", "web1", BRANCH]))?;
             match n {
                 0 => {}
-                n if n <= sample => table.add(EARLY, took),
-                n if n > count - sample => table.add(LATE, took),
+                n if n <= sample => table.add(EARLY, push),
+                n if n > count - sample => table.add(LATE, push),
                 _ => {}
             }
         }
@@ -148,9 +182,9 @@ fn copy(from: &Path, to: &Path) -> Result<Duration> {
 }
 
 /// A file of this many MiB that can't be compressed: the output of a generator (xorshift).
-fn noise(path: &Path, megabytes: usize) -> Result<()> {
+fn noise(path: &Path, megabytes: usize, seed: u64) -> Result<()> {
     let mut file = std::fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64 + seed;
     let mut chunk = Vec::with_capacity(1 << 20);
     for _ in 0..megabytes {
         chunk.clear();

@@ -1,4 +1,4 @@
-//! Ansible and pyinfra, which copy one changed file to a host as our deployment does.
+//! Ansible, with and without Mitogen, and pyinfra, which copy one changed file to a host as our deployment does.
 //!
 //! Ansible runs Python on the host, so they get a separate host with Python, which ours do not have.
 
@@ -10,7 +10,8 @@ use deptool_tests::build;
 use deptool_tests::lab::{Host, Lab, Link};
 use deptool_tests::process::Cmd;
 
-use super::report::{Row, Table};
+use super::measure;
+use super::report::{Row, Sample, Table};
 
 /// The host with Python.
 pub const HOST: &str = "peer";
@@ -18,6 +19,7 @@ pub const HOST: &str = "peer";
 const SHARED: Row = Row::floor("`ssh host true`, shared connection");
 const OWN: Row = Row::floor("`ssh host true`, own connection");
 const ANSIBLE: Row = Row::peer("Ansible: copy, shared connection", &SHARED);
+const MITOGEN: Row = Row::peer("Ansible with Mitogen: the same", &SHARED);
 const PYINFRA: Row = Row::peer("pyinfra: files.put, own connection", &OWN);
 
 const INSTALLING: Duration = Duration::from_secs(600);
@@ -34,11 +36,11 @@ impl Peers {
         let install = || -> Result<Peers> {
             let dir = build::target_dir()?.join("peers");
             let peers = Peers { bin: dir.join("bin") };
-            if !peers.bin.join("ansible").exists() || !peers.bin.join("pyinfra").exists() {
-                eprintln!("installing Ansible and pyinfra, once");
+            if peers.mitogen().is_err() || !peers.bin.join("pyinfra").exists() {
+                eprintln!("installing Ansible, Mitogen and pyinfra, once");
                 Cmd::new("python3").args(["-m", "venv"]).arg(&dir).check()?;
-                let pip = Cmd::new(peers.bin.join("pip")).args(["install", "-q", "ansible-core", "pyinfra"]);
-                pip.timeout(INSTALLING).check().context("cannot install Ansible and pyinfra")?;
+                let pip = Cmd::new(peers.bin.join("pip")).args(["install", "-q", "ansible-core", "mitogen", "pyinfra"]);
+                pip.timeout(INSTALLING).check().context("cannot install Ansible, Mitogen and pyinfra")?;
             }
             Ok(peers)
         };
@@ -53,27 +55,33 @@ impl Peers {
         };
         let (ansible, pyinfra) = (first("ansible")?, first("pyinfra")?);
         table.note(format!(
-            "The peers: {ansible} (pipelining, one module, no facts gathered) and {pyinfra}, on a host that has Python. \
+            "The peers: {ansible} (pipelining, one module, no facts gathered), the same with \
+             Mitogen, and {pyinfra}, on a host that has Python. \
              They put a file in place; nothing is switched at once, and nothing can be rolled back."
         ));
         Ok(())
     }
 
     /// Has each of them copy a file with this content to `host`.
-    pub fn deploy(&self, lab: &Lab, host: &Host, content: &str) -> Result<[(Row, Duration); 2]> {
+    pub fn deploy(&self, lab: &Lab, host: &Host, content: &str) -> Result<Vec<(Row, Sample)>> {
         let file = lab.dir().join("peer-file");
         std::fs::write(&file, content)?;
-        let ansible = self.ansible(lab, host, &file)?.check()?.took;
-        let pyinfra = self.pyinfra(lab, host, &file)?.check()?.took;
-        for name in ["ansible", "pyinfra"] {
+        let all = [
+            ("ansible", ANSIBLE, self.ansible(lab, host, &file, "ansible")?),
+            ("mitogen", MITOGEN, self.with_mitogen(self.ansible(lab, host, &file, "mitogen")?)?),
+            ("pyinfra", PYINFRA, self.pyinfra(lab, host, &file)?),
+        ];
+        let mut samples = Vec::new();
+        for (name, row, command) in all {
+            samples.push((row, measure(command)?));
             let there = std::fs::read_to_string(host.path(&format!("/srv/{name}")))?;
             anyhow::ensure!(there == content, "{name} has not put the file there");
         }
-        Ok([(ANSIBLE, ansible), (PYINFRA, pyinfra)])
+        Ok(samples)
     }
 
-    fn ansible(&self, lab: &Lab, host: &Host, file: &Path) -> Result<Cmd> {
-        let copy = format!("src={} dest=/srv/ansible", file.display());
+    fn ansible(&self, lab: &Lab, host: &Host, file: &Path, name: &str) -> Result<Cmd> {
+        let copy = format!("src={} dest=/srv/{name}", file.display());
         let command = Cmd::new(self.bin.join("ansible")).arg("all").args(["-i", &format!("{},", host.name)]);
         let ssh = format!("-F {}", lab.ssh_config(Link::Shared)?.display());
         Ok(command
@@ -82,6 +90,19 @@ impl Peers {
             .env("ANSIBLE_PIPELINING", "1")
             .env("ANSIBLE_PYTHON_INTERPRETER", "/usr/bin/python3")
             .env("ANSIBLE_HOME", lab.dir().join("ansible")))
+    }
+
+    fn with_mitogen(&self, ansible: Cmd) -> Result<Cmd> {
+        Ok(ansible.env("ANSIBLE_STRATEGY", "mitogen_linear").env("ANSIBLE_STRATEGY_PLUGINS", self.mitogen()?))
+    }
+
+    /// The directory of Mitogen's plugins for Ansible.
+    fn mitogen(&self) -> Result<PathBuf> {
+        let lib = self.bin.with_file_name("lib");
+        let versions = std::fs::read_dir(&lib).with_context(|| format!("cannot read {}", lib.display()))?;
+        let plugins =
+            versions.flatten().map(|python| python.path().join("site-packages/ansible_mitogen/plugins/strategy"));
+        plugins.into_iter().find(|dir| dir.exists()).context("Mitogen is not installed")
     }
 
     fn pyinfra(&self, lab: &Lab, host: &Host, file: &Path) -> Result<Cmd> {

@@ -10,9 +10,11 @@ use deptool_tests::build;
 
 /// A ratio that exceeds the baseline by this factor is reported.
 const WORSE: f64 = 1.25;
-const BEGIN: &str = "<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n";
+/// The lines around a part of doc/measurements.md.
+type Section = (&'static str, &'static str);
+const BENCH: Section = ("<!-- BEGIN BENCH: written by 'cargo xtask bench --save' -->\n", "<!-- END BENCH -->\n");
+const SCALE: Section = ("<!-- BEGIN SCALE: written by 'cargo xtask bench --save' -->\n", "<!-- END SCALE -->\n");
 const PLOT: &str = "![The medians on one scale](measurements.svg)";
-const END: &str = "<!-- END BENCH -->\n";
 
 /// Whose time a row shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,20 +70,44 @@ struct Fact {
     aim: &'static str,
 }
 
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    pub took: Duration,
+    /// The processor time of all processes on this side, and on local roots.
+    pub used: Option<Duration>,
+}
+
+impl From<Duration> for Sample {
+    fn from(took: Duration) -> Sample {
+        Sample { took, used: None }
+    }
+}
+
+impl std::ops::Add for Sample {
+    type Output = Sample;
+
+    fn add(self, other: Sample) -> Sample {
+        let used = self.used.zip(other.used).map(|(one, another)| one + another);
+        Sample { took: self.took + other.took, used }
+    }
+}
+
 /// All results.
 #[derive(Debug, Default)]
 pub struct Table {
-    rows: Vec<(Row, Vec<Duration>)>,
+    rows: Vec<(Row, Vec<Sample>)>,
     facts: Vec<Fact>,
     notes: Vec<String>,
 }
 
 impl Table {
     /// Adds a measurement of a row.
-    pub fn add(&mut self, row: Row, took: Duration) {
+    pub fn add(&mut self, row: Row, sample: impl Into<Sample>) {
+        let sample = sample.into();
         match self.rows.iter_mut().find(|(known, _)| known.name == row.name) {
-            Some((_, all)) => all.push(took),
-            None => self.rows.push((row, vec![took])),
+            Some((_, all)) => all.push(sample),
+            None => self.rows.push((row, vec![sample])),
         }
     }
 
@@ -94,29 +120,37 @@ impl Table {
         self.notes.push(text.into());
     }
 
-    fn median(&self, name: &str) -> Option<Duration> {
-        let mut all = self.rows.iter().find(|(row, _)| row.name == name)?.1.clone();
-        all.sort();
-        all.get(all.len() / 2).copied()
+    fn samples(&self, name: &str) -> &[Sample] {
+        self.rows.iter().find(|(row, _)| row.name == name).map_or(&[], |(_, all)| all)
     }
 
-    /// Its median, and the ratio to the median of its floor.
+    /// How long the measurements of a row took.
+    fn spread(&self, name: &str) -> Spread {
+        Spread::of(self.samples(name).iter().map(|sample| sample.took))
+    }
+
+    /// The median of a row, and its ratio to the median of the row's floor.
     fn result(&self, row: &Row) -> (Duration, Option<f64>) {
-        let median = self.median(row.name).unwrap_or_default();
-        let floor = row.floor.and_then(|floor| self.median(floor));
+        let median = self.spread(row.name).median;
+        let floor = row.floor.map(|floor| self.spread(floor).median);
         (median, floor.map(|floor| median.as_secs_f64() / floor.as_secs_f64().max(f64::EPSILON)))
     }
 
     pub fn markdown(&self) -> String {
-        let mut text = String::from("| | ratio | median | aim |\n| --- | ---: | ---: | ---: |\n");
-        for (row, _) in &self.rows {
-            let (median, ratio) = self.result(row);
-            let ratio = match (row.whose, ratio) {
+        let mut text = String::from(
+            "| | ratio | minimum | median | maximum | processor | aim |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        );
+        for (row, samples) in &self.rows {
+            let ratio = match (row.whose, self.result(row).1) {
                 (Whose::Floor, _) => "1".to_owned(),
                 (_, Some(ratio)) => format!("{ratio:.2}"),
                 (_, None) => String::new(),
             };
-            let _ = writeln!(text, "| {} | {ratio} | {} | {} |", row.name, time(median), aim(row.aim));
+            let Spread { minimum, median, maximum } = self.spread(row.name);
+            let used: Vec<Duration> = samples.iter().filter_map(|sample| sample.used).collect();
+            let used = if used.is_empty() { String::new() } else { time(Spread::of(used).median) };
+            let times = [minimum, median, maximum].map(time).join(" | ");
+            let _ = writeln!(text, "| {} | {ratio} | {times} | {used} | {} |", row.name, aim(row.aim));
         }
         text.push_str("\n| | | aim |\n| --- | ---: | ---: |\n");
         for fact in &self.facts {
@@ -168,6 +202,23 @@ impl Table {
     }
 }
 
+/// The range of some times.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread {
+    minimum: Duration,
+    median: Duration,
+    maximum: Duration,
+}
+
+impl Spread {
+    fn of(times: impl IntoIterator<Item = Duration>) -> Spread {
+        let mut all: Vec<Duration> = times.into_iter().collect();
+        all.sort();
+        let at = |index: usize| all.get(index).copied().unwrap_or_default();
+        Spread { minimum: at(0), median: at(all.len() / 2), maximum: at(all.len().saturating_sub(1)) }
+    }
+}
+
 fn aim(aim: Aim) -> String {
     match aim {
         Aim::None => String::new(),
@@ -206,20 +257,29 @@ pub fn compare(table: &Table) -> Result<()> {
 /// Makes these results the baseline, and writes table and plot to doc/measurements.
 pub fn save(table: &Table) -> Result<()> {
     std::fs::write(baseline(), serde_json::to_string_pretty(&table.ratios())? + "\n")?;
-    let doc = build::workspace().join("doc");
-    std::fs::write(doc.join("measurements.svg"), table.plot())?;
-    let page = doc.join("measurements.md");
-    let text = std::fs::read_to_string(&page)?;
-    std::fs::write(&page, with_table(&text, &table.markdown())?)?;
+    std::fs::write(build::workspace().join("doc/measurements.svg"), table.plot())?;
+    save_section(&BENCH, &format!("{}\n{PLOT}\n", table.markdown()))?;
     println!("written: doc/measurements.md, doc/measurements.svg, tests/bench/baseline.json");
     Ok(())
 }
 
-/// Replaces the table in a page.
-fn with_table(page: &str, table: &str) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).context("doc/measurements.md has no place for the table")?;
-    let (_, after) = rest.split_once(END).context("doc/measurements.md has no end of the table")?;
-    Ok(format!("{before}{BEGIN}{table}\n{PLOT}\n{END}{after}"))
+/// Writes the table of many hosts to doc/measurements.
+pub fn save_scale(table: &str) -> Result<()> {
+    save_section(&SCALE, table)?;
+    println!("written: doc/measurements.md: many hosts");
+    Ok(())
+}
+
+fn save_section(section: &Section, text: &str) -> Result<()> {
+    let page = build::workspace().join("doc/measurements.md");
+    Ok(std::fs::write(&page, with_section(&std::fs::read_to_string(&page)?, section, text)?)?)
+}
+
+/// Replaces a section of a page.
+fn with_section(page: &str, (begin, end): &Section, text: &str) -> Result<String> {
+    let (before, rest) = page.split_once(begin).with_context(|| format!("doc/measurements.md has no '{begin}'"))?;
+    let (_, after) = rest.split_once(end).with_context(|| format!("doc/measurements.md has no '{end}'"))?;
+    Ok(format!("{before}{begin}{text}{end}{after}"))
 }
 
 #[cfg(test)]
@@ -234,18 +294,21 @@ mod tests {
         let mut table = Table::default();
         for (ssh, push) in [(10, 11), (1000, 30), (20, 900)] {
             table.add(SSH, Duration::from_millis(ssh));
-            table.add(PUSH, Duration::from_millis(push));
+            table.add(PUSH, Sample { took: Duration::from_millis(push), used: Some(Duration::from_millis(push / 2)) });
         }
         assert_eq!(table.ratios(), BTreeMap::from([("push".to_owned(), 1.5)]));
-        assert!(table.markdown().contains("| push | 1.50 | 30 ms | ≤ 1.1 |"), "{}", table.markdown());
+        let row = "| push | 1.50 | 11 ms | 30 ms | 900 ms | 15 ms | ≤ 1.1 |";
+        assert!(table.markdown().contains(row), "{}", table.markdown());
         assert!(table.plot().contains("30 ms</text>"));
     }
 
     #[test]
-    fn the_page_has_a_place_for_the_table() {
+    fn the_page_has_a_place_for_each_table() {
         let page = std::fs::read_to_string(build::workspace().join("doc/measurements.md")).unwrap();
-        let saved = with_table(&page, "| a | b |\n").unwrap();
-        assert!(saved.contains("| a | b |\n\n![The medians"), "{saved}");
-        assert_eq!(with_table(&saved, "| a | b |\n").unwrap(), saved);
+        for section in [BENCH, SCALE] {
+            let saved = with_section(&page, &section, "| a | b |\n").unwrap();
+            assert!(saved.contains(&format!("| a | b |\n{}", section.1)), "{saved}");
+            assert_eq!(with_section(&saved, &section, "| a | b |\n").unwrap(), saved);
+        }
     }
 }
