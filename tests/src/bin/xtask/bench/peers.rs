@@ -73,7 +73,15 @@ impl Peers {
         ];
         let mut samples = Vec::new();
         for (name, row, command) in all {
-            samples.push((row, measure(command)?));
+            // A version of Ansible may be too new for Mitogen. The other rows count without it.
+            let sample = match measure(command) {
+                Err(error) if name == "mitogen" => {
+                    eprintln!("without Mitogen: {error:#}");
+                    continue;
+                }
+                sample => sample?,
+            };
+            samples.push((row, sample));
             let there = std::fs::read_to_string(host.path(&format!("/srv/{name}")))?;
             anyhow::ensure!(there == content, "{name} has not put the file there");
         }
