@@ -34,6 +34,7 @@ mod locks;
 mod manual;
 mod messages;
 mod outside;
+mod overlay;
 mod places;
 mod plain;
 mod plain_text;

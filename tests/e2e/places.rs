@@ -68,6 +68,7 @@ fn a_place_that_can_not_be_written_is_refused_before_anything_changes() {
             "its directory is append-only, see chattr(1)",
         ),
         (("chattr +i etc/taken", "chattr -i etc/taken"), "/etc/taken", "it is immutable, see chattr(1)"),
+        (("mount --bind etc/taken etc/taken", "umount etc/taken"), "/etc/taken", "something is mounted there"),
     ];
     for (around, path, why) in cases {
         let sandbox = Sandbox::new();

@@ -23,7 +23,10 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -198,6 +201,14 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
     sync_each(home, &all)
 }
 
+/// Sync a file or directory. A read-only file system has nothing to write, and may not even know how.
+pub fn fsync(file: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(file) {
+        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        result => result,
+    }
+}
+
 /// Whether little waits to be written on this machine, to all its disks together.
 fn is_little_unwritten() -> bool {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -212,8 +223,9 @@ fn sync_file_systems<'a>(home: &Home, paths: impl Iterator<Item = &'a PathBuf>) 
     let mut synced = Vec::new();
     for path in paths {
         let meta = fs::symlink_metadata(path).during("look at", path)?;
-        // The file system of a link is that of its directory, which is among the paths.
-        if !meta.is_symlink() && !synced.contains(&meta.dev()) {
+        // The file system of a file or link is that of its directory, which is among the paths. On an overlay, files may have
+        // other device numbers.
+        if meta.is_dir() && !synced.contains(&meta.dev()) {
             home.sync_file_system(path)?;
             synced.push(meta.dev());
         }
@@ -259,8 +271,7 @@ fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
         open.push((file, path));
     }
     let began = Instant::now();
-    let (mut left, sync) =
-        (open.iter(), |(file, path): &(OwnedFd, &PathBuf)| rustix::fs::fsync(file).during("sync", path));
+    let (mut left, sync) = (open.iter(), |(file, path): &(OwnedFd, &PathBuf)| fsync(file).during("sync", path));
     while let Some(one) = left.next() {
         sync(one)?;
         if began.elapsed() > SLOW {

@@ -17,6 +17,7 @@ use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::{
+            durable,
             error::{Context, Damage, HostError},
             kind::Kind,
         },
@@ -292,7 +293,7 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, HostError> {
 
 /// Make the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> Result<(), HostError> {
-    rustix::fs::fsync(open_directory(path)?).during("sync", path)
+    durable::fsync(open_directory(path)?).during("sync", path)
 }
 
 fn sync_file_system(path: &Path) -> Result<(), HostError> {

@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::fd::AsFd};
 
 use rustix::{
-    fs::{Access, AtFlags, StatxAttributes, StatxFlags},
+    fs::{Access, AtFlags, IFlags, Mode, OFlags, StatxAttributes, StatxFlags},
     io::Errno,
     path::Arg,
 };
@@ -30,6 +30,9 @@ impl Place {
                 return Err(refuse(&format!("{is} {how}, see chattr(1)")));
             }
         }
+        if attributes(&self.directory, &self.name).is_ok_and(|found| found.contains(StatxAttributes::MOUNT_ROOT)) {
+            return Err(refuse("something is mounted there"));
+        }
         if self.device()? == own {
             return Ok(());
         }
@@ -49,13 +52,32 @@ impl Place {
     }
 }
 
-/// The attribute by which a file can't be replaced, nor anything in a directory, even by root.
-pub fn lock_of(directory: impl AsFd, name: impl Arg) -> Result<Option<&'static str>, Errno> {
+fn attributes(directory: impl AsFd, name: impl Arg) -> Result<StatxAttributes, Errno> {
     match rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
-        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::IMMUTABLE) => Ok(Some("immutable")),
-        Ok(stat) if stat.stx_attributes.contains(StatxAttributes::APPEND) => Ok(Some("append-only")),
+        Ok(stat) => Ok(stat.stx_attributes),
         // Some kernels do not know this call.
-        Ok(_) | Err(Errno::NOENT | Errno::NOSYS) => Ok(None),
+        Err(Errno::NOENT | Errno::NOSYS) => Ok(StatxAttributes::empty()),
         Err(error) => Err(error),
+    }
+}
+
+/// The attribute by which a file can't be replaced, nor anything in a directory, even by root.
+pub fn lock_of(directory: impl AsFd, name: impl Arg + Copy) -> Result<Option<&'static str>, Errno> {
+    let attributes = attributes(&directory, name)?;
+    let (flag, how) = if attributes.contains(StatxAttributes::IMMUTABLE) {
+        (IFlags::IMMUTABLE, "immutable")
+    } else if attributes.contains(StatxAttributes::APPEND) {
+        (IFlags::APPEND, "append-only")
+    } else {
+        return Ok(None);
+    };
+    // EROFS says that everything is immutable, and so do overlays of what they have not copied up from there. That is no
+    // obstacle. chattr can't have set it either: no such file system has these flags, and no symlink.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&directory, name, flags, Mode::empty());
+    match file.and_then(rustix::fs::ioctl_getflags) {
+        Ok(flags) if !flags.contains(flag) => Ok(None),
+        Err(Errno::LOOP | Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL) => Ok(None),
+        _ => Ok(Some(how)),
     }
 }
