@@ -3,7 +3,7 @@
 use deptool_tests::lab::{Base, Host, HostSpec, Lab, start_or_skip};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-use crate::net::http_get;
+use crate::{net::http_get, stage::Stage};
 
 const NGINX_CONF: &str = "\
 user www-data;
@@ -212,4 +212,35 @@ fn a_check_can_not_change_what_it_inspects() {
         .says("was added while the checks");
     assert_no_trace(host);
     operator.git(&["deptool", "verify", "web1"]).ok();
+}
+
+#[test]
+fn a_unit_with_a_root_of_its_own_may_have_its_program_there_and_its_check_sees_the_new_files() {
+    let Some(stage) = Stage::of_one(Base::Bookworm) else { return };
+    // As an image: nothing can be made in it.
+    stage.host().sh(
+        "mkdir /srv/image; mount -t tmpfs image /srv/image; cd /srv/image; mkdir usr conf opt dev proc sys tmp var run; \
+         ln -s usr/bin usr/lib usr/lib64 .; printf '#!/bin/sh\nexec sleep infinity\n' >opt/run; chmod +x opt/run; \
+         mount -o remount,ro image",
+    );
+    let current = "/var/lib/deptool/apps/app/current";
+    let image = format!("[Service]\nRootDirectory=/srv/image\nBindReadOnlyPaths=/usr {current}:/conf\n");
+    stage.write(
+        "app/manifest.json",
+        r#"{"systemd": {"units_enabled": ["app.service"]}, "checks": ["a.service", "b.service"]}"#,
+    );
+    let install = "[Install]\nWantedBy=multi-user.target\n";
+    stage.write("app/systemd/app.service", &format!("{image}ExecStart=/opt/run\n{install}"));
+    for version in ["1", "2"] {
+        let check = format!(
+            "EnvironmentFile={current}/env\nExecStart=/bin/sh -c 'test \"$(cat /conf/word)$ENV\" = {version}{version}'\n"
+        );
+        stage.write("app/systemd/a.service", &format!("{image}{check}"));
+        stage.write("app/systemd/b.service", &format!("[Service]\nBindReadOnlyPaths={current}:/conf\n{check}"));
+        stage.write("app/word", version);
+        stage.write("app/env", &format!("ENV={version}\n"));
+        stage.push("A new word").ok();
+    }
+    stage.host().sh("systemctl is-active app.service");
+    assert_no_trace(stage.host());
 }

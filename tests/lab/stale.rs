@@ -59,3 +59,25 @@ fn a_server_that_stays_in_its_old_directory_is_restarted_or_named() {
     assert_eq!(served(), "192.0.2.4");
     assert_eq!(host.unit_property("nsd.service", "MainPID"), pid);
 }
+
+#[test]
+fn a_service_of_the_host_that_has_the_old_tree_mounted_is_restarted_or_named() {
+    let Some(stage) = Stage::of_one(Base::Bookworm) else { return };
+    let host = stage.host();
+    host.sh("printf '[Service]\nBindReadOnlyPaths=/var/lib/deptool/apps/app/current:/srv\n\
+        ExecStart=sleep infinity\nExecReload=true\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/bound.service; \
+        systemctl daemon-reload");
+    let push = |on_change: &str, word: &str| {
+        let units = format!(r#""units_enabled": ["bound.service"], "on_change": {{"bound.service": "{on_change}"}}"#);
+        stage.write("app/manifest.json", &format!(r#"{{"systemd": {{{units}}}}}"#));
+        stage.write("app/word", word);
+        stage.push(word).ok()
+    };
+    let word = || host.sh("cat /proc/$(systemctl show --property MainPID --value bound.service)/root/srv/word");
+    push("reload", "one");
+    assert_eq!(word(), "one");
+    push("reload", "two").says("'bound.service' still uses old files: process").says("/trees/").says("' mounted");
+    assert_eq!(word(), "one");
+    push("reload-or-restart", "three");
+    assert_eq!(word(), "three");
+}

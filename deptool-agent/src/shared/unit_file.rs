@@ -2,7 +2,10 @@
 //!
 //! Syntax: systemd.syntax(7).
 
-use crate::shared::{name::UnitName, path::STATE_DIR};
+use crate::shared::{
+    name::UnitName,
+    path::{STATE_DIR, is_within},
+};
 
 /// One `Key=value` line, with the lines that continue it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,22 +48,39 @@ fn is_comment(line: &str) -> bool {
 pub struct Facts {
     /// All assignments, in order.
     pub lines: Vec<Assignment>,
-    /// Whether it bind-mounts a path below `/var/lib/deptool`. Such a path is resolved when the unit starts, so the
-    /// unit sees the old generation until it is restarted.
+    /// Whether it mounts a path below `/var/lib/deptool` for itself. Such a path is resolved when the unit starts, so
+    /// the unit sees the old generation until it is restarted.
     pub binds_ours: bool,
     /// Whether it sets Type=notify-reload: the service reports the result of a reload.
     pub tells_of_reload: bool,
 }
 
+/// Settings that give a unit a root of its own, or lay other trees over it.
+pub const ROOTS: [&str; 4] = ["RootDirectory", "RootImage", "ExtensionDirectories", "ExtensionImages"];
+/// Settings that mount something for a unit. Their words are `source:destination`.
+pub const MOUNTS: [&str; 3] = ["BindPaths", "BindReadOnlyPaths", "MountImages"];
+/// The same in quadlets.
+const CONTAINERS: [&str; 3] = ["Volume", "Mount", "Rootfs"];
+
 impl Facts {
     pub fn of(text: &str) -> Facts {
-        const BINDS: [&str; 5] = ["BindPaths", "BindReadOnlyPaths", "RootDirectory", "Volume", "Mount"];
         let all = assignments(text);
+        let mounts = |key: &str| [&ROOTS[..], &MOUNTS, &CONTAINERS].iter().any(|keys| keys.contains(&key));
         Facts {
-            binds_ours: all.iter().any(|one| BINDS.contains(&one.key.as_str()) && one.value.contains(STATE_DIR)),
+            binds_ours: all.iter().any(|one| mounts(&one.key) && one.value.contains(STATE_DIR)),
             tells_of_reload: all.iter().any(|one| one.key == "Type" && one.value == "notify-reload"),
             lines: all,
         }
+    }
+
+    /// Whether the unit may see another file at `path` than the host does.
+    pub fn may_hide(&self, path: &str) -> bool {
+        self.lines.iter().any(|Assignment { key, value, .. }| {
+            let mut destinations =
+                value.split_whitespace().map(|word| word.split(':').nth(1).unwrap_or(word.trim_start_matches('-')));
+            let is = |keys: &[&str]| keys.contains(&key.as_str());
+            is(&ROOTS) && !value.is_empty() || is(&MOUNTS) && destinations.any(|at| is_within(path, at))
+        })
     }
 
     /// The unit name that a quadlet chooses with `ServiceName=`, or why that name is invalid.
@@ -120,6 +140,7 @@ mod tests {
         for text in [
             "[Service]\nBindReadOnlyPaths=/x:/y \\\n /var/lib/deptool/apps/a/current:/etc/a\n",
             "[Container]\nVolume=/var/lib/deptool/apps/a/current/conf:/conf:ro\n",
+            "[Service]\nRootImage=/var/lib/deptool/apps/a/current/a.raw\n",
         ] {
             assert!(Facts::of(text).binds_ours, "{text}");
         }
@@ -128,5 +149,22 @@ mod tests {
             assert!(!Facts::of(text).binds_ours, "{text}");
         }
         assert!(Facts::of("[Service]\nType=notify-reload\n").tells_of_reload);
+    }
+
+    #[test]
+    fn only_units_that_mount_something_may_have_other_programs_than_the_host() {
+        let hides = |line: &str| Facts::of(&format!("[Service]\n{line}\n")).may_hide("/opt/web/bin/web");
+        for line in [
+            "RootImage=/x.raw",
+            "RootDirectory=/x",
+            "ExtensionImages=/x.raw",
+            "BindReadOnlyPaths=/x /y:/opt/web:norbind",
+            "BindPaths=-/opt",
+        ] {
+            assert!(hides(line), "{line}");
+        }
+        for line in ["RootImage=", "BindPaths=/opt/web:/srv -/opt/we", "ExecStart=/opt/web"] {
+            assert!(!hides(line), "{line}");
+        }
     }
 }

@@ -1,9 +1,16 @@
 //! Finds processes that still use files of an earlier deployment after a reload.
 //!
 //! The open files and the working directory of a process are in the tree that `current` pointed to when they were
-//! opened. nsd and others change into their data directory, and then read old files forever.
+//! opened. nsd and others change into their data directory, and then read old files forever. So do services for which
+//! systemd has mounted the tree.
 
-use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     host::state::{error::HostError, journal::Record, layout::Home},
@@ -86,6 +93,24 @@ fn old_file(
                 return Ok(Some(format!("process {process} still {how} '{path}'")));
             }
         }
+        if let Some(path) = old_mount(home, &proc, current) {
+            return Ok(Some(format!("process {process} still has '{}' mounted", path.display())));
+        }
     }
     Ok(None)
+}
+
+/// An old checkout that is mounted for the process, but not for us: nothing that a unit does can change what everybody sees.
+fn old_mount(home: &Home, proc: &Path, current: &BTreeSet<OsString>) -> Option<PathBuf> {
+    let namespace = |proc: &Path| fs::read_link(proc.join("ns/mnt")).ok();
+    if namespace(proc)? == namespace(Path::new("/proc/self"))? {
+        return None;
+    }
+    let mounts = fs::read_to_string(proc.join("mountinfo")).ok()?;
+    // The fourth word is the mounted directory, as a path from the root of its file system.
+    mounts.lines().filter_map(|line| line.split(' ').nth(3)?.rsplit_once("/trees/")).find_map(|(_, below)| {
+        let tree = below.split('/').next()?;
+        let path = home.trees().join(tree);
+        (!current.contains(OsStr::new(tree)) && path.is_dir()).then_some(path)
+    })
 }

@@ -29,12 +29,50 @@ fn a_failing_check_refuses_the_deployment_and_its_output_is_shown() {
 }
 
 #[test]
+fn what_systemd_takes_from_the_host_for_a_check_is_staged_too() {
+    let mut world = World::new();
+    let (web, a) = ("/var/lib/deptool/apps/web/current", "/var/lib/deptool/apps/a/current");
+    let in_image = format!("RootImage=/img/web.raw\nBindReadOnlyPaths={web}:/etc/web:norbind -{a}/x /srv/x");
+    let check = |section: &str| format!("[Service]\n{section}\nExecStart=/bin/check {web}\n");
+    let here = check(&format!("EnvironmentFile=-{web}/env\nBindPaths={web}/x:/etc/x\nBindPaths=/srv /opt"));
+    let (in_image, in_bound) = (check(&in_image), check("RootDirectory=/img\nBindReadOnlyPaths=/var/lib"));
+    world.deploys(&[
+        ("web/manifest.json", r#"{"checks": ["a.service", "b.service", "c.service"]}"#),
+        ("web/systemd/a.service", &here),
+        ("web/systemd/b.service", &in_image),
+        ("web/systemd/c.service", &in_bound),
+        ("a/x", ""),
+    ]);
+    let tree = |app: &str| fs::read_link(world.path(&format!("/var/lib/deptool/current/{app}"))).unwrap();
+    let trees = world.path("/var/lib/deptool/trees");
+    let staged = |app: &str| trees.join(tree(app).file_name().unwrap()).display().to_string();
+    let (web_tree, a_tree) = (staged("web"), staged("a"));
+    let expected = [
+        (format!("EnvironmentFile=-{web_tree}/env\nBindReadOnlyPaths={web_tree}/x:/etc/x\nBindPaths=/srv /opt"), true),
+        (
+            format!(
+                "RootImage=/img/web.raw\nBindReadOnlyPaths={web_tree}:/etc/web:norbind\n\
+                 BindReadOnlyPaths=-{a_tree}/x:{a}/x\nBindReadOnlyPaths=/srv/x"
+            ),
+            false,
+        ),
+        ("RootDirectory=/img\nBindReadOnlyPaths=/var/lib".to_owned(), true),
+    ];
+    for (text, (section, has_all)) in world.fake.transient.iter().zip(expected) {
+        assert!(text.contains(&check(&section)["[Service]\n".len()..]), "{section}\n{text}");
+        assert_eq!(text.contains("/.apps:"), has_all, "{text}");
+    }
+}
+
+#[test]
 fn unit_files_with_errors_are_refused_and_warnings_are_noted() {
     let mut world = before();
     let files: Files<'_> = &[
         ("app/manifest.json", r#"{"symlinks": {"/opt/app": "bin"}, "files": {"bin/secret": {"mode": "0700"}}}"#),
         ("app/systemd/app.service", "[Service]\nExecStart=/var/lib/deptool/apps/app/current/bin/run\n"),
         ("app/systemd/host.service.d/x.conf", "[Service]\nNice=1\n"),
+        ("app/systemd/image.service", "[Service]\nExecStart=/bin/of-image\n"),
+        ("app/systemd/image.service.d/x.conf", "[Service]\nRootImage=/img/x.raw\n"),
         ("app/bin/run*", ""),
         ("app/bin/secret", ""),
         ("app/bin/text", ""),
@@ -51,7 +89,11 @@ fn unit_files_with_errors_are_refused_and_warnings_are_noted() {
     fs::write(world.path("/usr/lib/systemd/system/host.service"), "[Service]\nExecStart=/x\n").unwrap();
     let why = refused(&mut world, "DIR/app.service:2: Missing '=', ignoring line.\n");
     assert_eq!(why, "'app/systemd/app.service': line 2: Missing '=', ignoring line.");
-    assert!(world.fake.calls.contains(&"verify app.service host.service".into()), "{:?}", world.fake.calls);
+    assert!(
+        world.fake.calls.contains(&"verify app.service host.service image.service".into()),
+        "{:?}",
+        world.fake.calls
+    );
     let why = refused(&mut world, "host.service: Command /nowhere is not executable: No such file or directory\n");
     assert_eq!(why, "host.service: Command /nowhere is not executable: No such file or directory");
     let command = |path: &str| format!("app.service: Command {path} is not executable: No\n");
@@ -63,6 +105,7 @@ fn unit_files_with_errors_are_refused_and_warnings_are_noted() {
         command("/opt/app/run"),
         command("/opt/app/secret"),
         command("/var/lib/deptool/apps/app/current/bin/run"),
+        "image.service: Command /bin/of-image is not executable: No\n".into(),
         "DIR/app.service:3: Unknown key 'X' in section [Service], ignoring.\n".into(),
         "DIR/host.service:3: Failed to parse what is the host's, ignoring.\n".into(),
         "DIR/web.service:3: Failed to parse what is not changed, ignoring.\n".into(),

@@ -2,7 +2,7 @@
 //!
 //! Each check runs as a temporary unit without dependencies, made of the check's `[Service]` section. It sees the
 //! staged generation in place of the current one. Otherwise, an absolute path in the configuration would lead to the
-//! deployed files.
+//! deployed files. What systemd resolves before, as for `BindReadOnlyPaths=`, is replaced in the unit file.
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
@@ -16,15 +16,16 @@ use crate::{
         state::{
             checkout,
             error::{Context, HostError},
+            layout::Home,
         },
     },
     shared::{
         desired::{ClaimKind, check_file},
         name::{Account, AppName, UnitName},
         ordered::Ordered as _,
-        path::STATE_DIR,
+        path::{STATE_DIR, is_within},
         text::printable,
-        unit_file::assignments,
+        unit_file::{MOUNTS, ROOTS, assignments},
     },
     system::{
         JobKind, JobResult, Manager, System, UnitDetail,
@@ -36,6 +37,9 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(90);
 /// Show at most this many lines of a check's output.
 const LINES: usize = 20;
+
+/// Further settings with files that systemd reads on the host, before the check has a view of its own.
+const READ_EARLY: [&str; 3] = ["EnvironmentFile", "LoadCredential", "LoadCredentialEncrypted"];
 
 /// A check to run.
 struct Check<'a> {
@@ -192,13 +196,16 @@ fn unit_file(staged: &Staged<'_>, app: &AppName, unit: &UnitName, section: &[(St
          CollectMode=inactive-or-failed\n\n[Service]\nTimeoutStartSec=30s\n"
     );
     for (key, value) in section {
-        text.push_str(&format!("{key}={value}\n"));
+        text.push_str(&with_staged_paths(staged, key, value));
     }
     let checkout = staged.checkouts.iter().find(|(name, _)| name == app).map(|(_, tree)| home.trees().join(tree));
     let checkout = checkout.unwrap_or_default();
     text.push_str("Type=oneshot\nRemainAfterExit=no\nRestart=no\nStandardOutput=journal\nStandardError=journal\n");
     text.push_str(&format!("Environment=DEPTOOL_STAGED={}\n", checkout.display()));
-    text.push_str(&format!("ReadOnlyPaths={STATE_DIR}\n"));
+    text.push_str(&format!("ReadOnlyPaths=-{STATE_DIR}\n"));
+    if has_own_root(section) {
+        return text;
+    }
     let mut bind = |from: PathBuf, to: PathBuf| {
         text.push_str(&format!("BindReadOnlyPaths={}:{}\n", from.display(), to.display()));
     };
@@ -208,6 +215,42 @@ fn unit_file(staged: &Staged<'_>, app: &AppName, unit: &UnitName, section: &[(St
         bind(home.generation(*generation), home.generation(*current));
     }
     text
+}
+
+/// The lines for a setting, with the staged files in place of those that systemd would find on the host: it mounts nothing over
+/// them until it has read this. They are read-only to the check.
+fn with_staged_paths(staged: &Staged<'_>, key: &str, value: &str) -> String {
+    let stage = |path: &str| {
+        let trees = staged.checkouts.iter().map(|(app, tree)| (Home::stable_path(app), staged.home.trees().join(tree)));
+        trees.fold(path.to_owned(), |path, (stable, tree)| path.replace(&stable, &tree.display().to_string()))
+    };
+    if ROOTS.contains(&key) || READ_EARLY.contains(&key) {
+        return format!("{key}={}\n", stage(value));
+    }
+    if !MOUNTS.contains(&key) || stage(value) == value {
+        return format!("{key}={value}\n");
+    }
+    let words = value.split_whitespace().map(|word| {
+        // Only the source is on the host. It is the destination as well, if there is no other.
+        let (source, rest) = word.split_once(':').unwrap_or((word, word.trim_start_matches('-')));
+        let staged = stage(source);
+        if staged == source {
+            return format!("{key}={word}\n");
+        }
+        let key = if key == "BindPaths" { "BindReadOnlyPaths" } else { key };
+        format!("{key}={staged}:{rest}\n")
+    });
+    words.collect()
+}
+
+/// Whether the check has a root that has none of our directories, which is likely to have no place to mount them either. Such a
+/// check sees what its own settings mount.
+fn has_own_root(section: &[(String, String)]) -> bool {
+    let last = |wanted: &str| section.iter().rev().find(|(key, _)| key == wanted).map_or("", |(_, value)| value);
+    let mounts = section.iter().filter(|(key, _)| MOUNTS.contains(&key.as_str()));
+    let mut sources = mounts.flat_map(|(_, value)| value.split_whitespace().filter_map(|word| word.split(':').next()));
+    ["RootDirectory", "RootImage"].iter().any(|key| !matches!(last(key), "" | "/"))
+        && !sources.any(|source| is_within(STATE_DIR, source.trim_start_matches('-')))
 }
 
 fn stable_paths(staged: &Staged<'_>) -> PathBuf {

@@ -26,6 +26,7 @@ use crate::{
         path::{ExternalPath, TreePath, is_within},
         text::printable,
         tree::FileKind,
+        unit_file::Facts,
     },
     system::System,
 };
@@ -56,36 +57,17 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
     if units.is_empty() {
         return Ok(Vec::new());
     }
-    let written = scratch.write(&units);
-    let output = written.and_then(|files| {
-        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-        if files.is_empty() { Ok(None) } else { Ok(system.verify(&files)?) }
-    });
+    let verified = scratch.verify(&changed, &units, system);
     let removed = fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory);
-    let (mut wrong, mut notes) = (Vec::new(), Vec::new());
-    let output = output?;
+    let (wrong, notes) = verified?;
     removed?;
-    for line in output.unwrap_or_default().lines() {
-        let line = printable(line.trim().as_bytes());
-        let Some(line) = scratch.ours(&line, &changed, &units) else { continue };
-        let into = match missing_program(&line) {
-            Some(program) if scratch.comes_along(program) => continue,
-            Some(_) => &mut wrong,
-            None if scratch.misses_a_quadlets_unit(&line) => continue,
-            None if WRONG.iter().any(|text| line.contains(text)) => &mut wrong,
-            None => &mut notes,
-        };
-        if !into.contains(&line) {
-            into.push(line);
-        }
-    }
     if wrong.is_empty() { Ok(notes) } else { Err(HostError::refused(wrong.join("; "))) }
 }
 
-/// `x.service: Command /x is not executable: No such file or directory`
-fn missing_program(line: &str) -> Option<&str> {
-    let (_, rest) = line.split_once(": Command ")?;
-    rest.split_once(" is not executable").map(|(program, _)| program)
+/// `x.service: Command /x is not executable: No such file or directory`. The unit and the program.
+fn missing_program(line: &str) -> Option<(&str, &str)> {
+    let (unit, rest) = line.split_once(": Command ")?;
+    rest.split_once(" is not executable").map(|(program, _)| (unit, program))
 }
 
 struct Scratch<'a> {
@@ -94,6 +76,43 @@ struct Scratch<'a> {
 }
 
 impl Scratch<'_> {
+    /// What is wrong with these units, and notes about them.
+    fn verify(
+        &self,
+        changed: &BTreeSet<&str>,
+        units: &BTreeSet<UnitName>,
+        system: &mut dyn System,
+    ) -> Result<(Vec<String>, Vec<String>), HostError> {
+        let files = self.write(units)?;
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let output = if files.is_empty() { None } else { system.verify(&files)? };
+        let (mut wrong, mut notes) = (Vec::new(), Vec::new());
+        for line in output.unwrap_or_default().lines() {
+            let line = printable(line.trim().as_bytes());
+            let Some(line) = self.ours(&line, changed, units) else { continue };
+            let into = match missing_program(&line) {
+                Some((unit, program)) if self.comes_along(program) || self.may_hide(unit, program) => continue,
+                Some(_) => &mut wrong,
+                None if self.misses_a_quadlets_unit(&line) => continue,
+                None if WRONG.iter().any(|text| line.contains(text)) => &mut wrong,
+                None => &mut notes,
+            };
+            if !into.contains(&line) {
+                into.push(line);
+            }
+        }
+        Ok((wrong, notes))
+    }
+
+    /// Whether a unit may have another file at `program` than the host, in an image for example.
+    fn may_hide(&self, unit: &str, program: &str) -> bool {
+        let Ok(name) = UnitName::parse(unit.as_bytes()) else { return false };
+        let snippets = Self::units_of(&self.staged.sides.wants.external);
+        let of_unit = snippets.filter(|(.., snippet)| snippet.affects(&name)).map(|(path, ..)| path);
+        let mut files = of_unit.chain([unit]).map(|path| fs::read(self.directory.join(path)).unwrap_or_default());
+        files.any(|text| Facts::of(&String::from_utf8_lossy(&text)).may_hide(program))
+    }
+
     /// The unit files and drop-ins of the tree: the path below the directory of units, and the claim.
     fn units_of(external: &BTreeMap<ExternalPath, Claim>) -> impl Iterator<Item = (&str, &Claim, &Snippet)> {
         external.iter().filter_map(|(path, claim)| match &claim.kind {
