@@ -213,7 +213,9 @@ pub fn restore(home: &Home) -> Result<(), HostError> {
     let Goal::Commit(commit) = note.commit else { return Ok(()) };
     let tree = load_tree(&store, &note.host, commit, &mut Apps::new())
         .map_err(|error| HostError::tree(crate::host::state::error::Whose::Deployed, error))?;
-    write(home, number, open_all(home, &tree, &*store)?, Owners::Now)
+    write(home, number, open_all(home, &tree, &*store)?, Owners::Now)?;
+    // It may be why they are gone: a reset of `/etc` removes it.
+    install_unit(home)
 }
 
 /// Install the unit that makes secrets at boot, durably, if it is not there.

@@ -6,6 +6,8 @@ use deptool_tests::process::Run;
 use deptool_tests::sandbox::{Repo, Sandbox};
 use deptool_tests::secrets::encrypt;
 
+use super::{http, long};
+
 const NGINX: &str = r#"{"systemd": {"units_enabled": ["nginx.service"]}, "checks": ["nginx-check.service"],
     "symlinks": {"/etc/nginx/conf.d/site.conf": "site.conf"}}"#;
 const SITE: &str = "server { listen 8080; root /var/lib/deptool/apps/nginx/current/www; }\n";
@@ -106,7 +108,7 @@ fn write(operator: &Repo<'_>, version: u32) {
 }
 
 fn git(operator: &Repo<'_>, args: &[&str]) -> Run {
-    operator.command(args).timeout(std::time::Duration::from_secs(300)).run().unwrap()
+    long(operator, args).run().unwrap()
 }
 
 #[track_caller]
@@ -116,9 +118,7 @@ fn push(operator: &Repo<'_>) {
 
 #[track_caller]
 fn works(vm: &Vm, version: u32) {
-    let get = r#"exec 3<>/dev/tcp/127.0.0.1/8080; printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3"#;
-    let web = vm.sh(&format!("bash -c '{get}'"));
-    assert!(web.ends_with(&format!("web {version}")), "{web}");
+    assert_eq!(http(vm), format!("web {version}"));
     vm.sh("systemctl is-active nginx.service nsd.service own.service own.timer");
     assert_eq!(vm.sh("cat /run/own"), version.to_string());
     vm.sh(&format!("timeout 30 sh -c 'until grep -q {version} /run/timed; do sleep 1; done'"));

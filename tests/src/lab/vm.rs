@@ -2,7 +2,8 @@
 //! cuts that lose what was not on the disk.
 //!
 //! It is emulated, without KVM, and takes half a minute to boot and ten times as long for everything as a container.
-//! Tests that need one are few. It is a bookworm base like the other hosts, with the same users and programs.
+//! Tests that need one are few. It is a bookworm base like the other hosts, with the same users and programs; or, without
+//! a package manager, an image-based host: see [`Kind`].
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,9 +23,10 @@ use super::{CACHE, host, is_skipped, unavailable};
 use crate::process::{Cmd, Pid, Run, find_program, poll};
 
 /// What a virtual machine needs besides [`super::NEEDS`], with the Debian packages.
-pub const NEEDS: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86")];
+pub const NEEDS: &[(&str, &str)] = &[("qemu-system-x86_64", "qemu-system-x86"), ("mkfs.erofs", "erofs-utils")];
 
-const RECIPE: &str = include_str!("vm.sh");
+/// The first makes a whole disk, the second the disks of an image-based machine.
+const RECIPES: [&str; 2] = [include_str!("vm.sh"), include_str!("image.sh")];
 const PACKAGES: &[&str] = &[
     "linux-image-cloud-amd64",
     "kmod",
@@ -38,12 +40,39 @@ const PACKAGES: &[&str] = &[
 pub const NAME: &str = "vm1";
 /// Under emulation, on a machine with other load.
 const START: Duration = Duration::from_secs(240);
-const KERNEL: &str = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off random.trust_cpu=on \
-    security=selinux selinux=1 enforcing=1 audit=1";
+const KERNEL: &str = "root=/dev/vda console=ttyS0 quiet net.ifnames=0 mitigations=off random.trust_cpu=on";
+
+/// What a virtual machine's root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A disk. SELinux is enforcing.
+    Disk,
+    /// An EROFS image, as on Flatcar and its like: `/etc` is an overlay whose upper layer is in `/var`, to which `/root`,
+    /// `/home`, `/srv` and `/opt` lead. There is no package manager. nginx is in an image of its own. SELinux is off.
+    Image,
+}
+
+impl Kind {
+    fn kernel(self) -> &'static str {
+        match self {
+            Kind::Disk => "rw security=selinux selinux=1 enforcing=1 audit=1",
+            Kind::Image => "ro rootfstype=erofs selinux=0",
+        }
+    }
+
+    /// The disk that it writes to.
+    fn disk(self) -> &'static str {
+        match self {
+            Kind::Disk => "disk.img",
+            Kind::Image => "var.img",
+        }
+    }
+}
 
 /// A virtual machine with a disk of its own. It is gone with its disk when this is dropped.
 #[derive(Debug)]
 pub struct Vm {
+    kind: Kind,
     ssh: Ssh,
     port: u16,
     image: PathBuf,
@@ -54,7 +83,7 @@ pub struct Vm {
 /// Boots a virtual machine for a test. If this computer can't run one, it prints `skipped: why` and returns None. With
 /// `CI=true` that is a failure, unless only qemu is missing.
 #[track_caller]
-pub fn start_or_skip() -> Option<Vm> {
+pub fn start_or_skip(kind: Kind) -> Option<Vm> {
     if is_skipped(unavailable()) {
         return None;
     }
@@ -62,7 +91,7 @@ pub fn start_or_skip() -> Option<Vm> {
         crate::skipped(&why);
         return None;
     }
-    Some(Vm::start().unwrap_or_else(|error| panic!("{error:#}")))
+    Some(Vm::start(kind).unwrap_or_else(|error| panic!("{error:#}")))
 }
 
 /// What is missing to run a virtual machine on a computer that can run a lab.
@@ -70,13 +99,13 @@ pub fn missing() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("the lab's virtual machine needs an x86_64 computer".to_owned());
     }
-    let missing = NEEDS.iter().find(|(name, _)| find_program(name).is_none())?;
-    Some(format!("the lab's virtual machine needs qemu: apt-get install {}", missing.1))
+    let (program, package) = NEEDS.iter().find(|(name, _)| find_program(name).is_none())?;
+    Some(format!("the lab's virtual machine needs {program}: apt-get install {package}"))
 }
 
 impl Vm {
     /// Makes one from the cached image, and boots it.
-    pub fn start() -> Result<Vm> {
+    pub fn start(kind: Kind) -> Result<Vm> {
         if let Some(why) = unavailable().or_else(missing) {
             bail!(why);
         }
@@ -85,8 +114,8 @@ impl Vm {
         copy(&image.join("ssh"), &slot.dir)?;
         fs::create_dir(slot.dir.join(NAME))?;
         let ssh = Ssh::open(&slot.dir);
-        let vm = Vm { ssh, port: free_port()?, image, qemu: Mutex::new(None), slot };
-        copy(&vm.image.join("disk.img"), &vm.dir())?;
+        let vm = Vm { kind, ssh, port: free_port()?, image, qemu: Mutex::new(None), slot };
+        copy(&vm.image.join(kind.disk()), &vm.dir())?;
         vm.ssh.write_config(Link::Plain, &[Peer { name: NAME, ip: "127.0.0.1", port: vm.port }])?;
         vm.boot()?;
         Ok(vm)
@@ -115,8 +144,15 @@ impl Vm {
         // One thread emulates, and leaves the other processors to others.
         qemu.args(["-accel", "tcg,thread=single,tb-size=256", "-m", "1024", "-nographic", "-no-reboot", "-nodefaults"]);
         qemu.args(["-serial", "stdio", "-device", "virtio-rng-pci"]);
-        qemu.arg("-kernel").arg(file("vmlinuz")).arg("-initrd").arg(file("initrd.img")).args(["-append", KERNEL]);
-        qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw", self.dir().join("disk.img").display()));
+        qemu.arg("-kernel").arg(file("vmlinuz")).arg("-initrd").arg(file("initrd.img"));
+        qemu.arg("-append").arg(format!("{KERNEL} {}", self.kind.kernel()));
+        let mut drive = |file: &Path, how: &str| {
+            qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw{how}", file.display()));
+        };
+        if self.kind == Kind::Image {
+            drive(&file("image.img"), ",readonly=on");
+        }
+        drive(&self.dir().join(self.kind.disk()), "");
         // It can't reach anything; only its ssh can be reached, from here.
         let network = format!("user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22", self.port);
         qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=n"]);
@@ -202,12 +238,12 @@ impl Drop for Vm {
     }
 }
 
-/// The directory with the disk, the kernel and the keys of a virtual machine. It is made if it does not exist (one or two
-/// minutes, 600 MB).
+/// The directory with the disks, the kernel and the keys of virtual machines. It is made if it does not exist (two
+/// minutes, 900 MB).
 fn ensure_image() -> Result<PathBuf> {
     let base = Base::Bookworm.ensure()?;
     let mut hasher = DefaultHasher::new();
-    (RECIPE, PACKAGES, &base).hash(&mut hasher);
+    (RECIPES, PACKAGES, &base).hash(&mut hasher);
     let image = Path::new(CACHE).join(format!("vm-{:08x}", hasher.finish() >> 32));
     let _lock = Lock::wait_for(&Path::new(CACHE).join("vm.lock"))?;
     if !image.exists() {
@@ -231,8 +267,10 @@ fn build(base: &Path, image: &Path) -> Result<()> {
     host::name(&root, NAME)?;
     ssh.admit(&root)?;
     ssh.know(NAME, &root)?;
-    let recipe = Cmd::new("sh").args(["-c", RECIPE, "vm.sh"]).arg(&temporary).args(PACKAGES);
-    base::through_proxy(recipe.timeout(Duration::from_secs(1200))).check()?;
+    for recipe in RECIPES {
+        let recipe = Cmd::new("sh").args(["-c", recipe, "recipe"]).arg(&temporary).args(PACKAGES);
+        base::through_proxy(recipe.timeout(Duration::from_secs(1200))).check()?;
+    }
     Ok(fs::rename(temporary, image)?)
 }
 

@@ -1,5 +1,5 @@
-# Makes the disk of a virtual machine from a copy of a base: vm.sh <dir> <packages>. The copy is <dir>/root, which is
-# used up. The result: <dir>/disk.img, vmlinuz, initrd.img.
+# Makes the disk of a virtual machine from a copy of a base: vm.sh <dir> <packages>. The copy is <dir>/root. The result:
+# <dir>/disk.img, vmlinuz, initrd.img. image.sh then makes the other kind of machine from the same root.
 # Its text is part of the cache key.
 set -eu
 dir=$1 root=$1/root
@@ -13,7 +13,21 @@ apt() { chroot "$root" apt-get -q -y --no-install-recommends "$@"; }
 # The initial file system has only what finds the disk.
 mkdir -p "$root/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\nCOMPRESS=lz4\n' >"$root/etc/initramfs-tools/conf.d/lab"
-printf 'virtio_pci\nvirtio_blk\next4\n' >"$root/etc/initramfs-tools/modules"
+printf 'virtio_pci\nvirtio_blk\next4\nerofs\noverlay\n' >"$root/etc/initramfs-tools/modules"
+# Where the root is an image: what changes is on another disk, and /etc is an overlay before systemd reads it.
+script=$root/etc/initramfs-tools/scripts/init-bottom/image
+mkdir -p "${script%/*}"
+cat >"$script" <<'SCRIPT'
+#!/bin/sh
+[ "$1" = prereqs ] || [ "$ROOTFSTYPE" != erofs ] && exit
+var=$rootmnt/var etc=$rootmnt/var/lib/overlay/etc
+mount -t ext4 /dev/vdb "$var"
+# A reset to what the image has.
+if [ -e "$etc/reset" ]; then mv "$etc" "$etc.before"; fi
+mkdir -p "$etc/upper" "$etc/work"
+mount -t overlay -o "lowerdir=$rootmnt/etc,upperdir=$etc/upper,workdir=$etc/work" overlay "$rootmnt/etc"
+SCRIPT
+chmod +x "$script"
 apt update
 apt -o Dpkg::Options::=--force-confold install initramfs-tools lz4 "$@"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*
@@ -54,4 +68,3 @@ trap - EXIT
 mv "$root"/boot/vmlinuz-* "$dir/vmlinuz"
 mv "$root"/boot/initrd.img-* "$dir/initrd.img"
 mkfs.ext4 -q -d "$root" -E nodiscard,lazy_itable_init=0 "$dir/disk.img" 2G
-rm -rf "$root"

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use deptool_tests::build;
-use deptool_tests::lab::vm::{NAME, Vm};
+use deptool_tests::lab::vm::{Kind, NAME, Vm};
 use deptool_tests::lab::{Base, HostSpec, Lab, Link};
 
 use crate::needs;
@@ -56,9 +56,9 @@ pub fn ssh(host: &str, command: &[&str]) -> Result<()> {
 }
 
 /// A shell on a virtual machine.
-pub fn vm() -> Result<()> {
+pub fn vm(kind: Kind) -> Result<()> {
     needs::to_emulate()?;
-    let vm = Vm::start()?;
+    let vm = Vm::start(kind)?;
     println!("export GIT_SSH_COMMAND='{}'; git remote add {NAME} deptool::{NAME}", vm.ssh_command());
     // The status of the shell is that of its last command.
     let _ = Command::new("ssh").arg("-F").arg(vm.ssh_config()).arg(NAME).status().context("cannot start ssh")?;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use deptool_tests::build::Platform;
+use deptool_tests::lab::vm::Kind;
 use deptool_tests::sweep::Choice;
 
 const HELP: &str = "\
@@ -38,7 +39,7 @@ usage: cargo xtask <task>
     lab up [NAME…]          start hosts to play with (default: web1 web2); --trixie for Debian 13
     lab ssh HOST [CMD…]     a shell on one of them, or one command
     lab down                stop them
-    lab vm                  a shell on a virtual machine with SELinux, which is gone when the shell ends
+    lab vm [--image]        a shell on a virtual machine with SELinux, or on an image-based one, which is gone when it ends
     fuzz [--seconds N] [TARGET…]
                             fuzz everything that parses untrusted bytes, guided by coverage (60 s in all)
     bench [--quick] [--no-peers] [--save]
@@ -82,7 +83,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["test", rest @ ..] => test::run(rest),
         ["lab", "up", rest @ ..] => lab::up(rest),
         ["lab", "down"] => lab::down(),
-        ["lab", "vm"] => lab::vm(),
+        ["lab", "vm"] => lab::vm(Kind::Disk),
+        ["lab", "vm", "--image"] => lab::vm(Kind::Image),
         ["lab", "ssh", host, command @ ..] => lab::ssh(host, command),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),

@@ -1,7 +1,7 @@
 //! `cargo xtask power-cuts`: a virtual machine that loses power at many moments of deployments.
 
 use anyhow::{Result, bail, ensure};
-use deptool_tests::lab::vm::Vm;
+use deptool_tests::lab::vm::{Kind, Vm};
 use deptool_tests::power_cuts::{PowerCuts, Ran};
 use deptool_tests::sandbox::Sandbox;
 
@@ -10,7 +10,7 @@ use crate::needs;
 pub fn run(moments: u32) -> Result<()> {
     ensure!(moments > 0, "at least one moment");
     needs::to_emulate()?;
-    let vm = Vm::start()?;
+    let vm = Vm::start(Kind::Disk)?;
     let sandbox = Sandbox::for_vm(&vm);
     let mut cuts = PowerCuts::begin(&vm, &sandbox)?;
     let (mut old, mut new, mut violations) = (0, 0, 0);
