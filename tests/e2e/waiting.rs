@@ -87,6 +87,9 @@ fn two_unknown_host_keys_are_asked_about_one_after_another() {
     fi"#;
     let (operator, ssh) = over_ssh(&sandbox, &["web1", "web2"], login);
     answers_one_after_another(push(&operator, &ssh, &["cluster", "prod"]), "authenticity of");
+    // The agents clean up after they have answered. The next request waits for that.
+    let fetch = operator.command(&["fetch", "cluster"]).env("GIT_SSH_COMMAND", &ssh).env("GIT_SSH_VARIANT", "ssh");
+    fetch.run().unwrap().ok();
     for host in ["web1", "web2"] {
         at_rest(&sandbox, host, Some(&operator.id("prod")));
     }
