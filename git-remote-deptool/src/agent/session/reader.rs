@@ -116,7 +116,7 @@ impl<R: Read + AsFd + Send> Task for Reader<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, thread};
+    use std::{io::Write as _, thread, time::Duration};
 
     use deptool_agent::shared::{frame::encode, wire::Response};
 
@@ -146,5 +146,20 @@ mod tests {
         }
         drop(unread);
         flooding.join().unwrap();
+    }
+
+    #[test]
+    fn what_came_with_the_first_line_is_delivered_though_nothing_follows() {
+        let pump = Pump::default();
+        for _ in 0..3 {
+            let (mailbox, unread) = (Mailbox::new(|| {}), Unread::new(&pump));
+            let (silent, _open) = std::io::pipe().unwrap();
+            let first = encode(&Response::Heartbeat).unwrap();
+            pump.add(Reader::new(silent, &first, 1, &unread, mailbox.0.clone())).unwrap();
+            let arrival = mailbox.arrivals().recv_timeout(Duration::from_secs(20));
+            assert!(matches!(arrival, Ok(Arrival::Message(..))));
+            // The thread has nothing to do before the next one comes.
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }

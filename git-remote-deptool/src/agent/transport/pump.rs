@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How often to look after what waits for time to pass.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// The thread needs little stack.
 const STACK: usize = 256 * 1024;
 
@@ -101,11 +102,18 @@ fn start() -> io::Result<Handle> {
 fn run(woken: io::PipeReader, added: &Receiver<Box<dyn Task>>) {
     let (mut woken, mut tasks) = (Some(woken), Vec::new());
     loop {
+        let known = tasks.len();
         tasks.extend(added.try_iter());
         if woken.is_none() && tasks.is_empty() {
             return;
         }
-        let mut ready = wait(woken.as_ref(), &tasks).into_iter();
+        // A new task may have something to do before its file is ready.
+        let limit = if tasks.len() > known {
+            Some(&NO_TIME)
+        } else {
+            tasks.iter().any(|task| task.is_pressed()).then_some(&LOOK)
+        };
+        let mut ready = wait(woken.as_ref(), &tasks, limit).into_iter();
         tasks.retain_mut(|task| task.step(ready.next().unwrap_or(false)) == Next::GoesOn);
         // What the bytes say is not of interest, and there may be none.
         if woken.as_mut().is_some_and(|woken| matches!(woken.read(&mut [0; 256]), Ok(0))) {
@@ -114,15 +122,14 @@ fn run(woken: io::PipeReader, added: &Receiver<Box<dyn Task>>) {
     }
 }
 
-/// Wait until a task can do something. Returns which files are ready.
-fn wait(woken: Option<&io::PipeReader>, tasks: &[Box<dyn Task>]) -> Vec<bool> {
+/// Wait until a task can do something, but no longer than `limit`. Returns which files are ready.
+fn wait(woken: Option<&io::PipeReader>, tasks: &[Box<dyn Task>], limit: Option<&Timespec>) -> Vec<bool> {
     let waited: Vec<_> = tasks.iter().map(|task| task.waits_for()).collect();
-    let is_pressed = tasks.iter().any(|task| task.is_pressed());
     let mut files: Vec<PollFd<'_>> =
         waited.iter().flatten().map(|(file, events)| PollFd::from_borrowed_fd(*file, *events)).collect();
     files.extend(woken.map(|woken| PollFd::new(woken, PollFlags::IN)));
     // An error is an interrupted call: then nothing is ready.
-    let count = poll(&mut files, is_pressed.then_some(&LOOK)).unwrap_or(0);
+    let count = poll(&mut files, limit).unwrap_or(0);
     let mut results = files.iter().map(|file| count > 0 && !file.revents().is_empty());
     waited.iter().map(|waited| waited.is_some() && results.next().unwrap_or(false)).collect()
 }
