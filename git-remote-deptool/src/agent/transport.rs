@@ -43,7 +43,7 @@ use gate::{Gate, Pass};
 use messages::{Display, Kind, Showing};
 use process::{Connection, Incoming, Outgoing};
 use pump::Pumps;
-use ssh::{Questions, Sharing, SshEndpoint, SshSettings, Terminal};
+use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
 
 /// How often a connection that is being made checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
@@ -218,7 +218,7 @@ impl Connector {
     pub fn new(environment: Environment, ssh: SshSettings, exe: Option<&Path>, display: Display) -> Self {
         let chosen = environment.get("DEPTOOL_AGENTS").filter(|value| !value.is_empty()).map(PathBuf::from);
         let agents = Agents::new(chosen, exe);
-        let can_ask = environment.get("SSH_ASKPASS").is_some() || Terminal::of_process() == Terminal::Yes;
+        let can_ask = environment.get("SSH_ASKPASS").is_some() || std::fs::File::open("/dev/tty").is_ok();
         Connector {
             environment,
             ssh,
@@ -257,7 +257,7 @@ impl Connector {
         let (mut command, kind) = match target {
             Endpoint::Ssh(ssh) => {
                 let remote = script::remote_command(&self.places, &build::agent_file_name(), present);
-                (ssh::command(ssh, &self.ssh, &self.environment, &remote, Terminal::of_process())?, self.display.kind)
+                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
             }
             Endpoint::Local(path) => (self.local(path)?, Kind::Pipe),
         };

@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -110,53 +110,35 @@ impl SshSettings {
 
 /// A command that runs `remote_command` on `target`.
 ///
-/// Ctrl-C reaches the whole foreground process group, but ssh must live until the host was told about the interrupt. Without a
-/// terminal, ssh gets a process group of its own. With one, that would stop ssh (SIGTTIN) when it asks for a password, so a
-/// shell that ignores SIGINT starts it: ssh keeps ignoring a signal that is ignored when it starts. Ignoring signals without a
-/// shell takes unsafe code. An ssh that must not ask gets a session of its own: a jump host's ssh, which does not inherit our
-/// `BatchMode`, finds no terminal there.
+/// Ctrl-C reaches the whole foreground process group, but ssh must live until the host was told about the interrupt. So a shell
+/// that ignores SIGINT starts it: ssh keeps ignoring a signal that is ignored when it starts. In a process group of its own, ssh
+/// would be stopped (SIGTTIN) when it asks for a password, and would outlive us if it is killed with us. Ignoring signals without
+/// a shell takes unsafe code.
+///
+/// An ssh that must not ask gets a session of its own instead: a jump host's ssh, which does not inherit our `BatchMode`, finds
+/// no terminal there.
 pub fn command(
     target: &SshEndpoint,
     settings: &SshSettings,
     environment: &Environment,
     remote_command: &str,
-    terminal: Terminal,
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, (settings, environment), remote_command)?;
-    let mut words = program.words("", environment);
-    match (target.questions, terminal) {
-        (_, Terminal::No) => {}
-        (Questions::Deferred, Terminal::Yes) if let Some(setsid) = find("setsid", environment) => {
-            words.insert(0, setsid)
-        }
+    let setsid = match target.questions {
+        Questions::Deferred => find("setsid", environment),
+        Questions::Allowed => None,
+    };
+    let mut command = match setsid {
+        Some(setsid) => started(&[vec![setsid], program.words("", environment)].concat(), environment),
         // Without setsid(1), ssh can ask.
-        (Questions::Allowed | Questions::Deferred, Terminal::Yes) => {
-            words = program.words(IGNORE_INTERRUPTS, environment)
-        }
-    }
-    let mut command = started(&words, environment);
-    if terminal == Terminal::No {
-        command.process_group(0);
-    }
+        None => started(&program.words(IGNORE_INTERRUPTS, environment), environment),
+    };
     if target.questions == Questions::Deferred {
         command.env("SSH_ASKPASS_REQUIRE", "never");
     }
     command.args(arguments);
     Ok(command)
-}
-
-/// Whether this process has a terminal at which ssh could ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Terminal {
-    Yes,
-    No,
-}
-
-impl Terminal {
-    pub fn of_process() -> Terminal {
-        if std::fs::File::open("/dev/tty").is_ok() { Terminal::Yes } else { Terminal::No }
-    }
 }
 
 /// Whether the next session could share a connection to `target` (`ssh -O check`). Nothing is sent.
@@ -369,18 +351,15 @@ mod tests {
     fn no_interrupt_reaches_ssh_and_no_question_the_terminal() {
         let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
         let settings = SshSettings { command: Some("ssh -v".into()), ..SshSettings::default() };
-        let begin = |questions, terminal| {
+        let begin = |questions| {
             let target = SshEndpoint { questions, ..target() };
-            let command = command(&target, &settings, &environment, "cmd", terminal).unwrap();
+            let command = command(&target, &settings, &environment, "cmd").unwrap();
             let program = Path::new(command.get_program()).file_name().unwrap().to_owned();
             (program.into_string().unwrap(), command.get_args().next().unwrap().to_string_lossy().into_owned())
         };
-        assert_eq!(begin(Questions::Allowed, Terminal::Yes), ("sh".into(), "-c".into()));
-        let (program, first) = begin(Questions::Deferred, Terminal::Yes);
+        assert_eq!(begin(Questions::Allowed), ("sh".into(), "-c".into()));
+        let (program, first) = begin(Questions::Deferred);
         assert!(program == "setsid" && first.ends_with("/ssh"), "{program} {first}");
-        for questions in [Questions::Allowed, Questions::Deferred] {
-            assert_eq!(begin(questions, Terminal::No), ("ssh".into(), "-v".into()));
-        }
     }
 
     #[test]

@@ -177,19 +177,7 @@ impl<'a> Conversation<'a> {
         match (error, lost, self.permission) {
             (_, Some(lost), _) => self.lost_again(lost),
             (SessionError::Agent(why), None, Permission::NotGiven) => self.ended(Outcome::refused(why)),
-            // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
-            (SessionError::Connect(why), None, Permission::NotGiven) if why.is_wordless() && self.delivery.is_known => {
-                self.delivery.is_known = false;
-                // The host was told that the request will not come any more.
-                match DeploymentId::random() {
-                    Ok(id) => {
-                        self.delivery.request.id = id;
-                        self.begin_again()
-                    }
-                    Err(_) => self.end(DeliveryEnd::NotReached(why.into())),
-                }
-            }
-            (error, None, Permission::NotGiven) => self.end(DeliveryEnd::NotReached(error)),
+            (error, None, Permission::NotGiven) => self.not_reached(error),
             // After an interrupt this does not wait. A host that was silent or unreachable gets less time. If the outcome
             // remains unknown, the next contact asks for it.
             (error, None, Permission::Given) => {
@@ -199,6 +187,21 @@ impl<'a> Conversation<'a> {
                 let deadline = self.give_up_at.or_else(silent);
                 State::Resume(Lost { error, tries: 0, deadline }, Instant::now())
             }
+        }
+    }
+
+    /// The host has not begun, and never will.
+    fn not_reached(&mut self, error: SessionError) -> State {
+        // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
+        let may_be_damaged = matches!(&error, SessionError::Connect(why) if why.is_wordless());
+        // If the host was asked, it was told that this request will not come any more.
+        match DeploymentId::random() {
+            Ok(id) if may_be_damaged && self.delivery.is_known => {
+                self.delivery.is_known = false;
+                self.delivery.request.id = id;
+                self.begin_again()
+            }
+            _ => self.end(DeliveryEnd::NotReached(error)),
         }
     }
 

@@ -64,7 +64,7 @@ impl Conversation<'_> {
         }
         match self.attach(lost.deadline) {
             Ok(Status::Over(outcome)) => self.end(DeliveryEnd::Outcome(outcome)),
-            Ok(Status::NeverBegun) => self.end(DeliveryEnd::NotReached(lost.error)),
+            Ok(Status::NeverBegun) => self.not_reached(lost.error),
             Ok(Status::Running(session)) => State::Follow(session, Some(lost)),
             Err(_) => self.lost_again(lost),
         }
