@@ -23,10 +23,9 @@ use crate::{
         external::{backup, content},
         owners::{Database, resolve},
         state::{
-            durable,
             error::{Context, HostError},
             labels,
-            layout::Home,
+            layout::{Home, fsync},
             ledger::Content,
             stamp::Stamp,
         },
@@ -358,7 +357,7 @@ impl Place {
     pub fn sync(&self) -> Result<(), HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()).during("open", &self.real)?;
-        durable::fsync(directory).during("sync", &self.real)
+        fsync(directory).during("sync", &self.real)
     }
 
     /// Make a directory at the path, if it does not exist.

@@ -23,10 +23,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -39,7 +36,7 @@ use rustix::{
 use crate::host::state::{
     error::{Context, Damage, HostError},
     kind::Kind,
-    layout::Home,
+    layout::{Home, fsync},
 };
 use crate::shared::ordered::Ordered as _;
 
@@ -199,14 +196,6 @@ pub fn sync(home: &Home, written: &[PathBuf]) -> Result<(), HostError> {
         all.extend(written.iter().filter(|path| !path.is_symlink()).cloned());
     }
     sync_each(home, &all)
-}
-
-/// Sync a file or directory. A read-only file system has nothing to write, and may not even know how.
-pub fn fsync(file: impl AsFd) -> Result<(), Errno> {
-    match rustix::fs::fsync(file) {
-        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
-        result => result,
-    }
 }
 
 /// Whether little waits to be written on this machine, to all its disks together.

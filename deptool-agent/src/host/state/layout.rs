@@ -4,20 +4,22 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 
 use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::{
-            durable,
             error::{Context, Damage, HostError},
             kind::Kind,
         },
@@ -291,9 +293,17 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, HostError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
 }
 
+/// Sync a file or directory. A read-only file system has nothing to write, and may not even know how.
+pub fn fsync(file: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fsync(file) {
+        Err(Errno::INVAL | Errno::ROFS) => Ok(()),
+        result => result,
+    }
+}
+
 /// Make the entries of a directory durable.
 pub fn sync_directory(path: &Path) -> Result<(), HostError> {
-    durable::fsync(open_directory(path)?).during("sync", path)
+    fsync(open_directory(path)?).during("sync", path)
 }
 
 fn sync_file_system(path: &Path) -> Result<(), HostError> {
