@@ -6,10 +6,7 @@
 //!
 //! A checksum detects damage, not attacks: only root can write the agent's file.
 
-use std::{
-    hint::black_box,
-    io::{self, Read as _},
-};
+use std::{hint::black_box, io};
 
 /// The code of `deptool-error` that a damaged agent prints in place of its first line.
 pub const DAMAGED: &str = "damaged";
@@ -20,8 +17,8 @@ const MAGIC: [u8; 16] = *b"\x7fdeptool-sealed:";
 /// these three numbers. 32 bits each, little endian.
 const NUMBERS: usize = 12;
 const SIZE: usize = MAGIC.len() + NUMBERS;
-/// An agent is never longer than this, in bytes. Debug builds are ten times as long as the agent for hosts.
-const LONGEST: u64 = 256 << 20;
+/// How much of a file is read at once, in bytes.
+const PART: usize = 64 << 10;
 
 /// The seal of this program. `cargo build` leaves the numbers 0.
 static SEAL: [u8; SIZE] = *b"\x7fdeptool-sealed:\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -55,7 +52,8 @@ pub fn seal(agent: &mut [u8]) -> Result<(), NoPlace> {
 /// Compare an agent, the content of a file, with the seal in it.
 pub fn check(agent: &[u8]) -> Seal {
     match place(agent).and_then(|at| agent[at..].first_chunk::<SIZE>()) {
-        Some(seal) => compare(seal, &mut agent.to_vec()),
+        // Reading from memory does not fail.
+        Some(seal) => compare(seal, agent).unwrap_or(Seal::Broken),
         None => Seal::Absent,
     }
 }
@@ -63,27 +61,31 @@ pub fn check(agent: &[u8]) -> Seal {
 /// Compare a file with the seal of this program.
 pub fn check_own(file: impl io::Read) -> io::Result<Seal> {
     // The compiler must not take the value for what it is in the source.
-    let seal = black_box(&SEAL);
-    let [length, ..] = numbers(seal);
-    let mut content = Vec::with_capacity(LONGEST.min(u64::from(length) + 1) as usize);
-    file.take(LONGEST).read_to_end(&mut content)?;
-    Ok(compare(seal, &mut content))
+    compare(black_box(&SEAL), file)
 }
 
-fn compare(seal: &[u8; SIZE], content: &mut [u8]) -> Seal {
+/// Compare a file with a seal. It is read in parts: filling fresh memory would take most of the time.
+fn compare(seal: &[u8; SIZE], mut file: impl io::Read) -> io::Result<Seal> {
     let [length, offset, crc] = numbers(seal);
+    let (length, offset) = (length as usize, offset as usize);
     if length == 0 {
-        return Seal::Absent;
+        return Ok(Seal::Absent);
     }
-    let at = offset as usize + MAGIC.len();
-    match content.get_mut(at..at + NUMBERS) {
-        Some(numbers) => numbers.fill(0),
-        None => return Seal::Broken,
+    let begin = offset.saturating_add(MAGIC.len());
+    let (mut hasher, mut total, mut buffer) = (crc32fast::Hasher::new(), 0, vec![0; PART]);
+    loop {
+        let count = file.read(&mut buffer)?;
+        let part = &mut buffer[..count];
+        if part.is_empty() {
+            break;
+        }
+        let [from, to] = [begin, begin.saturating_add(NUMBERS)].map(|at| at.saturating_sub(total).min(count));
+        part[from..to].fill(0);
+        hasher.update(part);
+        total += count;
     }
-    match content.len() == length as usize && crc32fast::hash(content) == crc {
-        true => Seal::Intact,
-        false => Seal::Broken,
-    }
+    let is_intact = total == length && hasher.finalize() == crc;
+    Ok(if is_intact { Seal::Intact } else { Seal::Broken })
 }
 
 /// The length, the offset and the CRC-32 in a seal.
@@ -131,12 +133,21 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             // The agent reads its seal from the same file.
             let seal: [u8; SIZE] = *flipped[9..].first_chunk().unwrap();
-            assert_eq!(compare(&seal, &mut flipped), Seal::Broken, "bit {bit}");
+            assert_eq!(compare(&seal, &flipped[..]).unwrap(), Seal::Broken, "bit {bit}");
         }
         for length in 0..whole.len() {
-            assert_eq!(compare(&seal, &mut whole[..length].to_vec()), Seal::Broken, "{length} bytes");
+            assert_eq!(compare(&seal, &whole[..length]).unwrap(), Seal::Broken, "{length} bytes");
         }
-        assert_eq!(compare(&seal, &mut [&whole[..], b"x"].concat()), Seal::Broken);
+        assert_eq!(compare(&seal, &[&whole[..], b"x"].concat()[..]).unwrap(), Seal::Broken);
+    }
+
+    #[test]
+    fn a_seal_across_two_parts_of_a_file_is_intact() {
+        for before in PART - SIZE..=PART {
+            let mut agent = [vec![1; before], agent()].concat();
+            seal(&mut agent).unwrap();
+            assert_eq!(check(&agent), Seal::Intact, "{before} bytes before it");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 
-/// The time-out for connecting, authentication included.
+/// The time-out for sending the authentication.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// The limit for a line of the authentication protocol, in bytes. Real lines are far shorter.
 const LONGEST_LINE: usize = 4096;
@@ -63,21 +63,22 @@ pub fn manager_call<'a>(member: &'a str, arguments: &'a [Value]) -> Call<'a> {
     Call { destination: SYSTEMD, path: MANAGER_PATH, interface: MANAGER, member, arguments }
 }
 
-/// An authenticated connection. After an error other than [`DbusError::Reply`] it must not be used any more.
+/// A connection. After an error other than [`DbusError::Reply`] it must not be used any more.
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
     /// Bytes that were received and not yet parsed.
     pending: Vec<u8>,
+    /// Whether systemd has answered the authentication. Calls can be sent before.
+    is_accepted: bool,
     last_serial: u32,
 }
 
 impl Connection {
     /// Connect to the system's manager, or to that of the user with this id. User managers take calls from root, too.
     pub fn open(user: Option<u32>) -> Result<Connection, DbusError> {
-        let until = Instant::now() + CONNECTING;
-        let Some(uid) = user else { return Connection::authenticate(Path::new(PRIVATE), until) };
-        let connection = Connection::authenticate(&private_of(uid), until)?;
+        let Some(uid) = user else { return Connection::connect(Path::new(PRIVATE)) };
+        let connection = Connection::connect(&private_of(uid))?;
         // The directory is the user's. A link in it to the system's socket would have us control the system's units.
         match rustix::net::sockopt::socket_peercred(&connection.socket) {
             Ok(peer) if peer.uid.as_raw() == uid => Ok(connection),
@@ -85,39 +86,35 @@ impl Connection {
         }
     }
 
-    /// Authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells systemd
-    /// the user id.
-    fn authenticate(path: &Path, until: Instant) -> Result<Connection, DbusError> {
+    /// Connect, and authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells
+    /// systemd the user id.
+    fn connect(path: &Path) -> Result<Connection, DbusError> {
         let socket = UnixStream::connect(path)
             .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
             .map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
-        let mut connection = Connection { socket, pending: Vec::new(), last_serial: 0 };
+        let mut connection = Connection { socket, pending: Vec::new(), is_accepted: false, last_serial: 0 };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex = crate::shared::text::hex(uid.as_bytes());
-        // Send BEGIN without waiting for the answer, as systemd's own library does. After a refusal it does no harm.
-        connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), until)?;
-        let line = connection.line(until)?;
-        match line.starts_with(b"OK ") {
-            true => Ok(connection),
-            false => Err(DbusError::Refused(crate::shared::text::printable(&line))),
-        }
+        // BEGIN and calls follow without waiting for the answer, as in systemd's own library. After a refusal they do no harm.
+        connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), Instant::now() + CONNECTING)?;
+        Ok(connection)
     }
 
-    /// Receive one line, without its CR LF.
-    fn line(&mut self, until: Instant) -> Result<Vec<u8>, DbusError> {
-        loop {
-            if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") {
-                let mut line: Vec<u8> = self.pending.drain(..end + 2).collect();
-                line.truncate(end);
-                return Ok(line);
-            }
-            if self.pending.len() > LONGEST_LINE {
-                return Err(WireError("a line is too long").into());
-            }
-            if !self.fill(until)? {
-                return Err(DbusError::TimedOut);
-            }
+    /// Take the answer to the authentication, if it was received.
+    fn take_acceptance(&mut self) -> Result<(), DbusError> {
+        let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") else {
+            return if self.pending.len() > LONGEST_LINE {
+                Err(WireError("a line is too long").into())
+            } else {
+                Ok(())
+            };
+        };
+        let line: Vec<u8> = self.pending.drain(..end + 2).collect();
+        if !line.starts_with(b"OK ") {
+            return Err(DbusError::Refused(crate::shared::text::printable(line.trim_ascii_end())));
         }
+        self.is_accepted = true;
+        Ok(())
     }
 
     /// Send a call. Returns the serial that the reply will name.
@@ -153,6 +150,12 @@ impl Connection {
     }
 
     fn take_message(&mut self) -> Result<Option<Message>, DbusError> {
+        if !self.is_accepted {
+            self.take_acceptance()?;
+            if !self.is_accepted {
+                return Ok(None);
+            }
+        }
         let Some(head) = self.pending.first_chunk() else { return Ok(None) };
         let length = Message::length(head)?;
         if self.pending.len() < length {

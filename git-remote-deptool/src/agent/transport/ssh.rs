@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use deptool_agent::shared::{env_request, name::HostName};
+use rustix::process::setsid;
 
 mod program;
 
@@ -25,8 +26,6 @@ use super::{
 };
 use crate::model::interrupt::Interrupt;
 
-/// What a shell runs before ssh.
-const IGNORE_INTERRUPTS: &str = "trap \"\" INT; ";
 /// How long to wait for the answer of a shared connection's master.
 const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
 
@@ -110,10 +109,9 @@ impl SshSettings {
 
 /// A command that runs `remote_command` on `target`.
 ///
-/// Ctrl-C reaches the whole foreground process group, but ssh must live until the host was told about the interrupt. So a shell
-/// that ignores SIGINT starts it: ssh keeps ignoring a signal that is ignored when it starts. In a process group of its own, ssh
-/// would be stopped (SIGTTIN) when it asks for a password, and would outlive us if it is killed with us. Ignoring signals without
-/// a shell takes unsafe code.
+/// Ctrl-C reaches the whole foreground process group, but ssh must live until the host was told about the interrupt. So SIGINT is
+/// ignored when ssh starts, and ssh keeps ignoring it. In a process group of its own, ssh would be stopped (SIGTTIN) when it asks
+/// for a password, and would outlive us if it is killed with us.
 ///
 /// An ssh that must not ask gets a session of its own instead: a jump host's ssh, which does not inherit our `BatchMode`, finds
 /// no terminal there.
@@ -125,27 +123,40 @@ pub fn command(
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, (settings, environment), remote_command)?;
-    let setsid = match target.questions {
-        Questions::Deferred => find("setsid", environment),
-        Questions::Allowed => None,
-    };
-    let mut command = match setsid {
-        Some(setsid) => started(&[vec![setsid], program.words("", environment)].concat(), environment),
-        // Without setsid(1), ssh can ask.
-        None => started(&program.words(IGNORE_INTERRUPTS, environment), environment),
-    };
-    if target.questions == Questions::Deferred {
-        command.env("SSH_ASKPASS_REQUIRE", "never");
+    let mut command = started(&program.words(environment), environment);
+    match target.questions {
+        Questions::Allowed => before(&mut command, ignore_interrupts),
+        Questions::Deferred => {
+            command.env("SSH_ASKPASS_REQUIRE", "never");
+            before(&mut command, || Ok(setsid().map(drop)?));
+        }
     }
     command.args(arguments);
     Ok(command)
+}
+
+/// Do something in the new process before it becomes ssh. Programs for that (`sh -c 'trap "" INT'`, `setsid`) would take a
+/// millisecond of each push.
+#[allow(unsafe_code)]
+fn before(command: &mut Command, act: fn() -> io::Result<()>) {
+    // SAFETY: in the copy of a process with several threads, only system calls may be made. Both callers' are nothing else.
+    unsafe { command.pre_exec(act) };
+}
+
+#[allow(unsafe_code)]
+fn ignore_interrupts() -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so no code runs in signal context.
+    match unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the next session could share a connection to `target` (`ssh -O check`). Nothing is sent.
 pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
     let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
     let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
-    let mut command = started(&program.words("", environment), environment);
+    let mut command = started(&program.words(environment), environment);
     command.args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
     // What it prints is not shown.
     let nowhere = (Arc::new(Mutex::new(io::sink())) as Sink, Showing::Soon);
@@ -193,7 +204,7 @@ fn choose(
 
 /// Git's test for programs with other names: does the program accept `-G`, like OpenSSH?
 fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
-    let mut command = started(&program.words("", environment), environment);
+    let mut command = started(&program.words(environment), environment);
     command.arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
@@ -348,18 +359,23 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn no_interrupt_reaches_ssh_and_no_question_the_terminal() {
         let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
-        let settings = SshSettings { command: Some("ssh -v".into()), ..SshSettings::default() };
+        // In place of ssh: its session is its own process group, and the signals that it ignores, as a mask.
+        let line = "set -- $(cut -d' ' -f1,6 /proc/self/stat) $(grep SigIgn /proc/self/status); echo $2 $4 #";
+        let settings =
+            SshSettings { command: Some(line.into()), variant: Some("ssh".into()), ..SshSettings::default() };
         let begin = |questions| {
             let target = SshEndpoint { questions, ..target() };
-            let command = command(&target, &settings, &environment, "cmd").unwrap();
-            let program = Path::new(command.get_program()).file_name().unwrap().to_owned();
-            (program.into_string().unwrap(), command.get_args().next().unwrap().to_string_lossy().into_owned())
+            let output = command(&target, &settings, &environment, "cmd").unwrap().output().unwrap();
+            let output = String::from_utf8(output.stdout).unwrap();
+            let (session, ignored) = output.trim().split_once(' ').unwrap();
+            (session.parse::<i32>().unwrap(), u64::from_str_radix(ignored, 16).unwrap() >> (libc::SIGINT - 1) & 1 == 1)
         };
-        assert_eq!(begin(Questions::Allowed), ("sh".into(), "-c".into()));
-        let (program, first) = begin(Questions::Deferred);
-        assert!(program == "setsid" && first.ends_with("/ssh"), "{program} {first}");
+        let ours = rustix::process::getsid(None).unwrap().as_raw_nonzero().get();
+        assert_eq!(begin(Questions::Allowed), (ours, true));
+        assert_ne!(begin(Questions::Deferred).0, ours);
     }
 
     #[test]

@@ -30,14 +30,12 @@ pub enum Program {
 
 impl Program {
     /// The words that start it, to which arguments can be appended: a shell, or the program itself if the shell would have
-    /// nothing to do. The shell runs `first` before.
-    pub fn words(&self, first: &str, environment: &Environment) -> Vec<OsString> {
-        if first.is_empty()
-            && let Some(words) = self.without_shell(environment)
-        {
+    /// nothing to do.
+    pub fn words(&self, environment: &Environment) -> Vec<OsString> {
+        if let Some(words) = self.without_shell(environment) {
             return words;
         }
-        let mut script = OsString::from(first);
+        let mut script = OsString::new();
         match self {
             Program::File(_) => script.push("exec \"$0\" \"$@\""),
             // As Git runs it: with the arguments appended.
@@ -111,15 +109,15 @@ mod tests {
     #[test]
     fn a_shell_stays_only_where_the_users_line_needs_one() {
         let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
-        let words = |program: Program, first| program.words(first, &environment);
-        let script = |line: &str| words(Program::Line(line.into()), "")[2].clone();
+        let words = |program: Program| program.words(&environment);
+        let script = |line: &str| words(Program::Line(line.into()))[2].clone();
         assert_eq!(script("ssh -i 'a key' -o X=y"), "exec ssh -i 'a key' -o X=y \"$@\"");
         for line in ["X=y ssh", "ssh; true", "ssh $(x)", "my-ssh", "command ssh", "ssh 2>log"] {
             assert_eq!(script(line), format!("{line} \"$@\"").as_str());
         }
-        let file = words(Program::File("/a b/my-ssh".into()), "x; ");
-        assert_eq!(file, ["/bin/sh", "-c", "x; exec \"$0\" \"$@\"", "/a b/my-ssh"]);
-        let plain = words(Program::Line(" ssh  -F /a/config".into()), "");
+        let file = words(Program::File("/a b/my-ssh".into()));
+        assert_eq!(file, ["/bin/sh", "-c", "exec \"$0\" \"$@\"", "/a b/my-ssh"]);
+        let plain = words(Program::Line(" ssh  -F /a/config".into()));
         assert!(plain[0].as_bytes().ends_with(b"/ssh") && plain[1..] == ["-F", "/a/config"], "{plain:?}");
     }
 }
