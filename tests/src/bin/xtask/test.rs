@@ -37,7 +37,8 @@ pub fn run(args: &[&str]) -> Result<()> {
         let tests = cargo_test(&["--workspace", "--lib", "--bins", "--tests"], &names);
         return in_memory(tests.env(QUICK, "1").env("PROPTEST_CASES", "32")).inherit();
     }
-    let mut unsteady = run_twice(|names| cargo_test(&["--workspace"], names), &names)?;
+    let whole = |names: &[&str]| cargo_test(&["--workspace"], names).env(THREADS, (processors() + 1).to_string());
+    let mut unsteady = run_twice(whole, &names)?;
     unsteady.append(&mut with_other_gits(&names)?);
     for name in unsteady {
         println!("warning: '{name}' failed, and passed when it was run again by itself");
@@ -80,14 +81,17 @@ pub fn run_emulated(platform: &str, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// More than one thread per processor, because end-to-end tests mostly wait for the programs that they start.
-fn threads() -> usize {
-    2 * std::thread::available_parallelism().map_or(1, NonZero::get)
+/// How many tests run at once. More than there are processors, because end-to-end tests often wait for the programs that they
+/// start, for disks and for hosts.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Runs tests on files in memory, and more of them at once.
+/// Runs tests on files in memory, where they don't wait for disks.
 fn in_memory(tests: Cmd) -> Cmd {
-    tests.env("TMPDIR", sandbox::memory()).env("RUST_TEST_THREADS", threads().to_string())
+    tests.env("TMPDIR", sandbox::memory()).env(THREADS, (2 * processors()).to_string())
 }
 
 /// Tests send SIGINT. A shell script ignores it in background jobs, and programs inherit that.
