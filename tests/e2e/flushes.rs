@@ -57,6 +57,46 @@ fn a_deployment_of_one_file_flushes_disks_at_most_8_times_on_the_host_and_2_time
 }
 
 #[test]
+fn a_group_whose_change_affects_one_host_costs_what_that_host_costs() {
+    if is_skipped(trace::unable().map(str::to_owned)) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let operator = sandbox.repo("operator");
+    for host in ["web1", "web2", "web3"] {
+        operator.write(&format!("{host}/app/file"), "first");
+        operator.add_root(host);
+    }
+    operator.add_remote("cluster", "deptool::@all");
+    operator.commit("First");
+    operator.git(&["push", "-q", "cluster", "prod"]).ok();
+    let mut number = 0;
+    // The calls that change a file or flush a disk, and messages to other processes.
+    let mut calls = |remote: &str| {
+        number += 1;
+        operator.write("web1/app/file", &number.to_string());
+        operator.commit("One host");
+        let mut calls = Vec::new();
+        let push = operator.command(&["push", "-q", remote, "prod"]).into_inner();
+        trace::run(push, Watched::Everybody, &mut |call| {
+            calls.push(call.name);
+            Deed::Go
+        })
+        .unwrap();
+        let flushes = calls.iter().filter(|call| FLUSHES.contains(call)).count();
+        (flushes, calls.len() - flushes)
+    };
+    let mut seen = Vec::new();
+    let is_same = (0..TRIES).any(|_| {
+        let (host, group) = (calls("web1"), calls("cluster"));
+        seen.push((host, group));
+        // The group has a tracking ref of its own.
+        host.0 == group.0 && group.1 <= host.1 + 15
+    });
+    assert!(is_same, "flushes and other calls, to the host and to its group: {seen:?}");
+}
+
+#[test]
 fn refs_are_there_after_a_power_cut() {
     if is_quick() || is_skipped(trace::unable().map(str::to_owned).or_else(disk::unable)) {
         return;
