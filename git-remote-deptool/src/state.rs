@@ -217,11 +217,22 @@ impl<'r> Tracking<'r> {
         commit: CommitId,
         message: &str,
     ) -> Result<(), TrackingError> {
-        let name = tracking_ref(&host.tracking, cluster);
+        self.set_all(&[host], cluster, commit, message)
+    }
+
+    /// Like [`Self::set`], for several hosts. That is faster than one after another.
+    pub fn set_all(
+        &self,
+        hosts: &[&HostRemote],
+        cluster: &ClusterName,
+        commit: CommitId,
+        message: &str,
+    ) -> Result<(), TrackingError> {
+        let names: Vec<String> = hosts.iter().map(|host| tracking_ref(&host.tracking, cluster)).collect();
         if !self.repo.has_commit(commit) {
-            return Err(TrackingError::Missing { name, id: commit });
+            return Err(TrackingError::Missing { name: names.join(" "), id: commit });
         }
-        self.refs.set(&name, commit.0, message)
+        self.refs.set_all(&names, commit.0, message)
     }
 
     /// Record that the host does not run `cluster`.
@@ -253,7 +264,7 @@ impl<'r> Tracking<'r> {
             Attempt::Deploy(id) => id.0,
             Attempt::Remove | Attempt::Unreadable => self.refs.need_empty_tree(&names.join(" "))?,
         };
-        self.refs.set_all(&names, id)
+        self.refs.set_all(&names, id, "")
     }
 
     /// Record that the host gave a definite answer.

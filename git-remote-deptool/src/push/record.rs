@@ -13,6 +13,7 @@ use super::{
     in_the_way,
 };
 use crate::{
+    config::HostRemote,
     fleet::{
         HostResult,
         delivery::DeliveryEnd,
@@ -31,6 +32,13 @@ pub(super) fn record(
     results: Vec<HostResult>,
 ) -> Vec<HostReport> {
     let mut reports = Vec::with_capacity(affected.len());
+    let is_done = |result: &HostResult| matches!(result, HostResult::Ended(DeliveryEnd::Outcome(Outcome::Done { .. })));
+    let done = affected.iter().zip(&results).filter(|(_, result)| is_done(result)).map(|(one, _)| &one.remote);
+    let done: Vec<&HostRemote> = done.collect();
+    if done.len() > 1 {
+        // A failure shows again for the host whose ref was not moved.
+        let _ = move_tracking_refs(remote, request, &done);
+    }
     for (one, result) in affected.iter().zip(results) {
         let mut report = request.report(&one.remote.host, one.tracked);
         if let Err(error) = note(remote, request, one, result, &mut report) {
@@ -107,7 +115,7 @@ fn note_answer(
                 remote.say(&format!("{host}: also stopped {unit}"));
             }
             report.outcome = HostOutcome::Done;
-            move_tracking_ref(remote, request, one)?;
+            move_tracking_refs(remote, request, &[&one.remote])?;
             remote.tracking().mark_whole(host)?;
             remember(remote, request, one, Remembered::Done { drift: report.drift.len() });
             (HostOutcome::Done, String::new())
@@ -145,13 +153,14 @@ fn note_answer(
     })
 }
 
-fn move_tracking_ref(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<(), TrackingError> {
+/// Let the tracking refs say what these hosts run now.
+fn move_tracking_refs(remote: &Remote, request: &Request<'_>, hosts: &[&HostRemote]) -> Result<(), TrackingError> {
     let tracking = remote.tracking();
     match request.goal {
         Goal::Commit(commit) => {
-            tracking.set(&one.remote, &request.cluster, commit, &format!("deptool: deployed {}", commit.short()))
+            tracking.set_all(hosts, &request.cluster, commit, &format!("deptool: deployed {}", commit.short()))
         }
-        Goal::Nothing => tracking.remove(&one.remote, &request.cluster),
+        Goal::Nothing => hosts.iter().try_for_each(|host| tracking.remove(host, &request.cluster)),
     }
 }
 

@@ -51,18 +51,15 @@ impl Refs {
     }
 
     pub fn set(&self, name: &str, id: ObjectId, message: &str) -> Result<(), TrackingError> {
-        match self.write(name, id, message)? {
-            Some(written) => self.check(name, id, written.sync()),
-            None => Ok(()),
-        }
+        self.set_all(&[name.to_owned()], id, message)
     }
 
-    /// Set many refs, without reflogs. Several threads sync at the same time, which is much faster than one after
-    /// another.
-    pub fn set_all(&self, names: &[String], id: ObjectId) -> Result<(), TrackingError> {
+    /// Set refs. Without a message they get no reflogs. Several threads sync at the same time, which is much faster than one
+    /// after another.
+    pub fn set_all(&self, names: &[String], id: ObjectId, message: &str) -> Result<(), TrackingError> {
         let mut written = Vec::with_capacity(names.len());
         for name in names {
-            written.extend(self.write(name, id, "")?.map(|written| (name, written)));
+            written.extend(self.write(name, id, message)?.map(|written| (name, written)));
         }
         let each = written.len().div_ceil(SYNCING).max(1);
         let synced: Vec<_> = thread::scope(|scope| {
