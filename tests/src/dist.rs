@@ -37,9 +37,11 @@ pub fn build(platforms: &[Platform]) -> Result<Built> {
     Ok(Built { binaries: build::target_dir()?.join("release"), agents: agents(platforms)? })
 }
 
-/// Builds what is released for a system of operators: a helper that needs nothing of it, and these agents.
-pub fn release(system: System, platforms: &[Platform]) -> Result<Built> {
-    Ok(Built { agents: agents(platforms)?, binaries: build::helper(system)? })
+/// Builds what is released for systems of operators: helpers that need nothing of it, and agents for all platforms.
+pub fn release(systems: &[System]) -> Result<Vec<(System, Built)>> {
+    let agents = agents(&Platform::ALL)?;
+    let build = |system: &System| Ok((*system, Built { agents: agents.clone(), binaries: build::helper(*system)? }));
+    systems.iter().map(build).collect()
 }
 
 fn agents(platforms: &[Platform]) -> Result<Vec<(PathBuf, String)>> {

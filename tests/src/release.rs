@@ -32,8 +32,8 @@ pub fn make(systems: &[System], out: &Path) -> Result<()> {
         fs::remove_dir_all(out).with_context(|| format!("cannot empty {}", out.display()))?;
     }
     fs::create_dir_all(out)?;
-    for system in systems {
-        package(&dist::release(*system, &Platform::ALL)?, *system, out, Compression::Best)?;
+    for (system, built) in dist::release(systems)? {
+        package(&built, system, out, Compression::Best)?;
     }
     fs::write(out.join(format!("git-deptool-{VERSION}.cdx.json")), parts::list(systems)?)?;
     let sums = Cmd::new("sha256sum").dir(out).args(dist::files(out)?).check()?.stdout();
