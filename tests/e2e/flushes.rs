@@ -64,7 +64,7 @@ fn a_group_whose_change_affects_one_host_costs_what_that_host_costs() {
     let sandbox = Sandbox::new();
     let operator = sandbox.repo("operator");
     for host in ["web1", "web2", "web3"] {
-        operator.write(&format!("{host}/app/file"), "first");
+        operator.write(format!("{host}/app/file"), "first");
         operator.add_root(host);
     }
     operator.add_remote("cluster", "deptool::@all");
@@ -74,7 +74,7 @@ fn a_group_whose_change_affects_one_host_costs_what_that_host_costs() {
     // The calls that change a file or flush a disk, and messages to other processes.
     let mut calls = |remote: &str| {
         number += 1;
-        operator.write("web1/app/file", &number.to_string());
+        operator.write("web1/app/file", number.to_string());
         operator.commit("One host");
         let mut calls = Vec::new();
         let push = operator.command(&["push", "-q", remote, "prod"]).into_inner();
