@@ -4,10 +4,10 @@
 //! everything once, under the same conditions; the table has the medians.
 //!
 //! ```text
-//! hosts    deployments to the lab's hosts, against `ssh host true`     peers   Ansible and pyinfra, doing the same
-//! large    many files, a large one, many hosts, on local roots         report  the table, the plot, the baseline
-//! one_file processor time, slow disks                                  agent   the agent alone
-//! fleet    50 distant hosts
+//! hosts    deployments to the lab's hosts, against `ssh host true`     peers     Ansible and pyinfra, doing the same
+//! large    many files, a large one, many hosts, on local roots         original  Deptool, doing the same
+//! one_file processor time, slow disks                                  agent     the agent alone
+//! fleet    50 distant hosts                                            report    the table, the plot, the baseline
 //! ```
 
 mod agent;
@@ -15,6 +15,7 @@ mod fleet;
 mod hosts;
 mod large;
 mod one_file;
+mod original;
 mod peers;
 mod report;
 

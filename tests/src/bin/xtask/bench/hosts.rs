@@ -7,6 +7,7 @@ use anyhow::Result;
 use deptool_tests::lab::{Base, HostSpec, Lab, Link};
 use deptool_tests::sandbox::{Repo, Sandbox, default_git};
 
+use super::original::{self, Original};
 use super::peers::{self, Peers};
 use super::report::{Aim, Row, Sample, Table};
 use super::{Effort, measure};
@@ -38,6 +39,7 @@ struct Bench<'a> {
     lab: &'a Lab,
     sandbox: &'a mut Sandbox,
     peers: Option<&'a Peers>,
+    original: Option<&'a Original>,
     /// `None` in the first round, which is not counted, because the first time is always different.
     table: Option<&'a mut Table>,
     round: usize,
@@ -48,12 +50,16 @@ pub fn run(table: &mut Table, prefix: &Path, effort: Effort, peers: Option<&Peer
     if peers.is_some() {
         specs.push(HostSpec { base: Base::Python, ..HostSpec::new(peers::HOST) });
     }
+    let program = Original::program();
+    specs.extend(program.iter().map(|_| HostSpec::new(original::HOST)));
     let lab = Lab::start(&specs)?;
+    let original = program.map(|program| Original::new(&lab, program)).transpose()?;
     let mut sandbox = Sandbox::make(&default_git(), prefix);
     sandbox.set_link(&lab, Link::Plain);
     make_tree(&sandbox.repo("operator"));
     first_contact(table, &lab, &sandbox)?;
-    let mut bench = Bench { lab: &lab, sandbox: &mut sandbox, peers, table: None, round: 0 };
+    let original = original.as_ref();
+    let mut bench = Bench { lab: &lab, sandbox: &mut sandbox, peers, original, table: None, round: 0 };
     bench.all()?;
     bench.table = Some(&mut *table);
     let rounds = effort.choose(20, 8);
@@ -106,6 +112,11 @@ impl Bench<'_> {
         self.ssh(FAR, far)?;
         self.push(FAR_FILE, "web1", &["web1/files/file"])?;
         self.up_to_date()?;
+        if let Some(original) = self.original {
+            for (row, took) in original.deploy(self.lab, &self.round.to_string())? {
+                self.add(row, took);
+            }
+        }
         if let Some(peers) = self.peers {
             let (host, content) = (self.lab.host(peers::HOST), self.round.to_string());
             for (row, took) in peers.deploy(self.lab, host, &content)? {
