@@ -245,3 +245,49 @@ pub fn reply_to(message: &Message, serial: u32) -> Option<Result<Vec<Value>, Dbu
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A connection, and systemd's side of it.
+    fn connected() -> (Connection, UnixStream) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("private");
+        let listener = UnixListener::bind(&path).unwrap();
+        let connection = Connection::connect(&path).unwrap();
+        (connection, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_call_is_sent_before_the_authentication_was_answered() {
+        let (mut connection, mut systemd) = connected();
+        let until = Instant::now() + Duration::from_secs(10);
+        connection.send(&manager_call("Subscribe", &[]), until).unwrap();
+        let mut sent = [0; 4096];
+        let count = systemd.read(&mut sent).unwrap();
+        let call = sent[..count].windows(7).position(|part| part == b"BEGIN\r\n").unwrap() + 7;
+        assert!(call < count, "{:?}", String::from_utf8_lossy(&sent[..count]));
+
+        assert!(connection.receive(Instant::now()).unwrap().is_none());
+        systemd.write_all(b"OK 0123").unwrap();
+        assert!(connection.receive(Instant::now()).unwrap().is_none());
+        systemd.write_all(b"\r\n").unwrap();
+        // Any message will do, for example the call.
+        systemd.write_all(&sent[call..count]).unwrap();
+        assert_eq!(connection.receive(until).unwrap().unwrap().kind, Kind::Other);
+        assert!(connection.is_drained());
+    }
+
+    #[test]
+    fn a_refusal_is_the_error_of_the_first_call() {
+        let (mut connection, mut systemd) = connected();
+        let until = Instant::now() + Duration::from_secs(10);
+        connection.send(&manager_call("Subscribe", &[]), until).unwrap();
+        systemd.write_all(b"REJECTED EXTERNAL\r\n").unwrap();
+        let error = connection.receive(until).unwrap_err();
+        assert_eq!(error.to_string(), "systemd refused the connection: REJECTED EXTERNAL");
+    }
+}
