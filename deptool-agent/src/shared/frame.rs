@@ -15,6 +15,8 @@ pub const MAX_FRAME: usize = 1 << 20;
 /// musl's allocator gets any block of more than about 24 KiB from the kernel and returns it when it is freed. With
 /// chunks of 64 KiB that took longer than everything else that the agent does with a large file.
 pub const CHUNK: usize = 16 * 1024;
+/// The most that is read at once, in bytes.
+const READ: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -49,21 +51,39 @@ pub fn send<T: Serialize>(out: &mut dyn Write, message: &T) -> Result<(), FrameE
 /// Collects received bytes until they are whole messages.
 #[derive(Default)]
 pub struct FrameBuffer {
+    /// The bytes at `taken..end` were received and not yet taken. What follows is room for more, so that it is cleared only once.
     bytes: Vec<u8>,
-    /// How many of `bytes` were already taken out as messages.
     taken: usize,
+    end: usize,
 }
 
 impl FrameBuffer {
     /// Add bytes that were received.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..std::mem::take(&mut self.taken));
-        self.bytes.extend_from_slice(bytes);
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    /// Add what `read` puts at the beginning of the memory that it is given. Returns the number of bytes.
+    pub fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
+        let count = read(self.room(READ))?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// Room for at least `size` more bytes.
+    fn room(&mut self, size: usize) -> &mut [u8] {
+        self.bytes.copy_within(self.taken..self.end, 0);
+        (self.taken, self.end) = (0, self.waiting());
+        if self.bytes.len() < self.end + size {
+            self.bytes.resize(self.end + size, 0);
+        }
+        &mut self.bytes[self.end..]
     }
 
     /// Take the next message, if all of it was received.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        let rest = &self.bytes[self.taken..];
+        let rest = &self.bytes[self.taken..self.end];
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
         if length > MAX_FRAME {
@@ -78,7 +98,7 @@ impl FrameBuffer {
 
     /// Take the bytes before the next line feed, if one was received. Every stream begins with a line of text.
     pub fn take_line(&mut self) -> Option<Vec<u8>> {
-        let rest = &self.bytes[self.taken..];
+        let rest = &self.bytes[self.taken..self.end];
         let line = rest[..rest.iter().position(|byte| *byte == b'\n')?].to_vec();
         self.taken += line.len() + 1;
         Some(line)
@@ -86,13 +106,14 @@ impl FrameBuffer {
 
     /// The number of bytes that were received and not yet taken.
     pub fn waiting(&self) -> usize {
-        self.bytes.len() - self.taken
+        self.end - self.taken
     }
 
     /// Take all bytes that are left, undecoded.
     pub fn take_rest(&mut self) -> Vec<u8> {
-        let taken = std::mem::take(&mut self.taken);
-        std::mem::take(&mut self.bytes).split_off(taken)
+        let rest = self.bytes[self.taken..self.end].to_vec();
+        *self = FrameBuffer::default();
+        rest
     }
 
     /// Whether the stream may end here without having been cut off.
@@ -157,6 +178,26 @@ mod tests {
             } else {
                 assert!(matches!(result, Err(FrameError::CutOff)), "{cut}: {result:?}");
             }
+        }
+    }
+
+    #[test]
+    fn messages_are_the_same_in_whatever_pieces_they_arrive() {
+        let sent: Vec<(u32, String)> = (0..40).map(|n| (n, "x".repeat(n as usize * 50))).collect();
+        let stream: Vec<u8> = sent.iter().flat_map(|message| encode(message).unwrap()).collect();
+        for size in [1, 7, 1000, READ] {
+            let (mut buffer, mut received) = (FrameBuffer::default(), Vec::new());
+            for (n, mut piece) in stream.chunks(size).enumerate() {
+                match n % 2 {
+                    0 => drop(buffer.fill(|room| piece.read(room)).unwrap()),
+                    _ => buffer.push(piece),
+                }
+                while let Some(message) = buffer.take::<(u32, String)>().unwrap() {
+                    received.push(message);
+                }
+            }
+            assert!(buffer.is_between_frames());
+            assert_eq!(received, sent);
         }
     }
 

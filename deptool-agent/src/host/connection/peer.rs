@@ -325,19 +325,23 @@ impl Link {
 
     /// Read into the buffer. Returns something if the connection has ended or failed.
     fn fill(&mut self) -> Option<Incoming> {
-        let mut chunk = [0; 64 * 1024];
-        match rustix::io::read(&self.input, &mut chunk) {
-            Ok(0) if self.buffer.is_between_frames() => Some(Incoming::End),
+        let Link { input, buffer, prefix, .. } = self;
+        let mut again = vec![0; prefix.len()];
+        let read = match prefix.is_empty() {
+            true => buffer.fill(|room| rustix::io::read(input, room)),
+            false => rustix::io::read(input, &mut again),
+        };
+        match read {
+            Ok(0) if buffer.is_between_frames() => Some(Incoming::End),
             Ok(0) => Some(Incoming::Failed(FrameError::CutOff)),
-            Ok(n) => {
-                let (again, new) = chunk[..n].split_at(n.min(self.prefix.len()));
-                if !self.prefix.starts_with(again) {
-                    let why = "stdin and the environment bring different requests";
-                    return Some(Incoming::Failed(FrameError::Malformed(why.into())));
-                }
-                self.prefix.drain(..again.len());
-                self.buffer.push(new);
+            Ok(_) if prefix.is_empty() => None,
+            Ok(count) if prefix.starts_with(&again[..count]) => {
+                prefix.drain(..count);
                 None
+            }
+            Ok(_) => {
+                let why = "stdin and the environment bring different requests";
+                Some(Incoming::Failed(FrameError::Malformed(why.into())))
             }
             Err(Errno::INTR | Errno::AGAIN) => None,
             Err(error) => Some(Incoming::Failed(FrameError::Io(error.into()))),
