@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// The disk begins to write a large file whenever so much of it was received, in bytes. So the sync at the end is short.
+const AT_ONCE: u64 = 8 << 20;
+
 /// Receives the objects of one deployment. Its methods return `None` if the helper cancels or is gone.
 pub struct Receiving<'a> {
     pub home: &'a Home,
@@ -167,13 +170,17 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
     let mut file = durable::create(&temporary, 0o600)?;
     let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
     hasher.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
-    let mut left = size;
+    let (mut left, mut begun) = (size, 0);
     while left > 0 {
         match peer.receive() {
             Incoming::Request(Request::Data(bytes)) if bytes.0.len() as u64 <= left => {
                 hasher.update(&bytes.0);
                 file.write_all(&bytes.0).during("write", &temporary)?;
                 left -= bytes.0.len() as u64;
+                if (size - left) - begun >= AT_ONCE {
+                    durable::begin_writing(&file, begun);
+                    begun = size - left;
+                }
             }
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
             Incoming::Request(_) => return Err(ProtocolError::OutOfOrder.into()),

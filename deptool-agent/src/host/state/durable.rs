@@ -23,7 +23,10 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -254,9 +257,7 @@ fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
     let mut open = Vec::with_capacity(paths.len());
     for path in paths {
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)?;
-        // Ignore errors: this only starts the work that fsync waits for.
-        #[cfg(target_os = "linux")]
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        begin_writing(&file, 0);
         open.push((file, path));
     }
     let began = Instant::now();
@@ -268,4 +269,15 @@ fn sync_each(home: &Home, paths: &BTreeSet<PathBuf>) -> Result<(), HostError> {
         }
     }
     Ok(())
+}
+
+/// Have the kernel begin to write a file from `offset` on, which a later sync waits for. That is all it does, so errors do not
+/// matter.
+///
+/// The advice that a file is not needed begins that, too, but takes it out of memory, where those who use it next want it.
+#[allow(unsafe_code)]
+pub fn begin_writing(file: impl AsFd, offset: u64) {
+    let file = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and no memory is passed.
+    unsafe { libc::sync_file_range(file, offset as libc::off64_t, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
