@@ -29,10 +29,12 @@ use super::{
 
 use crate::model::interrupt::Interrupt;
 
+mod data;
 mod mailbox;
 mod reader;
 mod watchdog;
 
+use data::DataFrames;
 use mailbox::Arrival;
 pub use mailbox::{Event, Mailbox, Order, Orders};
 use reader::{Reader, Unread};
@@ -47,6 +49,8 @@ const TIDYING: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often a session needs attention, even if nothing arrives.
 pub const ATTENTION: Duration = Duration::from_secs(1);
+/// How many messages of data are sent at once. Between two of these, a session checks for an interrupt.
+const BATCH: usize = 4;
 /// How often a session checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
 /// The limit for silence if the answer is no longer needed: two missed heartbeats.
@@ -260,16 +264,27 @@ impl Session {
     /// Send a blob that is too large for the pack. If this is interrupted, the connection can't be used any more.
     pub fn send_blob(&mut self, id: BlobId, size: u64, content: &mut dyn io::Read) -> Result<(), SessionError> {
         self.send(&Request::Blob { id, size })?;
-        let mut chunk = vec![0; CHUNK];
-        loop {
+        if let Some(outgoing) = &self.outgoing {
+            outgoing.widen();
+        }
+        let new = |data, count| DataFrames::new(data, count).map_err(LocalError::from);
+        let (mut left, mut frames) = (size, new(CHUNK, BATCH)?);
+        while left > 0 {
             if self.interrupt.is_set() {
                 return Err(SessionError::Interrupted);
             }
-            let count = content.read(&mut chunk).map_err(LocalError::Blob)?;
-            if count == 0 {
-                return Ok(());
+            if left < frames.size() as u64 {
+                frames = new(CHUNK.min(left as usize), 1)?;
             }
-            self.send(&Request::Data(Bytes(chunk[..count].to_vec())))?;
+            frames.read(content).map_err(LocalError::Blob)?;
+            self.watchdog.asked(Instant::now());
+            self.send_frames(&frames.bytes)?;
+            left -= frames.size() as u64;
+        }
+        // At its end, the source reports its own errors.
+        match content.read(&mut [0]).map_err(LocalError::Blob)? {
+            0 => Ok(()),
+            _ => Err(LocalError::Blob(io::Error::other("it is longer than it should be")).into()),
         }
     }
 

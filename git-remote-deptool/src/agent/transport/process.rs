@@ -25,6 +25,8 @@ use crate::model::interrupt::Interrupt;
 
 /// How many bytes are written between two checks whether to continue.
 const CHUNK: usize = 64 * 1024;
+/// The size of a pipe for a lot of data, in bytes.
+const WIDE: usize = 256 * 1024;
 /// How long a write may wait for the other side.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same after an interrupt.
@@ -173,6 +175,14 @@ fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
     child.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Have a pipe hold more than the usual 64 KiB, so that its two ends take turns less often. Without it, all works as well.
+pub fn widen(pipe: impl AsFd) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, WIDE);
+    #[cfg(not(target_os = "linux"))]
+    let _ = pipe;
+}
+
 /// How a program ended, for an error message.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -293,6 +303,11 @@ impl Outgoing {
     fn new(pipe: ChildStdin, pump: Pump, interrupt: Interrupt) -> Outgoing {
         let state = Unwritten { parts: VecDeque::new(), offset: 0, total: 0, since: Instant::now(), failed: None };
         Outgoing { outbox: Arc::new(Outbox { pipe, state: Mutex::new(state) }), pump, interrupt, patience: PATIENCE }
+    }
+
+    /// Prepare for a lot of data.
+    pub fn widen(&self) {
+        widen(&self.outbox.pipe);
     }
 
     /// Write `parts` in order, in the background. The next write reports an error of a write.
