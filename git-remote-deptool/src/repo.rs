@@ -3,6 +3,7 @@
 //! Replace refs and grafts are ignored: hosts get exactly what the ids stand for.
 
 mod ancestry;
+pub mod blob;
 mod config_file;
 pub mod edits;
 mod environment;

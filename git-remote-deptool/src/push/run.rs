@@ -29,6 +29,7 @@ use crate::{
     model::{options::Atomicity, push_option::Confirm},
     repo::{
         Files, ReadError,
+        blob::Blobs,
         pack::{self, Base, Selection},
     },
     state::{Attempt, HostFacts, RequestPath},
@@ -79,7 +80,7 @@ fn deliveries(
     };
     let operator = remote.repo.operator();
     let mut deliveries = Vec::with_capacity(affected.len());
-    let mut packed = Packed::new();
+    let (mut packed, blobs) = (Packed::new(), Blobs::of(remote.repo.gix()));
     for (one, facts) in affected.iter().zip(facts) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
@@ -101,14 +102,14 @@ fn deliveries(
             in_the_way: options.push_options.in_the_way,
             confirm: confirm(remote, request, one)?,
         };
-        let git_dir = remote.repo.gix().git_dir().to_owned();
+        let blobs = blobs.clone();
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
             started: None,
             flight: RequestPath::Stdin,
             request: deploy,
             payload,
-            open_blob: Arc::new(move |id| Ok(Box::new(pack::large_blob(&git_dir, &id)?))),
+            open_blob: Arc::new(move |id| blobs.open(&id)),
             lock_wait: options.push_options.lock_wait.unwrap_or_default(),
             is_known: facts
                 .as_ref()

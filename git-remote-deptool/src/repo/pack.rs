@@ -1,13 +1,11 @@
 //! Makes the packs for hosts: commits, their root trees, and of each only the host's own directory.
 //!
-//! [`select`] decides which objects are sent, [`write()`] makes a pack of them, and [`large_blob`] reads those that are
-//! too large for a pack. A host never gets a tree or blob that only another host's directory contains.
+//! [`select`] decides which objects are sent, and [`write()`] makes a pack of them. Those that are too large for a pack are read
+//! as [blobs](super::blob). A host never gets a tree or blob that only another host's directory contains.
 
 use std::{
     collections::HashSet,
-    io::{self, Read, Write},
-    path::Path,
-    process::{Child, ChildStderr, ChildStdout, Stdio},
+    io::{self, Write},
 };
 
 use deptool_agent::shared::{
@@ -22,7 +20,7 @@ use gix_object::{Kind, tree::EntryKind};
 
 use super::{
     fsck,
-    history::{DEPTH, Entry, HistoryError, Objects, collect, git, parse_tree},
+    history::{DEPTH, Entry, HistoryError, Objects, collect, parse_tree},
 };
 
 #[cfg(test)]
@@ -235,7 +233,7 @@ impl Search<'_> {
     }
 }
 
-/// Why a pack or a large blob could not be written.
+/// Why a pack could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// An object could not be read.
@@ -296,51 +294,5 @@ impl Zlib {
                 return Ok(&self.out);
             }
         }
-    }
-}
-
-/// The content of a blob as a stream, so that neither Git nor we hold all of it in memory.
-///
-/// Reading fails at the end if Git could not deliver all of it.
-pub fn large_blob(git_dir: &Path, id: &BlobId) -> io::Result<LargeBlob> {
-    let mut child = git(git_dir)
-        // Git streams blobs from this size on.
-        .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob"])
-        .arg(id.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    match (child.stdout.take(), child.stderr.take()) {
-        (Some(stdout), Some(stderr)) => Ok(LargeBlob { child, stdout, stderr }),
-        _ => Err(io::Error::other("git has no pipes")),
-    }
-}
-
-/// A blob that is being read. See [`large_blob`].
-#[derive(Debug)]
-pub struct LargeBlob {
-    child: Child,
-    stdout: ChildStdout,
-    stderr: ChildStderr,
-}
-
-impl Read for LargeBlob {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.stdout.read(buffer)?;
-        if n == 0 && !buffer.is_empty() && !self.child.wait()?.success() {
-            let mut stderr = Vec::new();
-            (&mut self.stderr).take(4096).read_to_end(&mut stderr)?;
-            return Err(io::Error::other(format!("git cat-file failed: {}", printable(stderr.trim_ascii()))));
-        }
-        Ok(n)
-    }
-}
-
-impl Drop for LargeBlob {
-    fn drop(&mut self) {
-        // Git may have more to write, which nobody reads.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
