@@ -367,6 +367,9 @@ pub trait System {
     /// Write an entry to the host's journal, with the identifier `deptool`. Fields are names in capitals and their values.
     fn log(&mut self, _message: &str, _fields: &[(&str, &str)]) {}
 
+    /// Connect to systemd, without waiting until it has accepted that.
+    fn connect(&mut self) {}
+
     /// Ask systemd to move this process out of the login session, without waiting. See [`System::leave_session`].
     fn begin_leaving(&mut self) {}
 

@@ -83,7 +83,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     };
     lock.is_written(home)?;
     admission::check_records(home, request)?;
-    system.begin_leaving();
+    system.connect();
     if takeover::is_blocked(home, request.id)? {
         lock.leave();
         return Ok(End::Outcome(Outcome::Cancelled));
@@ -108,6 +108,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
         lock.leave();
         return Ok(End::Outcome(outcome));
     }
+    system.begin_leaving();
     Ok(match prepare(home, request, &mut store, &mut lock, &mut *peer, system) {
         Ok(Ready { record, written, expectations, left }) => {
             let running = Running {

@@ -33,7 +33,7 @@ pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 
-/// The time-out for sending the authentication.
+/// The time-out for the authentication.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// The limit for a line of the authentication protocol, in bytes. Real lines are far shorter.
 const LONGEST_LINE: usize = 4096;
@@ -69,19 +69,21 @@ pub struct Connection {
     socket: UnixStream,
     /// Bytes that were received and not yet parsed.
     pending: Vec<u8>,
-    /// Whether systemd has answered the authentication. Calls can be sent before.
+    /// Whether systemd has accepted us.
     is_accepted: bool,
     last_serial: u32,
 }
 
 impl Connection {
     /// Connect to the system's manager, or to that of the user with this id. User managers take calls from root, too.
+    ///
+    /// Whatever is done first waits until the system's manager has accepted us. A user's manager may not answer at all.
     pub fn open(user: Option<u32>) -> Result<Connection, DbusError> {
         let Some(uid) = user else { return Connection::connect(Path::new(PRIVATE)) };
-        let connection = Connection::connect(&private_of(uid))?;
+        let mut connection = Connection::connect(&private_of(uid))?;
         // The directory is the user's. A link in it to the system's socket would have us control the system's units.
         match rustix::net::sockopt::socket_peercred(&connection.socket) {
-            Ok(peer) if peer.uid.as_raw() == uid => Ok(connection),
+            Ok(peer) if peer.uid.as_raw() == uid => connection.await_acceptance().map(|()| connection),
             _ => Err(DbusError::Refused("it is not a process of the user".into())),
         }
     }
@@ -95,30 +97,34 @@ impl Connection {
         let mut connection = Connection { socket, pending: Vec::new(), is_accepted: false, last_serial: 0 };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex = crate::shared::text::hex(uid.as_bytes());
-        // BEGIN and calls follow without waiting for the answer, as in systemd's own library. After a refusal they do no harm.
+        // Send BEGIN without waiting for the answer, as systemd's own library does. After a refusal it does no harm.
         connection.write(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes(), Instant::now() + CONNECTING)?;
         Ok(connection)
     }
 
-    /// Take the answer to the authentication, if it was received.
-    fn take_acceptance(&mut self) -> Result<(), DbusError> {
-        let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") else {
-            return if self.pending.len() > LONGEST_LINE {
-                Err(WireError("a line is too long").into())
-            } else {
-                Ok(())
-            };
-        };
-        let line: Vec<u8> = self.pending.drain(..end + 2).collect();
-        if !line.starts_with(b"OK ") {
-            return Err(DbusError::Refused(crate::shared::text::printable(line.trim_ascii_end())));
+    /// Wait for the answer to the authentication. systemd would not notice a call that it receives together with BEGIN until it
+    /// receives something else.
+    fn await_acceptance(&mut self) -> Result<(), DbusError> {
+        let until = Instant::now() + CONNECTING;
+        while !self.is_accepted {
+            if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.pending.drain(..end + 2).collect();
+                if !line.starts_with(b"OK ") {
+                    return Err(DbusError::Refused(crate::shared::text::printable(line.trim_ascii_end())));
+                }
+                self.is_accepted = true;
+            } else if self.pending.len() > LONGEST_LINE {
+                return Err(WireError("a line is too long").into());
+            } else if !self.fill(until)? {
+                return Err(DbusError::TimedOut);
+            }
         }
-        self.is_accepted = true;
         Ok(())
     }
 
     /// Send a call. Returns the serial that the reply will name.
     pub fn send(&mut self, call: &Call<'_>, until: Instant) -> Result<u32, DbusError> {
+        self.await_acceptance()?;
         self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
         self.write(&call.to_bytes(self.last_serial), until)?;
         Ok(self.last_serial)
@@ -127,6 +133,7 @@ impl Connection {
     /// Send calls, all of them at once: systemd reads what has arrived before it starts a job, so that jobs which are asked
     /// for together are queued together, and After= holds among them. Returns the serials.
     pub fn send_all(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<u32>, DbusError> {
+        self.await_acceptance()?;
         let (mut bytes, mut serials) = (Vec::new(), Vec::with_capacity(calls.len()));
         for call in calls {
             self.last_serial = self.last_serial.checked_add(1).unwrap_or(1);
@@ -139,6 +146,7 @@ impl Connection {
 
     /// Receive the next message, or `None` if no message is complete by `until`.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Message>, DbusError> {
+        self.await_acceptance()?;
         loop {
             if let Some(message) = self.take_message()? {
                 return Ok(Some(message));
@@ -150,12 +158,6 @@ impl Connection {
     }
 
     fn take_message(&mut self) -> Result<Option<Message>, DbusError> {
-        if !self.is_accepted {
-            self.take_acceptance()?;
-            if !self.is_accepted {
-                return Ok(None);
-            }
-        }
         let Some(head) = self.pending.first_chunk() else { return Ok(None) };
         let length = Message::length(head)?;
         if self.pending.len() < length {
@@ -262,32 +264,30 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_sent_before_the_authentication_was_answered() {
+    fn no_call_is_sent_together_with_the_authentication() {
         let (mut connection, mut systemd) = connected();
         let until = Instant::now() + Duration::from_secs(10);
+        let answers = std::thread::spawn(move || {
+            let mut sent = [0; 4096];
+            let count = systemd.read(&mut sent).unwrap();
+            assert!(sent[..count].ends_with(b"BEGIN\r\n"), "{:?}", String::from_utf8_lossy(&sent[..count]));
+            systemd.write_all(b"OK 0123\r\n").unwrap();
+            // Any message will do as an answer, for example the call.
+            let count = systemd.read(&mut sent).unwrap();
+            systemd.write_all(&sent[..count]).unwrap();
+        });
         connection.send(&manager_call("Subscribe", &[]), until).unwrap();
-        let mut sent = [0; 4096];
-        let count = systemd.read(&mut sent).unwrap();
-        let call = sent[..count].windows(7).position(|part| part == b"BEGIN\r\n").unwrap() + 7;
-        assert!(call < count, "{:?}", String::from_utf8_lossy(&sent[..count]));
-
-        assert!(connection.receive(Instant::now()).unwrap().is_none());
-        systemd.write_all(b"OK 0123").unwrap();
-        assert!(connection.receive(Instant::now()).unwrap().is_none());
-        systemd.write_all(b"\r\n").unwrap();
-        // Any message will do, for example the call.
-        systemd.write_all(&sent[call..count]).unwrap();
         assert_eq!(connection.receive(until).unwrap().unwrap().kind, Kind::Other);
         assert!(connection.is_drained());
+        answers.join().unwrap();
     }
 
     #[test]
     fn a_refusal_is_the_error_of_the_first_call() {
         let (mut connection, mut systemd) = connected();
         let until = Instant::now() + Duration::from_secs(10);
-        connection.send(&manager_call("Subscribe", &[]), until).unwrap();
         systemd.write_all(b"REJECTED EXTERNAL\r\n").unwrap();
-        let error = connection.receive(until).unwrap_err();
+        let error = connection.send(&manager_call("Subscribe", &[]), until).unwrap_err();
         assert_eq!(error.to_string(), "systemd refused the connection: REJECTED EXTERNAL");
     }
 }

@@ -374,6 +374,11 @@ impl System for Systemd {
         journal::write(message, fields);
     }
 
+    fn connect(&mut self) {
+        // What goes wrong here goes wrong again at the first call.
+        let _ = self.client.connection();
+    }
+
     fn begin_leaving(&mut self) {
         // What goes wrong here goes wrong again when it is waited for.
         let _ = self.client.with(Client::ask_to_leave);
