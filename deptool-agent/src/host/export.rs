@@ -10,7 +10,7 @@ use crate::{
     host::{
         connection::peer::Peer,
         state::{
-            checkout::{Earlier, unchanged},
+            checkout::{self, Earlier},
             error::{Context, HostError, Whose},
             identity::{deployed, load_tree},
             layout::Home,
@@ -60,7 +60,9 @@ fn checked_out(home: &Home, id: BlobId) -> Result<Option<PathBuf>, HostError> {
     let (Some(store), Some(deployed), Some(number)) = (store, deployed(home)?, number) else { return Ok(None) };
     let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new())
         .map_err(|error| HostError::tree(Whose::Deployed, error))?;
-    Ok(Earlier::all(home, unchanged(home, number), &tree).iter().find_map(|earlier| earlier.file_with(id)))
+    let (apps, mut buffer) = (checkout::apps(home, number), Vec::new());
+    let unchanged = apps.iter().filter_map(|app| checkout::unchanged(home, number, app, &mut buffer)).collect();
+    Ok(Earlier::all(home, unchanged, &tree).iter().find_map(|earlier| earlier.file_with(id)))
 }
 
 /// Sends whatever is written to it as data messages.

@@ -16,10 +16,15 @@ pub fn append<T: Serialize + ?Sized>(bytes: Vec<u8>, value: &T) -> Result<Vec<u8
 
 /// Decode the value that all of `bytes` encode. Left-over bytes are an error.
 pub fn from_slice<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
-    match postcard::take_from_bytes(bytes)? {
+    match next(bytes)? {
         (value, []) => Ok(value),
         _ => Err(Error::DeserializeBadEncoding),
     }
+}
+
+/// Decode the value that `bytes` begin with. Returns the rest, too.
+pub fn next<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), Error> {
+    postcard::take_from_bytes(bytes)
 }
 
 #[cfg(test)]

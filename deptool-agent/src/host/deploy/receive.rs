@@ -74,30 +74,32 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    /// Receive and load the tree to deploy. The contents of all its files are then on this host.
-    pub fn receive_goal(&mut self, earlier: &[Earlier<'_>]) -> Result<Option<HostTree>, HostError> {
+    /// Receive and load the tree to deploy.
+    pub fn receive_goal(&mut self) -> Result<Option<HostTree>, HostError> {
         if !self.is_complete && !self.transfer()? {
             return Ok(None);
         }
         let Goal::Commit(target) = self.request.goal else { return Ok(Some(HostTree::default())) };
         loop {
             match self.load(&self.request.host, target) {
-                Ok(tree) => {
-                    let contents = Contents::new(self.home, self.store, earlier);
-                    if has_all(&tree, &contents) {
-                        return Ok(Some(tree));
-                    }
-                }
                 Err(TreeError::Missing { .. } | TreeError::Unreadable { .. }) => {}
-                Err(error) => return Err(HostError::tree(Whose::New, error)),
-            }
-            if self.is_complete {
-                return Err(HostError::refused("objects are missing from the pack"));
+                tree => return tree.map(Some).map_err(|error| HostError::tree(Whose::New, error)),
             }
             if !self.ask_for_all()? {
                 return Ok(None);
             }
         }
+    }
+
+    /// Make sure that the contents of all files of the tree to deploy are on this host. Returns false if the helper cancels or is
+    /// gone.
+    pub fn receive_contents(&mut self, new: &HostTree, earlier: &[Earlier<'_>]) -> Result<bool, HostError> {
+        while !has_all(new, &Contents::new(self.home, self.store, earlier)) {
+            if !self.ask_for_all()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn load(&mut self, host: &HostName, commit: CommitId) -> Result<HostTree, TreeError> {
@@ -106,6 +108,9 @@ impl<'a> Receiving<'a> {
 
     /// Ask for a pack with all objects, because the first one builds on objects that are lost or can't be read.
     fn ask_for_all(&mut self) -> Result<bool, HostError> {
+        if self.is_complete {
+            return Err(HostError::refused("objects are missing from the pack"));
+        }
         self.peer.send(&Response::NeedFull);
         self.store.suspect_damage();
         self.is_complete = true;

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,13 +18,13 @@ use crate::{
             receive::Receiving,
         },
         external::{
-            drift::{self, Compared, Depth, Finding, Item},
+            drift::{self, Compared, Depth, Finding, FirstLook, Item, Loaded, Seen},
             rebuild::{Rebuilt, rebuild},
         },
         secrets,
         state::{
             agents::AgentId,
-            checkout::{self, Contents, Earlier, Looking},
+            checkout::{self, Contents, Earlier},
             error::{Damage, HostError, Whose},
             failed_units::{self, Down},
             generations::{self, Note},
@@ -40,6 +41,7 @@ use crate::{
         name::{AppName, UnitName},
         ordered::Ordered as _,
         outcome::{Drift, Goal},
+        path::ExternalPath,
         plan::HostPlan,
         store::Store,
         text::printable,
@@ -127,24 +129,29 @@ pub fn stage(
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
     let current = home.generation_of(&home.current())?;
-    let looking = Looking::begin(home, current);
+    let claims = drift::load(home);
+    let first = FirstLook::begin(home, current, &claims);
     let mut receiving = Receiving::new(home, request, store, peer);
     let Some(old) = receiving.load_deployed()? else { return Ok(Staged::Gone) };
-    let unchanged = looking.end();
-    let earlier = current.map(|number| Earlier::all_renewed(home, number, unchanged, &old)).unwrap_or_default();
-    let Some(new) = receiving.receive_goal(&earlier)? else { return Ok(Staged::Gone) };
+    let Some(new) = receiving.receive_goal()? else { return Ok(Staged::Gone) };
     let desired = |whose, tree| Desired::of(tree).map_err(|error| HostError::tree(whose, error));
     let (had, wants) = (desired(Whose::Deployed, &old)?, desired(Whose::New, &new)?);
     let plan = HostPlan::of_desired(&old, &new, &had, &wants);
     if plan.digest() != request.plan {
         return Err(HostError::refused("the host's plan differs from the one that was shown"));
     }
-    let claims = ledger(home, store, &had, peer)?;
+    let Seen { unchanged, mut suspects } = first.end();
+    let earlier = current.map(|number| Earlier::all_renewed(home, number, unchanged, &old)).unwrap_or_default();
+    if !receiving.receive_contents(&new, &earlier)? {
+        return Ok(Staged::Gone);
+    }
+    let claims = ledger(home, store, &had, peer, (claims, &mut suspects))?;
     let down = failed_units::load(home)?;
     let generation = generations::next(home)?.max(current.unwrap_or(0) + 1);
     let found = match request.lease {
         Lease::At(commit) => {
-            let compared = Compared { home, commit: Goal::Commit(commit), tree: &old, wants: &had, claims: &claims };
+            let (commit, suspects) = (Goal::Commit(commit), &suspects);
+            let compared = Compared { home, commit, tree: &old, wants: &had, claims: &claims, suspects };
             drift_of(compared, &earlier, &down, system)?
         }
         Lease::Absent => Vec::new(),
@@ -187,11 +194,17 @@ fn stage_secrets(home: &Home, generation: u32, new: &HostTree, store: &Store) ->
     secrets::install_unit(home)
 }
 
-/// What we hold. A ledger that is lost is rebuilt from what is deployed.
-fn ledger(home: &Home, store: &Store, had: &Desired, peer: &mut Peer) -> Result<Claims, HostError> {
-    let damage = match Claims::load(home) {
+/// What we hold. A ledger that is lost is rebuilt from what is deployed, and its paths are looked at now.
+fn ledger(
+    home: &Home,
+    store: &Store,
+    had: &Desired,
+    peer: &mut Peer,
+    (claims, suspects): (Loaded, &mut Vec<ExternalPath>),
+) -> Result<Arc<Claims>, HostError> {
+    let damage = match claims {
         Ok(Some(claims)) => return Ok(claims),
-        Ok(None) if had.external.is_empty() && had.enabled.is_empty() => return Ok(Claims::default()),
+        Ok(None) if had.external.is_empty() && had.enabled.is_empty() => return Ok(Default::default()),
         Ok(None) => Damage::of(&home.claims(), "is empty or missing"),
         Err(HostError::Damaged(damage)) => {
             heal::set_aside(home, &home.claims())?;
@@ -203,7 +216,8 @@ fn ledger(home: &Home, store: &Store, had: &Desired, peer: &mut Peer) -> Result<
     for note in [format!("{damage}: rebuilt from what is deployed")].into_iter().chain(unknown) {
         peer.send(&Response::Note(note));
     }
-    Ok(claims)
+    *suspects = drift::find_suspects(home, &claims);
+    Ok(Arc::new(claims))
 }
 
 /// What is not as it was deployed, without the units that are started in any case.

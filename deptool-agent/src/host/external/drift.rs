@@ -3,14 +3,17 @@
 //! A deployment looks for drift before it decides anything, and puts right what it is responsible for: see
 //! [`crate::host::deploy::mend`]. `git deptool verify` does the same, and examines units more closely.
 
+mod first;
 mod units;
 
+pub use first::{FirstLook, Loaded, Seen, find_suspects, load};
 pub use units::foreign;
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::Read,
+    sync::Arc,
 };
 
 use crate::{
@@ -111,6 +114,8 @@ pub struct Compared<'a> {
     pub tree: &'a HostTree,
     pub wants: &'a Desired,
     pub claims: &'a Claims,
+    /// The claimed paths to look at.
+    pub suspects: &'a [ExternalPath],
 }
 
 /// Compare the host with what was deployed, as closely as possible. Empty if there is no difference, or if nothing is
@@ -118,13 +123,15 @@ pub struct Compared<'a> {
 pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, HostError> {
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
-    let looking = checkout::Looking::begin(home, home.generation_of(&home.current())?);
+    let claims = load(home);
+    let first = FirstLook::begin(home, home.generation_of(&home.current())?, &claims);
     let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new());
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let mut found = Vec::new();
-    let claims = match Claims::load(home) {
-        Ok(Some(claims)) => claims,
+    let Seen { unchanged, suspects } = first.end();
+    let (claims, suspects) = match claims {
+        Ok(Some(claims)) => (claims, suspects),
         damaged => {
             let what = match damaged {
                 Err(HostError::Damaged(damage)) => damage.what,
@@ -133,13 +140,14 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
             };
             found.push(host(format!("{STATE_DIR}/state/claims"), what, Item::Links));
             // The next deployment will do the same.
-            rebuild(home, &store, &wants)?.claims
+            let claims = rebuild(home, &store, &wants)?.claims;
+            let suspects = find_suspects(home, &claims);
+            (Arc::new(claims), suspects)
         }
     };
     found.extend(hostname(home, &deployed)?);
-    let compared =
-        Compared { home, commit: Goal::Commit(deployed.commit), tree: &tree, wants: &wants, claims: &claims };
-    let unchanged = looking.end();
+    let commit = Goal::Commit(deployed.commit);
+    let compared = Compared { home, commit, tree: &tree, wants: &wants, claims: &claims, suspects: &suspects };
     found.extend(look(compared, &unchanged.iter().map(|(app, ..)| app).into_set(), system, Depth::Verify)?);
     Ok(found)
 }
@@ -254,33 +262,18 @@ impl Looking<'_> {
         }
     }
 
-    /// Check the external paths.
+    /// Check the external paths that may have changed.
     fn external(&mut self, stamps: &Stamps) -> Result<(), HostError> {
-        let (Compared { home, claims, wants, .. }, depth) = (self.compared, self.depth);
-        let mut directory: Option<(String, Place)> = None;
-        for (path, claim) in &claims.paths {
-            let parent = path.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
+        let (Compared { home, claims, wants, suspects, .. }, depth) = (self.compared, self.depth);
+        for path in suspects {
+            let Some(claim) = claims.paths.get(path) else { continue };
             let name = path.relative().file_name().unwrap_or_default();
             let known = stamps.get(path);
-            // Paths are sorted, so the next one is mostly in the same directory.
-            if let Some((_, place)) = directory.as_ref().filter(|(known, _)| known == parent)
-                && known.is_none_or(|stamp| is_as_made(home, stamp))
-                && place.has_beside(name, &claim.ours, known)?
-                && place.has_label_beside(name, claims.labels.get(path))
-            {
-                continue;
-            }
-            let place = match &directory {
-                Some((known, place)) if known == parent => Ok(Some(place.beside(name)?)),
-                _ => match Place::resolve(home, path) {
-                    Ok(Resolved::Place(place)) => {
-                        directory = Some((parent.to_owned(), place.beside(name)?));
-                        Ok(Some(place))
-                    }
-                    Ok(Resolved::Missing(_)) => Ok(None),
-                    Ok(Resolved::Inside) => Err(HostError::External(format!("leads into {STATE_DIR}"))),
-                    Err(error) => Err(error),
-                },
+            let place = match Place::resolve(home, path) {
+                Ok(Resolved::Place(place)) => Ok(Some(place)),
+                Ok(Resolved::Missing(_)) => Ok(None),
+                Ok(Resolved::Inside) => Err(HostError::External(format!("leads into {STATE_DIR}"))),
+                Err(error) => Err(error),
             };
             let what = match &place {
                 Ok(None) => Some(("is missing".to_owned(), false)),

@@ -5,6 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -44,6 +45,9 @@ mod writable;
 pub use writable::lock_of;
 
 use walk::{LOOK, Step, Walk};
+
+/// A symlink's target is shorter than this on Linux, in bytes.
+const MAX_LINK: usize = 4096;
 
 /// An external path: its parent directory, held open, and a name in it.
 pub struct Place {
@@ -170,8 +174,9 @@ impl Place {
     pub fn has_beside(&self, name: &OsStr, content: &Content, known: Option<&Stamp>) -> Result<bool, HostError> {
         match content {
             Content::Link(target) => {
-                let found = rustix::fs::readlinkat(&self.directory, name, Vec::with_capacity(target.len() + 1));
-                Ok(found.is_ok_and(|found| found.as_bytes() == target.as_bytes()))
+                let mut buffer = [MaybeUninit::uninit(); MAX_LINK];
+                let found = rustix::fs::readlinkat_raw(&self.directory, name, &mut buffer[..]);
+                Ok(found.is_ok_and(|(found, _)| found == target.as_bytes()))
             }
             Content::File(_) => Ok(known.is_some() && self.stat(name)?.map(|stat| Stamp::of(&stat)).as_ref() == known),
         }

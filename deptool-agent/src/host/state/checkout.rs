@@ -5,7 +5,7 @@
 
 mod earlier;
 
-pub use earlier::{Earlier, Looking, unchanged};
+pub use earlier::{Earlier, Unchanged, apps, unchanged};
 
 use std::{
     cell::RefCell,
@@ -302,35 +302,42 @@ fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) ->
     Ok(())
 }
 
-/// The encoded record of the checkout `name`, if it has one and everything still matches.
-fn verify(home: &Home, name: &str) -> Option<Vec<u8>> {
+/// What was recorded of the files of the checkout `name`.
+fn load_record(home: &Home, name: &str) -> Option<Vec<Seen>> {
     let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
-    let record: Record<&[u8]> = encoding::from_slice(&bytes).ok()?;
-    let root = openat(CWD, home.trees().join(name), DIRECTORY, Mode::empty()).ok()?;
-    let is_unchanged = Stamp::of(&fstat(&root).ok()?) == record.root && matches(&root, &record.seen).ok()?;
-    is_unchanged.then_some(bytes)
+    Some(encoding::from_slice::<Record>(&bytes).ok()?.seen)
 }
 
-/// Whether everything in a checkout is as it was seen.
+/// Whether the checkout `name` has a record, and everything still matches.
 ///
-/// A directory with the same times has the same entries, so no directory is listed: that would double the time.
-fn matches(root: &OwnedFd, seen: &[Seen<&[u8]>]) -> io::Result<bool> {
+/// A directory with the same times has the same entries, so no directory is listed: that would double the time. Memory is
+/// only allocated in `buffer`: another thread is busy, and would wait.
+fn verify(home: &Home, name: &str, buffer: &mut Vec<u8>) -> Option<()> {
+    durable::read_into(&record_path(home, name), RECORD, buffer).ok()?;
+    let root = openat(CWD, home.trees().join(name), DIRECTORY, Mode::empty()).ok()?;
+    // The same bytes as those of a `Record`, one item after another.
+    let ((stamp, count), mut rest) = encoding::next::<(Stamp, u64)>(buffer).ok()?;
+    if Stamp::of(&fstat(&root).ok()?) != stamp {
+        return None;
+    }
     // The directory of the last path, if it is not the root.
     let (mut parent, mut opened) = (&b""[..], None);
-    for Seen { path, stamp } in seen {
+    for _ in 0..count {
+        let (Seen { path, stamp }, after) = encoding::next::<Seen<&[u8]>>(rest).ok()?;
+        rest = after;
         let slash = path.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = slash.map_or((&b""[..], *path), |at| (&path[..at], &path[at + 1..]));
+        let (above, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
         if above != parent {
             // Sorted before its entries, it was just seen to be a directory.
             parent = above;
-            opened = if above.is_empty() { None } else { Some(openat(root, above, DIRECTORY, Mode::empty())?) };
+            opened = if above.is_empty() { None } else { Some(openat(&root, above, DIRECTORY, Mode::empty()).ok()?) };
         }
-        let directory = opened.as_ref().unwrap_or(root);
-        if Stamp::of(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?) != *stamp {
-            return Ok(false);
+        let directory = opened.as_ref().unwrap_or(&root);
+        if Stamp::of(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?) != stamp {
+            return None;
         }
     }
-    Ok(true)
+    rest.is_empty().then_some(())
 }
 
 /// A difference between a checkout and what was written.
@@ -343,8 +350,8 @@ pub struct Difference {
 
 /// How the checkout `name` differs from what was written. Without a record, every file is read.
 pub fn differences(home: &Home, name: &str, app: &App) -> Vec<Difference> {
-    match verify(home, name) {
-        Some(_) => Vec::new(),
+    match verify(home, name, &mut Vec::new()) {
+        Some(()) => Vec::new(),
         // Large files may have to be read.
         None => home.wait_for(|| look_closely(home, name, app)),
     }
@@ -359,8 +366,7 @@ fn look_closely(home: &Home, name: &str, app: &App) -> Vec<Difference> {
         }
         Err(_) => return vec![Difference { file: None, what: "can't be read, or has invalid names in it" }],
     };
-    let record = durable::read(&record_path(home, name), RECORD).ok().flatten();
-    let recorded = record.and_then(|bytes| encoding::from_slice::<Record>(&bytes).ok()).map(|record| record.seen);
+    let recorded = load_record(home, name);
     let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).into_map();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });

@@ -72,14 +72,21 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
 
 /// The content of a file. `None` if it does not exist.
 pub fn read_even_if_empty(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, HostError> {
-    let Some(file) = open(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    Ok(read_into(path, limit, &mut bytes)?.then_some(bytes))
+}
+
+/// Replace `bytes` with the content of a file. Returns false if it does not exist.
+pub fn read_into(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<bool, HostError> {
+    bytes.clear();
+    let Some(file) = open(path)? else { return Ok(false) };
     let length = file.metadata().during("look at", path)?.len();
     if length > limit {
         return Err(Damage::of(path, format!("is longer than {limit} bytes")).into());
     }
-    let mut bytes = Vec::with_capacity(length as usize);
-    file.take(limit).read_to_end(&mut bytes).during("read", path)?;
-    Ok(Some(bytes))
+    bytes.reserve_exact(length as usize);
+    file.take(limit).read_to_end(bytes).during("read", path)?;
+    Ok(true)
 }
 
 /// Open a file for reading. `None` if it does not exist.
