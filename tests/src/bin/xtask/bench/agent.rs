@@ -25,13 +25,9 @@ const LINKS: usize = 50;
 const VERIFIES: usize = 15;
 const HELLO: Row = Row::ours("the agent's hello, from its start", &TRUE, Aim::Within(Duration::from_millis(2)));
 
-/// Comparing a host with what was deployed. Includes reading the deployed tree from the store, which a deployment does anyway.
-const VERIFY_FEW: Row = Row::floor("the agent looks for drift: 1 file");
-const VERIFY: Row = Row::ours(
-    "the agent looks for drift: 10,000 files, 1,000 links",
-    &VERIFY_FEW,
-    Aim::Above(Duration::from_millis(10)),
-);
+/// Comparing a host with what was deployed, for which the deployed tree is read from the store.
+const VERIFY_FEW: Row = Row::floor("`verify` on the host: 1 file");
+const VERIFY: Row = Row::ours("`verify` on the host: 10,000 files, 1,000 links", &VERIFY_FEW, Aim::None);
 
 pub fn run(table: &mut Table, prefix: &Path) -> Result<()> {
     let version = Version::of(&prefix.join("bin/git-remote-deptool"))?;
