@@ -23,7 +23,8 @@ use super::{
     sanitize::safe,
     transport::{
         Ahead, ConnectError, Connector, Endpoint, Link, Stage, Started,
-        process::{Connection, Outgoing, describe},
+        outgoing::Outgoing,
+        process::{Connection, describe},
     },
 };
 

@@ -34,6 +34,7 @@ pub use environment::Environment;
 pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
+pub mod outgoing;
 pub mod process;
 pub mod pump;
 pub mod ssh;
@@ -41,7 +42,8 @@ mod user_config;
 
 use gate::{Gate, Pass};
 use messages::{Display, Kind, Showing};
-use process::{Connection, Incoming, Outgoing};
+use outgoing::Outgoing;
+use process::{Connection, Incoming};
 use pump::Pumps;
 use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
 

@@ -22,7 +22,6 @@ use gix::{
 };
 
 use super::history::git;
-use crate::agent::transport::process::widen;
 
 #[cfg(test)]
 mod tests;
@@ -110,10 +109,7 @@ impl FromGit {
             .stderr(Stdio::piped())
             .spawn()?;
         match (child.stdout.take(), child.stderr.take()) {
-            (Some(stdout), Some(stderr)) => {
-                widen(&stdout);
-                Ok(FromGit { child, stdout, stderr })
-            }
+            (Some(stdout), Some(stderr)) => Ok(FromGit { child, stdout, stderr }),
             _ => Err(io::Error::other("git has no pipes")),
         }
     }

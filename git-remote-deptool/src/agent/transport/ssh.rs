@@ -362,7 +362,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn no_interrupt_reaches_ssh_and_no_question_the_terminal() {
         let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
-        // In place of ssh: its session is its own process group, and the signals that it ignores, as a mask.
+        // In place of ssh. Prints its session, and the signals that it ignores as a mask.
         let line = "set -- $(cut -d' ' -f1,6 /proc/self/stat) $(grep SigIgn /proc/self/status); echo $2 $4 #";
         let settings =
             SshSettings { command: Some(line.into()), variant: Some("ssh".into()), ..SshSettings::default() };

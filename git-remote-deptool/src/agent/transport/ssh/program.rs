@@ -8,7 +8,7 @@ use std::{
 
 use super::Environment;
 
-/// An absolute path: searching another environment's PATH would take a copy of this whole process.
+/// The shell for command lines.
 const SHELL: &str = "/bin/sh";
 
 /// The command line syntax of a program, as in Git's `ssh.variant`.
