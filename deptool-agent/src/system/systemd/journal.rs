@@ -48,23 +48,21 @@ pub fn query(unit: &UnitName, uid: Option<u32>, invocations: &[String]) -> Vec<S
     arguments
 }
 
-/// The last `lines` messages of these invocations, or of all if none are given. An entry without an invocation belongs
-/// to the one before it.
+/// The last `lines` messages of these invocations, or of all if none are given. An entry without an invocation belongs to the
+/// one before it or to the one after it: a process may speak before its manager says that it has started it.
 pub fn last_lines(output: &[u8], invocations: &[String], lines: usize) -> String {
-    let mut messages = Vec::new();
-    let mut is_meant = invocations.is_empty();
-    for line in String::from_utf8_lossy(output).lines() {
-        // The first line may be cut off.
-        let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-        let invocation = INVOCATION.iter().find_map(|field| entry.get(field)?.as_str());
-        if let (Some(invocation), false) = (invocation, invocations.is_empty()) {
-            is_meant = invocations.iter().any(|one| one == invocation);
-        }
-        if is_meant {
-            messages.extend(entry.get("MESSAGE").and_then(text));
-        }
-    }
-    messages.split_off(messages.len().saturating_sub(lines)).join("\n")
+    let output = String::from_utf8_lossy(output);
+    // The first line may be cut off.
+    let entries: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let invocation = |entry: &Value| INVOCATION.iter().find_map(|field| Some(entry.get(field)?.as_str()?.to_owned()));
+    let is_meant = |at: usize| {
+        let before = entries[..=at].iter().rev().find_map(invocation);
+        let after = entries[at..].iter().find_map(invocation);
+        invocations.is_empty() || before.iter().chain(&after).any(|one| invocations.contains(one))
+    };
+    let meant = (0..entries.len()).filter(|at| is_meant(*at));
+    let messages: Vec<String> = meant.filter_map(|at| entries[at].get("MESSAGE").and_then(text)).collect();
+    messages[messages.len().saturating_sub(lines)..].join("\n")
 }
 
 /// The text of a field. journalctl prints a field that is not UTF-8, or has control characters, as an array of bytes.
@@ -86,6 +84,8 @@ mod tests {
     const OUTPUT: &str = r#"half an entry"}
 {"MESSAGE":"of an earlier run","_SYSTEMD_INVOCATION_ID":"1"}
 {"MESSAGE":"of that run, too"}
+{"MESSAGE":"a.service: Deactivated successfully.","INVOCATION_ID":"1"}
+{"MESSAGE":"before it is said to have started"}
 {"MESSAGE":"Starting a.service...","INVOCATION_ID":"2"}
 {"MESSAGE":"quick last words"}
 {"MESSAGE":[98,0,255],"_SYSTEMD_INVOCATION_ID":"2"}
@@ -99,7 +99,8 @@ mod tests {
             let invocations: Vec<String> = invocations.iter().map(|id| (*id).to_owned()).collect();
             last_lines(OUTPUT.as_bytes(), &invocations, lines)
         };
-        assert_eq!(of(&["2"], 9), "Starting a.service...\nquick last words\nb\0\u{fffd}");
+        let second = "before it is said to have started\nStarting a.service...\nquick last words\nb\0\u{fffd}";
+        assert_eq!(of(&["2"], 9), second);
         assert_eq!(of(&["2"], 1), "b\0\u{fffd}");
         assert_eq!(of(&["4"], 9), "");
         assert_eq!(of(&[], 2), "Starting a.service...\nof a later run");
