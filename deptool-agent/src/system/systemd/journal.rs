@@ -10,8 +10,9 @@ use crate::shared::name::UnitName;
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// The most entries that are read.
 const ENTRIES: &str = "1000";
-/// The invocation of a unit, in entries of its processes and in those of systemd about the unit.
-const INVOCATION: [&str; 3] = ["_SYSTEMD_INVOCATION_ID", "INVOCATION_ID", "USER_INVOCATION_ID"];
+/// The invocation of a unit, in entries of systemd about the unit and in those of its processes. An entry of a user's manager has
+/// both: the last one is then that of the manager itself.
+const INVOCATION: [&str; 3] = ["USER_INVOCATION_ID", "INVOCATION_ID", "_SYSTEMD_INVOCATION_ID"];
 
 /// Write an entry. It is lost if the host has no journal, or if journald is just restarting.
 pub fn write(message: &str, fields: &[(&str, &str)]) {
@@ -86,7 +87,7 @@ mod tests {
 {"MESSAGE":"of that run, too"}
 {"MESSAGE":"a.service: Deactivated successfully.","INVOCATION_ID":"1"}
 {"MESSAGE":"before it is said to have started"}
-{"MESSAGE":"Starting a.service...","INVOCATION_ID":"2"}
+{"MESSAGE":"Starting a.service...","USER_INVOCATION_ID":"2","_SYSTEMD_INVOCATION_ID":"that of a user's manager"}
 {"MESSAGE":"quick last words"}
 {"MESSAGE":[98,0,255],"_SYSTEMD_INVOCATION_ID":"2"}
 {"MESSAGE":"Starting a.service...","INVOCATION_ID":"3"}
