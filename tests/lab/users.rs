@@ -93,8 +93,9 @@ fn a_unit_of_a_user_is_deployed_changed_rolled_back_and_removed() {
 
     let good = stage.operator().id("prod");
     for (broken, why) in [
-        // journald may not learn whose words they are if the process ends at once.
         (WEB.replace("exec sleep infinity", "echo last words; sleep 0.5; exit 3"), "exited with status 3"),
+        // journald may not learn whose words they are.
+        (WEB.replace("exec sleep infinity", "echo quick words; exit 3"), "exited with status 3"),
         (WEB.replace("/bin/sh", "/no/such/shell"), "exited with status 203/EXEC"),
     ] {
         stage.write(UNIT, &broken);
