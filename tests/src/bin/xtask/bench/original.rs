@@ -15,8 +15,8 @@ const PROGRAM: &str = "DEPTOOL_ORIGINAL";
 
 const SHARED: Row = Row::floor("`ssh host true`, shared connection");
 const OWN: Row = Row::floor("`ssh host true`, own connection");
-const OVER_SHARED: Row = Row::peer("Deptool: the commit and one file, shared connection", &SHARED);
-const OVER_OWN: Row = Row::peer("Deptool: the same, own connection", &OWN);
+const OVER_SHARED: Row = Row::peer("Deptool: the same, shared connection", &SHARED);
+const OVER_OWN: Row = Row::peer("Deptool: the commit and one file, own connection", &OWN);
 
 /// Its host.
 pub const HOST: &str = "original";
