@@ -1,5 +1,5 @@
-//! Running `git` for the operator's repository: in a process group of its own, so that Ctrl-C reaches us alone, and
-//! stopped with all that it has started when it takes too long or the operator interrupts us.
+//! Running `git` for the operator's repository: in a process group of its own, so that Ctrl-C reaches us alone (unless it
+//! may ask something), and stopped with all that it has started when it takes too long or the operator interrupts us.
 
 use std::{
     ffi::OsStr,
@@ -12,20 +12,21 @@ use std::{
 };
 
 use deptool_agent::shared::text::printable_lines;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::model::interrupt::Interrupt;
 
 /// How often a running git looks whether we were interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
 
-/// A `git` command that needs no terminal.
+/// A `git` command.
 pub struct Git {
     /// The subcommand, for messages.
     name: &'static str,
     command: Command,
     interrupt: Interrupt,
     patience: Option<Duration>,
+    uses_terminal: bool,
 }
 
 /// Why a `git` command failed.
@@ -44,8 +45,8 @@ pub enum GitError {
 impl Git {
     /// `git <name>`. `command` contains everything before the subcommand.
     pub fn new(mut command: Command, name: &'static str, interrupt: Interrupt) -> Git {
-        command.arg(name).process_group(0);
-        Git { name, command, interrupt, patience: None }
+        command.arg(name);
+        Git { name, command, interrupt, patience: None, uses_terminal: false }
     }
 
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Git {
@@ -65,9 +66,18 @@ impl Git {
         self
     }
 
+    /// Let it ask on the terminal, for which it must stay in our process group. Ctrl-C reaches it too.
+    pub fn uses_terminal(mut self, uses_terminal: bool) -> Git {
+        self.uses_terminal = uses_terminal;
+        self
+    }
+
     /// Run it, and return its stdout.
     pub fn run(mut self, input: &[u8]) -> Result<Vec<u8>, GitError> {
         let name = self.name;
+        if !self.uses_terminal {
+            self.command.process_group(0);
+        }
         let failed = |source| GitError::Start { command: name, source };
         let (stdin, stdout, stderr) = (Stdio::piped(), Stdio::piped(), Stdio::piped());
         let mut child = self.command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
@@ -107,10 +117,12 @@ impl Git {
                 Some(patience) if began.elapsed() >= patience => GitError::TooSlow { command: self.name },
                 Some(_) | None => continue,
             };
-            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                // It was not waited for yet: the id is its own.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
+            // It was not waited for yet: the id is its own.
+            let id = Pid::from_child(child);
+            let _ = match self.uses_terminal {
+                true => kill_process(id, Signal::KILL),
+                false => kill_process_group(id, Signal::KILL),
+            };
             return Err(why);
         }
     }

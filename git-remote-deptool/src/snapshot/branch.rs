@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::unix::process::CommandExt,
     path::PathBuf,
 };
 
@@ -112,11 +111,9 @@ impl<'a> Branch<'a> {
                 }
                 // commit-tree does not read commit.gpgSign.
                 git.args(signs.then_some("-S")).arg(tree.to_string());
-                if signs {
-                    // gpg may have to ask for a passphrase on the terminal.
-                    git.process_group(rustix::process::getpgrp().as_raw_nonzero().get());
-                }
             })
+            // gpg may have to ask for a passphrase.
+            .uses_terminal(signs)
             .run(message)?;
         let id: CommitId = String::from_utf8_lossy(&printed)
             .trim()

@@ -106,7 +106,7 @@ impl Unwritten {
         if self.parts.is_empty() {
             self.since = Instant::now();
         }
-        if !part.is_empty() {
+        if !part.is_empty() && self.failed.is_none() {
             self.parts.push_back(part);
         }
     }

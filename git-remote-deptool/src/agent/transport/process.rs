@@ -249,6 +249,8 @@ mod tests {
         connection.stopper().stop();
         outgoing.write_all(b"more").unwrap_err();
         assert!(!outgoing.is_busy());
+        outgoing.write_all(b"more").unwrap_err();
+        assert!(!outgoing.is_busy(), "nothing waits for a pipe that is broken");
     }
 
     #[test]
