@@ -90,7 +90,7 @@ pub fn agent(platform: Platform) -> Result<PathBuf> {
     match platform {
         Platform::X86_64 | Platform::Aarch64 => {
             ensure_target(target)?;
-            reproducible("build", target)?.args(what).inherit()?;
+            reproducible("build", target, &[])?.args(what).inherit()?;
         }
         // rustup has no standard library for these.
         Platform::Armv7 | Platform::Riscv64 => {
@@ -108,7 +108,7 @@ pub fn helper(system: System) -> Result<PathBuf> {
     let target = system.target();
     ensure_target(target)?;
     let build = match system {
-        System::LinuxX86_64 | System::LinuxAarch64 => reproducible("build", target)?,
+        System::LinuxX86_64 | System::LinuxAarch64 => reproducible("build", target, &[])?,
         System::MacosX86_64 | System::MacosAarch64 => zigbuild(target)?,
     };
     build.args(["-p", "git-remote-deptool", "--bins", "--release"]).inherit()?;
@@ -120,12 +120,14 @@ fn zigbuild(target: &str) -> Result<Cmd> {
     if find_program("cargo-zigbuild").is_none() {
         bail!("missing, to build for {target}: cargo-zigbuild and zig (pip install cargo-zigbuild ziglang)");
     }
-    reproducible("zigbuild", target)
+    // Zig's linker gives a program for macOS an id that is a hash of it with its debug information, which names temporary
+    // directories. So debug information is left out here already, though it is stripped from all releases.
+    reproducible("zigbuild", target, &["-Clink-arg=-Wl,-S"])
 }
 
 /// cargo, building binaries that do not depend on where they are built: the paths of sources in them, which panics
 /// name, are replaced. Those of the standard library become what rustc calls them where its sources are not installed.
-fn reproducible(task: &str, target: &str) -> Result<Cmd> {
+fn reproducible(task: &str, target: &str, more: &[&str]) -> Result<Cmd> {
     let home = std::env::home_dir().context("there is no home directory")?;
     let crates = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
     let about = rustc(&["-vV"])?;
@@ -137,7 +139,8 @@ fn reproducible(task: &str, target: &str) -> Result<Cmd> {
         (crates, "/cargo".to_owned()),
         (library_sources()?, format!("/rustc/{commit}")),
     ];
-    let flags = names.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    let renamed = names.map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+    let flags: Vec<&str> = renamed.iter().map(String::as_str).chain(more.iter().copied()).collect();
     let flags = format!("target.{target}.rustflags={}", serde_json::to_string(&flags)?);
     Ok(cargo_command().args([task, "--config", &flags, "--target", target]))
 }
