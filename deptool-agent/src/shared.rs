@@ -2,6 +2,7 @@
 //!
 //! Nothing here depends on Linux, so the helper builds on every Unix system.
 
+pub mod beside;
 pub mod build;
 pub mod desired;
 pub mod encoding;

@@ -4,13 +4,13 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        mpsc::{RecvTimeoutError, channel},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use crate::shared::{frame::encode, wire::Response};
+use crate::shared::{beside::Beside, frame::encode, wire::Response};
 
 /// The agent sends something at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -30,20 +30,25 @@ impl Heartbeat {
     pub fn during<T>(&self, period: Duration, work: impl FnOnce() -> T) -> T {
         let output = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let (Some(output), Ok(frame)) = (output, encode(&Response::Heartbeat)) else { return work() };
-        let (running, ended) = channel::<()>();
+        let is_done = Arc::new(AtomicBool::new(false));
+        let its = is_done.clone();
         let beat = move || {
-            while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+            thread::park_timeout(period);
+            // It may have woken up for no reason: a heartbeat too many does no harm.
+            while !its.load(Ordering::Acquire) {
                 // A frame this short is written whole or not at all. If the buffer is full, the helper has something to
                 // read anyway.
                 let _ = rustix::io::write(&*output, &frame);
+                thread::park_timeout(period);
             }
         };
         // If no thread can be started, the work is done without heartbeats.
-        let thread = thread::Builder::new().stack_size(64 << 10).spawn(beat);
+        let beating = Beside::begin(beat);
         let result = work();
-        drop(running);
-        if let Ok(thread) = thread {
-            let _ = thread.join();
+        is_done.store(true, Ordering::Release);
+        if let Some(beating) = beating {
+            beating.wake();
+            beating.end();
         }
         result
     }

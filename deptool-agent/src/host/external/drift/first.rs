@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle},
 };
 
 use super::is_as_made;
@@ -22,7 +21,7 @@ use crate::{
             ledger::Claims,
         },
     },
-    shared::{name::AppName, path::ExternalPath},
+    shared::{beside::Beside, name::AppName, path::ExternalPath},
 };
 
 /// What the first look has found.
@@ -43,7 +42,7 @@ pub fn load(home: &Home) -> Loaded {
 /// A first look that is under way.
 pub struct FirstLook {
     work: Arc<Work>,
-    thread: Option<JoinHandle<Seen>>,
+    other: Option<Beside<Seen>>,
 }
 
 impl FirstLook {
@@ -57,14 +56,14 @@ impl FirstLook {
             next: AtomicUsize::new(0),
         });
         let its = work.clone();
-        FirstLook { work, thread: thread::Builder::new().spawn(move || its.share()).ok() }
+        FirstLook { work, other: Beside::begin(move || its.share()) }
     }
 
     /// The result. This looks at what the other thread has not begun with: at everything, if there is no other thread.
     pub fn end(self) -> Seen {
-        let FirstLook { work, thread } = self;
+        let FirstLook { work, other } = self;
         let mut seen = work.share();
-        if let Some(Ok(others)) = thread.map(JoinHandle::join) {
+        if let Some(others) = other.and_then(Beside::end) {
             seen.unchanged.extend(others.unchanged);
             seen.suspects.extend(others.suspects);
         }
@@ -154,13 +153,13 @@ mod tests {
             symlink(target, root.path().join("etc").join(name)).unwrap();
         }
         for is_alone in [true, false] {
-            let FirstLook { work, thread } = FirstLook::begin(&home, Some(1), &load(&home));
-            let others = thread.unwrap().join().unwrap();
+            let FirstLook { work, other } = FirstLook::begin(&home, Some(1), &load(&home));
+            let others = other.unwrap().end().unwrap();
             if is_alone {
                 work.next.store(0, Ordering::Relaxed);
             }
-            let thread = (!is_alone).then(|| thread::spawn(|| others));
-            let mut seen = FirstLook { work, thread }.end();
+            let other = if is_alone { None } else { Beside::begin(|| others) };
+            let mut seen = FirstLook { work, other }.end();
             seen.unchanged.sort();
             let same: Vec<&str> = seen.unchanged.iter().map(|(_, tree)| tree.as_str()).collect();
             let suspects: Vec<&str> = seen.suspects.iter().map(ExternalPath::as_str).collect();
