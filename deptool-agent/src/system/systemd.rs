@@ -375,13 +375,11 @@ impl System for Systemd {
     }
 
     fn connect(&mut self) {
-        // What goes wrong here goes wrong again at the first call.
-        let _ = self.client.connection();
+        self.client.connect_ahead();
     }
 
     fn begin_leaving(&mut self) {
-        // What goes wrong here goes wrong again when it is waited for.
-        let _ = self.client.with(Client::ask_to_leave);
+        self.client.begin_leaving();
     }
 
     fn leave_session(&mut self, how_far: Leave) -> Result<(), SystemError> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    leave::Ahead,
     run::{JobSignal, Run},
     unit::{self, Memory, Properties, unit_of},
 };
@@ -33,7 +34,9 @@ pub const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 pub struct Client {
     /// The user whose manager it is, and the user's id. `None` for the system's manager.
     user: Option<(Account, u32)>,
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
+    /// A connection that is being made.
+    pub(super) ahead: Option<Ahead>,
     /// There was a connection, and it was lost.
     is_lost: bool,
     /// A signal came since the last [`Client::wait_for_change`].
@@ -71,10 +74,16 @@ impl Client {
     }
 
     pub fn connection(&mut self) -> Result<&mut Connection, DbusError> {
-        let open = match self.connection.take() {
-            Some(connection) => connection,
-            None if self.is_lost => reconnect(self.uid())?,
-            None => Connection::open(self.uid())?,
+        let uid = self.uid();
+        let open = match (self.connection.take(), self.ahead.take().map(Ahead::end)) {
+            (Some(connection), _) => connection,
+            (None, Some(Ok((connection, leaving)))) => {
+                self.leaving = leaving;
+                connection
+            }
+            (None, None) if !self.is_lost => Connection::open(uid)?,
+            (None, Some(Err(DbusError::Connect { .. }))) => Connection::open(uid)?,
+            (None, Some(Err(_)) | None) => reconnect(uid)?,
         };
         Ok(self.connection.insert(open))
     }
