@@ -91,7 +91,7 @@ impl Store {
     /// The caller holds the host lock.
     pub fn open_or_init(dir: &Path) -> Result<Self> {
         layout::complete(dir)?;
-        layout::sweep(dir)?;
+        Self::sweep(dir)?;
         let store = Self::with(dir, Packs::list(&pack_dir(dir))?);
         store.repair_shallow()?;
         Ok(store)
@@ -99,7 +99,7 @@ impl Store {
 
     /// Remove whatever a crash left in the store at `dir`, if there is a store. The caller holds the host lock.
     pub fn sweep(dir: &Path) -> Result<()> {
-        layout::sweep(dir)
+        layout::sweep(dir, RefFiles::at(dir).branch().as_deref())
     }
 
     /// Remove the lock files and temporary files of the store at `dir`. The caller holds the host lock.

@@ -110,7 +110,7 @@ fn end(home: &Home, most: u64) -> Result<Vec<u8>, HostError> {
     let read = |mut file: File| -> io::Result<Vec<u8>> {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(length.min(most) as usize);
         file.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     };

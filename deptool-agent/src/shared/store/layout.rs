@@ -1,10 +1,12 @@
 //! The files of the store: created so that stock Git can read the store, and cleaned up after a crash.
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use crate::shared::store::error::{At, Result};
@@ -101,11 +103,10 @@ pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> 
             found.push(path);
         }
     }
-    for name in ["refs", "logs", "objects/pack"] {
+    for name in ["refs", "logs"] {
         if kind(&dir.join(name)).is_ok_and(|meta| meta.is_dir()) {
             visit_files(&dir.join(name), &mut |path| {
-                let is_pack = name == "objects/pack";
-                let is_ours = kind(path).is_ok_and(|meta| meta.is_file() && (is_pack || meta.len() <= LONGEST));
+                let is_ours = kind(path).is_ok_and(|meta| meta.is_file() && meta.len() <= LONGEST);
                 if !is_ours && !found.iter().any(|known| known == path) {
                     found.push(path.to_owned());
                 }
@@ -113,8 +114,9 @@ pub(super) fn strange(dir: &Path, branch: Option<&str>) -> Result<Vec<PathBuf>> 
             })?;
         }
     }
+    // Packs may be long and are many, so they are not looked at one by one.
     for entry in fs::read_dir(dir.join("objects/pack")).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        if entry.file_type().is_ok_and(|kind| !kind.is_file()) {
             found.push(entry.path());
         }
     }
@@ -142,11 +144,13 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Remove whatever a crash left: temporary files, lock files, packs that are cut off or lack their index, and the
-/// torn last line of a reflog. The caller holds the host lock.
-pub(super) fn sweep(dir: &Path) -> Result<()> {
+/// torn last line of a reflog. The caller holds the host lock. `branch` is the name of the ref that is deployed.
+pub(super) fn sweep(dir: &Path, branch: Option<&str>) -> Result<()> {
     sweep_temporary_files(dir)?;
     visit_files(&dir.join("logs"), &mut cut_torn_line)?;
-    sweep_packs(&dir.join("objects/pack"))
+    // The branch is written after everything before it was synced.
+    let settled = branch.and_then(|name| written_at(&dir.join(name)));
+    sweep_packs(&dir.join("objects/pack"), settled)
 }
 
 /// Remove lock files and temporary files. They are told by their names. The caller holds the host lock.
@@ -165,24 +169,33 @@ pub(super) fn sweep_temporary_files(dir: &Path) -> Result<()> {
     })
 }
 
-fn sweep_packs(dir: &Path) -> Result<()> {
+/// Packs that were written after `settled` may be cut off.
+fn sweep_packs(dir: &Path, settled: Option<SystemTime>) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.at("read", dir)?,
     };
+    let mut files = HashSet::new();
     for entry in entries {
-        let path = entry.at("read", dir)?.path();
+        files.insert(entry.at("read", dir)?.path());
+    }
+    let has = |path: &Path, suffix: &str| files.contains(&path.with_extension(suffix));
+    for path in &files {
         let whole = match path.extension().and_then(|suffix| suffix.to_str()) {
-            Some("pack") => is_whole(&path)?,
-            Some("idx" | "promisor" | "rev" | "mtimes") => path.with_extension("pack").exists(),
+            Some("pack") => has(path, "idx") && (settled > written_at(path) || is_whole(path)?),
+            Some("idx" | "promisor" | "rev" | "mtimes") => has(path, "pack"),
             _ => true,
         };
         if !whole {
-            remove_pack(&path)?;
-            remove_if_exists(&path)?;
+            remove_pack(path)?;
+            remove_if_exists(path)?;
         }
     }
     Ok(())
+}
+
+fn written_at(path: &Path) -> Option<SystemTime> {
+    fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok()
 }
 
 /// Remove a pack, given by any of its files, along with the files that Git may have added to it. The index goes first,

@@ -40,14 +40,16 @@ impl Pack {
     }
 
     fn bundle(&self) -> Option<&Bundle> {
-        self.bundle.get_or_init(|| open(&self.index).ok()).as_ref()
+        self.bundle.get_or_init(|| open(&self.index)).as_ref()
     }
 }
 
-fn open(index: &Path) -> gix_error::Result<Bundle> {
-    let pack = data::File::at(index.with_extension("pack"), HashKind::Sha1)?;
-    let index = index::File::at(index, HashKind::Sha1)?;
-    Ok(Bundle { pack: pack.with_alloc_limit_bytes(Some(ALLOCATION)), index })
+/// The pack with this index. `None` if it can't be read, or is not the one that the index is of.
+fn open(index: &Path) -> Option<Bundle> {
+    let pack = data::File::at(index.with_extension("pack"), HashKind::Sha1).ok()?;
+    let index = index::File::at(index, HashKind::Sha1).ok()?;
+    (pack.checksum() == index.pack_checksum())
+        .then(|| Bundle { pack: pack.with_alloc_limit_bytes(Some(ALLOCATION)), index })
 }
 
 impl Packs {

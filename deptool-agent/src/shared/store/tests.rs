@@ -3,10 +3,11 @@
 mod refs;
 
 use std::{
-    fs,
-    io::BufReader,
+    fs::{self, File},
+    io::{BufReader, Write},
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
 
 use gix_object::Kind;
@@ -397,6 +398,23 @@ fn leftovers_of_a_crash_are_removed() {
     assert_eq!(pack_files(&host.store).len(), 3);
     // Whichever of the two packs was truncated, `second` needs an object from it.
     assert!(!missing(&host.store, &second).is_empty());
+}
+
+#[test]
+fn a_pack_that_was_cut_off_long_after_it_was_deployed_counts_as_missing_until_it_is_dropped() {
+    let mut host = Host::new();
+    let commit = host.deploy("one\n", &[], 1);
+    let pack = host.store.packs.indices().next().unwrap().with_extension("pack");
+    let (content, before) = (fs::read(&pack).unwrap(), fs::metadata(&pack).unwrap().modified().unwrap());
+    fs::remove_file(&pack).unwrap();
+    let mut file = File::create(&pack).unwrap();
+    file.write_all(&content[..content.len() - 1]).unwrap();
+    // Older than the branch, so nobody expects that it was cut off.
+    file.set_modified(before - Duration::from_secs(1)).unwrap();
+    let mut host = host.reopen();
+    assert!(pack.exists() && !host.store.has(&commit.0));
+    host.store.drop_damaged().unwrap();
+    assert!(!pack.exists());
 }
 
 #[test]
