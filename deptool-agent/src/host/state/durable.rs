@@ -130,8 +130,12 @@ fn not_a_file(path: &Path) -> HostError {
     Damage::of(path, format!("is {}, not a file", Kind::of(path))).into()
 }
 
-/// Replace the file at `path` atomically, by a rename.
+/// Replace the file at `path` atomically, by a rename. A file that has this content stays: a rename over another file makes
+/// some file systems write the new one to the disk at once.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
+    if read_even_if_empty(path, RECORD).is_ok_and(|old| old.as_deref() == Some(content)) {
+        return Ok(());
+    }
     let temporary = temporary_of(path);
     let write = || -> Result<(), HostError> {
         let mut file = create(&temporary, 0o600)?;
