@@ -1,9 +1,18 @@
 //! Receives what a deployment needs: a pack, and blobs that are too large for a pack.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, BufReader, Read, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
 };
+
+use gix_hash::ObjectId;
 
 use crate::{
     host::{
@@ -17,6 +26,7 @@ use crate::{
         },
     },
     shared::{
+        beside::Beside,
         id::{BlobId, CommitId},
         name::HostName,
         outcome::Goal,
@@ -28,6 +38,11 @@ use crate::{
 
 /// The disk begins to write a large file whenever so much of it was received, in bytes. So the sync at the end is short.
 const AT_ONCE: u64 = 8 << 20;
+
+/// How much of a large file is read and hashed at once, in bytes.
+const HASHED_AT_ONCE: usize = 64 << 10;
+/// In place of the length of a file: no more of it will be written.
+const GIVEN_UP: u64 = u64::MAX;
 
 /// Receives the objects of one deployment. Its methods return `None` if the helper cancels or is gone.
 pub struct Receiving<'a> {
@@ -172,19 +187,45 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
     rustix::fs::chmod(&directory, rustix::fs::Mode::from_raw_mode(0o700)).during("change the mode of", &directory)?;
     let (path, temporary) = (directory.join(id.to_string()), directory.join(format!("{id}.new")));
     // It is moved into a checkout, where only its mode keeps others from reading it.
-    let mut file = durable::create(&temporary, 0o600)?;
-    let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
-    hasher.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
-    let (mut left, mut begun) = (size, 0);
-    while left > 0 {
+    let file = durable::create(&temporary, 0o600)?;
+    let written = Arc::new(AtomicU64::new(0));
+    let (its, same) = (written.clone(), file.try_clone().during("open again", &temporary)?);
+    // Hashing takes longer than everything else.
+    let hashing = Beside::begin(move || hash_while_written(&same, size, &its));
+    let received = write_blob(&file, &temporary, size, peer, &|end| {
+        written.store(end, Ordering::Release);
+        hashing.iter().for_each(Beside::wake);
+    });
+    if !matches!(received, Ok(true)) {
+        written.store(GIVEN_UP, Ordering::Release);
+        hashing.iter().for_each(Beside::wake);
+    }
+    if !received? {
+        return Ok(false);
+    }
+    let hash = match hashing {
+        Some(hashing) => hashing.end().unwrap_or(Ok(None)),
+        None => hash_while_written(&file, size, &written),
+    };
+    if hash.during("read", &temporary)? != Some(id.0) {
+        return Err(ProtocolError::DamagedBlob(id.short()).into());
+    }
+    fs::rename(&temporary, &path).during("rename", &temporary)?;
+    Ok(true)
+}
+
+/// Write the data of a blob to `file`, and `note` after each part how long it is. Returns false if the helper cancels or is gone.
+fn write_blob(mut file: &File, path: &Path, size: u64, peer: &mut Peer, note: &dyn Fn(u64)) -> Result<bool, HostError> {
+    let (mut written, mut begun) = (0, 0);
+    while written < size {
         match peer.receive() {
-            Incoming::Request(Request::Data(bytes)) if bytes.0.len() as u64 <= left => {
-                hasher.update(&bytes.0);
-                file.write_all(&bytes.0).during("write", &temporary)?;
-                left -= bytes.0.len() as u64;
-                if (size - left) - begun >= AT_ONCE {
-                    durable::begin_writing(&file, begun);
-                    begun = size - left;
+            Incoming::Request(Request::Data(bytes)) if bytes.0.len() as u64 <= size - written => {
+                file.write_all(&bytes.0).during("write", path)?;
+                written += bytes.0.len() as u64;
+                note(written);
+                if written - begun >= AT_ONCE {
+                    durable::begin_writing(file, begun);
+                    begun = written;
                 }
             }
             Incoming::Request(Request::Cancel) | Incoming::Silence | Incoming::End => return Ok(false),
@@ -192,11 +233,29 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
             Incoming::Failed(error) => return Err(ProtocolError::from(error).into()),
         }
     }
-    if hasher.try_finalize().ok() != Some(id.0) {
-        return Err(ProtocolError::DamagedBlob(id.short()).into());
-    }
-    fs::rename(&temporary, &path).during("rename", &temporary)?;
     Ok(true)
+}
+
+/// The hash of the blob in `file`, to which another thread writes: `written` is how long it is so far. `None` if that was given up.
+fn hash_while_written(file: &File, size: u64, written: &AtomicU64) -> io::Result<Option<ObjectId>> {
+    let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
+    hasher.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
+    let (mut buffer, mut at) = (vec![0; HASHED_AT_ONCE], 0);
+    while at < size {
+        let end = written.load(Ordering::Acquire);
+        if end == GIVEN_UP {
+            return Ok(None);
+        }
+        let part = &mut buffer[..((end - at) as usize).min(HASHED_AT_ONCE)];
+        if part.is_empty() {
+            thread::park();
+            continue;
+        }
+        file.read_exact_at(part, at)?;
+        hasher.update(part);
+        at += part.len() as u64;
+    }
+    Ok(hasher.try_finalize().ok())
 }
 
 /// Why a stream of data was cut off.
