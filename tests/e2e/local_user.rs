@@ -52,20 +52,29 @@ impl World<'_> {
         self.repo.commit(content)
     }
 
-    /// Mallory's shell, which repeats this script until it is stopped.
-    fn racing(&self, directory: &Path, script: &str) -> Racing {
+    /// Mallory's shell, which repeats these commands until this is dropped.
+    fn racing(&self, directory: &Path, commands: &str) -> Racing {
+        let stop = self.sandbox.dir().join("stop");
+        let script = format!("until [ -e '{}' ]; do {commands}; done", stop.display());
         let mut shell = Command::new("sh");
-        shell.args(["-c", script]).current_dir(directory).uid(MALLORY).gid(MALLORY);
-        Racing(shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        shell.args(["-c", &script]).current_dir(directory).uid(MALLORY).gid(MALLORY);
+        let shell = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Racing { shell, stop }
     }
 }
 
-struct Racing(Child);
+struct Racing {
+    shell: Child,
+    stop: PathBuf,
+}
 
 impl Drop for Racing {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // If the shell was killed, its last command would go on for a moment.
+        match std::fs::write(&self.stop, "") {
+            Ok(()) => drop(self.shell.wait()),
+            Err(_) => drop(self.shell.kill()),
+        }
     }
 }
 
@@ -88,13 +97,13 @@ fn a_race_for_the_place_of_a_link_gains_nothing() {
     let etc = state_of(&world.at("etc"));
     let home = world.at("home/mallory");
     // The path, our temporary files next to it, and the directory itself change constantly.
-    let script = "while :; do
+    let commands = "
         ln -s ../../../etc/secret d/app.conf; ln ../../etc/secret d/x; mkfifo d/x; mv -f d/x d/app.conf
         ln -sf ../../../etc/secret d/.app.conf.deptool-new; mkdir d/.app.conf.deptool-undo
         mv d e; ln -s ../../etc d; rm -f d; mv e d
         rm -f d/app.conf d/.app.conf.deptool-new d/.app.conf.deptool-before; rmdir d/.app.conf.deptool-undo d/app.conf
-        mkdir d/app.conf; rmdir d/app.conf; done";
-    let racing = world.racing(&home, script);
+        mkdir d/app.conf; rmdir d/app.conf";
+    let racing = world.racing(&home, commands);
     let mut done = 0;
     for round in 0..8 {
         let paths: &[&str] = if round % 2 == 0 { &["/home/mallory/d/app.conf"] } else { &[] };
@@ -165,9 +174,8 @@ fn a_file_that_its_owner_changes_is_not_copied_into_other_apps() {
     world.repo.git(&["push", "web1", "prod"]).ok();
     let theirs = std::fs::canonicalize(world.at("var/lib/deptool/current")).unwrap().join("theirs/data");
     assert_eq!(std::fs::metadata(&theirs).unwrap().uid(), MALLORY);
-    let script =
-        format!("while :; do printf b >>'{0}'; : >'{0}'; head -c 5242880 /dev/zero >'{0}'; done", theirs.display());
-    let racing = world.racing(Path::new("/"), &script);
+    let commands = format!("printf b >>'{0}'; : >'{0}'; head -c 5242880 /dev/zero >'{0}'", theirs.display());
+    let racing = world.racing(Path::new("/"), &commands);
     world.repo.write("web1/ours/program", &large);
     let two = world.repo.commit("Ours");
     let run = world.repo.git(&["push", "web1", "prod"]);
