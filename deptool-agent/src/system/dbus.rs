@@ -33,6 +33,8 @@ pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 
+/// The time-out for calls that systemd answers at once. It may be in the middle of a reload, and does not answer then.
+pub const ANSWER: Duration = Duration::from_secs(60);
 /// The time-out for the authentication.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// The limit for a line of the authentication protocol, in bytes. Real lines are far shorter.

@@ -11,12 +11,13 @@ use std::{
 
 use super::{
     Active, Converted, JobKind, JobResult, Leave, Manager, System, SystemError, UnitDetail, UnitFile, UnitState,
-    dbus::{Call, Connection, DbusError, MANAGER, SYSTEMD, Value, manager_call},
+    dbus::{ANSWER, Call, Connection, DbusError, MANAGER, SYSTEMD, Value, manager_call},
     program,
 };
 use crate::shared::name::{Account, UnitName};
 use crate::shared::ordered::Ordered as _;
 
+mod ahead;
 mod client;
 mod jobs;
 mod journal;
@@ -29,7 +30,7 @@ mod run;
 mod transient;
 mod unit;
 
-use client::{ANSWER, Client, PROPERTIES, failed, is_absent};
+use client::{Client, PROPERTIES, failed, is_absent};
 pub(super) use unit::{clock, unit_file};
 
 /// The time-out for a daemon-reload. Generators alone may take 90 s.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    leave::Ahead,
+    ahead::Ahead,
     run::{JobSignal, Run},
     unit::{self, Memory, Properties, unit_of},
 };
@@ -15,12 +15,10 @@ use crate::{
     shared::name::{Account, UnitName},
     system::{
         SystemError, UnitDetail,
-        dbus::{Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
+        dbus::{ANSWER, Call, Connection, DbusError, Kind, MANAGER, Message, SYSTEMD, Value, manager_call, reply_to},
     },
 };
 
-/// The time-out for calls that systemd answers at once. It may be in the middle of a reload, and does not answer then.
-pub const ANSWER: Duration = Duration::from_secs(60);
 /// The time-out for systemd to come back after a re-execution.
 const REEXECUTION: Duration = Duration::from_secs(10);
 /// Signals come in bursts. After the first one, wait until none comes for `QUIET`, but not longer than `BURST`.

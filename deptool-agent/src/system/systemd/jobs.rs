@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    client::{ANSWER, Client, failed, is_loss, take_reply},
+    client::{Client, failed, is_loss, take_reply},
     run::Run,
     unit::clock,
 };
@@ -11,7 +11,7 @@ use crate::{
     shared::name::UnitName,
     system::{
         Active, JobKind, JobResult, SystemError, UnitDetail,
-        dbus::{Call, DbusError, Value, manager_call},
+        dbus::{ANSWER, Call, DbusError, Value, manager_call},
         some_of,
     },
 };
