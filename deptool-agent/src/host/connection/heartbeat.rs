@@ -33,13 +33,15 @@ impl Heartbeat {
         let is_done = Arc::new(AtomicBool::new(false));
         let its = is_done.clone();
         let beat = move || {
-            thread::park_timeout(period);
-            // It may have woken up for no reason: a heartbeat too many does no harm.
-            while !its.load(Ordering::Acquire) {
+            loop {
+                // It may wake up for no reason: a heartbeat too many does no harm.
+                thread::park_timeout(period);
+                if its.load(Ordering::Acquire) {
+                    return;
+                }
                 // A frame this short is written whole or not at all. If the buffer is full, the helper has something to
                 // read anyway.
                 let _ = rustix::io::write(&*output, &frame);
-                thread::park_timeout(period);
             }
         };
         // If no thread can be started, the work is done without heartbeats.

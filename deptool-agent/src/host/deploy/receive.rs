@@ -192,13 +192,13 @@ fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<b
     let (its, same) = (written.clone(), file.try_clone().during("open again", &temporary)?);
     // Hashing takes longer than everything else.
     let hashing = Beside::begin(move || hash_while_written(&same, size, &its));
-    let received = write_blob(&file, &temporary, size, peer, &|end| {
+    let note = |end| {
         written.store(end, Ordering::Release);
         hashing.iter().for_each(Beside::wake);
-    });
+    };
+    let received = write_blob(&file, &temporary, size, peer, &note);
     if !matches!(received, Ok(true)) {
-        written.store(GIVEN_UP, Ordering::Release);
-        hashing.iter().for_each(Beside::wake);
+        note(GIVEN_UP);
     }
     if !received? {
         return Ok(false);
