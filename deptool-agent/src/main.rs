@@ -22,6 +22,7 @@ use deptool_agent::{
         state::{boot, labels, layout::Home},
     },
     shared::{
+        build::NO_ROOT,
         env_request,
         seal::{self, Seal},
     },
@@ -76,6 +77,10 @@ fn root() -> PathBuf {
 fn serve() -> Result<(), Box<dyn Error>> {
     let root = root();
     let home = Home::new(&root);
+    if home.is_live() && !rustix::process::geteuid().is_root() {
+        // It was started without the script that uses sudo. The helper now runs that.
+        return Ok(writeln!(io::stdout(), "deptool-error {NO_ROOT} the login is not root")?);
+    }
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     let prefix = env::var_os(env_request::VARIABLE).and_then(|value| env_request::decode(value.as_encoded_bytes()));

@@ -107,7 +107,16 @@ fn deployed(commit: &str) -> Deployed {
 
 fn hello(deployed: Option<Deployed>) -> Hello {
     let instance = "0123".into();
-    Hello { instance, recipient: None, deployed, last_attempt: None, notes: vec![], failures: vec![], busy: None }
+    Hello {
+        instance,
+        recipient: None,
+        deployed,
+        last_attempt: None,
+        notes: vec![],
+        failures: vec![],
+        busy: None,
+        is_roots_login: true,
+    }
 }
 
 fn greeting(hello: Hello) -> Response {

@@ -1,6 +1,6 @@
 //! Serves one connection: the first line, hello, and then one request after another.
 
-use std::io;
+use std::{env, io};
 
 use crate::{
     host::{
@@ -137,5 +137,6 @@ fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnM
             None
         }
     };
-    Ok(Hello { instance, recipient, deployed, last_attempt, notes, failures, busy })
+    let is_roots_login = ["SUDO_UID", "DOAS_USER"].into_iter().all(|name| env::var_os(name).is_none());
+    Ok(Hello { instance, recipient, deployed, last_attempt, notes, failures, busy, is_roots_login })
 }

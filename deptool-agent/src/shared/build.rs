@@ -5,6 +5,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// 16 hexadecimal digits that identify the sources of helper and agent. See the build script of this crate.
 pub const BUILD_ID: &str = env!("DEPTOOL_BUILD_ID");
 
+/// The code of `deptool-error` that an agent without root's rights prints in place of its first line.
+pub const NO_ROOT: &str = "no-root";
+
 /// The file name of the agent on a host: `deptool-agent-<version>-<build id>`.
 pub fn agent_file_name() -> String {
     format!("deptool-agent-{VERSION}-{BUILD_ID}")

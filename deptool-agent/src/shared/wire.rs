@@ -318,6 +318,8 @@ pub struct Hello {
     pub failures: Vec<String>,
     /// The agent that holds the host's lock, if one does.
     pub busy: Option<Holder>,
+    /// The login is root's own: the agent needs neither sudo nor doas.
+    pub is_roots_login: bool,
 }
 
 /// Bytes, encoded as such and not as a list of numbers.

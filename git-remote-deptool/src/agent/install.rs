@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! helper                                     host
-//! ssh host <script::remote_command>  ──▶     the agent is there: it is started
+//! ssh host <script::remote_command>  ──▶     the agent is there: it is started, by itself or by a script
 //! deptool-hello <build id>           ──▶
 //!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
 //!
@@ -13,6 +13,8 @@
 //! deptool-hello <build id>           ──▶
 //!                                    ◀──     deptool-agent <version> <build id>         frames follow, both ways
 //! ```
+//! If an agent that is to be started by itself is not there, or another user than root starts it, the script runs on
+//! another connection.
 //! An agent whose file is damaged, or that ends without a word, is replaced on another connection: there the command does
 //! not start it.
 //!

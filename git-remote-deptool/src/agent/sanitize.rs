@@ -58,7 +58,7 @@ pub fn safe(response: Response) -> Response {
 }
 
 fn hello(hello: Hello) -> Hello {
-    let Hello { instance, recipient, deployed: runs, last_attempt, notes, failures, busy } = hello;
+    let Hello { instance, recipient, deployed: runs, last_attempt, notes, failures, busy, is_roots_login } = hello;
     Hello {
         instance: line(&instance),
         recipient: recipient.map(|recipient| line(&recipient)),
@@ -67,6 +67,7 @@ fn hello(hello: Hello) -> Hello {
         notes: few_lines(&notes),
         failures: few_lines(&failures),
         busy: busy.map(holder),
+        is_roots_login,
     }
 }
 
@@ -172,6 +173,7 @@ mod tests {
             notes: vec![evil.clone(); 1000],
             failures: vec![evil.clone(); 1000],
             busy: Some(holder.clone()),
+            is_roots_login: true,
         };
         let edit = Some(Edit { deployed: evil.clone(), now: evil.clone() });
         let drift = Drift { subject: Subject::Path(evil.clone()), what: evil.clone(), edit };

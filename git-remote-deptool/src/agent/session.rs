@@ -20,7 +20,7 @@ use deptool_agent::shared::{
 use super::{
     sanitize::safe,
     transport::{
-        Ahead, ConnectError, Connector, Endpoint, Link, Stage, Started,
+        Ahead, ConnectError, Connector, Endpoint, Link, Present, Stage, Started,
         outgoing::Outgoing,
         process::{Connection, describe},
     },
@@ -160,7 +160,7 @@ impl Session {
         target: &Endpoint,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
-        let started = connector.start(target, None, stage)?;
+        let started = connector.start(target, Present::Started, None, stage)?;
         let session = Session::open(connector, started, &Ahead::No, Mailbox::new(|| {}), stage)?;
         let mut session = Session { at_interrupt: AtInterrupt::Ends, ..session };
         let hello = session.hello()?;

@@ -17,11 +17,12 @@ use std::{
 use crate::model::interrupt::Interrupt;
 use deptool_agent::shared::{build, env_request, seal};
 
+pub use super::install::script::Present;
 use super::install::{
     self, InstallError,
     agents::{AgentError, Agents},
     opening::{self, Opening},
-    script::{self, Places, Present},
+    script::{self, Places},
 };
 
 mod ahead;
@@ -186,6 +187,7 @@ pub struct Started {
     target: Endpoint,
     link: Link,
     pass: Pass,
+    present: Present,
     /// The request was also passed in the environment, so the host may have it even if nothing was read from the pipe.
     is_told: bool,
     since: Instant,
@@ -237,22 +239,13 @@ impl Connector {
 
     /// Wait for a free slot, start the program for `target`, and send our hello.
     ///
-    /// A small request in `ahead` is also passed in the environment. It may then arrive before anything on stdin.
+    /// A small request in `early` is also passed in the environment. It may then arrive before anything on stdin.
     pub fn start(
         &self,
         target: &Endpoint,
-        early: Option<&Early>,
-        stage: &mut dyn FnMut(Stage),
-    ) -> Result<Started, ConnectError> {
-        self.start_or_replace(target, early, stage, Present::Started)
-    }
-
-    fn start_or_replace(
-        &self,
-        target: &Endpoint,
-        early: Option<&Early>,
-        stage: &mut dyn FnMut(Stage),
         present: Present,
+        early: Option<&Early>,
+        stage: &mut dyn FnMut(Stage),
     ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
         stage(Stage::Connecting);
@@ -277,18 +270,29 @@ impl Connector {
         // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
         let _ = outgoing.write_all(install::hello().as_bytes());
         let link = Link { connection, outgoing, incoming };
-        Ok(Started { target: target.clone(), link, pass, is_told, since: Instant::now(), deadline: None })
+        Ok(Started { target: target.clone(), link, pass, present, is_told, since: Instant::now(), deadline: None })
     }
 
     /// Wait until the agent answers, and install it if necessary. `stage` is called with the progress.
     ///
     /// Nothing is written to a host that has another name, or for whose platform there is no agent.
     pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
-        let target = &started.target.clone();
+        let (target, present) = (&started.target.clone(), started.present);
         let mut contact = match self.first_contact(started, ahead) {
             Err(ConnectError::NeedsAnswer(_)) if self.can_ask => {
-                self.first_contact_with_questions(target, ahead, stage)?
+                self.first_contact_with_questions(target, ahead, stage)
             }
+            contact => contact,
+        };
+        // Once more with the script.
+        let again = || self.first_contact(self.start(target, Present::Started, None, &mut |_| {})?, &Ahead::No);
+        let mut unsent = None;
+        if let (Present::Expected, Ahead::Yes(early)) = (present, ahead)
+            && is_unexpected(&contact, early)
+        {
+            (contact, unsent) = (again(), Some(early.clone()));
+        }
+        let mut contact = match contact {
             Err(why) if is_perhaps_damaged(target, &why, ahead) => return self.replace(target, why, ahead, stage),
             contact => contact?,
         };
@@ -298,12 +302,10 @@ impl Connector {
                 Endpoint::Local(_) => Err(AgentError::Damaged { path: self.agents.for_local_root()? }.into()),
             };
         }
-        let mut unsent = None;
-        if let (Ahead::Yes(early), Opening::Absent { .. }) = (ahead, &contact.opening) {
+        if let (Ahead::Yes(early), None, Opening::Absent { .. }) = (ahead, &unsent, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
-            contact = self.first_contact(self.start(target, None, &mut |_| {})?, &Ahead::No)?;
-            unsent = Some(early.clone());
+            (contact, unsent) = (again()?, Some(early.clone()));
         }
         match &contact.opening {
             Opening::Agent { .. } => {
@@ -329,7 +331,7 @@ impl Connector {
         ahead: &Ahead,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Link, ConnectError> {
-        let started = self.start_or_replace(target, None, stage, Present::Replaced);
+        let started = self.start(target, Present::Replaced, None, stage);
         match started.and_then(|started| self.first_contact(started, &Ahead::No)) {
             Ok(contact) if matches!(contact.opening, Opening::Absent { .. }) => {
                 let early = match ahead {
@@ -358,15 +360,15 @@ impl Connector {
             }
         };
         stage(Stage::Asking);
-        let contact =
-            self.start(&target.asking(), None, &mut |_| {}).and_then(|started| self.first_contact(started, ahead));
+        let started = self.start(&target.asking(), Present::Started, None, &mut |_| {});
+        let contact = started.and_then(|started| self.first_contact(started, ahead));
         stage(Stage::Connecting);
         contact
     }
 
     /// Send `ahead`, and wait for the first line.
     fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass, is_told, since: _, deadline } = started;
+        let Started { target, mut link, pass, present: _, is_told, since: _, deadline } = started;
         if let Ahead::Yes(early) = ahead {
             let _ = link.outgoing.send_ahead(early.parts.clone());
         }
@@ -431,6 +433,15 @@ impl Connector {
         let _ = contact.link.outgoing.send_ahead(parts);
         contact.opening = self.first_line(target, &mut contact.link, None)?;
         contact.into_link(target)
+    }
+}
+
+/// Whether the agent is not there, or was not started by root, so that a script has to do it.
+fn is_unexpected(contact: &Result<Contact, ConnectError>, early: &Early) -> bool {
+    match contact {
+        Ok(Contact { opening: Opening::Error { code, .. }, .. }) => code == build::NO_ROOT,
+        Ok(_) => false,
+        Err(why) => matches!(why, ConnectError::NoAnswer { .. }) && !early.is_taken(),
     }
 }
 

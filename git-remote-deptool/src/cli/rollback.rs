@@ -198,6 +198,7 @@ mod tests {
             notes: Vec::new(),
             failures: Vec::new(),
             busy: None,
+            is_roots_login: true,
         };
         before(&host, &hello, &attempts).map(|step| step.to)
     }

@@ -15,7 +15,7 @@ use deptool_agent::shared::{
 use crate::agent::{
     payload::Payload,
     session::SessionError,
-    transport::{Endpoint, Stage, Started},
+    transport::{Endpoint, Present, Stage, Started},
 };
 use crate::state::{RequestPath, Timing};
 
@@ -33,6 +33,7 @@ pub struct Delivery {
     pub open_blob: Arc<OpenBlob>,
     /// The host had our agent at the last contact, so the request is sent ahead.
     pub is_known: bool,
+    pub present: Present,
     /// How long to wait while another deployment holds the host's lock.
     pub lock_wait: Duration,
 }

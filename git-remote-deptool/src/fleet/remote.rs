@@ -349,6 +349,7 @@ impl Remote {
                 (Some(facts), Machine::AsKnown, Some(_)) => facts.drift,
                 (None | Some(_), _, _) => 0,
             },
+            is_roots_login: hello.is_roots_login,
             late: known.as_ref().map_or(0, |facts| facts.late),
         };
         if known.as_ref() != Some(&facts) {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use super::Affected;
 use crate::{
-    agent::transport::{AT_ONCE, Endpoint, Started, ssh},
+    agent::transport::{AT_ONCE, Endpoint, Present, Started, ssh},
     fleet::{delivery::Delivery, remote::Remote},
     state::{HostFacts, RequestPath},
 };
@@ -19,6 +19,14 @@ pub(super) enum EarlyStart {
     Started(Vec<Option<Started>>),
     /// Finding out whether there is a shared connection.
     Asking(JoinHandle<bool>),
+}
+
+/// Whether the agent can be started by itself.
+pub(super) fn present(facts: Option<&HostFacts>) -> Present {
+    match facts.is_some_and(|facts| facts.has_our_agent() && facts.is_roots_login) {
+        true => Present::Expected,
+        false => Present::Started,
+    }
 }
 
 impl EarlyStart {
@@ -36,8 +44,11 @@ impl EarlyStart {
                 ssh::is_shared(&ssh, &connector.ssh, &connector.environment)
             }));
         }
-        let start = |one: &Affected| remote.connector.start(&remote.place(&one.remote).ok()?, None, &mut |_| {}).ok();
-        EarlyStart::Started(affected.iter().map(start).collect())
+        let start = |(one, facts): (&Affected, &Option<HostFacts>)| {
+            let target = remote.place(&one.remote).ok()?;
+            remote.connector.start(&target, present(facts.as_ref()), None, &mut |_| {}).ok()
+        };
+        EarlyStart::Started(affected.iter().zip(facts).map(start).collect())
     }
 
     /// Use the connections, now that the deliveries are ready.

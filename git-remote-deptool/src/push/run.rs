@@ -14,7 +14,10 @@ use deptool_agent::shared::{
 };
 use gix::ObjectId;
 
-use super::{Affected, Request, early::EarlyStart};
+use super::{
+    Affected, Request,
+    early::{EarlyStart, present},
+};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -111,9 +114,8 @@ fn deliveries(
             payload,
             open_blob: Arc::new(move |id| blobs.open(&id)),
             lock_wait: options.push_options.lock_wait.unwrap_or_default(),
-            is_known: facts
-                .as_ref()
-                .is_some_and(|facts| facts.agent.as_deref() == Some(deptool_agent::shared::build::BUILD_ID)),
+            is_known: facts.as_ref().is_some_and(HostFacts::has_our_agent),
+            present: present(facts.as_ref()),
         });
     }
     Ok(deliveries)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use deptool_agent::shared::{
+    build::BUILD_ID,
     id::CommitId,
     name::HostName,
     outcome::{Attempt, AttemptResult, Deployed, Goal},
@@ -36,6 +37,9 @@ pub struct HostFacts {
     /// The number of paths and units that differed from what was deployed.
     #[serde(default)]
     pub drift: usize,
+    /// The login was root's own.
+    #[serde(default)]
+    pub is_roots_login: bool,
     /// How long a request on stdin took to arrive after the agent's hello, in milliseconds.
     #[serde(default)]
     pub late: u32,
@@ -109,6 +113,11 @@ impl HostFacts {
     pub fn store(&self, repo: &Repo, tracking: &TrackingName) -> Result<(), FactsError> {
         let path = path(repo, tracking);
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
+    }
+
+    /// Whether the host had our agent.
+    pub fn has_our_agent(&self) -> bool {
+        self.agent.as_deref() == Some(BUILD_ID)
     }
 
     /// Whether to send requests in the environment, too.
@@ -221,7 +230,16 @@ mod tests {
     #[test]
     fn a_host_is_far_if_its_agent_has_to_wait_for_the_request() {
         let host = HostName::parse(b"web1").unwrap();
-        let new = HostFacts { host, instance: None, agent: None, deployed: None, failed: None, drift: 0, late: 0 };
+        let new = HostFacts {
+            host,
+            instance: None,
+            agent: None,
+            deployed: None,
+            failed: None,
+            drift: 0,
+            is_roots_login: false,
+            late: 0,
+        };
         assert!(!new.is_far());
         let near = after(new, RequestPath::Stdin, 200, 4);
         assert!(!near.is_far(), "to log in takes long, and nothing else");

@@ -154,6 +154,7 @@ fn facts_are_kept_by_tracking_name_and_damage_is_no_error() {
         deployed: None,
         failed: None,
         drift: 0,
+        is_roots_login: true,
         late: 0,
     };
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();

@@ -85,7 +85,8 @@ pub fn read_into(path: &Path, limit: u64, bytes: &mut Vec<u8>) -> Result<bool, H
         return Err(Damage::of(path, format!("is longer than {limit} bytes")).into());
     }
     bytes.reserve_exact(length as usize);
-    file.take(limit).read_to_end(bytes).during("read", path)?;
+    // To ask for more than there is would take another call.
+    file.take(length).read_to_end(bytes).during("read", path)?;
     Ok(true)
 }
 

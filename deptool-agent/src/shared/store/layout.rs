@@ -76,11 +76,12 @@ pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
 /// Read a file of the store.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_file(path, OpenOptions::new().read(true))?;
-    if file.metadata()?.len() > LONGEST {
+    let length = file.metadata()?.len();
+    if length > LONGEST {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
     }
-    let mut content = Vec::new();
-    file.take(LONGEST).read_to_end(&mut content)?;
+    let mut content = Vec::with_capacity(length as usize);
+    file.take(length).read_to_end(&mut content)?;
     Ok(content)
 }
 

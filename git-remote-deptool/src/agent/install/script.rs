@@ -4,9 +4,12 @@
 //! quoted text contains no single quote, backslash, `!` or line feed: every shell passes it on unchanged. The command
 //! is the same for every host. Nothing that comes from a user, a tree or a host is part of it.
 //!
-//! The first script runs in every deployment. If the agent is installed, it forks nothing for root, and only `id` and
-//! `sudo` for other users. The second script, its `$1`, is the installer. It runs as root, prints the first line, and
-//! reads its input with `read`, which does not read beyond the line feed from a pipe.
+//! If the agent is installed, the first script forks nothing for root, and only `id` and `sudo` for other users. The
+//! second script, its `$1`, is the installer. It runs as root, prints the first line, and reads its input with `read`,
+//! which does not read beyond the line feed from a pipe.
+//!
+//! Most deployments need neither: a host that had the agent and let root log in at the last contact is told to run the
+//! agent, and nothing else. That saves the start of a shell. If it fails, the scripts run on another connection.
 
 /// Starts the agent as root if it is installed, or else runs the installer as root.
 ///
@@ -83,6 +86,9 @@ impl Default for Places {
 /// What to do if the agent is already installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Present {
+    /// It is installed as far as we know, and the login is root's: start it. If that is wrong, nothing happens.
+    Expected,
+    /// Start it as root.
     Started,
     /// Install it again: it ended without its first line, so its file may be damaged.
     Replaced,
@@ -91,6 +97,7 @@ pub enum Present {
 /// The command for the agent whose file on hosts is named `agent`.
 pub fn remote_command(places: &Places, agent: &str, present: Present) -> String {
     let (start_present, install_present) = match present {
+        Present::Expected => return format!("exec {}/{agent}", plain(&places.bin)),
         Present::Started => ("[ -x $A ] && exec $r $A; ", "[ -x $A ] && exec $A; "),
         // `mv` replaces anything but a directory.
         Present::Replaced => ("", "[ -h $A ] || { [ -d $A ] && rm -rf $A; }; "),
@@ -98,17 +105,20 @@ pub fn remote_command(places: &Places, agent: &str, present: Present) -> String 
     let fill = |script: &str, if_present: &str| {
         script
             .replace("@PRESENT@", if_present)
-            .replace("@AGENT@", &format!("{}/{agent}", places.bin))
-            .replace("@BIN@", &places.bin)
-            .replace("@HOSTNAME@", &places.hostname)
-            .replace("@ROOT@", &places.root)
+            .replace("@AGENT@", &format!("{}/{agent}", plain(&places.bin)))
+            .replace("@BIN@", plain(&places.bin))
+            .replace("@HOSTNAME@", plain(&places.hostname))
+            .replace("@ROOT@", plain(&places.root))
     };
     let (start, install) = (fill(START, start_present), fill(INSTALL, install_present));
     for script in [&start, &install] {
         assert!(!script.contains(['\'', '\\', '!', '\n']), "every login shell must take it as it is");
     }
-    for place in [&places.bin, &places.hostname, &places.root] {
-        assert!(place.bytes().all(|b| b.is_ascii_alphanumeric() || b"/.-_".contains(&b)), "it is not quoted");
-    }
     format!("exec sh -c '{start}' deptool '{install}'")
+}
+
+/// A place, which no shell takes for anything else.
+fn plain(place: &str) -> &str {
+    assert!(place.bytes().all(|b| b.is_ascii_alphanumeric() || b"/.-_".contains(&b)), "it is not quoted");
+    place
 }

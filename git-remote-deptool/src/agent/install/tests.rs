@@ -124,6 +124,10 @@ impl Host {
     }
 
     fn connect_with(&self, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
+        self.connect_to(Present::Started, ahead)
+    }
+
+    fn connect_to(&self, present: Present, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
         let host = HostName::parse(b"web1").unwrap();
         let target = Endpoint::Ssh(SshEndpoint {
             user: None,
@@ -135,7 +139,7 @@ impl Host {
         });
         let mut stages = Vec::new();
         let stage = &mut |stage| stages.push(stage);
-        let started = self.connector.start(&target, None, stage);
+        let started = self.connector.start(&target, present, None, stage);
         (started.and_then(|started| self.connector.connect(started, ahead, stage)), stages)
     }
 

@@ -27,7 +27,7 @@ use reconnect::Lost;
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
     session::{ATTENTION, Event, LocalError, Mailbox, Order, Session, SessionError},
-    transport::{Ahead, ConnectError, Connector, Early, Stage, Started},
+    transport::{Ahead, ConnectError, Connector, Early, Present, Stage, Started},
 };
 use crate::{
     fleet::schedule::{Manner, Next},
@@ -193,11 +193,16 @@ impl<'a> Conversation<'a> {
     /// The host has not begun, and never will.
     fn not_reached(&mut self, error: SessionError) -> State {
         // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
-        let may_be_damaged = matches!(&error, SessionError::Connect(why) if why.is_wordless());
+        let may_be_damaged = match &error {
+            // bash waits for a FIFO that it is to execute.
+            SessionError::Connect(ConnectError::Silent { .. }) => self.delivery.present == Present::Expected,
+            SessionError::Connect(why) => why.is_wordless(),
+            _ => false,
+        };
         // If the host was asked, it was told that this request will not come any more.
         match DeploymentId::random() {
             Ok(id) if may_be_damaged && self.delivery.is_known => {
-                self.delivery.is_known = false;
+                (self.delivery.is_known, self.delivery.present) = (false, Present::Started);
                 self.delivery.request.id = id;
                 self.begin_again()
             }
@@ -233,7 +238,7 @@ impl<'a> Conversation<'a> {
                     (Ahead::Yes(early), RequestPath::Environment) => Some(early),
                     (Ahead::Yes(_), RequestPath::Stdin) | (Ahead::No, _) => None,
                 };
-                self.connector.start(&delivery.target, early, stage)?
+                self.connector.start(&delivery.target, delivery.present, early, stage)?
             }
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);

@@ -23,6 +23,9 @@ const TO_TEST: &[Need] = &[
     ("qemu-aarch64-static", "qemu-user-static"),
 ];
 
+/// Login shells that a host may have.
+const SHELLS: &[Need] = &[("fish", "fish"), ("tcsh", "tcsh"), ("zsh", "zsh"), ("mksh", "mksh")];
+
 /// What a build needs. The error names what is missing.
 pub fn to_build() -> Result<()> {
     require(TO_BUILD)
@@ -45,6 +48,9 @@ pub fn to_test() -> Result<()> {
     require(site::NEEDS)?;
     provide(disk::NEEDS)?;
     provide(lab::NEEDS)?;
+    if let Err(error) = provide(SHELLS) {
+        eprintln!("warning: only some login shells are tested: {error:#}");
+    }
     if let Err(error) = provide(vm::NEEDS) {
         eprintln!("warning: the tests on a virtual machine are skipped: {error:#}");
     }

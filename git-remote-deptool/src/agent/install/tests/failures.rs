@@ -245,7 +245,7 @@ fn a_local_root_runs_the_agent_here_and_tells_it_where() {
         "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\necho $DEPTOOL_ROOT $GIT_DIR .\n",
     );
     let target = Endpoint::Local(host.at("root"));
-    let started = host.connector.start(&target, None, &mut |_| {}).unwrap();
+    let started = host.connector.start(&target, Present::Started, None, &mut |_| {}).unwrap();
     let mut link = host.connector.connect(started, &Ahead::No, &mut |_| {}).unwrap();
     let mut answer = String::new();
     link.incoming.read_to_string(&mut answer).unwrap();

@@ -16,19 +16,64 @@ fn installs_once(host: &Host, what: &str) {
     assert_eq!(host.calls(), 2, "{what}");
 }
 
+/// Connect to an agent that is expected to be there.
+fn connects_directly(host: &Host, what: &str) {
+    let before = host.calls();
+    let early = Early::new(vec![Arc::from(*b"two, ")]);
+    let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+    assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{what}");
+    assert_eq!((&stages[..], host.calls()), (&[Stage::Connecting][..], before + 1), "{what}");
+}
+
+const SHELLS: [&str; 8] = ["sh", "dash", "bash", "busybox sh", "fish", "tcsh", "zsh", "mksh"];
+
+/// A host with this login shell. `None` if this machine has no such shell.
+fn with_login_shell(shell: &str) -> Option<Host> {
+    let program = shell.split(' ').next().unwrap();
+    let path = which::which(program).ok()?;
+    let host = Host::new();
+    let arguments = shell.strip_prefix(program).unwrap();
+    let login = format!("export HOME={}; exec {}{arguments} -c \"$1\"", host.dir.path().display(), path.display());
+    host.write("login", &login);
+    Some(host)
+}
+
 #[test]
 fn first_contact_installs_and_the_second_goes_straight_to_the_agent_in_every_login_shell() {
-    for shell in ["sh", "dash", "bash", "busybox sh", "fish", "tcsh", "zsh", "mksh"] {
-        let program = shell.split(' ').next().unwrap();
-        let Ok(path) = which::which(program) else { continue };
-        let host = Host::new();
-        let arguments = shell.strip_prefix(program).unwrap();
-        host.write(
-            "login",
-            &format!("export HOME={}; exec {}{arguments} -c \"$1\"", host.dir.path().display(), path.display()),
-        );
+    for shell in SHELLS {
+        let Some(host) = with_login_shell(shell) else { continue };
         installs_once(&host, shell);
+        connects_directly(&host, shell);
     }
+}
+
+#[test]
+fn an_agent_that_is_expected_and_missing_is_installed_with_one_more_connection_in_every_login_shell() {
+    for shell in SHELLS {
+        let Some(host) = with_login_shell(shell) else { continue };
+        let early = Early::new(vec![Arc::from(*b"two, ")]);
+        let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+        assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{shell}");
+        assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]), "{shell}");
+        assert_eq!(host.calls(), 2, "{shell}");
+        connects_directly(&host, shell);
+    }
+}
+
+#[test]
+fn an_agent_that_root_is_expected_to_start_and_another_user_starts_gets_roots_rights_with_one_more_connection() {
+    let mut host = Host::new();
+    host.as_user();
+    host.write("overlay/sudo", "[ \"$1\" = -n ] || exit 1; shift; ROOT=1 exec \"$@\"");
+    drop(host.connect().unwrap());
+    let agent = fs::read_to_string(host.agent()).unwrap();
+    let body = agent.strip_prefix("#!/bin/sh\n").unwrap();
+    write_program(&host.agent(), &format!("#!/bin/sh\n[ $ROOT ] || {{ echo deptool-error no-root x; exit; }}\n{body}"));
+    let calls = host.calls();
+    let early = Early::new(vec![Arc::from(*b"two, ")]);
+    let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+    assert_eq!(echo(link.unwrap(), b"three"), b"two, three");
+    assert_eq!((&stages[..], host.calls()), (&[Stage::Connecting][..], calls + 2));
 }
 
 #[test]

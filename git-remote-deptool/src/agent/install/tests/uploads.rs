@@ -147,6 +147,10 @@ fn an_agent_that_does_not_say_a_word_is_replaced_whatever_is_in_its_place() {
         let early = Early::new(vec![b"a request"[..].into()]);
         let (link, stages) = host.connect_with(&Ahead::Yes(early.clone()));
         assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
+        damage(&host.agent());
+        let early = Early::new(vec![b"a request"[..].into()]);
+        let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early.clone()));
+        assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
     }
 }
 

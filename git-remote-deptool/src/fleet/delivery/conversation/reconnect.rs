@@ -11,7 +11,7 @@ use super::{Conversation, State};
 use crate::{
     agent::{
         session::{Session, SessionError},
-        transport::Ahead,
+        transport::{Ahead, Present},
     },
     fleet::delivery::{DeliveryEnd, DeliveryEvent},
 };
@@ -85,7 +85,8 @@ impl Conversation<'_> {
     /// Ask for our deployment, by its id, on a new connection.
     fn attach(&mut self, deadline: Option<Instant>) -> Result<Status, SessionError> {
         let stage = &mut |_| {};
-        let started = self.connector.start(&self.delivery.target.afresh(), None, stage)?.until(deadline);
+        let target = self.delivery.target.afresh();
+        let started = self.connector.start(&target, Present::Started, None, stage)?.until(deadline);
         let mut session = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
         (self.tell)(DeliveryEvent::Hello(Box::new(session.hello()?)));
         session.send(&Request::Attach(self.delivery.request.id))?;
