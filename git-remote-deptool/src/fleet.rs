@@ -54,8 +54,8 @@ pub trait Supervisor {
     /// Make a pack for the host with index `at` that does not assume any objects there.
     fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError>;
 
-    /// Record durably that these hosts are about to be told to activate. If this fails, none of them is.
-    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), SupervisorError>;
+    /// Record durably that the hosts may be told to activate. If this fails, none of them is.
+    fn before_activation(&mut self) -> Result<(), SupervisorError>;
 
     /// The operator interrupted the push, and these hosts have begun.
     fn interrupted(&mut self, begun: &[usize]);
@@ -85,7 +85,7 @@ pub fn run(
 ) -> Vec<HostResult> {
     let count = deliveries.len();
     let at_once = count == 1 && deliveries[0].request.activation == Activation::AtOnce;
-    if at_once && let Err(why) = supervisor.before_activation(&[0]) {
+    if at_once && let Err(why) = supervisor.before_activation() {
         return vec![HostResult::Ended(not_begun(why))];
     }
     let decision = if at_once { Decision::at_once(rules.unreachable) } else { Decision::new(count, rules) };
@@ -120,6 +120,10 @@ pub fn run(
             is_told: false,
             supervisor,
         };
+        // Hosts prepare meanwhile.
+        if !at_once && let Err(why) = fleet.supervisor.before_activation() {
+            fleet.give_up(0, why);
+        }
         let mut tell_at = None;
         while !fleet.decision.is_over() {
             match reports.recv_timeout(INTERRUPT_CHECK) {
@@ -197,11 +201,8 @@ impl Fleet<'_> {
     }
 
     fn carry_out(&mut self, steps: Vec<(usize, Step)>) {
-        let to_note: Vec<usize> = steps.iter().filter(|(_, step)| *step == Step::Note).map(|(at, _)| *at).collect();
-        self.note(&to_note);
         for (at, step) in steps {
             let request = match step {
-                Step::Note => continue,
                 Step::Activate => Request::Activate,
                 Step::Cancel => Request::Cancel,
                 Step::Keep => Request::Keep,
@@ -212,20 +213,6 @@ impl Fleet<'_> {
                 Step::Release => Request::Release,
             };
             self.orders[at].give(Order::Send(request));
-        }
-    }
-
-    /// All at once, so that there is only one wait for the disk.
-    fn note(&mut self, hosts: &[usize]) {
-        let Some(first) = hosts.first() else { return };
-        match self.supervisor.before_activation(hosts) {
-            Ok(()) => {
-                for at in hosts {
-                    let steps = self.decision.apply(*at, Input::Noted);
-                    self.carry_out(steps);
-                }
-            }
-            Err(why) => self.give_up(*first, why),
         }
     }
 

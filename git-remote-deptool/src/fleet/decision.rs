@@ -31,8 +31,6 @@ pub struct Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     Prepared,
-    /// It was recorded durably on this machine that the host may activate.
-    Noted,
     /// The host has activated and settled, and waits for the verdict.
     Healthy,
     /// The verdict is durable on the host, but the host can still roll back.
@@ -55,8 +53,6 @@ pub enum Ending {
 /// An action for one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Record durably on this machine that the host may activate.
-    Note,
     Activate,
     Cancel,
     Keep,
@@ -77,8 +73,6 @@ pub struct Decision {
 enum State {
     Preparing,
     Prepared,
-    Noting,
-    Noted,
     /// The host was told to activate.
     Active,
     Healthy,
@@ -184,11 +178,10 @@ impl Decision {
             (_, Input::Ended(Ending::Unreachable)) if skips => State::Skipped,
             (_, Input::Ended(ending)) => State::Ended(ending),
             (State::Preparing, Input::Prepared) => State::Prepared,
-            (State::Noting, Input::Noted) => State::Noted,
             (State::Active, Input::Healthy) => State::Healthy,
             (State::Active | State::Healthy | State::Lost, Input::Kept) if is_keeping => State::Kept,
             (State::Active | State::Healthy | State::Kept, Input::Lost) => State::Lost,
-            (_, Input::Prepared | Input::Noted | Input::Healthy | Input::Kept | Input::Lost) => return Vec::new(),
+            (_, Input::Prepared | Input::Healthy | Input::Kept | Input::Lost) => return Vec::new(),
         };
         self.advance()
     }
@@ -227,12 +220,9 @@ impl Decision {
                 }
                 let ends = self.rules.waves.ends(hosts.len());
                 let order = Order { hosts, ends, wave: 0 };
-                let steps = order_all(&mut self.states, order.wave(), State::Noting, Step::Note);
+                let steps = activate(&mut self.states, order.wave());
                 self.course = Course::Waves(order);
                 steps
-            }
-            Course::Waves(order) if order.wave().iter().all(|at| self.states[*at] == State::Noted) => {
-                order_all(&mut self.states, order.wave(), State::Active, Step::Activate)
             }
             Course::Waves(order) => {
                 let good = match self.rules.atomicity {
@@ -244,7 +234,7 @@ impl Decision {
                 }
                 if !order.is_last_wave() {
                     order.wave += 1;
-                    return order_all(&mut self.states, order.wave(), State::Noting, Step::Note);
+                    return activate(&mut self.states, order.wave());
                 }
                 if self.rules.atomicity == Atomicity::PerHost {
                     self.course = Course::Over;
@@ -279,17 +269,9 @@ impl Decision {
                 State::Ended(Ending::Done) | State::Lost,
                 Course::Preparing | Course::Keeping(_) | Course::Released | Course::Over,
             ) => false,
-            (
-                State::Preparing
-                | State::Prepared
-                | State::Noting
-                | State::Noted
-                | State::Active
-                | State::Healthy
-                | State::Kept
-                | State::Skipped,
-                _,
-            ) => false,
+            (State::Preparing | State::Prepared | State::Active | State::Healthy | State::Kept | State::Skipped, _) => {
+                false
+            }
         })
     }
 
@@ -299,7 +281,7 @@ impl Decision {
         }
         self.course = Course::Over;
         let step = |state: &State| match (state, self.rules.atomicity) {
-            (State::Preparing | State::Prepared | State::Noting | State::Noted, _) => Some(Step::Cancel),
+            (State::Preparing | State::Prepared, _) => Some(Step::Cancel),
             (State::Active | State::Healthy | State::Kept | State::Lost, Atomicity::AllOrNothing) => Some(Step::Revert),
             (State::Active | State::Healthy | State::Kept | State::Lost, Atomicity::PerHost) => None,
             (State::Skipped | State::Ended(_), _) => None,
@@ -308,14 +290,9 @@ impl Decision {
     }
 }
 
-fn order_all(states: &mut [State], hosts: &[usize], state: State, step: Step) -> Steps {
-    hosts
-        .iter()
-        .map(|at| {
-            states[*at] = state;
-            (*at, step)
-        })
-        .collect()
+fn activate(states: &mut [State], hosts: &[usize]) -> Steps {
+    hosts.iter().for_each(|at| states[*at] = State::Active);
+    hosts.iter().map(|at| (*at, Step::Activate)).collect()
 }
 
 #[cfg(test)]

@@ -218,12 +218,12 @@ impl Supervisor for PushSupervisor<'_> {
         payload_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(Into::into)
     }
 
-    fn before_activation(&mut self, hosts: &[usize]) -> Result<(), SupervisorError> {
+    fn before_activation(&mut self) -> Result<(), SupervisorError> {
         let attempt = match self.request.goal {
             Goal::Commit(id) => Attempt::Deploy(id),
             Goal::Nothing => Attempt::Remove,
         };
-        let hosts: Vec<&HostName> = hosts.iter().map(|at| &self.affected[*at].remote.host).collect();
+        let hosts: Vec<&HostName> = self.affected.iter().map(|one| &one.remote.host).collect();
         self.remote.tracking().unsettle(&hosts, &self.request.cluster, attempt).map_err(Into::into)
     }
 

@@ -29,19 +29,15 @@ fn all(decision: &mut Decision, input: &[(usize, Input)]) -> Steps {
 /// So many hosts, all of which are prepared, and the first wave was told to activate.
 fn begun(hosts: usize, rules: Rules) -> Decision {
     let mut decision = Decision::new(hosts, rules);
-    let mut steps = Vec::new();
-    (0..hosts).for_each(|at| steps = decision.apply(at, Input::Prepared));
-    steps.into_iter().for_each(|(at, _)| drop(decision.apply(at, Input::Noted)));
+    (0..hosts).for_each(|at| drop(decision.apply(at, Input::Prepared)));
     decision
 }
 
 #[test]
-fn nobody_activates_before_everybody_is_prepared_and_all_of_it_is_noted() {
+fn nobody_activates_before_everybody_is_prepared() {
     let mut decision = Decision::new(2, per_host(&[]));
     assert_eq!(decision.apply(0, Input::Prepared), []);
-    assert_eq!(decision.apply(1, Input::Prepared), [(0, Step::Note), (1, Step::Note)]);
-    assert_eq!(decision.apply(1, Input::Noted), []);
-    assert_eq!(decision.apply(0, Input::Noted), [(0, Step::Activate), (1, Step::Activate)]);
+    assert_eq!(decision.apply(1, Input::Prepared), [(0, Step::Activate), (1, Step::Activate)]);
     assert_eq!(all(&mut decision, &[(0, FAILED), (1, DONE)]), []);
     assert!(decision.is_over());
 }
@@ -61,9 +57,8 @@ fn a_failure_before_the_barrier_cancels_the_others() {
 fn who_can_not_be_reached_is_left_out_if_that_was_asked_for() {
     let mut decision = Decision::new(3, per_host(&["skip-unreachable", "waves=1"]));
     assert_eq!(all(&mut decision, &[(0, UNREACHABLE), (1, Input::Prepared)]), []);
-    assert_eq!(decision.apply(2, Input::Prepared), [(1, Step::Note)], "the canary is one that can be reached");
-    decision.apply(1, Input::Noted);
-    assert_eq!(decision.apply(1, DONE), [(2, Step::Note)]);
+    assert_eq!(decision.apply(2, Input::Prepared), [(1, Step::Activate)], "the canary is one that can be reached");
+    assert_eq!(decision.apply(1, DONE), [(2, Step::Activate)]);
     assert_eq!(decision.apply(2, UNREACHABLE), [], "too late to be left out");
     assert!(decision.is_over() && decision.is_skipped(0) && !decision.is_skipped(2));
 
@@ -78,8 +73,7 @@ fn who_can_not_be_reached_is_left_out_if_that_was_asked_for() {
 #[test]
 fn a_wave_begins_when_the_one_before_is_done_and_the_first_failure_is_the_last() {
     let mut decision = begun(5, per_host(&["waves=1,60%"]));
-    assert_eq!(decision.apply(0, DONE), [(1, Step::Note), (2, Step::Note)]);
-    all(&mut decision, &[(1, Input::Noted), (2, Input::Noted)]);
+    assert_eq!(decision.apply(0, DONE), [(1, Step::Activate), (2, Step::Activate)]);
     assert_eq!(decision.apply(1, FAILED), [(3, Step::Cancel), (4, Step::Cancel)]);
     assert_eq!(all(&mut decision, &[(2, DONE), (3, FAILED), (4, FAILED)]), []);
     assert!(decision.is_over());
@@ -95,8 +89,7 @@ fn a_later_wave_that_does_not_hold_out_stops_the_waves() {
 #[test]
 fn all_or_nothing_keeps_when_all_waves_are_healthy_and_releases_when_all_have_kept() {
     let mut decision = begun(3, atomic(&["waves=1"]));
-    assert_eq!(decision.apply(0, Input::Healthy), [(1, Step::Note), (2, Step::Note)]);
-    all(&mut decision, &[(1, Input::Noted), (2, Input::Noted)]);
+    assert_eq!(decision.apply(0, Input::Healthy), [(1, Step::Activate), (2, Step::Activate)]);
     assert_eq!(decision.apply(2, Input::Healthy), []);
     assert_eq!(decision.apply(1, Input::Healthy), [(0, Step::Keep), (1, Step::Keep), (2, Step::Keep)]);
     assert_eq!(all(&mut decision, &[(0, Input::Kept), (1, Input::Lost), (2, Input::Kept)]), []);
@@ -155,7 +148,7 @@ fn an_interruption_cancels_before_and_reverts_after_but_not_once_all_keep() {
 #[test]
 fn a_host_that_claims_what_it_was_not_told_to_do_changes_nothing() {
     let mut decision = Decision::new(2, atomic(&[]));
-    let lies = [Input::Healthy, Input::Kept, Input::Noted, Input::Lost];
+    let lies = [Input::Healthy, Input::Kept, Input::Lost];
     lies.iter().for_each(|lie| assert_eq!(decision.apply(0, *lie), []));
     decision.apply(0, Input::Prepared);
     assert_eq!(decision.apply(1, Input::Prepared).len(), 2);
@@ -200,7 +193,6 @@ impl Simulation {
             assert!(!matches!(self.hosts[at], Host::Ended { .. }), "{at} has ended, and is told {step:?}");
             self.told[at].push(step);
             match (step, self.hosts[at]) {
-                (Step::Note, Host::Prepared) => left.extend(self.decision.apply(at, Input::Noted)),
                 (Step::Activate, Host::Prepared) => {
                     let all_prepared = self.hosts.iter().all(|host| *host != Host::Preparing);
                     assert!(all_prepared, "{at} activates before all are prepared: {:?}", self.hosts);
