@@ -31,3 +31,7 @@ pub mod secrets;
 pub mod snapshot;
 pub mod state;
 pub mod ui;
+
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
