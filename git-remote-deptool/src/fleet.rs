@@ -190,7 +190,7 @@ impl Fleet<'_> {
             }
             DeliveryEvent::Stage(_)
             | DeliveryEvent::Hello(_)
-            | DeliveryEvent::Answered(_)
+            | DeliveryEvent::Came(_)
             | DeliveryEvent::Phase(_)
             | DeliveryEvent::WaitsFor(_)
             | DeliveryEvent::Note(_)

@@ -48,7 +48,13 @@ impl Talk {
     pub fn next(&mut self) -> Option<Response> {
         loop {
             match self.output.receive().unwrap() {
-                Some(Response::Heartbeat | Response::Progress(_) | Response::WaitsFor(_) | Response::Note(_)) => {}
+                Some(
+                    Response::Heartbeat
+                    | Response::Came { .. }
+                    | Response::Progress(_)
+                    | Response::WaitsFor(_)
+                    | Response::Note(_),
+                ) => {}
                 response => return response,
             }
         }

@@ -229,6 +229,7 @@ fn a_deployment_is_not_begun_over_one_that_was_interrupted_meanwhile() {
     let before = visible(&root);
     std::fs::write(root.join("var/lib/deptool/state/journal"), "what only the next agent can deal with").unwrap();
     input.write_all(&bytes).unwrap();
+    assert!(matches!(output.receive().unwrap(), Some(Response::Came { .. })));
     let Some(Response::Ended(outcome)) = output.receive().unwrap() else { panic!() };
     let Outcome::Refused { why, .. } = *outcome else { panic!("{outcome:?}") };
     assert!(why.starts_with("an earlier deployment is neither finished nor undone"), "{why}");

@@ -1,6 +1,6 @@
 //! Serves one connection: the first line, hello, and then one request after another.
 
-use std::{env, io};
+use std::{env, io, time::Instant};
 
 use crate::{
     host::{
@@ -51,6 +51,7 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
         Err(error) => return peer.send(&Response::Error(error.to_string())),
     };
     peer.send(&Response::Hello(Box::new(hello)));
+    let greeted = Instant::now();
     match peer.receive_line(MAX_FIRST_LINE) {
         Ok(line) if line == format!("deptool-hello {BUILD_ID}").as_bytes() => {}
         Ok(_) => return peer.send(&Response::Error("helper and agent are of different builds".into())),
@@ -60,6 +61,8 @@ pub fn serve(home: &Home, peer: &mut Peer, system: &MakeSystem<'_>, detach: &Det
     loop {
         let result = match peer.receive() {
             Incoming::Request(Request::Deploy(request)) => {
+                let after = u32::try_from(greeted.elapsed().as_millis()).unwrap_or(u32::MAX);
+                peer.send(&Response::Came { after });
                 let mut run = || deploy(home, &request, peer, &mut *system());
                 // The child process that deployed may have read further requests. So the connection ends here.
                 return detach(&mut run).unwrap_or_else(|error| {

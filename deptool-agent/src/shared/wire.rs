@@ -173,6 +173,10 @@ pub enum Response {
     Hello(Box<Hello>),
     /// The host lacks objects that the pack builds on: send a pack that has everything.
     NeedFull,
+    /// The request of a deployment has come, so many milliseconds after the hello.
+    Came {
+        after: u32,
+    },
     Progress(Phase),
     /// The unit or health probe that the host waits for. Only sent if the wait takes long.
     WaitsFor(String),

@@ -41,6 +41,7 @@ pub fn safe(response: Response) -> Response {
         Response::Error(why) => Response::Error(line(&why)),
         Response::NotRunning(ended) => Response::NotRunning(ended.map(|last| Box::new(attempt(*last)))),
         Response::NeedFull
+        | Response::Came { after: _ }
         | Response::Progress(_)
         | Response::Prepared
         | Response::Attached

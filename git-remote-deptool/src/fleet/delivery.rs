@@ -45,8 +45,8 @@ pub enum DeliveryEvent {
     Hello(Box<Hello>),
     /// From here on the host may begin: everything that it needs is on its way.
     MayBegin,
-    /// The first answer to the request was received.
-    Answered(Timing),
+    /// The request has come.
+    Came(Timing),
     Phase(Phase),
     /// The unit or health probe that the host is waiting for.
     WaitsFor(String),

@@ -27,7 +27,7 @@ pub fn state_of(report: &DeliveryEvent) -> Option<State> {
         DeliveryEvent::Ended(end) => state_of_end(end),
         DeliveryEvent::Busy(_) => State::Waiting,
         DeliveryEvent::MayBegin
-        | DeliveryEvent::Answered(_)
+        | DeliveryEvent::Came(_)
         | DeliveryEvent::NeedFull
         | DeliveryEvent::Note(_)
         | DeliveryEvent::Lost => return None,

@@ -272,7 +272,7 @@ impl Supervisor for PushSupervisor<'_> {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
-            DeliveryEvent::Answered(timing) => {
+            DeliveryEvent::Came(timing) => {
                 // The same applies here.
                 let facts = HostFacts::load(&self.remote.repo, &host.tracking);
                 if let Some(facts) = facts.and_then(|facts| facts.after(timing))

@@ -59,7 +59,7 @@ pub struct Timing {
     pub flight: RequestPath,
     /// From the start of ssh to the agent's first line.
     pub hello: Duration,
-    /// From that line to the first answer.
+    /// From that line until the request came.
     pub after_hello: Duration,
 }
 

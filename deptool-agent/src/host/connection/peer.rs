@@ -122,25 +122,38 @@ impl Peer {
         self.link = None;
     }
 
-    /// Send `response`. If that fails, the connection counts as lost: see [`Peer::is_lost`].
+    /// Send `response`, or hold it back for a moment if it only tells of progress. If sending fails, the connection counts as
+    /// lost: see [`Peer::is_lost`].
     pub fn send(&mut self, response: &Response) {
         if let Response::Progress(_) = response {
             self.awaited.clear();
             self.heard_of_progress = Instant::now();
         }
         match (encode(response), &mut self.link) {
+            (Ok(frame), Some(_)) if matches!(response, Response::Progress(_) | Response::Came { .. }) => {
+                self.heartbeat.hold(&frame);
+            }
             (Ok(frame), _) => self.send_bytes(&frame),
             (Err(_), Some(link)) => link.lost = true,
             (Err(_), None) => {}
         }
     }
 
-    /// Send raw bytes: the agent's first line is not a frame.
+    /// Send raw bytes, after what is held back. The agent's first line is not a frame.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
+        let all = [&self.heartbeat.held(), bytes].concat();
         if let Some(link) = &mut self.link {
-            link.send(bytes);
+            link.send(&all);
         }
         self.last_sent = Instant::now();
+    }
+
+    /// Send what is held back.
+    fn flush(&mut self) {
+        let held = self.heartbeat.held();
+        if !held.is_empty() {
+            self.send_bytes(&held);
+        }
     }
 
     /// Send `question`, now and to every connection that takes over, until [`Peer::stop_asking`].
@@ -154,9 +167,12 @@ impl Peer {
         self.question = None;
     }
 
-    /// Send a heartbeat if it is time for one, and let a waiting connection take over.
+    /// Send a heartbeat or what is held back, if it is time for it, and let a waiting connection take over.
     pub fn tick(&mut self) {
         self.take_over();
+        if self.heartbeat.is_due() {
+            self.flush();
+        }
         if self.last_sent.elapsed() >= HEARTBEAT {
             self.send(&Response::Heartbeat);
         }
@@ -220,6 +236,9 @@ impl Peer {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                self.flush();
+            }
             match self.wait(left.min(HEARTBEAT)) {
                 Ok(Ready::Nothing) if left > HEARTBEAT => {}
                 Ok(Ready::Nothing) => return Incoming::Silence,
@@ -391,4 +410,47 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> Result<bool
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, thread};
+
+    use super::*;
+    use crate::shared::{frame::FrameReader, outcome::Phase};
+
+    const PROGRESS: Response = Response::Progress(Phase::Preparing);
+
+    /// An agent's end, what it sends to, and what it reads from.
+    fn connected() -> (Peer, File, io::PipeWriter) {
+        let ((from_helper, to_agent), (from_agent, to_helper)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        let peer = Peer::new(from_helper.into(), to_helper.into(), Vec::new(), &Heartbeat::default()).unwrap();
+        rustix::io::ioctl_fionbio(&from_agent, true).unwrap();
+        (peer, File::from(OwnedFd::from(from_agent)), to_agent)
+    }
+
+    fn has_come(sent: &mut File) -> bool {
+        sent.read(&mut [0; 100]).is_ok()
+    }
+
+    #[test]
+    fn progress_comes_in_order_with_the_next_message_before_a_wait_and_never_late() {
+        let (mut peer, mut sent, _to_agent) = connected();
+        peer.send(&PROGRESS);
+        peer.tick();
+        assert!(!has_come(&mut sent), "it wakes nobody by itself");
+        peer.send(&Response::Pong);
+        let mut messages = FrameReader::new(sent.try_clone().unwrap());
+        assert_eq!(messages.receive().unwrap(), Some(PROGRESS));
+        assert_eq!(messages.receive().unwrap(), Some(Response::Pong));
+
+        peer.send(&PROGRESS);
+        assert!(matches!(peer.receive_within(Duration::from_millis(1)), Incoming::Silence));
+        assert!(has_come(&mut sent), "whoever waits has told of it before");
+
+        peer.send(&PROGRESS);
+        thread::sleep(Duration::from_millis(60));
+        peer.tick();
+        assert!(has_come(&mut sent));
+    }
 }

@@ -34,7 +34,11 @@ impl Watchdog {
     pub fn on_message(&mut self, message: &Response, now: Instant) -> Result<(), &'static str> {
         self.heard = now;
         match message {
-            Response::Heartbeat | Response::Note(_) | Response::Progress(_) | Response::WaitsFor(_) => {
+            Response::Heartbeat
+            | Response::Note(_)
+            | Response::Came { after: _ }
+            | Response::Progress(_)
+            | Response::WaitsFor(_) => {
                 self.chatter += 1;
                 let allowed = CHATTER + CHATTER_PER_SECOND * now.duration_since(self.begun).as_secs();
                 if self.chatter > allowed {

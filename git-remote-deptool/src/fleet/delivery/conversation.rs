@@ -55,8 +55,8 @@ pub struct Conversation<'a> {
     give_up_at: Option<Instant>,
     /// The current connection is not the first one.
     is_attached: bool,
-    /// Until the request is answered: how long the hello took, and when it was received.
-    unanswered: Option<(Duration, Instant)>,
+    /// How long the hello took, until the host has told that the request has come.
+    unanswered: Option<Duration>,
     /// While another deployment holds the host's lock: when to give up, and the pause before the next attempt.
     busy_until: Instant,
     pause: Duration,
@@ -255,7 +255,7 @@ impl<'a> Conversation<'a> {
             hello => hello?,
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
-        self.unanswered = Some((session.answered_in(), Instant::now()));
+        self.unanswered = Some(session.answered_in());
         if self.begins_by_itself() {
             self.permit();
         }
@@ -287,13 +287,13 @@ impl<'a> Conversation<'a> {
     /// Pass on the next message or order, if there is one.
     fn follow(&mut self, session: &mut Session) -> Result<Followed, SessionError> {
         let Some(event) = session.event()? else { return Ok(Followed::Nothing) };
-        if let Event::Response(_) = event
-            && let Some((hello, came)) = self.unanswered.take()
-        {
-            let flight = self.delivery.flight;
-            (self.tell)(DeliveryEvent::Answered(Timing { flight, hello, after_hello: came.elapsed() }));
-        }
         let outcome = match event {
+            Event::Response(Response::Came { after }) => {
+                let hello = self.unanswered.take().ok_or(SessionError::OutOfOrder)?;
+                let (flight, after_hello) = (self.delivery.flight, Duration::from_millis(after.into()));
+                (self.tell)(DeliveryEvent::Came(Timing { flight, hello, after_hello }));
+                None
+            }
             Event::Order(order) => self.carry_out(session, order)?,
             // The host sends this on every connection that attaches. To have made the connection is the confirmation.
             Event::Response(Response::AwaitsConfirmation { .. }) if self.is_attached => {

@@ -65,6 +65,7 @@ impl Expected {
                 tell(DeliveryEvent::Kept);
             }
             Response::Healthy
+            | Response::Came { .. }
             | Response::Hello(_)
             | Response::Data(_)
             | Response::End
