@@ -16,7 +16,7 @@ use crate::shared::{beside::Beside, frame::encode, wire::Response};
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How long messages are held back. Where the agent waits for units, it looks every half a second, so they may take that long.
-const HELD: Duration = Duration::from_millis(50);
+pub const HELD: Duration = Duration::from_millis(50);
 
 /// Sends heartbeats to the current connection. It does not keep the connection open.
 #[derive(Debug, Clone, Default)]
@@ -45,15 +45,15 @@ impl Heartbeat {
     }
 
     /// Take the messages that are held back, to send them now.
-    pub fn held(&self) -> Vec<u8> {
+    pub fn take_held(&self) -> Vec<u8> {
         let mut state = self.state();
         state.since = None;
         std::mem::take(&mut state.held)
     }
 
-    /// Whether messages were held back for long enough.
-    pub fn is_due(&self) -> bool {
-        self.state().since.is_some_and(|since| since.elapsed() >= HELD)
+    /// Whether messages have been held back for so long.
+    pub fn has_held_for(&self, time: Duration) -> bool {
+        self.state().since.is_some_and(|since| since.elapsed() >= time)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,7 +75,7 @@ impl Heartbeat {
                 if its.load(Ordering::Acquire) {
                     return;
                 }
-                let held = this.held();
+                let held = this.take_held();
                 let message = if held.is_empty() && pause == period { &frame } else { &held };
                 // Frames this short are written whole or not at all. If the buffer is full, the helper has something to
                 // read anyway.

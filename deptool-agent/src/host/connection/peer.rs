@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     host::{
         connection::{
-            heartbeat::{HEARTBEAT, Heartbeat},
+            heartbeat::{HEARTBEAT, HELD, Heartbeat},
             takeover::TakeoverSocket,
         },
         state::error::HostError,
@@ -141,19 +141,11 @@ impl Peer {
 
     /// Send raw bytes, after what is held back. The agent's first line is not a frame.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        let all = [&self.heartbeat.held(), bytes].concat();
+        let all = [&self.heartbeat.take_held(), bytes].concat();
         if let Some(link) = &mut self.link {
             link.send(&all);
         }
         self.last_sent = Instant::now();
-    }
-
-    /// Send what is held back.
-    fn flush(&mut self) {
-        let held = self.heartbeat.held();
-        if !held.is_empty() {
-            self.send_bytes(&held);
-        }
     }
 
     /// Send `question`, now and to every connection that takes over, until [`Peer::stop_asking`].
@@ -170,8 +162,8 @@ impl Peer {
     /// Send a heartbeat or what is held back, if it is time for it, and let a waiting connection take over.
     pub fn tick(&mut self) {
         self.take_over();
-        if self.heartbeat.is_due() {
-            self.flush();
+        if self.heartbeat.has_held_for(HELD) {
+            self.send_bytes(&[]);
         }
         if self.last_sent.elapsed() >= HEARTBEAT {
             self.send(&Response::Heartbeat);
@@ -236,8 +228,8 @@ impl Peer {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if !left.is_zero() {
-                self.flush();
+            if !left.is_zero() && self.heartbeat.has_held_for(Duration::ZERO) {
+                self.send_bytes(&[]);
             }
             match self.wait(left.min(HEARTBEAT)) {
                 Ok(Ready::Nothing) if left > HEARTBEAT => {}
