@@ -31,9 +31,8 @@ pub struct Delivery {
     pub request: Deploy,
     pub payload: Payload,
     pub open_blob: Arc<OpenBlob>,
-    /// The host had our agent at the last contact, so the request is sent ahead.
-    pub is_known: bool,
-    pub present: Present,
+    /// The host had our agent at the last contact, so the request is sent ahead. How to start it.
+    pub agent: Option<Present>,
     /// How long to wait while another deployment holds the host's lock.
     pub lock_wait: Duration,
 }

@@ -21,14 +21,6 @@ pub(super) enum EarlyStart {
     Asking(JoinHandle<bool>),
 }
 
-/// Whether the agent can be started by itself.
-pub(super) fn present(facts: Option<&HostFacts>) -> Present {
-    match facts.is_some_and(|facts| facts.has_our_agent() && facts.is_roots_login) {
-        true => Present::Expected,
-        false => Present::Started,
-    }
-}
-
 impl EarlyStart {
     /// Begin, unless there are more hosts than may be connected to at the same time.
     pub fn begin(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> EarlyStart {
@@ -46,7 +38,8 @@ impl EarlyStart {
         }
         let start = |(one, facts): (&Affected, &Option<HostFacts>)| {
             let target = remote.place(&one.remote).ok()?;
-            remote.connector.start(&target, present(facts.as_ref()), None, &mut |_| {}).ok()
+            let present = facts.as_ref().and_then(HostFacts::our_agent).unwrap_or(Present::Started);
+            remote.connector.start(&target, present, None, &mut |_| {}).ok()
         };
         EarlyStart::Started(affected.iter().zip(facts).map(start).collect())
     }

@@ -14,10 +14,7 @@ use deptool_agent::shared::{
 };
 use gix::ObjectId;
 
-use super::{
-    Affected, Request,
-    early::{EarlyStart, present},
-};
+use super::{Affected, Request, early::EarlyStart};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -114,8 +111,7 @@ fn deliveries(
             payload,
             open_blob: Arc::new(move |id| blobs.open(&id)),
             lock_wait: options.push_options.lock_wait.unwrap_or_default(),
-            is_known: facts.as_ref().is_some_and(HostFacts::has_our_agent),
-            present: present(facts.as_ref()),
+            agent: facts.as_ref().and_then(HostFacts::our_agent),
         });
     }
     Ok(deliveries)
@@ -134,7 +130,7 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
     let shown = |delivery: &Delivery| progress::Host {
         name: delivery.request.host.clone(),
         first_contact: match &delivery.target {
-            transport::Endpoint::Ssh(ssh) if !delivery.is_known && ssh.questions == Questions::Allowed => {
+            transport::Endpoint::Ssh(ssh) if delivery.agent.is_none() && ssh.questions == Questions::Allowed => {
                 FirstContact::Possible
             }
             transport::Endpoint::Ssh(_) | transport::Endpoint::Local(_) => FirstContact::No,

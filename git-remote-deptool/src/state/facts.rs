@@ -14,7 +14,7 @@ use deptool_agent::shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{config::TrackingName, repo::Repo};
+use crate::{agent::transport::Present, config::TrackingName, repo::Repo};
 
 /// The suffix of files that are being written. No tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
@@ -115,9 +115,10 @@ impl HostFacts {
         write(&path, &temporary_path(repo, tracking), self).map_err(|source| FactsError { path, source })
     }
 
-    /// Whether the host had our agent.
-    pub fn has_our_agent(&self) -> bool {
-        self.agent.as_deref() == Some(BUILD_ID)
+    /// How to start our agent, if the host had it.
+    pub fn our_agent(&self) -> Option<Present> {
+        let present = if self.is_roots_login { Present::Expected } else { Present::Started };
+        (self.agent.as_deref() == Some(BUILD_ID)).then_some(present)
     }
 
     /// Whether to send requests in the environment, too.

@@ -195,14 +195,14 @@ impl<'a> Conversation<'a> {
         // The agent's file may be damaged. It is replaced only on a connection on which nothing is sent ahead.
         let may_be_damaged = match &error {
             // bash waits for a FIFO that it is to execute.
-            SessionError::Connect(ConnectError::Silent { .. }) => self.delivery.present == Present::Expected,
+            SessionError::Connect(ConnectError::Silent { .. }) => self.delivery.agent == Some(Present::Expected),
             SessionError::Connect(why) => why.is_wordless(),
             _ => false,
         };
         // If the host was asked, it was told that this request will not come any more.
         match DeploymentId::random() {
-            Ok(id) if may_be_damaged && self.delivery.is_known => {
-                (self.delivery.is_known, self.delivery.present) = (false, Present::Started);
+            Ok(id) if may_be_damaged && self.delivery.agent.is_some() => {
+                self.delivery.agent = None;
                 self.delivery.request.id = id;
                 self.begin_again()
             }
@@ -222,7 +222,7 @@ impl<'a> Conversation<'a> {
         let delivery = &self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(LocalError::from)?.into();
-        let ahead = match delivery.is_known {
+        let ahead = match delivery.agent.is_some() {
             true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
             false => Ahead::No,
         };
@@ -238,7 +238,7 @@ impl<'a> Conversation<'a> {
                     (Ahead::Yes(early), RequestPath::Environment) => Some(early),
                     (Ahead::Yes(_), RequestPath::Stdin) | (Ahead::No, _) => None,
                 };
-                self.connector.start(&delivery.target, delivery.present, early, stage)?
+                self.connector.start(&delivery.target, delivery.agent.unwrap_or(Present::Started), early, stage)?
             }
         };
         let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
@@ -259,7 +259,7 @@ impl<'a> Conversation<'a> {
         if self.begins_by_itself() {
             self.permit();
         }
-        if !self.delivery.is_known {
+        if self.delivery.agent.is_none() {
             session.send_meanwhile(vec![request, self.delivery.payload.messages.clone()])?;
         }
         let large = self.delivery.payload.large.clone();
