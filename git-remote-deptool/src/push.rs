@@ -10,7 +10,6 @@
 //!
 //! A ref is *ok* only after every affected host has confirmed that the deployment is durable.
 
-mod early;
 pub mod host_report;
 mod in_the_way;
 mod plan;

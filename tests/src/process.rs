@@ -1,7 +1,7 @@
 //! Programs with a deadline: their command line, exit status and output.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
+use std::io::{PipeReader, Read, Write, pipe};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +14,9 @@ use rustix::process::{kill_process, kill_process_group};
 
 /// How long a program may take unless [`Cmd::timeout`] says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How much a pipe of Linux holds unless it was changed (pipe(7)).
+const PIPE_CAPACITY: usize = 65536;
 
 /// A program to run: like `std::process::Command`, with a deadline and an input.
 #[must_use]
@@ -113,10 +116,12 @@ impl Cmd {
         let line = command_line(&self.command);
         // It gets a process group of its own, so that its descendants can be killed with it at the deadline.
         self.command.process_group(0);
-        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command.stdin(input(self.input)?).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = Instant::now();
         let mut child = self.command.spawn().with_context(|| format!("cannot start '{line}'"))?;
-        let output = listen(&mut child, self.input);
+        // The program alone reads its input, so whoever writes it notices when the program exits.
+        drop(self.command);
+        let output = listen(&mut child);
         let deadline = start + self.timeout;
         Ok(Going {
             line,
@@ -320,12 +325,20 @@ enum Said {
 }
 
 /// Threads that read both outputs and write the input. The channel closes when both outputs are closed.
-fn listen(child: &mut Child, input: Vec<u8>) -> Receiver<Said> {
-    let (sender, receiver) = channel();
-    if let Some(mut stdin) = child.stdin.take() {
+/// A pipe that holds `bytes` and ends after them. If they fit into the pipe, the program finds its end at once.
+fn input(bytes: Vec<u8>) -> Result<PipeReader> {
+    let (reader, mut writer) = pipe().context("cannot make a pipe")?;
+    if bytes.len() <= PIPE_CAPACITY {
+        writer.write_all(&bytes).context("cannot fill a pipe")?;
+    } else {
         // It is not an error if the program does not read all of its input.
-        std::thread::spawn(move || drop(stdin.write_all(&input)));
+        std::thread::spawn(move || drop(writer.write_all(&bytes)));
     }
+    Ok(reader)
+}
+
+fn listen(child: &mut Child) -> Receiver<Said> {
+    let (sender, receiver) = channel();
     if let Some(out) = child.stdout.take() {
         forward(out, sender.clone(), Said::Out);
     }

@@ -14,12 +14,12 @@ use deptool_agent::shared::{
 };
 use gix::ObjectId;
 
-use super::{Affected, Request, early::EarlyStart};
+use super::{Affected, Request};
 use crate::{
     agent::{
         open_files::{self, Use},
         payload::Payload,
-        transport::{self, Stage, ssh::Questions},
+        transport::{self, AT_ONCE, Present, Stage, Started, ssh::Questions},
     },
     fleet::{
         self, HostResult, Rules, Supervisor, SupervisorError,
@@ -49,9 +49,8 @@ pub(super) fn run(
     let options = request.options;
     let connector = remote.connector.clone();
     let facts: Vec<_> = affected.iter().map(|one| HostFacts::load(&remote.repo, &one.remote.tracking)).collect();
-    let early = EarlyStart::begin(remote, affected, &facts);
-    let mut deliveries = deliveries(remote, request, affected, &facts)?;
-    early.end(&mut deliveries);
+    let started = start(remote, affected, &facts);
+    let deliveries = deliveries(remote, request, affected, &facts, started)?;
     let rules = Rules {
         atomicity: options.atomicity,
         unreachable: options.push_options.unreachable,
@@ -64,12 +63,38 @@ pub(super) fn run(
     Ok(results)
 }
 
+/// How requests are sent ahead to a host.
+fn request_path(facts: Option<&HostFacts>) -> RequestPath {
+    match facts.is_some_and(HostFacts::is_far) {
+        true => RequestPath::Environment,
+        false => RequestPath::Stdin,
+    }
+}
+
+/// Begin connections to a few hosts while the requests are being prepared. A request that travels in the environment
+/// has to be ready before.
+///
+/// `None` if a connection was not begun, or if it failed. In that case, the delivery fails in the same way, and reports
+/// it.
+fn start(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> Vec<Option<Started>> {
+    let start = |(one, facts): (&Affected, Option<&HostFacts>)| {
+        if affected.len() > AT_ONCE || request_path(facts) == RequestPath::Environment {
+            return None;
+        }
+        let target = remote.place(&one.remote).ok()?;
+        let present = facts.and_then(HostFacts::our_agent).unwrap_or(Present::Started);
+        remote.connector.start(&target, present, None, &mut |_| {}).ok()
+    };
+    affected.iter().zip(facts.iter().map(Option::as_ref)).map(start).collect()
+}
+
 /// The deliveries for all hosts.
 fn deliveries(
     remote: &Remote,
     request: &Request<'_>,
     affected: &[Affected],
     facts: &[Option<HostFacts>],
+    started: Vec<Option<Started>>,
 ) -> Result<Vec<Delivery>, RemoteError> {
     let options = request.options;
     let many = affected.len() > 1;
@@ -81,7 +106,7 @@ fn deliveries(
     let operator = remote.repo.operator();
     let mut deliveries = Vec::with_capacity(affected.len());
     let (mut packed, blobs) = (Packed::new(), Blobs::of(remote.repo.gix()));
-    for (one, facts) in affected.iter().zip(facts) {
+    for ((one, facts), started) in affected.iter().zip(facts).zip(started) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
         let id = DeploymentId::random().map_err(RemoteError::Random)?;
@@ -105,8 +130,8 @@ fn deliveries(
         let blobs = blobs.clone();
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
-            started: None,
-            flight: RequestPath::Stdin,
+            started,
+            flight: request_path(facts.as_ref()),
             request: deploy,
             payload,
             open_blob: Arc::new(move |id| blobs.open(&id)),

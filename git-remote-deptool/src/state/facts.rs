@@ -63,8 +63,9 @@ pub struct Timing {
     pub after_hello: Duration,
 }
 
-/// Send requests in the environment if they would take more than this many milliseconds on stdin.
-const LATE: u32 = 40;
+/// Send requests in the environment if they would take at least this many milliseconds on stdin. A request in the
+/// environment has to be ready before ssh is started, which is one or two milliseconds later.
+const LATE: u32 = 10;
 
 /// An attempt that reached activation and failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,9 +133,9 @@ impl HostFacts {
         let was_far = self.is_far();
         self.late = match timing.flight {
             RequestPath::Stdin => milliseconds(timing.after_hello),
-            // The request did not come on stdin, so its delay is unknown. A round trip takes less time than everything
-            // before the hello.
-            RequestPath::Environment => self.late.min(milliseconds(timing.hello)),
+            // The request did not come on stdin, so its delay is unknown. But the hello has taken two round trips at
+            // least, one for the channel and one for the command.
+            RequestPath::Environment => self.late.min(milliseconds(timing.hello / 2)),
         };
         (self.is_far() != was_far).then_some(self)
     }
@@ -248,10 +249,7 @@ mod tests {
         assert!(far.is_far());
         let still = after(far.clone(), RequestPath::Environment, 205, 3);
         assert!(still.is_far(), "it was not waited for, this time");
-        assert!(
-            !after(still, RequestPath::Environment, 15, 3).is_far(),
-            "a whole session takes less than a round trip did"
-        );
+        assert!(!after(still, RequestPath::Environment, 15, 3).is_far(), "there is no time for two round trips");
         assert!(!after(far, RequestPath::Stdin, 200, 4).is_far());
     }
 }

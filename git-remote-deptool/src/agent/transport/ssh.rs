@@ -6,8 +6,6 @@ use std::{
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use deptool_agent::shared::{env_request, name::HostName};
@@ -17,17 +15,7 @@ mod program;
 
 use program::{Program, Variant, by_name, find, first_word};
 
-use super::{
-    ConnectError, Environment,
-    messages::{Kind, Showing, Sink},
-    process,
-    pump::Pumps,
-    user_config,
-};
-use crate::model::interrupt::Interrupt;
-
-/// How long to wait for the answer of a shared connection's master.
-const PATIENCE_WITH_MASTER: Duration = Duration::from_millis(500);
+use super::{ConnectError, Environment, user_config};
 
 /// A host that is reached over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,23 +138,6 @@ fn ignore_interrupts() -> io::Result<()> {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
-}
-
-/// Whether the next session could share a connection to `target` (`ssh -O check`). Nothing is sent.
-pub fn is_shared(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> bool {
-    let Ok((program, Variant::OpenSsh)) = choose(settings, environment, target) else { return false };
-    let Ok(arguments) = arguments(Variant::OpenSsh, target, (settings, environment), "") else { return false };
-    let mut command = started(&program.words(environment), environment);
-    command.args(["-O", "check"]).args(&arguments[..arguments.len() - 1]);
-    // What it prints is not shown.
-    let nowhere = (Arc::new(Mutex::new(io::sink())) as Sink, Showing::Soon);
-    let started = process::start(command, Kind::Pipe, nowhere, &Pumps::default(), &Interrupt::default());
-    let Ok((asking, ..)) = started else { return false };
-    let status = asking.wait_for(PATIENCE_WITH_MASTER).ok().flatten();
-    if status.is_none() {
-        asking.stopper().stop();
-    }
-    status.is_some_and(|status| status.success())
 }
 
 /// A command in the user's environment, without the variables about the repository.
