@@ -20,7 +20,7 @@ use deptool_agent::shared::{
 use super::{
     sanitize::safe,
     transport::{
-        Ahead, ConnectError, Connector, Endpoint, Link, Present, Stage, Started,
+        ConnectError, Connector, Early, Endpoint, Link, Present, Stage, Started,
         outgoing::Outgoing,
         process::{Connection, describe},
     },
@@ -161,23 +161,23 @@ impl Session {
         stage: &mut dyn FnMut(Stage),
     ) -> Result<(Session, Hello), SessionError> {
         let started = connector.start(target, Present::Started, None, stage)?;
-        let session = Session::open(connector, started, &Ahead::No, Mailbox::new(|| {}), stage)?;
+        let session = Session::open(connector, started, None, Mailbox::new(|| {}), stage)?;
         let mut session = Session { at_interrupt: AtInterrupt::Ends, ..session };
         let hello = session.hello()?;
         Ok((session, hello))
     }
 
-    /// Wait until an agent answers on a connection that was started. A request in `ahead` is sent without waiting. The
+    /// Wait until an agent answers on a connection that was started. The request in `early` is sent without waiting. The
     /// first message must be the [`hello`](Self::hello).
     pub fn open(
         connector: &Connector,
         started: Started,
-        ahead: &Ahead,
+        early: Option<&Early>,
         mailbox: Mailbox,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Session, SessionError> {
         let (is_local, since) = (started.is_local(), started.since());
-        let Link { connection, outgoing, incoming } = connector.connect(started, ahead, stage)?;
+        let Link { connection, outgoing, incoming } = connector.connect(started, early, stage)?;
         let answered_in = since.elapsed();
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let unread = Unread::new(&connector.pumps.data);

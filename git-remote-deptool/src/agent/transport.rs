@@ -6,7 +6,7 @@
 //! effect; it is sent again on another connection.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, TryLockError},
@@ -25,13 +25,15 @@ use super::install::{
     script::{self, Places},
 };
 
-mod ahead;
 mod asking;
+mod early;
 mod environment;
+mod error;
 mod gate;
 mod login;
-pub use ahead::{Ahead, Early};
+pub use early::Early;
 pub use environment::Environment;
+pub use error::ConnectError;
 pub use gate::AT_ONCE;
 pub mod local;
 pub mod messages;
@@ -104,51 +106,6 @@ pub enum Stage {
     Installing {
         bytes: usize,
     },
-}
-
-/// Why there is no connection to an agent. Every message is one line that is safe to show.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// ssh ended with its own status and said nothing: the agent was killed by a signal, or the connection was lost.
-    #[error("unreachable: {}", ssh::NO_REASON)]
-    Cut,
-    /// ssh needed an answer from the operator, but was not allowed to ask.
-    #[error("unreachable: {0}")]
-    NeedsAnswer(String),
-    #[error(
-        "no answer for {seconds} seconds: the login may wait for something, or a start-up file of its shell reads the input"
-    )]
-    Silent { seconds: u64 },
-    #[error("interrupted")]
-    Interrupted,
-    #[error("'{name}' calls itself '{told}' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost")]
-    OtherHost { name: String, told: String },
-    #[error("the login shell of '{host}' prints text ('{text}'): silence it for non-interactive sessions")]
-    Noise { host: String, text: String },
-    #[error("unexpected answer from '{host}': '{text}'")]
-    Nonsense { host: String, text: String },
-    #[error("no answer from the agent on '{host}' ({status}): {stderr}")]
-    NoAnswer { host: String, status: String, is_failure: bool, stderr: String },
-    #[error("can't install the agent on '{host}': {error}")]
-    Install { host: String, error: InstallError },
-    #[error("the agent on '{host}' is of another build ({theirs}, this is {ours}): build both from the same sources")]
-    OtherBuild { host: String, theirs: String, ours: String },
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    #[error("ssh not found: install OpenSSH, or set core.sshCommand")]
-    NoSsh,
-    #[error("the program in GIT_SSH can't be told a port (ssh.variant is 'simple')")]
-    PortNotSupported,
-    #[error("invalid address '{}'", deptool_agent::shared::text::printable(.0.as_bytes()))]
-    BadLogin(String),
-    #[error("can't use the root directory '{}'", path.display())]
-    LocalRoot { path: PathBuf, source: io::Error },
-    #[error("can't start '{program}'")]
-    Start { program: String, source: io::Error },
-    #[error("can't read from '{host}'")]
-    Read { host: String, source: io::Error },
 }
 
 /// A connection to an agent of our build, after its first line was read.
@@ -276,36 +233,41 @@ impl Connector {
     /// Wait until the agent answers, and install it if necessary. `stage` is called with the progress.
     ///
     /// Nothing is written to a host that has another name, or for whose platform there is no agent.
-    pub fn connect(&self, started: Started, ahead: &Ahead, stage: &mut dyn FnMut(Stage)) -> Result<Link, ConnectError> {
+    pub fn connect(
+        &self,
+        started: Started,
+        early: Option<&Early>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Link, ConnectError> {
         let (target, present) = (&started.target.clone(), started.present);
-        let mut contact = match self.first_contact(started, ahead) {
+        let mut contact = match self.first_contact(started, early) {
             Err(ConnectError::NeedsAnswer(_)) if self.can_ask => {
-                self.first_contact_with_questions(target, ahead, stage)
+                self.first_contact_with_questions(target, early, stage)
             }
             contact => contact,
         };
         // Once more with the script.
-        let again = || self.first_contact(self.start(target, Present::Started, None, &mut |_| {})?, &Ahead::No);
+        let again = || self.first_contact(self.start(target, Present::Started, None, &mut |_| {})?, None);
         let mut unsent = None;
-        if let (Present::Expected, Ahead::Yes(early)) = (present, ahead)
+        if let (Present::Expected, Some(early)) = (present, early)
             && is_unexpected(&contact, early)
         {
-            (contact, unsent) = (again(), Some(early.clone()));
+            (contact, unsent) = (again(), Some(early));
         }
         let mut contact = match contact {
-            Err(why) if is_perhaps_damaged(target, &why, ahead) => return self.replace(target, why, ahead, stage),
+            Err(why) if is_perhaps_damaged(target, &why, early) => return self.replace(target, why, early, stage),
             contact => contact?,
         };
         if is_damaged(&contact.opening) {
             return match target {
-                Endpoint::Ssh(_) => self.replace(target, contact.into_error(target), ahead, stage),
+                Endpoint::Ssh(_) => self.replace(target, contact.into_error(target), early, stage),
                 Endpoint::Local(_) => Err(AgentError::Damaged { path: self.agents.for_local_root()? }.into()),
             };
         }
-        if let (Ahead::Yes(early), None, Opening::Absent { .. }) = (ahead, &unsent, &contact.opening) {
+        if let (Some(early), None, Opening::Absent { .. }) = (early, unsent, &contact.opening) {
             self.upload_for(target, &contact.opening)?;
             contact.end();
-            (contact, unsent) = (again()?, Some(early.clone()));
+            (contact, unsent) = (again()?, Some(early));
         }
         match &contact.opening {
             Opening::Agent { .. } => {
@@ -313,7 +275,7 @@ impl Connector {
                 if let Some(early) = unsent {
                     early.take();
                     // An error shows when the answer is read.
-                    let _ = link.outgoing.send_ahead(early.parts);
+                    let _ = link.outgoing.send_ahead(early.parts.clone());
                 }
                 Ok(link)
             }
@@ -328,16 +290,12 @@ impl Connector {
         &self,
         target: &Endpoint,
         why: ConnectError,
-        ahead: &Ahead,
+        early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Link, ConnectError> {
         let started = self.start(target, Present::Replaced, None, stage);
-        match started.and_then(|started| self.first_contact(started, &Ahead::No)) {
+        match started.and_then(|started| self.first_contact(started, None)) {
             Ok(contact) if matches!(contact.opening, Opening::Absent { .. }) => {
-                let early = match ahead {
-                    Ahead::Yes(early) => Some(early.clone()),
-                    Ahead::No => None,
-                };
                 self.install(target, contact, early, stage)
             }
             Ok(_) | Err(_) => Err(why),
@@ -348,7 +306,7 @@ impl Connector {
     fn first_contact_with_questions(
         &self,
         target: &Endpoint,
-        ahead: &Ahead,
+        early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Contact, ConnectError> {
         let _one_at_a_time = loop {
@@ -361,19 +319,19 @@ impl Connector {
         };
         stage(Stage::Asking);
         let started = self.start(&target.asking(), Present::Started, None, &mut |_| {});
-        let contact = started.and_then(|started| self.first_contact(started, ahead));
+        let contact = started.and_then(|started| self.first_contact(started, early));
         stage(Stage::Connecting);
         contact
     }
 
-    /// Send `ahead`, and wait for the first line.
-    fn first_contact(&self, started: Started, ahead: &Ahead) -> Result<Contact, ConnectError> {
+    /// Send `early`, and wait for the first line.
+    fn first_contact(&self, started: Started, early: Option<&Early>) -> Result<Contact, ConnectError> {
         let Started { target, mut link, pass, present: _, is_told, since: _, deadline } = started;
-        if let Ahead::Yes(early) = ahead {
+        if let Some(early) = early {
             let _ = link.outgoing.send_ahead(early.parts.clone());
         }
         let opening = self.first_line(&target, &mut link, deadline);
-        if let Ahead::Yes(early) = ahead {
+        if let Some(early) = early {
             match &opening {
                 Ok(Opening::Agent { .. }) => early.take(),
                 // This is the install script. No agent was started.
@@ -418,7 +376,7 @@ impl Connector {
         &self,
         target: &Endpoint,
         mut contact: Contact,
-        early: Option<Early>,
+        early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Link, ConnectError> {
         let upload = self.upload_for(target, &contact.opening)?;
@@ -427,7 +385,7 @@ impl Connector {
         let mut parts = vec![upload.header.as_bytes().into(), upload.bytes.clone(), hello.as_bytes().into()];
         if let Some(early) = early {
             early.take();
-            parts.extend(early.parts);
+            parts.extend(early.parts.iter().cloned());
         }
         // A host that gives up early reports why. That report counts, not our failed write.
         let _ = contact.link.outgoing.send_ahead(parts);
@@ -446,21 +404,14 @@ fn is_unexpected(contact: &Result<Contact, ConnectError>, early: &Early) -> bool
 }
 
 /// Whether the installed agent ended without its first line and before it could receive a request.
-fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, ahead: &Ahead) -> bool {
-    let is_taken = matches!(ahead, Ahead::Yes(early) if early.is_taken());
+fn is_perhaps_damaged(target: &Endpoint, why: &ConnectError, early: Option<&Early>) -> bool {
+    let is_taken = early.is_some_and(Early::is_taken);
     matches!(target, Endpoint::Ssh(_)) && why.is_wordless() && !is_taken
 }
 
 /// Whether the agent has found its own file damaged.
 fn is_damaged(opening: &Opening) -> bool {
     matches!(opening, Opening::Error { code, .. } if code == seal::DAMAGED)
-}
-
-impl ConnectError {
-    /// Whether the program on the host ended without a first line, which an agent prints before anything else.
-    pub fn is_wordless(&self) -> bool {
-        matches!(self, ConnectError::NoAnswer { .. } | ConnectError::Cut)
-    }
 }
 
 impl Contact {

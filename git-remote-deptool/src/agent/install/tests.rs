@@ -18,7 +18,7 @@ use super::{
     script::{self, Places, Present},
 };
 use crate::agent::transport::{
-    Ahead, ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
+    ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
     messages::{Display, Kind},
     ssh::{Questions, Sharing, SshEndpoint, SshSettings},
 };
@@ -123,11 +123,11 @@ impl Host {
         !self.at("var").exists()
     }
 
-    fn connect_with(&self, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
-        self.connect_to(Present::Started, ahead)
+    fn connect_with(&self, early: Option<&Early>) -> (Result<Link, ConnectError>, Vec<Stage>) {
+        self.connect_to(Present::Started, early)
     }
 
-    fn connect_to(&self, present: Present, ahead: &Ahead) -> (Result<Link, ConnectError>, Vec<Stage>) {
+    fn connect_to(&self, present: Present, early: Option<&Early>) -> (Result<Link, ConnectError>, Vec<Stage>) {
         let host = HostName::parse(b"web1").unwrap();
         let target = Endpoint::Ssh(SshEndpoint {
             user: None,
@@ -140,11 +140,11 @@ impl Host {
         let mut stages = Vec::new();
         let stage = &mut |stage| stages.push(stage);
         let started = self.connector.start(&target, present, None, stage);
-        (started.and_then(|started| self.connector.connect(started, ahead, stage)), stages)
+        (started.and_then(|started| self.connector.connect(started, early, stage)), stages)
     }
 
     fn connect(&self) -> Result<Link, ConnectError> {
-        self.connect_with(&Ahead::No).0
+        self.connect_with(None).0
     }
 
     fn refusal(&self) -> String {

@@ -27,7 +27,7 @@ use reconnect::Lost;
 use super::{Delivery, DeliveryEnd, DeliveryEvent, Permission, messages::Expected};
 use crate::agent::{
     session::{ATTENTION, Event, LocalError, Mailbox, Order, Session, SessionError},
-    transport::{Ahead, ConnectError, Connector, Early, Present, Stage, Started},
+    transport::{ConnectError, Connector, Early, Present, Stage, Started},
 };
 use crate::{
     fleet::schedule::{Manner, Next},
@@ -222,10 +222,7 @@ impl<'a> Conversation<'a> {
         let delivery = &self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(LocalError::from)?.into();
-        let ahead = match delivery.agent.is_some() {
-            true => Ahead::Yes(Early::new(vec![request.clone(), delivery.payload.messages.clone()])),
-            false => Ahead::No,
-        };
+        let ahead = delivery.agent.map(|_| Early::new(vec![request.clone(), delivery.payload.messages.clone()]));
         let tell = &self.tell;
         let stage = &mut |stage| tell(DeliveryEvent::Stage(stage));
         let started = match started {
@@ -234,15 +231,15 @@ impl<'a> Conversation<'a> {
                 started
             }
             None => {
-                let early = match (&ahead, delivery.flight) {
-                    (Ahead::Yes(early), RequestPath::Environment) => Some(early),
-                    (Ahead::Yes(_), RequestPath::Stdin) | (Ahead::No, _) => None,
+                let early = match delivery.flight {
+                    RequestPath::Environment => ahead.as_ref(),
+                    RequestPath::Stdin => None,
                 };
                 self.connector.start(&delivery.target, delivery.agent.unwrap_or(Present::Started), early, stage)?
             }
         };
-        let opened = Session::open(self.connector, started, &ahead, self.mailbox.clone(), stage);
-        if let Ahead::Yes(early) = &ahead
+        let opened = Session::open(self.connector, started, ahead.as_ref(), self.mailbox.clone(), stage);
+        if let Some(early) = &ahead
             && self.begins_by_itself()
             && early.is_taken()
         {

@@ -11,7 +11,7 @@ fn a_host_that_calls_itself_something_else_is_left_untouched() {
     fs::write(host.at("hostname"), "# set at installation\n\ndb1\n").unwrap();
     let told = "'web1' calls itself 'db1' in /etc/hostname; if it is the right host, set remote.<name>.deptoolHost";
     assert_eq!(host.refusal(), told);
-    assert_eq!(host.connect_with(&Ahead::Yes(Early::new(vec![Arc::from(*b"x")]))).0.unwrap_err().to_string(), told);
+    assert_eq!(host.connect_with(Some(&Early::new(vec![Arc::from(*b"x")]))).0.unwrap_err().to_string(), told);
     assert_eq!(host.calls(), 2, "no second connection for nothing");
     assert!(host.nothing_was_written());
     for right in ["web1", "web1.example.org\n", "localhost\n", "", "\n", "# only a comment"] {
@@ -196,14 +196,14 @@ fn nothing_can_have_begun_where_the_command_ended_without_an_agents_line() {
     ] {
         host.write("login", login);
         let early = Early::new(vec![b"a request"[..].into()]);
-        let error = host.connect_with(&Ahead::Yes(early.clone())).0.unwrap_err().to_string();
+        let error = host.connect_with(Some(&early)).0.unwrap_err().to_string();
         assert!(error.contains(refusal), "{error}");
         assert!(!early.is_taken(), "{login}");
     }
     // A link that is lost is another matter: what came over it last may have been lost, too.
     host.write("login", "head -c 20 >/dev/null; exit 255");
     let early = Early::new(vec![b"a request"[..].into()]);
-    assert!(matches!(host.connect_with(&Ahead::Yes(early.clone())).0, Err(ConnectError::Cut)));
+    assert!(matches!(host.connect_with(Some(&early)).0, Err(ConnectError::Cut)));
     assert!(early.is_taken());
 }
 
@@ -220,7 +220,7 @@ fn whoever_may_not_ask_is_let_ask_alone_and_later() {
     let error = host.connect().unwrap_err();
     assert_eq!(error.to_string(), "unreachable: Host key verification failed.");
     host.connector.can_ask = true;
-    let (link, stages) = host.connect_with(&Ahead::No);
+    let (link, stages) = host.connect_with(None);
     link.unwrap();
     assert_eq!(stages[..3], [Stage::Connecting, Stage::Asking, Stage::Connecting]);
 }
@@ -246,7 +246,7 @@ fn a_local_root_runs_the_agent_here_and_tells_it_where() {
     );
     let target = Endpoint::Local(host.at("root"));
     let started = host.connector.start(&target, Present::Started, None, &mut |_| {}).unwrap();
-    let mut link = host.connector.connect(started, &Ahead::No, &mut |_| {}).unwrap();
+    let mut link = host.connector.connect(started, None, &mut |_| {}).unwrap();
     let mut answer = String::new();
     link.incoming.read_to_string(&mut answer).unwrap();
     let root = fs::canonicalize(host.at("root")).unwrap();

@@ -4,13 +4,13 @@ use super::*;
 
 /// Install, then connect again.
 fn installs_once(host: &Host, what: &str) {
-    let (link, stages) = host.connect_with(&Ahead::No);
+    let (link, stages) = host.connect_with(None);
     let link = link.unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]), "{what}");
     assert_eq!(echo(link, b"\x00\xffone\n"), b"\x00\xffone\n", "{what}");
     assert_eq!(host.installed(), [build::agent_file_name()], "{what}");
     assert_eq!(fs::metadata(host.agent()).unwrap().permissions().mode() & 0o7777, 0o755, "{what}");
-    let (link, stages) = host.connect_with(&Ahead::Yes(Early::new(vec![Arc::from(*b"two, ")])));
+    let (link, stages) = host.connect_with(Some(&Early::new(vec![Arc::from(*b"two, ")])));
     assert_eq!(stages, [Stage::Connecting], "{what}");
     assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{what}");
     assert_eq!(host.calls(), 2, "{what}");
@@ -20,7 +20,7 @@ fn installs_once(host: &Host, what: &str) {
 fn connects_directly(host: &Host, what: &str) {
     let before = host.calls();
     let early = Early::new(vec![Arc::from(*b"two, ")]);
-    let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+    let (link, stages) = host.connect_to(Present::Expected, Some(&early));
     assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{what}");
     assert_eq!((&stages[..], host.calls()), (&[Stage::Connecting][..], before + 1), "{what}");
 }
@@ -52,7 +52,7 @@ fn an_agent_that_is_expected_and_missing_is_installed_with_one_more_connection_i
     for shell in SHELLS {
         let Some(host) = with_login_shell(shell) else { continue };
         let early = Early::new(vec![Arc::from(*b"two, ")]);
-        let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+        let (link, stages) = host.connect_to(Present::Expected, Some(&early));
         assert_eq!(echo(link.unwrap(), b"three"), b"two, three", "{shell}");
         assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]), "{shell}");
         assert_eq!(host.calls(), 2, "{shell}");
@@ -71,7 +71,7 @@ fn an_agent_that_root_is_expected_to_start_and_another_user_starts_gets_roots_ri
     write_program(&host.agent(), &format!("#!/bin/sh\n[ $ROOT ] || {{ echo deptool-error no-root x; exit; }}\n{body}"));
     let calls = host.calls();
     let early = Early::new(vec![Arc::from(*b"two, ")]);
-    let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early));
+    let (link, stages) = host.connect_to(Present::Expected, Some(&early));
     assert_eq!(echo(link.unwrap(), b"three"), b"two, three");
     assert_eq!((&stages[..], host.calls()), (&[Stage::Connecting][..], calls + 2));
 }

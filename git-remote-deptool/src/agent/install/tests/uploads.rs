@@ -60,7 +60,7 @@ fn a_request_that_was_sent_ahead_to_an_absent_agent_does_nothing() {
 fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_installed() {
     let host = Host::new();
     let request: Arc<[u8]> = content(3 << 20).into();
-    let (link, stages) = host.connect_with(&Ahead::Yes(Early::new(vec![request.clone()])));
+    let (link, stages) = host.connect_with(Some(&Early::new(vec![request.clone()])));
     assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]));
     let Link { connection, mut outgoing, mut incoming } = link.unwrap();
     let reader = std::thread::spawn(move || {
@@ -145,11 +145,11 @@ fn an_agent_that_does_not_say_a_word_is_replaced_whatever_is_in_its_place() {
         }
         damage(&host.agent());
         let early = Early::new(vec![b"a request"[..].into()]);
-        let (link, stages) = host.connect_with(&Ahead::Yes(early.clone()));
+        let (link, stages) = host.connect_with(Some(&early));
         assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
         damage(&host.agent());
         let early = Early::new(vec![b"a request"[..].into()]);
-        let (link, stages) = host.connect_to(Present::Expected, &Ahead::Yes(early.clone()));
+        let (link, stages) = host.connect_to(Present::Expected, Some(&early));
         assert_eq!(echo(link.unwrap(), b", and more"), b"a request, and more", "{name}: {stages:?}");
     }
 }

@@ -11,7 +11,7 @@ use super::{Conversation, State};
 use crate::{
     agent::{
         session::{Session, SessionError},
-        transport::{Ahead, Present},
+        transport::Present,
     },
     fleet::delivery::{DeliveryEnd, DeliveryEvent},
 };
@@ -87,7 +87,7 @@ impl Conversation<'_> {
         let stage = &mut |_| {};
         let target = self.delivery.target.afresh();
         let started = self.connector.start(&target, Present::Started, None, stage)?.until(deadline);
-        let mut session = Session::open(self.connector, started, &Ahead::No, self.mailbox.clone(), stage)?;
+        let mut session = Session::open(self.connector, started, None, self.mailbox.clone(), stage)?;
         (self.tell)(DeliveryEvent::Hello(Box::new(session.hello()?)));
         session.send(&Request::Attach(self.delivery.request.id))?;
         match session.receive()? {

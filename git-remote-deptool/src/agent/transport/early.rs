@@ -9,16 +9,8 @@ use deptool_agent::shared::env_request;
 
 use crate::agent::install;
 
-/// Whether a request is sent before the agent's first line was received.
-#[derive(Debug, Clone)]
-pub enum Ahead {
-    /// No: the caller sends the request on the link.
-    No,
-    /// Yes. The bytes follow our hello on the link exactly once, whether or not the agent had to be installed.
-    Yes(Early),
-}
-
-/// The request that is sent ahead.
+/// A request that is sent before the agent's first line was received. Its bytes follow our hello on the link exactly
+/// once, whether or not the agent had to be installed.
 #[derive(Debug, Clone)]
 pub struct Early {
     pub(super) parts: Vec<Arc<[u8]>>,
