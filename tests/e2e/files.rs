@@ -261,6 +261,25 @@ fn a_file_of_five_mebibytes_travels_outside_of_the_pack_and_comes_home() {
 }
 
 #[test]
+fn equal_apps_with_a_large_file_both_have_it() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox);
+    let large = vec![b'x'; 5 << 20];
+    for app in ["one", "two"] {
+        operator.write(format!("web1/{app}/large"), &large);
+        operator.write(format!("web1/{app}/manifest.json"), r#"{"files": {"large": {"mode": "0600"}}}"#);
+    }
+    let commit = operator.commit("Equal");
+    operator.git(&["push", "web1", "prod"]).ok();
+    at_rest(&sandbox, "web1", Some(&commit));
+    for app in ["one", "two"] {
+        let file = deployed(&sandbox, format!("{app}/large"));
+        assert!(std::fs::read(&file).unwrap() == large, "{app}");
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+    }
+}
+
+#[test]
 fn a_removed_large_file_can_be_gone_back_to() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox);

@@ -104,18 +104,25 @@ pub fn check_out(
     contents: &Contents<'_>,
     (left, tick): (&BTreeMap<AppName, String>, &mut dyn FnMut()),
 ) -> Result<Checkouts, HostError> {
-    let (mut checkouts, mut fresh) = (Vec::new(), BTreeSet::new());
+    let (mut checkouts, mut fresh): Checkouts = (Vec::new(), BTreeSet::new());
     for (name, app) in &new.apps {
         // The checkout was changed by hand, and this deployment does not touch the app.
         if let Some(tree) = left.get(name) {
             checkouts.push((name.clone(), tree.clone()));
             continue;
         }
-        let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
         // If two apps have the same tree, the second one uses the checkout of the first.
-        if written {
-            fresh.insert(name.clone());
-        }
+        let is_same = |(other, _): &&(AppName, String)| !left.contains_key(other) && new.apps[other].tree == app.tree;
+        let tree = match checkouts.iter().find(is_same) {
+            Some((_, tree)) => tree.clone(),
+            None => {
+                let (tree, written) = checkout::check_out(home, generation, app, contents, tick)?;
+                if written {
+                    fresh.insert(name.clone());
+                }
+                tree
+            }
+        };
         checkouts.push((name.clone(), tree));
     }
     Ok((checkouts, fresh))
