@@ -1,6 +1,7 @@
 //! Damage to a host's own records, by a disk or by a person: the next push repairs them, or says what to do. It is
 //! never reported that something is deployed if it is not, or the other way round.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -247,12 +248,45 @@ fn what_else_is_damaged_of_the_hosts_records_is_mended() {
 }
 
 #[test]
+fn what_runs_is_kept_although_somebody_changed_the_link_to_it() {
+    type Damage = fn(&World);
+    let damages: [Damage; 3] = [
+        |world| {
+            let (link, state) = (world.state().join("current"), world.state());
+            let target = fs::read_link(&link).unwrap();
+            fs::remove_file(&link).unwrap();
+            symlink(state.join(target), link).unwrap();
+        },
+        |world| fs::remove_file(world.state().join("current")).unwrap(),
+        |world| {
+            fs::remove_file(world.state().join("current")).unwrap();
+            symlink("/somewhere/else", world.state().join("current")).unwrap();
+        },
+    ];
+    for inflict in damages {
+        let world = World::new();
+        inflict(&world);
+        let trees = || world.files("trees", "files").into_iter().collect::<BTreeSet<_>>();
+        let (ada, before) = (world.ada(), trees());
+        ada.write("web1/web/manifest.json", r#"{"symlinks": {"/etc/web": "file", "/etc/foreign": "file"}}"#);
+        let three = world.three();
+        let foreign = world.sandbox.root("web1").join("etc/foreign");
+        fs::write(&foreign, "foreign").unwrap();
+        ada.git(&["push", "web1", "prod"]).code(1).says("/etc/foreign");
+        assert_eq!(trees(), before);
+        fs::remove_file(foreign).unwrap();
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+    }
+}
+
+#[test]
 fn what_can_not_be_mended_says_what_to_do() {
     type Damage = fn(&Path);
     let damages: [(Damage, &str, Damage); 1] = [(
         |state| {
             garbage(&state.join("state/host"));
-            fs::remove_file(state.join("current")).unwrap();
+            fs::remove_dir_all(state.join("generations")).unwrap();
         },
         "write the name of this host's directory in the tree into it",
         |state| fs::write(state.join("state/host"), "web1").unwrap(),

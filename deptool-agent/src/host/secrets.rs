@@ -31,7 +31,7 @@ use crate::{
         state::{
             boot, durable,
             error::{Context, HostError},
-            generations::{Note, SECRETS, names},
+            generations::{self, Note, SECRETS, names},
             identity::load_tree,
             layout::Home,
         },
@@ -195,7 +195,7 @@ fn link_stable_path(home: &Home, directory: &Path, app: &AppName) -> Result<(), 
 
 /// The generation that runs, if it has secrets.
 fn current(home: &Home) -> Result<Option<u32>, HostError> {
-    let number = home.generation_of(&home.current())?;
+    let number = generations::current(home)?;
     Ok(number.filter(|number| home.generation(*number).join(SECRETS).is_symlink()))
 }
 

@@ -128,7 +128,7 @@ pub fn stage(
     peer: &mut Peer,
     system: &mut dyn System,
 ) -> Result<Staged, HostError> {
-    let current = home.generation_of(&home.current())?;
+    let current = generations::current(home)?;
     let claims = drift::load(home);
     let first = FirstLook::begin(home, current, &claims);
     let mut receiving = Receiving::new(home, request, store, peer);

@@ -27,7 +27,7 @@ use crate::{
         state::{
             checkout,
             error::{HostError, Whose},
-            generations::Note,
+            generations::{self, Note},
             identity::{deployed, hostname_differs, load_tree},
             layout::Home,
             ledger::{Claims, Content, PathClaim},
@@ -124,7 +124,7 @@ pub fn verify(home: &Home, system: &mut dyn System) -> Result<Vec<Finding>, Host
     let Some(store) = Store::open_to_read(&home.store())? else { return Ok(Vec::new()) };
     let Some(deployed) = deployed(home)? else { return Ok(Vec::new()) };
     let claims = load(home);
-    let first = FirstLook::begin(home, home.generation_of(&home.current())?, &claims);
+    let first = FirstLook::begin(home, generations::current(home)?, &claims);
     let tree = load_tree(&store, &deployed.host, deployed.commit, &mut Apps::new());
     let tree = tree.map_err(|error| HostError::tree(Whose::Deployed, error))?;
     let wants = Desired::of(&tree).map_err(|error| HostError::tree(Whose::Deployed, error))?;

@@ -22,6 +22,7 @@ use crate::{
         name::{AppName, ClusterName, HostName},
         ordered::Ordered as _,
         outcome::Goal,
+        store::Store,
     },
 };
 
@@ -71,7 +72,7 @@ impl Note {
 
     /// The note of the current generation.
     pub fn current(home: &Home) -> Option<Note> {
-        Note::read(home, home.generation_of(&home.current()).ok()??)
+        Note::read(home, current(home).ok()??)
     }
 }
 
@@ -99,6 +100,17 @@ pub fn write(
     fs::write(&path, note.text()).during("write", &path)
 }
 
+/// The generation that runs. If `current` is missing or damaged, the newest one of the deployed commit: it runs again as
+/// soon as the link is put right.
+pub fn current(home: &Home) -> Result<Option<u32>, HostError> {
+    if let Some(number) = home.generation_of(&home.current())? {
+        return Ok(Some(number));
+    }
+    let Some((_, commit)) = Store::deployed_at(&home.store())? else { return Ok(None) };
+    let is_deployed = |number: &u32| Note::read(home, *number).is_some_and(|note| note.commit == Goal::Commit(commit));
+    Ok(numbered(home)?.into_iter().filter(is_deployed).max())
+}
+
 /// The number for the next generation: one more than the highest.
 pub fn next(home: &Home) -> Result<u32, HostError> {
     Ok(numbered(home)?.into_iter().max().unwrap_or(0) + 1)
@@ -106,7 +118,7 @@ pub fn next(home: &Home) -> Result<u32, HostError> {
 
 /// Remove old generations, checkouts that no generation uses, and received blobs. Returns what could not be removed.
 pub fn prune(home: &Home) -> Result<Vec<HostError>, HostError> {
-    let in_use = [home.generation_of(&home.current())?, home.generation_of(&home.previous())?];
+    let in_use = [current(home)?, home.generation_of(&home.previous())?];
     let numbers = numbered(home)?.into_iter().into_set();
     // A generation that is newer than the current one was never kept.
     let current = in_use[0].unwrap_or(0);

@@ -267,6 +267,8 @@ impl Home {
     pub fn linked_generation(&self, link: &Path) -> Result<Option<u32>, HostError> {
         match fs::read_link(link) {
             Ok(target) => {
+                // Somebody who changes it by hand may make it absolute.
+                let target = target.strip_prefix(self.directory()).unwrap_or(&target);
                 let number = target.strip_prefix("generations").ok().and_then(|n| n.to_str()?.parse().ok());
                 let strange = || Damage::of(link, "does not point to a generation").into();
                 number.map(Some).ok_or_else(strange)
