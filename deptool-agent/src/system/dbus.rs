@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 
 mod marshal;
 mod message;
@@ -93,9 +96,7 @@ impl Connection {
     /// Connect, and authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells
     /// systemd the user id.
     fn connect(path: &Path) -> Result<Connection, DbusError> {
-        let socket = UnixStream::connect(path)
-            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
-            .map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
+        let socket = connect(path).map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
         let mut connection = Connection { socket, pending: Vec::new(), is_accepted: false, last_serial: 0 };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex = crate::shared::text::hex(uid.as_bytes());
@@ -237,6 +238,14 @@ impl Connection {
     }
 }
 
+/// Connect without waiting. If a user listens in place of the user's manager and never accepts, the kernel would wait for ever.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
 /// What `message` answers to the call with this serial; `None` if it is no answer to it.
 pub fn reply_to(message: &Message, serial: u32) -> Option<Result<Vec<Value>, DbusError>> {
     match &message.kind {
@@ -263,6 +272,24 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let connection = Connection::connect(&path).unwrap();
         (connection, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_socket_that_is_never_accepted_from_does_not_hang_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("private");
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match Connection::connect(&path) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, DbusError::Connect { .. }), "{error}");
     }
 
     #[test]
