@@ -95,7 +95,7 @@ impl Connection {
 
     /// Connect, and authenticate as in the specification, "Authentication Protocol": one zero byte, then lines. The kernel tells
     /// systemd the user id.
-    fn connect(path: &Path) -> Result<Connection, DbusError> {
+    pub fn connect(path: &Path) -> Result<Connection, DbusError> {
         let socket = connect(path).map_err(|source| DbusError::Connect { socket: path.to_owned(), source })?;
         let mut connection = Connection { socket, pending: Vec::new(), is_accepted: false, last_serial: 0 };
         let uid = rustix::process::geteuid().as_raw().to_string();

@@ -143,6 +143,10 @@ impl Client {
             let serials = this.connection()?.send_all(calls, until)?;
             let mut replies: Vec<_> = calls.iter().map(|_| None).collect();
             while replies.iter().any(Option::is_none) {
+                // What a user runs in place of the user's manager may send without end.
+                if this.user.is_some() && Instant::now() > until {
+                    return Err(DbusError::TimedOut);
+                }
                 let (message, job) = this.receive(until)?.ok_or(DbusError::TimedOut)?;
                 this.note_other(job);
                 for (serial, reply) in serials.iter().zip(&mut replies).filter(|(_, reply)| reply.is_none()) {
@@ -178,6 +182,9 @@ impl Client {
             while !this.changed {
                 let Some((_, job)) = this.receive(until)? else { return Ok(()) };
                 this.note_other(job);
+                if Instant::now() > until {
+                    break;
+                }
             }
             let end = until.min(Instant::now() + BURST);
             while let Some((_, job)) = this.receive(end.min(Instant::now() + QUIET))? {
@@ -241,5 +248,37 @@ pub fn is_loss(error: &DbusError) -> bool {
         | DbusError::Connect { .. }
         | DbusError::Refused(_)
         | DbusError::Wire(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixListener,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_users_manager_that_sends_without_end_does_not_hang_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("private");
+        let listener = UnixListener::bind(&path).unwrap();
+        let connection = Some(Connection::connect(&path).unwrap());
+        let mut manager = listener.accept().unwrap().0;
+        let sending = std::thread::spawn(move || {
+            let mut sent = [0; 4096];
+            let _ = manager.read(&mut sent).unwrap();
+            manager.write_all(b"OK 0123\r\n").unwrap();
+            let count = manager.read(&mut sent).unwrap();
+            // The call itself is a message, and answers nothing.
+            while manager.write_all(&sent[..count]).is_ok() {}
+        });
+        let mut client = Client { connection, ..Client::of(&Account::try_from("alice".to_owned()).unwrap(), 1) };
+        let call = manager_call("Subscribe", &[]);
+        let error = client.call(&call, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, DbusError::TimedOut), "{error}");
+        sending.join().unwrap();
     }
 }
