@@ -1,20 +1,22 @@
 //! Reads what units wrote to the journal, and writes entries of our own. See journalctl(1), systemd.journal-fields(7) and
 //! systemd's "Native Journal Protocol".
 
-use std::os::unix::net::UnixDatagram;
+use std::{io, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use serde_json::Value;
 
 use crate::shared::name::UnitName;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
+/// The time-out for journald to take an entry. A deployment may be waiting for its commit point.
+const TAKING: Duration = Duration::from_secs(1);
 /// The most entries that are read.
 const ENTRIES: &str = "1000";
 /// The invocation of a unit, in entries of systemd about the unit and in those of its processes. An entry of a user's manager has
 /// both: the last one is then that of the manager itself.
 const INVOCATION: [&str; 3] = ["USER_INVOCATION_ID", "INVOCATION_ID", "_SYSTEMD_INVOCATION_ID"];
 
-/// Write an entry. It is lost if the host has no journal, or if journald is just restarting.
+/// Write an entry. It is lost if the host has no journal, or if journald is just restarting or hangs.
 pub fn write(message: &str, fields: &[(&str, &str)]) {
     let mut entry = String::new();
     let own = [("MESSAGE", message), ("SYSLOG_IDENTIFIER", "deptool"), ("PRIORITY", "5")];
@@ -23,7 +25,13 @@ pub fn write(message: &str, fields: &[(&str, &str)]) {
         let value = value.replace('\n', " ");
         entry.push_str(&format!("{name}={value}\n"));
     }
-    let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(entry.as_bytes(), SOCKET));
+    let _ = send(entry.as_bytes(), Path::new(SOCKET));
+}
+
+fn send(entry: &[u8], to: &Path) -> io::Result<usize> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(TAKING))?;
+    socket.send_to(entry, to)
 }
 
 /// The arguments of `journalctl` for [`last_lines`].
@@ -93,6 +101,17 @@ mod tests {
 {"MESSAGE":"Starting a.service...","INVOCATION_ID":"3"}
 {"MESSAGE":"of a later run"}
 "#;
+
+    #[test]
+    fn a_journald_that_hangs_does_not_hang_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _journald = UnixDatagram::bind(&path).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        while socket.send_to(b"MESSAGE=x\n", &path).is_ok() {}
+        assert_eq!(send(b"MESSAGE=y\n", &path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 
     #[test]
     fn what_a_run_said_is_found_even_without_its_invocation() {
