@@ -246,7 +246,8 @@ fn hash_while_written(file: &File, size: u64, written: &AtomicU64) -> io::Result
         if end == GIVEN_UP {
             return Ok(None);
         }
-        let part = &mut buffer[..((end - at) as usize).min(HASHED_AT_ONCE)];
+        // The rest may be more than a 32-bit machine can count.
+        let part = &mut buffer[..(end - at).min(HASHED_AT_ONCE as u64) as usize];
         if part.is_empty() {
             thread::park();
             continue;
