@@ -94,9 +94,9 @@ pub(super) fn placement(file: &TreePath) -> Result<Option<(String, Snippet, Stri
 /// Podman knows users by that, and a plan does not depend on the host.
 pub const USERS_QUADLETS: &str = "/etc/containers/systemd/users/~";
 
-/// Prefixes of the units that the agent creates for checks and for recovery at boot, and of drop-ins that would apply
-/// to all of these.
-const OURS: [&str; 4] = ["deptool-check-", "deptool-recover.", "deptool-secrets.", "deptool-."];
+/// Prefixes of the units that the agent creates for checks and for the boot, and of drop-ins that would apply to all of
+/// these.
+const OURS: [&str; 5] = ["deptool-check-", "deptool-labels.", "deptool-recover.", "deptool-secrets.", "deptool-."];
 const UNIT_TYPES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "swap", "slice"];
 
 /// `x.service.d` + `y.conf` -> `x.service`: see "drop-in" in systemd.unit(5).

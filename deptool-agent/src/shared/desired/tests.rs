@@ -122,6 +122,8 @@ fn what_systemd_would_ignore_or_is_our_own_is_refused() {
         &[("a/sysusers/x", "")],
         &[("a/systemd/.x.service", "")],
         &[("a/systemd/deptool-recover.service", "")],
+        &[("a/systemd/deptool-secrets.service", "")],
+        &[("a/systemd/deptool-labels.service", "")],
         &[("a/systemd/deptool-recover.service.d/x.conf", "")],
         &[("a/systemd/deptool-.service.d/x.conf", "")],
         &[("a/quadlets/deptool-check-1.container", "")],
