@@ -65,7 +65,7 @@ impl TakeoverSocket {
     /// Close the socket and remove its file.
     pub fn close(self) -> Result<(), HostError> {
         durable::remove(&self.path)?;
-        self.path.parent().map_or(Ok(()), remove_if_empty)
+        self.path.parent().map_or(Ok(()), durable::remove_if_empty)
     }
 
     pub fn listener(&self) -> &UnixListener {
@@ -80,16 +80,7 @@ pub fn remove_stale_sockets(home: &Home) -> Result<(), HostError> {
         return Ok(());
     }
     remove_stale_files(&directory)?;
-    remove_if_empty(&directory)
-}
-
-fn remove_if_empty(directory: &Path) -> Result<(), HostError> {
-    match fs::remove_dir(directory) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-            Err(error).during("remove", directory)
-        }
-        _ => Ok(()),
-    }
+    durable::remove_if_empty(&directory)
 }
 
 /// Connect to the socket of deployment `id`. `None` if no agent listens there.

@@ -204,19 +204,14 @@ pub fn link_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Remove the stable paths of `apps`.
+/// Remove the stable paths of `apps`. A directory stays in which somebody has put another file.
 pub fn unlink_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
         let directory = home.apps().join(app.as_str());
         for name in ["current", "current.new"] {
             durable::remove(&directory.join(name))?;
         }
-        match fs::remove_dir(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).during("remove", &directory);
-            }
-            _ => {}
-        }
+        durable::remove_if_empty(&directory)?;
     }
     Ok(())
 }

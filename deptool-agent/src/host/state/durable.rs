@@ -185,6 +185,16 @@ pub fn remove(path: &Path) -> Result<(), HostError> {
     }
 }
 
+/// Remove a directory, if it exists and is empty.
+pub fn remove_if_empty(directory: &Path) -> Result<(), HostError> {
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(error).during("remove", directory)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Remove whatever is at `path`, with everything below it.
 pub fn remove_all(path: &Path) -> Result<(), HostError> {
     match fs::symlink_metadata(path) {

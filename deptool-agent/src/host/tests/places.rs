@@ -105,3 +105,18 @@ fn a_link_to_a_directory_becomes_links_in_it_and_back() {
         "'/etc/site.d' is a directory with 'theirs' in it, which was not deployed: remove that on the host"
     );
 }
+
+#[test]
+fn an_app_is_removed_even_if_there_is_a_foreign_file_beside_its_stable_path() {
+    let mut world = World::new();
+    world.deploys(&[("web/conf", "")]);
+    let directory = world.path("/var/lib/deptool/apps/web");
+    fs::write(directory.join(".conf.swp"), "").unwrap();
+    world.deploys(&[]);
+    assert!(!directory.join("current").is_symlink());
+    // The same is removed when it is undone.
+    let Outcome::RolledBack(failure) = world.deploy(&[SICK, &[("web/conf", "")]].concat()).0 else { panic!() };
+    assert_eq!(failure.rollback_errors, [""; 0]);
+    assert!(!directory.join("current").is_symlink());
+    assert!(directory.join(".conf.swp").exists());
+}
