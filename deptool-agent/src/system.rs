@@ -324,6 +324,11 @@ pub trait System {
         })
     }
 
+    /// Whether [`System::run_jobs`] waits for jobs. If not, a job counts as done as soon as it is queued.
+    fn waits_for_jobs(&self) -> bool {
+        true
+    }
+
     /// Like [`System::run_jobs`], but stop waiting when `go_on` returns false. `go_on` is called like `tick`.
     fn run_jobs_while(
         &mut self,

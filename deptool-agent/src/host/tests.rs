@@ -14,7 +14,7 @@ use crate::{
     host::{
         connection::{heartbeat::Heartbeat, peer::Peer},
         deploy::deploy,
-        recover::{Recovery, recover},
+        recover::{Recovery, at_boot, recover},
         state::{attempts, failed_units, journal::Journal, layout::Home},
     },
     shared::{
@@ -376,6 +376,18 @@ fn a_unit_that_stays_down_after_a_rollback_is_started_at_the_next_contact() {
     assert_eq!(what, "started again: 'web.service'");
     assert!(failed_units::load(&home).unwrap().is_empty());
     assert!(matches!(recover(&home, &mut world.fake, &mut |_| ()).unwrap(), Recovery::Nothing));
+}
+
+#[test]
+fn a_unit_that_stays_down_after_a_rollback_is_not_forgotten_at_boot() {
+    let mut world = before();
+    let home = Home::new(world.root.path());
+    world.fake.behave("web.service", Behaviour::FailsAtStart);
+    assert!(matches!(world.deploy(AFTER).0, Outcome::RolledBack(_)));
+    world.fake.only_queues = true;
+    assert_eq!(at_boot(&home, &mut world.fake).unwrap(), None);
+    assert_eq!(world.fake.calls.last().unwrap(), "jobs start web.service");
+    assert_eq!(failed_units::load(&home).unwrap().len(), 1);
 }
 
 #[test]

@@ -250,6 +250,10 @@ impl System for Systemd {
         self.for_each("reset the failure of", "ResetFailedUnit", &known, &arguments)
     }
 
+    fn waits_for_jobs(&self) -> bool {
+        self.jobs == Jobs::Awaited
+    }
+
     fn run_jobs_while(
         &mut self,
         jobs: &[(UnitName, JobKind)],
