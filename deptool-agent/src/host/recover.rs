@@ -15,7 +15,9 @@ use crate::{
         secrets,
         state::{
             agents::AgentId,
-            attempts, boot, durable,
+            attempts,
+            boot::BootUnit,
+            durable,
             error::{Context, HostError},
             failed_units, heal,
             identity::host_name,
@@ -238,7 +240,7 @@ pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, H
     home.check_ownership()?;
     let recovered = recover(home, system, &mut |_| ())?;
     if Journal::is_empty(home)? {
-        boot::remove(home)?;
+        BootUnit::Recovery.remove(home)?;
     }
     match recovered {
         Recovery::Done(what) => Ok(Some(what)),

@@ -29,7 +29,8 @@ use crate::{
             identity::{Identity, load_or_make},
         },
         state::{
-            boot, durable,
+            boot::BootUnit,
+            durable,
             error::{Context, HostError},
             generations::{self, Note, SECRETS, names},
             identity::load_tree,
@@ -220,7 +221,7 @@ pub fn restore(home: &Home) -> Result<(), HostError> {
 
 /// Install the unit that makes secrets at boot, durably, if it is not there.
 pub fn install_unit(home: &Home) -> Result<(), HostError> {
-    let written = boot::install_for_secrets(home)?;
+    let written = BootUnit::Secrets.install(home)?;
     if written.is_empty() { Ok(()) } else { durable::sync(home, &written) }
 }
 
@@ -242,7 +243,7 @@ pub fn prune(home: &Home) -> Result<(), HostError> {
         }
     }
     if current.is_none() {
-        boot::remove_for_secrets(home)?;
+        BootUnit::Secrets.remove(home)?;
         memory::close(home);
     }
     Ok(())

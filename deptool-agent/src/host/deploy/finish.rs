@@ -16,7 +16,9 @@ use crate::{
         secrets,
         state::{
             agents::{self, AgentId},
-            attempts, boot, durable,
+            attempts,
+            boot::BootUnit,
+            durable,
             error::HostError,
             failed_units,
             generations::{Note, names, prune},
@@ -107,7 +109,7 @@ pub fn clear_away(home: &Home, store: &mut Store) -> Result<(), HostError> {
 /// Remove the unit that labels at boot, if nothing is deployed.
 fn prune_labels(home: &Home) -> Result<(), HostError> {
     let is_empty = Note::current(home).is_none_or(|note| note.commit == Goal::Nothing);
-    if is_empty { boot::remove_for_labels(home) } else { Ok(()) }
+    if is_empty { BootUnit::Labels.remove(home) } else { Ok(()) }
 }
 
 fn tidy_store(home: &Home, store: &mut Store) -> Result<(), HostError> {

@@ -134,12 +134,17 @@ fn not_a_file(path: &Path) -> HostError {
 /// Replace the file at `path` atomically, by a rename. A file that has this content stays: a rename over another file makes
 /// some file systems write the new one to the disk at once.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), HostError> {
+    replace_with_mode(path, content, 0o600)
+}
+
+/// Like [`replace`], but a file that is written gets this mode.
+pub fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), HostError> {
     if read_even_if_empty(path, RECORD).is_ok_and(|old| old.as_deref() == Some(content)) {
         return Ok(());
     }
     let temporary = temporary_of(path);
     let write = || -> Result<(), HostError> {
-        let mut file = create(&temporary, 0o600)?;
+        let mut file = create(&temporary, mode)?;
         file.write_all(content).during("write", &temporary)?;
         fs::rename(&temporary, path).during("replace", path)
     };
@@ -163,7 +168,8 @@ pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
     or_nothing(fs::rename(&temporary, link).during("replace", link), &temporary)
 }
 
-fn temporary_of(path: &Path) -> PathBuf {
+/// The temporary file of [`replace`] and [`replace_link`].
+pub fn temporary_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     PathBuf::from(name)

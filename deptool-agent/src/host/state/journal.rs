@@ -25,7 +25,7 @@ use crate::{
         deploy::action::{Action, UnitJobs},
         state::{
             agents::{self, AgentId},
-            boot,
+            boot::BootUnit,
             durable::{self, RECORD, Writing},
             error::{Context, Damage, HostError},
             layout::Home,
@@ -133,7 +133,7 @@ impl Journal {
         let bytes = encode(record)?;
         let verdict_at = (bytes.len() - GOOD.len()) as u64;
         let mut written = staged;
-        written.extend(boot::install(home)?);
+        written.extend(BootUnit::Recovery.install(home)?);
         written.extend(agents::keep_own(home)?);
         let path = home.journal();
         let mut file = durable::open_to_write(&path, Writing::Anew)?;
@@ -148,7 +148,7 @@ impl Journal {
     /// Empty the journal of a deployment that has changed nothing.
     pub fn discard(home: &Home) -> Result<(), HostError> {
         drop(durable::open_to_write(&home.journal(), Writing::Anew)?);
-        boot::remove(home)
+        BootUnit::Recovery.remove(home)
     }
 
     /// Read the journal.
@@ -221,7 +221,7 @@ impl Handle {
     pub fn close(self) -> Result<(), HostError> {
         let path = self.home.journal();
         self.file.set_len(0).during("empty", &path)?;
-        boot::remove(&self.home)
+        BootUnit::Recovery.remove(&self.home)
     }
 }
 

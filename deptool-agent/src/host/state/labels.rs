@@ -23,7 +23,8 @@ use rustix::{
 
 use crate::{
     host::state::{
-        boot, durable,
+        boot::BootUnit,
+        durable,
         error::{Context, HostError},
         layout::Home,
     },
@@ -228,7 +229,7 @@ pub fn install_unit(home: &Home) -> Result<(), HostError> {
     if Labels::of(home).is_none() {
         return Ok(());
     }
-    let written: Vec<PathBuf> = boot::install_for_labels(home)?;
+    let written = BootUnit::Labels.install(home)?;
     if written.is_empty() { Ok(()) } else { durable::sync(home, &written) }
 }
 
