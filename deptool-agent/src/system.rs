@@ -126,7 +126,6 @@ pub struct UnitDetail {
     /// Its unit file has changed since systemd has read it.
     pub needs_reload: bool,
     pub restarts: u32,
-    pub main_pid: u32,
     /// The invocation id: 32 hex digits, or empty if the unit was never started.
     pub invocation: String,
     /// Since when the unit is active (or reloading) without interruption, on the clock of [`System::clock`].
@@ -197,7 +196,6 @@ impl UnitDetail {
             remains: false,
             needs_reload: false,
             restarts: 0,
-            main_pid: 0,
             invocation: String::new(),
             active_since: None,
             changed_at: Duration::ZERO,

@@ -2,7 +2,7 @@
 //!
 //! A stream that stops between two frames has ended. A stream that stops anywhere else was cut off, which is an error.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -39,13 +39,6 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     }
     frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
     Ok(frame)
-}
-
-/// Write `message` as one frame, and flush.
-pub fn send<T: Serialize>(out: &mut dyn Write, message: &T) -> Result<(), FrameError> {
-    out.write_all(&encode(message)?)?;
-    out.flush()?;
-    Ok(())
 }
 
 /// Collects received bytes until they are whole messages.

@@ -205,10 +205,4 @@ impl gix_object::Find for Store {
     }
 }
 
-impl gix_object::Exists for Store {
-    fn exists(&self, id: &oid) -> bool {
-        self.packs.has(id)
-    }
-}
-
 type IdSet = std::collections::HashSet<ObjectId>;

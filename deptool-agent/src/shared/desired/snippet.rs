@@ -19,14 +19,6 @@ pub enum Snippet {
 }
 
 impl Snippet {
-    /// Whether systemd needs a daemon-reload to see a change.
-    pub fn is_unit_configuration(&self) -> bool {
-        match self {
-            Snippet::Unit(_) | Snippet::DropIn(_) | Snippet::QuadletFile => true,
-            Snippet::Sysusers | Snippet::Tmpfiles => false,
-        }
-    }
-
     /// Whether `unit` is made of this file.
     pub fn affects(&self, unit: &UnitName) -> bool {
         match self {

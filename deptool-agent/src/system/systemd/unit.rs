@@ -189,7 +189,6 @@ impl<'a> Properties<'a> {
             remains: self.flag("RemainAfterExit"),
             needs_reload: self.flag("NeedDaemonReload"),
             restarts: self.number("NRestarts") as u32,
-            main_pid: self.number("MainPID") as u32,
             invocation: crate::shared::text::hex(invocation),
             active_since: is_up.then(|| Duration::from_micros(entered)),
             changed_at: Duration::from_micros(self.number("StateChangeTimestampMonotonic")),
