@@ -56,6 +56,68 @@ fn a_deployment_of_one_file_flushes_disks_at_most_8_times_on_the_host_and_2_time
     assert!(fewest(HERE, 2).is_some(), "{:?}", flushes(&operator, HERE, "here"));
 }
 
+/// The calls of a push about a directory and backups, and those that empty the journal. The first about `fails` fails.
+fn calls_about(operator: &Repo<'_>, directory: &Path, fails: &str) -> Vec<String> {
+    operator.commit("Next");
+    let (mut calls, mut has_failed) = (Vec::new(), false);
+    let push = operator.command(&["push", "-q", "-o", "take-over", "web1", "prod"]).into_inner();
+    trace::run(push, HOST, &mut |call| {
+        let is_of_journal = call.path.ends_with("state/journal") && call.name == "ftruncate";
+        let is_of_backups = call.path.components().any(|part| part.as_os_str() == "backups");
+        if call.path.starts_with(directory) || is_of_journal || is_of_backups {
+            calls.push(format!("{} {}", call.name, call.path.file_name().unwrap().display()));
+        }
+        if call.path.ends_with(fails) && !std::mem::replace(&mut has_failed, true) {
+            return Deed::Fail(trace::Errno::EIO);
+        }
+        Deed::Go
+    })
+    .unwrap();
+    calls
+}
+
+#[test]
+fn what_was_undone_or_cleared_away_on_another_file_system_is_durable_before_the_journal_is_empty() {
+    let no_mounts = || disk::in_own_namespace(|| Ok(())).err().map(|error| format!("{error:#}"));
+    if is_skipped(trace::unable().map(str::to_owned).or_else(no_mounts)) {
+        return;
+    }
+    disk::in_own_namespace(|| {
+        let sandbox = Sandbox::new();
+        let opt = sandbox.root("web1").join("opt");
+        std::fs::create_dir_all(&opt)?;
+        Cmd::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&opt).check()?;
+        std::os::unix::fs::symlink("there before", opt.join("x"))?;
+        let operator = sandbox.repo("operator");
+        operator.write("web1/app/a", "same");
+        operator.write("web1/app/b", "same");
+        operator.add_root("web1");
+        operator.git(&["config", "remote.web1.push", "prod"]).ok();
+        let link = |to: &str| {
+            operator.write("web1/app/manifest.json", format!(r#"{{"symlinks": {{"/opt/x": "{to}", "/opt/y": "a"}}}}"#))
+        };
+        let is_synced = |calls: &[String]| {
+            let closed = calls.iter().rposition(|call| call == "ftruncate journal").unwrap();
+            let changed = calls[..closed].iter().rposition(|call| !FLUSHES.iter().any(|flush| call.starts_with(flush)));
+            assert_eq!(calls[changed.unwrap() + 1..closed], ["fsync opt"], "{calls:?}");
+        };
+        link("a");
+        let taken_over = calls_about(&operator, &opt, "nothing fails");
+        let at = |call: &str| taken_over.iter().rposition(|made| made == call);
+        assert!(at("fsync backups") < at("unlinkat .x.deptool-undo"), "{taken_over:?}");
+        assert!(at("symlinkat opt%2Fx") < at("fsync backups"), "{taken_over:?}");
+        is_synced(&taken_over);
+        link("b");
+        is_synced(&calls_about(&operator, &opt, "nothing fails"));
+        link("a");
+        let undone = calls_about(&operator, &opt, "deptool/current");
+        assert!(std::fs::read_link(opt.join("x"))?.ends_with("b"));
+        is_synced(&undone);
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_group_whose_change_affects_one_host_costs_what_that_host_costs() {
     if is_skipped(trace::unable().map(str::to_owned)) {

@@ -19,6 +19,7 @@ pub mod prepare;
 mod receive;
 pub mod stage;
 mod stale;
+pub mod sync;
 pub mod undo;
 
 use std::path::PathBuf;

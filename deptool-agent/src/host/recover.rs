@@ -9,9 +9,10 @@ use crate::{
     host::{
         deploy::{
             finish,
+            sync::{self, Own},
             undo::{Reached, undo},
         },
-        external::{place, users},
+        external::users,
         secrets,
         state::{
             agents::AgentId,
@@ -188,7 +189,7 @@ fn go_on(home: &Home, lock: HostLock, record: &Record, journal: Handle) -> Resul
     let locked = finish::clear_outside(home, record)?;
     finish::note_target(record, &mut store)?;
     finish::tidy(home)?;
-    finish::rest(home, &mut store, journal)?;
+    finish::rest(home, record, &mut store, journal)?;
     lock.leave();
     let mut done = "an interrupted deployment was good, and was finished".to_owned();
     locked.iter().for_each(|why| done.push_str(&format!("; can't be cleared away: {why}")));
@@ -227,8 +228,7 @@ fn go_back(
     // The interrupted agent may not have synced this ref.
     finish::note_target(record, &mut Store::open_or_init(&home.store())?)?;
     finish::tidy(home)?;
-    place::sync(home)?;
-    home.sync_own()?;
+    sync::everything(home, record, Own::Anything)?;
     journal.close()?;
     lock.leave();
     Ok(Recovery::Done(format!("an interrupted deployment by {} was undone", record.by)))

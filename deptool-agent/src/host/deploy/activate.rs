@@ -14,15 +14,15 @@ use crate::{
             health,
             stage::Expectations,
             stale::{self, Stale},
+            sync::{self, Own},
             undo::{Reached, undo},
         },
-        external::place::{self, Place},
         state::{
             attempts,
             error::HostError,
             failed_units,
             journal::{Handle, Journal, Record},
-            layout::{Home, sync_directory},
+            layout::Home,
             lock::HostLock,
         },
     },
@@ -258,40 +258,7 @@ impl Running<'_> {
 
     /// Sync everything that was changed, and then record in the journal that the deployment is kept.
     pub fn make_durable(&mut self, journal: &mut Handle) -> Result<(), HostError> {
-        let mut is_only_switched = true;
-        for action in &self.record.actions {
-            match action {
-                Action::Place(placement) => {
-                    if let Some(place) = Place::existing(self.home, &placement.path)? {
-                        place.sync()?;
-                    }
-                }
-                // They may be on a file system of their own.
-                Action::MakeDirectories(paths) => {
-                    for path in paths {
-                        if let Some(place) = Place::existing(self.home, path)? {
-                            place.sync()?;
-                        }
-                    }
-                }
-                // systemd makes links in the directories of all units that [Install] names. Those of users are in their homes.
-                Action::Enable(units) | Action::Disable(units) if units.iter().any(|unit| unit.user().is_some()) => {
-                    rustix::fs::sync()
-                }
-                Action::Enable(_) | Action::Disable(_) | Action::RestoreLinks(_) => place::sync(self.home)?,
-                Action::Stop(_) | Action::Switch { .. } | Action::DaemonReload(_) | Action::Jobs(_) => {}
-                Action::CreateUsers(_)
-                | Action::Own { .. }
-                | Action::OwnSecrets { .. }
-                | Action::LinkApps(_)
-                | Action::UnlinkApps(_)
-                | Action::CreateTmpfiles(_) => is_only_switched = false,
-            }
-        }
-        match is_only_switched {
-            true => sync_directory(self.home.directory())?,
-            false => self.home.sync_own()?,
-        }
+        sync::everything(self.home, &self.record, Own::Link)?;
         journal.keep()
     }
 
@@ -347,7 +314,7 @@ impl Running<'_> {
             Outcome::Done { also_restarted: restarted, also_stopped: stopped, drift: std::mem::take(&mut self.left) },
         );
         // If this fails, the journal stays. The next agent tries again, and reports the error if it fails, too.
-        let rested = cleared.and_then(|_| finish::rest(self.home, store, journal));
+        let rested = cleared.and_then(|_| finish::rest(self.home, &self.record, store, journal));
         if rested.and(closed).is_ok() {
             self.lock.leave();
         }
@@ -367,8 +334,7 @@ impl Running<'_> {
         let ended = attempts::record(self.home, &finish::attempt_of(&self.record, result))
             .and_then(|()| failed_units::add(self.home, &left.down))
             .and_then(|()| finish::tidy(self.home))
-            .and_then(|()| place::sync(self.home))
-            .and_then(|()| self.home.sync_own());
+            .and_then(|()| sync::everything(self.home, &self.record, Own::Anything));
         // If something could not be undone, the journal stays, and the next agent tries again.
         let is_undone = left.errors.is_empty();
         let ended = ended.and_then(|()| if is_undone { journal.close() } else { Ok(()) });

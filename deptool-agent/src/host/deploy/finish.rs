@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use crate::{
     host::{
         connection::takeover,
-        deploy::action::{Action, New, Old, Placement},
+        deploy::{
+            action::{Action, New, Old, Placement},
+            sync::{self, Own},
+        },
         external::{
             backup,
             place::{Place, Sibling},
@@ -89,9 +92,10 @@ fn unless_locked<T: Default>(removed: Result<T, HostError>, locked: &mut Vec<Hos
     }
 }
 
-/// Remove what no generation needs, and close the journal.
-pub fn rest(home: &Home, store: &mut Store, journal: Handle) -> Result<(), HostError> {
+/// Remove what no generation needs, and close the journal. Before, what was cleared away is durable.
+pub fn rest(home: &Home, record: &Record, store: &mut Store, journal: Handle) -> Result<(), HostError> {
     clear_away(home, store)?;
+    sync::places(home, record, Own::Anything)?;
     home.sync_own()?;
     journal.close()
 }
@@ -217,7 +221,14 @@ fn release_directories(home: &Home, record: &Record, locked: &mut Vec<HostError>
         let is_needed = record.claims.paths.keys().any(|held| below(held, path));
         let gone = !is_needed
             && match Place::existing(home, path) {
-                Ok(Some(place)) => unless_locked(place.remove_directory_if_empty(), locked)?,
+                Ok(Some(place)) => {
+                    let gone = unless_locked(place.remove_directory_if_empty(), locked)?;
+                    // No action names it.
+                    if gone {
+                        place.sync()?;
+                    }
+                    gone
+                }
                 Ok(None) | Err(HostError::External(_)) => true,
                 Err(error) => return Err(error),
             };

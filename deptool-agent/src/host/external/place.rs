@@ -26,7 +26,7 @@ use crate::{
         state::{
             error::{Context, HostError},
             labels,
-            layout::{Home, fsync},
+            layout::{Home, fsync, sync_directory},
             ledger::Content,
             stamp::Stamp,
         },
@@ -248,16 +248,22 @@ impl Place {
         self.remove_name(&new)
     }
 
-    /// Move a sibling to `target`, which may be on another file system.
+    /// Move a sibling to `target`, which may be on another file system. A copy is durable before the sibling is removed.
     pub fn move_away(&self, sibling: Sibling, target: &Path) -> Result<(), HostError> {
         let name = sibling.name(&self.name);
         match rustix::fs::renameat(&self.directory, &name, CWD, target) {
             Err(Errno::XDEV) => {
                 backup::copy(self.directory.as_fd(), Path::new(&name), CWD, target)?;
+                sync_directory(target.parent().unwrap_or(target))?;
                 self.remove_name(&name)
             }
             result => result.during("move away", &self.path(&self.name)),
         }
+    }
+
+    /// The real path of the directory.
+    pub fn directory(&self) -> &Path {
+        &self.real
     }
 
     /// The id of the file system.
@@ -414,12 +420,6 @@ fn with_users_id(home: &Home, path: &ExternalPath) -> Result<Option<ExternalPath
     let above = USERS_QUADLETS.trim_end_matches('~');
     let real = ExternalPath::parse(&format!("{above}{uid}/{rest}"));
     real.map(Some).map_err(|error| HostError::External(error.to_string()))
-}
-
-/// Sync the file system of `/etc`.
-pub fn sync(home: &Home) -> Result<(), HostError> {
-    let etc = home.root().join("etc");
-    if etc.exists() { home.sync_file_system(&etc) } else { Ok(()) }
 }
 
 /// What is at a path.
