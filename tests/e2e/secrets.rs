@@ -238,6 +238,37 @@ fn secrets_that_are_gone_are_made_again_at_the_next_contact() {
 }
 
 #[test]
+fn a_secret_whose_owner_is_gone_stands_in_the_way_of_nothing_else() {
+    let world = World::with_secret();
+    let (repo, passwd) = (world.repo(), world.root().join("etc/passwd"));
+    let own = rustix::process::geteuid().as_raw();
+    fs::create_dir_all(world.root().join("etc")).unwrap();
+    fs::write(&passwd, format!("no-such-user:x:{own}:{own}::/:/bin/sh\n")).unwrap();
+    repo.write("web1/owned/manifest.json", NOBODY);
+    world.set("owned", "token", OTHER);
+    world.push("An owner").ok();
+    // As after userdel(8).
+    fs::remove_file(&passwd).unwrap();
+    let why = "there is no 'no-such-user' on the host";
+    repo.git(&["deptool", "verify"]).code(2).prints(&format!("owned/token' can't have its owner: {why}"));
+    repo.write("web1/web/file", "2\n");
+    let pushed = world.push("Another app").ok();
+    pushed.says(&format!("only root can read the secret 'owned/token': {why}"));
+    world.has("owned/token", OTHER);
+    world.has_mode("owned/token", 0o400);
+    // As after a boot.
+    fs::remove_dir_all(world.root().join(DECRYPTED)).unwrap();
+    repo.git(&["fetch", "web1"]).ok().says(&format!("only root can read the secret 'owned/token': {why}"));
+    world.has("web/key", PLAIN);
+    world.has("owned/token", OTHER);
+    // What brings such a secret is refused.
+    world.set("owned", "token", PLAIN);
+    world.push("The owner is needed").code(1).says("there is no user 'no-such-user' on the host");
+    repo.git(&["push", "web1", ":prod"]).ok();
+    at_rest(&world.sandbox, "web1", None);
+}
+
+#[test]
 fn a_lost_or_damaged_identity_stands_in_the_way_of_secrets_only() {
     let world = World::with_secret();
     let identity = world.root().join("var/lib/deptool/state/identity");

@@ -38,14 +38,41 @@ pub fn resolve(home: &Home, database: Database, account: &Account) -> Result<Opt
     }
 }
 
+/// The ids of the owner and the group of a file.
+type Ids = (Option<u32>, Option<u32>);
+
 /// The ids of the owner and the group of a file, where the manifest sets them. Missing accounts are an error.
-pub fn ids(home: &Home, attributes: &FileAttributes) -> Result<(Option<u32>, Option<u32>), HostError> {
+pub fn ids(home: &Home, attributes: &FileAttributes) -> Result<Ids, HostError> {
     let id = |database, account: &Option<Account>| {
         let Some(account) = account else { return Ok(None) };
         let missing = || HostError::refused(format!("there is no '{}' on the host", account.as_str()));
         resolve(home, database, account)?.ok_or_else(missing).map(Some)
     };
     Ok((id(Database::Passwd, &attributes.owner)?, id(Database::Group, &attributes.group)?))
+}
+
+/// The ids of the owners of many files. Each name is looked up once, as an answer may take long. One that is not known is no error
+/// here: it is told why.
+pub struct Owners<'a> {
+    home: &'a Home,
+    known: Vec<(FileAttributes, Result<Ids, String>)>,
+}
+
+impl<'a> Owners<'a> {
+    pub fn of(home: &'a Home) -> Owners<'a> {
+        Owners { home, known: Vec::new() }
+    }
+
+    /// See [`ids`].
+    pub fn ids(&mut self, attributes: &FileAttributes) -> Result<Ids, String> {
+        let same = |known: &FileAttributes| known.owner == attributes.owner && known.group == attributes.group;
+        if let Some((_, known)) = self.known.iter().find(|(known, _)| same(known)) {
+            return known.clone();
+        }
+        let answer = ids(self.home, attributes).map_err(|error| error.to_string());
+        self.known.push((attributes.clone(), answer.clone()));
+        answer
+    }
 }
 
 /// The answer of the host's name service: a line of passwd(5) or group(5). `None` if it knows no such `key`. Of a group with very

@@ -51,11 +51,12 @@ pub enum Recovery {
 
 impl Recovery {
     /// Add what became of secrets that were gone.
-    fn with_secrets(self, restored: Result<(), HostError>) -> Recovery {
+    fn with_secrets(self, restored: Result<Vec<String>, HostError>) -> Recovery {
+        let told = |restored: Vec<String>| [vec![RESTORED.to_owned()], restored].concat().join("; ");
         match (self, restored) {
-            (Recovery::Nothing | Recovery::Busy(_), Ok(())) => Recovery::Done(RESTORED.into()),
-            (Recovery::Done(what), Ok(())) => Recovery::Done(format!("{what}; {RESTORED}")),
-            (stuck @ Recovery::Stuck(_), Ok(())) => stuck,
+            (Recovery::Nothing | Recovery::Busy(_), Ok(restored)) => Recovery::Done(told(restored)),
+            (Recovery::Done(what), Ok(restored)) => Recovery::Done(format!("{what}; {}", told(restored))),
+            (stuck @ Recovery::Stuck(_), Ok(_)) => stuck,
             (recovery, Err(error)) => {
                 let mut errors = match recovery {
                     Recovery::Nothing | Recovery::Busy(_) => Vec::new(),

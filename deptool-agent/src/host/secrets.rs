@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::{
     host::{
         external::place::set_owner_and_mode,
-        owners,
+        owners::Owners,
         secrets::{
             age::AgeError,
             identity::{Identity, load_or_make},
@@ -66,14 +66,6 @@ pub struct Opened {
     name: String,
     plain: Zeroizing<Vec<u8>>,
     attributes: FileAttributes,
-}
-
-/// When owners are set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owners {
-    Now,
-    /// By [`own`]: the deployment may create the users. Until then, only root can read such files.
-    Later,
 }
 
 /// The path of a decrypted secret, as other configuration refers to it.
@@ -121,8 +113,8 @@ fn open(identity: &Identity, objects: &dyn Find, content: BlobId) -> Result<Zero
 }
 
 /// Write the secrets of generation `number`, and the stable paths of their apps. Nothing uses them before the generation is
-/// current.
-pub fn write(home: &Home, number: u32, opened: Vec<Opened>, set: Owners) -> Result<(), HostError> {
+/// current. Owners are set by [`own`]: the deployment may create the users. Until then, only root can read such files.
+pub fn write(home: &Home, number: u32, opened: Vec<Opened>) -> Result<(), HostError> {
     let directory = memory::open(home)?;
     let temporary = directory.join(format!(".{number}.new"));
     durable::remove_all(&temporary)?;
@@ -132,10 +124,8 @@ pub fn write(home: &Home, number: u32, opened: Vec<Opened>, set: Owners) -> Resu
         make_passage(&of_app)?;
         let path = of_app.join(name);
         durable::create(&path, 0o400)?.write_all(plain).during("write", &path)?;
-        let has_owner = attributes.owner.is_some() || attributes.group.is_some();
-        match set {
-            Owners::Later if has_owner => {}
-            Owners::Now | Owners::Later => set_attributes(home, &path, attributes)?,
+        if attributes.owner.is_none() && attributes.group.is_none() {
+            set_owner_and_mode(&path, None, None, mode_of(attributes))?;
         }
     }
     let complete = directory.join(number.to_string());
@@ -150,16 +140,22 @@ fn make_passage(path: &Path) -> Result<(), HostError> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(PASSAGE)).during("change the mode of", path)
 }
 
-fn set_attributes(home: &Home, path: &Path, attributes: &FileAttributes) -> Result<(), HostError> {
-    let (owner, group) = owners::ids(home, attributes)?;
-    let mode = attributes.mode.map_or(0o400, |mode| mode.0);
-    set_owner_and_mode(path, owner, group, mode)
+fn mode_of(attributes: &FileAttributes) -> u32 {
+    attributes.mode.map_or(0o400, |mode| mode.0)
 }
 
-/// Set the owners and modes of secrets of generation `number`. Each file is `<app>/<name>`.
-pub fn own(home: &Home, number: u32, files: &[(String, FileAttributes)]) -> Result<(), HostError> {
+/// Set the owners and modes of secrets of generation `number`. Each file is `<app>/<name>`. One whose owner is not known must not
+/// take the others along: it stays for root only, and is told of.
+pub fn own(home: &Home, number: u32, files: &[(String, FileAttributes)]) -> Result<Vec<String>, HostError> {
     let directory = home.secrets().join(number.to_string());
-    files.iter().try_for_each(|(file, attributes)| set_attributes(home, &directory.join(file), attributes))
+    let (mut owners, mut unknown) = (Owners::of(home), Vec::new());
+    for (file, attributes) in files {
+        match owners.ids(attributes) {
+            Ok((owner, group)) => set_owner_and_mode(&directory.join(file), owner, group, mode_of(attributes))?,
+            Err(why) => unknown.push(format!("only root can read the secret '{file}': {why}")),
+        }
+    }
+    Ok(unknown)
 }
 
 /// The files for [`own`]: those with an owner or a group.
@@ -205,18 +201,20 @@ pub fn are_gone(home: &Home) -> Result<bool, HostError> {
     Ok(current(home)?.is_some_and(|number| !home.secrets().join(number.to_string()).is_dir()))
 }
 
-/// Make the secrets of the current generation again. The caller holds the host lock.
-pub fn restore(home: &Home) -> Result<(), HostError> {
-    let Some(number) = current(home)? else { return Ok(()) };
+/// Make the secrets of the current generation again. The caller holds the host lock. Returns what [`own`] tells.
+pub fn restore(home: &Home) -> Result<Vec<String>, HostError> {
+    let Some(number) = current(home)? else { return Ok(Vec::new()) };
     let Some((store, note)) = Store::open_to_read(&home.store())?.zip(Note::read(home, number)) else {
         return Err(HostError::refused(format!("it is unknown what generation {number} is")));
     };
-    let Goal::Commit(commit) = note.commit else { return Ok(()) };
+    let Goal::Commit(commit) = note.commit else { return Ok(Vec::new()) };
     let tree = load_tree(&store, &note.host, commit, &mut Apps::new())
         .map_err(|error| HostError::tree(crate::host::state::error::Whose::Deployed, error))?;
-    write(home, number, open_all(home, &tree, &*store)?, Owners::Now)?;
+    write(home, number, open_all(home, &tree, &*store)?)?;
+    let unknown = own(home, number, &to_own(&tree))?;
     // It may be why they are gone: a reset of `/etc` removes it.
-    install_unit(home)
+    install_unit(home)?;
+    Ok(unknown)
 }
 
 /// Install the unit that makes secrets at boot, durably, if it is not there.

@@ -65,7 +65,10 @@ impl Applying<'_> {
                 self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
-            Action::OwnSecrets { generation, files } => secrets::own(self.home, *generation, files)?,
+            // *Prepare* has refused unknown owners that are new.
+            Action::OwnSecrets { generation, files } => {
+                self.complaints.extend(secrets::own(self.home, *generation, files)?)
+            }
             Action::LinkApps(apps) => link_apps(self.home, apps)?,
             Action::Switch { from: _, to } => {
                 durable::replace_link(&self.home.current(), &format!("generations/{to}"))?

@@ -190,7 +190,7 @@ pub fn stage(
 
 /// Decrypt the secrets of `new`, or refuse the deployment.
 fn stage_secrets(home: &Home, generation: u32, new: &HostTree, store: &Store) -> Result<(), HostError> {
-    secrets::write(home, generation, secrets::open_all(home, new, store)?, secrets::Owners::Later)?;
+    secrets::write(home, generation, secrets::open_all(home, new, store)?)?;
     secrets::install_unit(home)
 }
 

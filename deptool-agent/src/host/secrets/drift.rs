@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     host::{
-        owners,
+        owners::Owners,
         secrets::{current, has_any, has_stable_path, identity, open},
         state::{error::HostError, layout::Home},
     },
@@ -39,7 +39,7 @@ pub struct Difference {
 
 /// How the secrets of the current generation differ from those of `tree`.
 pub fn differences(home: &Home, tree: &HostTree) -> Result<Vec<Difference>, HostError> {
-    let mut found = Vec::new();
+    let (mut found, mut owners) = (Vec::new(), Owners::of(home));
     if !has_any(tree) {
         return Ok(found);
     }
@@ -57,14 +57,14 @@ pub fn differences(home: &Home, tree: &HostTree) -> Result<Vec<Difference>, Host
             });
             let (what, can_be_mended) = match plain {
                 Ok(plain) => {
-                    (path.map_or(Ok(Some("is missing")), |path| difference(home, &path, &plain, &secret))?, true)
+                    match path.map_or(Ok(Some("is missing")), |path| difference(&path, &plain, &secret, &mut owners)) {
+                        Ok(what) => (what.map(str::to_owned), true),
+                        Err(why) => (Some(format!("can't have its owner: {why}")), false),
+                    }
                 }
-                Err(why) => {
-                    found.push(of(name, &secret, why, false));
-                    continue;
-                }
+                Err(why) => (Some(why), false),
             };
-            found.extend(what.map(|what| of(name, &secret, what.to_owned(), can_be_mended)));
+            found.extend(what.map(|what| of(name, &secret, what, can_be_mended)));
         }
         if secrets::of(app).next().is_some() && !has_stable_path(home, name) {
             let what = "is not the link that was made".to_owned();
@@ -79,7 +79,13 @@ fn of(app: &AppName, secret: &Secret<'_>, what: String, can_be_mended: bool) -> 
     Difference { app: app.clone(), name, file, what, can_be_mended }
 }
 
-fn difference(home: &Home, path: &Path, plain: &[u8], secret: &Secret<'_>) -> Result<Option<&'static str>, HostError> {
+/// An error says why the owner is not known.
+fn difference(
+    path: &Path,
+    plain: &[u8],
+    secret: &Secret<'_>,
+    owners: &mut Owners<'_>,
+) -> Result<Option<&'static str>, String> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(Some("is missing")) };
     if !meta.is_file() {
         return Ok(Some("was replaced"));
@@ -88,7 +94,7 @@ fn difference(home: &Home, path: &Path, plain: &[u8], secret: &Secret<'_>) -> Re
         return Ok(Some("was edited"));
     }
     let FileAttributes { mode, .. } = &secret.attributes;
-    let (owner, group) = owners::ids(home, &secret.attributes)?;
+    let (owner, group) = owners.ids(&secret.attributes)?;
     let is_owner = owner.unwrap_or_else(|| rustix::process::geteuid().as_raw()) == meta.uid();
     let is_group = group.is_none_or(|group| group == meta.gid());
     let is_mode = mode.is_none_or(|mode| mode.0 == meta.mode() & 0o7777);
