@@ -369,6 +369,26 @@ fn one_place_can_not_be_claimed_by_two_paths() {
 }
 
 #[test]
+fn another_name_of_a_deployed_place_is_refused_before_anything_changes() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    std::fs::create_dir_all(world.at("usr/lib/real")).unwrap();
+    symlink("usr/lib", world.at("lib")).unwrap();
+    symlink("real", world.at("usr/lib/alias")).unwrap();
+    world.links(&["/lib/x", "/usr/lib/real/y"]).push();
+    let same =
+        |old: &str, new: &str| format!("'{old}' and '{new}' are the same place on the host: keep the first name");
+    let said = world.links(&["/usr/lib/x", "/usr/lib/alias/y"]).refused();
+    assert!(said.contains(&same("/lib/x", "/usr/lib/x")), "{said}");
+    assert!(said.contains(&same("/usr/lib/real/y", "/usr/lib/alias/y")), "{said}");
+    world.links(&[]).push();
+    world.links(&["/usr/lib/x", "/usr/lib/alias/y"]).push();
+    assert_eq!(world.link_of("lib/x").unwrap(), OURS);
+    world.remove_everything();
+    assert!(!world.at("lib/x").is_symlink() && !world.at("usr/lib/real/y").is_symlink());
+}
+
+#[test]
 fn a_path_that_another_user_can_change_is_not_followed() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: needs root");

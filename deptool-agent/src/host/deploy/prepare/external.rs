@@ -105,9 +105,16 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Refuse two paths that lead to the same place on this host through a symlink that is not in the tree.
+    /// Refuse two paths that lead to the same place on this host through a symlink that is not in the tree. One of them may be
+    /// released by this deployment: releasing it would remove what is put there.
     fn check_places(&mut self) -> Result<(), HostError> {
-        let mut places = BTreeMap::new();
+        let (mut places, mut released) = (BTreeMap::new(), BTreeMap::new());
+        for path in self.before.paths.keys().filter(|path| !self.sides.wants.external.contains_key(*path)) {
+            // What can't be reached safely is left alone.
+            if let Ok(Resolved::Place(place)) = Place::resolve(self.home, path) {
+                released.insert(Resolved::Place(place).real(path), path);
+            }
+        }
         for path in self.sides.wants.external.keys() {
             let real = match Place::resolve(self.home, path) {
                 Ok(resolved) => resolved.real(path),
@@ -115,6 +122,12 @@ impl Deciding<'_> {
                 Err(HostError::External(_)) => continue,
                 Err(error) => return Err(error),
             };
+            if let Some(old) = released.get(&real).filter(|_| !self.before.paths.contains_key(path)) {
+                self.problems.push(format!(
+                    "'{old}' and '{path}' are the same place on the host: keep the first name, or deploy without either of \
+                     them before"
+                ));
+            }
             if let Some(first) = places.insert(real, path) {
                 self.problems.push(format!("'{first}' and '{path}' are the same place on the host"));
             }
