@@ -45,7 +45,7 @@ use crate::{
         path::STATE_DIR,
         secrets,
         store::Store,
-        text::printable,
+        text::{in_one_line, printable},
         tree::{Apps, HostTree, TreeError, read_blob},
     },
 };
@@ -97,7 +97,7 @@ pub fn open_all(home: &Home, tree: &HostTree, objects: &dyn Find) -> Result<Vec<
             Err(why) => problems.push(format!("'{app}/{}' {why}", secret.file)),
         }
     }
-    if problems.is_empty() { Ok(opened) } else { Err(HostError::refused(problems.join("; "))) }
+    if problems.is_empty() { Ok(opened) } else { Err(HostError::refused(in_one_line(problems))) }
 }
 
 /// The plain text of an encrypted file, or the rest of a sentence that begins with its path.

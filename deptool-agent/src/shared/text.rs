@@ -20,6 +20,24 @@ pub fn printable(bytes: &[u8]) -> String {
     out
 }
 
+/// A list of this length fits into a message and a line of the attempts log, whatever paths it names.
+pub const LISTED: usize = 50;
+
+/// Shorten a list to `most` items. `text` of the last one tells how many more there were.
+pub fn shorten<T>(list: &mut Vec<T>, most: usize, text: impl FnOnce(&mut T) -> &mut String) {
+    let more = list.len().saturating_sub(most);
+    list.truncate(most);
+    if let (1.., Some(last)) = (more, list.last_mut()) {
+        text(last).push_str(&format!(", and {more} more"));
+    }
+}
+
+/// All these problems, or the first of very many, in one line.
+pub fn in_one_line(mut problems: Vec<String>) -> String {
+    shorten(&mut problems, LISTED, |problem| problem);
+    problems.join("; ")
+}
+
 /// `bytes` as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -36,6 +36,9 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// After this time, the helper is told what the host waits for, and so often at most.
 const LONG: Duration = Duration::from_secs(1);
 
+/// Send at most this many notes. The helper gives up a host that sends very many.
+const NOTES: usize = 200;
+
 /// The result of waiting for a request.
 #[derive(Debug)]
 pub enum Incoming {
@@ -61,6 +64,8 @@ pub struct Peer {
     /// What the helper was last told to wait for, and when the last phase or wait was sent.
     awaited: String,
     heard_of_progress: Instant,
+    /// The number of notes, with those that were not sent.
+    notes: usize,
     heartbeat: Heartbeat,
 }
 
@@ -92,6 +97,7 @@ impl Peer {
             question: None,
             awaited: String::new(),
             heard_of_progress: Instant::now(),
+            notes: 0,
             heartbeat,
         })
     }
@@ -128,6 +134,16 @@ impl Peer {
         if let Response::Progress(_) = response {
             self.awaited.clear();
             self.heard_of_progress = Instant::now();
+        }
+        if let Response::Note(_) = response {
+            self.notes += 1;
+            if self.notes > NOTES {
+                return;
+            }
+        }
+        if let (Response::Ended(_), more @ 1..) = (response, self.notes.saturating_sub(NOTES)) {
+            self.notes = 0;
+            self.send(&Response::Note(format!("there were {more} more notes")));
         }
         match (encode(response), &mut self.link) {
             (Ok(frame), Some(_)) if matches!(response, Response::Progress(_) | Response::Came { .. }) => {

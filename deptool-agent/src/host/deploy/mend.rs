@@ -26,7 +26,7 @@ use crate::{
         outcome::{Drift, Mended},
         path::{ExternalPath, TreePath},
         plan::{Enablement, HostPlan, UnitChange, UnitJob},
-        text::printable,
+        text::{LISTED, printable, shorten},
         tree::HostTree,
         wire::Repair,
     },
@@ -34,6 +34,9 @@ use crate::{
 
 /// Name at most this many differences that are left.
 const NAMED: usize = 3;
+
+/// List at most this many for the helper. It counts them, so it gets more of them than are shown.
+const LEFT: usize = 200;
 
 /// The drift that is put right, and the drift that is left.
 pub struct Mending {
@@ -46,6 +49,14 @@ pub struct Mending {
     /// Checkouts that were changed and are left so.
     pub left_trees: BTreeMap<AppName, String>,
     pub left: Vec<Drift>,
+}
+
+impl Mending {
+    /// Shorten what is told and logged, so that it fits into a message and a line of the log.
+    pub fn shorten(&mut self) {
+        shorten(&mut self.mended, LISTED, |mended| &mut mended.what);
+        shorten(&mut self.left, LEFT, |drift| &mut drift.what);
+    }
 }
 
 /// Both sides of a deployment, without drift.

@@ -23,6 +23,7 @@ use crate::{
         outcome::Drift,
         path::{ExternalPath, TreePath},
         plan::{Change, Class, HostPlan},
+        text::in_one_line,
         tree::HostTree,
         wire::InTheWay,
     },
@@ -156,7 +157,7 @@ pub fn decide(
     deciding.refuse(system)?;
     deciding.claim_the_rest();
     if !deciding.problems.is_empty() {
-        let why = deciding.problems.join("; ");
+        let why = in_one_line(deciding.problems);
         return Err(HostError::InTheWay { why, files: deciding.obstacles });
     }
     let Deciding { claims, notes, watched, .. } = deciding;

@@ -157,7 +157,7 @@ pub fn stage(
         Lease::Absent => Vec::new(),
     };
     let meant = Meant { old: &old, new: &new, had: &had, wants: &wants, plan };
-    let mending = mend::decide(home, meant, found, request.repair, generation);
+    let mut mending = mend::decide(home, meant, found, request.repair, generation);
     let contents = Contents::new(home, store, &earlier);
     let (checkouts, fresh) =
         prepare::check_out(home, generation, &new, &contents, (&mending.left_trees, &mut || peer.tick()))?;
@@ -182,8 +182,9 @@ pub fn stage(
         peer.send(&Response::Note(note));
     }
     let watched = mem::take(&mut prepared.watched);
-    let record = record(request, generations, prepared, &mending);
     let expectations = Expectations { watched, ..Expectations::of(&sides, request) };
+    mending.shorten();
+    let record = record(request, generations, prepared, &mending);
     let written = written(home, generation, (&checkouts, &fresh), store);
     Ok(Staged::Ready(Box::new(Ready { record, written, expectations, left: mending.left })))
 }

@@ -30,6 +30,7 @@ use crate::{
         name::{AppName, UnitName, UnitType},
         ordered::Ordered as _,
         path::ExternalPath,
+        text::{LISTED, shorten},
     },
     system::{
         Active, JobKind, JobResult, Manager, System, UnitState,
@@ -49,7 +50,9 @@ pub struct Left {
 impl Left {
     /// All problems, for the operator.
     pub fn sentences(&self) -> Vec<String> {
-        self.errors.iter().chain(self.down.iter().map(|down| &down.why)).cloned().collect()
+        let mut all: Vec<String> = self.errors.iter().chain(self.down.iter().map(|down| &down.why)).cloned().collect();
+        shorten(&mut all, LISTED, |problem| problem);
+        all
     }
 }
 

@@ -52,6 +52,21 @@ fn a_change_by_hand_is_drift_and_is_kept_by_the_next_deployment() {
 }
 
 #[test]
+fn very_much_that_is_put_right_is_told_in_short() {
+    let names: Vec<String> = (0..300).map(|number| format!("web/file{number}")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "same")).collect();
+    let mut world = World::new();
+    world.deploys(&files);
+    let app = world.path("/var/lib/deptool/apps/web/current");
+    names.iter().for_each(|name| fs::write(app.join(&name[4..]), "edited").unwrap());
+    world.repair = Repair::All;
+    let notes = world.deploys(&files);
+    assert!(notes.len() < 250 && notes.last().unwrap() == "there were 100 more notes", "{notes:#?}");
+    let attempt = crate::host::state::attempts::last_done(&Home::new(world.root.path())).unwrap().unwrap();
+    assert!(attempt.mended.len() < 100 && attempt.mended.last().unwrap().what.ends_with(" more"), "{attempt:?}");
+}
+
+#[test]
 fn drift_elsewhere_is_left_and_said_until_it_is_repaired() {
     let mut world = before();
     let conf = world.path("/var/lib/deptool/apps/web/current/conf");

@@ -24,7 +24,7 @@ use crate::{
         name::{AppName, UnitName},
         ordered::Ordered as _,
         path::{ExternalPath, TreePath, is_within},
-        text::printable,
+        text::{in_one_line, printable},
         tree::FileKind,
         unit_file::Facts,
     },
@@ -61,7 +61,7 @@ pub fn run(staged: &Staged<'_>, system: &mut dyn System) -> Result<Vec<String>, 
     let removed = fs::remove_dir_all(&scratch.directory).during("remove", &scratch.directory);
     let (wrong, notes) = verified?;
     removed?;
-    if wrong.is_empty() { Ok(notes) } else { Err(HostError::refused(wrong.join("; "))) }
+    if wrong.is_empty() { Ok(notes) } else { Err(HostError::refused(in_one_line(wrong))) }
 }
 
 /// `x.service: Command /x is not executable: No such file or directory`. The unit and the program.
