@@ -3,6 +3,8 @@
 use std::{
     fs,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
         state::{
             agents::AgentId,
             attempts,
-            boot::BootUnit,
+            boot::{self, BootUnit},
             durable,
             error::{Context, HostError},
             failed_units, heal,
@@ -85,6 +87,10 @@ impl Recovery {
     }
 }
 
+/// How long the agent of another build may take to recover, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const PAUSE: Duration = Duration::from_millis(20);
+
 const RESTORED: &str = "the deployed secrets were gone from memory, and were decrypted again";
 
 /// Finish or undo the deployment in the journal, repair damaged records, and make secrets that are gone.
@@ -133,7 +139,7 @@ fn recover_deployment(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut
         }
         Journal::Foreign(agent) => {
             drop(lock);
-            run_other_agent(home, &agent)
+            run_other_agent(home, &agent, system, tick)
         }
         Journal::Damaged(damage) => {
             let kept = heal::set_aside(home, &home.journal())?;
@@ -251,7 +257,12 @@ pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, H
 }
 
 /// Run the agent that wrote the journal. It recovers when it starts, and exits because its stdin is empty.
-fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> {
+fn run_other_agent(
+    home: &Home,
+    agent: &AgentId,
+    system: &dyn System,
+    tick: &mut dyn FnMut(&str),
+) -> Result<Recovery, HostError> {
     let path = home.bin().join(agent.as_str());
     if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
         return Err(HostError::Interrupted(format!(
@@ -266,7 +277,22 @@ fn run_other_agent(home: &Home, agent: &AgentId) -> Result<Recovery, HostError> 
     if !home.is_live() {
         command.env("DEPTOOL_ROOT", home.root());
     }
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().during("run", &path)?;
+    if !system.waits_for_jobs() {
+        command.arg(boot::RECOVER);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().during("run", &path)?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().during("run", &path)? {
+            break status;
+        }
+        // It can be killed at any time: what it has begun is done again.
+        if begun.elapsed() > PATIENCE {
+            child.kill().during("end", &path)?;
+        }
+        tick("the agent that began a deployment which was interrupted");
+        thread::sleep(PAUSE);
+    };
     match Journal::find(home)? {
         Journal::AtRest => {
             Ok(Recovery::Done("an interrupted deployment was finished or undone by the agent that began it".into()))

@@ -48,6 +48,8 @@ struct World {
     fake: Fake,
     deployed: Option<(CommitId, HostTree)>,
     repair: Repair,
+    /// Whether calls of the service manager wait until something is sent meanwhile.
+    is_slow: bool,
 }
 
 impl World {
@@ -57,7 +59,7 @@ impl World {
         fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
         let mut fake = Fake::default();
         fake.root = Some(root.path().to_owned());
-        World { root, objects: Objects::default(), fake, deployed: None, repair: Repair::Changed }
+        World { root, objects: Objects::default(), fake, deployed: None, repair: Repair::Changed, is_slow: false }
     }
 
     fn path(&self, path: &str) -> std::path::PathBuf {
@@ -96,8 +98,10 @@ impl World {
             to_agent.write_all(&encode(&request).unwrap()).unwrap();
         }
         let home = Home::new(self.root.path());
-        // No heartbeats: the tests make thousands of deployments.
-        let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &Heartbeat::default()).unwrap();
+        // Mostly without heartbeats: the tests make thousands of deployments.
+        let heartbeat = if self.is_slow { home.heartbeat().clone() } else { Heartbeat::default() };
+        self.fake.listener = self.is_slow.then(|| from_agent.try_clone().unwrap());
+        let mut peer = Peer::new(input.into(), output.into(), Vec::new(), &heartbeat).unwrap();
         deploy(&home, &request, &mut peer, &mut self.fake);
         drop(peer);
         let (outcome, notes) = said(from_agent);
@@ -363,6 +367,18 @@ fn a_unit_that_stays_down_after_a_rollback_is_started_by_the_next_deployment() {
     assert_eq!(notes, ["'web.service' is started: it has been down since a deployment that failed"]);
     assert!(world.fake.calls.contains(&"jobs start web.service".to_owned()), "{:?}", world.fake.calls);
     assert_eq!(down(&home), [""; 0]);
+}
+
+#[test]
+fn the_helper_hears_of_a_host_whose_service_manager_takes_long() {
+    let mut world = before();
+    world.is_slow = true;
+    let quadlet = [AFTER, &[("web/quadlets/box.container", "[Container]\nImage=x\n")]].concat();
+    world.fake.behave("new.service", Behaviour::FailsAtStart);
+    assert!(matches!(world.deploy(&quadlet).0, Outcome::RolledBack(_)));
+    assert_eq!(world.fake.silent, [""; 0]);
+    let called = |what: &str| world.fake.calls.iter().filter(|call| call.starts_with(what)).count();
+    assert!(called("daemon-reload") == 2 && called("verify") == 1 && called("convert-quadlets") == 1);
 }
 
 #[test]

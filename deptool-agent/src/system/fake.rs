@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -72,9 +72,16 @@ pub struct Fake {
     pub root: Option<PathBuf>,
     /// The number of the call that fails, from 1.
     pub fails_at: Option<usize>,
+    /// If set, calls that can take long wait until there is more to read here. Those that wait in vain are in `silent`.
+    pub listener: Option<File>,
+    pub silent: Vec<String>,
     now: Duration,
     started: u32,
 }
+
+/// The calls that can take longer than a helper waits for a silent host.
+const SLOW: [&str; 7] =
+    ["verify", "convert-quadlets", "create-users", "create-tmpfiles", "enable", "disable", "daemon-reload"];
 
 impl Default for Fake {
     fn default() -> Self {
@@ -91,6 +98,8 @@ impl Default for Fake {
             only_queues: false,
             root: None,
             fails_at: None,
+            listener: None,
+            silent: Vec::new(),
             now: Duration::from_secs(1000),
             started: 0,
         }
@@ -183,10 +192,25 @@ impl Fake {
     }
 
     fn record(&mut self, call: String) -> Result<(), SystemError> {
+        self.take_long(&call);
         self.calls.push(call);
         match self.fails_at == Some(self.calls.len()) {
             true => Err(SystemError(format!("call {} fails as told", self.calls.len()))),
             false => Ok(()),
+        }
+    }
+
+    fn take_long(&mut self, call: &str) {
+        let Some(listener) = self.listener.as_ref().filter(|_| SLOW.iter().any(|slow| call.starts_with(slow))) else {
+            return;
+        };
+        let unread = || rustix::io::ioctl_fionread(listener).expect("it is a pipe");
+        let (before, begun) = (unread(), Instant::now());
+        while unread() == before {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return self.silent.push(call.to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -56,12 +56,13 @@ impl Applying<'_> {
     pub fn apply(&mut self, action: &Action) -> Result<Vec<(UnitName, Started)>, HostError> {
         match action {
             Action::Stop(units) => self.stop(units)?,
-            Action::Disable(units) => self.system.disable(units)?,
+            Action::Disable(units) => self.home.wait_for(|| self.system.disable(units))?,
             Action::MakeDirectories(paths) => self.make_directories(paths)?,
             Action::Place(placement) => self.place(placement)?,
             Action::CreateUsers(snippets) => {
                 let paths = self.real_paths(snippets);
-                let output = self.system.create_users(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+                let output = self.home.wait_for(|| self.system.create_users(&paths))?;
                 self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
             Action::Own { tree, files } => self.own(tree, files)?,
@@ -75,11 +76,14 @@ impl Applying<'_> {
             }
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
-                let output = self.system.create_tmpfiles(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+                let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+                let output = self.home.wait_for(|| self.system.create_tmpfiles(&paths))?;
                 self.complaints.extend(output.lines().map(|line| printable(line.as_bytes())));
             }
-            Action::Enable(units) => self.system.enable(units)?,
-            Action::DaemonReload(of) => of.iter().try_for_each(|user| self.system.daemon_reload(user.as_ref()))?,
+            Action::Enable(units) => self.home.wait_for(|| self.system.enable(units))?,
+            Action::DaemonReload(of) => {
+                self.home.wait_for(|| of.iter().try_for_each(|user| self.system.daemon_reload(user.as_ref())))?
+            }
             Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
             Action::RestoreLinks(links) => {
                 links.add_missing(self.home)?;

@@ -61,7 +61,7 @@ pub fn everything(home: &Home, record: &Record, mut own: Own) -> Result<(), Host
     places(home, record, own)?;
     let etc = home.root().join("etc");
     if are_homes_changed {
-        rustix::fs::sync();
+        home.wait_for(rustix::fs::sync);
     } else if is_etc_changed && device_of(&etc).is_some_and(|device| own.device(home) != Some(device)) {
         home.sync_file_system(&etc)?;
     }

@@ -191,7 +191,7 @@ impl Undoing<'_> {
         let enabled = self.record.enablement.enable_of_users(self.system);
         self.note(enabled);
         for user in reload {
-            let result = self.system.daemon_reload(user.as_ref());
+            let result = self.home.wait_for(|| self.system.daemon_reload(user.as_ref()));
             self.note(result);
         }
     }

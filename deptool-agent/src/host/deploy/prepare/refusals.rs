@@ -208,7 +208,7 @@ impl Deciding<'_> {
             }
             fs::copy(&from, &to).during("copy", &from)?;
         }
-        let output = system.convert_quadlets(user, &directory);
+        let output = self.home.wait_for(|| system.convert_quadlets(user, &directory));
         fs::remove_dir_all(&directory).during("remove", &directory)?;
         let Some(converted) = output? else {
             self.problems.push("the tree has quadlets, but podman is not installed on the host".into());

@@ -85,7 +85,7 @@ impl Scratch<'_> {
     ) -> Result<(Vec<String>, Vec<String>), HostError> {
         let files = self.write(units)?;
         let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-        let output = if files.is_empty() { None } else { system.verify(&files)? };
+        let output = if files.is_empty() { None } else { self.staged.home.wait_for(|| system.verify(&files))? };
         let (mut wrong, mut notes) = (Vec::new(), Vec::new());
         for line in output.unwrap_or_default().lines() {
             let line = printable(line.trim().as_bytes());
