@@ -263,6 +263,42 @@ fn a_busy_host_is_waited_for_as_long_as_was_asked_for() {
 }
 
 #[test]
+fn a_host_that_was_cancelled_while_it_said_that_it_is_busy_is_not_begun_again() {
+    let sandbox = Sandbox::new();
+    let (operator, one, _) = second_commit(&sandbox);
+    let lock =
+        std::fs::File::options().write(true).open(sandbox.root("web2").join("var/lib/deptool/state/lock")).unwrap();
+    rustix::fs::flock(lock.as_fd(), rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    std::io::Write::write_all(&mut &lock, br#"{"id":null,"by":"Ben","phase":"settling","since":0}"#).unwrap();
+    // web1 fails while the answer of web2 is on its way. When the answer arrives, the lock is free.
+    let [answer, failed, free] =
+        ["answer", "failed", "free"].map(|name| sandbox.dir().join(name).display().to_string());
+    let script = format!(
+        r#"case "$DEPTOOL_ROOT" in
+            */web1) while [ ! -e {answer}.done ]; do sleep 0.1; done
+                "$DEPTOOL_AGENT" </dev/null; echo lost >&2; echo >{failed}; exit 255 ;;
+            */web2) [ ! -e {answer} ] || exec "$DEPTOOL_AGENT"
+                "$DEPTOOL_AGENT" >{answer}; echo >{answer}.done
+                while [ ! -e {failed} ] || [ ! -e {free} ]; do sleep 0.1; done
+                sleep 1; cat {answer} ;;
+            *) exec "$DEPTOOL_AGENT" ;; esac"#
+    );
+    std::thread::scope(|scope| {
+        let push = scope.spawn(|| {
+            let push = ["push", "-o", "lock-wait=1min", "cluster", "prod"];
+            with_stand_in(&sandbox, &operator, &push, &script).run().unwrap()
+        });
+        while !sandbox.dir().join("answer.done").exists() && !push.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(lock);
+        std::fs::write(&free, "").unwrap();
+        push.join().unwrap().code(1).says("not attempted on web2, web3");
+    });
+    runs(&sandbox, &operator, [&one, &one, &one]);
+}
+
+#[test]
 fn waves_stop_at_the_first_failure_and_a_second_push_goes_on_where_it_stopped() {
     let sandbox = Sandbox::new();
     let (operator, one, _) = second_commit(&sandbox);

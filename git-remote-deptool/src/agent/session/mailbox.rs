@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::AtomicUsize,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
     mpsc::{Receiver, Sender, channel},
 };
 
@@ -44,6 +44,9 @@ pub struct Orders(Arc<Inbox>);
 impl Orders {
     /// Give an order. It is ignored if the session has ended.
     pub fn give(&self, order: Order) {
+        if matches!(order, Order::Send(Request::Cancel)) {
+            self.0.is_cancelled.store(true, Ordering::Relaxed);
+        }
         self.0.deliver(Arrival::Order(order));
     }
 }
@@ -58,6 +61,7 @@ pub(super) struct Inbox {
     arrivals: Mutex<Receiver<Arrival>>,
     /// The number of connections that have delivered to this mailbox.
     pub connections: AtomicUsize,
+    is_cancelled: AtomicBool,
     on_arrival: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -73,8 +77,14 @@ impl Mailbox {
     /// `on_arrival` is called whenever something has arrived.
     pub fn new(on_arrival: impl Fn() + Send + Sync + 'static) -> Mailbox {
         let (sender, arrivals) = channel();
-        let (arrivals, connections) = (Mutex::new(arrivals), AtomicUsize::new(0));
-        Mailbox(Arc::new(Inbox { sender, arrivals, connections, on_arrival: Box::new(on_arrival) }))
+        let inbox = Inbox {
+            sender,
+            arrivals: Mutex::new(arrivals),
+            connections: AtomicUsize::new(0),
+            is_cancelled: AtomicBool::new(false),
+            on_arrival: Box::new(on_arrival),
+        };
+        Mailbox(Arc::new(inbox))
     }
 
     /// The sender of orders for the session that uses this mailbox.
@@ -82,13 +92,9 @@ impl Mailbox {
         Orders(self.0.clone())
     }
 
-    /// An order that has arrived while there is no session.
-    pub fn order(&self) -> Option<Order> {
-        // Messages are left over from a session that has ended.
-        self.arrivals().try_iter().find_map(|arrival| match arrival {
-            Arrival::Order(order) => Some(order),
-            Arrival::Message(..) | Arrival::End(..) => None,
-        })
+    /// Whether the order to cancel was given, even if an earlier session has used it up.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled.load(Ordering::Relaxed)
     }
 
     pub(super) fn arrivals(&self) -> MutexGuard<'_, Receiver<Arrival>> {

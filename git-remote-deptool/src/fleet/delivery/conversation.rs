@@ -132,12 +132,8 @@ impl<'a> Conversation<'a> {
                 State::Confirm { old, lost, deadline, at: _ } => (self.confirm(old, lost, deadline), None),
                 State::Resume(lost, at) if Instant::now() < at => (State::Resume(lost, at), Some(at)),
                 State::Resume(lost, _) => (self.resume(lost), None),
-                State::Busy(at) => match self.mailbox.order() {
-                    // The only order to a host without a connection is to cancel.
-                    Some(_) => (self.end(DeliveryEnd::Outcome(Outcome::Cancelled)), None),
-                    None if Instant::now() < at => (State::Busy(at), Some(at)),
-                    None => (self.begin_again(), None),
-                },
+                State::Busy(at) if Instant::now() < at && !self.mailbox.is_cancelled() => (State::Busy(at), Some(at)),
+                State::Busy(_) => (self.begin_again(), None),
                 State::Over => return Next::Over,
             };
             let manner = if matches!(state, State::Follow(..)) { Manner::Quick } else { Manner::Blocking };
@@ -210,8 +206,12 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// A new attempt, as if there had been none.
+    /// A new attempt, as if there had been none, unless the deployment was cancelled: the host would wait for an order
+    /// that never comes.
     fn begin_again(&mut self) -> State {
+        if self.mailbox.is_cancelled() {
+            return self.end(DeliveryEnd::Outcome(Outcome::Cancelled));
+        }
         self.permission = Permission::NotGiven;
         self.expected = Expected::of(&self.delivery.request);
         (self.give_up_at, self.is_attached, self.unanswered) = (None, false, None);
