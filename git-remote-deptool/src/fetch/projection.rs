@@ -135,14 +135,14 @@ pub fn resolve(
     let quarantine = Quarantine::receive(repo, &mut *pack?)?;
     let objects = Rc::new(Objects::with_quarantine(repo, quarantine.store()));
     if let Some(needed) = complete(objects.clone())?.needed(id)? {
-        import::write(repo, &objects, &needed, &[])?;
+        import::write(repo, &objects, &needed, &[], &elsewhere.interrupt)?;
         return Ok(CommitSource::FromHost);
     }
     import_large(repo, &objects, host, id, source)?;
     let completeness = complete(objects.clone())?;
     let projector = Projector { objects: &objects, host, pairs: &pairs, complete: &completeness };
     let work = projector.project(id)?;
-    import::write(repo, &objects, &work.needed, &work.objects)?;
+    import::write(repo, &objects, &work.needed, &work.objects, &elsewhere.interrupt)?;
     Ok(CommitSource::Projection(Projection { tip: work.tip, made: work.pairs }))
 }
 

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +18,9 @@ use crate::model::interrupt::Interrupt;
 
 /// How often a running git looks whether we were interrupted.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
+
+/// How much of its stderr is kept, in bytes.
+const MOST_STDERR: usize = 4096;
 
 /// A `git` command.
 pub struct Git {
@@ -73,44 +76,47 @@ impl Git {
     }
 
     /// Run it, and return its stdout.
-    pub fn run(mut self, input: &[u8]) -> Result<Vec<u8>, GitError> {
+    pub fn run(self, input: &[u8]) -> Result<Vec<u8>, GitError> {
+        // A git that does not read its input says why.
+        self.run_fed(|stdin| stdin.write_all(input)).map(|(stdout, _)| stdout)
+    }
+
+    /// Like [`run`](Self::run), with input that `feed` writes meanwhile. Returns the result of `feed`, too.
+    pub fn run_fed<T>(mut self, feed: impl FnOnce(&mut dyn Write) -> T) -> Result<(Vec<u8>, T), GitError> {
         let name = self.name;
         if !self.uses_terminal {
             self.command.process_group(0);
         }
         let failed = |source| GitError::Start { command: name, source };
+        let no_pipe = || failed(io::Error::other("no pipe"));
         let (stdin, stdout, stderr) = (Stdio::piped(), Stdio::piped(), Stdio::piped());
         let mut child = self.command.stdin(stdin).stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        thread::scope(|scope| {
-            // A git that does not read its input says why.
-            scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
-            let stdout = scope.spawn(move || read(stdout));
-            let (done, ended) = channel();
-            let stderr = scope.spawn(move || {
-                let text = read(stderr);
-                let _ = done.send(());
-                text
-            });
-            let stopped = self.wait(&ended, &child);
-            let status = child.wait().map_err(failed);
-            let (Ok(stdout), Ok(stderr)) = (stdout.join(), stderr.join()) else {
-                return Err(failed(io::ErrorKind::Other.into()));
-            };
-            stopped?;
-            match status?.success() {
-                true => Ok(stdout),
-                false => Err(GitError::Failed { command: name, stderr: printable_lines(stderr.trim_ascii()) }),
-            }
-        })
+        let mut stdin = child.stdin.take().ok_or_else(no_pipe)?;
+        let stdout = in_background(child.stdout.take(), read).map_err(failed)?;
+        let stderr = in_background(child.stderr.take(), read_end).map_err(failed)?;
+        let (ended, fed) = thread::scope(|scope| {
+            let ended = scope.spawn(|| self.wait(stderr, &child));
+            let fed = feed(&mut stdin);
+            drop(stdin);
+            (ended.join(), fed)
+        });
+        let stderr = ended.map_err(|_| failed(io::ErrorKind::Other.into()));
+        let status = child.wait().map_err(failed);
+        let stderr = stderr??;
+        match status?.success() {
+            true => Ok((stdout.recv().map_err(|_| no_pipe())?, fed)),
+            false => Err(GitError::Failed { command: name, stderr: printable_lines(stderr.trim_ascii()) }),
+        }
     }
 
-    /// Wait until its stderr ends, or stop it.
-    fn wait(&self, ended: &std::sync::mpsc::Receiver<()>, child: &Child) -> Result<(), GitError> {
+    /// Wait until its stderr ends, and return that, or stop it.
+    fn wait(&self, stderr: Receiver<Vec<u8>>, child: &Child) -> Result<Vec<u8>, GitError> {
         let began = Instant::now();
         loop {
-            if let Ok(()) | Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(INTERRUPT_CHECK) {
-                return Ok(());
+            match stderr.recv_timeout(INTERRUPT_CHECK) {
+                Ok(text) => return Ok(text),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
+                Err(RecvTimeoutError::Timeout) => {}
             }
             let why = match self.patience {
                 _ if self.interrupt.is_set() => GitError::Interrupted,
@@ -128,11 +134,29 @@ impl Git {
     }
 }
 
-fn read(pipe: Option<impl Read>) -> Vec<u8> {
+/// Read a pipe in a thread of its own. It is not waited for if git is stopped: what git has started may outlive it, and
+/// hold the pipe open.
+fn in_background<P: Read + Send + 'static>(pipe: Option<P>, read: fn(P) -> Vec<u8>) -> io::Result<Receiver<Vec<u8>>> {
+    let (sender, receiver) = channel();
+    let pipe = pipe.ok_or_else(|| io::Error::other("no pipe"))?;
+    thread::Builder::new().spawn(move || sender.send(read(pipe)))?;
+    Ok(receiver)
+}
+
+fn read(mut pipe: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        // As much as there is: the exit status tells whether that is all.
-        let _ = pipe.read_to_end(&mut bytes);
+    // As much as there is: the exit status tells whether that is all.
+    let _ = pipe.read_to_end(&mut bytes);
+    bytes
+}
+
+/// The last part of what is in a pipe. The reason of a failure comes last, and `git index-pack` prints a line for each
+/// unusual object before it.
+fn read_end(mut pipe: impl Read) -> Vec<u8> {
+    let (mut bytes, mut chunk) = (Vec::new(), [0; MOST_STDERR]);
+    while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+        bytes.extend_from_slice(&chunk[..count]);
+        bytes.drain(..bytes.len().saturating_sub(MOST_STDERR));
     }
     bytes
 }
@@ -156,13 +180,16 @@ mod tests {
         assert_eq!(shell("echo yes").0.run(&vec![b'x'; 1 << 20]).unwrap(), b"yes\n");
         let error = shell("echo no >&2; exit 3").0.run(b"").unwrap_err();
         assert!(matches!(&error, GitError::Failed { stderr, .. } if stderr == "no"), "{error}");
+        // It prints much before it reads on, and the reason comes last.
+        let error = shell("yes | head -c 200000 >&2; cat; echo no >&2; exit 3").0.run(&[b'x'; 1 << 20]).unwrap_err();
+        assert!(matches!(&error, GitError::Failed { stderr, .. } if stderr.ends_with("y\nno") && stderr.len() < 5000));
     }
 
     #[test]
     fn it_ends_with_all_its_children_when_it_is_interrupted_or_too_slow() {
         let (git, interrupt) = shell("sleep 1000 & sleep 1000");
         thread::scope(|scope| {
-            let running = scope.spawn(|| git.run(b""));
+            let running = scope.spawn(|| git.run(&[b'x'; 1 << 20]));
             interrupt.set();
             assert!(matches!(running.join().unwrap(), Err(GitError::Interrupted)));
         });

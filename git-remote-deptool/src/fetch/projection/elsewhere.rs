@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Elsewhere {
     patience: Duration,
-    interrupt: Interrupt,
+    pub(super) interrupt: Interrupt,
     asked: Mutex<Asked>,
 }
 

@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{self, BufRead, Read, Write},
     path::PathBuf,
-    process::Stdio,
     rc::Rc,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -16,10 +15,14 @@ use deptool_agent::shared::{
 use gix_hash::ObjectId;
 use gix_object::{Kind, Write as _};
 
-use crate::repo::{
-    fsck::HARMLESS,
-    history::{Objects, git},
-    pack::{WriteError, write_from},
+use crate::{
+    model::interrupt::Interrupt,
+    repo::{
+        fsck::HARMLESS,
+        git::{Git, GitError},
+        history::{Objects, git},
+        pack::{WriteError, write_from},
+    },
 };
 
 /// Why objects from a host were not stored.
@@ -37,23 +40,9 @@ pub enum ImportError {
         #[source]
         source: io::Error,
     },
-    /// Git could not be started, or did not read its input.
-    #[error("could not run 'git {command}'")]
-    Git {
-        /// The subcommand.
-        command: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Git refused the objects.
-    #[error("'git {command}' failed: {stderr}")]
-    Refused {
-        /// The subcommand.
-        command: &'static str,
-        /// Its stderr, safe to show.
-        stderr: String,
-    },
+    /// Git refused the objects, could not be run, or was interrupted.
+    #[error(transparent)]
+    Git(GitError),
     /// An object could not be read from the quarantine.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -125,6 +114,7 @@ pub(super) fn write(
     objects: &Objects,
     ids: &[ObjectId],
     made: &[(Kind, Vec<u8>)],
+    interrupt: &Interrupt,
 ) -> Result<(), ImportError> {
     let config = repo.config_snapshot();
     let check = config.boolean("fetch.fsckObjects").or_else(|| config.boolean("transfer.fsckObjects"));
@@ -135,24 +125,22 @@ pub(super) fn write(
         (false, false) => ("index-pack", &["--stdin"]),
         (false, true) => ("index-pack", &["--stdin", &strict]),
     };
-    let failed = |source| ImportError::Git { command: name, source };
-    let mut command = git(repo.git_dir());
-    command.arg(name).args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    let stdin = child.stdin.take().ok_or_else(|| failed(io::Error::other("no pipe")))?;
-    let mut stdin = io::BufWriter::with_capacity(1 << 16, stdin);
-    let written = write_from(objects, ids, made, &mut stdin);
-    let flushed = stdin.flush();
-    // Not `into_inner`, which would retry a failed write.
-    drop(stdin.into_parts());
-    let output = child.wait_with_output().map_err(failed)?;
-    if !output.status.success() {
-        let stderr = printable(output.stderr.trim_ascii());
-        return Err(ImportError::Refused { command: name, stderr });
-    }
-    written?;
-    flushed.map_err(failed)
+    let fed = Git::new(git(repo.git_dir()), name, interrupt.clone()).args(arguments).run_fed(|stdin| {
+        let mut stdin = io::BufWriter::with_capacity(1 << 16, stdin);
+        let written = write_from(objects, ids, made, &mut stdin).map(drop);
+        let flushed = stdin.flush().map_err(WriteError::Write);
+        // Not `into_inner`, which would retry a failed write.
+        drop(stdin.into_parts());
+        written.and(flushed)
+    });
+    let (_, written) = fed.map_err(|error| match error {
+        // The findings of `git fsck`, in one line.
+        GitError::Failed { command, stderr } => {
+            ImportError::Git(GitError::Failed { command, stderr: printable(stderr.as_bytes()) })
+        }
+        error => ImportError::Git(error),
+    })?;
+    Ok(written?)
 }
 
 /// Store one large blob without holding all of it in memory.

@@ -181,6 +181,22 @@ fn directories_nested_without_end_are_refused_and_manifold_ones_cost_nothing() {
     tidy(&bob);
 }
 
+/// Git prints a line for each of them while it still reads the others.
+#[test]
+fn thousands_of_unusual_trees_come_in() {
+    let bob = bob();
+    let mut evil = Evil::default();
+    let file = evil.add(Kind::Blob, "content");
+    let mut app = Vec::new();
+    for name in (10_000..14_000).map(|n: u32| n.to_string()) {
+        app.push((name.clone(), evil.tree(&[("120000", b".gitignore", file), ("100644", name.as_bytes(), file)])));
+    }
+    let app: Vec<_> = app.iter().map(|(name, tree)| ("40000", name.as_bytes(), *tree)).collect();
+    let app = evil.tree(&app);
+    let id = evil.commit_of_app(app);
+    assert_eq!(bring(&bob, id, &mut Bytes(Some(evil.pack()))).unwrap(), CommitSource::FromHost);
+}
+
 #[test]
 fn what_a_projection_says_can_be_shown() {
     let bob = bob();
