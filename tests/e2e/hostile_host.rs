@@ -7,8 +7,9 @@ use deptool_agent::shared::{
     build::{BUILD_ID, VERSION},
     frame::encode,
     id::CommitId,
-    outcome::{Attempt, AttemptResult, Deployed, Goal, Holder, Outcome, Phase, Rollback},
-    wire::{Bytes, Hello, Response},
+    outcome::{Attempt, AttemptResult, Deployed, Drift, Edit, Goal, Holder, Outcome, Phase, Rollback, Subject},
+    path::ExternalPath,
+    wire::{Bytes, Candidate, Entry, Hello, Response, UnitNow, Why},
 };
 use deptool_tests::is_quick;
 use deptool_tests::process::Run;
@@ -304,6 +305,39 @@ fn a_host_that_sends_without_end_is_cut_off() {
     let left = std::fs::read_dir(objects).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(left.filter(|name| name.starts_with("tmp_")).collect::<Vec<_>>(), Vec::<String>::new());
     scene.recovers();
+}
+
+#[test]
+fn a_host_that_answers_a_question_without_end_is_cut_off() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let path = ExternalPath::parse("/etc/file").unwrap();
+    let edit = Some(Edit { deployed: EVIL.into(), now: "text ".repeat(3000) });
+    let drift = Drift { subject: Subject::Path(EVIL.repeat(50)), what: EVIL.into(), edit };
+    let file = Entry::File { mode: 0o644, owner: None, group: None, size: 0 };
+    let unit = "a.service".to_owned().try_into().unwrap();
+    let unit = UnitNow { unit, exists: true, enabled: true, runs: true };
+    let candidate = Candidate { path: path.clone(), why: Why::Unowned, size: u64::MAX, modified: i64::MIN };
+    let candidates = |list| Response::Candidates { packages: None, list };
+    let (verify, list) = (["deptool", "verify", "web1"], ["deptool", "adopt", "--list", "web1"]);
+    let adopt = ["deptool", "adopt", "--yes", "web1", "/etc/file"];
+    for (args, again) in [
+        (&verify[..], Response::Drift(vec![drift; 50])),
+        (&verify, Response::Drift(Vec::new())),
+        (&list, candidates(vec![candidate.clone(); 50])),
+        (&list, candidates(Vec::new())),
+        (&adopt, Response::Entry { path: path.clone(), entry: file }),
+        (&adopt, Response::Entry { path, entry: Entry::Refused { why: EVIL.repeat(50) } }),
+        (&adopt, Response::UnitNow(unit)),
+        (&adopt, Response::Data(Bytes(Vec::new()))),
+    ] {
+        let run = scene.git(args, &[greeting(hello(Some(deployed(&scene.one))))], &[again]);
+        run.fails().says("web1");
+    }
+    // No time overflows.
+    let first =
+        [greeting(hello(Some(deployed(&scene.one)))), candidates(vec![candidate]), Response::End, Response::End];
+    scene.git(&list, &first, &[]).ok();
 }
 
 fn empty_pack() -> Response {

@@ -48,7 +48,7 @@ pub fn run(command: Cmd) -> Result<(Run, Peak)> {
 /// Measures a process and its descendants, which may exit at any time.
 fn look(pid: i32, peak: &mut Peak) {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if name.starts_with("git-remote-dept") {
+    if name.starts_with("git-remote-dept") || name.starts_with("git-deptool") {
         peak.helper = peak.helper.max(resident(pid));
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
         peak.threads = peak.threads.max(threads);

@@ -6,7 +6,7 @@
 use deptool_agent::shared::{
     outcome::{Attempt, AttemptResult, Deployed, Drift, Edit, Holder, Mended, Outcome, Rollback, Subject},
     text::{printable, printable_lines},
-    wire::{Entry, Hello, Response},
+    wire::{Candidate, Entry, Hello, Response},
 };
 
 /// The longest line that is shown, in bytes.
@@ -38,6 +38,10 @@ pub fn safe(response: Response) -> Response {
                 Entry::Refused { why } => Entry::Refused { why: line(&why) },
             },
         },
+        Response::Candidates { packages, list } => {
+            let list = list.into_iter().map(|one| Candidate { modified: time(one.modified), ..one });
+            Response::Candidates { packages, list: list.collect() }
+        }
         Response::Error(why) => Response::Error(line(&why)),
         Response::NotRunning(ended) => Response::NotRunning(ended.map(|last| Box::new(attempt(*last)))),
         Response::NeedFull
@@ -50,7 +54,6 @@ pub fn safe(response: Response) -> Response {
         | Response::Healthy
         | Response::Data(_)
         | Response::UnitNow(_)
-        | Response::Candidates { .. }
         | Response::End
         | Response::Blob { size: _ }
         | Response::Pong
@@ -148,6 +151,7 @@ fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));
         text.push('…');
+        text.shrink_to_fit();
     }
     text
 }

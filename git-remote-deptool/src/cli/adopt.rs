@@ -28,6 +28,7 @@ use crate::{
 /// So much is adopted without --force, and with it.
 const FILES: u32 = 10_000;
 const BYTES: u64 = 64 << 20;
+const MOST_FILES: u32 = 100_000;
 const MOST_BYTES: u64 = 1 << 30;
 
 /// Copy files and units of a host into the work tree, ready to be committed
@@ -51,7 +52,7 @@ pub(super) struct Args {
     /// Also adopt what looks like a secret
     #[arg(long)]
     secrets: bool,
-    /// Also adopt more than 10,000 files or 64 MiB
+    /// Also adopt more than 10,000 files or 64 MiB, up to 100,000 files and 1 GiB
     #[arg(long)]
     force: bool,
     /// Do not ask for confirmation
@@ -143,7 +144,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
 }
 
 fn limit(args: &Args) -> (u32, u64) {
-    if args.force { (u32::MAX, MOST_BYTES) } else { (FILES, BYTES) }
+    if args.force { (MOST_FILES, MOST_BYTES) } else { (FILES, BYTES) }
 }
 
 /// The paths and the units on a command line.

@@ -8,14 +8,26 @@ use deptool_agent::shared::{
 
 use super::{Session, SessionError};
 
+/// The most entries of drift that a host may send, and the most paths that are not files.
+const MOST: u64 = 10_000;
+/// The most bytes of edited files that are kept.
+const MOST_EDITED: u64 = 8 << 20;
+
 impl Session {
     /// Ask the host what differs from what was deployed.
     pub fn verify(&mut self) -> Result<Vec<Drift>, SessionError> {
         self.send(&Request::Verify)?;
-        let mut all = Vec::new();
+        let (mut all, mut left, mut edited) = (Vec::new(), MOST, MOST_EDITED);
         loop {
             match self.receive()? {
-                Response::Drift(found) => all.extend(found),
+                Response::Drift(found) if !found.is_empty() => {
+                    take(&mut left, found.len() as u64)?;
+                    all.extend(found.into_iter().map(|mut drift| {
+                        // Beyond the limit, the file is named, but its diff is not shown.
+                        drift.edit = drift.edit.filter(|edit| take(&mut edited, edit.now.len() as u64).is_ok());
+                        drift
+                    }));
+                }
                 Response::End => return Ok(all),
                 _ => return Err(SessionError::OutOfOrder),
             }
@@ -28,38 +40,52 @@ impl Session {
         request: Look,
         each: &mut dyn FnMut(ExternalPath, Entry, Vec<u8>),
     ) -> Result<Vec<UnitNow>, SessionError> {
-        let most = request.bytes;
+        let (mut files, mut bytes, mut others) = (request.files.into(), request.bytes, MOST);
+        let (mut units, mut left) = (Vec::new(), request.units.len() as u64);
         self.send(&Request::Look(Box::new(request)))?;
-        let mut units = Vec::new();
         loop {
             match self.receive()? {
                 Response::Entry { path, entry } => {
-                    let size = if let Entry::File { size, .. } = &entry { *size } else { 0 };
-                    let mut content = Vec::new();
-                    while (content.len() as u64) < size.min(most) {
-                        let Response::Data(Bytes(data)) = self.receive()? else { return Err(SessionError::OutOfOrder) };
-                        content.extend(data);
-                    }
-                    if content.len() as u64 != size {
-                        return Err(SessionError::OutOfOrder);
-                    }
-                    each(path, entry, content);
+                    let (kind, size) = match &entry {
+                        Entry::File { size, .. } => (&mut files, *size),
+                        Entry::Link { .. } | Entry::Refused { .. } => (&mut others, 0),
+                    };
+                    take(kind, 1)?;
+                    take(&mut bytes, size)?;
+                    each(path, entry, self.content(size)?);
                 }
-                Response::UnitNow(unit) => units.push(unit),
+                Response::UnitNow(unit) => {
+                    take(&mut left, 1)?;
+                    units.push(unit);
+                }
                 Response::End => return Ok(units),
                 _ => return Err(SessionError::OutOfOrder),
             }
         }
     }
 
+    fn content(&mut self, size: u64) -> Result<Vec<u8>, SessionError> {
+        let mut content = Vec::new();
+        while (content.len() as u64) < size {
+            match self.receive()? {
+                Response::Data(Bytes(data)) if !data.is_empty() => content.extend(data),
+                _ => return Err(SessionError::OutOfOrder),
+            }
+        }
+        if content.len() as u64 == size { Ok(content) } else { Err(SessionError::OutOfOrder) }
+    }
+
     /// The files in `/etc` that may be worth adopting, and the package manager that was asked about them.
     pub fn candidates(&mut self) -> Result<(Option<PackageManager>, Vec<Candidate>), SessionError> {
         self.send(&Request::Candidates)?;
-        let (mut asked, mut candidates) = (None, Vec::new());
+        let (mut asked, mut candidates, mut left) = (None, Vec::new(), MOST_CANDIDATES as u64);
+        let mut is_first = true;
         loop {
             match self.receive()? {
-                Response::Candidates { packages, list } if candidates.len() + list.len() <= MOST_CANDIDATES => {
-                    asked = packages;
+                // If there are none, one empty list says so.
+                Response::Candidates { packages, list } if is_first || !list.is_empty() => {
+                    take(&mut left, list.len() as u64)?;
+                    (is_first, asked) = (false, packages);
                     candidates.extend(list);
                 }
                 Response::End => return Ok((asked, candidates)),
@@ -67,4 +93,10 @@ impl Session {
             }
         }
     }
+}
+
+/// Count what the host has sent, so that it can't fill our memory.
+fn take(left: &mut u64, count: u64) -> Result<(), SessionError> {
+    *left = left.checked_sub(count).ok_or(SessionError::Idle("sent more than was asked for"))?;
+    Ok(())
 }
