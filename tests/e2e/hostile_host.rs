@@ -155,6 +155,20 @@ fn the_last_output_of_a_host_is_shown_without_control_characters() {
 }
 
 #[test]
+fn what_a_host_says_is_reported_even_if_it_can_not_be_recorded() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set_env("GIT_DEPTOOL_REPORT", "../report");
+    let scene = Scene::new(&sandbox);
+    // A ref is in the way of the mark.
+    scene.repo.git(&["update-ref", "refs/deptool/broken/web1", "HEAD"]).ok();
+    let failure = Rollback { why: "b.service".into(), details: "".into(), rollback_errors: vec!["no space".into()] };
+    let said = [greeting(hello(Some(deployed(&scene.one)))), ended(Outcome::RolledBack(failure))];
+    scene.git(&["push", "web1", "prod"], &said, &[]).fails().says("rolled back, not completely: b.service");
+    let report = std::fs::read_to_string(sandbox.dir().join("report")).unwrap();
+    assert!(report.contains(r#""outcome":"rolled-back","why":"b.service""#) && report.contains("no space"), "{report}");
+}
+
+#[test]
 fn absurd_greetings_do_no_harm() {
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);

@@ -89,24 +89,23 @@ fn note(
             return Ok(());
         }
     };
-    (report.outcome, report.why) = note_answer(remote, request, one, outcome, report)?;
-    if report.outcome == HostOutcome::RolledBack {
-        report.outcome = rolled_back;
-    }
+    note_answer(remote, request, one, (outcome, rolled_back), report)?;
     Ok(settle(remote, request, one)?)
 }
 
-/// Record what the host says of its deployment.
+/// Record what the host says of its deployment, in `report` before anything can fail. A rollback is reported as
+/// `rolled_back`.
 fn note_answer(
     remote: &Remote,
     request: &Request<'_>,
     one: &Affected,
-    outcome: Outcome,
+    (outcome, rolled_back): (Outcome, HostOutcome),
     report: &mut HostReport,
-) -> Result<(HostOutcome, String), RemoteError> {
+) -> Result<(), RemoteError> {
     let host = &one.remote.host;
-    Ok(match outcome {
+    match outcome {
         Outcome::Done { also_restarted, also_stopped, drift } => {
+            report.outcome = HostOutcome::Done;
             report.drift = drift.iter().map(ToString::to_string).collect();
             for unit in also_restarted {
                 remote.say(&format!("{host}: also restarted {unit}"));
@@ -114,43 +113,42 @@ fn note_answer(
             for unit in also_stopped {
                 remote.say(&format!("{host}: also stopped {unit}"));
             }
-            report.outcome = HostOutcome::Done;
             move_tracking_refs(remote, request, &[&one.remote])?;
             remote.tracking().mark_whole(host)?;
             remember(remote, request, one, Remembered::Done { drift: report.drift.len() });
-            (HostOutcome::Done, String::new())
         }
         Outcome::Stale { actual } => {
-            settle(remote, request, one)?;
+            (report.outcome, report.why) = (HostOutcome::Stale, stale(actual.as_ref()));
             report.actual = actual;
-            (HostOutcome::Stale, stale(report.actual.as_ref()))
         }
         Outcome::Busy(holder) => {
             let since = ago(now() - holder.since);
-            (HostOutcome::Busy, format!("locked by {} since {since} ({})", holder.by, holder.phase.word()))
+            report.outcome = HostOutcome::Busy;
+            report.why = format!("locked by {} since {since} ({})", holder.by, holder.phase.word());
         }
         Outcome::Refused { why, mut details, in_the_way } => {
             if let Goal::Commit(commit) = request.goal {
                 details += &in_the_way::diff(&remote.repo, host, commit, &in_the_way);
             }
             say_details(remote, host, &details);
-            report.details = details;
-            (HostOutcome::Refused, why)
+            (report.outcome, report.why, report.details) = (HostOutcome::Refused, why, details);
         }
-        Outcome::Cancelled => (HostOutcome::Cancelled, String::new()),
+        Outcome::Cancelled => report.outcome = HostOutcome::Cancelled,
         Outcome::RolledBack(Rollback { why, details, rollback_errors }) => {
             say_details(remote, host, &details);
             for error in &rollback_errors {
                 remote.say(&format!("{host}: while rolling back: {error}"));
             }
-            if !rollback_errors.is_empty() && one.tracked.is_some() {
+            remember(remote, request, one, Remembered::Failed(format!("rolled back: {why}")));
+            let is_broken = !rollback_errors.is_empty();
+            (report.outcome, report.why) = (rolled_back, why);
+            (report.details, report.rollback_errors) = (details, rollback_errors);
+            if is_broken && one.tracked.is_some() {
                 remote.tracking().mark_broken(host, &request.cluster)?;
             }
-            (report.details, report.rollback_errors) = (details, rollback_errors);
-            remember(remote, request, one, Remembered::Failed(format!("rolled back: {why}")));
-            (HostOutcome::RolledBack, why)
         }
-    })
+    }
+    Ok(())
 }
 
 /// Let the tracking refs say what these hosts run now.
