@@ -349,6 +349,29 @@ fn a_git_that_is_killed_leaves_no_helper_that_waits() {
 }
 
 #[test]
+fn a_push_that_was_started_with_signals_ignored_goes_on() {
+    let sandbox = Sandbox::new();
+    let operator = operator(&sandbox, &["web1"]);
+    operator.git(&["push", "web1", "prod"]).ok();
+    operator.write("web1/web/file", "2\n");
+    let two = operator.commit("Two");
+    let [begun, goes_on] = ["begun", "goes-on"].map(|name| sandbox.dir().join(name));
+    let wait = format!("touch {}; while [ ! -e {} ]; do sleep 0.1; done", begun.display(), goes_on.display());
+    let script = format!(r#"{wait}; exec "$DEPTOOL_AGENT""#);
+    // As with nohup, and in a script that ends with `&`. Git passes that on to the helper.
+    let push = "!trap '' INT HUP; exec git push web1 prod";
+    let going = with_stand_in(&sandbox, &operator, &["-c", &format!("alias.later={push}"), "later"], &script);
+    let going = going.start().unwrap();
+    poll("the agent", PATIENCE, || begun.exists().then_some(())).unwrap();
+    // Only the git that runs the alias ignores neither. The output ends with the push.
+    going.signal_group(Signal::HUP).unwrap();
+    going.signal_group(Signal::INT).unwrap();
+    fs::write(goes_on, "").unwrap();
+    let run = going.wait().unwrap();
+    assert_eq!(operator.id("web1/prod"), two, "{run}");
+}
+
+#[test]
 fn ctrl_c_ends_a_snapshot() {
     let sandbox = Sandbox::new();
     let operator = operator(&sandbox, &["web1"]);

@@ -1,6 +1,7 @@
 //! The operator's request to stop.
 
 use std::{
+    ffi::c_int,
     io,
     os::fd::AsFd,
     sync::{
@@ -22,10 +23,10 @@ pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Install the signal handlers. From here on these signals no longer end the process, because hosts have to be told
-    /// first.
+    /// first. A signal that is ignored stays so: nohup(1) asked for that, or a shell script that started us with `&`.
     pub fn of_process() -> io::Result<Interrupt> {
         let interrupt = Interrupt::default();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
             signal_hook::flag::register(signal, interrupt.0.clone())?;
         }
         Ok(interrupt)
@@ -54,4 +55,14 @@ impl Interrupt {
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+#[allow(unsafe_code)]
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: `sigaction` is plain data for which zeros are valid, and this only reads what is set for the signal.
+    let (read, now) = unsafe {
+        let mut now = std::mem::zeroed::<libc::sigaction>();
+        (libc::sigaction(signal, std::ptr::null(), &mut now), now)
+    };
+    read == 0 && now.sa_sigaction == libc::SIG_IGN
 }
