@@ -1,5 +1,6 @@
 //! The state and history of a host: fetch, ls-remote, log, clone, projections.
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 use crate::seen::{at_rest, refs, shows, state_of, unchanged};
@@ -202,6 +203,24 @@ fn a_commit_that_another_remote_has_is_fetched_from_there() {
     assert_eq!(ben.id("web1/prod"), two);
     assert_ne!(ben.id("origin/prod"), two, "origin's own refs are its business");
     ben.git(&["fsck", "--strict", "--no-dangling"]).ok();
+}
+
+#[test]
+fn a_host_is_still_there_when_other_remotes_have_been_waited_for() {
+    if is_quick() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let ada = operator(&sandbox);
+    ada.commit("One");
+    ada.git(&["push", "web1", "prod"]).ok();
+    let other = stranger(&sandbox);
+    // Together they take longer than the agent waits for a helper that is silent.
+    for remote in ["one", "two", "three", "four"] {
+        other.git(&["remote", "add", remote, "ssh://silent/repository"]).ok();
+    }
+    other.command(&["fetch", "web1"]).env("GIT_SSH_COMMAND", "sleep 1000 #").run().unwrap().ok();
+    other.git(&["rev-parse", "--verify", "web1/prod"]).ok();
 }
 
 #[test]

@@ -7,7 +7,12 @@ use std::{
     collections::VecDeque,
     io::{self, Write},
     process::ExitStatus,
-    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{RecvTimeoutError, TryRecvError, channel},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -297,6 +302,25 @@ impl Session {
                 None => {}
             }
         }
+    }
+
+    /// Do `work`, and keep the session alive meanwhile although nothing is asked. Returns whether it still is, too.
+    pub fn meanwhile<T>(&mut self, work: impl FnOnce() -> T) -> (T, Result<(), SessionError>) {
+        thread::scope(|scope| {
+            // This ends the thread also if `work` panics.
+            let (over, is_over) = channel::<()>();
+            let kept = scope.spawn(move || {
+                while is_over.try_recv() == Err(TryRecvError::Empty) {
+                    if self.receive_within(INTERRUPT_CHECK)?.is_some() {
+                        return Err(SessionError::OutOfOrder);
+                    }
+                }
+                Ok(())
+            });
+            let done = work();
+            drop(over);
+            (done, kept.join().unwrap_or(Err(SessionError::OutOfOrder)))
+        })
     }
 
     /// The next message or order, if there is one. This must be called at least every [`ATTENTION`], because it sends

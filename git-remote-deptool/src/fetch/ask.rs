@@ -10,7 +10,7 @@ use deptool_agent::shared::{
 };
 
 use super::from_host::FromHost;
-use super::projection::{self, CommitSource, Elsewhere};
+use super::projection::{self, CommitSource, Elsewhere, ResolveError};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -140,9 +140,15 @@ fn bring_home(
     if known.is_some_and(|known| known.commit == deployed.commit && remote.repo.has_commit(known.commit)) {
         return Ok(CommitSource::Here);
     }
-    let mut source = FromHost::new(session);
-    projection::resolve(remote.repo.gix(), &deployed.host, deployed.commit, elsewhere, &mut source)
-        .map_err(|error| RemoteError::Commit(error.into()))
+    let (repo, failed) = (remote.repo.gix(), |error: ResolveError| RemoteError::Commit(error.into()));
+    let (theirs, commit) = (&deployed.host, deployed.commit);
+    let (found, is_alive) = session.meanwhile(|| projection::find(repo, theirs, commit, elsewhere));
+    if let Some(found) = found.map_err(failed)? {
+        return Ok(found);
+    }
+    is_alive.map_err(|source| RemoteError::Session { host: host.host.clone(), source })?;
+    let interrupt = &remote.connector.interrupted;
+    projection::get(repo, theirs, commit, &mut FromHost::new(session), interrupt).map_err(failed)
 }
 
 /// The answer of a host, with its lock unless the caller holds that.

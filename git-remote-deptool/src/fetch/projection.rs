@@ -1,8 +1,8 @@
 //! Gets the commit that a host runs into the operator's repository.
 //!
-//! The repository may lack the commit because another operator deployed it. Whatever [`resolve`] adds is complete:
-//! `git fsck` passes, `git gc` loses nothing, and partial objects never get into the repository. The possibilities, in
-//! this order:
+//! The repository may lack the commit because another operator deployed it. Whatever is added is complete:
+//! `git fsck` passes, `git gc` loses nothing, and partial objects never get into the repository. [`find`] tries the first
+//! three possibilities, in this order, and [`get`] the others:
 //!
 //! 1. The commit is in the repository, with everything that it reaches.
 //! 2. Another remote has it: Git fetches it from there.
@@ -40,6 +40,7 @@ use deptool_agent::shared::{
 use self::{complete::Completeness, import::Quarantine, make::Projector};
 pub use self::{elsewhere::Elsewhere, import::ImportError};
 use crate::{
+    model::interrupt::Interrupt,
     repo::history::{HistoryError, Objects},
     state::pairs::{Pair, Pairs},
 };
@@ -109,40 +110,52 @@ pub enum ResolveError {
     },
 }
 
-/// Find or make the commit `id` that `host` runs, or what stands for it.
+/// Find the commit `id` that `host` runs, or what stands for it, without asking the host. This may take long: other
+/// remotes are asked.
 ///
 /// Nothing but objects is written.
-pub fn resolve(
+pub fn find(
     repo: &gix::Repository,
     host: &HostName,
     id: CommitId,
     elsewhere: &Elsewhere,
-    source: &mut dyn HostObjects,
-) -> Result<CommitSource, ResolveError> {
-    let complete = |objects| Completeness::of(repo, objects);
-    if complete(Rc::new(Objects::of(repo)))?.holds(id)? {
-        return Ok(CommitSource::Here);
+) -> Result<Option<CommitSource>, ResolveError> {
+    if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? {
+        return Ok(Some(CommitSource::Here));
     }
     if let Some(found) = elsewhere.bring(repo, id)? {
-        return Ok(found);
+        return Ok(Some(found));
     }
     let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
-    if let Some(tip) = pairs.projection_of(&id, host) {
-        return Ok(CommitSource::Projection(Projection { tip: tip.clone(), made: Vec::new() }));
-    }
-    let have = haves(&Completeness::of(repo, Rc::new(Objects::of(repo)))?, &pairs, host);
+    let known = pairs.projection_of(&id, host);
+    Ok(known.map(|tip| CommitSource::Projection(Projection { tip: tip.clone(), made: Vec::new() })))
+}
+
+/// Get the commit `id` from `host`, which runs it, or make what stands for it.
+///
+/// Nothing but objects is written.
+pub fn get(
+    repo: &gix::Repository,
+    host: &HostName,
+    id: CommitId,
+    source: &mut dyn HostObjects,
+    interrupt: &Interrupt,
+) -> Result<CommitSource, ResolveError> {
+    let complete = |objects| Completeness::of(repo, objects);
+    let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
+    let have = haves(&complete(Rc::new(Objects::of(repo)))?, &pairs, host);
     let pack = source.pack(id, &have).map_err(|source| ResolveError::Host { commit: id, source });
     let quarantine = Quarantine::receive(repo, &mut *pack?)?;
     let objects = Rc::new(Objects::with_quarantine(repo, quarantine.store()));
     if let Some(needed) = complete(objects.clone())?.needed(id)? {
-        import::write(repo, &objects, &needed, &[], &elsewhere.interrupt)?;
+        import::write(repo, &objects, &needed, &[], interrupt)?;
         return Ok(CommitSource::FromHost);
     }
     import_large(repo, &objects, host, id, source)?;
     let completeness = complete(objects.clone())?;
     let projector = Projector { objects: &objects, host, pairs: &pairs, complete: &completeness };
     let work = projector.project(id)?;
-    import::write(repo, &objects, &work.needed, &work.objects, &elsewhere.interrupt)?;
+    import::write(repo, &objects, &work.needed, &work.objects, interrupt)?;
     Ok(CommitSource::Projection(Projection { tip: work.tip, made: work.pairs }))
 }
 

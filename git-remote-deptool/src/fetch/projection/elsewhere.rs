@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Elsewhere {
     patience: Duration,
-    pub(super) interrupt: Interrupt,
+    interrupt: Interrupt,
     asked: Mutex<Asked>,
 }
 

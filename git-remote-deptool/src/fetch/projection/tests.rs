@@ -64,14 +64,12 @@ fn alice_and_bob() -> (Operator, Operator) {
 }
 
 fn bring(operator: &Operator, id: CommitId, source: &mut dyn HostObjects) -> Result<CommitSource, ResolveError> {
-    let host = HostName::parse(b"web1").unwrap();
-    resolve(
-        &operator.repo(),
-        &host,
-        id,
-        &Elsewhere::new(std::time::Duration::from_secs(30), Default::default()),
-        source,
-    )
+    let (repo, host) = (operator.repo(), HostName::parse(b"web1").unwrap());
+    let elsewhere = Elsewhere::new(std::time::Duration::from_secs(30), Default::default());
+    match find(&repo, &host, id, &elsewhere)? {
+        Some(found) => Ok(found),
+        None => get(&repo, &host, id, source, &Default::default()),
+    }
 }
 
 fn projection(found: CommitSource) -> Projection {
