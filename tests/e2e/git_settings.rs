@@ -1,9 +1,10 @@
 //! What people have in their Git configuration, and clones as CI makes them: none of it makes a deployment fail, lie, or
 //! cost anything that was there.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use deptool_tests::is_quick;
+use deptool_tests::process::{Signal, poll};
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 const FILE: &str = "/var/lib/deptool/apps/app/current/file";
@@ -122,6 +123,26 @@ fn a_promisor_that_is_gone_is_named() {
     fs::rename(&repo.dir, sandbox.dir().join("gone")).unwrap();
     let run = clone.git(&["push", "web1", "prod"]).code(1);
     run.says("could not fetch what this partial clone lacks from 'origin'");
+    assert!(!sandbox.exists("web1", "/var/lib/deptool/apps/app"));
+}
+
+#[test]
+fn a_promisor_that_is_silent_does_not_hold_a_push_that_is_interrupted() {
+    let sandbox = Sandbox::new();
+    let repo = sandbox.repo("operator");
+    repo.write("web1/app/file", "1");
+    repo.commit("One");
+    let clone = partial_clone(&sandbox, &repo, "blob:none", &["--no-checkout"]);
+    clone.add_root("web1");
+    clone.git(&["config", "remote.origin.url", "ssh://silent/repository"]).ok();
+    let begun = sandbox.dir().join("begun");
+    let ssh = format!("touch '{}'; sleep 1000 #", begun.display());
+    let push = clone.command(&["push", "web1", "prod"]).env("GIT_SSH_COMMAND", ssh);
+    let going = push.timeout(Duration::from_secs(60)).start().unwrap();
+    poll("the promisor is asked", Duration::from_secs(60), || begun.exists().then_some(())).unwrap();
+    // Its output ends with the last process that could write to it.
+    going.signal(Signal::TERM).unwrap();
+    assert!(!going.wait().unwrap().success());
     assert!(!sandbox.exists("web1", "/var/lib/deptool/apps/app"));
 }
 

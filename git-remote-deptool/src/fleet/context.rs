@@ -62,8 +62,9 @@ impl Context {
     ///
     /// From here on, SIGINT, SIGTERM and SIGHUP no longer end the process. See [`Connector::interrupted`].
     pub fn from_process() -> Result<Self, ContextError> {
+        let interrupt = Interrupt::of_process().map_err(ContextError::Signals)?;
         let environment = Environment::from_process().map_err(ContextError::Directory)?;
-        let repo = Repo::open(environment)?;
+        let repo = Repo::open(environment.interrupted_by(interrupt.clone()))?;
         let config = repo.gix().config_snapshot();
         let settings = settings_of(&repo)?;
         let text = |key: &str| config.string(key).map(|value| OsString::from_vec(value.into()));
@@ -80,7 +81,7 @@ impl Context {
         };
         let display = Display { sink: sink.clone(), kind };
         let mut connector = Connector::new(variables, ssh, env::current_exe().ok().as_deref(), display);
-        connector.interrupted = Interrupt::of_process().map_err(ContextError::Signals)?;
+        connector.interrupted = interrupt;
         let report = env::var_os("GIT_DEPTOOL_REPORT").filter(|path| !path.is_empty());
         let report = report.map(|path| repo.top().join(path));
         let results = match env::var("GIT_DEPTOOL_SHOW").as_deref() {

@@ -13,7 +13,7 @@ use deptool_agent::shared::{
     text::printable_lines,
 };
 
-use super::Repo;
+use super::{Repo, git::GitError};
 
 /// What is compared, and in which direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +39,19 @@ pub fn diff(repo: &Repo, host: &HostName, commit: CommitId, drift: &[Drift], com
         let (Some(edit), Subject::Path(path)) = (&one.edit, &one.subject) else { continue };
         let Some(path) = below(path) else { continue };
         let blob = format!("{commit}:{host}/{}", edit.deployed);
-        let deployed = repo.git().args(["cat-file", "blob", &blob]).stderr(Stdio::null()).output()?;
-        if deployed.status.success() {
-            let mut contents = [printable_lines(&deployed.stdout), edit.now.clone()];
-            if compared == Compared::InTheWay {
-                contents.reverse();
-            }
-            for (side, content) in sides.iter().zip(contents) {
-                let file = directory.path().join(side).join(&path);
-                fs::create_dir_all(file.parent().unwrap_or(directory.path()))?;
-                fs::write(file, content)?;
-            }
+        let deployed = match repo.git_with_promisor(repo.git(), "cat-file").args(["blob", &blob]).run(b"") {
+            Ok(deployed) => printable_lines(&deployed),
+            Err(GitError::Failed { .. }) => continue,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let mut contents = [deployed, edit.now.clone()];
+        if compared == Compared::InTheWay {
+            contents.reverse();
+        }
+        for (side, content) in sides.iter().zip(contents) {
+            let file = directory.path().join(side).join(&path);
+            fs::create_dir_all(file.parent().unwrap_or(directory.path()))?;
+            fs::write(file, content)?;
         }
     }
     let mut git = repo.git();

@@ -9,6 +9,7 @@ use std::{
 use gix::bstr::BString;
 
 use super::parameters;
+use crate::model::interrupt::Interrupt;
 
 /// The environment of the process.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,7 @@ pub struct Environment {
     parameters: Vec<BString>,
     scrub: Vec<OsString>,
     configuration: Configuration,
+    interrupt: Interrupt,
 }
 
 /// Which configuration files are read.
@@ -68,6 +70,11 @@ impl Environment {
         Ok(environment)
     }
 
+    /// The same environment, in which fetches from a promisor end when `interrupt` is set.
+    pub fn interrupted_by(self, interrupt: Interrupt) -> Self {
+        Environment { interrupt, ..self }
+    }
+
     /// An environment with `variables`, in `directory`, without the user's configuration.
     pub fn new(directory: PathBuf, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut environment = Environment { directory, ..Environment::default() };
@@ -108,6 +115,10 @@ impl Environment {
 
     pub(super) fn configuration(&self) -> Configuration {
         self.configuration
+    }
+
+    pub(super) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// The values of `-c`, as `key=value`.

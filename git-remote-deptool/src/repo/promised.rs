@@ -3,33 +3,35 @@
 //! gix only reads local objects. So the objects that will be read are fetched first, as Git fetches single objects from
 //! a promisor (`promisor-remote.c`), but many at a time. In other repositories this does nothing.
 
-use std::{
-    collections::HashSet,
-    io::{self, Write},
-    process::Stdio,
-};
+use std::{collections::HashSet, fs::File, process::Command, time::Duration};
 
-use deptool_agent::shared::{id::TreeId, text::printable};
+use deptool_agent::shared::id::TreeId;
 use gix::{
     ObjectId,
     bstr::ByteSlice,
     objs::{TreeRefIter, tree::EntryKind},
 };
 
-use super::Repo;
+use super::{
+    Repo,
+    git::{Git, GitError},
+};
+
+/// The time limit for one fetch. Large files take minutes over a slow link.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Why a promised object could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum PromisedError {
     /// No promisor sent it.
-    #[error("could not fetch what this partial clone lacks from '{remote}': {stderr}")]
+    #[error("could not fetch what this partial clone lacks from '{remote}': {why}")]
     Fetch {
         remote: String,
-        /// The stderr of Git, safe to show.
-        stderr: String,
+        /// The end of Git's stderr, safe to show, or that it took too long.
+        why: String,
     },
-    #[error("could not run git")]
-    Git(#[source] io::Error),
+    #[error(transparent)]
+    Git(#[from] GitError),
 }
 
 /// Which files of a host's directory are needed.
@@ -103,27 +105,31 @@ impl Repo {
         }
     }
 
+    /// A `git` that may fetch from a promisor, which may need a password.
+    pub(super) fn git_with_promisor(&self, command: Command, name: &'static str) -> Git {
+        let can_ask = File::open("/dev/tty").is_ok();
+        Git::new(command, name, self.environment.interrupt().clone()).within(PATIENCE).uses_terminal(can_ask)
+    }
+
     /// Like Git's `fetch_objects`.
     fn fetch_promised(&self, ids: &[ObjectId]) -> Result<(), PromisedError> {
         let wanted: String = ids.iter().map(|id| format!("{id}\n")).collect();
         let mut failed = None;
         for remote in promisors(&self.gix) {
             let mut git = self.git();
-            git.args(["-c", "fetch.negotiationAlgorithm=noop", "-c", "gc.auto=0", "fetch", &remote]);
-            git.args(["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-prune"]);
-            git.args(["--recurse-submodules=no", "--filter=blob:none", "--refmap=", "--stdin"]);
-            git.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            let mut child = git.spawn().map_err(PromisedError::Git)?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // If Git exits early, its stderr has the reason.
-                let _ = stdin.write_all(wanted.as_bytes());
-            }
-            let output = child.wait_with_output().map_err(PromisedError::Git)?;
-            if output.status.success() {
-                return Ok(());
-            }
-            let stderr = output.stderr.trim().lines().next_back().map(printable).unwrap_or_default();
-            failed.get_or_insert(PromisedError::Fetch { remote, stderr });
+            git.args(["-c", "fetch.negotiationAlgorithm=noop", "-c", "gc.auto=0"]);
+            let fetched = self
+                .git_with_promisor(git, "fetch")
+                .args([&remote, "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-prune"])
+                .args(["--recurse-submodules=no", "--filter=blob:none", "--refmap=", "--stdin"])
+                .run(wanted.as_bytes());
+            let why = match fetched {
+                Ok(_) => return Ok(()),
+                Err(GitError::Failed { stderr, .. }) => stderr.lines().next_back().unwrap_or_default().to_owned(),
+                Err(error @ GitError::TooSlow { .. }) => error.to_string(),
+                Err(error @ (GitError::Start { .. } | GitError::Interrupted)) => return Err(error.into()),
+            };
+            failed.get_or_insert(PromisedError::Fetch { remote, why });
         }
         failed.map_or(Ok(()), Err)
     }
