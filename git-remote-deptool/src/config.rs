@@ -292,13 +292,19 @@ impl Settings {
         names.into_iter().cloned().collect()
     }
 
-    /// The hosts of a group.
+    /// The hosts of a group, in its order. A host that it names twice is there once.
     pub fn hosts_of_group(&self, group: &GroupName) -> Result<Vec<HostRemote>, ClusterError> {
-        if let Some(Group { members, .. }) = self.groups.iter().find(|known| known.name == *group) {
-            return members.iter().map(|name| self.host(&HostName::parse(name)?)).collect();
-        }
-        let shared = self.shared.groups.get(group).ok_or_else(|| ClusterError::NoGroup { group: group.clone() })?;
-        shared.iter().map(|host| self.host(host)).collect()
+        let names = match self.groups.iter().find(|known| known.name == *group) {
+            Some(Group { members, .. }) => {
+                members.iter().map(|name| HostName::parse(name)).collect::<Result<_, _>>()?
+            }
+            None => {
+                let shared = self.shared.groups.get(group);
+                shared.ok_or_else(|| ClusterError::NoGroup { group: group.clone() })?.clone()
+            }
+        };
+        let mut seen = BTreeSet::new();
+        names.iter().filter(|host| seen.insert(*host)).map(|host| self.host(host)).collect()
     }
 
     /// Remotes that name exactly one host and nothing else.

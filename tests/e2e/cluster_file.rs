@@ -86,6 +86,18 @@ fn shared_addresses_lead_to_hosts_and_ignored_directories_are_none() {
 }
 
 #[test]
+fn a_group_that_names_a_host_twice_leaves_out_none() {
+    let mut sandbox = Sandbox::new();
+    with_ssh(&mut sandbox);
+    let repo = begin(&sandbox, r#"{"groups": {"web": ["web1", "web1", "web2"]}, "defaults": {"waves": "1,100%"}}"#);
+    sandbox.root("web1");
+    sandbox.root("web2");
+    let deployed = repo.git(&["push", "deptool::@web", "prod"]).ok();
+    deployed.says("deployed to 2 hosts");
+    assert_eq!(sandbox.read("web2", "/var/lib/deptool/apps/app/current/file"), b"1");
+}
+
+#[test]
 fn what_an_operator_has_configured_wins_over_what_is_shared() {
     let mut sandbox = Sandbox::new();
     with_ssh(&mut sandbox);

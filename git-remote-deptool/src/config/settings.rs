@@ -225,11 +225,7 @@ fn groups(config: &File) -> Vec<Group> {
             let Some(group) = GroupName::parse(key.as_ref()) else { continue };
             let hosts = members.entry(group).or_default();
             for value in section.values(key.as_ref()) {
-                for host in value.split_str(b" ").map(BString::from) {
-                    if !host.is_empty() && !hosts.contains(&host) {
-                        hosts.push(host);
-                    }
-                }
+                hosts.extend(value.split_str(b" ").filter(|host| !host.is_empty()).map(BString::from));
             }
         }
     }

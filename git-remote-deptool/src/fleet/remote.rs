@@ -258,6 +258,8 @@ impl Remote {
     pub fn lock_all(&self, hosts: &[HostRemote]) -> Result<Vec<HostLock>, RemoteError> {
         open_files::make_room(hosts.len(), Use::Lock)?;
         let sorted: BTreeMap<_, _> = hosts.iter().map(|host| (&host.tracking, host)).collect();
+        // With fewer locks than hosts, a caller that pairs them would leave out a host.
+        assert_eq!(sorted.len(), hosts.len(), "a host is named twice");
         let locked = sorted.into_iter().map(|(name, host)| Ok((name, self.lock(host)?)));
         let mut locks = locked.collect::<Result<BTreeMap<_, _>, LockError>>()?;
         Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
