@@ -261,6 +261,30 @@ fn a_rollback_puts_back_what_ran_before() {
 }
 
 #[test]
+fn all_or_none_is_refused_where_hosts_go_to_different_commits() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    for host in ["web1", "web2"] {
+        change(&repo, &["web1", "web2"], host);
+        deptool(&repo, &["deploy", "--yes", host]).ok();
+    }
+    change(&repo, &["web1", "web2"], "three");
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    let run = deptool(&repo, &["rollback", "--yes", "--atomic", "web1", "web2"]).code(1);
+    run.says("is possible with one commit only").says("add --no-atomic").says("error: nothing was deployed");
+    for host in ["web1", "web2"] {
+        assert_eq!(sandbox.read(host, "/var/lib/deptool/apps/app/current/conf"), b"three");
+    }
+    repo.write("cluster.json", r#"{"defaults": {"atomic": true}}"#);
+    repo.commit("All or none");
+    deptool(&repo, &["rollback", "--yes", "web1", "web2"]).code(1).says("is possible with one commit only");
+    deptool(&repo, &["rollback", "--yes", "--no-atomic", "web1", "web2"]).ok().prints("Deployed to 2 hosts");
+    assert_eq!(sandbox.read("web1", "/var/lib/deptool/apps/app/current/conf"), b"web1");
+    assert_eq!(sandbox.read("web2", "/var/lib/deptool/apps/app/current/conf"), b"web2");
+}
+
+#[test]
 fn the_commit_is_published_before_it_is_deployed_or_nothing_happens() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);

@@ -130,6 +130,17 @@ impl Aim {
         Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts), defaults })
     }
 
+    /// The target of a push of `commit` to these hosts.
+    pub fn at(
+        remote: &Remote,
+        cluster: ClusterName,
+        commit: CommitId,
+        hosts: Vec<HostRemote>,
+    ) -> Result<Aim, CliError> {
+        let defaults = remote.settings.with(remote.repo.cluster_file(commit)?).shared.defaults;
+        Ok(Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults })
+    }
+
     /// What a push of the commit would change, according to what this repository knows.
     pub fn plan(
         &self,

@@ -8,7 +8,12 @@ use std::{
     time::Instant,
 };
 
-use deptool_agent::shared::{name::ClusterName, outcome::Goal, text::printable, wire::Repair};
+use deptool_agent::shared::{
+    name::{ClusterName, HostName},
+    outcome::Goal,
+    text::printable,
+    wire::Repair,
+};
 use gix::bstr::ByteSlice;
 use serde::Serialize;
 
@@ -28,10 +33,13 @@ use super::{
 };
 use crate::{
     fleet::remote::Remote,
-    model::{batch::Ancestry, push_option::PlainText},
+    model::{batch::Ancestry, options::Atomicity, push_option::PlainText},
     plan::{ClusterPlan, Impact, Refusal},
     push::host_report::{HostOutcome, HostReport},
-    ui::render::{cluster::Detail, plural},
+    ui::render::{
+        cluster::{Detail, names},
+        plural,
+    },
 };
 
 /// Show what would change, ask, and deploy
@@ -133,6 +141,11 @@ pub(super) fn carry_out(
         output.complain("error: the plan is not the one of this digest: the commit or the hosts have changed since")?;
         return told.nothing_was_deployed(&reports, ExitStatus::Stale);
     }
+    if let Some(why) = not_atomic(remote, deployments, &plans, how) {
+        let reports: Vec<HostReport> = plans.iter().flat_map(not_attempted).collect();
+        output.complain(format_args!("error: {why}"))?;
+        return told.nothing_was_deployed(&reports, ExitStatus::Failed);
+    }
     let is_silent = how.json || (how.yes && output.is_quiet());
     if !is_silent {
         show_plans(remote, output, deployments, &plans, how)?;
@@ -150,6 +163,28 @@ pub(super) fn carry_out(
     let (status, reports) = push_all(remote, output, deployments, &plans, how)?;
     told.outcome(&reports)?;
     Ok(status)
+}
+
+/// Why one failure would not undo all others: each commit is a push of its own.
+fn not_atomic(
+    remote: &Remote,
+    deployments: &[Deployment],
+    plans: &[ClusterPlan],
+    how: &DeployOptions,
+) -> Option<String> {
+    let is_atomic = |one: &Deployment| how.atomicity(remote, &one.aim.defaults) == Atomicity::AllOrNothing;
+    let goes = |(one, plan): (&Deployment, &ClusterPlan)| {
+        let hosts: Vec<&HostName> = plan.affected().map(|(host, _)| &host.host).collect();
+        (!hosts.is_empty()).then(|| format!("{} to {}", names(&hosts, Detail::Readable), one.aim.commit.short()))
+    };
+    let goals: Vec<String> = deployments.iter().zip(plans).filter_map(goes).collect();
+    (goals.len() > 1 && deployments.iter().any(is_atomic)).then(|| {
+        format!(
+            "all hosts or none (--atomic, or 'atomic' in cluster.json) is possible with one commit only, and these go to \
+             different ones: {}; name the hosts of one commit, or add --no-atomic",
+            goals.join("; ")
+        )
+    })
 }
 
 fn show_plans(

@@ -1,8 +1,12 @@
 //! How a deployment is carried out: the options that `deploy`, `rollback` and `plan` share.
 
 use crate::{
+    config::cluster_file::Defaults,
     fleet::remote::Remote,
-    model::push_option::{PlainText, PushOptionError, PushOptions},
+    model::{
+        options::{Atomicity, Options},
+        push_option::{PlainText, PushOptionError, PushOptions},
+    },
 };
 
 /// The options that also affect the plan.
@@ -81,14 +85,8 @@ impl CourseOptions {
     }
 
     /// The effective push options: these on top of `push.pushOption`.
-    pub fn parsed(&self, configured: &[Vec<u8>]) -> PushOptions {
-        let mut options = PushOptions::default();
-        let own = self.push_options().into_iter().map(String::into_bytes);
-        for option in configured.iter().cloned().chain(own) {
-            // The push reports errors in configured options.
-            let _ = options.set(&option);
-        }
-        options
+    pub fn parsed(&self, remote: &Remote) -> PushOptions {
+        parsed(remote, self.push_options())
     }
 }
 
@@ -102,6 +100,22 @@ impl DeployOptions {
         options.extend(self.skip_unreachable.then(|| "skip-unreachable".to_owned()));
         options
     }
+
+    /// Whether one failure is to undo the others: as it was asked for, or else as in cluster.json.
+    pub fn atomicity(&self, remote: &Remote, defaults: &Defaults) -> Atomicity {
+        let atomicity = if self.atomic { Atomicity::AllOrNothing } else { Atomicity::PerHost };
+        let push_options = parsed(remote, self.push_options());
+        defaults.fill(&Options { atomicity, push_options, ..Options::default() }).atomicity
+    }
+}
+
+fn parsed(remote: &Remote, own: Vec<String>) -> PushOptions {
+    let mut options = PushOptions::default();
+    for option in configured(remote).into_iter().chain(own.into_iter().map(String::into_bytes)) {
+        // The push reports errors in configured options.
+        let _ = options.set(&option);
+    }
+    options
 }
 
 /// The values of `push.pushOption`. An empty value clears the ones before it.

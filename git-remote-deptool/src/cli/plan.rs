@@ -6,7 +6,7 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
-    deploy_options::{self, CourseOptions, PlainOption},
+    deploy_options::{CourseOptions, PlainOption},
     diff::{self, Format},
     exit::ExitStatus,
     markdown,
@@ -149,7 +149,7 @@ pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &Co
         let count = plural(wave.len(), "host");
         out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
     }
-    let confirm = course.parsed(&deploy_options::configured(remote)).confirm.or_else(|| aim.defaults.confirm());
+    let confirm = course.parsed(remote).confirm.or_else(|| aim.defaults.confirm());
     let confirm = confirm.and_then(|confirm| confirm.seconds());
     if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
         out += &format!("confirm: a host is rolled back unless it can be reached again within {seconds} s\n");
@@ -160,7 +160,7 @@ pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &Co
 /// The hosts of each wave, or nothing if there is only one.
 fn waves(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions) -> Vec<Vec<HostName>> {
     let hosts: Vec<HostName> = plan.affected().map(|(host, _)| host.host.clone()).collect();
-    let mut options = course.parsed(&deploy_options::configured(remote));
+    let mut options = course.parsed(remote);
     aim.defaults.fill_push_options(&mut options);
     let ends = options.waves.ends(hosts.len());
     if ends.len() < 2 {

@@ -6,7 +6,7 @@ use deptool_agent::shared::{id::CommitId, name::ClusterName, outcome::Drift, wir
 
 use super::{
     CliError,
-    aim::{Aim, AimArgs, Hosts, Selection, Source},
+    aim::{Aim, AimArgs, Hosts},
     deploy::{self, Deployment},
     deploy_options::DeployOptions,
     exit::ExitStatus,
@@ -76,8 +76,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
             }
         }
         let hosts = damaged.into_iter().map(|one| one.host).collect();
-        let defaults = remote.settings.shared.defaults.clone();
-        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
+        let aim = Aim::at(remote, cluster, commit, hosts)?;
         Ok(Deployment {
             aim,
             ancestry: Ancestry::Waived,

@@ -12,7 +12,7 @@ use deptool_agent::shared::{
 
 use super::{
     CliError,
-    aim::{self, Aim, Selection, Source},
+    aim::{self, Aim},
     candidates,
     deploy::{self, Deployment},
     deploy_options::DeployOptions,
@@ -91,19 +91,18 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let deployment = |((cluster, commit), hosts): (_, Vec<(HostRemote, Step)>)| {
         let intro = hosts.iter().map(|(host, step)| intro(remote, &host.host, step)).collect();
         let hosts = hosts.into_iter().map(|(host, _)| host).collect();
-        let defaults = remote.settings.shared.defaults.clone();
-        let aim = Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults };
+        let aim = Aim::at(remote, cluster, commit, hosts)?;
         // What ran before is deployed as it was.
-        Deployment {
+        Ok(Deployment {
             aim,
             ancestry: Ancestry::Waived,
             repair: Repair::Changed,
             plain: PlainText::Allowed,
             digest: None,
             intro,
-        }
+        })
     };
-    let deployments: Vec<Deployment> = back.into_iter().map(deployment).collect();
+    let deployments = back.into_iter().map(deployment).collect::<Result<Vec<Deployment>, CliError>>()?;
     deploy::carry_out(remote, output, &deployments, &args.how, &[])
 }
 
