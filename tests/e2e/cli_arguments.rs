@@ -156,6 +156,30 @@ fn everything_is_up_to_date_is_said_only_if_it_is() {
 }
 
 #[test]
+fn a_member_of_a_group_that_is_not_in_the_tree_is_told_of_and_asked() {
+    let sandbox = Sandbox::new();
+    let repo = cluster(&sandbox);
+    deptool(&repo, &["deploy", "--yes"]).ok();
+    repo.remove("web2");
+    repo.commit("One host less");
+    let note = "web2 runs 'prod' but is not in the tree any more";
+    deptool(&repo, &["plan", "@web"]).ok().says(note).prints("nothing to deploy");
+    deptool(&repo, &["deploy", "--yes", "@web"]).ok().says(note).prints("Nothing to deploy.");
+    deptool(&repo, &["status", "--exit-code", "@web"]).code(2).prints("web2  not in the tree");
+    deptool(&repo, &["verify", "@web"]).ok().prints("web2: as deployed");
+    let file = sandbox.root("web2").join("var/lib/deptool/current/app/conf");
+    std::fs::write(file, "edited").unwrap();
+    deptool(&repo, &["verify", "@web"]).code(2);
+
+    repo.git(&["config", "deptool.group.web", "web1 wbe2"]).ok();
+    let mistake = "group 'web' has a host 'wbe2', which is not in the tree";
+    for command in ["plan", "status", "verify", "deploy"] {
+        deptool(&repo, &[command, "@web"]).code(1).says(mistake);
+    }
+    repo.git(&["push", "deptool::@web", "prod"]).code(1).says(mistake);
+}
+
+#[test]
 fn what_was_never_asked_is_not_called_empty() {
     let sandbox = Sandbox::new();
     let repo = cluster(&sandbox);

@@ -56,6 +56,8 @@ pub(super) struct Aim {
     pub source: Source,
     pub selection: Selection,
     pub hosts: Vec<HostRemote>,
+    /// Selected hosts that have no directory in the tree.
+    pub absent: Vec<HostRemote>,
     /// How deployments are carried out unless the operator says otherwise.
     pub defaults: Defaults,
 }
@@ -113,21 +115,28 @@ impl Aim {
         let defaults = settings.shared.defaults.clone();
         if words.all || (names.is_empty() && words.groups.is_empty()) {
             let hosts = push::hosts_of_tree(&remote.repo, settings, commit)?;
-            return Ok(Aim { cluster, commit, source, selection: Selection::All, hosts, defaults });
+            return Ok(Aim { cluster, commit, source, selection: Selection::All, hosts, absent: Vec::new(), defaults });
         }
         let there: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
         let mut hosts: Vec<HostRemote> = Vec::new();
         for name in names {
             let host = HostName::parse(name.as_bytes())?;
-            if !there.contains(&host) && (which == Hosts::OfTree || !is_known(remote, &host)?) {
+            if !there.contains(&host) && (which == Hosts::OfTree || !remote.is_known(&host)?) {
                 return Err(CliError::Text(no_such_host(remote, &cluster, &host)));
             }
             hosts.push(settings.host(&host)?);
         }
         for group in &words.groups {
-            hosts.extend(members(settings, group)?.into_iter().filter(|host| there.contains(&host.host)));
+            let members = settings.hosts_of_group(group)?;
+            remote.check_members(group, &members, commit)?;
+            hosts.extend(members);
         }
-        Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts: unique(hosts), defaults })
+        let mut hosts = unique(hosts);
+        let absent = hosts.iter().filter(|host| !there.contains(&host.host)).cloned().collect();
+        if which == Hosts::OfTree {
+            hosts.retain(|host| there.contains(&host.host));
+        }
+        Ok(Aim { cluster, commit, source, selection: Selection::Some, hosts, absent, defaults })
     }
 
     /// The target of a push of `commit` to these hosts.
@@ -138,7 +147,8 @@ impl Aim {
         hosts: Vec<HostRemote>,
     ) -> Result<Aim, CliError> {
         let defaults = remote.settings.with(remote.repo.cluster_file(commit)?).shared.defaults;
-        Ok(Aim { cluster, commit, source: Source::Commit, selection: Selection::Some, hosts, defaults })
+        let (source, selection, absent) = (Source::Commit, Selection::Some, Vec::new());
+        Ok(Aim { cluster, commit, source, selection, hosts, absent, defaults })
     }
 
     /// What a push of the commit would change, according to what this repository knows.
@@ -186,13 +196,9 @@ pub(super) fn hosts_named(settings: &Settings, words: &[String]) -> Result<Vec<H
         hosts.push(settings.host(&HostName::parse(name.as_bytes())?)?);
     }
     for group in &words.groups {
-        hosts.extend(members(settings, group)?);
+        hosts.extend(settings.hosts_of_group(group)?);
     }
     Ok(unique(hosts))
-}
-
-fn members(settings: &Settings, group: &GroupName) -> Result<Vec<HostRemote>, CliError> {
-    Ok(settings.hosts_of_group(group)?)
 }
 
 /// Without duplicates, in the given order.
@@ -219,7 +225,7 @@ fn cluster_of<'a>(
     for name in words.names.iter().copied() {
         let host = HostName::parse(name.as_bytes()).ok();
         let is_host = match &host {
-            Some(host) => in_tree.contains(host) || is_known(remote, host)?,
+            Some(host) => in_tree.contains(host) || remote.is_known(host)?,
             None => false,
         };
         match ClusterName::parse(name.as_bytes()) {
@@ -250,12 +256,6 @@ fn branch(cluster: &ClusterName) -> String {
 
 fn is_cluster(remote: &Remote, name: &ClusterName) -> bool {
     remote.settings.cluster.as_ref() == Some(name) || remote.repo.resolve(branch(name).as_str().into()).is_ok()
-}
-
-/// Whether this repository has a remote for the host, or has connected to it before.
-fn is_known(remote: &Remote, host: &HostName) -> Result<bool, CliError> {
-    let known = remote.known_hosts()?;
-    Ok(known.iter().any(|(known, _)| known.host == *host) || remote.has_facts(host))
 }
 
 fn no_such_host(remote: &Remote, cluster: &ClusterName, host: &HostName) -> String {

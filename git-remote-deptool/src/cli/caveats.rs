@@ -8,30 +8,16 @@ use super::{
     CliError,
     aim::{Aim, Source},
 };
-use crate::{config::HostRemote, fleet::remote::Remote, state::HostFacts};
+use crate::fleet::remote::Remote;
 
 /// Show at most this many names, and count the rest.
 const NAMES: usize = 8;
 
-/// Hosts that are not in the tree although they run the cluster, as far as this repository knows, with their commits.
+/// Selected hosts that are not in the tree although they run the cluster, as far as this repository knows, with their
+/// commits.
 pub(super) fn vanished(remote: &Remote, aim: &Aim) -> Result<Vec<(HostName, CommitId)>, CliError> {
-    if !aim.is_everything() {
-        return Ok(Vec::new());
-    }
-    let mut known: Vec<HostRemote> = remote.settings.known_hosts()?;
-    for (_, facts) in HostFacts::all(&remote.repo) {
-        if !known.iter().any(|host| host.host == facts.host) {
-            // If another remote uses that name now, the error is reported when that remote is used.
-            known.extend(remote.settings.host(&facts.host));
-        }
-    }
-    known.retain(|host| !aim.hosts.iter().any(|there| there.host == host.host));
-    let clusters = remote.tracking().known(&known.iter().collect::<Vec<_>>())?;
-    let running = known.into_iter().zip(clusters).filter_map(|(host, known)| {
-        let tracked = known.clusters.get(&aim.cluster)?;
-        Some((host.host, tracked.real))
-    });
-    Ok(running.collect())
+    let among = (!aim.is_everything()).then_some(aim.absent.as_slice());
+    Ok(remote.vanished(&aim.cluster, aim.commit, among)?)
 }
 
 /// Notes about the tree: directories that are ignored, known drift, and hosts that are no longer in the tree.

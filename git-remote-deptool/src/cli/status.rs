@@ -88,7 +88,7 @@ enum State {
     Elsewhere,
     /// The branch can't be pushed to the host.
     Refused,
-    /// The host runs the cluster but is no longer in the tree.
+    /// The host is not in the tree, or no longer.
     NotInTree,
 }
 
@@ -134,9 +134,10 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed, PlainText::Refused)?;
     let facts: BTreeMap<_, _> =
         HostFacts::all(&remote.repo).into_iter().map(|(_, facts)| (facts.host.clone(), facts)).collect();
-    let mut hosts: Vec<HostStatus> =
-        plan.hosts.iter().map(|host| HostStatus::of(&plan, host, facts.get(&host.remote.host))).collect();
     let lost = caveats::vanished(remote, &aim)?;
+    let there = plan.hosts.iter().filter(|one| !lost.iter().any(|(host, _)| *host == one.remote.host));
+    let mut hosts: Vec<HostStatus> =
+        there.map(|host| HostStatus::of(&plan, host, facts.get(&host.remote.host))).collect();
     hosts.extend(lost.iter().map(|(host, commit)| HostStatus::lost(host, *commit, facts.get(host))));
     caveats::of_work_tree(remote, &aim).iter().try_for_each(|note| output.remark(note))?;
     let mut exit = if args.live { ask_hosts(remote, &mut hosts)? } else { ExitStatus::Done };
@@ -182,7 +183,8 @@ impl HostStatus {
         let HostForecast { remote, known, impact } = forecast;
         let tracked = known.clusters.get(&plan.cluster);
         let (state, undeployed, why) = match (impact, tracked) {
-            (Impact::Unaffected, _) => (State::UpToDate, None, None),
+            (Impact::Unaffected, Some(_)) => (State::UpToDate, None, None),
+            (Impact::Unaffected, None) => (State::NotInTree, None, None),
             (Impact::Refused(refusal), _) => (State::Refused, None, Some(refusal.words())),
             (Impact::Affected(change), tracked) => {
                 let state = match (tracked, facts) {

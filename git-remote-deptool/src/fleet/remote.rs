@@ -1,7 +1,7 @@
 //! One remote: its hosts, how they are reached, and what is known of them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Deref,
     path::PathBuf,
     sync::{
@@ -14,7 +14,7 @@ use deptool_agent::shared::{
     build::BUILD_ID,
     frame::FrameError,
     id::CommitId,
-    name::{HostName, NameError},
+    name::{ClusterName, HostName, NameError},
     outcome::Deployed,
     text::printable,
     tree::TreeError,
@@ -31,7 +31,7 @@ use crate::{
             ssh::{Questions, Sharing, SshEndpoint},
         },
     },
-    config::{ClusterError, HostRemote, Settings, Target, Via},
+    config::{ClusterError, HostRemote, Settings, Target, Via, url::GroupName},
     model::options::{Options, Progress},
     repo::{
         AncestryError, ClusterFileError, OpenError, ReadError, Repo, RevisionError,
@@ -153,6 +153,11 @@ pub enum RemoteError {
     NotAsked(Vec<HostName>),
     #[error("to remove everything, name the host: 'git push <host> :<cluster>'")]
     RemovalOfGroup,
+    #[error(
+        "group '{group}' has a host '{host}', which is not in the tree and was never deployed to from here; correct the \
+         group, or add the host's directory"
+    )]
+    NoSuchMember { group: GroupName, host: HostName },
     #[error("'{0}' is not a host of this push")]
     NotPushedTo(String),
 }
@@ -218,9 +223,46 @@ impl Remote {
         Ok(known)
     }
 
-    /// Whether there was ever a connection to a host of that name.
-    pub fn has_facts(&self, host: &HostName) -> bool {
-        HostFacts::all(&self.repo).iter().any(|(_, facts)| facts.host == *host)
+    /// Whether this repository has a remote for the host, or has connected to it before.
+    pub fn is_known(&self, host: &HostName) -> Result<bool, RemoteError> {
+        let has_facts = HostFacts::all(&self.repo).iter().any(|(_, facts)| facts.host == *host);
+        Ok(has_facts || self.known_hosts()?.iter().any(|(known, _)| known.host == *host))
+    }
+
+    /// A member of a group is in the tree or known, or else it is a mistake.
+    pub fn check_members(
+        &self,
+        group: &GroupName,
+        members: &[HostRemote],
+        commit: CommitId,
+    ) -> Result<(), RemoteError> {
+        let there = self.repo.hosts(commit)?;
+        for host in members.iter().map(|member| &member.host).filter(|host| !there.contains(host)) {
+            if !self.is_known(host)? {
+                return Err(RemoteError::NoSuchMember { group: group.clone(), host: host.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Hosts that run the cluster, as far as is known, although the tree of `commit` has no directory for them: among all
+    /// hosts, or among some.
+    pub fn vanished(
+        &self,
+        cluster: &ClusterName,
+        commit: CommitId,
+        among: Option<&[HostRemote]>,
+    ) -> Result<Vec<(HostName, CommitId)>, RemoteError> {
+        let hosts = match among {
+            Some(hosts) => {
+                let known = self.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
+                hosts.iter().cloned().zip(known).collect()
+            }
+            None => self.known_hosts()?,
+        };
+        let there: BTreeSet<HostName> = self.repo.hosts(commit)?.into_iter().collect();
+        let absent = hosts.into_iter().filter(|(host, _)| !there.contains(&host.host));
+        Ok(absent.filter_map(|(host, known)| Some((host.host, known.clusters.get(cluster)?.real))).collect())
     }
 
     /// Returns a function that opens the same remote again. A repository handle can't be sent to another thread, so

@@ -1,7 +1,5 @@
 //! Determines the branch, the commit and the hosts of a push, and asks hosts in doubt what they run.
 
-use std::collections::BTreeSet;
-
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
@@ -79,7 +77,10 @@ pub(super) fn hosts(
         (Target::Group(..) | Target::All, Goal::Nothing) => {
             return Err(RemoteError::RemovalOfGroup);
         }
-        (Target::Group(_, hosts), Goal::Commit(_)) => hosts.clone(),
+        (Target::Group(group, hosts), Goal::Commit(commit)) => {
+            remote.check_members(group, hosts, commit)?;
+            hosts.clone()
+        }
         (Target::All, Goal::Commit(commit)) => of_tree(&remote.repo, &remote.settings, commit)?,
     };
     if let Some(name) = only {
@@ -174,23 +175,17 @@ pub(super) fn note_absent(remote: &Remote, request: &Request<'_>, hosts: &[HostR
     if request.is_single || request.options.verbosity == 0 || remote.results != Results::Shown {
         return Ok(());
     }
-    let candidates = match remote.target {
+    let among = match remote.target {
         Target::Host(_) => return Ok(()),
-        Target::Group(..) => {
-            let known = remote.tracking().known(&hosts.iter().collect::<Vec<_>>())?;
-            hosts.iter().cloned().zip(known).collect()
-        }
-        Target::All => remote.known_hosts()?,
+        Target::Group(..) => Some(hosts),
+        Target::All => None,
     };
-    let in_tree: BTreeSet<HostName> = remote.repo.hosts(commit)?.into_iter().collect();
-    for (host, known) in candidates.into_iter().filter(|(host, _)| !in_tree.contains(&host.host)) {
-        if known.clusters.contains_key(&request.cluster) {
-            let (name, cluster) = (&host.host, &request.cluster);
-            remote.say(&format!(
-                "note: '{name}' runs {cluster}, but is not in the tree: it is left alone; \
-                 to empty it, push ':{cluster}' there; if it was renamed: 'git deptool rename-host {name} <new>'"
-            ));
-        }
+    let cluster = &request.cluster;
+    for (name, _) in remote.vanished(cluster, commit, among)? {
+        remote.say(&format!(
+            "note: '{name}' runs {cluster}, but is not in the tree: it is left alone; \
+             to empty it, push ':{cluster}' there; if it was renamed: 'git deptool rename-host {name} <new>'"
+        ));
     }
     Ok(())
 }
