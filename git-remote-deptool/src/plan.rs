@@ -29,7 +29,7 @@ use crate::{
     fleet::{parallel, remote::RemoteError},
     model::{batch::Ancestry, error::chain, outcome::RefUpdate, push_option::PlainText, safeguards::Safeguards},
     repo::{Files, PromisedError, Repo},
-    state::{HostFacts, Known, Tracked, Tracking},
+    state::{HostFacts, Known, Tracked, Tracking, pairs::Pair},
 };
 
 /// For fewer trees than this, starting a thread costs more than it saves.
@@ -104,8 +104,8 @@ pub enum Refusal {
 pub struct Planner<'r> {
     repo: &'r Repo,
     intent: Intent,
-    /// The hosts whose projections are part of the new commit's history.
-    projected: BTreeSet<HostName>,
+    /// The projections in the new commit's history.
+    projected: Vec<Pair>,
     /// The hosts' directories in each commit that is an old or a new one.
     roots: HashMap<CommitId, BTreeMap<HostName, TreeId>>,
     /// Whether the new commit descends from an old one.
@@ -252,8 +252,8 @@ impl Refusal {
 impl<'r> Planner<'r> {
     pub fn new(repo: &'r Repo, intent: Intent) -> Result<Self, RemoteError> {
         let projected = match intent.goal {
-            Goal::Commit(commit) => Tracking::new(repo).projections_in(commit)?.into_iter().map(|p| p.host).collect(),
-            Goal::Nothing => BTreeSet::new(),
+            Goal::Commit(commit) => Tracking::new(repo).projections_in(commit)?,
+            Goal::Nothing => Vec::new(),
         };
         Ok(Planner { repo, intent, projected, roots: HashMap::new(), forward: HashMap::new() })
     }
@@ -344,7 +344,7 @@ impl<'r> Planner<'r> {
                 });
             }
         };
-        if let Some(other) = self.projected.iter().find(|other| *other != name) {
+        if let Some(other) = self.projected_for_another(name) {
             return refuse(format!("the commit was made from a projection of '{other}', which contains nothing else"));
         }
         let Some(new) = self.host_tree(commit, name)? else {
@@ -392,6 +392,14 @@ impl<'r> Planner<'r> {
                 Err(Refusal::NonFastForward { missing })
             }
         })
+    }
+
+    /// The host of a projection in the new commit's history, if that is another one. A projection that is recorded for two
+    /// hosts is of one that was renamed.
+    fn projected_for_another(&self, name: &HostName) -> Option<&HostName> {
+        let (own, others): (Vec<&Pair>, Vec<&Pair>) = self.projected.iter().partition(|pair| pair.host == *name);
+        let own: BTreeSet<CommitId> = own.into_iter().map(|pair| pair.projected).collect();
+        others.into_iter().find(|pair| !own.contains(&pair.projected)).map(|pair| &pair.host)
     }
 
     fn may_go_aside(&self) -> bool {

@@ -64,6 +64,43 @@ fn a_rename_alone_is_deployed_and_changes_no_file() {
 }
 
 #[test]
+fn a_host_that_runs_a_colleagues_commit_can_be_renamed_and_deployed_to() {
+    for by_hand in [true, false] {
+        let sandbox = Sandbox::new();
+        let repo = begin(&sandbox);
+        repo.git(&["reset", "--quiet", "--hard"]).ok();
+        let colleague = sandbox.clone_of(&repo, "colleague");
+        colleague.add_root("web1");
+        colleague.git(&["fetch", "--quiet", "web1"]).ok();
+        colleague.write("web1/app/conf", "a colleague's");
+        colleague.write("db1/app/conf", "which web1 does not get");
+        colleague.commit("A colleague's");
+        colleague.git(&["push", "web1", "HEAD:prod"]).ok();
+
+        repo.git(&["fetch", "web1"]).ok().says("shows the host's part of it");
+        let remote = if by_hand { "web1" } else { "web01" };
+        if by_hand {
+            repo.git(&["mv", "web1", "web01"]).ok();
+            repo.git(&["config", "remote.web1.deptoolHost", "web01"]).ok();
+        } else {
+            deptool(&repo, &["rename-host", "web1", "web01"]).ok();
+        }
+        repo.commit("Rename");
+        if by_hand {
+            repo.git(&["fetch", "web1"]).ok();
+        }
+        let merged = ["merge", "--quiet", "-s", "ours", "-m", "Merge", &format!("{remote}/prod")];
+        repo.git(&[&merged[..], &["--allow-unrelated-histories"]].concat()).ok();
+        repo.git(&["push", remote, "prod"]).ok().says("web01: its directory was 'web1' until now");
+        at_rest(&sandbox, "web1", Some(&repo.id("prod")));
+        repo.write("web01/app/conf", "another");
+        repo.commit("Another");
+        repo.git(&["push", remote, "prod"]).ok();
+        at_rest(&sandbox, "web1", Some(&repo.id("prod")));
+    }
+}
+
+#[test]
 fn before_the_renamed_directory_is_deployed_the_host_can_be_emptied_and_told_from_another_one() {
     let sandbox = Sandbox::new();
     let repo = begin(&sandbox);

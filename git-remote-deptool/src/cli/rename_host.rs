@@ -25,7 +25,7 @@ use crate::{
     fetch::query::query,
     fleet::remote::{Remote, RemoteError},
     repo::{Others, Renamed, Setting, git::Git},
-    state::{HostFacts, HostLock},
+    state::{HostFacts, HostLock, pairs::Pair},
 };
 
 /// Rename a host: its remote, what is known of it, cluster.json, and its directory in the work tree
@@ -137,6 +137,9 @@ fn copy(remote: &Remote, names: &Names) -> Result<(), CliError> {
     if names.from != names.to {
         remote.tracking().copy(&names.from, &names.to)?;
     }
+    for pair in remote.tracking().projections()?.into_iter().filter(|pair| pair.host == names.old) {
+        remote.tracking().add_projection(&Pair { host: names.new.clone(), ..pair })?;
+    }
     if let Some(facts) = HostFacts::load(&remote.repo, &names.from) {
         let facts = HostFacts { host: names.new.clone(), ..facts };
         facts.store(&remote.repo, &names.to).map_err(RemoteError::from)?;
@@ -149,6 +152,9 @@ fn forget(remote: &Remote, names: &Names) -> Result<(), CliError> {
     if names.from != names.to {
         remote.tracking().forget(&names.from)?;
         HostFacts::forget(&remote.repo, &names.from).map_err(RemoteError::from)?;
+    }
+    for pair in remote.tracking().projections()?.into_iter().filter(|pair| pair.host == names.old) {
+        remote.tracking().remove_projection(pair.real, &pair.host)?;
     }
     Ok(remote.tracking().mark_whole(&names.old)?)
 }

@@ -10,7 +10,7 @@ use deptool_agent::shared::{
 };
 
 use super::from_host::FromHost;
-use super::projection::{self, CommitSource, Elsewhere, ResolveError};
+use super::projection::{self, CommitSource, Elsewhere, ResolveError, Wanted};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -141,14 +141,15 @@ fn bring_home(
         return Ok(CommitSource::Here);
     }
     let (repo, failed) = (remote.repo.gix(), |error: ResolveError| RemoteError::Commit(error.into()));
-    let (theirs, commit) = (&deployed.host, deployed.commit);
-    let (found, is_alive) = session.meanwhile(|| projection::find(repo, theirs, commit, elsewhere));
+    let pairs = remote.tracking().projections()?;
+    let wanted = Wanted { commit: deployed.commit, host: &host.host, directory: &deployed.host, pairs: &pairs };
+    let (found, is_alive) = session.meanwhile(|| projection::find(repo, &wanted, elsewhere));
     if let Some(found) = found.map_err(failed)? {
         return Ok(found);
     }
     is_alive.map_err(|source| RemoteError::Session { host: host.host.clone(), source })?;
     let interrupt = &remote.connector.interrupted;
-    projection::get(repo, theirs, commit, &mut FromHost::new(session), interrupt).map_err(failed)
+    projection::get(repo, &wanted, &mut FromHost::new(session), interrupt).map_err(failed)
 }
 
 /// The answer of a host, with its lock unless the caller holds that.

@@ -42,7 +42,7 @@ pub use self::{elsewhere::Elsewhere, import::ImportError};
 use crate::{
     model::interrupt::Interrupt,
     repo::history::{HistoryError, Objects},
-    state::pairs::{Pair, Pairs},
+    state::pairs::Pair,
 };
 
 /// A host that can be asked for objects.
@@ -110,40 +110,56 @@ pub enum ResolveError {
     },
 }
 
-/// Find the commit `id` that `host` runs, or what stands for it, without asking the host. This may take long: other
-/// remotes are asked.
+/// The commit that a host runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub commit: CommitId,
+    /// The host's name here.
+    pub host: &'a HostName,
+    /// The host's directory in the commit. It has another name than the host if that was renamed since.
+    pub directory: &'a HostName,
+    /// The projections in this repository.
+    pub pairs: &'a [Pair],
+}
+
+impl Wanted<'_> {
+    /// The projection of a commit for this host, if there is one.
+    fn projection_of(&self, real: CommitId) -> Option<&Pair> {
+        self.pairs.iter().find(|pair| pair.real == real && pair.host == *self.host)
+    }
+}
+
+/// Find the commit that a host runs, or what stands for it, without asking the host. This may take long: other remotes
+/// are asked.
 ///
 /// Nothing but objects is written.
 pub fn find(
     repo: &gix::Repository,
-    host: &HostName,
-    id: CommitId,
+    wanted: &Wanted<'_>,
     elsewhere: &Elsewhere,
 ) -> Result<Option<CommitSource>, ResolveError> {
+    let id = wanted.commit;
     if Completeness::of(repo, Rc::new(Objects::of(repo)))?.holds(id)? {
         return Ok(Some(CommitSource::Here));
     }
     if let Some(found) = elsewhere.bring(repo, id)? {
         return Ok(Some(found));
     }
-    let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
-    let known = pairs.projection_of(&id, host);
+    let known = wanted.projection_of(id);
     Ok(known.map(|tip| CommitSource::Projection(Projection { tip: tip.clone(), made: Vec::new() })))
 }
 
-/// Get the commit `id` from `host`, which runs it, or make what stands for it.
+/// Get the commit from the host that runs it, or make what stands for it.
 ///
 /// Nothing but objects is written.
 pub fn get(
     repo: &gix::Repository,
-    host: &HostName,
-    id: CommitId,
+    wanted: &Wanted<'_>,
     source: &mut dyn HostObjects,
     interrupt: &Interrupt,
 ) -> Result<CommitSource, ResolveError> {
-    let complete = |objects| Completeness::of(repo, objects);
-    let pairs = Pairs::of(repo).map_err(ResolveError::Refs)?;
-    let have = haves(&complete(Rc::new(Objects::of(repo)))?, &pairs, host);
+    let (id, complete) = (wanted.commit, |objects| Completeness::of(repo, objects));
+    let have = haves(&complete(Rc::new(Objects::of(repo)))?, wanted);
     let pack = source.pack(id, &have).map_err(|source| ResolveError::Host { commit: id, source });
     let quarantine = Quarantine::receive(repo, &mut *pack?)?;
     let objects = Rc::new(Objects::with_quarantine(repo, quarantine.store()));
@@ -151,19 +167,19 @@ pub fn get(
         import::write(repo, &objects, &needed, &[], interrupt)?;
         return Ok(CommitSource::FromHost);
     }
-    import_large(repo, &objects, host, id, source)?;
+    import_large(repo, &objects, wanted.directory, id, source)?;
     let completeness = complete(objects.clone())?;
-    let projector = Projector { objects: &objects, host, pairs: &pairs, complete: &completeness };
+    let projector = Projector { objects: &objects, wanted, complete: &completeness };
     let work = projector.project(id)?;
     import::write(repo, &objects, &work.needed, &work.objects, interrupt)?;
     Ok(CommitSource::Projection(Projection { tip: work.tip, made: work.pairs }))
 }
 
 /// What the host need not send: what our refs name, and what of this host was projected before.
-fn haves(complete: &Completeness, pairs: &Pairs, host: &HostName) -> Vec<CommitId> {
+fn haves(complete: &Completeness, wanted: &Wanted<'_>) -> Vec<CommitId> {
     /// More would be a long request, and of little use.
     const MOST: usize = 1000;
-    let projected = pairs.iter().filter(|pair| pair.host == *host).map(|pair| pair.real);
+    let projected = wanted.pairs.iter().filter(|pair| pair.host == *wanted.host).map(|pair| pair.real);
     projected.chain(complete.tips().iter().copied()).take(MOST).collect()
 }
 
@@ -171,11 +187,11 @@ fn haves(complete: &Completeness, pairs: &Pairs, host: &HostName) -> Vec<CommitI
 fn import_large(
     repo: &gix::Repository,
     objects: &Objects,
-    host: &HostName,
+    directory: &HostName,
     id: CommitId,
     source: &mut dyn HostObjects,
 ) -> Result<(), ResolveError> {
-    for missing in make::missing_of_host(objects, host, id)? {
+    for missing in make::missing_of_host(objects, directory, id)? {
         let failed = |source| ResolveError::Host { commit: id, source };
         let (size, mut content) = source
             .large_blob(BlobId(missing))

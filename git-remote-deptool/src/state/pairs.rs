@@ -8,7 +8,8 @@ pub const REFS: &str = "refs/deptool/projection/";
 /// A commit that a host runs, and the local commit that represents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// The host whose directory the projection contains. Two hosts with the same commit have different projections.
+    /// The host whose directory the projection contains, by its name here. The directory has an older name if the host was
+    /// renamed since. Two hosts with the same commit have different projections.
     pub host: HostName,
     /// The commit that the host runs.
     pub real: CommitId,
@@ -32,35 +33,4 @@ impl Pair {
 /// The name of the ref for the commit `real` that `host` runs.
 pub fn ref_name(real: CommitId, host: &HostName) -> String {
     format!("{REFS}{real}/{host}")
-}
-
-/// All pairs in this repository.
-#[derive(Debug, Clone, Default)]
-pub struct Pairs(Vec<Pair>);
-
-impl Pairs {
-    /// Read them from the refs. Invalid refs are skipped.
-    pub fn of(repo: &gix::Repository) -> Result<Self, gix::Error> {
-        let mut pairs = Vec::new();
-        let platform = repo.references()?;
-        for reference in platform.prefixed(REFS)? {
-            // An unreadable ref is skipped.
-            let Ok(reference) = reference else { continue };
-            let name = reference.name().as_bstr().to_string();
-            if let (Some(name), Some(id)) = (name.strip_prefix(REFS), reference.try_id()) {
-                pairs.extend(Pair::parse(name, CommitId(id.detach())));
-            }
-        }
-        Ok(Pairs(pairs))
-    }
-
-    /// The pair for the commit `real` that `host` runs, if there is a projection.
-    pub fn projection_of(&self, real: &CommitId, host: &HostName) -> Option<&Pair> {
-        self.0.iter().find(|pair| pair.real == *real && pair.host == *host)
-    }
-
-    /// All pairs.
-    pub fn iter(&self) -> impl Iterator<Item = &Pair> {
-        self.0.iter()
-    }
 }

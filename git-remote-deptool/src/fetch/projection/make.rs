@@ -6,9 +6,9 @@ use deptool_agent::shared::{id::CommitId, name::HostName};
 use gix_hash::{Kind as HashKind, ObjectId};
 use gix_object::{Kind, tree::EntryKind};
 
-use super::{ResolveError, complete::Completeness};
+use super::{ResolveError, Wanted, complete::Completeness};
 use crate::repo::history::{HistoryError, Objects};
-use crate::state::pairs::{Pair, Pairs};
+use crate::state::pairs::Pair;
 
 /// The objects to store for a projection.
 pub(super) struct Work {
@@ -24,8 +24,7 @@ pub(super) struct Work {
 
 pub(super) struct Projector<'a> {
     pub objects: &'a Objects,
-    pub host: &'a HostName,
-    pub pairs: &'a Pairs,
+    pub wanted: &'a Wanted<'a>,
     pub complete: &'a Completeness,
 }
 
@@ -50,7 +49,7 @@ impl Projector<'_> {
                 .collect();
             let projected = CommitId(work.make(Kind::Commit, rewrite(&data, tree, &parents)));
             stands_for.insert(id, projected);
-            pairs.push(Pair { host: self.host.clone(), real: id, projected });
+            pairs.push(Pair { host: self.wanted.host.clone(), real: id, projected });
         }
         match pairs.last().cloned() {
             Some(pair) if pair.real == tip => Ok(Work { tip: pair, pairs, objects: work.objects, needed: work.needed }),
@@ -63,7 +62,7 @@ impl Projector<'_> {
         if self.objects.is_ours(&id.0) {
             return Some(*id);
         }
-        self.pairs.projection_of(id, self.host).map(|pair| pair.projected)
+        self.wanted.projection_of(*id).map(|pair| pair.projected)
     }
 
     /// The commits to project, parents first.
@@ -77,7 +76,7 @@ impl Projector<'_> {
                 ordered.push(id);
                 continue;
             }
-            let known = id != tip && self.pairs.projection_of(&id, self.host).is_some();
+            let known = id != tip && self.wanted.projection_of(id).is_some();
             if known || !open.contains(&id) || !seen.insert(id) {
                 continue;
             }
@@ -89,20 +88,20 @@ impl Projector<'_> {
 
     /// The root tree of a projection. `None` if objects of an older commit are missing, so that the history ends there.
     fn host_part(&self, id: CommitId, is_tip: bool, work: &mut Making) -> Result<Option<ObjectId>, ResolveError> {
-        match missing_of_host(self.objects, self.host, id)?.first() {
+        match missing_of_host(self.objects, self.wanted.directory, id)?.first() {
             Some(missing) if is_tip => return Err(ResolveError::Incomplete { commit: id, missing: *missing }),
             Some(_) => return Ok(None),
             None => {}
         }
         let mut data = Vec::new();
-        if let Some(tree) = self.objects.host_tree(&id, self.host)? {
+        if let Some(tree) = self.objects.host_tree(&id, self.wanted.directory)? {
             let mut found = Walked { objects: self.objects, seen: &mut work.seen, missing: Vec::new() };
             found.tree(tree.0, &mut |id| {
                 if !self.objects.is_ours(&id) {
                     work.needed.push(id);
                 }
             })?;
-            data.extend_from_slice(format!("40000 {}\0", self.host).as_bytes());
+            data.extend_from_slice(format!("40000 {}\0", self.wanted.directory).as_bytes());
             data.extend_from_slice(tree.0.as_slice());
         }
         Ok(Some(work.make(Kind::Tree, data)))
