@@ -125,6 +125,7 @@ fn a_host_is_renamed_with_its_remote_what_is_known_of_it_its_groups_and_its_dire
     repo.git(&["mv", "web01", "web1"]).ok();
     repo.write("cluster.json", r#"{"hosts": {"web1": {"ssh": {"user": "root"}}}, "groups": {"web": ["web1"]}}"#);
     repo.git(&["config", "deptool.group.all-web", "web1 web2"]).ok();
+    repo.git(&["config", "--add", "deptool.group.all-web", "web3 web4"]).ok();
     repo.git(&["config", "branch.prod.remote", "web1"]).ok();
     repo.write("web1/app/conf", "two");
     repo.commit("Two");
@@ -141,7 +142,8 @@ fn a_host_is_renamed_with_its_remote_what_is_known_of_it_its_groups_and_its_dire
     let config = |key: &str| repo.git(&["config", key]).ok().line();
     assert_eq!(config("remote.web01.deptoolHost"), "web01");
     assert_eq!(config("branch.prod.remote"), "web01");
-    assert_eq!(config("deptool.group.all-web"), "web01 web2");
+    let group = repo.git(&["config", "--get-all", "deptool.group.all-web"]).ok().stdout();
+    assert_eq!(group, "web01 web2\nweb3 web4\n");
     repo.git(&["config", "--get-regexp", r"^remote\.web1\."]).code(1);
     let shared: serde_json::Value =
         serde_json::from_slice(&std::fs::read(repo.dir.join("cluster.json")).unwrap()).unwrap();
@@ -187,5 +189,17 @@ fn a_host_is_not_renamed_if_it_is_another_one_or_does_not_answer() {
     std::fs::rename(sandbox.root("web1"), sandbox.root("gone")).unwrap();
     deptool(&repo, &["rename-host", "web1", "web01"]).fails().says("does not exist");
     repo.git(&["config", "remote.web1.url"]).ok();
+    assert!(repo.id_if_any("refs/remotes/web01/prod").is_none());
+    // What is known of another remote stays.
+    std::fs::rename(sandbox.root("gone"), sandbox.root("web1")).unwrap();
+    repo.add_remote("web01", "../elsewhere");
+    repo.git(&["commit", "--quiet", "--allow-empty", "-m", "Theirs"]).ok();
+    let theirs = repo.id("prod");
+    repo.git(&["update-ref", "refs/remotes/web01/prod", &theirs]).ok();
+    deptool(&repo, &["rename-host", "web1", "web01"]).fails().says("there is a remote 'web01' already");
+    assert_eq!(repo.id("refs/remotes/web01/prod"), theirs);
+    repo.git(&["remote", "remove", "web01"]).ok();
+    repo.git(&["config", "--unset", "deptool.cluster"]).ok();
+    deptool(&repo, &["rename-host", "web1", "web01"]).fails().says("there is no cluster here yet");
     assert!(repo.id_if_any("refs/remotes/web01/prod").is_none());
 }

@@ -9,7 +9,10 @@
 //! brings a commit that has the new one. After an interruption the same command completes what is missing.
 
 use clap_complete::ArgValueCandidates;
-use deptool_agent::shared::{name::HostName, wire::Hello};
+use deptool_agent::shared::{
+    name::{ClusterName, HostName},
+    wire::Hello,
+};
 use gix::bstr::ByteSlice as _;
 use serde::Serialize;
 
@@ -94,6 +97,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     let mut done = Vec::new();
     let _locks = lock(remote, &names)?;
     if after.is_none() {
+        check(remote, &names)?;
         copy(remote, &names)?;
         configure(remote, &names, &host, &mut done)?;
     }
@@ -132,6 +136,20 @@ fn lock(remote: &Remote, names: &Names) -> Result<Vec<HostLock>, CliError> {
     tracking.into_iter().map(lock).collect()
 }
 
+/// The new name must be free: what is known of another remote under it would be overwritten.
+fn check(remote: &Remote, Names { from, to, .. }: &Names) -> Result<(), CliError> {
+    let remotes = Draft::new(remote.repo.gix().config_snapshot().plumbing()).remotes();
+    if from != to && remotes.iter().any(|one| one.name == to.as_str()) {
+        return Err(CliError::Text(format!("there is a remote '{to}' already, which belongs to something else")));
+    }
+    cluster_of(remote).map(drop)
+}
+
+fn cluster_of(remote: &Remote) -> Result<&ClusterName, CliError> {
+    let cluster = remote.settings.cluster.as_ref();
+    cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))
+}
+
 /// Copy what is known under the old name.
 fn copy(remote: &Remote, names: &Names) -> Result<(), CliError> {
     if names.from != names.to {
@@ -165,12 +183,6 @@ fn configure(remote: &Remote, names: &Names, host: &HostRemote, done: &mut Vec<S
     let config = snapshot.plumbing();
     let (from, to) = (names.from.as_str(), names.to.as_str());
     let has_remote = remote.settings.has_remote(&names.from);
-    if from != to && Draft::new(config).remotes().iter().any(|remote| remote.name == to) {
-        return Err(CliError::Text(format!("there is a remote '{to}' already, which belongs to something else")));
-    }
-    let cluster = remote.settings.cluster.as_ref();
-    let cluster =
-        cluster.ok_or_else(|| CliError::Text("there is no cluster here yet; run 'git deptool init'".into()))?;
     let mut settings = Vec::new();
     let mut set = |key: String, value: String| settings.push(Setting { key, value, others: Others::Replaced });
     if has_remote {
@@ -190,24 +202,22 @@ fn configure(remote: &Remote, names: &Names, host: &HostRemote, done: &mut Vec<S
     {
         let mut draft = Draft::new(config);
         let new = NewHost { host: names.new.clone(), address: Address::Ssh(address.clone()) };
-        draft.host(cluster, &new);
+        draft.host(cluster_of(remote)?, &new);
         for setting in draft.into_settings() {
             set(setting.key, setting.value);
         }
     }
-    for (key, members) in groups(remote, config) {
-        if members.split(' ').any(|member| member == names.old.as_str()) {
-            let renamed =
-                |member: &str| if member == names.old.as_str() { names.new.to_string() } else { member.into() };
-            set(key, members.split(' ').map(renamed).collect::<Vec<_>>().join(" "));
-        }
+    let is_added = !has_remote && !settings.is_empty();
+    for group in remote.settings.group_names() {
+        let (key, others) = (format!("deptool.group.{group}"), Others::Word(names.old.to_string()));
+        settings.push(Setting { key, value: names.new.to_string(), others });
     }
     let renamed = (has_remote && from != to).then_some(Renamed { section: "remote", from, to });
     remote.repo.configure_renamed(renamed, &settings)?;
     match has_remote {
         true if from != to => done.push(format!("renamed remote '{from}' to '{to}'")),
         true => done.push(format!("set remote.{to}.deptoolHost to '{}'", names.new)),
-        false if !settings.is_empty() => done.push(format!("added remote '{to}' for deptool::{}", names.old)),
+        false if is_added => done.push(format!("added remote '{to}' for deptool::{}", names.old)),
         false => {}
     }
     Ok(())
@@ -225,16 +235,6 @@ fn pointing_to(config: &gix::config::File, name: &str) -> Vec<String> {
     keys.dedup();
     keys.retain(|key| config.string(key.as_str()).is_some_and(|value| value.as_bytes() == name.as_bytes()));
     keys
-}
-
-/// The groups of this repository's configuration, and their members.
-fn groups(remote: &Remote, config: &gix::config::File) -> Vec<(String, String)> {
-    let keys = remote.settings.group_names().into_iter().map(|group| format!("deptool.group.{group}"));
-    let members = |key: String| {
-        let members = config.string(key.as_str())?.to_str().ok()?.to_owned();
-        Some((key, members))
-    };
-    keys.filter_map(members).collect()
 }
 
 /// `git mv` of the host's directory, if it is there. What is staged is for the operator to commit.

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use gix::{
-    bstr::{BStr, BString},
+    bstr::{self, BStr, BString, ByteSlice as _},
     config::{File, Source},
     lock,
 };
@@ -22,12 +22,14 @@ pub struct Setting {
 }
 
 /// What happens to existing values of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Others {
     /// The last one is replaced.
     Replaced,
     /// They are kept, and the new value is added after them.
     Kept,
+    /// They are lists of words: the new value takes the place of this word in each of them.
+    Word(String),
 }
 
 /// A subsection that gets another name: `[remote "web1"]`.
@@ -109,6 +111,17 @@ fn put(file: &mut File, Setting { key, value, others }: &Setting) -> Result<(), 
             let mut section = file.section_mut_or_create_new(section, subsection)?;
             section.push(name, Some(value.as_str().into()))?;
         }
+        Others::Word(old) => {
+            // Without values in this file, there is nothing to do.
+            let Ok(mut values) = file.raw_values_mut_by(section, subsection, name) else { return Ok(()) };
+            for (at, list) in values.get()?.iter().enumerate() {
+                let is_old = |word: &[u8]| word == old.as_bytes();
+                if list.split_str(b" ").any(is_old) {
+                    let words = list.split_str(b" ").map(|word| if is_old(word) { value.as_bytes() } else { word });
+                    values.set_at(at, bstr::join(" ", words))?;
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -132,6 +145,7 @@ mod tests {
         std::fs::write(&path, &before).unwrap();
         let settings = [
             setting("remote.a.b.fetch", "^second", Kept),
+            setting("deptool.nothing.x", "new", Word("old".into())),
             setting("remote.a.b.url", "a#b; \"c\"", Replaced),
             setting("deptool.cluster", "prod", Replaced),
             setting("core.bare", "false", Replaced),
