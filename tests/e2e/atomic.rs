@@ -155,6 +155,30 @@ fn a_deployment_is_confirmed_over_a_fresh_connection_or_undone() {
 }
 
 #[test]
+fn a_plan_shows_how_soon_each_host_has_to_confirm_and_a_deployment_does_as_it_shows() {
+    let sandbox = Sandbox::new();
+    let (operator, _, two) = second_commit(&sandbox);
+    operator.git(&["config", "deptool.cluster", "prod"]).ok();
+    operator.git(&["config", "remote.web2.deptoolConfirm", "1s"]).ok();
+    let plan = |of: &str| operator.git(&["deptool", "plan", of]).ok();
+    plan("@all").prints("confirm: web2 is rolled back unless it can be reached again within 1 s");
+    assert!(!plan("web1").stdout().contains("confirm:"));
+    operator.git(&["config", "remote.cluster.deptoolConfirm", "20s"]).ok();
+    plan("@all").prints("each of web1, web3 is rolled back unless it can be reached again within 20 s");
+    // A time for all deployments is that of `git deptool deploy`, too.
+    operator.git(&["config", "--unset", "remote.web2.deptoolConfirm"]).ok();
+    operator.git(&["config", "push.pushOption", "confirm=1s"]).ok();
+    plan("@all").prints("confirm: a host is rolled back unless it can be reached again within 1 s");
+    let once = sandbox.dir().join("first");
+    let script = format!(r#"if mkdir {}; then exec "$DEPTOOL_AGENT"; else exit 1; fi 2>/dev/null"#, once.display());
+    let run = with_one_failing(&sandbox, &operator, "web2", &script, &["deptool", "deploy", "-y", "web2"]);
+    run.code(3).prints("web2: rolled back: ");
+    operator.git(&["fetch", "cluster"]).ok();
+    operator.git(&["deptool", "deploy", "-y", "web2"]).ok();
+    at_rest(&sandbox, "web2", Some(&two));
+}
+
+#[test]
 fn a_helper_that_is_killed_between_two_keeps_may_leave_a_mix_which_the_next_contact_reports() {
     // After *keep*, an agent waits 30 seconds for the helper.
     if is_quick() {

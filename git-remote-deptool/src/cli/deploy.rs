@@ -1,7 +1,7 @@
 //! `git deptool deploy`: shows the plan, asks, and runs `git push`.
 
 mod outcome;
-mod push;
+pub(super) mod push;
 
 use std::{
     process::{Command, Stdio},
@@ -197,7 +197,7 @@ fn show_plans(
     for (Deployment { intro, aim, .. }, plan) in deployments.iter().zip(plans) {
         output.text(intro)?;
         output.text(&plan::text(remote, output, plan, Detail::Readable))?;
-        output.text(&plan::course(remote, aim, plan, &how.course))?;
+        output.text(&plan::course(remote, aim, plan, &how.course)?)?;
     }
     Ok(output.text("\nA host that fails is rolled back automatically.\n")?)
 }

@@ -1,11 +1,14 @@
 //! `git deptool plan`: shows what a deployment would change, according to what this repository knows.
 
+use std::collections::BTreeMap;
+
 use deptool_agent::shared::{name::HostName, wire::Repair};
 
 use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
+    deploy::push::remote_of_all,
     deploy_options::{CourseOptions, PlainOption},
     diff::{self, Format},
     exit::ExitStatus,
@@ -15,7 +18,7 @@ use super::{
     view,
 };
 use crate::{
-    fleet::remote::Remote,
+    fleet::remote::{Remote, RemoteError},
     model::batch::Ancestry,
     plan::ClusterPlan,
     ui::render::{
@@ -85,11 +88,11 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         let waves = waves(remote, &aim, &plan, &args.course);
         output.json(&view::Plan::of(&plan, waves, notes))?;
     } else if args.format == Layout::Markdown {
-        let course = course(remote, &aim, &plan, &args.course);
+        let course = course(remote, &aim, &plan, &args.course)?;
         output.text(&markdown::comment(remote, &plan, &course, &notes)?)?;
     } else {
         let detail = if args.full { Detail::Full } else { Detail::Readable };
-        let text = text(remote, output, &plan, detail) + &course(remote, &aim, &plan, &args.course);
+        let text = text(remote, output, &plan, detail) + &course(remote, &aim, &plan, &args.course)?;
         let format = match (args.patch, args.stat) {
             (true, true) => Some(Format::Both),
             (true, false) => Some(Format::Patch),
@@ -141,20 +144,36 @@ pub(super) fn text(remote: &Remote, output: &Output, plan: &ClusterPlan, detail:
     text.lines().map(paint).collect()
 }
 
-/// The waves and the time for confirmation, from the options, or else from the configuration, or else from cluster.json.
-pub(super) fn course(remote: &Remote, aim: &Aim, plan: &ClusterPlan, course: &CourseOptions) -> String {
+/// The waves and the time for confirmation, as the push takes them.
+pub(super) fn course(
+    remote: &Remote,
+    aim: &Aim,
+    plan: &ClusterPlan,
+    course: &CourseOptions,
+) -> Result<String, CliError> {
     let mut out = String::new();
     for (number, wave) in waves(remote, aim, plan, course).iter().enumerate() {
         let hosts: Vec<_> = wave.iter().collect();
         let count = plural(wave.len(), "host");
         out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
     }
-    let confirm = course.parsed(remote).confirm.or_else(|| aim.defaults.confirm());
-    let confirm = confirm.and_then(|confirm| confirm.seconds());
-    if let Some(seconds) = confirm.filter(|_| plan.affected().next().is_some()) {
-        out += &format!("confirm: a host is rolled back unless it can be reached again within {seconds} s\n");
+    let asked = course.parsed(remote).confirm;
+    let pushed_to = remote_of_all(remote).filter(|_| aim.is_everything()).unwrap_or_default();
+    let mut times: BTreeMap<Option<u16>, Vec<&HostName>> = BTreeMap::new();
+    for (host, _) in plan.affected() {
+        let time = remote.settings.confirm(asked, &host.tracking, &pushed_to, &aim.defaults);
+        times.entry(time.map_err(RemoteError::from)?).or_default().push(&host.host);
     }
-    out
+    for (time, hosts) in &times {
+        let Some(seconds) = time else { continue };
+        let which = match times.len() {
+            1 => "a host".to_owned(),
+            _ if hosts.len() == 1 => hosts[0].to_string(),
+            _ => format!("each of {}", names(hosts, Detail::Readable)),
+        };
+        out += &format!("confirm: {which} is rolled back unless it can be reached again within {seconds} s\n");
+    }
+    Ok(out)
 }
 
 /// The hosts of each wave, or nothing if there is only one.

@@ -11,7 +11,7 @@ use gix::{
     config::File,
 };
 
-use super::cluster_file::ClusterFile;
+use super::cluster_file::{ClusterFile, Defaults};
 use super::commandline;
 use super::url::{Address, GroupName};
 use super::{ClusterError, TrackingName, Via};
@@ -123,8 +123,27 @@ impl Settings {
         settings
     }
 
+    /// How soon a host has to confirm, in seconds: as asked for, else as its remote has it, else the remote that is pushed
+    /// to, else cluster.json.
+    pub fn confirm(
+        &self,
+        asked: Option<Confirm>,
+        host: &TrackingName,
+        pushed_to: &str,
+        defaults: &Defaults,
+    ) -> Result<Option<u16>, ClusterError> {
+        let confirm = match asked {
+            Some(confirm) => Some(confirm),
+            None => match self.confirm_of(host.as_str())? {
+                Some(confirm) => Some(confirm),
+                None => self.confirm_of(pushed_to)?.or_else(|| defaults.confirm()),
+            },
+        };
+        Ok(confirm.and_then(Confirm::seconds))
+    }
+
     /// `remote.<name>.deptoolConfirm`.
-    pub fn confirm(&self, name: &str) -> Result<Option<Confirm>, ClusterError> {
+    fn confirm_of(&self, name: &str) -> Result<Option<Confirm>, ClusterError> {
         let remote = self.remotes.iter().find(|remote| remote.name.as_str() == name);
         let Some((remote, text)) = remote.and_then(|remote| Some((remote, remote.confirm.as_ref()?))) else {
             return Ok(None);

@@ -26,7 +26,7 @@ use crate::{
         delivery::{Delivery, DeliveryEvent},
         remote::{Remote, RemoteError},
     },
-    model::{options::Atomicity, push_option::Confirm},
+    model::options::Atomicity,
     repo::{
         Files, ReadError,
         blob::Blobs,
@@ -104,6 +104,7 @@ fn deliveries(
         (true, Atomicity::AllOrNothing) => (Activation::WhenTold, DecidedBy::Helper),
     };
     let operator = remote.repo.operator();
+    let (asked, defaults) = (options.push_options.confirm, &remote.settings.shared.defaults);
     let mut deliveries = Vec::with_capacity(affected.len());
     let (mut packed, blobs) = (Packed::new(), Blobs::of(remote.repo.gix()));
     for ((one, facts), started) in affected.iter().zip(facts).zip(started) {
@@ -125,7 +126,7 @@ fn deliveries(
             decided_by,
             repair: options.push_options.repair,
             in_the_way: options.push_options.in_the_way,
-            confirm: confirm(remote, request, one)?,
+            confirm: remote.settings.confirm(asked, &one.remote.tracking, &remote.name, defaults)?,
         };
         let blobs = blobs.clone();
         deliveries.push(Delivery {
@@ -162,19 +163,6 @@ fn shown(deliveries: &[Delivery]) -> Vec<progress::Host> {
         },
     };
     deliveries.iter().map(shown).collect()
-}
-
-/// The time for confirmation: that of this push, else that of the host's remote, else that of the group's remote, else
-/// that of cluster.json.
-fn confirm(remote: &Remote, request: &Request<'_>, one: &Affected) -> Result<Option<u16>, RemoteError> {
-    let confirm = match request.options.push_options.confirm {
-        Some(confirm) => Some(confirm),
-        None => match remote.settings.confirm(one.remote.tracking.as_str())? {
-            Some(confirm) => Some(confirm),
-            None => remote.settings.confirm(&remote.name)?.or_else(|| remote.settings.shared.defaults.confirm()),
-        },
-    };
-    Ok(confirm.and_then(Confirm::seconds))
 }
 
 /// Whether a pack may assume that the host has the objects that it should have.

@@ -8,12 +8,13 @@ use std::{
 };
 
 use deptool_agent::shared::{text::printable, wire::Repair};
+use gix::bstr::ByteSlice as _;
 
 use super::{
     super::{
         CliError,
         aim::{self, Aim, Selection},
-        deploy_options::DeployOptions,
+        deploy_options::{self, DeployOptions},
         exit::ExitStatus,
         git,
         output::Output,
@@ -62,6 +63,10 @@ pub(super) fn push(
     if output.is_quiet() {
         git.arg("--quiet");
     }
+    // Where there are options on the command line, Git ignores those of the configuration.
+    for option in deploy_options::configured(remote).iter().filter(|option| *option != b"repair") {
+        git.arg("-o").arg(option.to_os_str_lossy());
+    }
     for option in [format!("plan={}", plan.digest())].into_iter().chain(how.push_options()) {
         git.arg("-o").arg(option);
     }
@@ -103,13 +108,15 @@ fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, 
     match (aim.selection, aim.hosts.as_slice()) {
         (Selection::Some, [only]) => Ok(aim::remote_of(remote, only)),
         (Selection::Some, hosts) => Ok(refresh::address(git, hosts.iter())),
-        (Selection::All, _) => {
-            let config = remote.repo.gix().config_snapshot();
-            let remotes = Draft::new(config.plumbing()).remotes();
-            let all = remotes.into_iter().find(|remote| remote.address == Some(Address::All));
-            Ok(all.map_or_else(|| "deptool::@all".to_owned(), |remote| remote.name))
-        }
+        (Selection::All, _) => Ok(remote_of_all(remote).unwrap_or_else(|| "deptool::@all".to_owned())),
     }
+}
+
+/// The remote for all hosts, if there is one.
+pub(in crate::cli) fn remote_of_all(remote: &Remote) -> Option<String> {
+    let config = remote.repo.gix().config_snapshot();
+    let remotes = Draft::new(config.plumbing()).remotes();
+    Some(remotes.into_iter().find(|remote| remote.address == Some(Address::All))?.name)
 }
 
 /// The file in which the helper reports the outcome of each host. It is deleted on drop.
