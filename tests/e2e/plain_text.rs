@@ -29,6 +29,9 @@ fn a_private_key_is_refused_with_its_path_by_all_that_plan_and_allow_plain_deplo
     assert!(!sandbox.exists("web1", "/var/lib/deptool/apps/app/current/conf/key"));
     assert_eq!(files_with(&sandbox.root("web1"), "OPENSSH PRIVATE KEY"), [""; 0], "nothing was sent");
 
+    repo.git(&["deptool", "status"]).ok().prints("can't be deployed to");
+    let allowed = ["-c", "push.pushOption=allow-plain", "deptool", "status"];
+    repo.git(&allowed).ok().prints("1 app, 2 files to deploy");
     repo.git(&["deptool", "plan", "--allow-plain"]).ok().prints("+ conf/key");
     repo.git(&["push", "--dry-run", "-o", "allow-plain", "web1", "prod"]).ok();
     repo.git(&["deptool", "deploy", "--yes", "--allow-plain"]).ok();

@@ -14,6 +14,7 @@ use super::{
     CliError,
     aim::{Aim, AimArgs, Hosts},
     caveats,
+    deploy_options::PlainOption,
     exit::ExitStatus,
     output::Output,
     table::{self, name_of, now},
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     fetch::query::query,
     fleet::remote::Remote,
-    model::{batch::Ancestry, error::chain, push_option::PlainText},
+    model::{batch::Ancestry, error::chain},
     plan::{ClusterPlan, HostForecast, Impact},
     state::{Failed, HostFacts},
     ui::render::{ago, plural},
@@ -131,7 +132,8 @@ struct Busy {
 
 pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitStatus, CliError> {
     let aim = Aim::of(remote, &args.aim, Hosts::Known)?;
-    let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed, PlainText::Refused)?;
+    let plain = PlainOption::default().or_configured(remote);
+    let plan = aim.plan(&remote.repo, Ancestry::Required, Repair::Changed, plain)?;
     let facts: BTreeMap<_, _> =
         HostFacts::all(&remote.repo).into_iter().map(|(_, facts)| (facts.host.clone(), facts)).collect();
     let lost = caveats::vanished(remote, &aim)?;
