@@ -39,6 +39,7 @@ mod table;
 mod verify;
 mod view;
 mod wiring;
+mod work_tree;
 
 use std::{ffi::OsString, io::Write as _};
 

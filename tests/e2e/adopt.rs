@@ -130,6 +130,21 @@ fn what_can_not_be_managed_is_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn nothing_is_written_where_a_symlink_of_the_work_tree_leads() {
+    let sandbox = Sandbox::new();
+    let (repo, _) = begin(&sandbox);
+    for (link, target) in [("web1/nginx/etc", "../../.git/hooks"), ("web1/nginx", "../.git/hooks")] {
+        let link_path = repo.dir.join(link);
+        std::fs::create_dir_all(link_path.parent().unwrap()).unwrap();
+        symlink(target, link_path).unwrap();
+        adopt(&repo, &["/etc/nginx"]).fails().says(&format!("'{link}' is a symlink"));
+        let hooks = repo.dir.join(".git/hooks");
+        assert!(!hooks.join("nginx").exists() && !hooks.join("etc").exists() && !hooks.join("manifest.json").exists());
+        repo.remove("web1");
+    }
+}
+
+#[test]
 fn secrets_and_many_files_are_adopted_only_if_asked_for() {
     let sandbox = Sandbox::new();
     let (repo, root) = begin(&sandbox);

@@ -129,6 +129,25 @@ fn ended(outcome: Outcome) -> Response {
 }
 
 #[test]
+fn nothing_is_adopted_that_was_not_asked_for() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let owner = || Some("root".to_owned());
+    let file = |path: &str| Response::Entry {
+        path: ExternalPath::parse(path).unwrap(),
+        entry: Entry::File { mode: 0o755, owner: owner(), group: owner(), size: 1 },
+    };
+    let data = || Response::Data(Bytes(b"x".to_vec()));
+    let args = ["deptool", "adopt", "web1", "--yes", "/etc/app"];
+    let first = [greeting(hello(None)), file("/etc/app/asked"), data(), file("/etc/apple"), data(), Response::End];
+    scene.git(&args, &first, &[]).fails();
+    assert!(!scene.repo.dir.join("web1/app").exists());
+    let first = [greeting(hello(None)), file("/etc/app/asked"), data(), Response::End];
+    scene.git(&args, &first, &[]).ok();
+    assert!(scene.repo.dir.join("web1/app/etc/app/asked").exists());
+}
+
+#[test]
 fn the_last_output_of_a_host_is_shown_without_control_characters() {
     let sandbox = Sandbox::new();
     let scene = Scene::new(&sandbox);

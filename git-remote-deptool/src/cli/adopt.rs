@@ -18,7 +18,7 @@ use deptool_agent::shared::{
 use draft::Draft;
 use serde::Serialize;
 
-use super::{CliError, exit::ExitStatus, output::Output, prompt::Terminal, view};
+use super::{CliError, exit::ExitStatus, output::Output, prompt::Terminal, view, work_tree::WorkTree};
 use crate::{
     agent::session::{Session, SessionError},
     fetch::query::query,
@@ -84,9 +84,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     if args.list {
         return list::run(remote, output, &host, args.json);
     }
-    let Some(top) = remote.repo.gix().workdir().map(ToOwned::to_owned) else {
-        return Err(CliError::Text("a bare repository has no work tree to adopt into".into()));
-    };
+    let tree = WorkTree::of(&remote.repo)?;
     let (paths, units) = sorted(&args.words)?;
     let app = match &args.app {
         Some(name) => AppName::parse(name.as_bytes())?,
@@ -97,7 +95,7 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
         look(remote, &host, Look { paths: asked, units: units.clone(), files: limit(&args).0, bytes: limit(&args).1 })?;
     check_named(&paths, &units, &seen)?;
 
-    let mut draft = Draft::open(&top, &host, &app)?;
+    let mut draft = Draft::open(tree, &host, &app)?;
     for (path, entry, content) in seen.entries {
         let is_named = paths.contains(&path);
         match entry {

@@ -2,7 +2,7 @@
 
 use deptool_agent::shared::{
     outcome::Drift,
-    path::ExternalPath,
+    path::{ExternalPath, is_within},
     wire::{Bytes, Candidate, Entry, Look, MOST_CANDIDATES, PackageManager, Request, Response, UnitNow},
 };
 
@@ -34,7 +34,8 @@ impl Session {
         }
     }
 
-    /// Ask the host for files that no deployment put there, and for units. `each` gets every file with its content.
+    /// Ask the host for files that no deployment put there, and for units. `each` gets every file with its content. More
+    /// than was asked for is refused.
     pub fn look(
         &mut self,
         request: Look,
@@ -42,10 +43,11 @@ impl Session {
     ) -> Result<Vec<UnitNow>, SessionError> {
         let (mut files, mut bytes, mut others) = (request.files.into(), request.bytes, MOST);
         let (mut units, mut left) = (Vec::new(), request.units.len() as u64);
+        let (asked, wanted) = (request.paths.clone(), request.units.clone());
         self.send(&Request::Look(Box::new(request)))?;
         loop {
             match self.receive()? {
-                Response::Entry { path, entry } => {
+                Response::Entry { path, entry } if asked.iter().any(|top| is_within(path.as_str(), top.as_str())) => {
                     let (kind, size) = match &entry {
                         Entry::File { size, .. } => (&mut files, *size),
                         Entry::Link { .. } | Entry::Refused { .. } => (&mut others, 0),
@@ -54,7 +56,7 @@ impl Session {
                     take(&mut bytes, size)?;
                     each(path, entry, self.content(size)?);
                 }
-                Response::UnitNow(unit) => {
+                Response::UnitNow(unit) if wanted.contains(&unit.unit) => {
                     take(&mut left, 1)?;
                     units.push(unit);
                 }

@@ -1,11 +1,6 @@
 //! What is to be written to an app's directory in the work tree.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use deptool_agent::shared::{
     manifest::{Manifest, Mode},
@@ -16,7 +11,7 @@ use deptool_agent::shared::{
 };
 use serde_json::{Map, Value, json};
 
-use super::CliError;
+use super::{CliError, WorkTree};
 
 /// Directories of the system whose files are copied there from directories of an app.
 const COPIED: [(&str, &str); 4] = [
@@ -28,7 +23,7 @@ const COPIED: [(&str, &str); 4] = [
 
 /// An app's directory, and what is added to it.
 pub(super) struct Draft {
-    directory: PathBuf,
+    tree: WorkTree,
     /// `web1/nginx`
     shown: String,
     manifest: Map<String, Value>,
@@ -51,10 +46,9 @@ struct New {
 type Attributes = (u32, Option<String>, Option<String>);
 
 impl Draft {
-    pub fn open(top: &Path, host: &HostName, app: &AppName) -> Result<Draft, CliError> {
-        let directory = top.join(host.as_str()).join(app.as_str());
-        let path = directory.join("manifest.json");
+    pub fn open(tree: WorkTree, host: &HostName, app: &AppName) -> Result<Draft, CliError> {
         let shown = format!("{host}/{app}");
+        let path = tree.below(&format!("{shown}/manifest.json"))?;
         let manifest = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Map::new(),
             bytes => {
@@ -65,7 +59,7 @@ impl Draft {
             }
         };
         let (files, notes, left) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Ok(Draft { directory, shown, manifest, is_described: false, files, notes, left })
+        Ok(Draft { tree, shown, manifest, is_described: false, files, notes, left })
     }
 
     pub fn leave(&mut self, path: &ExternalPath, why: &str) {
@@ -161,7 +155,7 @@ impl Draft {
     pub fn check(&self) -> Result<(), CliError> {
         let mut problems = Vec::new();
         for (file, new) in &self.files {
-            let path = self.directory.join(file);
+            let path = self.tree.below(&format!("{}/{file}", self.shown))?;
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_file() && fs::read(&path)? == new.content => {}
                 Ok(_) => problems.push(format!(
@@ -207,20 +201,26 @@ impl Draft {
     pub fn write(&self) -> Result<Vec<String>, CliError> {
         let mut written = Vec::new();
         for (file, new) in &self.files {
-            let path = self.directory.join(file);
-            fs::create_dir_all(path.parent().unwrap_or(&self.directory))?;
-            fs::write(&path, &new.content)?;
+            let name = format!("{}/{file}", self.shown);
+            let path = self.put(&name, &new.content)?;
             if new.is_executable {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
             }
-            written.push(format!("{}/{file}", self.shown));
+            written.push(name);
         }
         if self.is_described {
-            fs::create_dir_all(&self.directory)?;
-            fs::write(self.directory.join("manifest.json"), self.manifest_text())?;
-            written.push(format!("{}/manifest.json", self.shown));
+            let name = format!("{}/manifest.json", self.shown);
+            self.put(&name, self.manifest_text().as_bytes())?;
+            written.push(name);
         }
         Ok(written)
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PathBuf, CliError> {
+        let path = self.tree.below(name)?;
+        fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        fs::write(&path, content)?;
+        Ok(path)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use clap_complete::CompletionCandidate;
@@ -14,10 +14,10 @@ use deptool_agent::shared::{
     text::printable,
 };
 
+pub(super) use super::super::work_tree::WorkTree;
 use super::super::{CliError, candidates};
 use crate::{
     config::Settings,
-    repo::Repo,
     secrets::{DIRECTORY, SUFFIX},
 };
 
@@ -99,24 +99,14 @@ fn check(name: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The work tree.
-pub(super) struct WorkTree(PathBuf);
-
 impl WorkTree {
-    pub fn of(repo: &Repo) -> Result<WorkTree, CliError> {
-        match repo.gix().workdir() {
-            Some(top) => Ok(WorkTree(top.to_owned())),
-            None => Err(CliError::Text("a bare repository has no work tree with secrets".into())),
-        }
-    }
-
     /// Whether there is a directory for the host.
-    pub fn has_host(&self, host: &HostName) -> bool {
+    pub(super) fn has_host(&self, host: &HostName) -> bool {
         self.0.join(host.as_str()).is_dir()
     }
 
     /// The encrypted content of a secret.
-    pub fn read(&self, place: &Place) -> Result<Vec<u8>, CliError> {
+    pub(super) fn read(&self, place: &Place) -> Result<Vec<u8>, CliError> {
         let path = self.below(&place.path())?;
         match fs::File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -134,7 +124,7 @@ impl WorkTree {
     }
 
     /// Write the encrypted content of a secret.
-    pub fn write(&self, place: &Place, content: &[u8]) -> Result<(), CliError> {
+    pub(super) fn write(&self, place: &Place, content: &[u8]) -> Result<(), CliError> {
         let path = self.below(&place.path())?;
         let failed = |error: io::Error| {
             CliError::Text(format!("could not write '{}': {error}", printable(place.path().as_bytes())))
@@ -149,7 +139,7 @@ impl WorkTree {
     }
 
     /// All secrets of a host, in order.
-    pub fn secrets_of(&self, host: &HostName) -> Result<Vec<Place>, CliError> {
+    pub(super) fn secrets_of(&self, host: &HostName) -> Result<Vec<Place>, CliError> {
         let mut places = Vec::new();
         for app in names_in(&self.below(host.as_str())?)? {
             let Ok(app) = AppName::parse(&app) else { continue };
@@ -168,7 +158,7 @@ impl WorkTree {
     }
 
     /// The hosts that have a directory with secrets, in order.
-    pub fn hosts(&self) -> Result<Vec<HostName>, CliError> {
+    pub(super) fn hosts(&self) -> Result<Vec<HostName>, CliError> {
         let mut hosts = Vec::new();
         for name in names_in(&self.0)? {
             let Ok(host) = HostName::parse(&name) else { continue };
@@ -179,19 +169,6 @@ impl WorkTree {
         }
         hosts.sort();
         Ok(hosts)
-    }
-
-    /// A path in the work tree. What a symlink leads to is no part of it: nothing there is written to.
-    fn below(&self, path: &str) -> Result<PathBuf, CliError> {
-        let mut whole = self.0.clone();
-        for part in path.split('/') {
-            whole.push(part);
-            if whole.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-                let shown = whole.strip_prefix(&self.0).unwrap_or(&whole).as_os_str().as_encoded_bytes();
-                return Err(CliError::Text(format!("'{}' is a symlink", printable(shown))));
-            }
-        }
-        Ok(whole)
     }
 }
 
