@@ -299,6 +299,18 @@ fn messages_out_of_order_end_the_push() {
 }
 
 #[test]
+fn a_host_that_cancels_although_nobody_told_it_to_is_not_called_interrupted() {
+    let sandbox = Sandbox::new();
+    let scene = Scene::new(&sandbox);
+    let before = refs(&scene.repo);
+    let said = [greeting(hello(Some(deployed(&scene.one)))), ended(Outcome::Cancelled)];
+    let run = scene.git(&["push", "web1", "prod"], &said, &[]).fails();
+    scene.knows(&before, &run);
+    run.says("unreachable: the host received the request, and nothing after it");
+    scene.recovers();
+}
+
+#[test]
 fn a_host_that_sends_without_end_is_cut_off() {
     if is_quick() {
         return;

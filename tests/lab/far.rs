@@ -75,7 +75,7 @@ fn the_hosts_of_a_group_prepare_before_stdin_brings_anything() {
     let two = deploy(&operator, &hosts, "two");
     let mut push = operator.command(&["push", "-v", "cluster", "prod"]).start().unwrap();
     for host in hosts {
-        push.wait_until_it_says(&format!("{host}: prepared")).unwrap();
+        push.wait_until_it_says(&format!("{host}: preparing")).unwrap();
         runs(&lab, host, "one");
     }
     let mut gate = std::fs::OpenOptions::new().read(true).write(true).open(sandbox.dir().join("silent")).unwrap();

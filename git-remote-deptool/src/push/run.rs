@@ -21,6 +21,7 @@ use crate::{
         payload::Payload,
         transport::{self, AT_ONCE, Present, Stage, Started, ssh::Questions},
     },
+    config::Via,
     fleet::{
         self, HostResult, Rules, Supervisor, SupervisorError,
         delivery::{Delivery, DeliveryEvent},
@@ -64,10 +65,10 @@ pub(super) fn run(
 }
 
 /// How requests are sent ahead to a host.
-fn request_path(facts: Option<&HostFacts>) -> RequestPath {
-    match facts.is_some_and(HostFacts::is_far) {
-        true => RequestPath::Environment,
-        false => RequestPath::Stdin,
+fn request_path(one: &Affected, facts: Option<&HostFacts>) -> RequestPath {
+    match (&one.remote.via, facts) {
+        (Via::Ssh(_), Some(facts)) if facts.is_far() => RequestPath::Environment,
+        _ => RequestPath::Stdin,
     }
 }
 
@@ -78,7 +79,7 @@ fn request_path(facts: Option<&HostFacts>) -> RequestPath {
 /// it.
 fn start(remote: &Remote, affected: &[Affected], facts: &[Option<HostFacts>]) -> Vec<Option<Started>> {
     let start = |(one, facts): (&Affected, Option<&HostFacts>)| {
-        if affected.len() > AT_ONCE || request_path(facts) == RequestPath::Environment {
+        if affected.len() > AT_ONCE || request_path(one, facts) == RequestPath::Environment {
             return None;
         }
         let target = remote.place(&one.remote).ok()?;
@@ -109,7 +110,7 @@ fn deliveries(
     let (mut packed, blobs) = (Packed::new(), Blobs::of(remote.repo.gix()));
     for ((one, facts), started) in affected.iter().zip(facts).zip(started) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
-        let is_ssh = matches!(one.remote.via, crate::config::Via::Ssh(_));
+        let is_ssh = matches!(one.remote.via, Via::Ssh(_));
         let id = DeploymentId::random().map_err(RemoteError::Random)?;
         let deploy = Deploy {
             id,
@@ -132,7 +133,7 @@ fn deliveries(
         deliveries.push(Delivery {
             target: remote.place(&one.remote)?,
             started,
-            flight: request_path(facts.as_ref()),
+            flight: request_path(one, facts.as_ref()),
             request: deploy,
             payload,
             open_blob: Arc::new(move |id| blobs.open(&id)),

@@ -164,6 +164,11 @@ impl<'a> Conversation<'a> {
                 self.pause = (2 * self.pause).min(LONGEST_PAUSE);
                 State::Busy(at)
             }
+            // Nobody has told it to cancel: the connection was cut after the request.
+            (Outcome::Cancelled, _) if !self.is_cancelled() => {
+                let why = "the host received the request, and nothing after it".to_owned();
+                self.end(DeliveryEnd::NotReached(SessionError::Lost(why)))
+            }
             (outcome, _) => self.end(DeliveryEnd::Outcome(outcome)),
         }
     }
@@ -264,6 +269,10 @@ impl<'a> Conversation<'a> {
             Some(cancelled) => self.ended(cancelled),
             None => State::Follow(Box::new(session), None),
         })
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.mailbox.is_cancelled() || self.is_interrupted()
     }
 
     fn is_interrupted(&self) -> bool {
