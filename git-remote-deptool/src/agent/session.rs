@@ -4,7 +4,6 @@
 //! deadline. So neither side can block the other, and silence of the host is noticed.
 
 use std::{
-    collections::VecDeque,
     io::{self, Write},
     process::ExitStatus,
     sync::{
@@ -137,8 +136,6 @@ pub struct Session {
     number: usize,
     /// Bounds the number of messages of this session in the mailbox.
     unread: Unread,
-    /// Orders that arrived while the session waited for a message.
-    orders: VecDeque<Order>,
     watchdog: Watchdog,
     spoke: Instant,
     is_local: bool,
@@ -190,15 +187,13 @@ impl Session {
         let reader = Reader::new(stdout, &first, number, &unread, mailbox.0.clone());
         connector.pumps.data.add(reader).map_err(LocalError::Thread)?;
         let now = Instant::now();
-        let (watchdog, orders) = (Watchdog::begin(now), VecDeque::new());
-        let outgoing = Some(outgoing);
+        let (watchdog, outgoing) = (Watchdog::begin(now), Some(outgoing));
         Ok(Session {
             connection,
             outgoing,
             mailbox,
             number,
             unread,
-            orders,
             watchdog,
             spoke: now,
             is_local,
@@ -293,12 +288,12 @@ impl Session {
         }
     }
 
-    /// The next message. Orders that arrive before it are kept for [`Session::event`].
+    /// The next message. Orders that arrive before it are put aside for [`Session::event`].
     pub fn receive(&mut self) -> Result<Response, SessionError> {
         loop {
             match self.receive_within(HEARTBEAT)? {
                 Some(Event::Response(response)) => return Ok(response),
-                Some(Event::Order(order)) => self.orders.push_back(order),
+                Some(Event::Order(order)) => self.mailbox.put_aside(order),
                 None => {}
             }
         }
@@ -326,7 +321,7 @@ impl Session {
     /// The next message or order, if there is one. This must be called at least every [`ATTENTION`], because it sends
     /// heartbeats and notices silence.
     pub fn event(&mut self) -> Result<Option<Event>, SessionError> {
-        match self.orders.pop_front() {
+        match self.mailbox.take_aside() {
             Some(order) => Ok(Some(Event::Order(order))),
             None => self.receive_within(Duration::ZERO),
         }

@@ -158,6 +158,8 @@ pub enum RemoteError {
          group, or add the host's directory"
     )]
     NoSuchMember { group: GroupName, host: HostName },
+    #[error("'{0}' is named twice")]
+    NamedTwice(HostName),
     #[error("'{0}' is not a host of this push")]
     NotPushedTo(String),
 }
@@ -300,11 +302,12 @@ impl Remote {
     pub fn lock_all(&self, hosts: &[HostRemote]) -> Result<Vec<HostLock>, RemoteError> {
         open_files::make_room(hosts.len(), Use::Lock)?;
         let sorted: BTreeMap<_, _> = hosts.iter().map(|host| (&host.tracking, host)).collect();
-        // With fewer locks than hosts, a caller that pairs them would leave out a host.
-        assert_eq!(sorted.len(), hosts.len(), "a host is named twice");
         let locked = sorted.into_iter().map(|(name, host)| Ok((name, self.lock(host)?)));
         let mut locks = locked.collect::<Result<BTreeMap<_, _>, LockError>>()?;
-        Ok(hosts.iter().filter_map(|host| locks.remove(&host.tracking)).collect())
+        // With fewer locks than hosts, a caller that pairs them would leave out a host.
+        let lock_of =
+            |host: &HostRemote| locks.remove(&host.tracking).ok_or_else(|| RemoteError::NamedTwice(host.host.clone()));
+        hosts.iter().map(lock_of).collect()
     }
 
     /// Why a host can't be reached, and what else may be wrong if it is only a directory that is taken for one.

@@ -1,9 +1,12 @@
 //! The queue in which messages and orders for a session arrive.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-    mpsc::{Receiver, Sender, channel},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
 };
 
 use deptool_agent::shared::{
@@ -61,6 +64,7 @@ pub(super) struct Inbox {
     arrivals: Mutex<Receiver<Arrival>>,
     /// The number of connections that have delivered to this mailbox.
     pub connections: AtomicUsize,
+    put_aside: Mutex<VecDeque<Order>>,
     is_cancelled: AtomicBool,
     on_arrival: Box<dyn Fn() + Send + Sync>,
 }
@@ -81,6 +85,7 @@ impl Mailbox {
             sender,
             arrivals: Mutex::new(arrivals),
             connections: AtomicUsize::new(0),
+            put_aside: Mutex::default(),
             is_cancelled: AtomicBool::new(false),
             on_arrival: Box::new(on_arrival),
         };
@@ -97,7 +102,34 @@ impl Mailbox {
         self.0.is_cancelled.load(Ordering::Relaxed)
     }
 
+    /// Put an order aside that has arrived while a session waits for a message.
+    pub(super) fn put_aside(&self, order: Order) {
+        self.aside().push_back(order);
+    }
+
+    /// The first order that was put aside, also by an earlier session: its connection may have failed since.
+    pub(super) fn take_aside(&self) -> Option<Order> {
+        self.aside().pop_front()
+    }
+
+    fn aside(&self) -> MutexGuard<'_, VecDeque<Order>> {
+        self.0.put_aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn arrivals(&self) -> MutexGuard<'_, Receiver<Arrival>> {
         self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_a_lost_session_has_put_aside_is_there_for_the_next_one() {
+        let mailbox = Mailbox::new(|| {});
+        mailbox.clone().put_aside(Order::Send(Request::Revert));
+        assert!(matches!(mailbox.take_aside(), Some(Order::Send(Request::Revert))));
+        assert!(mailbox.take_aside().is_none());
     }
 }
