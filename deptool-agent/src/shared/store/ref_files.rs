@@ -125,6 +125,13 @@ impl RefFiles {
             log => replace(&to, &log.at("read", &from)?),
         }
     }
+
+    /// Sync a ref and its reflog.
+    pub fn sync(&self, name: &str) -> Result<()> {
+        [self.dir.join(name), self.log_path(name)]
+            .iter()
+            .try_for_each(|path| File::open(path).and_then(|file| file.sync_all()).at("sync", path))
+    }
 }
 
 /// A locked ref. The lock is released when this is dropped.

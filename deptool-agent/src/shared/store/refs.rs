@@ -101,6 +101,8 @@ impl Store {
         let kept = self.name_for_removed(cluster, &tip, log.seconds)?;
         self.refs.copy_log(&branch, &kept)?;
         self.refs.lock(&kept)?.set(&Target::Object(tip.0), Some(&log.line()))?;
+        // Without the branch, recovery could not write it again.
+        self.refs.sync(&kept)?;
         lock.remove()?;
         self.forget_removed(cluster)?;
         Ok(Some(kept))
