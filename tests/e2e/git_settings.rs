@@ -112,14 +112,20 @@ fn what_a_partial_clone_lacks_is_fetched_from_its_promisor() {
     }
 }
 
-#[test]
-fn a_promisor_that_is_gone_is_named() {
-    let sandbox = Sandbox::new();
+/// A repository with one commit, and a clone of it that lacks all files. The clone has a remote for `web1`.
+fn without_files(sandbox: &Sandbox) -> (Repo<'_>, Repo<'_>) {
     let repo = sandbox.repo("operator");
     repo.write("web1/app/file", "1");
     repo.commit("One");
-    let clone = partial_clone(&sandbox, &repo, "blob:none", &["--no-checkout"]);
+    let clone = partial_clone(sandbox, &repo, "blob:none", &["--no-checkout"]);
     clone.add_root("web1");
+    (repo, clone)
+}
+
+#[test]
+fn a_promisor_that_is_gone_is_named() {
+    let sandbox = Sandbox::new();
+    let (repo, clone) = without_files(&sandbox);
     fs::rename(&repo.dir, sandbox.dir().join("gone")).unwrap();
     let run = clone.git(&["push", "web1", "prod"]).code(1);
     run.says("could not fetch what this partial clone lacks from 'origin'");
@@ -129,11 +135,7 @@ fn a_promisor_that_is_gone_is_named() {
 #[test]
 fn a_promisor_that_is_silent_does_not_hold_a_push_that_is_interrupted() {
     let sandbox = Sandbox::new();
-    let repo = sandbox.repo("operator");
-    repo.write("web1/app/file", "1");
-    repo.commit("One");
-    let clone = partial_clone(&sandbox, &repo, "blob:none", &["--no-checkout"]);
-    clone.add_root("web1");
+    let (_, clone) = without_files(&sandbox);
     clone.git(&["config", "remote.origin.url", "ssh://silent/repository"]).ok();
     let begun = sandbox.dir().join("begun");
     let ssh = format!("touch '{}'; sleep 1000 #", begun.display());

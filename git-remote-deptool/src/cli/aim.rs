@@ -11,9 +11,13 @@ use deptool_agent::shared::{
 };
 use gix::bstr::ByteSlice;
 
-use super::{CliError, candidates};
+use super::{CliError, candidates, wiring::Draft};
 use crate::{
-    config::{HostRemote, Settings, cluster_file::Defaults, url::GroupName},
+    config::{
+        HostRemote, Settings,
+        cluster_file::Defaults,
+        url::{Address, GroupName},
+    },
     fleet::remote::Remote,
     model::{batch::Ancestry, push_option::PlainText},
     plan::{ClusterPlan, Intent, Scope},
@@ -270,4 +274,11 @@ pub(super) fn remote_of(remote: &Remote, host: &HostRemote) -> String {
         true => host.tracking.as_str().to_owned(),
         false => format!("deptool::{}", host.host),
     }
+}
+
+/// The remote for all hosts, if there is one.
+pub(super) fn remote_of_all(remote: &Remote) -> Option<String> {
+    let config = remote.repo.gix().config_snapshot();
+    let remotes = Draft::new(config.plumbing()).remotes();
+    Some(remotes.into_iter().find(|remote| remote.address == Some(Address::All))?.name)
 }

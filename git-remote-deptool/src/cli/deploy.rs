@@ -1,7 +1,7 @@
 //! `git deptool deploy`: shows the plan, asks, and runs `git push`.
 
 mod outcome;
-pub(super) mod push;
+mod push;
 
 use std::{
     process::{Command, Stdio},

@@ -6,9 +6,8 @@ use deptool_agent::shared::{name::HostName, wire::Repair};
 
 use super::{
     CliError,
-    aim::{Aim, AimArgs, Hosts},
+    aim::{self, Aim, AimArgs, Hosts},
     caveats,
-    deploy::push::remote_of_all,
     deploy_options::{CourseOptions, PlainOption},
     diff::{self, Format},
     exit::ExitStatus,
@@ -158,7 +157,7 @@ pub(super) fn course(
         out += &format!("wave {}: {} ({count})\n", number + 1, names(&hosts, Detail::Readable));
     }
     let asked = course.parsed(remote).confirm;
-    let pushed_to = remote_of_all(remote).filter(|_| aim.is_everything()).unwrap_or_default();
+    let pushed_to = aim::remote_of_all(remote).filter(|_| aim.is_everything()).unwrap_or_default();
     let mut times: BTreeMap<Option<u16>, Vec<&HostName>> = BTreeMap::new();
     for (host, _) in plan.affected() {
         let time = remote.settings.confirm(asked, &host.tracking, &pushed_to, &aim.defaults);

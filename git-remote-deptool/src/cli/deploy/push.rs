@@ -19,12 +19,10 @@ use super::{
         git,
         output::Output,
         refresh,
-        wiring::Draft,
     },
     Deployment,
 };
 use crate::{
-    config::url::Address,
     fleet::remote::Remote,
     model::{batch::Ancestry, interrupt::Interrupt, push_option::PlainText},
     plan::ClusterPlan,
@@ -108,15 +106,8 @@ fn destination(remote: &Remote, aim: &Aim, git: &mut Command) -> Result<String, 
     match (aim.selection, aim.hosts.as_slice()) {
         (Selection::Some, [only]) => Ok(aim::remote_of(remote, only)),
         (Selection::Some, hosts) => Ok(refresh::address(git, hosts.iter())),
-        (Selection::All, _) => Ok(remote_of_all(remote).unwrap_or_else(|| "deptool::@all".to_owned())),
+        (Selection::All, _) => Ok(aim::remote_of_all(remote).unwrap_or_else(|| "deptool::@all".to_owned())),
     }
-}
-
-/// The remote for all hosts, if there is one.
-pub(in crate::cli) fn remote_of_all(remote: &Remote) -> Option<String> {
-    let config = remote.repo.gix().config_snapshot();
-    let remotes = Draft::new(config.plumbing()).remotes();
-    Some(remotes.into_iter().find(|remote| remote.address == Some(Address::All))?.name)
 }
 
 /// The file in which the helper reports the outcome of each host. It is deleted on drop.
