@@ -191,6 +191,7 @@ impl Fleet<'_> {
             DeliveryEvent::Stage(_)
             | DeliveryEvent::Hello(_)
             | DeliveryEvent::Came(_)
+            | DeliveryEvent::Socket(_)
             | DeliveryEvent::Phase(_)
             | DeliveryEvent::WaitsFor(_)
             | DeliveryEvent::Note(_)

@@ -339,7 +339,7 @@ pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
 const SSH: &str = r#"
 for word; do host=$last; last=$word; done
 while [ "$#" -gt 1 ]; do
-    case $1 in -p) port=:$2 ;; -O) exit 255 ;; esac
+    case $1 in -p) port=:$2 ;; -G) exit 255 ;; esac
     shift
 done
 echo "$host$port" >>"$ROOTS/../asked"

@@ -27,6 +27,7 @@ mod reload;
 mod rollback;
 mod secrets;
 mod services;
+mod shared;
 mod stage;
 mod stale;
 mod state;

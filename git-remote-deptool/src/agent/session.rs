@@ -27,6 +27,7 @@ use super::{
         ConnectError, Connector, Early, Endpoint, Link, Present, Stage, Started,
         outgoing::Outgoing,
         process::{Connection, describe},
+        ssh::control::ControlSocket,
     },
 };
 
@@ -140,6 +141,7 @@ pub struct Session {
     spoke: Instant,
     is_local: bool,
     answered_in: Duration,
+    socket: Option<ControlSocket>,
     interrupt: Interrupt,
     at_interrupt: AtInterrupt,
     /// The limit for silence of the host.
@@ -179,7 +181,7 @@ impl Session {
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Session, SessionError> {
         let (is_local, since) = (started.is_local(), started.since());
-        let Link { connection, outgoing, incoming } = connector.connect(started, early, stage)?;
+        let Link { connection, outgoing, incoming, socket } = connector.connect(started, early, stage)?;
         let answered_in = since.elapsed();
         let number = mailbox.0.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let unread = Unread::new(&connector.pumps.data);
@@ -198,6 +200,7 @@ impl Session {
             spoke: now,
             is_local,
             answered_in,
+            socket,
             interrupt: connector.interrupted.clone(),
             at_interrupt: AtInterrupt::Hurries,
             silence: SILENCE,
@@ -237,6 +240,11 @@ impl Session {
     /// The time from the start of the program to the agent's first line.
     pub fn answered_in(&self) -> Duration {
         self.answered_in
+    }
+
+    /// What ssh has said about the socket of shared connections, if it had to be asked.
+    pub fn take_socket(&mut self) -> Option<ControlSocket> {
+        self.socket.take()
     }
 
     /// Send a request. If the agent has exited, its last messages say why; they can still be received.

@@ -6,23 +6,21 @@
 //! effect; it is sent again on another connection.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, Mutex, TryLockError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::model::interrupt::Interrupt;
-use deptool_agent::shared::{build, env_request, seal};
+use deptool_agent::shared::{build, seal};
 
 pub use super::install::script::Present;
 use super::install::{
     self, InstallError,
     agents::{AgentError, Agents},
     opening::{self, Opening},
-    script::{self, Places},
+    script::Places,
 };
 
 mod asking;
@@ -31,10 +29,12 @@ mod environment;
 mod error;
 mod gate;
 mod login;
+mod start;
 pub use early::Early;
 pub use environment::Environment;
 pub use error::ConnectError;
 pub use gate::AT_ONCE;
+pub use start::Started;
 pub mod local;
 pub mod messages;
 pub mod outgoing;
@@ -43,12 +43,12 @@ pub mod pump;
 pub mod ssh;
 mod user_config;
 
-use gate::{Gate, Pass};
-use messages::{Display, Kind, Showing};
+use gate::Gate;
+use messages::Display;
 use outgoing::Outgoing;
 use process::{Connection, Incoming};
 use pump::Pumps;
-use ssh::{Questions, Sharing, SshEndpoint, SshSettings};
+use ssh::{Questions, Sharing, SshEndpoint, SshSettings, control::ControlSocket};
 
 /// How often a connection that is being made checks for an interrupt.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(100);
@@ -68,6 +68,14 @@ impl Endpoint {
     pub fn afresh(&self) -> Endpoint {
         match self {
             Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { sharing: Sharing::Never, ..ssh.clone() }),
+            Endpoint::Local(path) => Endpoint::Local(path.clone()),
+        }
+    }
+
+    /// The same endpoint, by starting ssh.
+    fn by_ssh(&self) -> Endpoint {
+        match self {
+            Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { socket: None, ..ssh.clone() }),
             Endpoint::Local(path) => Endpoint::Local(path.clone()),
         }
     }
@@ -116,6 +124,8 @@ pub struct Link {
     pub outgoing: Outgoing,
     /// Positioned after the agent's first line.
     pub incoming: Incoming,
+    /// What ssh has said about the socket of shared connections, if it had to be asked.
+    pub socket: Option<ControlSocket>,
 }
 
 /// Makes connections, a few at a time. All hosts of a push share one connector.
@@ -135,37 +145,6 @@ pub struct Connector {
     pub(crate) places: Places,
     gate: Arc<Gate>,
     pub(super) pumps: Pumps,
-}
-
-/// A program that was started for an endpoint and was sent our hello. Dropping it ends the connection.
-#[derive(Debug)]
-#[must_use]
-pub struct Started {
-    target: Endpoint,
-    link: Link,
-    pass: Pass,
-    present: Present,
-    /// The request was also passed in the environment, so the host may have it even if nothing was read from the pipe.
-    is_told: bool,
-    since: Instant,
-    deadline: Option<Instant>,
-}
-
-impl Started {
-    /// Give the connection up if the agent has not answered by `deadline`.
-    pub fn until(self, deadline: Option<Instant>) -> Started {
-        Started { deadline, ..self }
-    }
-
-    /// When the program was started.
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// Whether the endpoint is a local root.
-    pub fn is_local(&self) -> bool {
-        matches!(self.target, Endpoint::Local(_))
-    }
 }
 
 /// A started program, and its first line.
@@ -192,42 +171,6 @@ impl Connector {
             gate: Arc::default(),
             pumps: Pumps::default(),
         }
-    }
-
-    /// Wait for a free slot, start the program for `target`, and send our hello.
-    ///
-    /// A small request in `early` is also passed in the environment. It may then arrive before anything on stdin.
-    pub fn start(
-        &self,
-        target: &Endpoint,
-        present: Present,
-        early: Option<&Early>,
-        stage: &mut dyn FnMut(Stage),
-    ) -> Result<Started, ConnectError> {
-        let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
-        stage(Stage::Connecting);
-        let (mut command, kind) = match target {
-            Endpoint::Ssh(ssh) => {
-                let remote = script::remote_command(&self.places, &build::agent_file_name(), present);
-                (ssh::command(ssh, &self.ssh, &self.environment, &remote)?, self.display.kind)
-            }
-            Endpoint::Local(path) => (self.local(path)?, Kind::Pipe),
-        };
-        let variable = early.and_then(Early::in_a_variable);
-        let is_told = variable.is_some();
-        command.envs(variable.map(|value| (env_request::VARIABLE, value)));
-        let showing = match target.questions() {
-            Questions::Allowed => Showing::Soon,
-            Questions::Deferred => Showing::Connected,
-        };
-        let program = command.get_program().to_string_lossy().into_owned();
-        let shown = (self.display.sink.clone(), showing);
-        let (connection, mut outgoing, incoming) = process::start(command, kind, shown, &self.pumps, &self.interrupted)
-            .map_err(|source| ConnectError::Start { program, source })?;
-        // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
-        let _ = outgoing.write_all(install::hello().as_bytes());
-        let link = Link { connection, outgoing, incoming };
-        Ok(Started { target: target.clone(), link, pass, present, is_told, since: Instant::now(), deadline: None })
     }
 
     /// Wait until the agent answers, and install it if necessary. `stage` is called with the progress.
@@ -326,11 +269,19 @@ impl Connector {
 
     /// Send `early`, and wait for the first line.
     fn first_contact(&self, started: Started, early: Option<&Early>) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass, present: _, is_told, since: _, deadline } = started;
+        let Started { target, mut link, pass, present, is_told, since, deadline } = started;
         if let Some(early) = early {
             let _ = link.outgoing.send_ahead(early.parts.clone());
+            // ssh is busy with the login.
+            link.socket = self.ask_for_socket(&target);
         }
         let opening = self.first_line(&target, &mut link, deadline);
+        if opening.is_err() && link.connection.is_refused() {
+            drop((link, pass));
+            let told = early.filter(|_| is_told);
+            let by_ssh = self.start(&target.by_ssh(), present, told, &mut |_| {})?;
+            return self.first_contact(Started { deadline, since, ..by_ssh }, early);
+        }
         if let Some(early) = early {
             match &opening {
                 Ok(Opening::Agent { .. }) => early.take(),
@@ -348,12 +299,6 @@ impl Connector {
         link.connection.show_stderr();
         pass.through();
         Ok(Contact { link, opening })
-    }
-
-    fn local(&self, path: &Path) -> Result<Command, ConnectError> {
-        let agent = self.agents.for_local_root()?;
-        let agent = std::path::absolute(&agent).map_err(|source| AgentError::Read { path: agent, source })?;
-        Ok(local::command(&agent, &local::root(path)?, &self.environment))
     }
 
     /// The agent for a host that has none. Fails if this is the wrong host.
@@ -417,7 +362,7 @@ fn is_damaged(opening: &Opening) -> bool {
 impl Contact {
     /// Wait until the program exits, so that other users of a shared connection are not disturbed.
     fn end(self) {
-        let Link { connection, outgoing, incoming } = self.link;
+        let Link { connection, outgoing, incoming, socket: _ } = self.link;
         drop((outgoing, incoming));
         // If it takes longer, it exits while the next connection is made.
         let _ = connection.wait_for(PATIENCE_WITH_ENDING);

@@ -15,7 +15,7 @@ use deptool_agent::shared::{
 use crate::agent::{
     payload::Payload,
     session::SessionError,
-    transport::{Endpoint, Present, Stage, Started},
+    transport::{Endpoint, Present, Stage, Started, ssh::control::ControlSocket},
 };
 use crate::state::{RequestPath, Timing};
 
@@ -46,6 +46,8 @@ pub enum DeliveryEvent {
     MayBegin,
     /// The request has come.
     Came(Timing),
+    /// ssh has said where it shares its connections to the host.
+    Socket(ControlSocket),
     Phase(Phase),
     /// The unit or health probe that the host is waiting for.
     WaitsFor(String),

@@ -341,6 +341,7 @@ impl Remote {
                     port,
                     name: host.host.clone(),
                     sharing,
+                    socket: HostFacts::load(&self.repo, &host.tracking).and_then(|facts| facts.socket),
                     questions,
                 }))
             }
@@ -398,6 +399,7 @@ impl Remote {
             },
             is_roots_login: hello.is_roots_login,
             late: known.as_ref().map_or(0, |facts| facts.late),
+            socket: known.as_ref().and_then(|facts| facts.socket.clone()),
         };
         if known.as_ref() != Some(&facts) {
             facts.store(&self.repo, &host.tracking)?;

@@ -28,6 +28,7 @@ pub fn state_of(report: &DeliveryEvent) -> Option<State> {
         DeliveryEvent::Busy(_) => State::Waiting,
         DeliveryEvent::MayBegin
         | DeliveryEvent::Came(_)
+        | DeliveryEvent::Socket(_)
         | DeliveryEvent::NeedFull
         | DeliveryEvent::Note(_)
         | DeliveryEvent::Lost => return None,

@@ -14,7 +14,7 @@ use deptool_agent::shared::{
 };
 use gix::ObjectId;
 
-use super::{Affected, Request};
+use super::{Affected, HostRemote, Request};
 use crate::{
     agent::{
         open_files::{self, Use},
@@ -222,6 +222,17 @@ struct PushSupervisor<'a> {
     progress: &'a Progress,
 }
 
+impl PushSupervisor<'_> {
+    /// Record something else about a host, unless `change` returns `None`. If this fails, the next push takes longer.
+    fn change_facts(&self, host: &HostRemote, change: impl FnOnce(HostFacts) -> Option<HostFacts>) {
+        if let Some(facts) = HostFacts::load(&self.remote.repo, &host.tracking).and_then(change)
+            && let Err(error) = facts.store(&self.remote.repo, &host.tracking)
+        {
+            self.remote.say(&format!("{}: {error}", host.host));
+        }
+    }
+}
+
 impl Supervisor for PushSupervisor<'_> {
     fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError> {
         let (one, nothing) = (&self.affected[at], &mut Packed::new());
@@ -277,19 +288,16 @@ impl Supervisor for PushSupervisor<'_> {
                 self.remote.say(&format!("{}: waiting for {by}, who has been {phase} for {since}", host.host));
             }
             DeliveryEvent::Hello(hello) => {
-                // If this can't be recorded, the next push takes a round trip more.
+                // If this can't be recorded, the next push takes longer.
                 if let Err(error) = self.remote.record_hello(host, hello) {
                     self.remote.say(&format!("{}: {error}", host.host));
                 }
             }
             DeliveryEvent::Came(timing) => {
-                // The same applies here.
-                let facts = HostFacts::load(&self.remote.repo, &host.tracking);
-                if let Some(facts) = facts.and_then(|facts| facts.after(timing))
-                    && let Err(error) = facts.store(&self.remote.repo, &host.tracking)
-                {
-                    self.remote.say(&format!("{}: {error}", host.host));
-                }
+                self.change_facts(host, |facts| facts.after(timing));
+            }
+            DeliveryEvent::Socket(socket) => {
+                self.change_facts(host, |facts| Some(HostFacts { socket: Some(socket.clone()), ..facts }));
             }
             DeliveryEvent::Stage(_)
             | DeliveryEvent::Note(_)

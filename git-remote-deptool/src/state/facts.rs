@@ -14,7 +14,11 @@ use deptool_agent::shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::transport::Present, config::TrackingName, repo::Repo};
+use crate::{
+    agent::transport::{Present, ssh::control::ControlSocket},
+    config::TrackingName,
+    repo::Repo,
+};
 
 /// The suffix of files that are being written. No tracking name ends in `.lock`, and no escaped one in `%`.
 const TEMPORARY: &str = "%.lock";
@@ -43,6 +47,9 @@ pub struct HostFacts {
     /// How long a request on stdin took to arrive after the agent's hello, in milliseconds.
     #[serde(default)]
     pub late: u32,
+    /// Where ssh shares its connections to the host.
+    #[serde(default)]
+    pub socket: Option<ControlSocket>,
 }
 
 /// How a request that is sent ahead gets to the host.
@@ -241,6 +248,7 @@ mod tests {
             drift: 0,
             is_roots_login: false,
             late: 0,
+            socket: None,
         };
         assert!(!new.is_far());
         let near = after(new, RequestPath::Stdin, 200, 4);

@@ -156,6 +156,7 @@ fn facts_are_kept_by_tracking_name_and_damage_is_no_error() {
         drift: 0,
         is_roots_login: true,
         late: 0,
+        socket: None,
     };
     let name = |text: &str| TrackingName::parse(text.into()).unwrap();
     assert_eq!(HostFacts::load(&repo, &name("a/b")), None);

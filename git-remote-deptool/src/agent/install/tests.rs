@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use deptool_agent::shared::{build, name::HostName};
@@ -20,6 +21,7 @@ use super::{
 use crate::agent::transport::{
     ConnectError, Connector, Early, Endpoint, Environment, Link, Stage,
     messages::{Display, Kind},
+    process::Connection,
     ssh::{Questions, Sharing, SshEndpoint, SshSettings},
 };
 
@@ -69,11 +71,11 @@ impl Host {
         write_program(&self.at(name), &format!("#!/bin/sh\n{script}\n"));
     }
 
-    /// Have the host use this PATH. The stand-in for ssh counts how often it is called.
+    /// Have the host use this PATH. The stand-in for ssh counts how often it is called to connect.
     fn path(&self, path: &str) {
         let dir = self.dir.path().display();
         let script = format!(
-            "for command; do :; done\necho >>{dir}/log/calls\nexec env -i PATH={path} {dir}/login \"$command\""
+            "[ \"$1\" != -G ] || exit 255\nfor command; do :; done\necho >>{dir}/log/calls\nexec env -i PATH={path} {dir}/login \"$command\""
         );
         self.write("ssh", &script);
     }
@@ -135,6 +137,7 @@ impl Host {
             port: None,
             name: host,
             sharing: Sharing::AsConfigured,
+            socket: None,
             questions: self.questions,
         });
         let mut stages = Vec::new();
@@ -179,13 +182,17 @@ fn write_program(path: &Path, content: &str) {
 /// An agent that sends back what it gets after the hello.
 const AGENT: &str = "#!/bin/sh\nread -r word build\necho deptool-agent VERSION $build\nexec cat\n";
 
+fn succeeds(connection: &Connection) -> bool {
+    connection.wait_for(Duration::from_secs(60)).unwrap().unwrap().success()
+}
+
 /// Say something to the agent that only echoes, and end the session.
 fn echo(link: Link, text: &[u8]) -> Vec<u8> {
-    let Link { connection, mut outgoing, mut incoming } = link;
+    let Link { connection, mut outgoing, mut incoming, socket: _ } = link;
     outgoing.write_all(text).unwrap();
     drop(outgoing);
     let mut answer = Vec::new();
     incoming.read_to_end(&mut answer).unwrap();
-    assert!(connection.wait().unwrap().success());
+    assert!(succeeds(&connection));
     answer
 }

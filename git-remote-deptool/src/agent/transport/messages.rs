@@ -5,7 +5,6 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::Stdio,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -140,10 +139,10 @@ impl Drop for Messages {
 }
 
 /// Both ends of a stderr: one for the program that will be started, one for [`follow`].
-pub fn channel_of(kind: Kind) -> io::Result<(Stdio, File)> {
+pub fn channel_of(kind: Kind) -> io::Result<(OwnedFd, File)> {
     // If no terminal is available, a pipe works as well, except for that one message.
     if let (Kind::Terminal, Ok((theirs, ours))) = (kind, terminal()) {
-        return Ok((theirs.into(), ours));
+        return Ok((theirs, ours));
     }
     let (ours, theirs) = io::pipe()?;
     Ok((theirs.into(), OwnedFd::from(ours).into()))

@@ -26,6 +26,17 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a waiting write checks whether to continue.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a last message may take to be read.
+const PATIENCE_WITH_LAST: Duration = Duration::from_millis(200);
+
+/// What happens when a pipe is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtDrop {
+    Closes,
+    /// Whoever reads it stops to read soon after, so what was written must be read first.
+    IsReadFirst,
+}
+
 /// The program's stdin. Dropping it closes the pipe.
 ///
 /// What is sent ahead and does not fit into the pipe is written by the pump. So it can't block us while the other side waits
@@ -35,6 +46,7 @@ pub struct Outgoing {
     outbox: Arc<Outbox>,
     pump: Pump,
     interrupt: Interrupt,
+    at_drop: AtDrop,
     pub(super) patience: Duration,
 }
 
@@ -134,9 +146,10 @@ impl Task for Writing {
 }
 
 impl Outgoing {
-    pub(super) fn new(pipe: ChildStdin, pump: Pump, interrupt: Interrupt) -> Outgoing {
+    pub(super) fn new(pipe: ChildStdin, at_drop: AtDrop, pump: Pump, interrupt: Interrupt) -> Outgoing {
         let state = Unwritten { parts: VecDeque::new(), offset: 0, total: 0, since: Instant::now(), failed: None };
-        Outgoing { outbox: Arc::new(Outbox { pipe, state: Mutex::new(state) }), pump, interrupt, patience: PATIENCE }
+        let outbox = Arc::new(Outbox { pipe, state: Mutex::new(state) });
+        Outgoing { outbox, pump, interrupt, at_drop, patience: PATIENCE }
     }
 
     /// Prepare for a lot of data: have the pipe hold more than the usual 64 KiB, so that its two ends take turns less often.
@@ -216,6 +229,13 @@ impl Drop for Outgoing {
         // Nobody needs the rest. The pump has the pipe while it writes to it.
         if self.abandon() {
             self.pump.wake();
+        } else if self.at_drop == AtDrop::IsReadFirst {
+            let (pipe, until) = (&self.outbox.pipe, Instant::now() + PATIENCE_WITH_LAST);
+            let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            while matches!(rustix::io::ioctl_fionread(pipe), Ok(1..))
+                && matches!(poll(&mut [PollFd::new(pipe, PollFlags::empty())], Some(&moment)), Ok(0))
+                && Instant::now() < until
+            {}
         }
     }
 }

@@ -1,9 +1,15 @@
-//! A program behind two pipes, which different threads can read and write.
+//! A program behind two pipes, which different threads can read and write: a child, or one on a host to which ssh already shares a
+//! connection.
 
 use std::{
+    fs::File,
     io::{self, Read},
-    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -11,79 +17,129 @@ use std::{
 
 use rustix::{
     event::PollFlags,
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
+    process::{Pid, Signal, kill_process},
 };
 
 use super::asking;
 use super::messages::{self, Kind, Messages, Showing, Sink};
-use super::outgoing::Outgoing;
+use super::outgoing::{AtDrop, Outgoing};
 use super::pump::{Next, Pump, Pumps, Task};
+use super::ssh::mux::MuxSession;
 use crate::model::interrupt::Interrupt;
 
-/// The program: ssh, or an agent on this machine.
+/// The program: ssh, an agent on this machine, or a command on a host.
 ///
-/// Dropping it does not kill the program. The program exits when its stdin is closed, and is then reaped in the
-/// background.
+/// Dropping it does not kill a child. A child exits when its stdin is closed, and is then reaped in the background. A command on a
+/// host loses its stdout.
 #[derive(Debug)]
 pub struct Connection {
-    child: Arc<Mutex<Child>>,
+    program: Arc<Mutex<Program>>,
     messages: Messages,
     pump: Pump,
 }
 
+#[derive(Debug)]
+enum Program {
+    Child(Child),
+    Session(MuxSession),
+}
+
 /// Ends a [`Connection`] from another thread.
 #[derive(Debug, Clone)]
-pub struct Stopper(Arc<Mutex<Child>>);
+pub struct Stopper(Arc<Mutex<Program>>);
 
-/// Start `command` with pipes for stdin and stdout, and show its stderr on `sink`. After an interrupt, writes to it
-/// give up sooner.
-pub fn start(
-    mut command: Command,
-    kind: Kind,
-    (sink, showing): (Sink, Showing),
-    pumps: &Pumps,
-    interrupt: &Interrupt,
-) -> io::Result<(Connection, Outgoing, Incoming)> {
-    let (stderr, ours) = messages::channel_of(kind)?;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
+/// What every connection needs.
+pub struct Surroundings<'a> {
+    /// What kind of file the program gets as its stderr.
+    pub kind: Kind,
+    /// Where its stderr is shown.
+    pub shown: (Sink, Showing),
+    pub pumps: &'a Pumps,
+    /// After it, writes give up sooner.
+    pub interrupt: &'a Interrupt,
+}
+
+/// Start `command` with pipes for stdin and stdout.
+pub fn start(mut command: Command, around: Surroundings<'_>) -> io::Result<(Connection, Outgoing, Incoming)> {
+    let (stderr, ours) = messages::channel_of(around.kind)?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::from(stderr)).spawn()?;
     // The command holds the program's end of stderr. While it is open, stderr does not end.
     drop(command);
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         unreachable!("both were asked for")
     };
-    let messages = messages::follow(ours, sink, showing, &pumps.stderr);
-    let connection = Connection { child: Arc::new(Mutex::new(child)), messages, pump: pumps.data.clone() };
-    let incoming = Incoming { put_back: Vec::new(), taken: 0, stdout };
-    rustix::io::ioctl_fionbio(&stdin, true)?;
-    Ok((connection, Outgoing::new(stdin, pumps.data.clone(), interrupt.clone()), incoming))
+    attach(Program::Child(child), (stdin, stdout, ours), around)
 }
 
-impl Connection {
-    /// Wait until the program exits. It exits when [`Outgoing`] was dropped and the other side is done.
-    pub fn wait(&self) -> io::Result<ExitStatus> {
-        let pid = Pid::from_child(&lock(&self.child));
-        // Wait without the lock, so that the program can be stopped meanwhile, and without reaping it, so that its id
-        // is not reused.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        loop {
-            match waitid(WaitId::Pid(pid), options) {
-                Err(rustix::io::Errno::INTR) => continue,
-                // It was reaped before, so its status is known.
-                Ok(_) | Err(rustix::io::Errno::CHILD) => return lock(&self.child).wait(),
-                Err(error) => return Err(error.into()),
-            }
+/// Run `command` on the host to which the process behind `socket` has a connection.
+pub fn share(
+    socket: &Path,
+    command: &str,
+    variable: Option<(&str, &str)>,
+    around: Surroundings<'_>,
+) -> io::Result<(Connection, Outgoing, Incoming)> {
+    let (stderr, ours) = messages::channel_of(around.kind)?;
+    let ((stdin_there, stdin), (stdout, stdout_there)) = (io::pipe()?, io::pipe()?);
+    let pipes = [stdin_there.as_fd(), stdout_there.as_fd(), stderr.as_fd()];
+    let session = MuxSession::begin(socket, command, variable, pipes)?;
+    let (stdin, stdout) = (ChildStdin::from(OwnedFd::from(stdin)), ChildStdout::from(OwnedFd::from(stdout)));
+    attach(Program::Session(session), (stdin, stdout, ours), around)
+}
+
+fn attach(
+    program: Program,
+    (stdin, stdout, stderr): (ChildStdin, ChildStdout, File),
+    around: Surroundings<'_>,
+) -> io::Result<(Connection, Outgoing, Incoming)> {
+    rustix::io::ioctl_fionbio(&stdin, true)?;
+    let at_drop = match &program {
+        Program::Child(_) => AtDrop::Closes,
+        Program::Session(_) => AtDrop::IsReadFirst,
+    };
+    let (sink, showing) = around.shown;
+    let messages = messages::follow(stderr, sink, showing, &around.pumps.stderr);
+    let pump = around.pumps.data.clone();
+    let outgoing = Outgoing::new(stdin, at_drop, pump.clone(), around.interrupt.clone());
+    let connection = Connection { program: Arc::new(Mutex::new(program)), messages, pump };
+    Ok((connection, outgoing, Incoming { put_back: Vec::new(), taken: 0, stdout }))
+}
+
+impl Program {
+    /// Its status, or `None` if it still runs.
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Program::Child(child) => child.try_wait(),
+            Program::Session(session) => Ok(session.try_wait()),
         }
     }
 
-    /// Like [`wait`](Self::wait), but at most for `patience`. `None` if the program still runs.
+    fn is_running_child(&mut self) -> bool {
+        match self {
+            Program::Child(child) => matches!(child.try_wait(), Ok(None)),
+            Program::Session(_) => false,
+        }
+    }
+}
+
+impl Connection {
+    /// Wait until the program exits, but at most for `patience`. `None` if it still runs. It exits when [`Outgoing`] was dropped
+    /// and the other side is done.
     pub fn wait_for(&self, patience: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + patience;
         loop {
-            let status = lock(&self.child).try_wait()?;
+            let status = lock(&self.program).try_wait()?;
             if status.is_some() || Instant::now() >= deadline {
                 return Ok(status);
             }
             thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether there was no session, and nothing reached the host.
+    pub fn is_refused(&self) -> bool {
+        match &mut *lock(&self.program) {
+            Program::Child(_) => false,
+            Program::Session(session) => session.is_refused(),
         }
     }
 
@@ -101,12 +157,12 @@ impl Connection {
     /// or it asked for a key to be touched. True if that can't be found out.
     pub fn may_be_asking(&self) -> bool {
         let touch = self.stderr().lines().last().is_some_and(|line| line.contains("user presence"));
-        touch || asking::is_asking(lock(&self.child).id())
+        touch || matches!(&*lock(&self.program), Program::Child(child) if asking::is_asking(child.id()))
     }
 
     /// A handle to end the program from another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.child.clone())
+        Stopper(self.program.clone())
     }
 
     /// The stderr so far, at most 4 KiB, safe to show.
@@ -122,15 +178,15 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if matches!(lock(&self.child).try_wait(), Ok(None)) {
+        if lock(&self.program).is_running_child() {
             // A failure to reap it has no consequence.
-            let _ = self.pump.add(Reaping(self.child.clone()));
+            let _ = self.pump.add(Reaping(self.program.clone()));
         }
     }
 }
 
 /// Waits for a program whose end is of no interest.
-struct Reaping(Arc<Mutex<Child>>);
+struct Reaping(Arc<Mutex<Program>>);
 
 impl Task for Reaping {
     fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
@@ -142,23 +198,27 @@ impl Task for Reaping {
     }
 
     fn step(&mut self, _is_ready: bool) -> Next {
-        if matches!(lock(&self.0).try_wait(), Ok(None)) { Next::GoesOn } else { Next::Over }
+        if lock(&self.0).is_running_child() { Next::GoesOn } else { Next::Over }
     }
 }
 
 impl Stopper {
-    /// Send SIGTERM if it still runs. ssh then restores the terminal.
+    /// End it if it still runs: with SIGTERM, so that ssh restores the terminal.
     pub fn stop(&self) {
-        let mut child = lock(&self.0);
-        if matches!(child.try_wait(), Ok(None)) {
-            // It may have exited just now, which is as good.
-            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        match &mut *lock(&self.0) {
+            Program::Child(child) => {
+                if matches!(child.try_wait(), Ok(None)) {
+                    // It may have exited just now, which is as good.
+                    let _ = kill_process(Pid::from_child(child), Signal::TERM);
+                }
+            }
+            Program::Session(session) => session.stop(),
         }
     }
 }
 
-fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
-    child.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(program: &Mutex<Program>) -> MutexGuard<'_, Program> {
+    program.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a program ended, for an error message.
@@ -213,8 +273,13 @@ mod tests {
     fn shell(script: &str) -> (Connection, Outgoing, Incoming) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let sink = Arc::new(Mutex::new(io::sink()));
-        start(command, Kind::Pipe, (sink, Showing::Soon), &Pumps::default(), &Interrupt::default()).unwrap()
+        let shown: (Sink, _) = (Arc::new(Mutex::new(io::sink())), Showing::Soon);
+        let (pumps, interrupt) = (&Pumps::default(), &Interrupt::default());
+        start(command, Surroundings { kind: Kind::Pipe, shown, pumps, interrupt }).unwrap()
+    }
+
+    fn wait(connection: &Connection) -> ExitStatus {
+        connection.wait_for(Duration::from_secs(60)).unwrap().unwrap()
     }
 
     #[test]
@@ -232,7 +297,7 @@ mod tests {
         drop(outgoing);
         let rest = reader.join().unwrap().unwrap();
         assert!(rest.ends_with(b"xend, and more") && rest.len() == (1 << 20) + 13);
-        assert!(connection.wait().unwrap().success());
+        assert!(wait(&connection).success());
     }
 
     #[test]
@@ -257,9 +322,9 @@ mod tests {
     fn a_program_that_does_not_end_can_be_stopped_from_another_thread() {
         let (connection, _outgoing, _incoming) = shell("exec sleep 600");
         let stopper = connection.stopper();
-        let waiting = thread::spawn(move || connection.wait());
+        let waiting = thread::spawn(move || wait(&connection));
         stopper.stop();
-        assert_eq!(waiting.join().unwrap().unwrap().signal(), Some(15));
+        assert_eq!(waiting.join().unwrap().signal(), Some(15));
         stopper.stop();
     }
 
@@ -270,7 +335,7 @@ mod tests {
             // It may have ended before it was written to.
             let _ = outgoing.write_all(b"hello\n");
             let _ = outgoing.send_ahead(vec![Arc::from(vec![b'x'; size])]);
-            connection.wait().unwrap();
+            wait(&connection);
             outgoing.is_unread()
         };
         assert!(unread("exit 255", 10));

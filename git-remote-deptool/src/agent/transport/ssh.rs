@@ -11,8 +11,11 @@ use std::{
 use deptool_agent::shared::{env_request, name::HostName};
 use rustix::process::setsid;
 
+pub mod control;
+pub mod mux;
 mod program;
 
+use control::ControlSocket;
 use program::{Program, Variant, by_name, find, first_word};
 
 use super::{ConnectError, Environment, user_config};
@@ -28,6 +31,8 @@ pub struct SshEndpoint {
     /// The host's directory in the tree (`deptoolHost`, or `host`), which its `/etc/hostname` must match.
     pub name: HostName,
     pub sharing: Sharing,
+    /// What ssh has said about the socket of a shared connection.
+    pub socket: Option<ControlSocket>,
     pub questions: Questions,
 }
 
@@ -77,7 +82,9 @@ pub struct SshSettings {
     pub program: Option<OsString>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
     pub variant: Option<OsString>,
-    /// Options that the user's ssh configuration makes necessary.
+    /// The text of the user's ssh configuration.
+    pub config: String,
+    /// Options that it makes necessary.
     pub overrides: Vec<&'static str>,
 }
 
@@ -86,8 +93,10 @@ impl SshSettings {
     pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
         let command = variable("GIT_SSH_COMMAND").or(core_ssh_command);
+        let config = user_config::text(environment, command.as_deref());
         SshSettings {
-            overrides: user_config::overrides(environment, command.as_deref()),
+            overrides: user_config::overrides(&config),
+            config,
             command,
             program: variable("GIT_SSH"),
             variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
@@ -110,7 +119,7 @@ pub fn command(
     remote_command: &str,
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
-    let arguments = arguments(variant, target, (settings, environment), remote_command)?;
+    let arguments = arguments(variant, target, (settings, environment))?;
     let mut command = started(&program.words(environment), environment);
     match target.questions {
         Questions::Allowed => before(&mut command, ignore_interrupts),
@@ -119,7 +128,7 @@ pub fn command(
             before(&mut command, || Ok(setsid().map(drop)?));
         }
     }
-    command.args(arguments);
+    command.args(arguments).arg(remote_command);
     Ok(command)
 }
 
@@ -188,7 +197,7 @@ fn destination(target: &SshEndpoint) -> String {
     }
 }
 
-/// The options of each variant, the destination and the command.
+/// The options of each variant, and the destination.
 ///
 /// An address that does not answer is given up in less than ten seconds, after which a host counts as unreachable. A
 /// dead connection is detected after thirty seconds, as in the protocol. Values on the user's own command line come
@@ -197,7 +206,6 @@ fn arguments(
     variant: Variant,
     target: &SshEndpoint,
     (settings, environment): (&SshSettings, &Environment),
-    remote_command: &str,
 ) -> Result<Vec<OsString>, ConnectError> {
     let destination = destination(target);
     if destination.starts_with('-') || destination.contains(char::is_control) {
@@ -235,7 +243,7 @@ fn arguments(
         (Variant::Plink | Variant::TortoisePlink, Some(port)) => push(&["-P", port]),
         (_, None) | (Variant::Simple, Some(_)) => {}
     }
-    push(&[&destination, remote_command]);
+    push(&[&destination]);
     Ok(arguments)
 }
 
@@ -280,6 +288,7 @@ mod tests {
             port: None,
             name: host,
             sharing: Sharing::AsConfigured,
+            socket: None,
             questions: Questions::Allowed,
         }
     }
@@ -307,25 +316,24 @@ mod tests {
         assert_eq!(chosen(line("X=y true")), Variant::OpenSsh, "it accepts -G");
         let with_port = SshEndpoint { port: Some(2222), user: Some("core".into()), ..target() };
         let unset = (&SshSettings::default(), &Environment::default());
-        let shown = |variant| arguments(variant, &with_port, unset, "cmd").map(|a| a.join(OsStr::new(" ")));
-        assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1 cmd"));
+        let shown = |variant| arguments(variant, &with_port, unset).map(|a| a.join(OsStr::new(" ")));
+        assert!(shown(Variant::OpenSsh).unwrap().to_str().unwrap().ends_with("-T -p 2222 core@web1"));
         assert!(!shown(Variant::OpenSsh).unwrap().to_str().unwrap().contains("-S none"));
         let v6 = SshEndpoint { host: "::1".into(), ..target() };
-        let v6 = arguments(Variant::OpenSsh, &v6, unset, "true").unwrap();
-        assert_eq!(v6[v6.len() - 2..], ["::1", "true"]);
+        let v6 = arguments(Variant::OpenSsh, &v6, unset).unwrap();
+        assert_eq!(v6[v6.len() - 1], "::1");
         let deferred = SshEndpoint { questions: Questions::Deferred, ..target() };
-        assert!(arguments(Variant::OpenSsh, &deferred, unset, "true").unwrap().contains(&"BatchMode=yes".into()));
+        assert!(arguments(Variant::OpenSsh, &deferred, unset).unwrap().contains(&"BatchMode=yes".into()));
         let afresh = SshEndpoint { sharing: Sharing::Never, ..with_port.clone() };
-        let line = arguments(Variant::OpenSsh, &afresh, unset, "cmd").unwrap().join(OsStr::new(" "));
+        let line = arguments(Variant::OpenSsh, &afresh, unset).unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().starts_with("-S none -o ConnectTimeout"), "{line:?}");
         let asked = SshEndpoint { sharing: Sharing::Asked, ..with_port.clone() };
         let environment = Environment::from_iter([("XDG_RUNTIME_DIR", "/nowhere")]);
-        let line = arguments(Variant::OpenSsh, &asked, (&SshSettings::default(), &environment), "cmd")
-            .unwrap()
-            .join(OsStr::new(" "));
+        let line =
+            arguments(Variant::OpenSsh, &asked, (&SshSettings::default(), &environment)).unwrap().join(OsStr::new(" "));
         assert!(line.to_str().unwrap().contains("-o ControlPath=~/.ssh/deptool-%C"), "{line:?}");
-        assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1 cmd");
-        assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1 cmd");
+        assert_eq!(shown(Variant::Plink).unwrap(), "-T -P 2222 core@web1");
+        assert_eq!(shown(Variant::TortoisePlink).unwrap(), "-batch -T -P 2222 core@web1");
         assert!(matches!(shown(Variant::Simple), Err(ConnectError::PortNotSupported)));
     }
 
@@ -355,7 +363,7 @@ mod tests {
     fn an_address_can_not_become_an_option() {
         let target = SshEndpoint { user: Some("-oProxyCommand=x".into()), ..target() };
         assert!(matches!(
-            arguments(Variant::OpenSsh, &target, (&SshSettings::default(), &Environment::default()), "cmd"),
+            arguments(Variant::OpenSsh, &target, (&SshSettings::default(), &Environment::default())),
             Err(ConnectError::BadLogin(_))
         ));
     }

@@ -22,8 +22,8 @@ const DEPTH: usize = 16;
 /// The size limit for a configuration file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The options that override settings in the configuration that `command` (or else ssh) uses, for any host.
-pub fn overrides(environment: &Environment, command: Option<&OsStr>) -> Vec<&'static str> {
+/// The text of the configuration that `command` (or else ssh) uses, for any host.
+pub fn text(environment: &Environment, command: Option<&OsStr>) -> String {
     let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
     let own = home.join(".ssh");
     let mut text = String::new();
@@ -34,6 +34,12 @@ pub fn overrides(environment: &Environment, command: Option<&OsStr>) -> Vec<&'st
             read(Path::new("/etc/ssh/ssh_config"), &home, Path::new("/etc/ssh"), DEPTH, &mut text);
         }
     }
+    text
+}
+
+/// The options that override settings in this configuration.
+pub fn overrides(text: &str) -> Vec<&'static str> {
+    let text = text.to_ascii_lowercase();
     let is_mentioned = |(word, _): &&(&str, &str)| text.contains(word);
     OVERRIDES.iter().filter(is_mentioned).map(|(_, option)| *option).collect()
 }
@@ -51,7 +57,7 @@ fn file_option(line: &str) -> Option<String> {
     Some(file.trim_matches(['"', '\'']).to_owned())
 }
 
-/// Append the text of a file and of those that it includes, in lower case. Unreadable files are skipped.
+/// Append the text of a file and of those that it includes, without comments. Unreadable files are skipped.
 fn read(file: &Path, home: &Path, directory: &Path, depth: usize, text: &mut String) {
     if depth == 0 || fs::metadata(file).map_or(true, |meta| !meta.is_file() || meta.len() > LONGEST) {
         return;
@@ -67,7 +73,7 @@ fn read(file: &Path, home: &Path, directory: &Path, depth: usize, text: &mut Str
                     .for_each(|file| read(file, home, directory, depth - 1, text));
             }
         } else if !line.starts_with('#') {
-            text.push_str(&line.to_ascii_lowercase());
+            text.push_str(line);
             text.push('\n');
         }
     }
@@ -97,11 +103,11 @@ mod tests {
         let at = |file: &str| home.path().join(".ssh").join(file);
         fs::create_dir_all(at("conf.d")).unwrap();
         fs::write(at("config"), "Host a\n  # SessionType none\nInclude conf.d/*\n").unwrap();
-        assert_eq!(overrides(&environment, None), Vec::<&str>::new());
+        assert_eq!(overrides(&text(&environment, None)), Vec::<&str>::new());
         fs::write(at("conf.d/one"), "Host *\n\tStdinNull=yes\n").unwrap();
-        assert_eq!(overrides(&environment, None), ["StdinNull=no"]);
+        assert_eq!(overrides(&text(&environment, None)), ["StdinNull=no"]);
         fs::write(at("other"), "sessiontype none\n").unwrap();
         let line = format!("ssh -F '{}' -v", at("other").display());
-        assert_eq!(overrides(&environment, Some(OsStr::new(&line))), ["SessionType=default"]);
+        assert_eq!(overrides(&text(&environment, Some(OsStr::new(&line)))), ["SessionType=default"]);
     }
 }

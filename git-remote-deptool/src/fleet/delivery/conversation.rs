@@ -65,7 +65,7 @@ pub struct Conversation<'a> {
 /// What to do next.
 enum State {
     /// Connect unless that has begun, and send everything.
-    Begin(Option<Started>),
+    Begin(Option<Box<Started>>),
     /// Follow the deployment to its end. After a lost connection, also what was lost.
     Follow(Box<Session>, Option<Lost>),
     /// Connect again to confirm. If that fails, the host rolls back when the time is over, and reports it on the old
@@ -91,7 +91,7 @@ impl<'a> Conversation<'a> {
         tell: Box<dyn Fn(DeliveryEvent) + Send + 'a>,
     ) -> Self {
         Conversation {
-            state: State::Begin(delivery.started.take()),
+            state: State::Begin(delivery.started.take().map(Box::new)),
             permission: Permission::NotGiven,
             expected: Expected::of(&delivery.request),
             give_up_at: None,
@@ -223,7 +223,7 @@ impl<'a> Conversation<'a> {
         State::Begin(None)
     }
 
-    fn begin(&mut self, started: Option<Started>) -> Result<State, SessionError> {
+    fn begin(&mut self, started: Option<Box<Started>>) -> Result<State, SessionError> {
         let delivery = &self.delivery;
         let request = encode(&Request::Deploy(Box::new(delivery.request.clone())));
         let request: Arc<[u8]> = request.map_err(LocalError::from)?.into();
@@ -233,7 +233,7 @@ impl<'a> Conversation<'a> {
         let started = match started {
             Some(started) => {
                 stage(Stage::Connecting);
-                started
+                *started
             }
             None => {
                 let early = match delivery.flight {
@@ -257,6 +257,9 @@ impl<'a> Conversation<'a> {
             hello => hello?,
         };
         (self.tell)(DeliveryEvent::Hello(Box::new(hello)));
+        if let Some(socket) = session.take_socket() {
+            (self.tell)(DeliveryEvent::Socket(socket));
+        }
         self.unanswered = Some(session.answered_in());
         if self.begins_by_itself() {
             self.permit();

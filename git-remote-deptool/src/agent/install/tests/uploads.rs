@@ -62,7 +62,7 @@ fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_instal
     let request: Arc<[u8]> = content(3 << 20).into();
     let (link, stages) = host.connect_with(Some(&Early::new(vec![request.clone()])));
     assert!(matches!(stages[..], [Stage::Connecting, Stage::Installing { .. }]));
-    let Link { connection, mut outgoing, mut incoming } = link.unwrap();
+    let Link { connection, mut outgoing, mut incoming, socket: _ } = link.unwrap();
     let reader = std::thread::spawn(move || {
         let mut answer = Vec::new();
         incoming.read_to_end(&mut answer).map(|_| answer)
@@ -70,7 +70,7 @@ fn a_request_that_was_sent_ahead_arrives_once_also_if_the_agent_had_to_be_instal
     outgoing.write_all(b"end").unwrap();
     drop(outgoing);
     assert!(reader.join().unwrap().unwrap() == [&request, &b"end"[..]].concat());
-    assert!(connection.wait().unwrap().success());
+    assert!(succeeds(&connection));
     assert_eq!(host.calls(), 2);
 }
 
