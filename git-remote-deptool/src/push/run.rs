@@ -31,6 +31,7 @@ use crate::{
     repo::{
         Files, ReadError,
         blob::Blobs,
+        history::Objects,
         pack::{self, Base, Selection},
     },
     state::{Attempt, HostFacts, RequestPath},
@@ -107,7 +108,7 @@ fn deliveries(
     let operator = remote.repo.operator();
     let (asked, defaults) = (options.push_options.confirm, &remote.settings.shared.defaults);
     let mut deliveries = Vec::with_capacity(affected.len());
-    let (mut packed, blobs) = (Packed::new(), Blobs::of(remote.repo.gix()));
+    let (mut packed, blobs) = (Packed::nothing(remote), Blobs::of(remote.repo.gix()));
     for ((one, facts), started) in affected.iter().zip(facts).zip(started) {
         let payload = payload_for(remote, request, one, Completeness::Incremental, &mut packed)?;
         let is_ssh = matches!(one.remote.via, Via::Ssh(_));
@@ -173,8 +174,19 @@ enum Completeness {
     Full,
 }
 
-/// Payloads by the objects in them. Hosts with the same directory share one.
-type Packed = HashMap<Vec<ObjectId>, Payload>;
+/// What was packed for other hosts.
+struct Packed {
+    /// It remembers what was read: all hosts get the same commits.
+    objects: Objects,
+    /// By the objects in them. Hosts with the same directory share one.
+    payloads: HashMap<Vec<ObjectId>, Payload>,
+}
+
+impl Packed {
+    fn nothing(remote: &Remote) -> Packed {
+        Packed { objects: Objects::of(remote.repo.gix()), payloads: HashMap::new() }
+    }
+}
 
 fn payload_for(
     remote: &Remote,
@@ -183,7 +195,7 @@ fn payload_for(
     completeness: Completeness,
     packed: &mut Packed,
 ) -> Result<Payload, RemoteError> {
-    let (repo, host) = (remote.repo.gix(), &one.remote.host);
+    let (objects, host) = (&packed.objects, &one.remote.host);
     if let (Completeness::Full, Goal::Commit(target)) = (completeness, request.goal) {
         let directories = remote.repo.host_trees(target)?;
         if let Some((_, directory)) = directories.into_iter().find(|(name, _)| name == host) {
@@ -193,24 +205,24 @@ fn payload_for(
     let mut selection = match (request.goal, completeness, &one.tracked) {
         (Goal::Nothing, _, _) => Selection::default(),
         (Goal::Commit(target), Completeness::Incremental, Some(tracked)) => {
-            pack::select(repo, host, Base::HostSubtreeOf(tracked.commit), Some(tracked.commit), target)?
+            pack::select(objects, host, Base::HostSubtreeOf(tracked.commit), Some(tracked.commit), target)?
         }
-        (Goal::Commit(target), _, _) => pack::select(repo, host, Base::Nothing, None, target)?,
+        (Goal::Commit(target), _, _) => pack::select(objects, host, Base::Nothing, None, target)?,
     };
     if let (Completeness::Full, Some(tracked)) = (completeness, &one.tracked) {
         // The host may have lost objects of the commit that it runs. If they are not here either, the host reports
         // that.
-        let running = pack::select(repo, host, Base::Nothing, None, tracked.commit).unwrap_or_default();
+        let running = pack::select(objects, host, Base::Nothing, None, tracked.commit).unwrap_or_default();
         let known: HashSet<ObjectId> = selection.objects.iter().copied().collect();
         selection.objects.extend(running.objects.into_iter().filter(|id| !known.contains(id)));
     }
-    if let Some(same) = packed.get(&selection.objects).filter(|same| same.large == selection.large) {
+    if let Some(same) = packed.payloads.get(&selection.objects).filter(|same| same.large == selection.large) {
         return Ok(same.clone());
     }
     let mut bytes = Vec::new();
-    pack::write(remote.repo.gix(), &selection.objects, &mut bytes)?;
+    pack::write(objects, &selection.objects, &mut bytes)?;
     let made = Payload::new(&bytes, selection.large)?;
-    packed.insert(selection.objects, made.clone());
+    packed.payloads.insert(selection.objects, made.clone());
     Ok(made)
 }
 
@@ -235,7 +247,7 @@ impl PushSupervisor<'_> {
 
 impl Supervisor for PushSupervisor<'_> {
     fn full_pack(&mut self, at: usize) -> Result<Payload, SupervisorError> {
-        let (one, nothing) = (&self.affected[at], &mut Packed::new());
+        let (one, nothing) = (&self.affected[at], &mut Packed::nothing(self.remote));
         payload_for(self.remote, self.request, one, Completeness::Full, nothing).map_err(Into::into)
     }
 

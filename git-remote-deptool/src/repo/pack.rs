@@ -87,13 +87,12 @@ pub enum SelectError {
 /// sent, even if `old` reaches it. Of each commit, the root tree and the objects of the host's directory that are not
 /// in `base` are sent. A commit need not have the host's directory.
 pub fn select(
-    repo: &gix::Repository,
+    objects: &Objects,
     host: &HostName,
     base: Base,
     old: Option<CommitId>,
     target: CommitId,
 ) -> Result<Selection, SelectError> {
-    let objects = Objects::of(repo);
     let base = match base {
         Base::HostSubtreeOf(commit) if objects.has(&commit.0) => objects.host_tree(&commit, host)?,
         Base::HostSubtreeOf(_) | Base::Nothing => None,
@@ -109,7 +108,7 @@ pub fn select(
         commits.extend(between.into_iter().filter(|commit| *commit != target && has_root(commit)));
     }
     let mut search = Search {
-        objects: &objects,
+        objects,
         base: base.map(|tree| tree.0),
         seen: HashSet::new(),
         selection: Selection::default(),
@@ -245,11 +244,11 @@ pub enum WriteError {
 }
 
 /// Write a pack of `objects` to `out`, without deltas, with fast compression. Only one object is in memory at a time.
-pub fn write(repo: &gix::Repository, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
-    write_from(&Objects::of(repo), objects, &[], out)
+pub fn write(source: &Objects, objects: &[ObjectId], out: &mut dyn Write) -> Result<Summary, WriteError> {
+    write_from(source, objects, &[], out)
 }
 
-/// Like [`write`], from any source of objects, and including those in `made`.
+/// Like [`write`], and including the objects in `made`.
 pub(crate) fn write_from(
     source: &Objects,
     objects: &[ObjectId],

@@ -13,7 +13,7 @@ use deptool_agent::shared::{
     tree::{entries, host_directory},
 };
 
-use super::{Base, Selection, select, write};
+use super::{Base, Objects, Selection, select, write};
 
 /// Both versions that are supported, where they are installed.
 pub(crate) fn gits() -> Vec<&'static str> {
@@ -152,7 +152,7 @@ impl Host {
     pub fn deploy(&mut self, repo: &gix::Repository, target: CommitId) -> Selection {
         let old = self.store.deployed().unwrap().map(|(_, id)| id);
         let base = old.map_or(Base::Nothing, Base::HostSubtreeOf);
-        let selection = select(repo, &self.name, base, old, target).unwrap();
+        let selection = select(&Objects::of(repo), &self.name, base, old, target).unwrap();
         self.receive(repo, &selection).unwrap();
         let log = LogEntry { name: "A", email: "a@b", seconds: 1_700_000_000, message: "deploy" };
         let expected = old.map_or(Expected::Absent, Expected::At);
@@ -162,7 +162,7 @@ impl Host {
 
     pub fn receive(&mut self, repo: &gix::Repository, selection: &Selection) -> Result<(), StoreError> {
         let mut pack = Vec::new();
-        write(repo, &selection.objects, &mut pack).unwrap();
+        write(&Objects::of(repo), &selection.objects, &mut pack).unwrap();
         self.store.add_pack(&mut &pack[..], &Limits::default()).map(drop)
     }
 

@@ -122,7 +122,7 @@ fn a_submodule_of_the_target_is_refused_and_named() {
     operator.git(&["update-index", "--add", "--cacheinfo", &entry]);
     operator.git(&["commit", "-q", "-m", "submodule"]);
     let with = operator.id("HEAD");
-    let refused = select(&operator.repo(), &web1(), Base::Nothing, None, with).unwrap_err();
+    let refused = select(&Objects::of(&operator.repo()), &web1(), Base::Nothing, None, with).unwrap_err();
     assert!(refused.to_string().starts_with("'web1/nginx/module' is a submodule"), "{refused}");
     operator.git(&["rm", "-q", "--cached", "web1/nginx/module"]);
     operator.git(&["commit", "-q", "-m", "none"]);
@@ -144,10 +144,10 @@ fn large_blobs_are_listed_for_the_target_only() {
     operator.write("web2/data/not-ours", vec![4; size]);
     let target = operator.commit("another");
     let repo = operator.repo();
-    let selection = select(&repo, &web1(), Base::HostSubtreeOf(first), Some(first), target).unwrap();
+    let selection = select(&Objects::of(&repo), &web1(), Base::HostSubtreeOf(first), Some(first), target).unwrap();
     let now = operator.git(&["rev-parse", "HEAD:web1/data/now"]).parse().unwrap();
     assert_eq!(selection.large, [(now, LARGE_BLOB)]);
-    let again = select(&repo, &web1(), Base::HostSubtreeOf(target), Some(target), target).unwrap();
+    let again = select(&Objects::of(&repo), &web1(), Base::HostSubtreeOf(target), Some(target), target).unwrap();
     assert!(again.large.is_empty());
     assert_eq!(again.objects.len(), 2, "the target itself is always sent");
     let mut host = Host::new("web1");
@@ -178,10 +178,10 @@ fn ten_thousand_files_are_selected_quickly() {
     let (first, second) = (operator.id("prod~1"), operator.id("prod"));
     let repo = operator.repo();
     let start = Instant::now();
-    let all = select(&repo, &web1(), Base::Nothing, None, first).unwrap();
+    let all = select(&Objects::of(&repo), &web1(), Base::Nothing, None, first).unwrap();
     let selected = start.elapsed();
     let mut pack = Vec::new();
-    write(&repo, &all.objects, &mut pack).unwrap();
+    write(&Objects::of(&repo), &all.objects, &mut pack).unwrap();
     let written = start.elapsed() - selected;
     let mut host = Host::new("web1");
     let start = Instant::now();
@@ -191,7 +191,7 @@ fn ten_thousand_files_are_selected_quickly() {
     assert_eq!(host.missing(first), 0);
     println!("nothing missing: {:?}", start.elapsed());
     let start = Instant::now();
-    let one = select(&repo, &web1(), Base::HostSubtreeOf(first), Some(first), second).unwrap();
+    let one = select(&Objects::of(&repo), &web1(), Base::HostSubtreeOf(first), Some(first), second).unwrap();
     let again = start.elapsed();
     assert_eq!(one.objects.len(), 6);
     println!("{} objects, {} bytes: select {selected:?}, write {written:?}", all.objects.len(), pack.len());
