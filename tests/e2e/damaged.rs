@@ -280,6 +280,53 @@ fn what_runs_is_kept_although_somebody_changed_the_link_to_it() {
     }
 }
 
+/// What was there is a directory or a file, which no rename of a link replaces, or which is lost if one does.
+#[test]
+fn what_stands_in_the_place_of_our_own_links_is_kept_and_replaced() {
+    let directory = |path: PathBuf| {
+        let _ = fs::remove_file(&path);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("foreign"), "foreign").unwrap();
+    };
+    let damages: [(&str, bool); 6] = [
+        ("apps/web/current", true),
+        ("apps/web/current.new", false),
+        ("apps/old/current", true),
+        ("current", true),
+        ("current.new", false),
+        ("previous", false),
+    ];
+    for (place, is_drift) in damages {
+        let world = World::new();
+        directory(world.state().join(place));
+        let ada = world.ada();
+        if is_drift {
+            let kept = world.state().join("state/kept/3/root/var/lib/deptool").join(place);
+            ada.git(&["deptool", "verify"]).code(2).prints(&format!("'/var/lib/deptool/{place}'"));
+            let told = format!("what was there is kept as '{}'", kept.display());
+            ada.git(&["deptool", "repair", "-y"]).ok().says(&told);
+            ada.git(&["deptool", "log"]).ok().prints(&format!("kept as '{}'", kept.display()));
+            assert_eq!(fs::read(kept.join("foreign")).unwrap(), b"foreign", "{place}");
+            ada.git(&["deptool", "verify"]).ok().prints("as deployed");
+            // The next deployment meets it.
+            fs::remove_file(world.state().join(place)).unwrap();
+            directory(world.state().join(place));
+        }
+        let three = world.three();
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+        ada.git(&["push", "web1", ":prod"]).ok();
+        at_rest(&world.sandbox, "web1", None);
+    }
+    let world = World::new();
+    fs::remove_dir_all(world.state().join("apps/web")).unwrap();
+    fs::write(world.state().join("apps/web"), "foreign").unwrap();
+    let three = world.three();
+    let run = world.ada().git(&["push", "web1", "prod"]).ok();
+    world.has(&three, &run);
+    assert_eq!(fs::read(world.state().join("state/kept/3/root/var/lib/deptool/apps/web")).unwrap(), b"foreign");
+}
+
 #[test]
 fn what_can_not_be_mended_says_what_to_do() {
     type Damage = fn(&Path);

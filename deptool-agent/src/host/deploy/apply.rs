@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
         state::{
             checkout, durable,
             error::{Context, HostError},
+            kind::Kind,
             labels,
             layout::Home,
         },
@@ -70,10 +71,8 @@ impl Applying<'_> {
             Action::OwnSecrets { generation, files } => {
                 self.complaints.extend(secrets::own(self.home, *generation, files)?)
             }
-            Action::LinkApps(apps) => link_apps(self.home, apps)?,
-            Action::Switch { from: _, to } => {
-                durable::replace_link(&self.home.current(), &format!("generations/{to}"))?
-            }
+            Action::LinkApps(apps) => link_apps(self.home, self.generation, apps)?,
+            Action::Switch { from: _, to } => point(self.home, self.generation, &self.home.current(), Some(*to))?,
             Action::CreateTmpfiles(snippets) => {
                 let paths = self.real_paths(snippets);
                 let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
@@ -84,7 +83,7 @@ impl Applying<'_> {
             Action::DaemonReload(of) => {
                 self.home.wait_for(|| of.iter().try_for_each(|user| self.system.daemon_reload(user.as_ref())))?
             }
-            Action::UnlinkApps(apps) => unlink_apps(self.home, apps)?,
+            Action::UnlinkApps(apps) => unlink_apps(self.home, self.generation, apps)?,
             Action::RestoreLinks(links) => {
                 links.add_missing(self.home)?;
                 links.enable_of_users(self.system)?;
@@ -201,24 +200,42 @@ fn existing(home: &Home, path: &ExternalPath) -> Result<Place, HostError> {
     Place::existing(home, path)?.ok_or_else(|| HostError::refused(format!("the directory of '{path}' is gone")))
 }
 
-/// Make the stable paths of `apps`.
-pub fn link_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
+/// Point `link`, which is `current` or `previous`, to a generation. Generation `number` keeps what is there instead.
+pub fn point(home: &Home, number: u32, link: &Path, to: Option<u32>) -> Result<(), HostError> {
+    backup::keep_own(home, number, link, Kind::Symlink)?;
+    match to {
+        Some(to) => durable::replace_link(link, &format!("generations/{to}")),
+        None => durable::remove(link),
+    }
+}
+
+/// Make the stable paths of `apps`. Generation `number` keeps what is there instead.
+pub fn link_apps(home: &Home, number: u32, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
-        let directory = home.apps().join(app.as_str());
+        let (directory, link) = clear_stable_path(home, number, app)?;
         fs::create_dir_all(&directory).during("create", &directory)?;
-        durable::replace_link(&directory.join("current"), &format!("../../current/{app}"))?;
+        durable::replace_link(&link, &format!("../../current/{app}"))?;
     }
     Ok(())
 }
 
-/// Remove the stable paths of `apps`. A directory stays in which somebody has put another file.
-pub fn unlink_apps(home: &Home, apps: &[AppName]) -> Result<(), HostError> {
+/// Remove the stable paths of `apps`. Generation `number` keeps what is there instead. A directory stays in which somebody has put
+/// another file.
+pub fn unlink_apps(home: &Home, number: u32, apps: &[AppName]) -> Result<(), HostError> {
     for app in apps {
-        let directory = home.apps().join(app.as_str());
-        for name in ["current", "current.new"] {
-            durable::remove(&directory.join(name))?;
-        }
+        let (directory, link) = clear_stable_path(home, number, app)?;
+        durable::remove_all(&durable::temporary_of(&link))?;
+        durable::remove(&link)?;
         durable::remove_if_empty(&directory)?;
     }
     Ok(())
+}
+
+/// Move away what somebody put in the place of an app's directory and its symlink. Returns both paths.
+fn clear_stable_path(home: &Home, number: u32, app: &AppName) -> Result<(PathBuf, PathBuf), HostError> {
+    let directory = home.apps().join(app.as_str());
+    backup::keep_own(home, number, &directory, Kind::Directory)?;
+    let link = directory.join("current");
+    backup::keep_own(home, number, &link, Kind::Symlink)?;
+    Ok((directory, link))
 }

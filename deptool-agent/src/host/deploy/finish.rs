@@ -9,6 +9,7 @@ use crate::{
         connection::takeover,
         deploy::{
             action::{Action, New, Old, Placement},
+            apply::point,
             sync::{self, Own},
         },
         external::{
@@ -59,10 +60,7 @@ pub fn finish(home: &Home, record: &Record, store: &mut Store) -> Result<(), Hos
     }
     set_refs(record, store)?;
     record.claims.save(home)?;
-    match record.previous {
-        Some(number) => durable::replace_link(&home.previous(), &format!("generations/{number}"))?,
-        None => durable::remove(&home.previous())?,
-    }
+    point(home, record.generation, &home.previous(), record.previous)?;
     if record.to == Goal::Nothing {
         durable::remove(&home.host_name())?;
     }
@@ -207,7 +205,7 @@ fn clear_siblings_of(
 }
 
 fn keep(home: &Home, record: &Record, path: &ExternalPath, place: &Place) -> Result<(), HostError> {
-    let target = backup::kept_path(home, record.generation, path);
+    let target = backup::kept_path(home, record.generation, path.relative());
     backup::make_parents(home, &target)?;
     durable::remove_all(&target)?;
     place.move_away(Sibling::Undo, &target)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -23,7 +24,7 @@ use crate::{
         id::{BlobId, TreeId},
         name::{AppName, HostName, UnitName},
         ordered::Ordered as _,
-        outcome::{Drift, Mended},
+        outcome::{Drift, Mended, Subject},
         path::{ExternalPath, TreePath},
         plan::{Enablement, HostPlan, UnitChange, UnitJob},
         text::{LISTED, printable, shorten},
@@ -81,10 +82,14 @@ pub fn decide(home: &Home, meant: Meant<'_>, found: Vec<Finding>, repair: Repair
     let (mut mended, mut kept_files, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
     for finding in &mine {
         let kept = match (&finding.item, finding.apps.first()) {
-            (Item::Path(path), _) if finding.stands => Some(backup::kept_path(home, number, path)),
+            (Item::Links, _) if finding.stands => match &finding.drift.subject {
+                Subject::Path(path) => path.get(1..).map(|path| backup::kept_path(home, number, Path::new(path))),
+                Subject::Unit(_) => None,
+            },
+            (Item::Path(path), _) if finding.stands => Some(backup::kept_path(home, number, path.relative())),
             (Item::Foreign { path, .. }, _) => {
                 foreign.push(path.clone());
-                Some(backup::kept_path(home, number, path))
+                Some(backup::kept_path(home, number, path.relative()))
             }
             (Item::File { tree: Some(tree), file: Some(file) }, Some(app)) if finding.stands => {
                 kept_files.push(KeptFile { tree: tree.clone(), app: app.clone(), file: file.clone() });

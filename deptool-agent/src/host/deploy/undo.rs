@@ -4,13 +4,16 @@
 //! Undoing compares with the real state, and can be repeated after an interruption. It continues after an error, to
 //! restore as much as possible.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+};
 
 use crate::{
     host::{
         deploy::{
             action::{Action, New, Old, Placement, UnitJobs},
-            apply::{link_apps, unlink_apps},
+            apply::{link_apps, point, unlink_apps},
         },
         external::{
             place::{Found, Place, Sibling},
@@ -18,7 +21,6 @@ use crate::{
         },
         secrets,
         state::{
-            durable,
             error::HostError,
             failed_units::{self, Down, LIMIT},
             journal::{Record, release_reserve},
@@ -94,11 +96,14 @@ struct Undoing<'a> {
 }
 
 impl Undoing<'_> {
-    /// The new apps. An app that was deployed before keeps its stable path.
-    fn new_of(&self, apps: &[AppName]) -> Vec<AppName> {
+    /// An app that was deployed before keeps its stable path, and gets one if that was moved away and not made again.
+    fn unlink_new(&self, apps: &[AppName]) -> Result<(), HostError> {
         let before = self.record.previous.map(|number| self.home.generation(number));
         let ran = |app: &AppName| before.as_ref().is_some_and(|before| before.join(app.as_str()).is_symlink());
-        apps.iter().filter(|app| !ran(app)).cloned().collect()
+        apps.iter().try_for_each(|app| {
+            let change = if ran(app) { link_apps } else { unlink_apps };
+            change(self.home, self.record.generation, slice::from_ref(app))
+        })
     }
 
     fn note<T>(&mut self, result: Result<T, impl Into<HostError>>) -> Option<T> {
@@ -165,9 +170,9 @@ impl Undoing<'_> {
                 }
                 Action::Place(placement) => self.put_back(placement),
                 Action::MakeDirectories(paths) => self.remove_directories(paths),
-                Action::Switch { from, to: _ } => self.switch_back(*from),
-                Action::LinkApps(apps) => unlink_apps(self.home, &self.new_of(apps)),
-                Action::UnlinkApps(apps) => link_apps(self.home, apps),
+                Action::Switch { from, to: _ } => point(self.home, self.record.generation, &self.home.current(), *from),
+                Action::LinkApps(apps) => self.unlink_new(apps),
+                Action::UnlinkApps(apps) => link_apps(self.home, self.record.generation, apps),
                 // Users and temporary files remain, as the plan says. A checkout that nothing refers to is pruned.
                 Action::CreateUsers(_) | Action::CreateTmpfiles(_) | Action::Own { .. } | Action::OwnSecrets { .. } => {
                     Ok(())
@@ -225,13 +230,6 @@ impl Undoing<'_> {
             }
         }
         Ok(())
-    }
-
-    fn switch_back(&mut self, from: Option<u32>) -> Result<(), HostError> {
-        match from {
-            Some(number) => durable::replace_link(&self.home.current(), &format!("generations/{number}")),
-            None => durable::remove(&self.home.current()),
-        }
     }
 
     /// Start the units that ran before and were changed, with their old configuration.

@@ -21,6 +21,7 @@ use crate::{
     host::{
         external::content::digest_of,
         state::{
+            durable,
             error::{Context, HostError},
             heal::{make_private, set_aside},
             kind::Kind,
@@ -78,9 +79,21 @@ pub fn make_room(home: &Home, path: &ExternalPath) -> Result<PathBuf, HostError>
     Ok(backup)
 }
 
-/// Where generation `number` keeps what it replaced at `path`.
-pub fn kept_path(home: &Home, number: u32, path: &ExternalPath) -> PathBuf {
-    home.kept().join(number.to_string()).join("root").join(path.relative())
+/// Where generation `number` keeps what it replaced at `path`, which is relative to the root.
+pub fn kept_path(home: &Home, number: u32, path: &Path) -> PathBuf {
+    home.kept().join(number.to_string()).join("root").join(path)
+}
+
+/// Move what somebody put in the place of a symlink or directory of deptool's own to `kept/`. No rename replaces a directory.
+pub fn keep_own(home: &Home, number: u32, path: &Path, ours: Kind) -> Result<(), HostError> {
+    let found = Kind::of(path);
+    if found == ours || found == Kind::Nothing {
+        return Ok(());
+    }
+    let target = kept_path(home, number, path.strip_prefix(home.root()).unwrap_or(path));
+    make_parents(home, &target)?;
+    durable::remove_all(&target)?;
+    fs::rename(path, &target).during("move away", path)
 }
 
 /// Where generation `number` keeps what it replaced of an app's files.

@@ -13,6 +13,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::Read,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -29,6 +30,7 @@ use crate::{
             error::{HostError, Whose},
             generations::{self, Note},
             identity::{deployed, hostname_differs, load_tree},
+            kind::Kind,
             layout::Home,
             ledger::{Claims, Content, PathClaim},
             stamp::Stamp,
@@ -200,11 +202,15 @@ impl Looking<'_> {
     fn generation(&mut self, same: &BTreeSet<&AppName>) -> Result<(), HostError> {
         let Compared { home, commit, tree, .. } = self.compared;
         let current = home.generation_of(&home.current())?;
+        let link = |link: PathBuf, path: String, what: &str| {
+            let stands = !matches!(Kind::of(&link), Kind::Nothing | Kind::Symlink);
+            Finding { stands, ..host(path, what, Item::Links) }
+        };
         let is_deployed = |number: &u32| Note::read(home, *number).is_some_and(|note| note.commit == commit);
         match current.filter(is_deployed) {
             None => {
                 let what = "does not lead to what is deployed";
-                self.found.push(host(format!("{STATE_DIR}/current"), what, Item::Links));
+                self.found.push(link(home.current(), format!("{STATE_DIR}/current"), what));
             }
             Some(number) => {
                 for (name, app) in tree.apps.iter().filter(|(name, _)| !same.contains(name)) {
@@ -213,7 +219,8 @@ impl Looking<'_> {
             }
         }
         for name in tree.apps.keys().filter(|name| !home.has_stable_path(name)) {
-            self.found.push(host(Home::stable_path(name), "is not the link that was made", Item::Links));
+            let path = home.apps().join(name.as_str()).join("current");
+            self.found.push(link(path, Home::stable_path(name), "is not the link that was made"));
         }
         Ok(())
     }

@@ -163,7 +163,7 @@ pub fn create(path: &Path, mode: u32) -> Result<File, HostError> {
 /// Point the symlink `link` to `target` atomically, by a rename.
 pub fn replace_link(link: &Path, target: &str) -> Result<(), HostError> {
     let temporary = temporary_of(link);
-    remove(&temporary)?;
+    remove_all(&temporary)?;
     std::os::unix::fs::symlink(target, &temporary).during("make", &temporary)?;
     or_nothing(fs::rename(&temporary, link).during("replace", link), &temporary)
 }
