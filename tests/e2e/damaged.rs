@@ -328,6 +328,26 @@ fn what_stands_in_the_place_of_our_own_links_is_kept_and_replaced() {
 }
 
 #[test]
+fn a_host_that_accepts_no_deployment_is_not_in_order() {
+    let world = World::new();
+    let (ada, kept) = (world.ada(), world.state().join("state/kept"));
+    fs::write(&kept, "foreign").unwrap();
+    let link = world.sandbox.root("web1").join("etc/web");
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, "by hand").unwrap();
+    let three = world.three();
+    ada.git(&["push", "web1", "prod"]).ok().says("deployed, but not cleaned up");
+    let run = ada.git(&["deptool", "verify"]).code(2).says("web1: not in order: ");
+    assert_eq!(run.stdout(), "", "{run}");
+    ada.git(&["deptool", "verify", "--json"]).code(2).prints("\"what\":\"not in order: ");
+    ada.git(&["deptool", "verify", "--prometheus"]).code(2).prints("deptool_drift{host=\"web1\"} 1");
+    fs::remove_file(&kept).unwrap();
+    let run = ada.git(&["fetch", "web1"]).ok().does_not_say("not in order");
+    world.has(&three, &run);
+    assert_eq!(fs::read(kept.join("3/root/etc/web")).unwrap(), b"by hand");
+}
+
+#[test]
 fn what_can_not_be_mended_says_what_to_do() {
     type Damage = fn(&Path);
     let damages: [(Damage, &str, Damage); 1] = [(

@@ -135,6 +135,9 @@ fn verify_tells_prometheus_and_that_a_hosts_state_is_gone() {
     // A host that runs nothing any more is not as deployed.
     fs::remove_dir_all(sandbox.root("web1").join("var/lib/deptool")).unwrap();
     ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed any more");
+    // Nor is it when it is asked again, as a cron job does.
+    ada.git(&["deptool", "verify", "web1"]).code(2).prints("web1: nothing is deployed");
+    ada.git(&["deptool", "verify", "--prometheus", "web1"]).code(2).prints("deptool_drift{host=\"web1\"} 1");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod metrics;
 use deptool_agent::shared::{
     name::HostName,
     outcome::{Drift, Subject},
+    text::printable,
     wire::Hello,
 };
 use serde::Serialize;
@@ -74,14 +75,15 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
                 let mut found: Vec<One> = drift.into_iter().map(One::of).collect();
                 remote.remember_drift(remote_host, found.len())?;
                 found.extend(gone(known, &hello));
-                if !found.is_empty() {
-                    exit = exit.worse(ExitStatus::Changes);
-                }
-                if is_text && found.is_empty() {
-                    output.note(format_args!("{host}: as deployed"))?;
-                }
                 for one in found.iter().filter(|_| is_text) {
                     output.line(format_args!("{host}: {}", one.words))?;
+                }
+                // As text they have been shown with the greeting.
+                found.extend(hello.failures.iter().map(|what| One::failure(what)));
+                if !found.is_empty() {
+                    exit = exit.worse(ExitStatus::Changes);
+                } else if is_text {
+                    output.note(format_args!("{host}: as deployed"))?;
                 }
                 hosts.push(HostDrift { host, error: None, drift: found, hello: Some(hello) });
             }
@@ -100,15 +102,18 @@ pub(super) fn run(remote: &Remote, output: &Output, args: Args) -> Result<ExitSt
     Ok(exit)
 }
 
-/// A report if nothing is deployed on the host although something was at the last contact: it was reinstalled, or its
-/// state was deleted.
+/// A report if nothing is deployed on the host. If something was at the last contact, the host was reinstalled, or its state was
+/// deleted.
 fn gone(known: &Known, hello: &Hello) -> Option<One> {
-    let (cluster, tracked) = known.clusters.iter().next()?;
     if hello.deployed.is_some() || hello.busy.is_some() {
         return None;
     }
-    let what = format!("nothing is deployed any more; {cluster} was at {}", tracked.real.short());
-    Some(One { path: None, unit: None, words: what.clone(), what })
+    Some(One::of_host(match known.clusters.iter().next() {
+        Some((cluster, tracked)) => {
+            format!("nothing is deployed any more; {cluster} was at {}", tracked.real.short())
+        }
+        None => "nothing is deployed".to_owned(),
+    }))
 }
 
 impl One {
@@ -119,5 +124,14 @@ impl One {
             Subject::Unit(unit) => (None, Some(unit.to_string())),
         };
         One { path, unit, what: drift.what, words }
+    }
+
+    fn of_host(what: String) -> Self {
+        One { path: None, unit: None, words: what.clone(), what }
+    }
+
+    /// What a failed deployment changed and could not be undone, which keeps the host from being deployed to.
+    fn failure(what: &str) -> Self {
+        One::of_host(format!("not in order: {}", printable(what.as_bytes())))
     }
 }
