@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use deptool_tests::is_quick;
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::seen::at_rest;
@@ -155,4 +156,25 @@ fn a_repair_shows_what_was_edited_if_asked_to() {
     let run = run.prints("--- deployed/var/lib/deptool/apps/web/current/file\n");
     assert!(!run.stdout().contains("deployed/var/lib/deptool/apps/other/current/file"), "not text: {run}");
     ada.git(&["deptool", "verify"]).ok();
+}
+
+#[test]
+fn an_answer_of_any_length_arrives_and_is_repaired() {
+    if is_quick() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (ada, _) = deployed(&sandbox);
+    let files: Vec<String> = (0..16_000).map(|number| format!("{}{number}", "name".repeat(20))).collect();
+    for file in &files {
+        ada.write(format!("web1/many/{file}"), "1\n");
+    }
+    ada.commit("Many files");
+    ada.git(&["push", "web1", "prod"]).ok();
+    let running = sandbox.root("web1").join("var/lib/deptool/current/many");
+    files.iter().for_each(|file| fs::write(running.join(file), "by hand\n").unwrap());
+    let run = ada.git(&["deptool", "verify"]).code(2);
+    assert_eq!(run.stdout().lines().count(), files.len());
+    ada.git(&["deptool", "repair", "-y"]).ok().says("more notes");
+    ada.git(&["deptool", "verify"]).ok().prints("as deployed");
 }

@@ -1,15 +1,20 @@
 //! What a session asks a host without changing anything.
 
+use std::mem;
+
 use deptool_agent::shared::{
-    outcome::Drift,
+    outcome::{Drift, Subject},
     path::{ExternalPath, is_within},
     wire::{Bytes, Candidate, Entry, Look, MOST_CANDIDATES, PackageManager, Request, Response, UnitNow},
 };
 
 use super::{Session, SessionError};
 
-/// The most entries of drift that a host may send, and the most paths that are not files.
+/// The most paths that a host may send that are not files.
 const MOST: u64 = 10_000;
+/// The most bytes of text about drift. A host may have many thousands of files, and all of them can have been changed by one
+/// command.
+const MOST_DRIFT: u64 = 16 << 20;
 /// The most bytes of edited files that are kept.
 const MOST_EDITED: u64 = 8 << 20;
 
@@ -17,11 +22,11 @@ impl Session {
     /// Ask the host what differs from what was deployed.
     pub fn verify(&mut self) -> Result<Vec<Drift>, SessionError> {
         self.send(&Request::Verify)?;
-        let (mut all, mut left, mut edited) = (Vec::new(), MOST, MOST_EDITED);
+        let (mut all, mut left, mut edited) = (Vec::new(), MOST_DRIFT, MOST_EDITED);
         loop {
             match self.receive()? {
                 Response::Drift(found) if !found.is_empty() => {
-                    take(&mut left, found.len() as u64)?;
+                    found.iter().try_for_each(|drift| take(&mut left, memory_of(drift)))?;
                     all.extend(found.into_iter().map(|mut drift| {
                         // Beyond the limit, the file is named, but its diff is not shown.
                         drift.edit = drift.edit.filter(|edit| take(&mut edited, edit.now.len() as u64).is_ok());
@@ -95,6 +100,15 @@ impl Session {
             }
         }
     }
+}
+
+/// The memory that this takes, without the edited file.
+fn memory_of(drift: &Drift) -> u64 {
+    let subject = match &drift.subject {
+        Subject::Path(path) => path.len(),
+        Subject::Unit(unit) => unit.as_str().len(),
+    };
+    (mem::size_of::<Drift>() + subject + drift.what.len()) as u64
 }
 
 /// Count what the host has sent, so that it can't fill our memory.
