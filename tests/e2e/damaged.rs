@@ -212,7 +212,12 @@ fn what_else_is_damaged_of_the_hosts_records_is_mended() {
         return;
     }
     type Damage = fn(&World);
-    let damages: [Damage; 15] = [
+    let damages: [Damage; 16] = [
+        |world| {
+            let stamps = world.state().join("state/stamps");
+            let _ = fs::remove_file(&stamps);
+            fs::create_dir(stamps).unwrap();
+        },
         |world| garbage(&world.state().join("store/shallow")),
         |world| garbage(&world.state().join("store/refs/deptool/target")),
         |world| garbage(&world.state().join("state/journal")),

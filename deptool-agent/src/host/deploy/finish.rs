@@ -184,7 +184,7 @@ fn clear_siblings_of(
 ) -> Result<(), HostError> {
     let path = &placement.path;
     if matches!(placement.new, New::Before(_) | New::Nothing) {
-        unless_locked(durable::remove(&backup::of(home, path)), locked)?;
+        unless_locked(durable::remove_all(&backup::of(home, path)), locked)?;
     }
     let Some(place) = Place::existing(home, path)? else { return Ok(()) };
     unless_locked(place.remove_sibling(Sibling::New), locked)?;

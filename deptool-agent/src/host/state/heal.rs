@@ -100,8 +100,16 @@ fn other_name(home: &Home, note: Note) -> Option<(HostName, String)> {
 }
 
 /// The records that must be regular files.
-fn records(home: &Home) -> [PathBuf; 6] {
-    [home.claims(), home.attempts(), home.failed_units(), home.instance(), home.host_name(), home.untidy()]
+fn records(home: &Home) -> [PathBuf; 7] {
+    [
+        home.claims(),
+        home.attempts(),
+        home.failed_units(),
+        home.instance(),
+        home.host_name(),
+        home.untidy(),
+        home.stamps(),
+    ]
 }
 
 fn move_if_damaged(home: &Home, path: &Path, looked: Result<(), HostError>) -> Result<Option<String>, HostError> {
