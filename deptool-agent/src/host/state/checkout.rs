@@ -38,7 +38,6 @@ use crate::{
     shared::{
         encoding,
         id::BlobId,
-        ordered::Ordered as _,
         path::TreePath,
         store::pack::LARGE_BLOB,
         tree::{App, Entry, FileKind, TreeError, read_blob},
@@ -48,35 +47,28 @@ use crate::{
 /// How directories are opened.
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// A file or directory of a checkout at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen<P = TreePath> {
-    path: P,
-    stamp: Stamp,
-}
+/// The files and directories of a checkout at one moment.
+type Seen = BTreeMap<TreePath, Stamp>;
 
-/// The record of a checkout: its own directory, and everything in it, sorted by path.
+/// The record of a checkout: its own directory, and everything in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record<P = TreePath> {
+struct Record {
     root: Stamp,
-    seen: Vec<Seen<P>>,
+    seen: Seen,
 }
 
-impl Seen {
-    /// How the file has changed, if it has. Its content is only read if other attributes differ.
-    fn difference(&self, now: &Seen, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
-        let (was, now) = (&self.stamp, &now.stamp);
-        let is_touched =
-            (was.size, was.modified, was.changed, was.inode) != (now.size, now.modified, now.changed, now.inode);
-        if was.kind() != now.kind() {
-            Some("was replaced")
-        } else if !was.is_directory() && is_touched && !has_content() {
-            Some("was edited")
-        } else if (was.mode, was.owner) != (now.mode, now.owner) {
-            Some("has another mode or owner")
-        } else {
-            None
-        }
+/// How a file has changed, if it has. Its content is only read if other attributes differ.
+fn difference(was: &Stamp, now: &Stamp, has_content: impl FnOnce() -> bool) -> Option<&'static str> {
+    let is_touched =
+        (was.size, was.modified, was.changed, was.inode) != (now.size, now.modified, now.changed, now.inode);
+    if was.kind() != now.kind() {
+        Some("was replaced")
+    } else if !was.is_directory() && is_touched && !has_content() {
+        Some("was edited")
+    } else if (was.mode, was.owner) != (now.mode, now.owner) {
+        Some("has another mode or owner")
+    } else {
+        None
     }
 }
 
@@ -268,34 +260,28 @@ pub fn record(home: &Home, name: &str) -> Result<(), HostError> {
 
 /// The attributes of a checkout and of everything in it.
 fn look(directory: &Path) -> io::Result<Record> {
-    let (root, mut seen) = (openat(CWD, directory, DIRECTORY, Mode::empty())?, Vec::new());
+    let (root, mut seen) = (openat(CWD, directory, DIRECTORY, Mode::empty())?, Seen::new());
     look_below(&root, &mut Vec::new(), &mut seen)?;
-    // Almost sorted already, as the names in each directory are: 'a.conf' comes between 'a' and 'a/b'.
-    seen.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(Record { root: Stamp::of(&fstat(&root)?), seen })
 }
 
 /// Relative to open directories, as there may be ten thousand files with long paths.
-fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) -> io::Result<()> {
-    let mut names = Vec::new();
+fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Seen) -> io::Result<()> {
     for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.as_bytes(), b"." | b"..") {
-            names.push(name);
+        let entry = entry?;
+        let (name, length) = (entry.file_name(), above.len());
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
         }
-    }
-    names.sort_unstable();
-    for name in names {
-        let length = above.len();
         if length > 0 {
             above.push(b'/');
         }
-        above.extend(name.as_bytes());
+        above.extend(name.to_bytes());
         let path = TreePath::parse(above).map_err(io::Error::other)?;
-        let stamp = Stamp::of(&statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?);
-        seen.push(Seen { path, stamp });
+        let stamp = Stamp::of(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        seen.insert(path, stamp);
         if stamp.is_directory() {
-            look_below(&openat(directory, &name, DIRECTORY, Mode::empty())?, above, seen)?;
+            look_below(&openat(directory, name, DIRECTORY, Mode::empty())?, above, seen)?;
         }
         above.truncate(length);
     }
@@ -303,7 +289,7 @@ fn look_below(directory: &OwnedFd, above: &mut Vec<u8>, seen: &mut Vec<Seen>) ->
 }
 
 /// What was recorded of the files of the checkout `name`.
-fn load_record(home: &Home, name: &str) -> Option<Vec<Seen>> {
+fn load_record(home: &Home, name: &str) -> Option<Seen> {
     let bytes = durable::read(&record_path(home, name), RECORD).ok()??;
     Some(encoding::from_slice::<Record>(&bytes).ok()?.seen)
 }
@@ -323,7 +309,7 @@ fn verify(home: &Home, name: &str, buffer: &mut Vec<u8>) -> Option<()> {
     // The directory of the last path, if it is not the root.
     let (mut parent, mut opened) = (&b""[..], None);
     for _ in 0..count {
-        let (Seen { path, stamp }, after) = encoding::next::<Seen<&[u8]>>(rest).ok()?;
+        let ((path, stamp), after) = encoding::next::<(&[u8], Stamp)>(rest).ok()?;
         rest = after;
         let slash = path.iter().rposition(|byte| *byte == b'/');
         let (above, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
@@ -367,45 +353,44 @@ fn look_closely(home: &Home, name: &str, app: &App) -> Vec<Difference> {
         Err(_) => return vec![Difference { file: None, what: "can't be read, or has invalid names in it" }],
     };
     let recorded = load_record(home, name);
-    let by_path: BTreeMap<_, _> = now.iter().map(|seen| (&seen.path, seen)).into_map();
     let mut found = Vec::new();
     let mut add = |file: &TreePath, what| found.push(Difference { file: Some(file.clone()), what });
-    let mut known: BTreeSet<&TreePath> = BTreeSet::new();
-    for was in recorded.iter().flatten() {
-        known.insert(&was.path);
-        let what = match by_path.get(&was.path) {
+    for (path, was) in recorded.iter().flatten() {
+        let what = match now.get(path) {
             None => Some("is missing"),
-            Some(is) => was.difference(is, || has_content(&directory, &was.path, app)),
+            Some(is) => difference(was, is, || has_content(&directory, path, app)),
         };
-        what.into_iter().for_each(|what| add(&was.path, what));
+        what.into_iter().for_each(|what| add(path, what));
     }
-    for path in app.files.keys().filter(|_| recorded.is_none()) {
-        known.insert(path);
-        if !by_path.contains_key(path) {
-            add(path, "is missing");
-        } else if !has_content(&directory, path, app) {
-            add(path, "was edited");
-        } else if let Some(seen) = by_path.get(path).filter(|_| !app.manifest.files.contains_key(path))
-            && !has_usual_mode(seen, &app.files[path])
-        {
-            add(path, "has another mode or owner");
+    for (path, entry) in app.files.iter().filter(|_| recorded.is_none()) {
+        match now.get(path) {
+            None => add(path, "is missing"),
+            Some(_) if !has_content(&directory, path, app) => add(path, "was edited"),
+            Some(is) if !app.manifest.files.contains_key(path) && !has_usual_mode(is, entry) => {
+                add(path, "has another mode or owner")
+            }
+            Some(_) => {}
         }
     }
-    for seen in now.iter().filter(|seen| !known.contains(&seen.path)) {
-        if recorded.is_some() || !seen.stamp.is_directory() {
-            add(&seen.path, "was added");
+    for (path, is) in &now {
+        let is_known = match &recorded {
+            Some(recorded) => recorded.contains_key(path),
+            None => app.files.contains_key(path) || is.is_directory(),
+        };
+        if !is_known {
+            add(path, "was added");
         }
     }
     found
 }
 
-fn has_usual_mode(seen: &Seen, entry: &Entry) -> bool {
+fn has_usual_mode(stamp: &Stamp, entry: &Entry) -> bool {
     let mode = match entry.kind {
         FileKind::Symlink => return true,
         FileKind::Executable => 0o755,
         FileKind::Regular => 0o644,
     };
-    seen.stamp.mode & 0o7777 == mode && seen.stamp.owner.0 == rustix::process::geteuid().as_raw()
+    stamp.mode & 0o7777 == mode && stamp.owner.0 == rustix::process::geteuid().as_raw()
 }
 
 /// Whether a file or symlink has the content of the tree.

@@ -37,7 +37,7 @@ pub struct Earlier<'a> {
     pub app: &'a App,
     home: &'a Home,
     /// The record. It is only needed if the app changes.
-    seen: OnceCell<Vec<Seen>>,
+    seen: OnceCell<Seen>,
 }
 
 impl<'a> Earlier<'a> {
@@ -80,10 +80,7 @@ impl<'a> Earlier<'a> {
             return None;
         }
         let load = || self.tree_name().and_then(|name| load_record(self.home, &name)).unwrap_or_default();
-        let seen = self.seen.get_or_init(load);
-        // The record is sorted by path.
-        let at = seen.binary_search_by(|seen| seen.path.cmp(path)).ok()?;
-        Some(seen[at].stamp.modified)
+        Some(self.seen.get_or_init(load).get(path)?.modified)
     }
 
     pub(super) fn tree_name(&self) -> Option<String> {
