@@ -5,8 +5,7 @@
 //! systemd has mounted the tree.
 
 use std::{
-    collections::BTreeSet,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -66,7 +65,7 @@ pub fn find(
 }
 
 /// The names of the checkouts that a generation uses.
-fn trees_of(home: &Home, generation: u32) -> BTreeSet<OsString> {
+fn trees_of(home: &Home, generation: u32) -> Vec<OsString> {
     let apps = fs::read_dir(home.generation(generation)).into_iter().flatten().flatten();
     apps.filter_map(|app| Some(fs::read_link(app.path()).ok()?.file_name()?.to_owned())).collect()
 }
@@ -75,7 +74,7 @@ fn trees_of(home: &Home, generation: u32) -> BTreeSet<OsString> {
 fn old_file(
     home: &Home,
     unit: &UnitName,
-    current: &BTreeSet<OsString>,
+    current: &[OsString],
     system: &mut dyn System,
 ) -> Result<Option<String>, HostError> {
     for process in system.processes(unit)? {
@@ -101,7 +100,7 @@ fn old_file(
 }
 
 /// An old checkout that is mounted for the process, but not for us: nothing that a unit does can change what everybody sees.
-fn old_mount(home: &Home, proc: &Path, current: &BTreeSet<OsString>) -> Option<PathBuf> {
+fn old_mount(home: &Home, proc: &Path, current: &[OsString]) -> Option<PathBuf> {
     let namespace = |proc: &Path| fs::read_link(proc.join("ns/mnt")).ok();
     if namespace(proc)? == namespace(Path::new("/proc/self"))? {
         return None;
@@ -111,6 +110,6 @@ fn old_mount(home: &Home, proc: &Path, current: &BTreeSet<OsString>) -> Option<P
     mounts.lines().filter_map(|line| line.split(' ').nth(3)?.rsplit_once("/trees/")).find_map(|(_, below)| {
         let tree = below.split('/').next()?;
         let path = home.trees().join(tree);
-        (!current.contains(OsStr::new(tree)) && path.is_dir()).then_some(path)
+        (!current.iter().any(|known| known == tree) && path.is_dir()).then_some(path)
     })
 }

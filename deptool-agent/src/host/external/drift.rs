@@ -236,7 +236,7 @@ impl Looking<'_> {
             };
             let path = secrets::stable_path(&app, name.as_deref().unwrap_or_default());
             let found = host(path.trim_end_matches('/').to_owned(), what, item);
-            self.found.push(Finding { apps: BTreeSet::from([app]), ..found });
+            self.found.push(Finding { apps: [app].into_iter().into_set(), ..found });
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Looking<'_> {
             self.found.push(Finding {
                 drift: Drift { subject: Subject::Path(path), what: what.into(), edit },
                 item: Item::File { tree, file },
-                apps: BTreeSet::from([name.clone()]),
+                apps: [name.clone()].into_iter().into_set(),
                 stands,
             });
         };
@@ -299,7 +299,7 @@ impl Looking<'_> {
                 self.found.push(Finding {
                     drift: Drift { subject: Subject::Path(path.as_str().into()), what, edit },
                     item: Item::Path(path.clone()),
-                    apps: BTreeSet::from([claim.app.clone()]),
+                    apps: [claim.app.clone()].into_iter().into_set(),
                     stands,
                 });
             }

@@ -114,8 +114,10 @@ impl Store {
         // `<seconds>` and `<seconds>-<n>`.
         let age = |name: &String| name.split('-').map(|n| n.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
         let mut names: Vec<_> = self.refs.names_in(&prefix)?.into_iter().filter_map(|n| Some((age(&n)?, n))).collect();
-        names.sort();
-        for (_, name) in names.iter().rev().skip(KEPT_REMOVED) {
+        while names.len() > KEPT_REMOVED
+            && let Some(oldest) = (0..names.len()).min_by_key(|at| &names[*at])
+        {
+            let (_, name) = names.swap_remove(oldest);
             self.refs.lock(&format!("{prefix}/{name}"))?.remove()?;
         }
         Ok(())

@@ -27,7 +27,11 @@ impl Store {
             result => result.at("read", path)?,
         };
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| ObjectId::from_hex(line).map_err(|_| StoreError::BadShallow)).collect()
+        let mut commits = BTreeSet::new();
+        for line in lines {
+            commits.insert(ObjectId::from_hex(line).map_err(|_| StoreError::BadShallow)?);
+        }
+        Ok(commits)
     }
 
     /// Add the new ends of history *before* the pack with them gets its name. A reader, or a crash in between, may
