@@ -54,8 +54,20 @@ impl<'a> Side<'a> {
         self.sources().filter(|source| source.snippet.affects(unit))
     }
 
+    /// The last value of a setting in the sources that apply to this unit.
+    pub fn value(self, unit: &UnitName, section: &str, key: &str) -> Option<&'a str> {
+        self.sources_of(unit).filter_map(|source| source.facts.value(section, key)).last()
+    }
+
+    /// The unit that this socket, timer or path starts, which it may name in a setting.
+    pub fn started_by(self, unit: &UnitName, section: &str, key: &str) -> Option<UnitName> {
+        let stem = unit.name().rsplit_once('.').map_or("", |(stem, _)| stem);
+        let named = self.value(unit, section, key).map(str::to_owned);
+        unit.beside(&named.unwrap_or_else(|| format!("{stem}.service")))
+    }
+
     /// Whether a file of the tree defines exactly this unit or template.
-    fn makes(self, unit: &UnitName) -> bool {
+    pub fn makes(self, unit: &UnitName) -> bool {
         self.sources().any(|source| matches!(source.snippet, Snippet::Unit(made) if made == unit))
     }
 
@@ -168,7 +180,7 @@ impl Planning<'_> {
     fn gone(&mut self) {
         let is_gone = |unit: &UnitName| !self.new.makes(unit) && !self.new.desired.enabled.contains_key(unit);
         let gone = self.changed.iter().filter_map(|changed| match changed.snippet {
-            Snippet::Unit(unit) if is_gone(unit) => Some((unit.clone(), BTreeSet::from([changed.app.clone()]))),
+            Snippet::Unit(unit) if is_gone(unit) => Some((unit.clone(), [changed.app.clone()].into_iter().into_set())),
             _ => None,
         });
         for (unit, apps) in gone.collect::<Vec<_>>() {
@@ -208,7 +220,7 @@ impl Planning<'_> {
                 Snippet::DropIn(stem) => stem.clone(),
                 Snippet::QuadletFile | Snippet::Sysusers | Snippet::Tmpfiles => continue,
             };
-            let apps = BTreeSet::from([app.clone()]);
+            let apps = [app.clone()].into_iter().into_set();
             match UnitName::try_from(stem.clone()) {
                 Ok(unit) if !is_pattern(&stem) => {
                     let Some(extent) = self.own_extent(&unit) else { continue };
@@ -271,21 +283,16 @@ impl Planning<'_> {
 
     /// The units that a socket, timer or path starts, or that a target groups, according to the tree.
     fn members(&self, unit: &UnitName) -> BTreeSet<UnitName> {
-        let parse = |name: &str| unit.beside(name);
-        let facts = || self.new.sources_of(unit).map(|source| source.facts);
-        let started = |section: &str, key: &str| {
-            let named = facts().filter_map(|facts| facts.value(section, key)).last().map(str::to_owned);
-            let stem = unit.name().rsplit_once('.').map_or("", |(stem, _)| stem);
-            parse(&named.unwrap_or_else(|| format!("{stem}.service"))).into_iter().into_set()
-        };
+        let started = |section, key| self.new.started_by(unit, section, key).into_iter().into_set();
         match UnitType::of(unit) {
             UnitType::Socket => started("Socket", "Service"),
             UnitType::Timer => started("Timer", "Unit"),
             UnitType::Path => started("Path", "Unit"),
             _ => {
                 const PULLS: [&str; 4] = ["Wants", "Requires", "BindsTo", "Upholds"];
-                let pulled = facts().flat_map(|facts| PULLS.iter().flat_map(|key| facts.words("Unit", key)));
-                let mut members: BTreeSet<UnitName> = pulled.filter_map(parse).into_set();
+                let facts = self.new.sources_of(unit).map(|source| source.facts);
+                let pulled = facts.flat_map(|facts| PULLS.iter().flat_map(|key| facts.words("Unit", key)));
+                let mut members: BTreeSet<UnitName> = pulled.filter_map(|name| unit.beside(name)).into_set();
                 for source in self.new.sources() {
                     if let Snippet::Unit(made) = source.snippet
                         && source.facts.words("Unit", "PartOf").contains(&unit.name())

@@ -25,7 +25,7 @@ use crate::{
         ordered::Ordered as _,
         path::{STATE_DIR, is_within},
         text::printable,
-        unit_file::{MOUNTS, ROOTS, assignments},
+        unit_file::{MOUNTS, ROOTS, assignments, is_true},
     },
     system::{
         JobKind, JobResult, Manager, System, UnitDetail,
@@ -176,7 +176,7 @@ fn service_section(staged: &Staged<'_>, app: &AppName, unit: &UnitName) -> Resul
 /// A user or group of the check that does not exist yet, and that the deployment creates.
 fn missing_account(staged: &Staged<'_>, section: &[(String, String)]) -> Result<Option<String>, HostError> {
     let last = |wanted: &str| section.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.clone());
-    if last("DynamicUser").is_some_and(|value| ["1", "yes", "y", "true", "t", "on"].contains(&value.as_str())) {
+    if last("DynamicUser").is_some_and(|value| is_true(&value)) {
         return Ok(None);
     }
     for (key, database) in [("User", Database::Passwd), ("Group", Database::Group)] {

@@ -6,11 +6,13 @@ use super::Sides;
 use crate::{
     host::{deploy::action::UnitJobs, state::error::HostError},
     shared::{
-        desired::{Snippet, UnitSource},
         manifest::OnChange,
         name::{UnitName, UnitType},
         ordered::Ordered as _,
-        plan::{PatternChange, PatternJob, UnitJob, When, units::pattern_applies},
+        plan::{
+            PatternChange, PatternJob, UnitJob, When,
+            units::{Side, pattern_applies},
+        },
         unit_file::is_true,
     },
     system::{Active, JobKind, System, UnitDetail, UnitState},
@@ -132,6 +134,7 @@ impl<'a> Jobs<'a> {
         let mut wishes = std::mem::take(&mut self.wishes);
         wishes.retain(|(unit, _)| !self.stop.contains(unit));
         let mut decided = UnitJobs { given_back: std::mem::take(&mut self.given_back), ..UnitJobs::default() };
+        let mut jobs = BTreeMap::new();
         let mut restarts: Vec<(UnitName, UnitDetail)> = Vec::new();
         for (unit, wish) in wishes {
             let detail = system.detail(&unit)?;
@@ -141,12 +144,12 @@ impl<'a> Jobs<'a> {
                     if wish == Wish::ReloadOrRestart {
                         decided.restart_if_stale.insert(unit.clone());
                     }
-                    decided.jobs.push((unit, JobKind::Reload));
+                    jobs.insert(unit, JobKind::Reload);
                 }
                 Wish::Reload if is_up && UnitType::of(&unit) == UnitType::Service => {
                     self.problems.push(format!("unit '{unit}' can't be reloaded: it has no ExecReload="));
                 }
-                Wish::Start => decided.jobs.push((unit, JobKind::Start)),
+                Wish::Start => drop(jobs.insert(unit, JobKind::Start)),
                 Wish::Restart | Wish::Reload | Wish::ReloadOrRestart if is_up && !self.may_stop(&unit, &detail) => {
                     self.cannot_stop(&unit);
                 }
@@ -156,16 +159,20 @@ impl<'a> Jobs<'a> {
                 Wish::Restart | Wish::Reload | Wish::ReloadOrRestart => restarts.push((unit, detail)),
             }
         }
-        self.restarts(restarts, &mut decided);
-        decided.jobs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        decided.stop.sort();
+        let stopped_first = self.restarts(restarts, &mut jobs);
+        decided.jobs = jobs.into_iter().collect();
+        decided.stop = stopped_first.into_iter().collect();
         let stop = self.stops_for_good(system)?;
         Ok(Decided { stop, jobs: decided, notes: self.notes, problems: self.problems })
     }
 
     /// If several units restart, or a socket and its service, all are stopped before the first of them starts. A single
-    /// unit is restarted, which is its shortest outage.
-    fn restarts(&self, restarts: Vec<(UnitName, UnitDetail)>, decided: &mut UnitJobs) {
+    /// unit is restarted, which is its shortest outage. Returns the units to stop first.
+    fn restarts(
+        &self,
+        restarts: Vec<(UnitName, UnitDetail)>,
+        jobs: &mut BTreeMap<UnitName, JobKind>,
+    ) -> BTreeSet<UnitName> {
         // A socket can't be started while its service runs, nor an automount while its file system is mounted.
         let mut behind = BTreeSet::new();
         for (unit, detail) in &restarts {
@@ -177,39 +184,29 @@ impl<'a> Jobs<'a> {
                 behind.extend(named.filter(|other| is_new(other) && self.is_up(other)));
             }
         }
-        for unit in behind.iter().filter(|unit| !self.stop.contains(*unit)) {
-            let is_known = decided.jobs.iter_mut().find(|(other, _)| other == unit);
-            match is_known {
-                Some((_, kind)) => *kind = JobKind::Start,
-                None => decided.jobs.push((unit.clone(), JobKind::Start)),
-            }
-            decided.stop.push(unit.clone());
-        }
-        let starts = decided.jobs.iter().filter(|(_, kind)| *kind == JobKind::Start).count();
+        behind.retain(|unit| !self.stop.contains(unit));
+        jobs.extend(behind.iter().map(|unit| (unit.clone(), JobKind::Start)));
+        let mut stop = behind;
+        let starts = jobs.values().filter(|kind| **kind == JobKind::Start).count();
         let is_single = restarts.len() + starts == 1;
         for (unit, detail) in restarts {
             let is_up = self.is_up(&unit);
             // For some services, systemd keeps open files over a restart, but not over a stop.
-            match is_up && !is_single && !detail.may.keep_files {
-                true => {
-                    decided.stop.push(unit.clone());
-                    decided.jobs.push((unit, JobKind::Start));
-                }
-                false => decided.jobs.push((unit, JobKind::Restart)),
+            let stops_first = is_up && !is_single && !detail.may.keep_files;
+            jobs.insert(unit.clone(), if stops_first { JobKind::Start } else { JobKind::Restart });
+            if stops_first {
+                stop.insert(unit);
             }
         }
+        stop
     }
 
     /// The service that a socket in the tree starts.
     fn service_of(&self, unit: &UnitName) -> Option<UnitName> {
-        if UnitType::of(unit) != UnitType::Socket || self.says("Socket", unit, "Accept") || !self.is_made(unit) {
+        if UnitType::of(unit) != UnitType::Socket || self.says("Socket", unit, "Accept") || !self.side().makes(unit) {
             return None;
         }
-        let sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
-        let sources = sources.filter(|source| source.snippet.affects(unit));
-        let named = sources.filter_map(|source| source.facts.value("Socket", "Service")).last().map(str::to_owned);
-        let usual = || Some(format!("{}.service", unit.name().strip_suffix(".socket")?));
-        unit.beside(&named.or_else(usual)?)
+        self.side().started_by(unit, "Socket", "Service")
     }
 
     /// The units to stop. A slice disappears with its last unit. A unit that can't be stopped by hand keeps running.
@@ -296,7 +293,7 @@ impl<'a> Jobs<'a> {
     ) -> Result<(), HostError> {
         let detail = system.detail(unit)?;
         let members = match UnitType::of(unit) {
-            UnitType::Target if self.is_made(unit) => known.clone(),
+            UnitType::Target if self.side().makes(unit) => known.clone(),
             UnitType::Target => detail.members.into_iter().into_set(),
             _ if detail.may.accept => BTreeSet::new(),
             _ if detail.triggers.is_empty() => known.clone(),
@@ -318,9 +315,9 @@ impl<'a> Jobs<'a> {
         Ok(())
     }
 
-    fn is_made(&self, unit: &UnitName) -> bool {
-        let mut sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
-        sources.any(|source| matches!(source.snippet, Snippet::Unit(made) if made == unit))
+    /// The tree that is deployed.
+    fn side(&self) -> Side<'_> {
+        Side { tree: self.sides.new, desired: self.sides.wants }
     }
 
     fn serves_a_connection(&self, unit: &UnitName, system: &mut dyn System) -> Result<bool, HostError> {
@@ -338,12 +335,7 @@ impl<'a> Jobs<'a> {
     }
 
     fn says(&self, section: &str, unit: &UnitName, key: &str) -> bool {
-        let sources = UnitSource::all(&self.sides.wants.external, self.sides.new);
-        let last = sources
-            .filter(|source| source.snippet.affects(unit))
-            .filter_map(|one| one.facts.value(section, key))
-            .last();
-        last.is_some_and(is_true)
+        self.side().value(unit, section, key).is_some_and(is_true)
     }
 
     fn may_stop(&self, unit: &UnitName, detail: &UnitDetail) -> bool {
