@@ -36,6 +36,7 @@ use crate::{
         JobKind, Leave, Manager, System,
         settle::{Deadline, Transaction, Watch},
         touched::Ours,
+        verdict::Started,
     },
 };
 
@@ -131,30 +132,15 @@ impl Running<'_> {
 
     pub fn apply_and_settle(&mut self) -> Result<(), Failure> {
         let deadline = Deadline::after(self.system, self.expectations.timeout);
-        let (mut started, mut complaints) = (Vec::new(), Vec::new());
-        for action in &self.record.actions {
-            self.begun += 1;
-            let peer = &mut *self.peer;
-            let mut applying = Applying {
-                home: self.home,
-                generation: self.record.generation,
-                system: self.system,
-                deadline,
-                windows: &self.expectations.windows,
-                before: &self.record.before,
-                complaints: &mut complaints,
-                tick: &mut |awaited| peer.wait_for(awaited),
-            };
-            started.extend(applying.apply(action)?);
-        }
-        complaints.into_iter().for_each(|complaint| self.peer.send(&Response::Note(complaint)));
+        let started = self.apply(None, deadline)?;
         let is_observable = self.system.manager() == Manager::Running;
-        let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
-        if !is_observable && !probes.is_empty() {
+        let has_probes = !self.expectations.probes.is_empty();
+        if !is_observable && has_probes {
             self.peer.send(&Response::Note("systemd is not running here: 'health' was skipped".into()));
         }
+        let probes_run = is_observable && has_probes;
         let transaction = self.transaction();
-        if transaction.ours.is_empty() && (probes.is_empty() || !is_observable) {
+        if transaction.ours.is_empty() && !probes_run {
             return Ok(());
         }
         self.lock.set_phase(Phase::Settling);
@@ -165,14 +151,35 @@ impl Running<'_> {
         self.look_for_stale(deadline, &mut watch)?;
         let peer = &mut *self.peer;
         let tick = &mut |awaited: &str| peer.wait_for(awaited);
-        let probes: Vec<_> = self.expectations.probes.iter().map(|(app, probe)| (app, probe)).collect();
-        if is_observable && !probes.is_empty() {
-            health::wait(&probes, &mut watch, self.system, deadline, tick)?;
+        if probes_run {
+            health::wait(&self.expectations.probes, &mut watch, self.system, deadline, tick)?;
             watch.settle(self.system, deadline, tick).map_err(Failure::Units)?;
         }
         watch.complaints().into_iter().for_each(|complaint| self.peer.send(&Response::Note(complaint)));
         self.along = Along { restarted: watch.also_restarted(), stopped: watch.also_stopped() };
         Ok(())
+    }
+
+    /// Carry out the actions of the record, or only this one. Returns the units that were started, for settling.
+    fn apply(&mut self, only: Option<&Action>, deadline: Deadline) -> Result<Vec<(UnitName, Started)>, HostError> {
+        let (mut started, mut complaints) = (Vec::new(), Vec::new());
+        let peer = &mut *self.peer;
+        let mut applying = Applying {
+            home: self.home,
+            generation: self.record.generation,
+            system: self.system,
+            deadline,
+            windows: &self.expectations.windows,
+            before: &self.record.before,
+            complaints: &mut complaints,
+            tick: &mut |awaited| peer.wait_for(awaited),
+        };
+        for action in only.map_or(&self.record.actions[..], std::slice::from_ref) {
+            self.begun += usize::from(only.is_none());
+            started.extend(applying.apply(action)?);
+        }
+        complaints.into_iter().for_each(|complaint| self.peer.send(&Response::Note(complaint)));
+        Ok(started)
     }
 
     /// Handle units that still use old files after a reload: restart them if `on_change` allows that, or else report
@@ -192,19 +199,9 @@ impl Running<'_> {
             return Ok(());
         }
         let jobs: Vec<_> = restarts.into_iter().map(|stale| (stale.unit, JobKind::Restart)).collect();
+        let restart = Action::Jobs(UnitJobs { jobs, ..UnitJobs::default() });
+        watch.add(self.apply(Some(&restart), deadline)?);
         let peer = &mut *self.peer;
-        let mut applying = Applying {
-            home: self.home,
-            generation: self.record.generation,
-            system: self.system,
-            deadline,
-            windows: &self.expectations.windows,
-            before: &self.record.before,
-            complaints: &mut Vec::new(),
-            tick: &mut |awaited| peer.wait_for(awaited),
-        };
-        let started = applying.apply(&Action::Jobs(UnitJobs { jobs, ..UnitJobs::default() }))?;
-        watch.add(started);
         watch.settle(self.system, deadline, &mut |awaited| peer.wait_for(awaited)).map_err(Failure::Units)
     }
 

@@ -32,7 +32,7 @@ const LONGEST_LINE: usize = 1024;
 
 /// Wait until all `probes` succeed. If a watched unit fails meanwhile, this fails at once.
 pub fn wait(
-    probes: &[(&AppName, &Probe)],
+    probes: &[(AppName, Probe)],
     watch: &mut Watch,
     system: &mut dyn System,
     deadline: Deadline,
@@ -225,7 +225,7 @@ mod tests {
         let started = Started { kind: JobKind::Restart, job: JobResult::Done, ended, before, window: None };
         let mut watch = Watch::new(vec![(unit("a.service"), started)], Transaction::default());
         let deadline = Deadline::after(fake, Duration::from_secs(90));
-        let probes: Vec<_> = probes.iter().map(|probe| (&app, probe)).collect();
+        let probes: Vec<_> = probes.into_iter().map(|probe| (app.clone(), probe)).collect();
         match wait(&probes, &mut watch, fake, deadline, &mut |_| ()) {
             Ok(()) => None,
             Err(Failure::Text(text)) => Some(text),
