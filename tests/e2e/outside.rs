@@ -320,6 +320,17 @@ fn a_directory_that_was_removed_by_hand_is_made_again() {
 }
 
 #[test]
+fn a_file_in_the_place_of_a_directory_is_told_of_without_naming_the_path_twice() {
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox);
+    world.links(&["/etc/made/a"]).push();
+    std::fs::remove_dir_all(world.at("etc/made")).unwrap();
+    std::fs::write(world.at("etc/made"), "theirs").unwrap();
+    let run = world.repo.git(&["deptool", "verify"]).code(2);
+    assert!(run.stdout().ends_with("web1: '/etc/made/a' can't be reached: '/etc/made' is not a directory\n"), "{run}");
+}
+
+#[test]
 fn a_backup_that_nobody_knows_is_not_overwritten() {
     let sandbox = Sandbox::new();
     let world = World::new(&sandbox);

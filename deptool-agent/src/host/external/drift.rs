@@ -288,7 +288,10 @@ impl Looking<'_> {
                     let is_labelled = place.has_label_beside(name, claims.labels.get(path));
                     (!is_labelled).then(|| ("has another SELinux label".into(), false))
                 }),
-                Err(HostError::External(why)) => Some((why.clone(), false)),
+                // Most of these begin with the path, which is named anyway.
+                Err(HostError::External(why)) => {
+                    Some((why.strip_prefix(&format!("'{path}' ")).unwrap_or(why).to_owned(), false))
+                }
                 Err(_) => return place.map(drop),
             };
             if let Some((what, stands)) = what {
