@@ -333,6 +333,38 @@ fn what_stands_in_the_place_of_our_own_links_is_kept_and_replaced() {
 }
 
 #[test]
+fn a_directory_of_ours_that_was_moved_away_is_put_back_before_anything_is_deployed() {
+    for name in ["apps", "generations"] {
+        let world = World::new();
+        let (ada, ours) = (world.ada(), world.state().join(name));
+        let elsewhere = world.sandbox.root("web1").join("srv").join(name);
+        fs::create_dir(world.sandbox.root("web1").join("srv")).unwrap();
+        fs::rename(&ours, &elsewhere).unwrap();
+        symlink(&elsewhere, &ours).unwrap();
+        let what = "is a symlink, and the links in it lead nowhere: remove it, and move back what it leads to";
+        ada.git(&["deptool", "verify"]).code(2).prints(&format!("'/var/lib/deptool/{name}' {what}"));
+        ada.git(&["deptool", "repair", "-y"]).code(1).prints(&format!("'{}' {what}", ours.display()));
+        let three = world.three();
+        ada.git(&["push", "web1", "prod"]).code(1).says(&format!("'{}' {what}", ours.display()));
+        fs::remove_file(&ours).unwrap();
+        fs::rename(&elsewhere, &ours).unwrap();
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+    }
+}
+
+#[test]
+fn a_symlink_in_whose_place_the_links_lead_where_they_should_is_fine() {
+    let world = World::new();
+    fs::rename(world.state().join("apps"), world.state().join("apps.moved")).unwrap();
+    symlink("apps.moved", world.state().join("apps")).unwrap();
+    world.ada().git(&["deptool", "verify"]).ok().prints("as deployed");
+    world.three();
+    world.ada().git(&["push", "web1", "prod"]).ok();
+    world.ada().git(&["deptool", "verify"]).ok().prints("as deployed");
+}
+
+#[test]
 fn a_host_that_accepts_no_deployment_is_not_in_order() {
     let world = World::new();
     let (ada, kept) = (world.ada(), world.state().join("state/kept"));

@@ -84,6 +84,7 @@ fn try_deploy(home: &Home, request: &Deploy, peer: &mut Peer, system: &mut dyn S
     };
     lock.is_written(home)?;
     admission::check_records(home, request)?;
+    admission::check_links(home)?;
     system.connect();
     if takeover::is_blocked(home, request.id)? {
         lock.leave();

@@ -10,7 +10,7 @@ use crate::{
             error::{Context, HostError},
             identity::hostname_differs,
             journal::Journal,
-            layout::Home,
+            layout::{Home, MOVED_AWAY},
         },
     },
     shared::{
@@ -43,6 +43,17 @@ pub fn check_records(home: &Home, request: &Deploy) -> Result<(), HostError> {
         }
     }
     Ok(())
+}
+
+/// Refuse a host on which apps would not find their files.
+pub fn check_links(home: &Home) -> Result<(), HostError> {
+    match home.moved_away().next() {
+        Some(path) => {
+            let shown = printable(path.as_os_str().as_encoded_bytes());
+            Err(HostError::refused(format!("'{shown}' {MOVED_AWAY}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Check that `/etc/hostname` has the name of the host. A short name matches a full name with the same first label.

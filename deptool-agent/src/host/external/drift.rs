@@ -31,7 +31,7 @@ use crate::{
             generations::{self, Note},
             identity::{deployed, hostname_differs, load_tree},
             kind::Kind,
-            layout::Home,
+            layout::{Home, MOVED_AWAY},
             ledger::{Claims, Content, PathClaim},
             stamp::Stamp,
         },
@@ -201,6 +201,10 @@ impl Looking<'_> {
     /// Check the symlinks to the generation, and its checkouts.
     fn generation(&mut self, same: &BTreeSet<&AppName>) -> Result<(), HostError> {
         let Compared { home, commit, tree, .. } = self.compared;
+        for path in home.moved_away() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.found.push(host(format!("{STATE_DIR}/{name}"), MOVED_AWAY, Item::Host));
+        }
         let current = home.generation_of(&home.current())?;
         let link = |link: PathBuf, path: String, what: &str| {
             let stands = !matches!(Kind::of(&link), Kind::Nothing | Kind::Symlink);

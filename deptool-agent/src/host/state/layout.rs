@@ -38,6 +38,10 @@ pub struct Home {
 /// The pause between two heartbeats. Unit tests do not wait for seconds.
 const PERIOD: Duration = if cfg!(test) { Duration::from_millis(10) } else { HEARTBEAT };
 
+/// What is wrong with a directory that was [moved away](Home::moved_away).
+pub const MOVED_AWAY: &str =
+    "is a symlink, and the links in it lead nowhere: remove it, and move back what it leads to";
+
 impl Home {
     /// The home below `root`: `/` for a live host, or another directory for a local root.
     pub fn new(root: &Path) -> Home {
@@ -89,6 +93,14 @@ impl Home {
             fs::set_permissions(&state, Permissions::from_mode(0o700)).during("change the mode of", &state)?;
         }
         Ok(())
+    }
+
+    /// Directories that were moved away and replaced by symlinks: the relative links in them lead nowhere from where they are.
+    pub fn moved_away(&self) -> impl Iterator<Item = PathBuf> {
+        let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let own = id(&self.directory);
+        let is_elsewhere = move |path: &PathBuf| id(&path.join("..")).is_some_and(|above| Some(above) != own);
+        [self.apps(), self.generations()].into_iter().filter(is_elsewhere)
     }
 
     pub fn heartbeat(&self) -> &Heartbeat {
