@@ -47,6 +47,7 @@ use gix_object::{CommitRef, Data, Kind, Tree, TreeRef};
 use self::{error::At, packs::Packs, ref_files::RefFiles};
 pub use self::{
     error::{Result, StoreError},
+    layout::copy_and_hash,
     refs::{Expected, LogEntry},
 };
 use crate::shared::{

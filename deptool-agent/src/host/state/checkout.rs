@@ -39,7 +39,7 @@ use crate::{
         encoding,
         id::BlobId,
         path::TreePath,
-        store::pack::LARGE_BLOB,
+        store::{copy_and_hash, pack::LARGE_BLOB},
         tree::{App, Entry, FileKind, TreeError, read_blob},
     },
 };
@@ -145,20 +145,10 @@ fn copy_large(large: &Path, id: BlobId, into: &mut File) -> Result<(), HostError
 
 /// Copy a file. Returns the blob id of the copied bytes.
 fn copy_hashed(source: &mut File, into: &mut dyn Write) -> io::Result<ObjectId> {
-    let size = source.metadata()?.len();
-    let (mut hash, mut chunk) = (hasher(HashKind::Sha1), vec![0; 64 << 10]);
+    let (size, mut hash) = (source.metadata()?.len(), hasher(HashKind::Sha1));
     hash.update(&gix_object::encode::loose_header(gix_object::Kind::Blob, size));
     // Stop at the size that was hashed: somebody may be appending to the file.
-    let mut source = io::Read::take(source, size);
-    loop {
-        match io::Read::read(&mut source, &mut chunk)? {
-            0 => return hash.try_finalize().map_err(io::Error::other),
-            count => {
-                hash.update(&chunk[..count]);
-                into.write_all(&chunk[..count])?;
-            }
-        }
-    }
+    copy_and_hash(source, size, hash, into)?.try_finalize().map_err(io::Error::other)
 }
 
 /// Check out `app` for `generation`, or find a checkout of the same tree that can be used again.

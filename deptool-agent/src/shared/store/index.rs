@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use gix_hash::{Kind as HashKind, ObjectId, hasher};
+use gix_hash::{Kind as HashKind, ObjectId};
 
 /// The position of one object in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub(super) fn sort(entries: &mut [IndexEntry]) -> Result<(), ObjectId> {
 
 /// Write the index of the pack whose checksum is `checksum`. `entries` must be sorted.
 pub(super) fn write(out: &mut dyn Write, entries: &[IndexEntry], checksum: &ObjectId) -> io::Result<()> {
-    let mut out = Hashed { out, hash: hasher(HashKind::Sha1) };
+    let mut out = gix_hash::io::Write::new(out, HashKind::Sha1);
     out.write_all(b"\xfftOc\0\0\0\x02")?;
     let mut before = 0u32;
     for first in 0..=255u8 {
@@ -52,25 +52,7 @@ pub(super) fn write(out: &mut dyn Write, entries: &[IndexEntry], checksum: &Obje
         out.write_all(&offset.to_be_bytes())?;
     }
     out.write_all(checksum.as_slice())?;
-    let Hashed { out, hash } = out;
+    let gix_hash::io::Write { inner: out, hash } = out;
     out.write_all(hash.try_finalize().map_err(io::Error::other)?.as_slice())?;
     out.flush()
-}
-
-/// Hashes whatever is written to `out`.
-struct Hashed<'a> {
-    out: &'a mut dyn Write,
-    hash: gix_hash::Hasher,
-}
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.hash.update(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }

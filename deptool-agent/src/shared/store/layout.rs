@@ -9,6 +9,8 @@ use std::{
     time::SystemTime,
 };
 
+use gix_hash::Hasher;
+
 use crate::shared::store::error::{At, Result};
 
 /// With this configuration stock Git (2.39 and later) accepts that objects are missing. The url is a path that does not
@@ -228,24 +230,24 @@ pub(super) fn is_sound(index: &Path) -> Result<bool> {
 fn is_as_hashed(path: &Path) -> Result<bool> {
     let mut file = open_file(path, OpenOptions::new().read(true)).at("open", path)?;
     let Some(before) = file.metadata().at("look at", path)?.len().checked_sub(20) else { return Ok(false) };
-    let mut hash = Hashing(gix_hash::hasher(gix_hash::Kind::Sha1));
-    io::copy(&mut Read::by_ref(&mut file).take(before), &mut hash).at("read", path)?;
+    let hash = gix_hash::hasher(gix_hash::Kind::Sha1);
+    let hash = copy_and_hash(&mut file, before, hash, &mut io::sink()).at("read", path)?;
     let mut end = [0; 20];
     file.read_exact(&mut end).at("read", path)?;
-    Ok(hash.0.try_finalize().is_ok_and(|digest| digest.as_slice() == end))
+    Ok(hash.try_finalize().is_ok_and(|digest| digest.as_slice() == end))
 }
 
-/// Hashes whatever is written to it.
-struct Hashing(gix_hash::Hasher);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+/// Copy up to `size` bytes, and hash them.
+pub fn copy_and_hash(source: &mut File, size: u64, mut hash: Hasher, into: &mut dyn Write) -> io::Result<Hasher> {
+    let (mut source, mut chunk) = (source.take(size), vec![0; 64 << 10]);
+    loop {
+        match source.read(&mut chunk)? {
+            0 => return Ok(hash),
+            count => {
+                hash.update(&chunk[..count]);
+                into.write_all(&chunk[..count])?;
+            }
+        }
     }
 }
 
