@@ -137,7 +137,7 @@ pub fn write(home: &Home, number: u32, opened: Vec<Opened>) -> Result<(), HostEr
 /// Make a directory, if it is not there, that everybody may pass through.
 fn make_passage(path: &Path) -> Result<(), HostError> {
     fs::create_dir_all(path).during("create", path)?;
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(PASSAGE)).during("change the mode of", path)
+    durable::set_mode(path, PASSAGE)
 }
 
 fn mode_of(attributes: &FileAttributes) -> u32 {

@@ -11,7 +11,7 @@ use std::{
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
-            fs::{DirBuilderExt, MetadataExt},
+            fs::MetadataExt,
             net::{UnixListener, UnixStream},
         },
     },
@@ -123,10 +123,8 @@ fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
     if home.is_live() {
         home.create_run()?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", &directory)?,
-        _ => check_private(&directory)?,
-    }
+    durable::make_directory(&directory, 0o700)?;
+    check_private(&directory)?;
     Ok(directory)
 }
 

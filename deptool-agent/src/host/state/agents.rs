@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -87,10 +87,7 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     if is_own(&path) {
         return Ok(None);
     }
-    match fs::DirBuilder::new().mode(0o755).create(home.bin()) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", &home.bin())?,
-        _ => {}
-    }
+    durable::make_directory(&home.bin(), 0o755)?;
     durable::remove_all(&path)?;
     let temporary = home.bin().join(format!("{}{UNFINISHED}", AgentId::own()));
     copy_own(&temporary)?;

@@ -173,7 +173,7 @@ pub fn check_out(
     let directory = home.trees().join(&name);
     remove(home, &name)?;
     fs::create_dir(&directory).during("create", &directory)?;
-    set_mode(&directory, 0o755)?;
+    durable::set_mode(&directory, 0o755)?;
     let mut made = BTreeSet::new();
     for (path, entry) in &app.files {
         make_parents(&directory, path, &mut made)?;
@@ -215,14 +215,10 @@ fn make_parents(directory: &Path, path: &TreePath, made: &mut BTreeSet<PathBuf>)
         at.push(std::ffi::OsStr::from_bytes(name));
         if made.insert(at.clone()) {
             fs::create_dir(&at).during("create", &at)?;
-            set_mode(&at, 0o755)?;
+            durable::set_mode(&at, 0o755)?;
         }
     }
     Ok(())
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
-    fs::set_permissions(path, Permissions::from_mode(mode)).during("change the mode of", path)
 }
 
 fn set_time(path: &Path, (seconds, nanoseconds): (i64, i64)) -> Result<(), HostError> {

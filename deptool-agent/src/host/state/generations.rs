@@ -3,13 +3,7 @@
 //! The note (`.commit`) repeats what the store and `state/` record about the deployment, one fact per line. If those are
 //! damaged, they are restored from the note.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, io, os::unix::fs::symlink, path::Path};
 
 use crate::{
     host::state::{
@@ -87,7 +81,7 @@ pub fn write(
     let directory = home.generation(number);
     durable::remove_all(&directory)?;
     fs::create_dir(&directory).during("create", &directory)?;
-    fs::set_permissions(&directory, Permissions::from_mode(0o755)).during("change the mode of", &directory)?;
+    durable::set_mode(&directory, 0o755)?;
     for (app, tree) in apps {
         let link = directory.join(app.as_str());
         symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;

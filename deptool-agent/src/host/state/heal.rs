@@ -5,9 +5,7 @@
 //! see [`crate::host::state::ledger`]; the branch is restored by [`crate::host::state::missing_branch`].
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -126,20 +124,12 @@ fn move_if_damaged(home: &Home, path: &Path, looked: Result<(), HostError>) -> R
 /// Move whatever is at `path` to `kept/`. Returns the new path, safe to show.
 pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
     let directory = home.kept().join("damaged");
-    make_private(&home.kept())?;
-    make_private(&directory)?;
+    durable::make_directory(&home.kept(), 0o700)?;
+    durable::make_directory(&directory, 0o700)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let free =
         (1..).map(|number| directory.join(format!("{name}.{number}"))).find(|free| Kind::of(free) == Kind::Nothing);
     let to = free.unwrap_or_else(|| directory.join(name));
     fs::rename(path, &to).during("move away", path)?;
     Ok(printable(to.as_os_str().as_encoded_bytes()))
-}
-
-/// Make a directory that only this user can enter, if it does not exist.
-pub fn make_private(directory: &Path) -> Result<(), HostError> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", directory),
-        _ => Ok(()),
-    }
 }

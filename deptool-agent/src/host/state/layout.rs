@@ -1,11 +1,10 @@
 //! The layout of `/var/lib/deptool` on a host.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
-    io,
+    fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+        unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -20,6 +19,7 @@ use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::{
+            durable,
             error::{Context, Damage, HostError},
             kind::Kind,
         },
@@ -85,14 +85,8 @@ impl Home {
     /// Create `state/` if it is missing, and make it private.
     pub fn create_state(&self) -> Result<(), HostError> {
         let state = self.state();
-        match DirBuilder::new().mode(0o700).create(&state) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.during("create", &state)?,
-        }
-        if fs::symlink_metadata(&state).during("look at", &state)?.mode() & 0o7777 != 0o700 {
-            fs::set_permissions(&state, Permissions::from_mode(0o700)).during("change the mode of", &state)?;
-        }
-        Ok(())
+        durable::make_directory(&state, 0o700)?;
+        durable::set_mode(&state, 0o700)
     }
 
     /// Directories that were moved away and replaced by symlinks: the relative links in them lead nowhere from where they are.
@@ -269,10 +263,7 @@ impl Home {
     pub fn create_run(&self) -> Result<(), HostError> {
         let directory = self.own_run();
         fs::create_dir_all(&directory).during("create", &directory)?;
-        if fs::symlink_metadata(&directory).during("look at", &directory)?.mode() & 0o7777 != 0o711 {
-            fs::set_permissions(&directory, Permissions::from_mode(0o711)).during("change the mode of", &directory)?;
-        }
-        Ok(())
+        durable::set_mode(&directory, 0o711)
     }
 
     /// The generation to which `link` (`current` or `previous`) points. `None` if there is no link.
