@@ -19,4 +19,4 @@ pub mod option;
 pub mod report;
 pub mod serve;
 
-pub use serve::{Backend, End, ServeError, Want, serve};
+pub use serve::{Backend, End, ServeError, serve};

@@ -419,11 +419,11 @@ fn a_linked_worktree_pushes_like_any_other() {
 fn a_clone_and_a_fetch_from_a_bare_url_bring_the_commits_home() {
     each_git(|world| {
         let store = world.path("repo").display().to_string();
-        let script =
-            world.expand(&format!("store {store}\nadvertise @refs/heads/prod HEAD\nadvertise <c2> refs/heads/prod"));
+        let script = world
+            .expand(&format!("objects {store} <c2>\nadvertise @refs/heads/prod HEAD\nadvertise <c2> refs/heads/prod"));
         let clone = world.scripted(&script, &["clone", "-q", "deptool::web1", "../clone"]);
         assert_eq!(clone.status, 0, "{clone:?}");
-        assert_eq!(world.asked(), ["advertised", "fetch 1", "finish"]);
+        assert_eq!(world.asked(), ["advertised", "finish"]);
         let log = world.git(&["-C", "../clone", "log", "--format=%s", "-1", "origin/prod"]);
         assert_eq!(log.stdout, "c2\n");
         // In a clone, the remote that names the host is 'origin'.

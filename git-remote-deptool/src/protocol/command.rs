@@ -25,12 +25,7 @@ pub enum Command {
     /// `push [+]<src>:<dst>`: one line of a batch.
     Push(PushCommand),
     /// `fetch <id> <name>`: one line of a batch.
-    Fetch {
-        /// The commit that a `list` reported.
-        id: CommitId,
-        /// The ref that it was reported for.
-        name: BString,
-    },
+    Fetch,
     /// A blank line: the end of a batch, or of the dialogue.
     Blank,
 }
@@ -106,11 +101,13 @@ fn push(rest: &[u8]) -> Result<PushCommand, CommandError> {
 fn fetch(rest: &[u8]) -> Result<Command, CommandError> {
     let malformed = |why| CommandError::Malformed { command: "fetch", why };
     let (id, name) = rest.split_once_str(" ").ok_or(malformed("it needs an id and a name"))?;
-    let id = id.to_str().ok().and_then(|hex| hex.parse().ok()).ok_or(malformed("the id is not a SHA-1"))?;
+    if !id.to_str().is_ok_and(|hex| hex.parse::<CommitId>().is_ok()) {
+        return Err(malformed("the id is not a SHA-1"));
+    }
     if name.is_empty() {
         return Err(malformed("the name is empty"));
     }
-    Ok(Command::Fetch { id, name: name.into() })
+    Ok(Command::Fetch)
 }
 
 /// The beginning of a line, for an error message.
@@ -169,8 +166,7 @@ mod tests {
         assert_eq!(parse(b"capabilities"), Ok(Command::Capabilities));
         assert_eq!(parse(b""), Ok(Command::Blank));
         let hex = "0123456789abcdef0123456789abcdef01234567";
-        let fetch = Command::Fetch { id: hex.parse().unwrap(), name: "refs/heads/prod".into() };
-        assert_eq!(parse(format!("fetch {hex} refs/heads/prod").as_bytes()), Ok(fetch));
+        assert_eq!(parse(format!("fetch {hex} refs/heads/prod").as_bytes()), Ok(Command::Fetch));
         for bad in ["list for-pull", "export", " ", "push", "fetch 01 refs/heads/x", "push a", "capabilities "] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -13,7 +13,7 @@ use std::{
 use gix_protocol::handshake::Ref;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Backend, Want};
+use super::Backend;
 use crate::{
     config::Target,
     fetch::{self, Postponed},
@@ -119,11 +119,6 @@ impl Backend for Dialogue {
         if !deployed.is_empty() {
             self.summary = Some(summary(batch, deployed.len(), began.elapsed()));
         }
-        Ok(())
-    }
-
-    /// `advertised` has fetched everything already.
-    fn fetch(&mut self, _wants: &[Want], _options: &Options) -> Result<(), RemoteError> {
         Ok(())
     }
 

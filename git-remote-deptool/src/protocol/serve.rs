@@ -5,8 +5,6 @@ use std::{
     io::{self, BufRead, Read, Write},
 };
 
-use deptool_agent::shared::id::CommitId;
-use gix::bstr::BString;
 use gix_protocol::handshake::Ref;
 
 use super::option::Reply;
@@ -30,27 +28,15 @@ pub trait Backend {
     /// The refs that Git may push to. This does not connect.
     fn offers(&mut self, options: &Options) -> Result<Vec<Offer>, Self::Error>;
 
-    /// The refs of the hosts, for a fetch. When this returns, every listed object is here or can be fetched.
+    /// The refs of the hosts, for a fetch. When this returns, every listed object is in the repository.
     fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, Self::Error>;
 
     /// Carry out a push, and set the outcome of each ref in `report`. Refs without an outcome have failed. If an error
     /// is returned, it is the reason.
     fn push(&mut self, batch: &PushBatch, options: &Options, report: &mut RefReport) -> Result<(), Self::Error>;
 
-    /// Get the objects that `advertised` has listed.
-    fn fetch(&mut self, wants: &[Want], options: &Options) -> Result<(), Self::Error>;
-
     /// Called after Git has printed its table of refs.
     fn finish(&mut self, options: &Options) -> Result<(), Self::Error>;
-}
-
-/// A ref that Git wants to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Want {
-    /// The commit that was listed.
-    pub id: CommitId,
-    /// The ref that it was listed for.
-    pub name: BString,
 }
 
 /// How the dialogue ended.
@@ -115,11 +101,11 @@ pub fn serve<B: Backend>(
                 let told = output.write_all(&[&report.lines()[..], b"\n"].concat()).and_then(|()| output.flush());
                 told.map_err(|_| ServeError::Unheard(report.words()))?;
             }
-            Command::Fetch { id, name } => {
-                let Some(wants) = fetch_batch(input, Want { id, name })? else { return Ok(End::HungUp) };
-                backend.fetch(&wants, &options).map_err(ServeError::Backend)?;
-                output.write_all(b"\n")?;
-            }
+            // The objects are here since they were listed.
+            Command::Fetch => match skip_fetch_batch(input)? {
+                Some(()) => output.write_all(b"\n")?,
+                None => return Ok(End::HungUp),
+            },
             Command::Blank => {
                 backend.finish(&options).map_err(ServeError::Backend)?;
                 return Ok(End::Finished);
@@ -169,19 +155,13 @@ fn push_batch<E: Error>(input: &mut impl BufRead, first: PushCommand) -> Result<
     }
 }
 
-/// The whole batch without duplicates, or `None` if the input ends before the batch does.
-fn fetch_batch<E: Error>(input: &mut impl BufRead, first: Want) -> Result<Option<Vec<Want>>, ServeError<E>> {
-    let mut wants = vec![first];
+/// Read the rest of a batch. Returns `None` if the input ends before the batch does.
+fn skip_fetch_batch<E: Error>(input: &mut impl BufRead) -> Result<Option<()>, ServeError<E>> {
     loop {
         match next(input)? {
             None => return Ok(None),
-            Some(Command::Fetch { id, name }) => {
-                let want = Want { id, name };
-                if !wants.contains(&want) {
-                    wants.push(want);
-                }
-            }
-            Some(Command::Blank) => return Ok(Some(wants)),
+            Some(Command::Fetch) => {}
+            Some(Command::Blank) => return Ok(Some(())),
             Some(other) => return Err(ServeError::OutOfPlace(verb(&other))),
         }
     }
@@ -193,7 +173,7 @@ fn verb(command: &Command) -> &'static str {
         Command::Option { .. } => "option",
         Command::List(_) => "list",
         Command::Push(_) => "push",
-        Command::Fetch { .. } => "fetch",
+        Command::Fetch => "fetch",
         Command::Blank => "a blank line",
     }
 }

@@ -17,7 +17,7 @@ use git_remote_deptool::{
         options::{Atomicity, Options, Run},
         outcome::{RefOutcome, RefReport, RefUpdate},
     },
-    protocol::{self, Backend, Want, serve::End},
+    protocol::{self, Backend, serve::End},
     repo::{Environment, Repo},
     state::Tracking,
 };
@@ -50,8 +50,8 @@ fn run(directory: PathBuf, remote: &str, address: &str) -> i32 {
     }
 }
 
-/// What the hosts say: lines of `<ref> <verdict> [<text>]`, `advertise <id or @target> <ref>`, `store <path>` for the
-/// repository that has what they advertise, or `unreachable`. A ref that has no line is deployed.
+/// What the hosts say: lines of `<ref> <verdict> [<text>]`, `advertise <id or @target> <ref>`, `objects <path> <id>`
+/// for a commit that they have from the repository there, or `unreachable`. A ref that has no line is deployed.
 struct Script(Vec<Vec<String>>);
 
 impl Script {
@@ -121,6 +121,15 @@ impl Scripted {
         })
     }
 
+    fn fetch(&self, from: &str, id: &str) -> Result<(), Scripting> {
+        let mut git = self.repo.git();
+        git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", from, id]);
+        match git.status().map_err(Scripting)?.success() {
+            true => Ok(()),
+            false => Err(failure("git fetch")),
+        }
+    }
+
     /// As the real one does it, but for the host.
     fn deploy(&self, command: &PushCommand, cluster: &ClusterName, options: &Options) -> RefOutcome {
         let tracking = Tracking::new(&self.repo);
@@ -161,6 +170,7 @@ impl Backend for Scripted {
             match (line[0].as_str(), line.get(1)) {
                 ("unreachable", _) => return Err(failure("unreachable")),
                 ("advertise", Some(what)) => refs.push(advertised(what, &line[2])),
+                ("objects", Some(from)) => self.fetch(from, &line[2])?,
                 _ => (),
             }
         }
@@ -178,17 +188,6 @@ impl Backend for Scripted {
             }
         }
         Ok(())
-    }
-
-    fn fetch(&mut self, wants: &[Want], _: &Options) -> Result<(), Scripting> {
-        self.note(&format!("fetch {}", wants.len()));
-        let mut git = self.repo.git();
-        git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap="]);
-        git.arg(self.script.verdict("store").0).args(wants.iter().map(|want| want.id.to_string()));
-        match git.status().map_err(Scripting)?.success() {
-            true => Ok(()),
-            false => Err(failure("git fetch")),
-        }
     }
 
     fn finish(&mut self, _: &Options) -> Result<(), Scripting> {

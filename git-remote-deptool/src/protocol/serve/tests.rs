@@ -13,7 +13,6 @@ struct Unreachable(#[source] io::Error);
 #[derive(Default)]
 struct Recorder {
     pushed: Vec<PushBatch>,
-    fetched: Vec<Vec<Want>>,
     finished: usize,
     fails: bool,
 }
@@ -45,11 +44,6 @@ impl Backend for Recorder {
         self.result()
     }
 
-    fn fetch(&mut self, wants: &[Want], _: &Options) -> Result<(), Unreachable> {
-        self.fetched.push(wants.to_vec());
-        self.result()
-    }
-
     fn finish(&mut self, _: &Options) -> Result<(), Unreachable> {
         self.finished += 1;
         Ok(())
@@ -73,9 +67,8 @@ fn an_end_of_input_in_a_batch_does_nothing() {
     }
     let whole = format!("fetch {HEX} refs/heads/a\n\n");
     for cut in 0..whole.len() {
-        let mut backend = Recorder::default();
-        assert_eq!(dialogue(&whole[..cut], &mut backend).0.unwrap_or(End::HungUp), End::HungUp);
-        assert!(backend.fetched.is_empty(), "cut at {cut}");
+        let (end, output) = dialogue(&whole[..cut], &mut Recorder::default());
+        assert_eq!((end.unwrap_or(End::HungUp), &output[..]), (End::HungUp, ""), "cut at {cut}");
     }
 }
 
@@ -102,10 +95,10 @@ fn a_bad_option_refuses_each_ref_and_asks_no_host() {
 }
 
 #[test]
-fn a_failed_list_or_fetch_ends_the_dialogue_without_an_answer() {
-    for input in ["list\n\n".to_owned(), "list for-push\n\n".to_owned(), format!("fetch {HEX} refs/heads/a\n\n\n")] {
+fn a_failed_list_ends_the_dialogue_without_an_answer() {
+    for input in ["list\n\n", "list for-push\n\n"] {
         let mut backend = Recorder { fails: true, ..Recorder::default() };
-        let (end, output) = dialogue(&input, &mut backend);
+        let (end, output) = dialogue(input, &mut backend);
         assert!(matches!(end, Err(ServeError::Backend(_))), "{input}");
         assert_eq!(output, "", "{input}");
     }
@@ -128,11 +121,10 @@ fn the_summary_comes_only_when_git_is_done() {
 }
 
 #[test]
-fn what_is_wanted_twice_is_fetched_once() {
-    let mut backend = Recorder::default();
+fn a_batch_of_fetches_is_answered_once() {
     let line = format!("fetch {HEX} HEAD\n");
-    let _ = dialogue(format!("{line}{line}\n\n"), &mut backend);
-    assert_eq!(backend.fetched, [[Want { id: HEX.parse().unwrap(), name: "HEAD".into() }]]);
+    let (end, output) = dialogue(format!("{line}{line}\n\n"), &mut Recorder::default());
+    assert_eq!((end.unwrap(), &output[..]), (End::Finished, "\n"));
 }
 
 #[test]
