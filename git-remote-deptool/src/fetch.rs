@@ -21,14 +21,12 @@ use deptool_agent::shared::{
     outcome::{Attempt, AttemptResult, Goal},
     text::printable,
 };
-use gix::bstr::BString;
-use gix_protocol::handshake::Ref;
 
 use crate::{
     config::{HostRemote, Target},
     fetch::projection::CommitSource,
     fleet::remote::{Remote, RemoteError},
-    model::options::Options,
+    model::{advertised::Advertised, options::Options},
     state::{self, HostFacts, HostLock, Tracked},
     ui::{
         progress::{FirstContact, Host, Manner, Progress},
@@ -47,7 +45,7 @@ pub struct Postponed {
 }
 
 /// The commits that all hosts of the remote run, as refs for Git. When this returns, all objects are in the repository.
-pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postponed), RemoteError> {
+pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Advertised>, Postponed), RemoteError> {
     let hosts = hosts_of(remote)?;
     if hosts.is_empty() && remote.tracking().is_unused()? {
         return Err(RemoteError::NoHostsKnown);
@@ -80,7 +78,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
             let running = running.as_ref()?;
             Some(refs_of(host, &running.deployed.cluster, running.local(), is_group))
         });
-        let mut refs: Vec<Ref> = refs.flatten().collect();
+        let mut refs: Vec<Advertised> = refs.flatten().collect();
         refs.extend(other_refs(remote, &running, is_group, is_clone)?);
         return Ok((refs, postponed));
     }
@@ -90,7 +88,7 @@ pub fn advertised(remote: &Remote, options: &Options) -> Result<(Vec<Ref>, Postp
     let refs = hosts.iter().zip(&known).flat_map(|(host, known)| {
         known.clusters.iter().flat_map(|(cluster, tracked)| refs_of(host, cluster, tracked.commit, is_group))
     });
-    let mut refs: Vec<Ref> = refs.collect();
+    let mut refs: Vec<Advertised> = refs.collect();
     refs.extend(other_refs(remote, &running, is_group, is_clone)?);
     Ok((refs, postponed))
 }
@@ -101,7 +99,7 @@ fn other_refs(
     running: &[Option<Running>],
     is_group: bool,
     is_clone: bool,
-) -> Result<Vec<Ref>, RemoteError> {
+) -> Result<Vec<Advertised>, RemoteError> {
     let mut refs = listed::tags(remote)?;
     if is_group {
         refs.extend(listed::branches(remote, running, is_clone));
@@ -163,17 +161,12 @@ fn not_asked(remote: &Remote, mut failed: Vec<(HostName, RemoteError)>, is_group
 }
 
 /// The refs to list for one host.
-fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group: bool) -> Vec<Ref> {
-    let object = commit.0;
+fn refs_of(host: &HostRemote, cluster: &ClusterName, commit: CommitId, is_group: bool) -> Vec<Advertised> {
     if is_group {
-        let full_ref_name = BString::from(format!("refs/heads/{}/{cluster}", host.tracking));
-        return vec![Ref::Direct { full_ref_name, object }];
+        return vec![Advertised::at(format!("refs/heads/{}/{cluster}", host.tracking), commit)];
     }
-    let name = BString::from(format!("refs/heads/{cluster}"));
-    vec![
-        Ref::Symbolic { full_ref_name: "HEAD".into(), target: name.clone(), tag: None, object },
-        Ref::Direct { full_ref_name: name, object },
-    ]
+    let name = format!("refs/heads/{cluster}");
+    vec![Advertised::Head(name.clone().into()), Advertised::at(name, commit)]
 }
 
 /// Record an answer, and print what is new.

@@ -1,5 +1,6 @@
 //! Types that both pushes and fetches use, without I/O.
 
+pub mod advertised;
 pub mod batch;
 pub mod error;
 pub mod interrupt;

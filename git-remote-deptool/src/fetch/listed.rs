@@ -3,26 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deptool_agent::shared::{id::CommitId, name::ClusterName};
-use gix::bstr::BString;
-use gix_protocol::handshake::Ref;
 
 use super::{Running, projection::CommitSource};
-use crate::fleet::remote::{Remote, RemoteError};
+use crate::{
+    fleet::remote::{Remote, RemoteError},
+    model::advertised::Advertised,
+};
 
 /// The tags of this repository, unchanged. Hosts have no tags, so with `fetch.pruneTags` Git would delete all of them.
-pub(super) fn tags(remote: &Remote) -> Result<Vec<Ref>, RemoteError> {
+pub(super) fn tags(remote: &Remote) -> Result<Vec<Advertised>, RemoteError> {
     // Git would try to fetch the target of a dangling tag.
     let tags = remote.tracking().tags()?.into_iter().filter(|(_, id)| remote.repo.gix().has_object(id.0));
-    let listed = |(name, id): (String, CommitId)| Ref::Direct {
-        full_ref_name: BString::from(format!("refs/tags/{name}")),
-        object: id.0,
-    };
-    Ok(tags.map(listed).collect())
+    Ok(tags.map(|(name, id)| Advertised::at(format!("refs/tags/{name}"), id)).collect())
 }
 
 /// The branch of a group, which `git pull` merges. This is the newest commit that a host runs, if the other hosts run
 /// commits of its history.
-pub(super) fn branches(remote: &Remote, running: &[Option<Running>], is_clone: bool) -> Vec<Ref> {
+pub(super) fn branches(remote: &Remote, running: &[Option<Running>], is_clone: bool) -> Vec<Advertised> {
     let mut clusters: BTreeMap<&ClusterName, Option<BTreeSet<CommitId>>> = BTreeMap::new();
     for Running { deployed, found } in running.iter().flatten() {
         let known = clusters.entry(&deployed.cluster).or_insert_with(|| Some(BTreeSet::new()));
@@ -41,13 +38,10 @@ pub(super) fn branches(remote: &Remote, running: &[Option<Running>], is_clone: b
     let found: Vec<_> =
         clusters.into_iter().filter_map(|(cluster, commits)| Some((cluster, newest(commits?)?))).collect();
     let mut refs = Vec::new();
-    if let (true, [(cluster, commit)]) = (is_clone, &found[..]) {
-        let target = BString::from(format!("refs/heads/{cluster}"));
-        refs.push(Ref::Symbolic { full_ref_name: "HEAD".into(), target, tag: None, object: commit.0 });
+    if let (true, [(cluster, _)]) = (is_clone, &found[..]) {
+        refs.push(Advertised::Head(format!("refs/heads/{cluster}").into()));
     }
-    refs.extend(found.into_iter().map(|(cluster, commit)| Ref::Direct {
-        full_ref_name: BString::from(format!("refs/heads/{cluster}")),
-        object: commit.0,
-    }));
+    let branch = |(cluster, commit)| Advertised::at(format!("refs/heads/{cluster}"), commit);
+    refs.extend(found.into_iter().map(branch));
     refs
 }

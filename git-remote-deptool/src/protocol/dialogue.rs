@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gix_protocol::handshake::Ref;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Backend;
@@ -19,6 +18,7 @@ use crate::{
     fetch::{self, Postponed},
     fleet::remote::{Remote, RemoteError, Results},
     model::{
+        advertised::Advertised,
         batch::PushBatch,
         interrupt::Interrupt,
         offer::{Offer, offers},
@@ -99,7 +99,7 @@ impl Backend for Dialogue {
         Ok(offers(&self.remote.tracking().knowledge(&self.remote.target, &self.remote.settings)?))
     }
 
-    fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, RemoteError> {
+    fn advertised(&mut self, options: &Options) -> Result<Vec<Advertised>, RemoteError> {
         let (refs, postponed) = fetch::advertised(&self.remote, options)?;
         self.postponed = postponed;
         Ok(refs)

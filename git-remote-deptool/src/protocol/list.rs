@@ -2,9 +2,11 @@
 
 use deptool_agent::shared::text::printable;
 use gix::bstr::{BStr, BString};
-use gix_protocol::handshake::Ref;
 
-use crate::model::offer::{Offer, State};
+use crate::model::{
+    advertised::Advertised,
+    offer::{Offer, State},
+};
 
 /// A ref of a host can't be listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,28 +33,18 @@ pub fn push_lines(offers: &[Offer]) -> Vec<u8> {
 }
 
 /// The lines of `list`, without the final blank line.
-pub fn fetch_lines(refs: &[Ref]) -> Result<Vec<u8>, ListError> {
+pub fn fetch_lines(refs: &[Advertised]) -> Result<Vec<u8>, ListError> {
     let mut out = Vec::new();
     for advertised in refs {
         match advertised {
-            Ref::Direct { full_ref_name, object } => id_line(&mut out, object, full_ref_name)?,
-            Ref::Peeled { full_ref_name, tag, object: _ } => id_line(&mut out, tag, full_ref_name)?,
-            Ref::Symbolic { full_ref_name, target, tag: _, object: _ } => {
-                line(&mut out, &[b"@", checked(target)?, b" ", checked(full_ref_name)?]);
+            Advertised::Ref { name, id } if id.0.is_null() => return Err(ListError::Zeros(printable(name))),
+            Advertised::Ref { name, id } => {
+                out.extend([id.to_string().as_bytes(), b" ", checked(name)?, b"\n"].concat())
             }
-            // There is nothing to fetch.
-            Ref::Unborn { full_ref_name: _, target: _ } => (),
+            Advertised::Head(target) => out.extend([b"@", checked(target)?, b" HEAD\n"].concat()),
         }
     }
     Ok(out)
-}
-
-fn id_line(out: &mut Vec<u8>, id: &gix::oid, name: &BString) -> Result<(), ListError> {
-    if id.is_null() {
-        return Err(ListError::Zeros(printable(name)));
-    }
-    line(out, &[id.to_hex().to_string().as_bytes(), b" ", checked(name)?]);
-    Ok(())
 }
 
 fn checked(name: &BString) -> Result<&[u8], ListError> {
@@ -60,13 +52,6 @@ fn checked(name: &BString) -> Result<&[u8], ListError> {
         Ok(name) => Ok(name),
         Err(_) => Err(ListError::Name(printable(name))),
     }
-}
-
-fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    for part in parts {
-        out.extend_from_slice(part);
-    }
-    out.push(b'\n');
 }
 
 #[cfg(test)]
@@ -123,21 +108,17 @@ mod tests {
 
     #[test]
     fn a_fetch_lists_ids_and_where_head_points() {
-        let refs = [
-            Ref::Direct { full_ref_name: "refs/heads/prod".into(), object: id() },
-            Ref::Symbolic { full_ref_name: "HEAD".into(), target: "refs/heads/prod".into(), tag: None, object: id() },
-            Ref::Unborn { full_ref_name: "HEAD".into(), target: "refs/heads/x".into() },
-        ];
+        let refs = [Advertised::at("refs/heads/prod", CommitId(id())), Advertised::Head("refs/heads/prod".into())];
         let lines = String::from_utf8(fetch_lines(&refs).unwrap()).unwrap();
         assert_eq!(lines, format!("{HEX} refs/heads/prod\n@refs/heads/prod HEAD\n"));
     }
 
     #[test]
     fn a_fetch_never_lists_zeros_nor_names_that_break_a_line() {
-        let zeros =
-            Ref::Direct { full_ref_name: "refs/heads/prod".into(), object: ObjectId::null(gix::hash::Kind::Sha1) };
+        let zeros = Advertised::at("refs/heads/prod", CommitId(ObjectId::null(gix::hash::Kind::Sha1)));
         assert!(matches!(fetch_lines(&[zeros]), Err(ListError::Zeros(_))));
-        let broken = Ref::Direct { full_ref_name: "refs/heads/a\nb".into(), object: id() };
-        assert!(matches!(fetch_lines(&[broken]), Err(ListError::Name(_))));
+        for broken in [Advertised::at("refs/heads/a\nb", CommitId(id())), Advertised::Head("a\nb".into())] {
+            assert!(matches!(fetch_lines(&[broken]), Err(ListError::Name(_))));
+        }
     }
 }

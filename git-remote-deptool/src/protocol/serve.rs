@@ -5,14 +5,13 @@ use std::{
     io::{self, BufRead, Read, Write},
 };
 
-use gix_protocol::handshake::Ref;
-
 use super::option::Reply;
 use super::{
     command::{self, Command, CommandError, MAX_LINE, Purpose},
     list::{self, ListError},
 };
 use crate::model::{
+    advertised::Advertised,
     batch::{Duplicate, GUARD, PushBatch, PushCommand},
     error::chain,
     offer::Offer,
@@ -29,7 +28,7 @@ pub trait Backend {
     fn offers(&mut self, options: &Options) -> Result<Vec<Offer>, Self::Error>;
 
     /// The refs of the hosts, for a fetch. When this returns, every listed object is in the repository.
-    fn advertised(&mut self, options: &Options) -> Result<Vec<Ref>, Self::Error>;
+    fn advertised(&mut self, options: &Options) -> Result<Vec<Advertised>, Self::Error>;
 
     /// Carry out a push, and set the outcome of each ref in `report`. Refs without an outcome have failed. If an error
     /// is returned, it is the reason.

@@ -11,6 +11,7 @@ use deptool_agent::shared::{name::ClusterName, wire::Lease};
 use git_remote_deptool::{
     config::{HostRemote, Settings, Target, url::Address},
     model::{
+        advertised::Advertised,
         batch::{Destination, PushBatch, PushCommand, Source, Tags},
         error::chain,
         offer::{self, Offer},
@@ -22,7 +23,6 @@ use git_remote_deptool::{
     state::Tracking,
 };
 use gix::bstr::ByteSlice;
-use gix_protocol::handshake::Ref;
 
 #[test]
 #[ignore = "this is the helper that the other tests give to Git"]
@@ -163,7 +163,7 @@ impl Backend for Scripted {
         Ok(offer::offers(&knowledge))
     }
 
-    fn advertised(&mut self, _: &Options) -> Result<Vec<Ref>, Scripting> {
+    fn advertised(&mut self, _: &Options) -> Result<Vec<Advertised>, Scripting> {
         self.note("advertised");
         let mut refs = Vec::new();
         for line in &self.script.0 {
@@ -199,11 +199,10 @@ impl Backend for Scripted {
     }
 }
 
-fn advertised(what: &str, name: &str) -> Ref {
-    let zeros = gix::ObjectId::null(gix::hash::Kind::Sha1);
+fn advertised(what: &str, name: &str) -> Advertised {
     match what.strip_prefix('@') {
-        Some(target) => Ref::Symbolic { full_ref_name: name.into(), target: target.into(), tag: None, object: zeros },
-        None => Ref::Direct { full_ref_name: name.into(), object: gix::ObjectId::from_hex(what.as_bytes()).unwrap() },
+        Some(target) => Advertised::Head(target.into()),
+        None => Advertised::at(name, what.parse().unwrap()),
     }
 }
 

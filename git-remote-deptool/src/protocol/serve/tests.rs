@@ -33,7 +33,7 @@ impl Backend for Recorder {
         self.result().map(|()| Vec::new())
     }
 
-    fn advertised(&mut self, _: &Options) -> Result<Vec<Ref>, Unreachable> {
+    fn advertised(&mut self, _: &Options) -> Result<Vec<Advertised>, Unreachable> {
         self.result().map(|()| Vec::new())
     }
 
