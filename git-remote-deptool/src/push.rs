@@ -63,10 +63,7 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     /// A report on a host that was not attempted.
     fn report(&self, host: &HostName, tracked: Option<Tracked>) -> HostReport {
-        let to = match self.goal {
-            Goal::Commit(id) => Some(id),
-            Goal::Nothing => None,
-        };
+        let to = self.goal.commit();
         HostReport {
             host: host.clone(),
             cluster: self.cluster.clone(),

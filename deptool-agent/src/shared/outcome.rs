@@ -54,6 +54,15 @@ pub enum Goal {
     Nothing,
 }
 
+impl Goal {
+    pub fn commit(self) -> Option<CommitId> {
+        match self {
+            Goal::Commit(commit) => Some(commit),
+            Goal::Nothing => None,
+        }
+    }
+}
+
 /// What is deployed on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployed {

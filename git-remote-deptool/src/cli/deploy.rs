@@ -10,7 +10,6 @@ use std::{
 
 use deptool_agent::shared::{
     name::{ClusterName, HostName},
-    outcome::Goal,
     text::printable,
     wire::Repair,
 };
@@ -296,10 +295,7 @@ impl Told<'_> {
 
 /// A report for each host of the plan, none of which was attempted.
 fn not_attempted(plan: &ClusterPlan) -> Vec<HostReport> {
-    let to = match plan.goal {
-        Goal::Commit(id) => Some(id),
-        Goal::Nothing => None,
-    };
+    let to = plan.goal.commit();
     let report = |forecast: &crate::plan::HostForecast| {
         let (outcome, why) = match &forecast.impact {
             Impact::Unaffected => return None,

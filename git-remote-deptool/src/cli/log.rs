@@ -3,7 +3,7 @@
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    outcome::{Attempt, AttemptResult, Goal, Mended},
+    outcome::{Attempt, AttemptResult, Mended},
     text::printable,
     wire::{Request, Response},
 };
@@ -125,10 +125,7 @@ impl Entry {
             AttemptResult::RolledBack { why, .. } => ("rolled-back", Some(why)),
             AttemptResult::Interrupted => ("interrupted", None),
         };
-        let to = match attempt.to {
-            Goal::Commit(commit) => Some(commit),
-            Goal::Nothing => None,
-        };
+        let to = attempt.to.commit();
         Entry {
             id: attempt.id.to_string(),
             host: host.clone(),

@@ -6,7 +6,7 @@ use clap_complete::ArgValueCandidates;
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},
-    outcome::{Attempt, AttemptResult, Goal},
+    outcome::{Attempt, AttemptResult},
     wire::{Hello, Repair},
 };
 
@@ -128,10 +128,7 @@ fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Step, 
         if steps.is_empty() {
             steps.push((attempt.from, None));
         }
-        let to = match attempt.to {
-            Goal::Commit(commit) => Some(commit),
-            Goal::Nothing => None,
-        };
+        let to = attempt.to.commit();
         if hello.deployed.is_none() {
             cluster = Some(&attempt.cluster);
         }
@@ -164,7 +161,10 @@ fn before(host: &HostName, hello: &Hello, attempts: &[Attempt]) -> Result<Step, 
 
 #[cfg(test)]
 mod tests {
-    use deptool_agent::shared::{id::DeploymentId, outcome::Deployed};
+    use deptool_agent::shared::{
+        id::DeploymentId,
+        outcome::{Deployed, Goal},
+    };
 
     use super::*;
 

@@ -4,7 +4,6 @@
 use deptool_agent::shared::{
     manifest::OnChange,
     name::HostName,
-    outcome::Goal,
     plan::{Change as Kind, Class, Enablement, HostPlan, PatternJob, UnitJob, When},
 };
 use serde::Serialize;
@@ -126,10 +125,7 @@ struct Pattern {
 
 impl Plan {
     pub fn of(plan: &ClusterPlan, waves: Vec<Vec<HostName>>, notes: Vec<String>) -> Self {
-        let commit = match plan.goal {
-            Goal::Commit(commit) => Some(commit.to_string()),
-            Goal::Nothing => None,
-        };
+        let commit = plan.goal.commit().map(|commit| commit.to_string());
         let hosts = plan.hosts.iter().map(|host| HostView::of(plan, host)).collect();
         Plan {
             version: VERSION,

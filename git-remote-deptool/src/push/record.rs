@@ -174,10 +174,7 @@ fn remember(remote: &Remote, request: &Request<'_>, one: &Affected, what: Rememb
     let tracking = &one.remote.tracking;
     let Some(mut facts) = HostFacts::load(&remote.repo, tracking) else { return };
     let (by, when) = (printable(remote.repo.operator().as_bytes()), now());
-    let to = match request.goal {
-        Goal::Commit(commit) => Some(commit),
-        Goal::Nothing => None,
-    };
+    let to = request.goal.commit();
     match what {
         Remembered::Failed(why) => facts.failed = Some(Failed { when, by, to, why }),
         Remembered::Done { drift } => {

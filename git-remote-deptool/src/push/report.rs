@@ -1,7 +1,5 @@
 //! Reports the outcome of a push to Git, to the operator, and to programs.
 
-use deptool_agent::shared::outcome::Goal;
-
 use super::{
     Affected, Request,
     host_report::{self, HostOutcome, HostReport},
@@ -75,10 +73,7 @@ pub(super) fn report(
 
 /// The outcome for Git after a success, or after a dry run without errors.
 fn done(request: &Request<'_>, affected: &[Affected]) -> RefOutcome {
-    let new = match request.goal {
-        Goal::Commit(id) => Some(id),
-        Goal::Nothing => None,
-    };
+    let new = request.goal.commit();
     match affected {
         [one] if request.is_single => {
             RefOutcome::Done { old: one.tracked.map(|tracked| tracked.commit), new, update: one.update }

@@ -10,7 +10,7 @@ use deptool_agent::shared::{
     build::BUILD_ID,
     id::CommitId,
     name::HostName,
-    outcome::{Attempt, AttemptResult, Deployed, Goal},
+    outcome::{Attempt, AttemptResult, Deployed},
 };
 use serde::{Deserialize, Serialize};
 
@@ -94,10 +94,7 @@ impl Failed {
             AttemptResult::RolledBack { why, .. } => format!("rolled back: {why}"),
             AttemptResult::Interrupted => "interrupted, and undone".to_owned(),
         };
-        let to = match attempt.to {
-            Goal::Commit(commit) => Some(commit),
-            Goal::Nothing => None,
-        };
+        let to = attempt.to.commit();
         Some(Failed { when: attempt.when, by: attempt.by.clone(), to, why })
     }
 }

@@ -8,7 +8,6 @@ use crate::{
     shared::{
         id::CommitId,
         name::ClusterName,
-        outcome::Goal,
         store::{Expected, LogEntry, Store, StoreError},
         time::now,
     },
@@ -56,10 +55,7 @@ pub fn find(home: &Home) -> Result<Option<Lost>, HostError> {
 
 /// Commit and cluster according to the note.
 fn running(note: &Note) -> Option<(CommitId, ClusterName)> {
-    match note {
-        Note { commit: Goal::Commit(commit), cluster, .. } => Some((*commit, cluster.clone())),
-        Note { commit: Goal::Nothing, .. } => None,
-    }
+    Some((note.commit.commit()?, note.cluster.clone()))
 }
 
 fn has(home: &Home, commit: CommitId) -> bool {
