@@ -13,8 +13,8 @@ pub mod query;
 
 use std::collections::BTreeMap;
 
+pub use ask::Running;
 use ask::{Answer, Locking, ask_all, why};
-pub use ask::{Running, place_to_ask};
 use deptool_agent::shared::{
     id::CommitId,
     name::{ClusterName, HostName},

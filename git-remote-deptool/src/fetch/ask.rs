@@ -65,8 +65,12 @@ pub(super) fn elsewhere(remote: &Remote) -> Elsewhere {
     Elsewhere::new(PATIENCE, remote.connector.interrupted.clone())
 }
 
-/// The endpoint for a connection that only asks.
-pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::Endpoint, RemoteError> {
+/// Connect to a host that is only asked.
+pub(super) fn open(
+    remote: &Remote,
+    host: &HostRemote,
+    stage: &mut dyn FnMut(Stage),
+) -> Result<(Session, Hello), RemoteError> {
     let place = remote.place(host)?;
     if let transport::Endpoint::Local(path) = &place
         && !path.exists()
@@ -74,11 +78,6 @@ pub fn place_to_ask(remote: &Remote, host: &HostRemote) -> Result<transport::End
         // A push creates a local root; a fetch does not.
         return Err(RemoteError::NoRoot(path.clone()));
     }
-    Ok(place)
-}
-
-fn open(remote: &Remote, host: &HostRemote, stage: &mut dyn FnMut(Stage)) -> Result<(Session, Hello), RemoteError> {
-    let place = place_to_ask(remote, host)?;
     let opened = Session::to_ask(&remote.connector, &place, stage);
     opened.map_err(|source| RemoteError::Session { host: host.host.clone(), source })
 }
@@ -172,7 +171,7 @@ pub(super) fn ask_all(
     take: &mut dyn FnMut(usize, Answered),
 ) {
     let elsewhere = elsewhere(remote);
-    let ask_one = |remote: &Remote, at: usize| {
+    each(remote, hosts.len(), take, |remote, at| {
         let lock = match locking {
             Locking::EachItsOwn => Some(remote.lock(&hosts[at])?),
             Locking::ByCaller => None,
@@ -182,17 +181,26 @@ pub(super) fn ask_all(
         });
         progress.note(at, answer.as_ref().map_or_else(|error| State::Failed(why(error)), |_| State::Done));
         Ok((answer?, lock))
-    };
-    if hosts.len() <= 1 {
-        (0..hosts.len()).for_each(|at| take(at, ask_one(remote, at)));
+    });
+}
+
+/// Call `ask` for each number below `hosts`, many at a time, and pass each answer on as it arrives.
+pub(super) fn each<T: Send>(
+    remote: &Remote,
+    hosts: usize,
+    take: &mut dyn FnMut(usize, Result<T, RemoteError>),
+    ask: impl Fn(&Remote, usize) -> Result<T, RemoteError> + Sync,
+) {
+    if hosts <= 1 {
+        (0..hosts).for_each(|at| take(at, ask(remote, at)));
         return;
     }
-    let wanted = hosts.len().min(AT_ONCE);
+    let wanted = hosts.min(AT_ONCE);
     let at_once = open_files::make_room(wanted, Use::Session).map_or_else(|few| few.fitting.max(1), |()| wanted);
     let open = remote.opener();
     let own = || open().map_err(Arc::new);
-    let work = |own: &mut Result<Remote, Arc<OpenError>>, at| ask_one(own.as_ref().map_err(Arc::clone)?, at);
-    parallel::each(hosts.len(), at_once, own, work, take);
+    let work = |own: &mut Result<Remote, Arc<OpenError>>, at| ask(own.as_ref().map_err(Arc::clone)?, at);
+    parallel::each(hosts, at_once, own, work, take);
 }
 
 /// Why a host could not be asked, without the host's name.

@@ -2,19 +2,14 @@
 
 use deptool_agent::shared::wire::Hello;
 
+use super::ask::{each, open};
 use crate::{
     agent::session::{Session, SessionError},
     config::HostRemote,
     fetch,
-    fleet::{
-        parallel,
-        remote::{Machine, Remote, RemoteError},
-    },
+    fleet::remote::{Machine, Remote, RemoteError},
     state::{HostFacts, HostLock, LockError},
 };
-
-/// How many hosts are asked at the same time.
-const AT_ONCE: usize = 64;
 
 /// Connect to each of `hosts` and call `ask` with the session. Returns the answers in the order of `hosts`, and records
 /// the contents of the hellos. Deployments by this repository do not have to wait.
@@ -23,31 +18,21 @@ pub fn query<T: Send>(
     hosts: &[HostRemote],
     ask: impl Fn(&mut Session, &Hello) -> Result<T, SessionError> + Sync,
 ) -> Vec<Result<(Hello, T), RemoteError>> {
-    let endpoints: Vec<_> = hosts.iter().map(|host| fetch::place_to_ask(remote, host)).collect();
-    let before: Vec<_> = hosts.iter().map(|host| HostFacts::load(&remote.repo, &host.tracking)).collect();
-    let connector = &remote.connector;
-    let answers = parallel::map(
-        hosts.len(),
-        AT_ONCE,
-        || (),
-        |(), at| {
-            let Ok(endpoint) = &endpoints[at] else { return None };
-            let opened = Session::to_ask(connector, endpoint, &mut |_| {});
-            Some(opened.and_then(|(mut session, hello)| {
-                let answer = ask(&mut session, &hello)?;
-                session.close();
-                Ok((hello, answer))
-            }))
-        },
-    );
-    let noted =
-        endpoints.into_iter().zip(hosts).zip(before).zip(answers).map(|(((endpoint, host), before), answer)| {
-            endpoint?;
-            let answer = answer.unwrap_or(Err(SessionError::OutOfOrder));
-            let (hello, answer) = answer.map_err(|source| RemoteError::Session { host: host.host.clone(), source })?;
-            note(remote, host, &hello, before.as_ref())?;
-            Ok((hello, answer))
-        });
+    let mut answers: Vec<_> = hosts.iter().map(|_| None).collect();
+    each(remote, hosts.len(), &mut |at, answer| answers[at] = Some(answer), |remote, at| {
+        let host = &hosts[at];
+        let before = HostFacts::load(&remote.repo, &host.tracking);
+        let (mut session, hello) = open(remote, host, &mut |_| {})?;
+        let answer = ask(&mut session, &hello);
+        let answer = answer.map_err(|source| RemoteError::Session { host: host.host.clone(), source })?;
+        session.close();
+        Ok((hello, answer, before))
+    });
+    let noted = hosts.iter().zip(answers.into_iter().flatten()).map(|(host, answer)| {
+        let (hello, answer, before) = answer?;
+        note(remote, host, &hello, before.as_ref())?;
+        Ok((hello, answer))
+    });
     noted.collect()
 }
 
