@@ -23,7 +23,7 @@ fn begin(sandbox: &Sandbox) -> (Repo<'_>, PathBuf) {
     write("etc/nginx/nginx.conf", "events {}\n", 0o644);
     write("etc/nginx/conf.d/a b.conf", "listen 80;\n", 0o640);
     write("etc/nginx/reload", "#!/bin/sh\n", 0o755);
-    write("etc/nginx/key.pem", "-----BEGIN PRIVATE KEY-----\nabc\n", 0o600);
+    write("etc/nginx/key.pem", "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEA\n", 0o600);
     write("etc/outside/secret", "elsewhere\n", 0o644);
     symlink("../outside", root.join("etc/nginx/linked")).unwrap();
     write("etc/systemd/system/nginx.service.d/limits.conf", "[Service]\nLimitNOFILE=4096\n", 0o644);

@@ -86,7 +86,7 @@ pub fn find(path: &[u8], content: &[u8]) -> Option<Finding> {
 }
 
 /// Keys in PEM (also within JSON and YAML), of age and of WireGuard. Encrypted keys and texts about keys are none.
-fn has_private_key(content: &[u8]) -> bool {
+pub fn has_private_key(content: &[u8]) -> bool {
     pem(content) || age_key(content) || wireguard(content)
 }
 
@@ -122,6 +122,8 @@ fn age_key(content: &[u8]) -> bool {
 /// `PrivateKey = …`: 32 bytes in base64.
 fn wireguard(content: &[u8]) -> bool {
     settings(content).any(|(name, value)| {
+        // A comment may follow.
+        let value = value.split_ascii_whitespace().next().unwrap_or_default();
         ["PrivateKey", "PresharedKey"].iter().any(|key| name.eq_ignore_ascii_case(key))
             && value.len() == 44
             && value.ends_with('=')
@@ -209,6 +211,7 @@ mod tests {
             format!("key: |\n  -----BEGIN EC PRIVATE KEY-----\n  {BODY}\n"),
             "# a key\nAGE-SECRET-KEY-1EGTZVFFV20835NWYV6270LXYVK2VKNX2MMDKWYKLMGR48UAWX40Q2P2LM0\n".into(),
             "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n".into(),
+            "PresharedKey=yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk= # of web1\n".into(),
         ] {
             assert_eq!(in_file("any/file", &text), Some(Finding::PrivateKey), "{text}");
         }

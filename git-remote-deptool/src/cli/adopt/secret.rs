@@ -1,5 +1,7 @@
 //! What looks like a secret, which does not belong into a repository by accident. Pure.
 
+use crate::secrets::plain_text;
+
 /// Files that are readable by their owner alone are taken for a secret from this much randomness on, in bits a byte.
 const RANDOM: f64 = 4.5;
 /// Shorter ones say too little about that.
@@ -8,11 +10,7 @@ const SHORT: usize = 20;
 /// Why a file looks like a secret, if it does: the rest of a sentence that begins with its path.
 pub(super) fn looks_like_one(path: &str, mode: u32, content: &[u8]) -> Option<&'static str> {
     let name = path.rsplit('/').next().unwrap_or_default();
-    let has = |text: &[u8]| content.windows(text.len()).any(|window| window == text);
-    if has(b"PRIVATE KEY-----") || has(b"AGE-SECRET-KEY-") {
-        return Some("has a private key in it");
-    }
-    if ["PrivateKey", "PresharedKey"].iter().any(|key| has_setting(content, key)) {
+    if plain_text::has_private_key(content) {
         return Some("has a private key in it");
     }
     if matches!(name.trim_end_matches('-'), "shadow" | "gshadow") || is_shadow_like(content) {
@@ -26,14 +24,6 @@ pub(super) fn looks_like_one(path: &str, mode: u32, content: &[u8]) -> Option<&'
         return Some("is readable by its owner alone, and looks random");
     }
     None
-}
-
-/// `PrivateKey = …` of WireGuard.
-fn has_setting(content: &[u8], key: &str) -> bool {
-    String::from_utf8_lossy(content).lines().any(|line| {
-        let (name, value) = line.split_once('=').unwrap_or_default();
-        name.trim().eq_ignore_ascii_case(key) && value.trim().len() >= SHORT
-    })
 }
 
 /// Lines such as `root:$6$salt$hash:…`.
@@ -60,7 +50,11 @@ mod tests {
     #[test]
     fn keys_hashes_and_random_private_files_look_like_secrets_and_configuration_does_not() {
         let looks = |path: &str, mode: u32, content: &str| looks_like_one(path, mode, content.as_bytes()).is_some();
-        assert!(looks("/etc/ssl/x.pem", 0o644, "-----BEGIN RSA PRIVATE KEY-----\nabc\n"));
+        assert!(looks(
+            "/etc/ssl/x.pem",
+            0o644,
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEA\n"
+        ));
         assert!(looks(
             "/etc/wireguard/wg0.conf",
             0o600,
