@@ -91,11 +91,6 @@ impl RefReport {
         }
     }
 
-    /// The outcome of `dst`, if it is part of the push.
-    pub fn outcome(&self, dst: &BStr) -> Option<&RefOutcome> {
-        self.entries.iter().find(|entry| entry.dst == dst).map(|entry| &entry.outcome)
-    }
-
     /// All destinations and their outcomes, in Git's order.
     pub fn outcomes(&self) -> impl Iterator<Item = (&BStr, &RefOutcome)> {
         self.entries.iter().map(|entry| (BStr::new(&entry.dst), &entry.outcome))

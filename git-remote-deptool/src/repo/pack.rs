@@ -50,8 +50,6 @@ pub struct Selection {
     pub objects: Vec<ObjectId>,
     /// The target's large blobs, with their sizes in bytes. They are sent separately.
     pub large: Vec<(BlobId, u64)>,
-    /// The commits in the pack, the target first.
-    pub commits: Vec<CommitId>,
 }
 
 /// Why nothing can be sent.
@@ -117,7 +115,6 @@ pub fn select(
     for (n, commit) in commits.iter().enumerate() {
         search.commit(commit, host, if n == 0 { Age::Target } else { Age::Past })?;
     }
-    search.selection.commits = commits;
     Ok(search.selection)
 }
 

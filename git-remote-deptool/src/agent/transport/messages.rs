@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
 };
@@ -115,17 +115,8 @@ impl Messages {
     /// background may keep stderr open long after the session.
     pub fn stderr(&self, patience: Duration) -> String {
         // Return what there is, even if the rest did not come in time.
-        let _ = self.wait(patience);
+        let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(patience);
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn wait(&self, patience: Duration) -> Result<(), RecvTimeoutError> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(patience)
-    }
-
-    /// Whether everything was read.
-    pub fn ended(&self) -> bool {
-        self.wait(Duration::ZERO) == Err(RecvTimeoutError::Disconnected)
     }
 }
 
@@ -345,6 +336,8 @@ fn is_half_a_character(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::TryRecvError;
+
     use super::*;
 
     #[test]
@@ -446,7 +439,7 @@ mod tests {
             let messages = follow(ours, Arc::new(Mutex::new(io::sink())), Showing::Soon, &Pump::default());
             assert!(child.wait().unwrap().success());
             assert_eq!(messages.stderr(Duration::from_secs(10)), expected);
-            assert!(messages.ended());
+            assert_eq!(messages.ended.lock().unwrap().try_recv(), Err(TryRecvError::Disconnected));
         }
     }
 }
