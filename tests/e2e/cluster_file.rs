@@ -11,7 +11,7 @@ fn with_ssh(sandbox: &mut Sandbox) {
     std::fs::create_dir(&dir).unwrap();
     let script = format!(
         r#"while [ $# -gt 2 ]; do
-    case $1 in -p) port=:$2; shift 2 ;; -o|-S) shift 2 ;; -G) exit 255 ;; *) shift ;; esac
+    case $1 in -p) port=:$2; shift 2 ;; -o|-S|-O) shift 2 ;; *) shift ;; esac
 done
 echo "$1$port" >>{dir}/log
 host=${{1#*@}}

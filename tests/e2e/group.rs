@@ -339,7 +339,7 @@ pub fn breaks_when_activated(operator: &Repo<'_>, host: &str) {
 const SSH: &str = r#"
 for word; do host=$last; last=$word; done
 while [ "$#" -gt 1 ]; do
-    case $1 in -p) port=:$2 ;; -G) exit 255 ;; esac
+    case $1 in -p) port=:$2 ;; -O) exit 255 ;; esac
     shift
 done
 echo "$host$port" >>"$ROOTS/../asked"
@@ -380,7 +380,13 @@ fn hosts_are_reached_as_their_remotes_say_and_one_that_is_down_is_known_not_to_h
         at_rest(&sandbox, host, Some(&one));
     }
 
-    // The request is sent ahead to a known host. ssh has read nothing of it if it can't connect.
+    // The request is sent ahead to a known host. ssh has read nothing of it if it can't connect. (To a distant host it is also
+    // sent in the environment, and on a busy machine a host may seem distant.)
+    let facts = operator.dir.join(".git/deptool/hosts/web3");
+    let text = std::fs::read_to_string(&facts).unwrap();
+    let late = text.find("\"late\": ").unwrap() + "\"late\": ".len();
+    let rest = text[late..].trim_start_matches(|c: char| c.is_ascii_digit());
+    std::fs::write(&facts, format!("{}0{rest}", &text[..late])).unwrap();
     operator.write("web3/web/file", "2\n");
     let two = operator.commit("Two");
     let away = sandbox.dir().join("roots/web3.away");

@@ -73,8 +73,8 @@ fn the_limit_of_open_files_is_raised_where_it_may_be_and_named_where_not() {
         sandbox.command("sh").dir(&operator.dir).args(["-c", &line]).run().unwrap()
     };
     push("-n 100").fails().says(
-        "25 hosts at once take 164 open files, and the limit is 100: raise it (ulimit -H -n), or push to groups of at \
-         most 9 hosts",
+        "25 hosts at once take 189 open files, and the limit is 100: raise it (ulimit -H -n), or push to groups of at \
+         most 7 hosts",
     );
     push("-S -n 60").ok().says("deployed to 25 hosts in ");
 }

@@ -1,7 +1,6 @@
 //! Shared connections: ssh is not started for a host to which it has one, and nothing depends on that.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,29 +8,41 @@ use deptool_tests::lab::{HostSpec, Lab, Link, start_or_skip};
 use deptool_tests::process::{Cmd, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-/// Hosts, and an operator whose ssh writes a line for each start: `asked`, or `started`.
+/// Hosts, and an operator whose ssh writes a line for each start: `asked`, or `started`. It is a program of its own: a script in place
+/// of ssh is started every time.
 struct Shared {
     lab: Lab,
     sandbox: Sandbox,
 }
 
-/// The hosts have been deployed to twice, the second time in one push.
+const SSH: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    const char *what = "started";
+    FILE *log = fopen(LOG, "a");
+    for (int i = 1; i < count; i++) if (!strcmp(words[i], "-G")) what = "asked";
+    fprintf(log, "%s\n", what);
+    fclose(log);
+    execvp("ssh", words);
+    return 127;
+}
+"#;
+
+/// The hosts have been deployed to twice, so that ssh has been asked about its sockets.
 fn deployed(hosts: &[&str], link: Link) -> Option<Shared> {
     let lab = start_or_skip(&hosts.iter().map(|host| HostSpec::new(host)).collect::<Vec<_>>())?;
-    let mut sandbox = Sandbox::for_lab(&lab);
+    let sandbox = Sandbox::for_lab(&lab);
     lab.ssh_command(link).unwrap();
-    let (file, log) = (sandbox.dir().join("bin/ssh"), sandbox.dir().join("log"));
-    let (config, log) = (sandbox.dir().join("config"), log.display().to_string());
-    fs::copy(lab.ssh_config(link).unwrap(), &config).unwrap();
-    let text = format!(
-        "#!/bin/sh\ncase $1 in -G) echo asked;; *) echo started;; esac >>{log}\nexec ssh -F {} \"$@\"\n",
-        config.display()
-    );
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, text).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    sandbox.set_env("GIT_SSH_COMMAND", file.to_str().unwrap());
-    let shared = Shared { lab, sandbox };
+    let mut shared = Shared { lab, sandbox };
+    let (dir, program) = (shared.sandbox.dir().to_owned(), shared.sandbox.dir().join("bin/ssh"));
+    fs::copy(shared.lab.ssh_config(link).unwrap(), dir.join("config")).unwrap();
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    let log = format!("-DLOG=\"{}\"", dir.join("log").display());
+    Cmd::new("cc").args(["-x", "c", "-", &log, "-o"]).arg(&program).input(SSH).check().unwrap();
+    let command = format!("{} -F {}", program.display(), dir.join("config").display());
+    shared.sandbox.set_env("GIT_SSH_COMMAND", &command);
     shared.sandbox.repo("operator").add_remote("cluster", "deptool::@all");
     for word in ["one", "two"] {
         shared.deploy(hosts, word);
@@ -142,25 +153,31 @@ fn ssh_is_started_where_the_shared_connection_is_gone_or_full_or_not_ours() {
 }
 
 #[test]
-fn after_a_change_of_the_configuration_ssh_is_asked_again() {
+fn after_a_change_of_the_configuration_the_host_that_it_names_is_deployed_to() {
     let Some(shared) = deployed(&["web1", "web2"], Link::Shared) else { return };
-    let operator = shared.operator();
-    // The connection to web1 is still there, but the configuration leads elsewhere now.
-    let home = shared.sandbox.home().join(".ssh");
-    fs::create_dir_all(&home).unwrap();
-    fs::write(home.join("config"), "# nothing of importance\nHost *\nLogLevel ERROR\n").unwrap();
-    shared.deploy(&["web1"], "three");
-    operator.git(&["push", "cluster", "prod"]).ok();
-    assert_eq!(shared.log(), "started asked");
-    shared.deploy(&["web1"], "four");
-    operator.git(&["push", "cluster", "prod"]).ok();
+    let config = shared.sandbox.dir().join("config");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("# a comment\n{text}")).unwrap();
+    shared.deploy(&["web1"], "a comment");
+    shared.operator().git(&["push", "cluster", "prod"]).ok();
     assert_eq!(shared.log(), "");
-    let mut elsewhere = shared.operator().command(&["push", "cluster", "prod"]);
-    elsewhere = elsewhere.env("LAB_ELSEWHERE", "yes");
-    let five = shared.deploy(&["web1"], "five");
-    elsewhere.run().unwrap().ok();
-    assert_eq!(shared.log(), "started asked", "a script that starts ssh may use any variable");
-    shared.runs("web1", "five", &five);
+
+    let address = |host: &str| {
+        let answer = shared.ssh(&["-G", host]).check().unwrap().stdout();
+        answer.lines().find_map(|line| line.strip_prefix("hostname ")).unwrap().to_owned()
+    };
+    // The connections are still there. But now the machine that was web2 is web1, and calls itself so.
+    let (one, two) = (address("web1"), address("web2"));
+    let swapped = text.replace(&one, "ONE").replace(&two, &one).replace("ONE", &two);
+    fs::write(&config, swapped.replace("StrictHostKeyChecking yes", "StrictHostKeyChecking no")).unwrap();
+    shared.lab.host("web2").sh("echo web1 >/etc/hostname");
+    shared.operator().git(&["config", "remote.one.url", "deptool::web1"]).ok();
+    shared.deploy(&["web1"], "three");
+    let push = shared.operator().git(&["push", "one", "prod"]).fails();
+    // It runs the tree of web2.
+    push.says("web2");
+    assert!(shared.log().starts_with("started"));
+    assert_eq!(shared.lab.host("web1").sh("cat /var/lib/deptool/apps/web/current/word"), "a comment");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub enum Use {
     /// The host's lock.
     Lock,
-    /// The host's lock, and stdin, stdout and stderr of ssh.
+    /// The host's lock, and stdin, stdout and stderr of ssh, or of a session on a shared connection and its socket.
     Session,
 }
 
@@ -32,7 +32,7 @@ impl Use {
     fn files(self) -> u64 {
         match self {
             Use::Lock => 1,
-            Use::Session => 4,
+            Use::Session => 5,
         }
     }
 }
@@ -72,15 +72,15 @@ mod tests {
         let raised = |limit, hosts| raised(limit, hosts, Use::Session);
         assert_eq!(super::raised(limit(1024, Some(1024)), 500, Use::Lock), Ok(None));
         assert_eq!(raised(limit(1024, Some(4096)), 10), Ok(None));
-        assert_eq!(raised(limit(1024, Some(4096)), 500), Ok(Some(limit(2064, Some(4096)))));
-        assert_eq!(raised(limit(256, None), 500), Ok(Some(limit(2064, None))));
+        assert_eq!(raised(limit(1024, Some(4096)), 500), Ok(Some(limit(2564, Some(4096)))));
+        assert_eq!(raised(limit(256, None), 500), Ok(Some(limit(2564, None))));
         assert_eq!(raised(Rlimit { current: None, maximum: None }, 500), Ok(None));
         let error = raised(limit(1024, Some(1024)), 500).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "500 hosts at once take 2064 open files, and the limit is 1024: raise it (ulimit -H -n), or push to groups \
-             of at most 240 hosts"
+            "500 hosts at once take 2564 open files, and the limit is 1024: raise it (ulimit -H -n), or push to groups \
+             of at most 192 hosts"
         );
-        assert_eq!(raised(limit(1024, Some(1024)), 240), Ok(None));
+        assert_eq!(raised(limit(1024, Some(1024)), 192), Ok(None));
     }
 }

@@ -130,8 +130,9 @@ impl SessionError {
 
 /// A connection to an agent of the same build, after its first line.
 pub struct Session {
-    connection: Connection,
+    /// Dropped before the connection, so that a last message is read.
     outgoing: Option<Outgoing>,
+    connection: Connection,
     mailbox: Mailbox,
     /// The number of this connection in the mailbox.
     number: usize,

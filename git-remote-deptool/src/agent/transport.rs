@@ -35,6 +35,7 @@ pub use environment::Environment;
 pub use error::ConnectError;
 pub use gate::AT_ONCE;
 pub use start::Started;
+use start::Way;
 pub mod local;
 pub mod messages;
 pub mod outgoing;
@@ -68,14 +69,6 @@ impl Endpoint {
     pub fn afresh(&self) -> Endpoint {
         match self {
             Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { sharing: Sharing::Never, ..ssh.clone() }),
-            Endpoint::Local(path) => Endpoint::Local(path.clone()),
-        }
-    }
-
-    /// The same endpoint, by starting ssh.
-    fn by_ssh(&self) -> Endpoint {
-        match self {
-            Endpoint::Ssh(ssh) => Endpoint::Ssh(SshEndpoint { socket: None, ..ssh.clone() }),
             Endpoint::Local(path) => Endpoint::Local(path.clone()),
         }
     }
@@ -119,9 +112,9 @@ pub enum Stage {
 /// A connection to an agent of our build, after its first line was read.
 #[derive(Debug)]
 pub struct Link {
-    pub connection: Connection,
-    /// Positioned after our hello, and after the request if it was sent ahead.
+    /// Positioned after our hello, and after the request if it was sent ahead. It is dropped before the connection.
     pub outgoing: Outgoing,
+    pub connection: Connection,
     /// Positioned after the agent's first line.
     pub incoming: Incoming,
     /// What ssh has said about the socket of shared connections, if it had to be asked.
@@ -276,10 +269,11 @@ impl Connector {
             link.socket = self.ask_for_socket(&target);
         }
         let opening = self.first_line(&target, &mut link, deadline);
-        if opening.is_err() && link.connection.is_refused() {
+        let is_over = matches!(&opening, Err(error) if error.is_end());
+        if is_over && link.connection.is_refused() {
             drop((link, pass));
             let told = early.filter(|_| is_told);
-            let by_ssh = self.start(&target.by_ssh(), present, told, &mut |_| {})?;
+            let by_ssh = self.start_by(Way::Ssh, &target, present, told, &mut |_| {})?;
             return self.first_contact(Started { deadline, since, ..by_ssh }, early);
         }
         if let Some(early) = early {

@@ -55,4 +55,9 @@ impl ConnectError {
     pub fn is_wordless(&self) -> bool {
         matches!(self, ConnectError::NoAnswer { .. } | ConnectError::Cut)
     }
+
+    /// Whether the program ended without a first line, as opposed to being given up.
+    pub fn is_end(&self) -> bool {
+        self.is_wordless() || matches!(self, ConnectError::Unreachable(_) | ConnectError::NeedsAnswer(_))
+    }
 }

@@ -18,7 +18,7 @@ mod program;
 use control::ControlSocket;
 use program::{Program, Variant, by_name, find, first_word};
 
-use super::{ConnectError, Environment, user_config};
+use super::{ConnectError, Environment, user_config::UserConfig};
 
 /// A host that is reached over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,10 +82,7 @@ pub struct SshSettings {
     pub program: Option<OsString>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
     pub variant: Option<OsString>,
-    /// The text of the user's ssh configuration.
-    pub config: String,
-    /// Options that it makes necessary.
-    pub overrides: Vec<&'static str>,
+    pub config: UserConfig,
 }
 
 impl SshSettings {
@@ -93,10 +90,8 @@ impl SshSettings {
     pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
         let command = variable("GIT_SSH_COMMAND").or(core_ssh_command);
-        let config = user_config::text(environment, command.as_deref());
         SshSettings {
-            overrides: user_config::overrides(&config),
-            config,
+            config: UserConfig::read(environment, command.as_deref()),
             command,
             program: variable("GIT_SSH"),
             variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
@@ -226,7 +221,7 @@ fn arguments(
             push(&["-o", "ConnectTimeout=8", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6"]);
             // Settings for interactive sessions would break a command.
             push(&["-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no"]);
-            settings.overrides.iter().for_each(|option| push(&["-o", option]));
+            settings.config.overrides.iter().for_each(|option| push(&["-o", option]));
             // This is always set, because a shared connection sends only the variables that were set when it was made.
             push(&["-o", &format!("SendEnv={}", env_request::VARIABLE), "-T"]);
             if target.questions == Questions::Deferred {

@@ -53,6 +53,15 @@ impl Started {
     }
 }
 
+/// How to reach a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over a connection that ssh already shares, if there is one.
+    Shared,
+    /// By starting ssh, whatever there is.
+    Ssh,
+}
+
 /// A program's pipes, and the program.
 type Channel = (Connection, Outgoing, Incoming);
 
@@ -67,18 +76,33 @@ impl Connector {
         early: Option<&Early>,
         stage: &mut dyn FnMut(Stage),
     ) -> Result<Started, ConnectError> {
+        self.start_by(Way::Shared, target, present, early, stage)
+    }
+
+    pub(super) fn start_by(
+        &self,
+        way: Way,
+        target: &Endpoint,
+        present: Present,
+        early: Option<&Early>,
+        stage: &mut dyn FnMut(Stage),
+    ) -> Result<Started, ConnectError> {
         let pass = self.gate.enter(&self.interrupted).ok_or(ConnectError::Interrupted)?;
         stage(Stage::Connecting);
         let variable = early.and_then(Early::in_a_variable);
         let is_told = variable.is_some();
         let variable = variable.as_deref().map(|value| (env_request::VARIABLE, value));
-        let (connection, mut outgoing, incoming) = match self.share(target, present, variable) {
+        let shared = match way {
+            Way::Shared => self.share(target, present, variable),
+            Way::Ssh => None,
+        };
+        let (connection, mut outgoing, incoming) = match shared {
             Some(shared) => shared,
             None => self.start_program(target, present, variable)?,
         };
         // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
         let _ = outgoing.write_all(install::hello().as_bytes());
-        let link = Link { connection, outgoing, incoming, socket: None };
+        let link = Link { outgoing, connection, incoming, socket: None };
         Ok(Started { target: target.clone(), link, pass, present, is_told, since: Instant::now(), deadline: None })
     }
 
@@ -87,7 +111,7 @@ impl Connector {
         let Endpoint::Ssh(ssh) = target else { return None };
         let socket = control::known(ssh, &self.ssh, &self.environment)?;
         let remote = script::remote_command(&self.places, &build::agent_file_name(), present);
-        // Whatever is wrong, ssh is started, which knows better.
+        // If that fails, ssh is started. If there is a reason to tell, ssh will tell it.
         process::share(&socket, &remote, variable, self.surroundings(target)).ok()
     }
 

@@ -4,8 +4,9 @@
 //! an older ssh would reject them. So each is overridden only if the configuration has it.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -22,26 +23,88 @@ const DEPTH: usize = 16;
 /// The size limit for a configuration file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The text of the configuration that `command` (or else ssh) uses, for any host.
-pub fn text(environment: &Environment, command: Option<&OsStr>) -> String {
-    let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
-    let own = home.join(".ssh");
-    let mut text = String::new();
-    match command.and_then(OsStr::to_str).and_then(file_option) {
-        Some(file) => read(Path::new(&file), &home, &own, DEPTH, &mut text),
-        None => {
-            read(&own.join("config"), &home, &own, DEPTH, &mut text);
-            read(Path::new("/etc/ssh/ssh_config"), &home, Path::new("/etc/ssh"), DEPTH, &mut text);
-        }
-    }
-    text
+/// The ssh configuration for all hosts, as far as it can be read here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserConfig {
+    /// Its text, without comments.
+    pub text: String,
+    /// The files that it is in.
+    pub files: BTreeSet<PathBuf>,
+    /// Whether what ssh does for a host depends on nothing but this text.
+    pub is_complete: bool,
+    /// The options that override settings in it.
+    pub overrides: Vec<&'static str>,
 }
 
-/// The options that override settings in this configuration.
-pub fn overrides(text: &str) -> Vec<&'static str> {
-    let text = text.to_ascii_lowercase();
-    let is_mentioned = |(word, _): &&(&str, &str)| text.contains(word);
-    OVERRIDES.iter().filter(is_mentioned).map(|(_, option)| *option).collect()
+impl UserConfig {
+    /// The configuration that `command` (or else ssh) uses.
+    pub fn read(environment: &Environment, command: Option<&OsStr>) -> UserConfig {
+        let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
+        let own = home.join(".ssh");
+        let mut config = UserConfig { is_complete: home.is_absolute(), ..UserConfig::default() };
+        match command.and_then(OsStr::to_str).and_then(file_option) {
+            Some(file) => config.add(Path::new(&file), &home, &own, DEPTH),
+            None => {
+                config.add(&own.join("config"), &home, &own, DEPTH);
+                config.add(Path::new("/etc/ssh/ssh_config"), &home, Path::new("/etc/ssh"), DEPTH);
+            }
+        }
+        let text = config.text.to_ascii_lowercase();
+        let is_mentioned = |(word, _): &&(&str, &str)| text.contains(word);
+        config.overrides = OVERRIDES.iter().filter(is_mentioned).map(|(_, option)| *option).collect();
+        config
+    }
+
+    /// Append the text of a file and of those that it includes. Unreadable files are skipped.
+    fn add(&mut self, file: &Path, home: &Path, directory: &Path, depth: usize) {
+        let content = match fs::metadata(file) {
+            Ok(meta) if depth > 0 && meta.is_file() && meta.len() <= LONGEST => fs::read(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Ok(_) | Err(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        let Some(content) = content.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+            self.is_complete = false;
+            return;
+        };
+        self.files.insert(file.to_owned());
+        for line in content.lines() {
+            let line = line.trim();
+            let mut words = line.split(|c: char| c.is_ascii_whitespace() || c == '=').filter(|word| !word.is_empty());
+            let keyword = words.next().unwrap_or_default().to_ascii_lowercase();
+            if keyword == "include" {
+                words.for_each(|pattern| self.include(pattern, home, directory, depth - 1));
+            } else if !line.starts_with('#') {
+                // These may run programs, and ask the network or the DNS.
+                self.is_complete &= keyword != "match" && !keyword.starts_with("canonical");
+                self.text.push_str(line);
+                self.text.push('\n');
+            }
+        }
+    }
+
+    /// Append the files that an `Include` may refer to. For a pattern, these are all files of its directory.
+    fn include(&mut self, pattern: &str, home: &Path, directory: &Path, depth: usize) {
+        const WILD: [char; 3] = ['*', '?', '['];
+        let pattern_in_home = pattern.strip_prefix("~/");
+        let path = match pattern_in_home {
+            Some(below) => home.join(below),
+            None => directory.join(pattern),
+        };
+        let (parent, _) = pattern.rsplit_once('/').unwrap_or_default();
+        if pattern.contains(['"', '\'', '$', '%', '\\'])
+            || parent.contains(WILD)
+            || (pattern.starts_with('~') && pattern_in_home.is_none())
+        {
+            self.is_complete = false;
+        }
+        if !pattern.contains(WILD) {
+            return self.add(&path, home, directory, depth);
+        }
+        let entries = path.parent().and_then(|parent| fs::read_dir(parent).ok());
+        let mut files: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        files.iter().filter(|file| file.is_file()).for_each(|file| self.add(file, home, directory, depth));
+    }
 }
 
 /// The file of `ssh -F file`.
@@ -57,44 +120,13 @@ fn file_option(line: &str) -> Option<String> {
     Some(file.trim_matches(['"', '\'']).to_owned())
 }
 
-/// Append the text of a file and of those that it includes, without comments. Unreadable files are skipped.
-fn read(file: &Path, home: &Path, directory: &Path, depth: usize, text: &mut String) {
-    if depth == 0 || fs::metadata(file).map_or(true, |meta| !meta.is_file() || meta.len() > LONGEST) {
-        return;
-    }
-    let content = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    for line in content.lines() {
-        let line = line.trim();
-        let mut words = line.split(|c: char| c.is_ascii_whitespace() || c == '=').filter(|word| !word.is_empty());
-        if words.next().is_some_and(|word| word.eq_ignore_ascii_case("include")) {
-            for pattern in words {
-                included(pattern.trim_matches('"'), home, directory)
-                    .iter()
-                    .for_each(|file| read(file, home, directory, depth - 1, text));
-            }
-        } else if !line.starts_with('#') {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-}
-
-/// The files that an `Include` may refer to. For a pattern, these are all files of its directory.
-fn included(pattern: &str, home: &Path, directory: &Path) -> Vec<PathBuf> {
-    let path = match pattern.strip_prefix("~/") {
-        Some(below) => home.join(below),
-        None => directory.join(pattern),
-    };
-    if !pattern.contains(['*', '?', '[']) {
-        return vec![path];
-    }
-    let entries = path.parent().and_then(|parent| fs::read_dir(parent).ok());
-    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn overrides(environment: &Environment, command: Option<&OsStr>) -> Vec<&'static str> {
+        UserConfig::read(environment, command).overrides
+    }
 
     #[test]
     fn only_what_a_configuration_has_is_overridden() {
@@ -103,11 +135,45 @@ mod tests {
         let at = |file: &str| home.path().join(".ssh").join(file);
         fs::create_dir_all(at("conf.d")).unwrap();
         fs::write(at("config"), "Host a\n  # SessionType none\nInclude conf.d/*\n").unwrap();
-        assert_eq!(overrides(&text(&environment, None)), Vec::<&str>::new());
+        assert_eq!(overrides(&environment, None), Vec::<&str>::new());
         fs::write(at("conf.d/one"), "Host *\n\tStdinNull=yes\n").unwrap();
-        assert_eq!(overrides(&text(&environment, None)), ["StdinNull=no"]);
+        assert_eq!(overrides(&environment, None), ["StdinNull=no"]);
         fs::write(at("other"), "sessiontype none\n").unwrap();
         let line = format!("ssh -F '{}' -v", at("other").display());
-        assert_eq!(overrides(&text(&environment, Some(OsStr::new(&line)))), ["SessionType=default"]);
+        assert_eq!(overrides(&environment, Some(OsStr::new(&line))), ["SessionType=default"]);
+    }
+
+    #[test]
+    fn a_configuration_that_may_depend_on_more_than_its_text_is_not_complete() {
+        let home = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("HOME", home.path())]);
+        let at = |file: &str| home.path().join(".ssh").join(file);
+        fs::create_dir_all(at("conf.d")).unwrap();
+        fs::write(at("conf.d/one"), "Host a\n").unwrap();
+        let is_complete = |config: &str| {
+            fs::write(at("config"), config).unwrap();
+            let line = format!("ssh -F {}", at("config").display());
+            UserConfig::read(&environment, Some(OsStr::new(&line))).is_complete
+        };
+        for config in ["", "Host b\nInclude conf.d/*\n", "include ~/.ssh/conf.d/one none\n", "# Match all\n"] {
+            assert!(is_complete(config), "{config}");
+        }
+        for config in [
+            "Match exec \"true\"\n",
+            "match=all",
+            "CanonicalizeHostname yes",
+            "Include \"conf.d/one\"",
+            "Include ${HOME}/x",
+            "Include %d/x",
+            "Include ~root/x",
+            "Include */one",
+            "Include conf.d",
+        ] {
+            assert!(!is_complete(config), "{config}");
+        }
+        assert!(!is_complete(&"#\n".repeat(1 << 19 | 1)), "too long");
+        fs::write(at("config"), b"\xff").unwrap();
+        assert!(!UserConfig::read(&environment, None).is_complete);
+        assert!(!UserConfig::read(&Environment::default(), None).is_complete, "where is its home?");
     }
 }

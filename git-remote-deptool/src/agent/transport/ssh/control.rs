@@ -1,10 +1,11 @@
-//! The socket of a connection that ssh shares (`ControlPath`). Only ssh knows what its configuration says about a host, so it is
-//! asked once, and again when something has changed on which its answer may depend.
+//! The socket of a connection that ssh shares (`ControlPath`). Only ssh knows what its configuration says about a host. So it is
+//! asked once, and again when something has changed that its answer depends on. If it is not certain what that is, ssh is always
+//! started.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
-    io::Read,
+    io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -16,23 +17,23 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Questions, Sharing, SshEndpoint, SshSettings, arguments, choose,
+    Questions, Sharing, SshEndpoint, SshSettings, arguments, before, choose, ignore_interrupts,
     program::{Variant, by_name},
     started,
 };
 use crate::agent::transport::Environment;
 
-/// How long ssh may take to print its configuration. Some other program of this name may not know that option.
+/// How long ssh may take to print its configuration.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The configuration for a host has a few KB.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// What ssh has said about the socket for a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlSocket {
-    /// A digest of all on which the answer depends.
+    /// A digest of everything that the answer depends on.
     question: String,
-    /// `None` if connections are not shared, or only after the operator was asked.
+    /// `None` if ssh has to be started.
     path: Option<PathBuf>,
 }
 
@@ -43,14 +44,14 @@ pub fn known(target: &SshEndpoint, settings: &SshSettings, environment: &Environ
     (now.digest() == *question).then(|| path.clone())
 }
 
-/// Ask ssh about the socket for `target`. `None` if that is known, or if the answer could soon be another one.
+/// Ask ssh about the socket for `target`. `None` if that is known already, or can't be known.
 pub fn ask(target: &SshEndpoint, settings: &SshSettings, environment: &Environment) -> Option<ControlSocket> {
     let question = Question::about(target, settings, environment)?;
     let digest = question.digest();
     if target.socket.as_ref().is_some_and(|known| known.question == digest) {
         return None;
     }
-    let path = if question.may_be_shared() { question.ask().as_deref().and_then(path) } else { None };
+    let path = if question.may_be_shared() { question.ask()? } else { None };
     Some(ControlSocket { question: digest, path })
 }
 
@@ -61,40 +62,34 @@ struct Question<'a> {
     settings: &'a SshSettings,
     environment: &'a Environment,
     sharing: Sharing,
-    /// It is ssh itself, not a script that starts it.
-    is_ssh_itself: bool,
 }
 
 impl<'a> Question<'a> {
-    /// `None` if the answer depends on more than can be compared, or if it is not OpenSSH.
+    /// `None` if it is not certain what the answer depends on. A script in place of ssh may do anything.
     fn about(target: &SshEndpoint, settings: &'a SshSettings, environment: &'a Environment) -> Option<Self> {
-        // These run programs, or look at the network.
-        let is_condition = |line: &str| {
-            let line = line.to_ascii_lowercase();
-            line.starts_with("match") && (line.contains("exec") || line.contains("localnetwork"))
-        };
-        if target.sharing == Sharing::Never || settings.config.lines().any(is_condition) {
+        if target.sharing == Sharing::Never || !settings.config.is_complete {
             return None;
         }
         let (program, Variant::OpenSsh) = choose(settings, environment, target).ok()? else { return None };
+        let words = program.words(environment);
+        let file = Path::new(&words[0]);
+        if by_name(file.as_os_str()) != Some(Variant::OpenSsh) || is_script(file) {
+            return None;
+        }
         // Whether ssh may ask the operator makes no difference here.
         let target = SshEndpoint { questions: Questions::Allowed, ..target.clone() };
         let arguments = arguments(Variant::OpenSsh, &target, (settings, environment)).ok()?;
-        let words = program.words(environment);
-        let file = Path::new(&words[0]);
-        let is_ssh_itself = by_name(file.as_os_str()) == Some(Variant::OpenSsh) && !is_script(file);
-        Some(Question { words, arguments, settings, environment, sharing: target.sharing, is_ssh_itself })
+        Some(Question { words, arguments, settings, environment, sharing: target.sharing })
     }
 
     /// Whether it is worth asking.
     fn may_be_shared(&self) -> bool {
-        !self.is_ssh_itself
-            || self.words.len() > 1
+        self.words.len() > 1
             || self.sharing == Sharing::Asked
-            || self.settings.config.to_ascii_lowercase().contains("controlpath")
+            || self.settings.config.text.to_ascii_lowercase().contains("controlpath")
     }
 
-    /// A digest of the program, its arguments and its configuration. Scripts may use any variable of the environment.
+    /// A digest of the program, its arguments, its configuration, and the environment if the configuration uses it.
     fn digest(&self) -> String {
         let mut digest = Sha256::new();
         let mut add = |bytes: &[u8]| {
@@ -102,58 +97,75 @@ impl<'a> Question<'a> {
             digest.update(bytes);
         };
         self.words.iter().chain(&self.arguments).for_each(|word| add(word.as_bytes()));
-        add(self.settings.config.as_bytes());
-        if !self.is_ssh_itself || self.settings.config.contains("${") {
-            let command = started(&self.words, self.environment);
-            // Shells count and remember in some. Git extends PATH each time it starts itself; what that leads to is the first word.
-            let is_told = |name: &OsStr| !["_", "SHLVL", "OLDPWD", "PATH"].iter().any(|other| name == *other);
-            for (name, value) in command.get_envs().filter(|(name, _)| is_told(name)) {
+        add(self.settings.config.text.as_bytes());
+        if self.settings.config.text.contains("${") {
+            for (name, value) in self.environment.iter() {
                 add(name.as_bytes());
-                add(value.unwrap_or_default().as_bytes());
+                add(value.as_bytes());
             }
         }
         digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What ssh says of its configuration for the host.
-    fn ask(&self) -> Option<String> {
+    /// Have ssh print its configuration for the host, and the names of its files. `None` if it does not, or if it has read other
+    /// files than we have. Else the path of the socket, if there is one that we may use.
+    fn ask(&self) -> Option<Option<PathBuf>> {
         let mut command = started(&self.words, self.environment);
-        command.arg("-G").args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let (mut output, theirs) = io::pipe().ok()?;
+        command.args(["-v", "-G"]).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(theirs.try_clone().ok()?).stderr(theirs);
+        before(&mut command, ignore_interrupts);
         let mut child = command.spawn().ok()?;
-        let (mut answer, deadline) = (Vec::new(), Instant::now() + PATIENCE);
-        let mut stdout = child.stdout.take()?.take(LONGEST);
-        let is_whole = loop {
-            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok()?;
-            match poll(&mut [PollFd::new(stdout.get_ref(), PollFlags::IN)], Some(&left)) {
-                Ok(1..) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Ok(0) | Err(_) => break false,
-            }
-            let mut buffer = [0; 4096];
-            match stdout.read(&mut buffer) {
-                Ok(0) => break true,
-                Ok(count) => answer.extend_from_slice(&buffer[..count]),
-                Err(_) => break false,
-            }
-        };
-        if !is_whole {
+        // It holds the other end of the pipe, too.
+        drop(command);
+        let answer = read_within(&mut output, PATIENCE);
+        if answer.is_none() {
             // It may have exited just now, which is as good.
             let _ = child.kill();
         }
-        let status = child.wait().ok()?;
-        (is_whole && status.success()).then(|| String::from_utf8(answer).ok())?
+        let is_answered = child.wait().ok()?.success();
+        let answer = String::from_utf8(answer.filter(|_| is_answered)?).ok()?;
+        self.is_known(&answer).then(|| path(&answer))
+    }
+
+    /// Whether ssh has read only what we have.
+    fn is_known(&self, answer: &str) -> bool {
+        let mut read = answer.lines().filter_map(|line| line.split_once("Reading configuration data "));
+        answer.lines().any(|line| line.starts_with("OpenSSH_"))
+            && read.all(|(_, file)| self.settings.config.files.contains(Path::new(file.trim())))
     }
 }
 
-/// The socket in ssh's answer. Old versions of ssh do not replace what stands for the host.
+/// Everything that is in the pipe before its end. `None` if that takes too long, or is too much.
+fn read_within(pipe: &mut io::PipeReader, patience: Duration) -> Option<Vec<u8>> {
+    let (mut all, deadline) = (Vec::new(), Instant::now() + patience);
+    while all.len() < LONGEST {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok()?;
+        match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&left)) {
+            Ok(1..) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) | Err(_) => return None,
+        }
+        let mut buffer = [0; 4096];
+        match pipe.read(&mut buffer).ok()? {
+            0 => return Some(all),
+            count => all.extend_from_slice(&buffer[..count]),
+        }
+    }
+    None
+}
+
+/// The socket in ssh's answer, if a session of ours would be like one of ssh. Old versions of ssh do not replace what stands for the
+/// host.
 fn path(answer: &str) -> Option<PathBuf> {
-    let value = |name: &str| {
-        let of_line = |line: &'_ str| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
-        answer.lines().find_map(of_line)
-    };
-    // The operator would be asked for each session.
-    let asks = value("controlmaster").is_some_and(|value| value.contains("ask"));
-    value("controlpath").filter(|path| !asks && path.starts_with('/') && !path.contains('%')).map(PathBuf::from)
+    // They only change how text is shown.
+    const HARMLESS: [&str; 3] = ["LANG", "COLORTERM", "NO_COLOR"];
+    let values = |name: &'static str| answer.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
+    let asks = values("controlmaster").any(|value| value.contains("ask"));
+    let forwards = values("forwardagent").any(|value| value != "no");
+    let sends = values("sendenv").any(|name| !HARMLESS.contains(&name) && !name.starts_with("LC_"));
+    let path = values("controlpath").next()?;
+    (!asks && !forwards && !sends && path.starts_with('/') && !path.contains('%')).then(|| path.into())
 }
 
 fn is_script(program: &Path) -> bool {
@@ -163,32 +175,49 @@ fn is_script(program: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::fs;
 
     use deptool_agent::shared::name::HostName;
 
     use super::*;
 
-    /// A directory with a program `ssh` that is a script. It prints a configuration with these lines, and its arguments to a file.
-    struct Here(tempfile::TempDir);
+    /// A home directory with an ssh configuration.
+    struct Home(tempfile::TempDir);
 
-    impl Here {
-        fn new(body: &str) -> Here {
-            let here = Here(tempfile::tempdir().unwrap());
-            let file = here.0.path().join("ssh");
-            fs::write(&file, format!("#!/bin/sh\necho \"$@\" >>{}\n{body}\n", here.0.path().join("log").display()))
-                .unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-            here
+    impl Home {
+        fn with(config: &str) -> Home {
+            let home = Home(tempfile::tempdir().unwrap());
+            home.write("config", config);
+            home
         }
 
-        fn environment(&self, more: &[(&str, &str)]) -> Environment {
-            let path = format!("{}:/usr/bin:/bin", self.0.path().display());
-            [("PATH", path.as_str())].iter().chain(more).copied().collect()
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
         }
 
-        fn times_asked(&self) -> usize {
-            fs::read_to_string(self.0.path().join("log")).map_or(0, |log| log.lines().count())
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.at(name), text).unwrap();
+        }
+
+        fn environment(&self) -> Environment {
+            let path = std::env::var_os("PATH").unwrap();
+            Environment::from_iter([("HOME", self.0.path().as_os_str()), ("PATH", &path)])
+        }
+
+        /// Real ssh with this configuration.
+        fn settings(&self) -> SshSettings {
+            let command = format!("ssh -F {}", self.at("config").display());
+            SshSettings::new(&self.environment(), Some(command.into()), None)
+        }
+
+        fn ask(&self, target: &SshEndpoint) -> Option<ControlSocket> {
+            ask(target, &self.settings(), &self.environment())
+        }
+
+        fn known(&self, target: &SshEndpoint) -> Option<PathBuf> {
+            let known = known(target, &self.settings(), &self.environment());
+            assert!(known.is_none() || self.ask(target).is_none(), "what is known is not asked");
+            known
         }
     }
 
@@ -207,59 +236,55 @@ mod tests {
 
     #[test]
     fn ssh_is_asked_once_and_again_when_its_answer_may_be_another() {
-        let here = Here::new("printf 'host web1\\ncontrolmaster auto\\ncontrolpath /run/a b\\n'");
-        let (environment, settings) = (here.environment(&[]), SshSettings::default());
-        let socket = ask(&target(), &settings, &environment);
-        let knowing = SshEndpoint { socket, ..target() };
-        let is_known = |target: &SshEndpoint, settings: &SshSettings, environment: &Environment| {
-            let known = known(target, settings, environment);
-            assert_eq!(known.is_some(), ask(target, settings, environment).is_none());
-            known
-        };
-        assert_eq!(is_known(&knowing, &settings, &environment), Some("/run/a b".into()));
+        let home = Home::with("Host web1\n  ControlPath /run/%n-%r\n  User root\nInclude more/*\n");
+        fs::create_dir(home.at("more")).unwrap();
+        let knowing = SshEndpoint { socket: home.ask(&target()), ..target() };
+        assert_eq!(home.known(&knowing), Some("/run/web1-root".into()));
         let deferred = SshEndpoint { questions: Questions::Deferred, ..knowing.clone() };
-        assert_eq!(is_known(&deferred, &settings, &environment), Some("/run/a b".into()));
-        assert_eq!(here.times_asked(), 1);
+        assert_eq!(home.known(&deferred), Some("/run/web1-root".into()), "it makes no difference");
 
-        let other_user = SshEndpoint { user: Some("core".into()), ..knowing.clone() };
-        assert_eq!(is_known(&other_user, &settings, &environment), None);
-        let other_port = SshEndpoint { port: Some(23), ..knowing.clone() };
-        assert_eq!(is_known(&other_port, &settings, &environment), None);
-        let other_config = SshSettings { config: "User x".into(), ..SshSettings::default() };
-        assert_eq!(is_known(&knowing, &other_config, &environment), None);
-        assert_eq!(is_known(&knowing, &settings, &here.environment(&[("X", "y")])), None, "a script may use it");
-        assert_eq!(here.times_asked(), 5);
+        let others = [
+            SshEndpoint { user: Some("core".into()), ..knowing.clone() },
+            SshEndpoint { port: Some(23), ..knowing.clone() },
+            SshEndpoint { host: "web2".into(), ..knowing.clone() },
+            SshEndpoint { sharing: Sharing::Never, ..knowing.clone() },
+        ];
+        assert!(others.iter().all(|other| home.known(other).is_none()));
+        home.write("config", "Host web1\n  ControlPath /run/%n-%r\n  User root\n  HostName 10.0.0.2\n");
+        assert_eq!(home.known(&knowing), None);
+        assert_ne!(home.ask(&knowing), knowing.socket);
     }
 
     #[test]
-    fn some_configurations_are_not_asked_about() {
-        let here = Here::new("echo controlpath /run/x");
-        let environment = here.environment(&[]);
-        for config in ["Match exec \"true\"", "match host x LocalNetwork 10.0.0.0/8"] {
-            let settings = SshSettings { config: config.into(), ..SshSettings::default() };
-            assert_eq!(ask(&target(), &settings, &environment), None);
-        }
-        let afresh = SshEndpoint { sharing: Sharing::Never, ..target() };
-        assert_eq!(ask(&afresh, &SshSettings::default(), &environment), None);
-        assert_eq!(here.times_asked(), 0);
-    }
+    fn ssh_is_started_if_it_reads_more_than_we_do_or_a_session_of_ours_would_be_another() {
+        let uncertain = Home::with("");
+        uncertain.write("other", "ControlPath /run/x\n");
+        let twice = format!("ssh -F {0}/config -F {0}/other", uncertain.0.path().display());
+        let environment = uncertain.environment();
+        let ask_with = |command: &str| {
+            let settings = SshSettings::new(&environment, Some(command.into()), None);
+            ask(&target(), &settings, &environment)
+        };
+        assert_eq!(ask_with(&twice), None, "it reads the second");
+        assert_eq!(ask_with("ssh -E /dev/null -F none"), None, "it does not say what it reads");
+        assert_eq!(ask_with("X=y ssh"), None, "a shell is between");
+        uncertain.write("ssh", "#!/bin/sh\nexec ssh \"$@\"\n");
+        assert_eq!(ask_with(&uncertain.at("ssh").display().to_string()), None, "a script may do anything");
+        let matched = Home::with("Match all\nControlPath /run/x\n");
+        assert_eq!(matched.ask(&target()), None);
 
-    #[test]
-    fn an_answer_without_a_socket_is_an_answer() {
-        for body in [
-            "echo controlpath none",
-            "echo controlpath /run/%C",
-            "printf 'controlpath /run/x\\ncontrolmaster autoask\\n'",
-            "echo usage: ssh; exit 255",
-            "exec sleep 600",
-            ":",
+        for config in [
+            "",
+            "ControlPath none",
+            "ControlPath /run/x\nControlMaster autoask",
+            "ControlPath /run/x\nForwardAgent yes",
+            "ControlPath /run/x\nSendEnv LC_* TOKEN",
         ] {
-            let here = Here::new(body);
-            let (environment, settings) = (here.environment(&[]), SshSettings::default());
-            let knowing = SshEndpoint { socket: ask(&target(), &settings, &environment), ..target() };
-            assert_eq!(known(&knowing, &settings, &environment), None, "{body}");
-            assert_eq!(ask(&knowing, &settings, &environment), None, "{body}");
-            assert_eq!(here.times_asked(), 1);
+            let home = Home::with(config);
+            let knowing = SshEndpoint { socket: home.ask(&target()), ..target() };
+            assert_eq!((home.known(&knowing), home.ask(&knowing)), (None, None), "{config}");
         }
+        let usual = Home::with("ControlPath /run/x\nControlMaster auto\nSendEnv LANG LC_* COLORTERM NO_COLOR\n");
+        assert_eq!(usual.known(&SshEndpoint { socket: usual.ask(&target()), ..target() }), Some("/run/x".into()));
     }
 }

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType, sendmsg,
+};
 
 const VERSION: u32 = 4;
 const HELLO: u32 = 1;
@@ -52,8 +54,9 @@ enum State {
 }
 
 impl MuxSession {
-    /// Ask for a session that runs `command` with these pipes for stdin, stdout and stderr. If this fails, there is none. `variable` is a name and a value for
-    /// its environment, which the host gets if the connection was made with a matching `SendEnv`.
+    /// Ask for a session that runs `command` with these pipes for stdin, stdout and stderr. If this fails, there is none.
+    ///
+    /// `variable` is a name and a value for its environment. The host gets it if the connection was made with a matching `SendEnv`.
     pub fn begin(
         socket: &Path,
         command: &str,
@@ -61,11 +64,11 @@ impl MuxSession {
         pipes: [BorrowedFd<'_>; 3],
     ) -> io::Result<MuxSession> {
         let meta = fs::symlink_metadata(socket)?;
-        // It may be in a directory in which others can make one, once this one is gone.
+        // Once ours is gone, others may be able to make one there.
         if !meta.file_type().is_socket() || meta.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let mut socket = UnixStream::connect(socket)?;
+        let mut socket = connect(socket)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.write_all(&request(command, variable))?;
         for pipe in pipes {
@@ -130,7 +133,7 @@ impl MuxSession {
                 let code = number(message, 8).and_then(|code| i32::try_from(code).ok());
                 self.state = State::Ended(ended(code.filter(|code| (0..=255).contains(code)).unwrap_or(LOST)));
             }
-            // It tells nothing about the session's end.
+            // Anything else says nothing about the end of the session.
             _ => {}
         }
     }
@@ -142,6 +145,16 @@ impl MuxSession {
             over => over,
         };
     }
+}
+
+/// Connect without waiting: a process that is stopped accepts nothing.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(socket.into())
 }
 
 fn ended(code: i32) -> ExitStatus {
@@ -239,11 +252,12 @@ mod tests {
         let thread = thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let version = match answer {
-                Answer::Nothing => return Vec::new(),
                 Answer::Hello(version) => version,
                 _ => VERSION,
             };
-            socket.write_all(&message(&[HELLO, version])).unwrap();
+            if !matches!(answer, Answer::Nothing) {
+                socket.write_all(&message(&[HELLO, version])).unwrap();
+            }
             assert_eq!(receive(&mut socket), message(&[HELLO, VERSION])[4..]);
             let request = receive(&mut socket);
             let [stdin, stdout, stderr] = [(); 3].map(|()| Stdio::from(receive_file(&socket)));
@@ -334,17 +348,20 @@ mod tests {
     fn what_reached_no_host_is_told_from_what_may_have() {
         for answer in [Answer::Nothing, Answer::Hello(5), Answer::Refusal(FAILURE), Answer::Refusal(PERMISSION_DENIED)]
         {
-            // If it is quick to close the socket, we can't even ask.
-            let Ok((mut session, ..)) = begin(&master(answer)) else { continue };
+            let master = master(answer);
+            let (mut session, ..) = begin(&master).unwrap();
             assert_eq!(wait(&mut session), 255);
             assert!(session.is_refused());
+            master.thread.join().unwrap();
         }
         // It has read the request, and nobody knows what became of it.
         for answer in [Answer::Hello(VERSION), Answer::Lost] {
-            let (mut session, stdin, ..) = begin(&master(answer)).unwrap();
+            let master = master(answer);
+            let (mut session, stdin, ..) = begin(&master).unwrap();
             drop(stdin);
             assert_eq!(wait(&mut session), 255);
             assert!(!session.is_refused());
+            master.thread.join().unwrap();
         }
     }
 
