@@ -33,7 +33,7 @@ const PATIENCE_WITH_LAST: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtDrop {
     Closes,
-    /// Whoever reads it stops to read soon after, so what was written must be read first.
+    /// Waits for a moment until everything was read, because the other end stops reading soon after.
     IsReadFirst,
 }
 

@@ -111,7 +111,7 @@ impl Connector {
         let Endpoint::Ssh(ssh) = target else { return None };
         let socket = control::known(ssh, &self.ssh, &self.environment)?;
         let remote = script::remote_command(&self.places, &build::agent_file_name(), present);
-        // If that fails, ssh is started. If there is a reason to tell, ssh will tell it.
+        // If this fails, ssh is started, and reports what is wrong.
         process::share(&socket, &remote, variable, self.surroundings(target)).ok()
     }
 
