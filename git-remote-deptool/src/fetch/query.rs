@@ -28,8 +28,9 @@ pub fn query<T: Send>(
         session.close();
         Ok((hello, answer, before))
     });
-    let noted = hosts.iter().zip(answers.into_iter().flatten()).map(|(host, answer)| {
-        let (hello, answer, before) = answer?;
+    let noted = hosts.iter().zip(answers).map(|(host, answer)| {
+        let nothing = || RemoteError::Session { host: host.host.clone(), source: SessionError::OutOfOrder };
+        let (hello, answer, before) = answer.ok_or_else(nothing)??;
         note(remote, host, &hello, before.as_ref())?;
         Ok((hello, answer))
     });
