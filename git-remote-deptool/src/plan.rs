@@ -19,6 +19,7 @@ use deptool_agent::shared::{
     name::{ClusterName, HostName},
     outcome::Goal,
     plan::HostPlan,
+    text::hex,
     tree::{Apps, HostTree},
     wire::{Lease, Repair},
 };
@@ -228,10 +229,6 @@ pub fn digest<'a>(
 fn digest_of_lines(kind: &str, heading: &str, mut lines: Vec<String>) -> String {
     lines.sort();
     hex(&Sha256::digest(format!("{kind}\n{heading}\n{}", lines.concat())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Refusal {

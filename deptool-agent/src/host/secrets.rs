@@ -34,7 +34,7 @@ use crate::{
             error::{Context, HostError},
             generations::{self, Note, SECRETS, names},
             identity::load_tree,
-            layout::Home,
+            layout::{Home, set_mode},
         },
     },
     shared::{
@@ -137,7 +137,7 @@ pub fn write(home: &Home, number: u32, opened: Vec<Opened>) -> Result<(), HostEr
 /// Make a directory, if it is not there, that everybody may pass through.
 fn make_passage(path: &Path) -> Result<(), HostError> {
     fs::create_dir_all(path).during("create", path)?;
-    durable::set_mode(path, PASSAGE)
+    set_mode(path, PASSAGE)
 }
 
 fn mode_of(attributes: &FileAttributes) -> u32 {

@@ -262,11 +262,13 @@ impl Connector {
 
     /// Send `early`, and wait for the first line.
     fn first_contact(&self, started: Started, early: Option<&Early>) -> Result<Contact, ConnectError> {
-        let Started { target, mut link, pass, present, is_told, since, deadline } = started;
+        let Started { target, mut link, pass, present, is_shared, is_told, since, deadline } = started;
         if let Some(early) = early {
             let _ = link.outgoing.send_ahead(early.parts.clone());
-            // ssh is busy with the login.
-            link.socket = self.ask_for_socket(&target);
+            // Where ssh was started, it is busy with the login. Else the socket is known.
+            if !is_shared {
+                link.socket = self.ask_for_socket(&target);
+            }
         }
         let opening = self.first_line(&target, &mut link, deadline);
         let is_over = matches!(&opening, Err(error) if error.is_end());

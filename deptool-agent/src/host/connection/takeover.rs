@@ -23,7 +23,7 @@ use crate::{
     host::state::{
         durable,
         error::{Context, HostError},
-        layout::{Home, open_directory},
+        layout::{self, Home, open_directory},
     },
     shared::id::DeploymentId,
 };
@@ -123,7 +123,7 @@ fn make_directory(home: &Home) -> Result<PathBuf, HostError> {
     if home.is_live() {
         home.create_run()?;
     }
-    durable::make_directory(&directory, 0o700)?;
+    layout::make_directory(&directory, 0o700)?;
     check_private(&directory)?;
     Ok(directory)
 }

@@ -22,7 +22,7 @@ use crate::{
             durable,
             error::{Context, HostError, ProtocolError, Whose},
             identity::load_tree,
-            layout::Home,
+            layout::{Home, set_mode},
         },
     },
     shared::{
@@ -184,7 +184,7 @@ fn expect_pack_end(peer: &mut Peer) -> Result<(), HostError> {
 fn receive_blob(home: &Home, id: BlobId, size: u64, peer: &mut Peer) -> Result<bool, HostError> {
     let directory = home.incoming();
     fs::create_dir_all(&directory).during("create", &directory)?;
-    durable::set_mode(&directory, 0o700)?;
+    set_mode(&directory, 0o700)?;
     let (path, temporary) = (directory.join(id.to_string()), directory.join(format!("{id}.new")));
     // It is moved into a checkout, where only its mode keeps others from reading it.
     let file = durable::create(&temporary, 0o600)?;

@@ -25,7 +25,7 @@ use crate::{
             error::{Context, HostError},
             heal::set_aside,
             kind::Kind,
-            layout::Home,
+            layout::{Home, make_directory},
             ledger::Content,
         },
     },
@@ -71,7 +71,7 @@ pub fn content(home: &Home, path: &ExternalPath) -> Result<Option<Content>, Host
 
 /// The path for a new backup of `path`. An unknown backup in its place is moved away.
 pub fn make_room(home: &Home, path: &ExternalPath) -> Result<PathBuf, HostError> {
-    durable::make_directory(&home.backups(), 0o700)?;
+    make_directory(&home.backups(), 0o700)?;
     let backup = of(home, path);
     if Kind::of(&backup) != Kind::Nothing {
         set_aside(home, &backup)?;
@@ -103,7 +103,7 @@ pub fn kept_file(home: &Home, number: u32, app: &AppName, file: &TreePath) -> Pa
 
 /// Make the directories above `path`, which is below `kept/`.
 pub fn make_parents(home: &Home, path: &Path) -> Result<(), HostError> {
-    durable::make_directory(&home.kept(), 0o700)?;
+    make_directory(&home.kept(), 0o700)?;
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).during("create", parent)
 }

@@ -18,7 +18,7 @@ use crate::{
         durable,
         error::{Context, HostError},
         generations::names,
-        layout::Home,
+        layout::{Home, make_directory},
     },
     shared::{
         name::LONGEST_NAME,
@@ -87,7 +87,7 @@ pub fn keep_own(home: &Home) -> Result<Option<PathBuf>, HostError> {
     if is_own(&path) {
         return Ok(None);
     }
-    durable::make_directory(&home.bin(), 0o755)?;
+    make_directory(&home.bin(), 0o755)?;
     durable::remove_all(&path)?;
     let temporary = home.bin().join(format!("{}{UNFINISHED}", AgentId::own()));
     copy_own(&temporary)?;

@@ -32,7 +32,7 @@ use crate::{
         durable::{self, RECORD},
         error::{Context, HostError},
         labels,
-        layout::Home,
+        layout::{Home, set_mode},
         stamp::Stamp,
     },
     shared::{
@@ -173,7 +173,7 @@ pub fn check_out(
     let directory = home.trees().join(&name);
     remove(home, &name)?;
     fs::create_dir(&directory).during("create", &directory)?;
-    durable::set_mode(&directory, 0o755)?;
+    set_mode(&directory, 0o755)?;
     let mut made = BTreeSet::new();
     for (path, entry) in &app.files {
         make_parents(&directory, path, &mut made)?;
@@ -215,7 +215,7 @@ fn make_parents(directory: &Path, path: &TreePath, made: &mut BTreeSet<PathBuf>)
         at.push(std::ffi::OsStr::from_bytes(name));
         if made.insert(at.clone()) {
             fs::create_dir(&at).during("create", &at)?;
-            durable::set_mode(&at, 0o755)?;
+            set_mode(&at, 0o755)?;
         }
     }
     Ok(())

@@ -21,11 +21,11 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, File},
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+        unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -158,22 +158,6 @@ pub fn create(path: &Path, mode: u32) -> Result<File, HostError> {
     let file =
         rustix::fs::open(path, flags, Mode::from_raw_mode(mode as rustix::fs::RawMode)).during("create", path)?;
     Ok(File::from(file))
-}
-
-/// Create a directory with this mode, if nothing is there.
-pub fn make_directory(path: &Path, mode: u32) -> Result<(), HostError> {
-    match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", path),
-        _ => Ok(()),
-    }
-}
-
-/// Change the mode of a file or directory, if it has another one.
-pub fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
-    match fs::symlink_metadata(path).during("look at", path)?.mode() & 0o7777 == mode {
-        true => Ok(()),
-        false => fs::set_permissions(path, Permissions::from_mode(mode)).during("change the mode of", path),
-    }
 }
 
 /// Point the symlink `link` to `target` atomically, by a rename.

@@ -10,7 +10,7 @@ use crate::{
         checkout,
         durable::{self, NOTE},
         error::{Context, HostError},
-        layout::Home,
+        layout::{Home, set_mode},
     },
     shared::{
         name::{AppName, ClusterName, HostName},
@@ -81,7 +81,7 @@ pub fn write(
     let directory = home.generation(number);
     durable::remove_all(&directory)?;
     fs::create_dir(&directory).during("create", &directory)?;
-    durable::set_mode(&directory, 0o755)?;
+    set_mode(&directory, 0o755)?;
     for (app, tree) in apps {
         let link = directory.join(app.as_str());
         symlink(format!("../../trees/{tree}"), &link).during("make", &link)?;

@@ -17,7 +17,7 @@ use crate::{
         generations::Note,
         identity::{host_name, make_instance, read_instance},
         kind::Kind,
-        layout::Home,
+        layout::{Home, make_directory},
         missing_branch,
     },
     shared::{name::HostName, outcome::Goal, store::Store, text::printable},
@@ -124,8 +124,8 @@ fn move_if_damaged(home: &Home, path: &Path, looked: Result<(), HostError>) -> R
 /// Move whatever is at `path` to `kept/`. Returns the new path, safe to show.
 pub fn set_aside(home: &Home, path: &Path) -> Result<String, HostError> {
     let directory = home.kept().join("damaged");
-    durable::make_directory(&home.kept(), 0o700)?;
-    durable::make_directory(&directory, 0o700)?;
+    make_directory(&home.kept(), 0o700)?;
+    make_directory(&directory, 0o700)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let free =
         (1..).map(|number| directory.join(format!("{name}.{number}"))).find(|free| Kind::of(free) == Kind::Nothing);

@@ -1,10 +1,11 @@
 //! The layout of `/var/lib/deptool` on a host.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder, Permissions},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +20,6 @@ use crate::{
     host::{
         connection::heartbeat::{HEARTBEAT, Heartbeat},
         state::{
-            durable,
             error::{Context, Damage, HostError},
             kind::Kind,
         },
@@ -85,8 +85,8 @@ impl Home {
     /// Create `state/` if it is missing, and make it private.
     pub fn create_state(&self) -> Result<(), HostError> {
         let state = self.state();
-        durable::make_directory(&state, 0o700)?;
-        durable::set_mode(&state, 0o700)
+        make_directory(&state, 0o700)?;
+        set_mode(&state, 0o700)
     }
 
     /// Directories that were moved away and replaced by symlinks: the relative links in them lead nowhere from where they are.
@@ -263,7 +263,7 @@ impl Home {
     pub fn create_run(&self) -> Result<(), HostError> {
         let directory = self.own_run();
         fs::create_dir_all(&directory).during("create", &directory)?;
-        durable::set_mode(&directory, 0o711)
+        set_mode(&directory, 0o711)
     }
 
     /// The generation to which `link` (`current` or `previous`) points. `None` if there is no link.
@@ -296,6 +296,22 @@ impl Home {
 /// Open a directory for reading and syncing.
 pub fn open_directory(path: &Path) -> Result<OwnedFd, HostError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
+}
+
+/// Create a directory with this mode, if nothing is there.
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), HostError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).during("create", path),
+        _ => Ok(()),
+    }
+}
+
+/// Change the mode of a file or directory, if it has another one.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
+    match fs::symlink_metadata(path).during("look at", path)?.mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => fs::set_permissions(path, Permissions::from_mode(mode)).during("change the mode of", path),
+    }
 }
 
 /// Sync a file or directory. A read-only file system has nothing to write, and may not even know how.

@@ -30,6 +30,8 @@ pub struct Started {
     pub(super) link: Link,
     pub(super) pass: Pass,
     pub(super) present: Present,
+    /// It runs over a connection that ssh shares.
+    pub(super) is_shared: bool,
     /// The request was also passed in the environment, so the host may have it even if nothing was read from the pipe.
     pub(super) is_told: bool,
     pub(super) since: Instant,
@@ -96,6 +98,7 @@ impl Connector {
             Way::Shared => self.share(target, present, variable),
             Way::Ssh => None,
         };
+        let is_shared = shared.is_some();
         let (connection, mut outgoing, incoming) = match shared {
             Some(shared) => shared,
             None => self.start_program(target, present, variable)?,
@@ -103,7 +106,8 @@ impl Connector {
         // The line fits into the pipe, so this does not block. If the program has exited, that shows on stdout.
         let _ = outgoing.write_all(install::hello().as_bytes());
         let link = Link { outgoing, connection, incoming, socket: None };
-        Ok(Started { target: target.clone(), link, pass, present, is_told, since: Instant::now(), deadline: None })
+        let (target, since) = (target.clone(), Instant::now());
+        Ok(Started { target, link, pass, present, is_shared, is_told, since, deadline: None })
     }
 
     /// Use a connection that ssh already shares, if there is one.

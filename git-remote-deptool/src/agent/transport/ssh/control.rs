@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use deptool_agent::shared::text::hex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -104,7 +105,7 @@ impl<'a> Question<'a> {
                 add(value.as_bytes());
             }
         }
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest.finalize())
     }
 
     /// Have ssh print its configuration for the host, and the names of its files. `None` if it does not, or if it has read other
