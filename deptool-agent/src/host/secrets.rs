@@ -32,9 +32,9 @@ use crate::{
             boot::BootUnit,
             durable,
             error::{Context, HostError},
-            generations::{self, Note, SECRETS, names},
+            generations::{self, Note, SECRETS},
             identity::load_tree,
-            layout::{Home, set_mode},
+            layout::{Home, names, set_mode},
         },
     },
     shared::{

@@ -17,8 +17,7 @@ use crate::{
     host::state::{
         durable,
         error::{Context, HostError},
-        generations::names,
-        layout::{Home, make_directory},
+        layout::{Home, make_directory, names},
     },
     shared::{
         name::LONGEST_NAME,

@@ -3,14 +3,14 @@
 //! The note (`.commit`) repeats what the store and `state/` record about the deployment, one fact per line. If those are
 //! damaged, they are restored from the note.
 
-use std::{collections::BTreeSet, fs, io, os::unix::fs::symlink, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path};
 
 use crate::{
     host::state::{
         checkout,
         durable::{self, NOTE},
         error::{Context, HostError},
-        layout::{Home, set_mode},
+        layout::{Home, names, set_mode},
     },
     shared::{
         name::{AppName, ClusterName, HostName},
@@ -139,16 +139,6 @@ pub fn prune(home: &Home) -> Result<Vec<HostError>, HostError> {
 
 fn numbered(home: &Home) -> Result<Vec<u32>, HostError> {
     Ok(names(&home.generations())?.iter().filter_map(|name| name.parse().ok()).collect())
-}
-
-/// The names in a directory. There are none if it does not exist.
-pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result.during("read", directory)?,
-    };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect::<io::Result<_>>().during("read", directory)
 }
 
 /// The names of the checkouts that a generation uses.

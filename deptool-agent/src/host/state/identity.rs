@@ -14,8 +14,8 @@ use crate::{
         attempts,
         durable::{self, NOTE},
         error::{Context, Damage, HostError},
-        generations::{Note, names},
-        layout::{Home, sync_directory},
+        generations::Note,
+        layout::{Home, names, sync_directory},
     },
     shared::{
         id::CommitId,

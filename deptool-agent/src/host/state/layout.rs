@@ -298,6 +298,16 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, HostError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
 }
 
+/// The names in a directory. There are none if it does not exist.
+pub fn names(directory: &Path) -> Result<Vec<String>, HostError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.during("read", directory)?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().during("read", directory)
+}
+
 /// Create a directory with this mode, if nothing is there.
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), HostError> {
     match DirBuilder::new().mode(mode).create(path) {

@@ -4,7 +4,7 @@ use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 
 use super::{Seen, differences, load_record, record, verify};
 use crate::{
-    host::state::{generations::names, layout::Home},
+    host::state::layout::{Home, names},
     shared::{
         id::BlobId,
         name::AppName,
