@@ -1,6 +1,7 @@
 //! Shared connections: ssh is not started for a host to which it has one, and nothing depends on that.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use deptool_tests::lab::{HostSpec, Lab, Link, start_or_skip};
 use deptool_tests::process::{Cmd, poll};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
-/// Hosts, and an operator whose ssh writes a line for each start: `asked`, or `started`. It is a program of its own: a script in place
-/// of ssh is started every time.
+/// Hosts, and an operator whose ssh writes a line for each start: `asked`, or `started`. It is a program of its own: a script that
+/// does this would be started every time.
 struct Shared {
     lab: Lab,
     sandbox: Sandbox,
@@ -103,6 +104,33 @@ fn ssh_is_not_started_for_a_host_to_which_it_has_a_connection() {
     shared.operator().git(&["deptool", "rollback", "web1", "--yes"]).ok();
     assert_eq!(shared.log(), "");
     assert_eq!(shared.lab.host("web1").sh("cat /var/lib/deptool/apps/web/current/word"), "two");
+}
+
+#[test]
+fn a_script_that_only_adds_options_to_ssh_is_not_started_either() {
+    let Some(mut shared) = deployed(&["web1"], Link::Shared) else { return };
+    let dir = shared.sandbox.dir().to_owned();
+    let text = format!("#!/bin/sh\nexec {}/bin/ssh -F \"$CONFIG\" \"$@\"\n", dir.display());
+    let script = dir.join("my-ssh");
+    fs::write(&script, &text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    shared.sandbox.set_env("GIT_SSH_COMMAND", script.to_str().unwrap());
+    shared.sandbox.set_env("CONFIG", dir.join("config").to_str().unwrap());
+    let push = |shared: &Shared, word: &str| {
+        let commit = shared.deploy(&["web1"], word);
+        shared.operator().git(&["push", "cluster", "prod"]).ok();
+        shared.runs("web1", word, &commit);
+        shared.log()
+    };
+    assert_eq!(push(&shared, "three"), "");
+
+    fs::copy(dir.join("config"), dir.join("other")).unwrap();
+    shared.sandbox.set_env("CONFIG", dir.join("other").to_str().unwrap());
+    assert!(push(&shared, "another configuration").contains("asked"));
+    assert_eq!(push(&shared, "which is known now"), "");
+    fs::write(&script, format!("{text}: something else\n")).unwrap();
+    assert_eq!(push(&shared, "it may do anything"), "asked started", "asked what kind of program it is");
+    assert_eq!(push(&shared, "each time"), "asked started");
 }
 
 #[test]

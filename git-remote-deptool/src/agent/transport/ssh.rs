@@ -6,6 +6,7 @@ use std::{
     os::unix::{ffi::OsStrExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use deptool_agent::shared::{env_request, name::HostName};
@@ -14,9 +15,10 @@ use rustix::process::setsid;
 pub mod control;
 pub mod mux;
 mod program;
+mod shell;
 
 use control::ControlSocket;
-use program::{Program, Variant, by_name, find, first_word};
+use program::{Program, Variant, find};
 
 use super::{ConnectError, Environment, user_config::UserConfig};
 
@@ -76,25 +78,30 @@ pub enum Sharing {
 /// Git's settings for ssh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SshSettings {
-    /// `GIT_SSH_COMMAND`, else `core.sshCommand`: a command line for the shell.
-    pub command: Option<OsString>,
-    /// `GIT_SSH`: a program, only used if there is no command line.
-    pub program: Option<OsString>,
+    /// The command line in `GIT_SSH_COMMAND` or `core.sshCommand`, or else the program in `GIT_SSH`, or else ssh.
+    program: Option<Program>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
-    pub variant: Option<OsString>,
-    pub config: UserConfig,
+    variant: Option<OsString>,
+    /// What the program was found to be, if neither tells.
+    found: OnceLock<Variant>,
+    config: UserConfig,
 }
 
 impl SshSettings {
     /// The settings that Git would use.
     pub fn new(environment: &Environment, core_ssh_command: Option<OsString>, ssh_variant: Option<OsString>) -> Self {
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
-        let command = variable("GIT_SSH_COMMAND").or(core_ssh_command);
+        let program = match (variable("GIT_SSH_COMMAND").or(core_ssh_command), variable("GIT_SSH")) {
+            (Some(line), _) => Some(Program::line(&line, environment)),
+            (None, Some(file)) => Some(Program::file(&file, environment)),
+            (None, None) => find("ssh", environment).map(|file| Program::file(&file, environment)),
+        };
+        let arguments = program.as_ref().map(Program::arguments).unwrap_or_default();
         SshSettings {
-            config: UserConfig::read(environment, command.as_deref()),
-            command,
-            program: variable("GIT_SSH"),
+            config: UserConfig::read(environment, &arguments),
+            program,
             variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
+            found: OnceLock::new(),
         }
     }
 }
@@ -115,7 +122,7 @@ pub fn command(
 ) -> Result<Command, ConnectError> {
     let (program, variant) = choose(settings, environment, target)?;
     let arguments = arguments(variant, target, (settings, environment))?;
-    let mut command = started(&program.words(environment), environment);
+    let mut command = started(&program.words, environment);
     match target.questions {
         Questions::Allowed => before(&mut command, ignore_interrupts),
         Questions::Deferred => {
@@ -153,36 +160,29 @@ fn started(words: &[OsString], environment: &Environment) -> Command {
     command
 }
 
-fn choose(
-    settings: &SshSettings,
+fn choose<'a>(
+    settings: &'a SshSettings,
     environment: &Environment,
     target: &SshEndpoint,
-) -> Result<(Program, Variant), ConnectError> {
-    let (program, name) = match (&settings.command, &settings.program) {
-        (Some(line), _) => (Program::Line(line.clone()), first_word(line)),
-        (None, Some(program)) => (Program::File(program.clone()), program.clone()),
-        (None, None) => (Program::File(find("ssh", environment).ok_or(ConnectError::NoSsh)?), "ssh".into()),
-    };
-    let variant = match settings.variant.as_deref().and_then(OsStr::to_str) {
-        Some("ssh") => Variant::OpenSsh,
-        Some("simple") => Variant::Simple,
-        Some("plink" | "putty") => Variant::Plink,
-        Some("tortoiseplink") => Variant::TortoisePlink,
-        _ => match by_name(&name) {
-            Some(variant) => variant,
-            None if understands_openssh_options(&program, environment, target) => Variant::OpenSsh,
-            None => Variant::Simple,
-        },
+) -> Result<(&'a Program, Variant), ConnectError> {
+    let program = settings.program.as_ref().ok_or(ConnectError::NoSsh)?;
+    let variant = match (settings.variant.as_deref().and_then(OsStr::to_str), program.variant) {
+        (Some("ssh"), _) => Variant::OpenSsh,
+        (Some("simple"), _) => Variant::Simple,
+        (Some("plink" | "putty"), _) => Variant::Plink,
+        (Some("tortoiseplink"), _) => Variant::TortoisePlink,
+        (_, Some(variant)) => variant,
+        (_, None) => *settings.found.get_or_init(|| find_out(program, environment, target)),
     };
     Ok((program, variant))
 }
 
 /// Git's test for programs with other names: does the program accept `-G`, like OpenSSH?
-fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
-    let mut command = started(&program.words(environment), environment);
+fn find_out(program: &Program, environment: &Environment, target: &SshEndpoint) -> Variant {
+    let mut command = started(&program.words, environment);
     command.arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
+    if status.is_ok_and(|status| status.success()) { Variant::OpenSsh } else { Variant::Simple }
 }
 
 fn destination(target: &SshEndpoint) -> String {
@@ -289,22 +289,31 @@ mod tests {
     }
 
     fn chosen(settings: SshSettings) -> Variant {
-        choose(&settings, &Environment::from_iter([("PATH", "/usr/bin:/bin")]), &target()).unwrap().1
+        choose(&settings, &environment(), &target()).unwrap().1
+    }
+
+    fn environment() -> Environment {
+        Environment::from_iter([("PATH", "/usr/bin:/bin")])
+    }
+
+    fn line(line: &str) -> SshSettings {
+        SshSettings::new(&environment(), Some(line.into()), None)
     }
 
     #[test]
     fn the_program_is_chosen_as_git_chooses_it() {
         let environment = Environment::from_iter([("GIT_SSH", "/opt/plink.exe"), ("GIT_SSH_COMMAND", "")]);
         let settings = SshSettings::new(&environment, Some("ssh -i x".into()), None);
-        assert_eq!(settings.command, Some("ssh -i x".into()), "core.sshCommand comes before GIT_SSH");
+        assert_eq!(chosen(settings), Variant::OpenSsh, "core.sshCommand comes before GIT_SSH");
+        assert_eq!(chosen(SshSettings::new(&environment, None, None)), Variant::Plink);
         let environment = Environment::from_iter([("GIT_SSH_COMMAND", "a"), ("GIT_SSH_VARIANT", "simple")]);
-        let settings = SshSettings::new(&environment, Some("b".into()), Some("plink".into()));
-        assert_eq!((settings.command, settings.variant), (Some("a".into()), Some("simple".into())));
+        let settings = SshSettings::new(&environment, Some("ssh".into()), Some("plink".into()));
+        assert_eq!(settings.program, Some(Program::line("a".as_ref(), &environment)));
+        assert_eq!(chosen(settings), Variant::Simple);
     }
 
     #[test]
     fn options_fit_the_program() {
-        let line = |line: &str| SshSettings { command: Some(line.into()), ..SshSettings::default() };
         assert_eq!(chosen(line("'/usr/bin/ssh' -F x")), Variant::OpenSsh);
         assert_eq!(chosen(line("C:/x/TortoisePlink.exe -v")), Variant::TortoisePlink);
         assert_eq!(chosen(line("/bin/false")), Variant::Simple, "it does not understand -G");
@@ -338,8 +347,7 @@ mod tests {
         let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
         // In place of ssh. Prints its session, and the signals that it ignores as a mask.
         let line = "set -- $(cut -d' ' -f1,6 /proc/self/stat) $(grep SigIgn /proc/self/status); echo $2 $4 #";
-        let settings =
-            SshSettings { command: Some(line.into()), variant: Some("ssh".into()), ..SshSettings::default() };
+        let settings = SshSettings::new(&environment, Some(line.into()), Some("ssh".into()));
         let begin = |questions| {
             let target = SshEndpoint { questions, ..target() };
             let output = command(&target, &settings, &environment, "cmd").unwrap().output().unwrap();

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -37,13 +38,13 @@ pub struct UserConfig {
 }
 
 impl UserConfig {
-    /// The configuration that `command` (or else ssh) uses.
-    pub fn read(environment: &Environment, command: Option<&OsStr>) -> UserConfig {
+    /// The configuration that ssh uses with these arguments.
+    pub fn read(environment: &Environment, arguments: &[&OsStr]) -> UserConfig {
         let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
         let own = home.join(".ssh");
         let mut config = UserConfig { is_complete: home.is_absolute(), ..UserConfig::default() };
-        match command.and_then(OsStr::to_str).and_then(file_option) {
-            Some(file) => config.add(Path::new(&file), &home, &own, DEPTH),
+        match file_option(arguments) {
+            Some(file) => config.add(Path::new(file), &home, &own, DEPTH),
             None => {
                 config.add(&own.join("config"), &home, &own, DEPTH);
                 config.add(Path::new("/etc/ssh/ssh_config"), &home, Path::new("/etc/ssh"), DEPTH);
@@ -108,24 +109,21 @@ impl UserConfig {
 }
 
 /// The file of `ssh -F file`.
-fn file_option(line: &str) -> Option<String> {
-    let mut words = line.split_ascii_whitespace();
-    let file = loop {
-        match words.next()?.strip_prefix("-F") {
-            Some("") => break words.next()?,
-            Some(file) => break file,
-            None => {}
-        }
-    };
-    Some(file.trim_matches(['"', '\'']).to_owned())
+fn file_option<'a>(arguments: &[&'a OsStr]) -> Option<&'a OsStr> {
+    let at = arguments.iter().position(|word| word.as_bytes().starts_with(b"-F"))?;
+    match &arguments[at].as_bytes()[2..] {
+        b"" => arguments.get(at + 1).copied(),
+        file => Some(OsStr::from_bytes(file)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn overrides(environment: &Environment, command: Option<&OsStr>) -> Vec<&'static str> {
-        UserConfig::read(environment, command).overrides
+    fn overrides(environment: &Environment, arguments: &[&str]) -> Vec<&'static str> {
+        let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        UserConfig::read(environment, &arguments).overrides
     }
 
     #[test]
@@ -135,12 +133,13 @@ mod tests {
         let at = |file: &str| home.path().join(".ssh").join(file);
         fs::create_dir_all(at("conf.d")).unwrap();
         fs::write(at("config"), "Host a\n  # SessionType none\nInclude conf.d/*\n").unwrap();
-        assert_eq!(overrides(&environment, None), Vec::<&str>::new());
+        assert_eq!(overrides(&environment, &[]), Vec::<&str>::new());
         fs::write(at("conf.d/one"), "Host *\n\tStdinNull=yes\n").unwrap();
-        assert_eq!(overrides(&environment, None), ["StdinNull=no"]);
+        assert_eq!(overrides(&environment, &[]), ["StdinNull=no"]);
         fs::write(at("other"), "sessiontype none\n").unwrap();
-        let line = format!("ssh -F '{}' -v", at("other").display());
-        assert_eq!(overrides(&environment, Some(OsStr::new(&line))), ["SessionType=default"]);
+        let other = at("other").display().to_string();
+        assert_eq!(overrides(&environment, &["-v", "-F", &other]), ["SessionType=default"]);
+        assert_eq!(overrides(&environment, &[&format!("-F{other}")]), ["SessionType=default"]);
     }
 
     #[test]
@@ -152,8 +151,7 @@ mod tests {
         fs::write(at("conf.d/one"), "Host a\n").unwrap();
         let is_complete = |config: &str| {
             fs::write(at("config"), config).unwrap();
-            let line = format!("ssh -F {}", at("config").display());
-            UserConfig::read(&environment, Some(OsStr::new(&line))).is_complete
+            UserConfig::read(&environment, &["-F".as_ref(), at("config").as_os_str()]).is_complete
         };
         for config in ["", "Host b\nInclude conf.d/*\n", "include ~/.ssh/conf.d/one none\n", "# Match all\n"] {
             assert!(is_complete(config), "{config}");
@@ -173,7 +171,7 @@ mod tests {
         }
         assert!(!is_complete(&"#\n".repeat(1 << 19 | 1)), "too long");
         fs::write(at("config"), b"\xff").unwrap();
-        assert!(!UserConfig::read(&environment, None).is_complete);
-        assert!(!UserConfig::read(&Environment::default(), None).is_complete, "where is its home?");
+        assert!(!UserConfig::read(&environment, &[]).is_complete);
+        assert!(!UserConfig::read(&Environment::default(), &[]).is_complete, "where is its home?");
     }
 }

@@ -166,7 +166,6 @@ fn nothing_of_the_repository_reaches_the_host_and_ctrl_c_does_not_end_ssh() {
 fn a_command_line_of_the_users_gets_our_arguments_appended() {
     let mut host = Host::new();
     let line = format!("X=y {} -v 'a b'", host.at("ssh").display());
-    host.connector.ssh.command = Some(line.into());
-    host.connector.ssh.variant = Some("ssh".into());
+    host.connector.ssh = SshSettings::new(&host.connector.environment, Some(line.into()), Some("ssh".into()));
     assert_eq!(echo(host.connect().unwrap(), b"x"), b"x");
 }

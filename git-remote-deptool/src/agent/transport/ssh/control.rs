@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -19,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Questions, Sharing, SshEndpoint, SshSettings, arguments, before, choose, ignore_interrupts,
-    program::{Variant, by_name},
+    program::{Program, Variant},
     started,
 };
 use crate::agent::transport::Environment;
@@ -58,7 +57,7 @@ pub fn ask(target: &SshEndpoint, settings: &SshSettings, environment: &Environme
 
 /// What ssh is asked.
 struct Question<'a> {
-    words: Vec<OsString>,
+    words: &'a [OsString],
     arguments: Vec<OsString>,
     settings: &'a SshSettings,
     environment: &'a Environment,
@@ -66,21 +65,17 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// `None` if it is not certain what the answer depends on. A script in place of ssh may do anything.
+    /// `None` if it is not certain what the answer depends on.
     fn about(target: &SshEndpoint, settings: &'a SshSettings, environment: &'a Environment) -> Option<Self> {
-        if target.sharing == Sharing::Never || !settings.config.is_complete {
+        let is_certain = settings.config.is_complete && settings.program.as_ref().is_some_and(Program::is_openssh);
+        if target.sharing == Sharing::Never || !is_certain {
             return None;
         }
         let (program, Variant::OpenSsh) = choose(settings, environment, target).ok()? else { return None };
-        let words = program.words(environment);
-        let file = Path::new(&words[0]);
-        if by_name(file.as_os_str()) != Some(Variant::OpenSsh) || is_script(file) {
-            return None;
-        }
         // Whether ssh may ask the operator makes no difference here.
         let target = SshEndpoint { questions: Questions::Allowed, ..target.clone() };
         let arguments = arguments(Variant::OpenSsh, &target, (settings, environment)).ok()?;
-        Some(Question { words, arguments, settings, environment, sharing: target.sharing })
+        Some(Question { words: &program.words, arguments, settings, environment, sharing: target.sharing })
     }
 
     /// Whether it is worth asking.
@@ -111,7 +106,7 @@ impl<'a> Question<'a> {
     /// Have ssh print its configuration for the host, and the names of its files. `None` if it does not, or if it has read other
     /// files than we have. Else the path of the socket, if there is one that we may use.
     fn ask(&self) -> Option<Option<PathBuf>> {
-        let mut command = started(&self.words, self.environment);
+        let mut command = started(self.words, self.environment);
         let (mut output, theirs) = io::pipe().ok()?;
         command.args(["-v", "-G"]).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(theirs.try_clone().ok()?).stderr(theirs);
@@ -169,14 +164,9 @@ fn path(answer: &str) -> Option<PathBuf> {
     (!asks && !forwards && !sends && path.starts_with('/') && !path.contains('%')).then(|| path.into())
 }
 
-fn is_script(program: &Path) -> bool {
-    let mut beginning = [0; 2];
-    File::open(program).and_then(|mut file| file.read_exact(&mut beginning)).is_err() || beginning == *b"#!"
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use deptool_agent::shared::name::HostName;
 
@@ -269,7 +259,8 @@ mod tests {
         assert_eq!(ask_with(&twice), None, "it reads the second");
         assert_eq!(ask_with("ssh -E /dev/null -F none"), None, "it does not say what it reads");
         assert_eq!(ask_with("X=y ssh"), None, "a shell is between");
-        uncertain.write("ssh", "#!/bin/sh\nexec ssh \"$@\"\n");
+        uncertain.write("ssh", "#!/bin/sh\nX=y exec ssh \"$@\"\n");
+        fs::set_permissions(uncertain.at("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(ask_with(&uncertain.at("ssh").display().to_string()), None, "a script may do anything");
         let matched = Home::with("Match all\nControlPath /run/x\n");
         assert_eq!(matched.ask(&target()), None);

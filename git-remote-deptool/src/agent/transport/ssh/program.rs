@@ -2,11 +2,13 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fs::File,
+    io::Read,
     os::unix::ffi::OsStrExt,
     path::Path,
 };
 
-use super::Environment;
+use super::{Environment, shell};
 
 /// The shell for command lines.
 const SHELL: &str = "/bin/sh";
@@ -21,59 +23,68 @@ pub enum Variant {
     TortoisePlink,
 }
 
-/// The program to start: a path, or the user's command line for the shell.
+/// The program to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
-    File(OsString),
-    Line(OsString),
+pub struct Program {
+    /// What its name says about its options.
+    pub variant: Option<Variant>,
+    /// The words that start it, to which arguments can be appended.
+    pub words: Vec<OsString>,
 }
 
 impl Program {
-    /// The words that start it, to which arguments can be appended: a shell, or the program itself if the shell would have
-    /// nothing to do.
-    pub fn words(&self, environment: &Environment) -> Vec<OsString> {
-        if let Some(words) = self.without_shell(environment) {
-            return words;
-        }
-        let mut script = OsString::new();
-        match self {
-            Program::File(_) => script.push("exec \"$0\" \"$@\""),
-            // As Git runs it: with the arguments appended.
-            Program::Line(line) => {
-                if is_simple(line) {
-                    script.push("exec ");
-                }
-                script.push(line);
-                script.push(" \"$@\"");
-            }
-        }
-        let (Program::File(name) | Program::Line(name)) = self;
-        vec![SHELL.into(), "-c".into(), script, name.clone()]
+    /// A program's name or path.
+    pub fn file(name: &OsStr, environment: &Environment) -> Program {
+        let words = without_shell(&[name.to_owned()], environment);
+        Program::of(name, words, "exec \"$0\" \"$@\"".into())
     }
 
-    /// The words of a known program. A shell also runs what is no program, such as a script without `#!`.
-    fn without_shell(&self, environment: &Environment) -> Option<Vec<OsString>> {
-        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b" -./:@_,+=".contains(byte);
-        let words: Vec<&OsStr> = match self {
-            Program::File(name) => vec![name],
-            Program::Line(line) if line.as_bytes().iter().all(is_plain) => {
-                let words = line.as_bytes().split(|byte| *byte == b' ');
-                words.filter(|word| !word.is_empty()).map(OsStr::from_bytes).collect()
-            }
-            Program::Line(_) => return None,
-        };
-        let (program, arguments) = words.split_first()?;
-        by_name(program)?;
-        let mut all = vec![find(program, environment)?];
-        all.extend(arguments.iter().map(|word| (*word).to_owned()));
-        Some(all)
+    /// The user's command line, as Git runs it: with the arguments appended.
+    pub fn line(line: &OsStr, environment: &Environment) -> Program {
+        let words = line.to_str().and_then(|line| shell::words(line, environment));
+        let words = words.and_then(|words| without_shell(&words, environment));
+        let mut script = line.to_owned();
+        script.push(" \"$@\"");
+        Program::of(&first_word(line), words, script)
+    }
+
+    fn of(name: &OsStr, words: Option<Vec<OsString>>, script: OsString) -> Program {
+        let variant = by_name(name).or_else(|| by_name(words.as_ref()?.first()?));
+        Program { variant, words: words.unwrap_or_else(|| vec![SHELL.into(), "-c".into(), script, name.into()]) }
+    }
+
+    /// Whether it is OpenSSH itself. A script or a shell in its place may do anything.
+    pub fn is_openssh(&self) -> bool {
+        let mut beginning = [0; 2];
+        let is_read = File::open(&self.words[0]).and_then(|mut file| file.read_exact(&mut beginning)).is_ok();
+        by_name(&self.words[0]) == Some(Variant::OpenSsh) && is_read && beginning != *b"#!"
+    }
+
+    /// Its arguments. For a shell, what look like those in its script.
+    pub fn arguments(&self) -> Vec<&OsStr> {
+        if by_name(&self.words[0]).is_some() {
+            return self.words[1..].iter().map(OsString::as_os_str).collect();
+        }
+        let words = self.words.iter().flat_map(|word| word.as_bytes().split(u8::is_ascii_whitespace));
+        words.map(|word| OsStr::from_bytes(unquoted(word))).collect()
     }
 }
 
-/// Whether `line` is just a known program with arguments, so that the shell can `exec` it.
-fn is_simple(line: &OsStr) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b" -./:@_,+=%~\"'".contains(byte);
-    by_name(&first_word(line)).is_some() && line.as_bytes().iter().all(is_plain)
+/// The words that start a known program, also if a script only adds some. A shell also runs what is no program, such as a script
+/// without `#!`.
+fn without_shell(words: &[OsString], environment: &Environment) -> Option<Vec<OsString>> {
+    let (program, arguments) = words.split_first()?;
+    let file = find(program, environment)?;
+    let mut all = match shell::words_of_script(Path::new(&file), environment) {
+        Some(mut words) => {
+            *words.first_mut()? = find(words.first()?, environment)?;
+            words
+        }
+        None => vec![file],
+    };
+    by_name(&all[0])?;
+    all.extend_from_slice(arguments);
+    Some(all)
 }
 
 /// The path of a program.
@@ -83,13 +94,16 @@ pub fn find(name: impl AsRef<OsStr>, environment: &Environment) -> Option<OsStri
 }
 
 /// The program of a simple command line. For any other, a string that matches no program.
-pub fn first_word(line: &OsStr) -> OsString {
+fn first_word(line: &OsStr) -> OsString {
     let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
-    let unquoted = match word {
+    OsStr::from_bytes(unquoted(word)).to_owned()
+}
+
+fn unquoted(word: &[u8]) -> &[u8] {
+    match word {
         [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
         _ => word,
-    };
-    OsStr::from_bytes(unquoted).to_owned()
+    }
 }
 
 pub fn by_name(program: &OsStr) -> Option<Variant> {
@@ -104,20 +118,49 @@ pub fn by_name(program: &OsStr) -> Option<Variant> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn a_shell_stays_only_where_the_users_line_needs_one() {
-        let environment = Environment::from_iter([("PATH", "/usr/bin:/bin")]);
-        let words = |program: Program| program.words(&environment);
-        let script = |line: &str| words(Program::Line(line.into()))[2].clone();
-        assert_eq!(script("ssh -i 'a key' -o X=y"), "exec ssh -i 'a key' -o X=y \"$@\"");
-        for line in ["X=y ssh", "ssh; true", "ssh $(x)", "my-ssh", "command ssh", "ssh 2>log"] {
-            assert_eq!(script(line), format!("{line} \"$@\"").as_str());
+        let environment = Environment::from_iter([("PATH", "/usr/bin:/bin"), ("HOME", "/home/me")]);
+        let line = |line: &str| Program::line(line.as_ref(), &environment).words;
+        for script in ["X=y ssh", "ssh; true", "ssh $(x)", "my-ssh", "command ssh", "ssh 2>log"] {
+            assert_eq!(line(script)[2], *format!("{script} \"$@\""));
         }
-        let file = words(Program::File("/a b/my-ssh".into()));
-        assert_eq!(file, ["/bin/sh", "-c", "exec \"$0\" \"$@\"", "/a b/my-ssh"]);
-        let plain = words(Program::Line(" ssh  -F /a/config".into()));
-        assert!(plain[0].as_bytes().ends_with(b"/ssh") && plain[1..] == ["-F", "/a/config"], "{plain:?}");
+        let file = Program::file("/a b/my-ssh".as_ref(), &environment);
+        assert_eq!(file.words, ["/bin/sh", "-c", "exec \"$0\" \"$@\"", "/a b/my-ssh"]);
+        let plain = line(" ssh  -F '/a b/config' -i ~/id");
+        let scripted = Program::line("X=y ssh -F '/a'".as_ref(), &environment);
+        assert!(scripted.arguments().contains(&"/a".as_ref()));
+        assert!(plain[0].as_bytes().ends_with(b"/ssh") && plain[1..] == ["-F", "/a b/config", "-i", "/home/me/id"]);
+    }
+
+    #[test]
+    fn a_script_that_only_adds_options_is_ssh_with_these_options() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display();
+        let environment =
+            Environment::from_iter([("PATH", format!("{path}:/usr/bin:/bin")), ("CONFIG", "/a b".into())]);
+        let write = |name: &str, text: &str| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        write("my-ssh", "#!/bin/sh\nexec /usr/bin/ssh -F \"$CONFIG\" \"$@\"\n");
+        let program = Program::line("my-ssh -v".as_ref(), &environment);
+        assert!(program.variant == Some(Variant::OpenSsh) && program.is_openssh());
+        assert_eq!(program.words, ["/usr/bin/ssh", "-F", "/a b", "-v"]);
+        assert_eq!(Program::file("my-ssh".as_ref(), &environment).words, ["/usr/bin/ssh", "-F", "/a b"]);
+
+        write("my-ssh", "#!/bin/sh\necho >>log; exec /usr/bin/ssh \"$@\"\n");
+        let program = Program::file("my-ssh".as_ref(), &environment);
+        assert!(program.variant.is_none() && !program.is_openssh());
+        write("my-ssh", "#!/bin/sh\nexec cat \"$@\"\n");
+        assert_eq!(Program::file("my-ssh".as_ref(), &environment).words[0], "/bin/sh");
+        write("ssh", "#!/bin/sh\nHOME=/x exec /usr/bin/ssh \"$@\"\n");
+        let program = Program::file("ssh".as_ref(), &environment);
+        assert!(program.words == [dir.path().join("ssh")] && !program.is_openssh());
     }
 }
