@@ -85,6 +85,30 @@ fn the_log_tells_what_runs_and_what_was_deployed_from_here() {
     );
 }
 
+#[test]
+fn deployments_are_recorded_with_the_operator_and_the_time_zone_that_git_would_take() {
+    let sandbox = Sandbox::new();
+    let ada = operator(&sandbox);
+    let push = |file: &str, name: &str, email: &str| {
+        ada.write("web1/web/file", file);
+        ada.commit(file);
+        let push = ada.command(&["push", "web1", "prod"]).env("TZ", "LOCAL-05:30");
+        push.env("GIT_COMMITTER_NAME", name).env("GIT_COMMITTER_EMAIL", email).run().unwrap().ok();
+    };
+    push("2\n", "Grace", "grace@example.org");
+    let reflog = ["log", "-g", "-1", "--date=iso", "--format=%gn %ge %gd", "web1/prod"];
+    let recorded = ada.git(&reflog).ok().stdout();
+    assert!(recorded.starts_with("Grace grace@example.org ") && recorded.ends_with("+0530}\n"), "{recorded}");
+    let log = ada.command(&["deptool", "log", "web1"]).env("TZ", "LOCAL-05:30").run().unwrap().ok().stdout();
+    assert!(log.contains("+0530") && log.contains("Grace"), "{log}");
+
+    ada.git(&["config", "committer.email", "ops@example.org"]).ok();
+    ada.write("web1/web/file", "3\n");
+    ada.commit("Three");
+    ada.command(&["push", "web1", "prod"]).env_remove("GIT_COMMITTER_EMAIL").run().unwrap().ok();
+    assert!(ada.git(&reflog).ok().stdout().contains(" ops@example.org "));
+}
+
 #[track_caller]
 fn same_lines(text: &str, lines: &[String]) {
     assert_eq!(text.lines().collect::<Vec<_>>(), lines);

@@ -22,6 +22,7 @@ use crate::{
     fetch::query::query,
     fleet::remote::Remote,
     model::error::chain,
+    repo::identity::local_time,
 };
 
 /// Ask hosts for their deployments: newest first, including those that were rolled back
@@ -152,7 +153,7 @@ impl Entry {
     fn row(&self) -> [String; 5] {
         let to = self.to.map_or("removal".to_owned(), |commit| commit.short());
         let by = table::name_of(&self.by).to_owned();
-        [local_time(self.when, format::ISO8601), to, self.host.to_string(), by, self.words()]
+        [shown(self.when, format::ISO8601), to, self.host.to_string(), by, self.words()]
     }
 
     /// Formatted like a commit in `git log`.
@@ -169,7 +170,7 @@ impl Entry {
             "{}\nBy:     {}\nDate:   {}\nBefore: {from}\nResult: {}\n{}{subject}",
             painted(&what, style, colour),
             self.by,
-            local_time(self.when, format::DEFAULT),
+            shown(self.when, format::DEFAULT),
             self.words(),
             self.mended.iter().map(mended).collect::<String>(),
         )
@@ -191,8 +192,6 @@ pub(super) fn subject(remote: &Remote, commit: CommitId) -> Option<String> {
 }
 
 /// In the local time zone.
-fn local_time(seconds: i64, format: impl Into<gix::date::time::Format>) -> String {
-    let offset = gix::date::Time::now_local_or_utc().offset;
-    let time = gix::date::Time::new(seconds, offset);
-    time.format(format).unwrap_or_else(|_| seconds.to_string())
+fn shown(seconds: i64, format: impl Into<gix::date::time::Format>) -> String {
+    local_time(seconds).format(format).unwrap_or_else(|_| seconds.to_string())
 }

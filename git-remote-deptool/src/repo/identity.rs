@@ -1,9 +1,15 @@
-//! The operator's name and address.
+//! The operator's name, address and time zone.
+//!
+//! gix would find out the time zone for each of them. For that it lists all time zones that there are, in 25 directories, while a
+//! host waits.
 
-use std::process::{Command, Stdio};
+use std::{
+    mem,
+    process::{Command, Stdio},
+};
 
 use deptool_agent::shared::text::printable;
-use gix::bstr::ByteSlice;
+use gix::{bstr::ByteSlice, date::Time};
 
 use super::Repo;
 
@@ -28,9 +34,26 @@ impl Repo {
 
 /// Name and address of the configured committer without characters that Git forbids. `None` if there is no name.
 pub(crate) fn committer(repo: &gix::Repository) -> Option<(String, String)> {
-    let committer = repo.committer()?.ok()?;
-    let (name, email) = (cleaned(&committer.name.to_str_lossy()), cleaned(&committer.email.to_str_lossy()));
+    let config = repo.config_snapshot();
+    let first =
+        |keys: &[&str]| keys.iter().find_map(|key| config.string(*key)).map(|value| cleaned(&value.to_str_lossy()));
+    // gix puts GIT_COMMITTER_NAME and the like before the files, and EMAIL under a name of its own.
+    let name = first(&["committer.name", "user.name"])?;
+    let email = first(&["committer.email", "user.email", "gitoxide.user.emailFallback"])?;
     (!name.is_empty()).then_some((name, email))
+}
+
+/// A time in seconds since 1970, with the offset that the local time zone has then.
+#[allow(unsafe_code)]
+pub(crate) fn local_time(seconds: i64) -> Time {
+    // SAFETY: zeros are valid for all fields of `tm`. The type of a time is i64 on all platforms of the helper; both pointers are
+    // to values that live. Nothing changes the environment variable that it reads.
+    let offset = unsafe {
+        let mut broken_down: libc::tm = mem::zeroed();
+        libc::localtime_r((&raw const seconds).cast(), &raw mut broken_down);
+        broken_down.tm_gmtoff
+    };
+    Time::new(seconds, i32::try_from(offset).unwrap_or_default())
 }
 
 /// Like Git's `ident.c`: without characters that have a meaning in the format, and without surrounding punctuation.

@@ -21,7 +21,10 @@ use gix::{
 };
 
 use super::TrackingError;
-use crate::repo::{Repo, identity::committer};
+use crate::repo::{
+    Repo,
+    identity::{committer, local_time},
+};
 
 /// How many threads sync at the same time.
 const SYNCING: usize = 16;
@@ -164,7 +167,7 @@ impl Refs {
     fn try_edit(&self, name: &str, edit: RefEdit) -> Result<(), TrackingError> {
         let failed = |source| TrackingError::Write { name: name.to_owned(), source };
         clear_stale_lock(&self.gix.common_dir().join(format!("{name}.lock")), patience(name));
-        let now = gix::date::Time::now_local_or_utc().to_string();
+        let now = local_time(gix::date::Time::now_utc().seconds).to_string();
         // A missing identity is no reason to fail; Git uses a made-up name in the reflog, too.
         let (who, email) = committer(&self.gix).unwrap_or_else(|| ("unknown".into(), "unknown".into()));
         let who = gix::actor::SignatureRef { name: who.as_str().into(), email: email.as_str().into(), time: &now };
