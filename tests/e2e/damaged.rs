@@ -354,6 +354,35 @@ fn a_directory_of_ours_that_was_moved_away_is_put_back_before_anything_is_deploy
 }
 
 #[test]
+fn what_is_in_the_place_of_a_directory_of_ours_is_named_until_it_is_gone() {
+    for name in ["store", "trees", "generations", "apps"] {
+        let world = World::new();
+        let (ada, ours) = (world.ada(), world.state().join(name));
+        fs::rename(&ours, world.state().join("moved")).unwrap();
+        let three = world.three();
+        let place: [fn(&Path); 2] =
+            [|path| fs::write(path, "foreign").unwrap(), |path| symlink("nowhere", path).unwrap()];
+        for (place, what) in place.into_iter().zip(["a file", "a symlink"]) {
+            place(&ours);
+            let what = format!(
+                "'{}' is {what}, not a directory: put back what was there, or remove it and push again",
+                ours.display()
+            );
+            ada.git(&["push", "web1", "prod"]).code(1).says(&what);
+            ada.git(&["deptool", "verify"]).fails().says(&what);
+            ada.git(&["fetch", "web1"]).fails().says(&what);
+            fs::remove_file(&ours).unwrap();
+        }
+        // A host without a record of what runs is another one until that was looked at.
+        if name == "store" {
+            ada.git(&["fetch", "web1"]).ok();
+        }
+        let run = ada.git(&["push", "web1", "prod"]).ok();
+        world.has(&three, &run);
+    }
+}
+
+#[test]
 fn a_symlink_in_whose_place_the_links_lead_where_they_should_is_fine() {
     let world = World::new();
     fs::rename(world.state().join("apps"), world.state().join("apps.moved")).unwrap();

@@ -107,7 +107,7 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
 
 /// Recover from an interrupted deployment, then describe the host. Errors do not prevent reading.
 fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
-    home.check_ownership()?;
+    home.check()?;
     let (mut notes, mut busy, mut failures) = (Vec::new(), None, Vec::new());
     notes.extend(labels::mend(home));
     match recover(home, system, tick) {

@@ -48,8 +48,9 @@ impl Home {
         Home { root: root.to_owned(), directory: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
     }
 
-    /// Refuse to work if another user can write to deptool's directory, because everything in it is trusted.
-    pub fn check_ownership(&self) -> Result<(), HostError> {
+    /// Refuse to work if another user can write to deptool's directory, because everything in it is trusted, and if something else is
+    /// in the place of a directory in it.
+    pub fn check(&self) -> Result<(), HostError> {
         let (link, directory) = match (fs::symlink_metadata(&self.directory), fs::metadata(&self.directory)) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             (link, directory) => {
@@ -63,15 +64,19 @@ impl Home {
                 format!("users other than root can write to '{path}': inspect it, then change its owner and mode");
             return Err(HostError::refused(why));
         }
-        match fs::symlink_metadata(self.state()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Ok(state) if state.is_dir() => Ok(()),
-            Ok(_) => {
-                let damage = Damage::of(&self.state(), format!("is {}, not a directory", Kind::of(&self.state())));
-                Err(damage.with_advice("put back what was there, or remove it and push again").into())
+        for path in [self.state(), self.store(), self.trees(), self.generations(), self.apps()] {
+            let is_fine = match Kind::of(&path) {
+                Kind::Nothing | Kind::Directory => true,
+                // Nobody may send the agent's private records elsewhere.
+                Kind::Symlink => path != self.state() && path.is_dir(),
+                Kind::File | Kind::Special => false,
+            };
+            if !is_fine {
+                let damage = Damage::of(&path, format!("is {}, not a directory", Kind::of(&path)));
+                return Err(damage.with_advice("put back what was there, or remove it and push again").into());
             }
-            Err(error) => Err(error).during("look at", &self.state()),
         }
+        Ok(())
     }
 
     /// Create all directories that are missing, and make `state/` private.
