@@ -126,14 +126,16 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Makes ssh use that link. The helper forgets what it has measured over the previous one.
+    /// Makes ssh use that link. The helper forgets what it has measured over the previous one, and asks ssh where its sockets are.
     fn link(&mut self, link: Link) -> Result<()> {
         self.sandbox.set_link(self.lab, link);
         for round in ["once", "twice"] {
             let repo = self.sandbox.repo_at(self.sandbox.dir().join("operator"));
-            repo.write("web1/files/file", format!("{} {link:?} {round}", self.round));
+            for host in ["web1", "web2", "web3"] {
+                repo.write(format!("{host}/files/file"), format!("{} {link:?} {round}", self.round));
+            }
             repo.commit("Another way");
-            repo.command(&["push", "-q", "web1", "prod"]).check()?;
+            repo.command(&["push", "-q", "cluster", "prod"]).check()?;
         }
         Ok(())
     }
