@@ -354,29 +354,34 @@ fn a_directory_of_ours_that_was_moved_away_is_put_back_before_anything_is_deploy
 }
 
 #[test]
-fn what_is_in_the_place_of_a_directory_of_ours_is_named_until_it_is_gone() {
-    for name in ["store", "trees", "generations", "apps"] {
+fn what_is_in_the_place_of_a_directory_of_ours_is_named_with_what_to_do() {
+    const REPAIR: &str = "put back what was there, or remove it and run 'git deptool repair'";
+    const PUSH: &str = "put back what was there, or remove it and push another commit";
+    for (name, advice) in
+        [("state", REPAIR), ("store", PUSH), ("trees", REPAIR), ("generations", REPAIR), ("apps", REPAIR)]
+    {
         let world = World::new();
-        let (ada, ours) = (world.ada(), world.state().join(name));
-        fs::rename(&ours, world.state().join("moved")).unwrap();
-        let three = world.three();
-        let place: [fn(&Path); 2] =
+        let (ada, ours, moved) = (world.ada(), world.state().join(name), world.state().join("moved"));
+        fs::rename(&ours, &moved).unwrap();
+        let put: [fn(&Path); 2] =
             [|path| fs::write(path, "foreign").unwrap(), |path| symlink("nowhere", path).unwrap()];
-        for (place, what) in place.into_iter().zip(["a file", "a symlink"]) {
-            place(&ours);
-            let what = format!(
-                "'{}' is {what}, not a directory: put back what was there, or remove it and push again",
-                ours.display()
-            );
-            ada.git(&["push", "web1", "prod"]).code(1).says(&what);
+        for (put, what) in put.into_iter().zip(["is a file, not a directory", "is a symlink that leads nowhere"]) {
+            put(&ours);
+            let what = format!("'{}' {what}: {advice}", ours.display());
             ada.git(&["deptool", "verify"]).fails().says(&what);
             ada.git(&["fetch", "web1"]).fails().says(&what);
+            ada.git(&["push", "-f", "web1", "prod~1:prod"]).code(1).says(&what);
             fs::remove_file(&ours).unwrap();
         }
-        // A host without a record of what runs is another one until that was looked at.
-        if name == "store" {
-            ada.git(&["fetch", "web1"]).ok();
+        fs::rename(&moved, &ours).unwrap();
+        ada.git(&["deptool", "verify"]).ok().prints("as deployed");
+
+        fs::remove_dir_all(&ours).unwrap();
+        if advice == REPAIR {
+            ada.git(&["deptool", "repair", "-y"]).ok();
+            ada.git(&["deptool", "verify"]).ok().prints("as deployed");
         }
+        let three = world.three();
         let run = ada.git(&["push", "web1", "prod"]).ok();
         world.has(&three, &run);
     }

@@ -244,7 +244,7 @@ fn go_back(
 /// Recover while the machine boots. `system` must not wait for jobs, because jobs may wait for this to end. Returns a
 /// sentence about what was recovered, if anything was.
 pub fn at_boot(home: &Home, system: &mut dyn System) -> Result<Option<String>, HostError> {
-    home.check()?;
+    home.check_ownership()?;
     let recovered = recover(home, system, &mut |_| ())?;
     if Journal::is_empty(home)? {
         BootUnit::Recovery.remove(home)?;

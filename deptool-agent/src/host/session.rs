@@ -105,9 +105,10 @@ fn send_drift(peer: &mut Peer, found: Vec<Finding>) {
     peer.send(&Response::End);
 }
 
-/// Recover from an interrupted deployment, then describe the host. Errors do not prevent reading.
+/// Recover from an interrupted deployment, then describe the host. Errors from then on do not prevent reading.
 fn recover_and_describe(home: &Home, system: &mut dyn System, tick: &mut dyn FnMut(&str)) -> Result<Hello, HostError> {
-    home.check()?;
+    home.check_ownership()?;
+    home.check_directories()?;
     let (mut notes, mut busy, mut failures) = (Vec::new(), None, Vec::new());
     notes.extend(labels::mend(home));
     match recover(home, system, tick) {

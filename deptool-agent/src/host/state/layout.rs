@@ -42,15 +42,17 @@ const PERIOD: Duration = if cfg!(test) { Duration::from_millis(10) } else { HEAR
 pub const MOVED_AWAY: &str =
     "is a symlink, and the links in it lead nowhere: remove it, and move back what it leads to";
 
+const REPAIR: &str = "put back what was there, or remove it and run 'git deptool repair'";
+
 impl Home {
     /// The home below `root`: `/` for a live host, or another directory for a local root.
     pub fn new(root: &Path) -> Home {
         Home { root: root.to_owned(), directory: root.join(&STATE_DIR[1..]), heartbeat: Heartbeat::default() }
     }
 
-    /// Refuse to work if another user can write to deptool's directory, because everything in it is trusted, and if something else is
-    /// in the place of a directory in it.
-    pub fn check(&self) -> Result<(), HostError> {
+    /// Refuse to work if another user can write to deptool's directory, because everything in it is trusted. Also if something else
+    /// is in its place, or in that of `state/`.
+    pub fn check_ownership(&self) -> Result<(), HostError> {
         let (link, directory) = match (fs::symlink_metadata(&self.directory), fs::metadata(&self.directory)) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             (link, directory) => {
@@ -64,19 +66,20 @@ impl Home {
                 format!("users other than root can write to '{path}': inspect it, then change its owner and mode");
             return Err(HostError::refused(why));
         }
-        for path in [self.state(), self.store(), self.trees(), self.generations(), self.apps()] {
-            let is_fine = match Kind::of(&path) {
-                Kind::Nothing | Kind::Directory => true,
-                // Nobody may send the agent's private records elsewhere.
-                Kind::Symlink => path != self.state() && path.is_dir(),
-                Kind::File | Kind::Special => false,
-            };
-            if !is_fine {
-                let damage = Damage::of(&path, format!("is {}, not a directory", Kind::of(&path)));
-                return Err(damage.with_advice("put back what was there, or remove it and push again").into());
-            }
+        check_directory(&self.directory, REPAIR)?;
+        check_directory(&self.state(), REPAIR)?;
+        match Kind::of(&self.state()) {
+            // Nobody may send the agent's private records elsewhere.
+            Kind::Symlink => Err(Damage::of(&self.state(), "is a symlink").with_advice(REPAIR).into()),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Refuse to work if something else is in the place of a directory. Other disks may be linked to; early at boot, these may be
+    /// missing.
+    pub fn check_directories(&self) -> Result<(), HostError> {
+        check_directory(&self.store(), "put back what was there, or remove it and push another commit")?;
+        [self.trees(), self.generations(), self.apps()].iter().try_for_each(|path| check_directory(path, REPAIR))
     }
 
     /// Create all directories that are missing, and make `state/` private.
@@ -296,6 +299,20 @@ impl Home {
             result => result,
         }
     }
+}
+
+/// Refuse to work if there is something at `path` that is no directory, and leads to none.
+fn check_directory(path: &Path, advice: &'static str) -> Result<(), HostError> {
+    let what = match (fs::metadata(path), Kind::of(path)) {
+        (Ok(meta), _) if meta.is_dir() => return Ok(()),
+        (Ok(_), kind) => format!("is {kind}, not a directory"),
+        (Err(error), kind) if error.kind() == io::ErrorKind::NotFound => match kind {
+            Kind::Symlink => "is a symlink that leads nowhere".into(),
+            _ => return Ok(()),
+        },
+        (Err(error), _) => return Err(error).during("look at", path),
+    };
+    Err(Damage::of(path, what).with_advice(advice).into())
 }
 
 /// Open a directory for reading and syncing.
