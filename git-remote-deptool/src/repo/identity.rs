@@ -1,7 +1,6 @@
 //! The operator's name, address and time zone.
 //!
-//! gix would find out the time zone for each of them. For that it lists all time zones that there are, in 25 directories, while a
-//! host waits.
+//! gix has functions for them, which list all time zones that the computer knows, in 25 directories, while a host waits.
 
 use std::{
     mem,
@@ -35,9 +34,11 @@ impl Repo {
 /// Name and address of the configured committer without characters that Git forbids. `None` if there is no name.
 pub(crate) fn committer(repo: &gix::Repository) -> Option<(String, String)> {
     let config = repo.config_snapshot();
-    let first =
-        |keys: &[&str]| keys.iter().find_map(|key| config.string(*key)).map(|value| cleaned(&value.to_str_lossy()));
-    // gix puts GIT_COMMITTER_NAME and the like before the files, and EMAIL under a name of its own.
+    let first = |keys: &[&str]| {
+        let value = keys.iter().filter_map(|key| config.string(*key)).find(|value| !value.is_empty())?;
+        Some(cleaned(&value.to_str_lossy()))
+    };
+    // gix adds GIT_COMMITTER_NAME and the like as if they were configured, and EMAIL under a name of its own.
     let name = first(&["committer.name", "user.name"])?;
     let email = first(&["committer.email", "user.email", "gitoxide.user.emailFallback"])?;
     (!name.is_empty()).then_some((name, email))
@@ -46,8 +47,9 @@ pub(crate) fn committer(repo: &gix::Repository) -> Option<(String, String)> {
 /// A time in seconds since 1970, with the offset that the local time zone has then.
 #[allow(unsafe_code)]
 pub(crate) fn local_time(seconds: i64) -> Time {
-    // SAFETY: zeros are valid for all fields of `tm`. The type of a time is i64 on all platforms of the helper; both pointers are
-    // to values that live. Nothing changes the environment variable that it reads.
+    const { assert!(size_of::<libc::time_t>() == size_of::<i64>()) };
+    // SAFETY: zeros are valid for all fields of `tm`. Both pointers are to values of the right size that live. Nothing changes the
+    // environment variable that it reads.
     let offset = unsafe {
         let mut broken_down: libc::tm = mem::zeroed();
         libc::localtime_r((&raw const seconds).cast(), &raw mut broken_down);

@@ -7,9 +7,9 @@ use std::ffi::{OsStr, OsString};
 pub struct Environment(Vec<(OsString, OsString)>);
 
 impl Environment {
-    /// The value of `name`.
+    /// The value of `name`: the last one, as for programs that are started with this environment.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.0.iter().rfind(|(key, _)| *key == name).map(|(_, value)| value.as_os_str())
     }
 
     /// All variables.

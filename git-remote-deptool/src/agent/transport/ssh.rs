@@ -82,8 +82,8 @@ pub struct SshSettings {
     program: Option<Program>,
     /// `GIT_SSH_VARIANT`, else `ssh.variant`.
     variant: Option<OsString>,
-    /// What the program was found to be, if neither tells.
-    found: OnceLock<Variant>,
+    /// Set when the program was found to take the options of OpenSSH, if neither tells.
+    takes_options: OnceLock<()>,
     config: UserConfig,
 }
 
@@ -101,7 +101,7 @@ impl SshSettings {
             config: UserConfig::read(environment, &arguments),
             program,
             variant: variable("GIT_SSH_VARIANT").or(ssh_variant),
-            found: OnceLock::new(),
+            takes_options: OnceLock::new(),
         }
     }
 }
@@ -172,17 +172,22 @@ fn choose<'a>(
         (Some("plink" | "putty"), _) => Variant::Plink,
         (Some("tortoiseplink"), _) => Variant::TortoisePlink,
         (_, Some(variant)) => variant,
-        (_, None) => *settings.found.get_or_init(|| find_out(program, environment, target)),
+        (_, None) if settings.takes_options.get().is_some() => Variant::OpenSsh,
+        (_, None) if understands_openssh_options(program, environment, target) => {
+            settings.takes_options.get_or_init(|| ());
+            Variant::OpenSsh
+        }
+        (_, None) => Variant::Simple,
     };
     Ok((program, variant))
 }
 
 /// Git's test for programs with other names: does the program accept `-G`, like OpenSSH?
-fn find_out(program: &Program, environment: &Environment, target: &SshEndpoint) -> Variant {
+fn understands_openssh_options(program: &Program, environment: &Environment, target: &SshEndpoint) -> bool {
     let mut command = started(&program.words, environment);
     command.arg("-G").arg(destination(target));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if status.is_ok_and(|status| status.success()) { Variant::OpenSsh } else { Variant::Simple }
+    status.is_ok_and(|status| status.success())
 }
 
 fn destination(target: &SshEndpoint) -> String {

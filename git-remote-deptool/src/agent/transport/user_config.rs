@@ -35,6 +35,8 @@ pub struct UserConfig {
     pub is_complete: bool,
     /// The options that override settings in it.
     pub overrides: Vec<&'static str>,
+    /// Whether `~` is the same directory for ssh as for us.
+    is_home_of_ssh: bool,
 }
 
 impl UserConfig {
@@ -43,9 +45,11 @@ impl UserConfig {
         let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
         let own = home.join(".ssh");
         let mut config = UserConfig { is_complete: home.is_absolute(), ..UserConfig::default() };
+        config.is_home_of_ssh = is_home_of_ssh(&home);
         match file_option(arguments) {
             Some(file) => config.add(Path::new(file), &home, &own, DEPTH),
             None => {
+                config.is_complete &= config.is_home_of_ssh;
                 config.add(&own.join("config"), &home, &own, DEPTH);
                 config.add(Path::new("/etc/ssh/ssh_config"), &home, Path::new("/etc/ssh"), DEPTH);
             }
@@ -94,7 +98,7 @@ impl UserConfig {
         let (parent, _) = pattern.rsplit_once('/').unwrap_or_default();
         if pattern.contains(['"', '\'', '$', '%', '\\'])
             || parent.contains(WILD)
-            || (pattern.starts_with('~') && pattern_in_home.is_none())
+            || (pattern.starts_with('~') && (pattern_in_home.is_none() || !self.is_home_of_ssh))
         {
             self.is_complete = false;
         }
@@ -108,11 +112,22 @@ impl UserConfig {
     }
 }
 
+/// Whether ssh takes this directory for the home directory of its user. It does not ask `$HOME`. A user who is in another database
+/// than this file is believed to have set it right.
+fn is_home_of_ssh(home: &Path) -> bool {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let user = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|user| user.get(2) == Some(&&*uid));
+    user.is_none_or(|user| user.get(5).is_some_and(|theirs| Path::new(theirs) == home))
+}
+
 /// The file of `ssh -F file`.
 fn file_option<'a>(arguments: &[&'a OsStr]) -> Option<&'a OsStr> {
     let at = arguments.iter().position(|word| word.as_bytes().starts_with(b"-F"))?;
     match &arguments[at].as_bytes()[2..] {
         b"" => arguments.get(at + 1).copied(),
+        // In a line for a shell.
+        [b'"', file @ .., b'"'] | [b'\'', file @ .., b'\''] => Some(OsStr::from_bytes(file)),
         file => Some(OsStr::from_bytes(file)),
     }
 }
@@ -140,6 +155,7 @@ mod tests {
         let other = at("other").display().to_string();
         assert_eq!(overrides(&environment, &["-v", "-F", &other]), ["SessionType=default"]);
         assert_eq!(overrides(&environment, &[&format!("-F{other}")]), ["SessionType=default"]);
+        assert_eq!(overrides(&environment, &[&format!("-F'{other}'")]), ["SessionType=default"]);
     }
 
     #[test]
@@ -153,7 +169,7 @@ mod tests {
             fs::write(at("config"), config).unwrap();
             UserConfig::read(&environment, &["-F".as_ref(), at("config").as_os_str()]).is_complete
         };
-        for config in ["", "Host b\nInclude conf.d/*\n", "include ~/.ssh/conf.d/one none\n", "# Match all\n"] {
+        for config in ["", "Host b\nInclude conf.d/*\n", "include conf.d/one none\n", "# Match all\n"] {
             assert!(is_complete(config), "{config}");
         }
         for config in [
@@ -164,6 +180,7 @@ mod tests {
             "Include ${HOME}/x",
             "Include %d/x",
             "Include ~root/x",
+            "Include ~/x",
             "Include */one",
             "Include conf.d",
         ] {

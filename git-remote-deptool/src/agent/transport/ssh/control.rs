@@ -12,6 +12,7 @@ use std::{
 };
 
 use deptool_agent::shared::text::hex;
+use gix::bstr::ByteSlice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -72,6 +73,10 @@ impl<'a> Question<'a> {
             return None;
         }
         let (program, Variant::OpenSsh) = choose(settings, environment, target).ok()? else { return None };
+        // As in the configuration, this may ask the DNS.
+        if program.words.iter().any(|word| word.to_string_lossy().to_ascii_lowercase().contains("canonical")) {
+            return None;
+        }
         // Whether ssh may ask the operator makes no difference here.
         let target = SshEndpoint { questions: Questions::Allowed, ..target.clone() };
         let arguments = arguments(Variant::OpenSsh, &target, (settings, environment)).ok()?;
@@ -85,16 +90,17 @@ impl<'a> Question<'a> {
             || self.settings.config.text.to_ascii_lowercase().contains("controlpath")
     }
 
-    /// A digest of the program, its arguments, its configuration, and the environment if the configuration uses it.
+    /// A digest of the program, its arguments, its configuration, and the environment if one of them uses it.
     fn digest(&self) -> String {
         let mut digest = Sha256::new();
         let mut add = |bytes: &[u8]| {
             digest.update((bytes.len() as u64).to_be_bytes());
             digest.update(bytes);
         };
-        self.words.iter().chain(&self.arguments).for_each(|word| add(word.as_bytes()));
-        add(self.settings.config.text.as_bytes());
-        if self.settings.config.text.contains("${") {
+        let config = self.settings.config.text.as_bytes();
+        let words = || self.words.iter().chain(&self.arguments).map(|word| word.as_bytes()).chain([config]);
+        words().for_each(&mut add);
+        if words().any(|word| word.contains_str("${")) {
             for (name, value) in self.environment.iter() {
                 add(name.as_bytes());
                 add(value.as_bytes());
@@ -157,11 +163,13 @@ fn path(answer: &str) -> Option<PathBuf> {
     // They only change how text is shown.
     const HARMLESS: [&str; 3] = ["LANG", "COLORTERM", "NO_COLOR"];
     let values = |name: &'static str| answer.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
-    let asks = values("controlmaster").any(|value| value.contains("ask"));
+    // With `ask`, ssh would ask the operator; with `yes`, it would make a connection of its own.
+    let uses = values("controlmaster").all(|value| ["false", "no", "auto"].contains(&value));
     let forwards = values("forwardagent").any(|value| value != "no");
     let sends = values("sendenv").any(|name| !HARMLESS.contains(&name) && !name.starts_with("LC_"));
+    let sets = values("setenv").next().is_some();
     let path = values("controlpath").next()?;
-    (!asks && !forwards && !sends && path.starts_with('/') && !path.contains('%')).then(|| path.into())
+    (uses && !forwards && !sends && !sets && path.starts_with('/') && !path.contains('%')).then(|| path.into())
 }
 
 #[cfg(test)]
@@ -247,6 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_for_the_environment_that_the_command_line_uses() {
+        let ask_in = |place: &str, known: Option<ControlSocket>| {
+            let path = std::env::var_os("PATH").unwrap();
+            let environment =
+                Environment::from_iter([("HOME", "/nowhere".into()), ("PATH", path), ("PLACE", place.into())]);
+            let settings = SshSettings::new(&environment, Some("ssh -F none -S '/run/${PLACE}'".into()), None);
+            let knowing = SshEndpoint { socket: known, ..target() };
+            (super::known(&knowing, &settings, &environment), ask(&knowing, &settings, &environment))
+        };
+        let (_, answer) = ask_in("a", None);
+        assert_eq!(ask_in("a", answer.clone()), (Some("/run/a".into()), None));
+        let (path, answer) = ask_in("b", answer);
+        assert_eq!(path, None);
+        assert_eq!(ask_in("b", answer).0, Some("/run/b".into()));
+    }
+
+    #[test]
     fn ssh_is_started_if_it_reads_more_than_we_do_or_a_session_of_ours_would_be_another() {
         let uncertain = Home::with("");
         uncertain.write("other", "ControlPath /run/x\n");
@@ -259,6 +284,7 @@ mod tests {
         assert_eq!(ask_with(&twice), None, "it reads the second");
         assert_eq!(ask_with("ssh -E /dev/null -F none"), None, "it does not say what it reads");
         assert_eq!(ask_with("X=y ssh"), None, "a shell is between");
+        assert_eq!(ask_with("ssh -F none -o CanonicalizeHostname=yes"), None, "it asks the DNS");
         uncertain.write("ssh", "#!/bin/sh\nX=y exec ssh \"$@\"\n");
         fs::set_permissions(uncertain.at("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(ask_with(&uncertain.at("ssh").display().to_string()), None, "a script may do anything");
@@ -269,6 +295,8 @@ mod tests {
             "",
             "ControlPath none",
             "ControlPath /run/x\nControlMaster autoask",
+            "ControlPath /run/x\nControlMaster yes",
+            "ControlPath /run/x\nSetEnv A=b",
             "ControlPath /run/x\nForwardAgent yes",
             "ControlPath /run/x\nSendEnv LC_* TOKEN",
         ] {

@@ -10,6 +10,8 @@ use std::{
 
 use super::{Environment, shell};
 
+/// What a binary begins with: ELF, and Mach-O for one and for several processors.
+const BINARIES: [[u8; 4]; 3] = [*b"\x7fELF", [0xcf, 0xfa, 0xed, 0xfe], [0xca, 0xfe, 0xba, 0xbe]];
 /// The shell for command lines.
 const SHELL: &str = "/bin/sh";
 
@@ -49,15 +51,16 @@ impl Program {
     }
 
     fn of(name: &OsStr, words: Option<Vec<OsString>>, script: OsString) -> Program {
-        let variant = by_name(name).or_else(|| by_name(words.as_ref()?.first()?));
+        let is_openssh = |words: &Vec<OsString>| by_name(&words[0]) == Some(Variant::OpenSsh);
+        let variant = by_name(name).or_else(|| words.as_ref().is_some_and(is_openssh).then_some(Variant::OpenSsh));
         Program { variant, words: words.unwrap_or_else(|| vec![SHELL.into(), "-c".into(), script, name.into()]) }
     }
 
     /// Whether it is OpenSSH itself. A script or a shell in its place may do anything.
     pub fn is_openssh(&self) -> bool {
-        let mut beginning = [0; 2];
+        let mut beginning = [0; 4];
         let is_read = File::open(&self.words[0]).and_then(|mut file| file.read_exact(&mut beginning)).is_ok();
-        by_name(&self.words[0]) == Some(Variant::OpenSsh) && is_read && beginning != *b"#!"
+        by_name(&self.words[0]) == Some(Variant::OpenSsh) && is_read && BINARIES.contains(&beginning)
     }
 
     /// Its arguments. For a shell, what look like those in its script.
@@ -74,6 +77,10 @@ impl Program {
 /// without `#!`.
 fn without_shell(words: &[OsString], environment: &Environment) -> Option<Vec<OsString>> {
     let (program, arguments) = words.split_first()?;
+    // Some shells know this directory, and others do not.
+    if environment.get("PATH").is_some_and(|path| std::env::split_paths(path).any(|path| path.starts_with("~"))) {
+        return None;
+    }
     let file = find(program, environment)?;
     let mut all = match shell::words_of_script(Path::new(&file), environment) {
         Some(mut words) => {
@@ -93,7 +100,7 @@ pub fn find(name: impl AsRef<OsStr>, environment: &Environment) -> Option<OsStri
     Some(which::which_in(name, environment.get("PATH"), here).ok()?.into())
 }
 
-/// The program of a simple command line. For any other, a string that matches no program.
+/// The program of a simple command line. For another, usually a string that matches no program.
 fn first_word(line: &OsStr) -> OsString {
     let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
     OsStr::from_bytes(unquoted(word)).to_owned()
@@ -106,7 +113,7 @@ fn unquoted(word: &[u8]) -> &[u8] {
     }
 }
 
-pub fn by_name(program: &OsStr) -> Option<Variant> {
+fn by_name(program: &OsStr) -> Option<Variant> {
     let name = Path::new(program).file_name()?.to_str()?.to_ascii_lowercase();
     match name.strip_suffix(".exe").unwrap_or(&name) {
         "ssh" => Some(Variant::OpenSsh),
@@ -132,6 +139,8 @@ mod tests {
         let file = Program::file("/a b/my-ssh".as_ref(), &environment);
         assert_eq!(file.words, ["/bin/sh", "-c", "exec \"$0\" \"$@\"", "/a b/my-ssh"]);
         let plain = line(" ssh  -F '/a b/config' -i ~/id");
+        let with_tilde = Environment::from_iter([("PATH", "~/bin:/usr/bin:/bin")]);
+        assert_eq!(Program::line("ssh".as_ref(), &with_tilde).words[0], "/bin/sh");
         let scripted = Program::line("X=y ssh -F '/a'".as_ref(), &environment);
         assert!(scripted.arguments().contains(&"/a".as_ref()));
         assert!(plain[0].as_bytes().ends_with(b"/ssh") && plain[1..] == ["-F", "/a b/config", "-i", "/home/me/id"]);
@@ -159,6 +168,8 @@ mod tests {
         assert!(program.variant.is_none() && !program.is_openssh());
         write("my-ssh", "#!/bin/sh\nexec cat \"$@\"\n");
         assert_eq!(Program::file("my-ssh".as_ref(), &environment).words[0], "/bin/sh");
+        write("ssh", "exec /usr/bin/ssh \"$@\"\n");
+        assert!(!Program::file("ssh".as_ref(), &environment).is_openssh(), "a script without #!");
         write("ssh", "#!/bin/sh\nHOME=/x exec /usr/bin/ssh \"$@\"\n");
         let program = Program::file("ssh".as_ref(), &environment);
         assert!(program.words == [dir.path().join("ssh")] && !program.is_openssh());

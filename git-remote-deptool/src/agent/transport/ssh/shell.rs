@@ -10,6 +10,8 @@ use std::{
     str::Chars,
 };
 
+use deptool_agent::shared::env_request;
+
 use super::Environment;
 
 /// The size limit for a script, in bytes.
@@ -17,18 +19,42 @@ const LONGEST: u64 = 4096;
 /// What may be in the first line of a script.
 const SHELLS: [&str; 7] =
     ["/bin/sh", "/usr/bin/sh", "/bin/dash", "/bin/bash", "/usr/bin/bash", "/usr/bin/env sh", "/usr/bin/env bash"];
-/// Variables that a shell sets, whatever they are in its environment.
-const SET_BY_SHELLS: [&str; 20] = [
-    "_", "EUID", "GROUPS", "HISTCMD", "HOSTNAME", "HOSTTYPE", "IFS", "LINENO", "MACHTYPE", "OLDPWD", "OPTIND",
-    "OSTYPE", "PPID", "PS4", "PWD", "RANDOM", "SECONDS", "SHLVL", "SRANDOM", "UID",
+/// What makes bash do something else than its input says.
+const SETTINGS_OF_BASH: [&str; 4] = ["BASH_ENV", "BASHOPTS", "SHELLOPTS", "BASH_FUNC_exec%%"];
+/// Variables that a shell or we set, whatever they are in the environment.
+const SET_LATER: [&str; 28] = [
+    env_request::VARIABLE,
+    "SSH_ASKPASS_REQUIRE",
+    "_",
+    "COMP_WORDBREAKS",
+    "EPOCHREALTIME",
+    "EPOCHSECONDS",
+    "EUID",
+    "GROUPS",
+    "HISTCMD",
+    "HOSTNAME",
+    "HOSTTYPE",
+    "IFS",
+    "LINENO",
+    "MACHTYPE",
+    "OLDPWD",
+    "OPTERR",
+    "OPTIND",
+    "OSTYPE",
+    "PPID",
+    "PS1",
+    "PS2",
+    "PS4",
+    "PWD",
+    "RANDOM",
+    "SECONDS",
+    "SHLVL",
+    "SRANDOM",
+    "UID",
 ];
 
 /// The words of a command line. `None` if they depend on more than the environment, or if there is more to do than to run them.
 pub fn words(line: &str, environment: &Environment) -> Option<Vec<OsString>> {
-    // A shell may do something else first, or something else than what its input says.
-    if environment.iter().any(|(name, _)| name == "SHELLOPTS" || name.as_encoded_bytes().starts_with(b"BASH")) {
-        return None;
-    }
     let (mut rest, mut words) = (line.chars().peekable(), Vec::new());
     loop {
         while rest.next_if(is_blank).is_some() {}
@@ -37,8 +63,11 @@ pub fn words(line: &str, environment: &Environment) -> Option<Vec<OsString>> {
         }
         words.push(word(&mut rest, environment)?);
     }
-    let is_assignment = |word: &OsString| word.as_encoded_bytes().contains(&b'=');
-    (!words.first().is_some_and(is_assignment)).then_some(words)
+    let program = words.first()?.to_str()?;
+    let function = format!("BASH_FUNC_{program}%%");
+    let is_other = SETTINGS_OF_BASH.into_iter().chain([&*function]).any(|name| environment.get(name).is_some());
+    // The first word may also be an assignment.
+    (!is_other && !program.contains('=')).then_some(words)
 }
 
 /// The words that a script runs, with its own arguments behind them. `None` if it does anything else.
@@ -49,7 +78,7 @@ pub fn words_of_script(file: &Path, environment: &Environment) -> Option<Vec<OsS
     let shell = lines.next()?.strip_prefix("#!")?.trim_start_matches(' ');
     let mut commands = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (command, None) = (commands.next()?, commands.next()) else { return None };
-    if length as u64 == LONGEST || !SHELLS.contains(&shell) {
+    if length as u64 == LONGEST || !SHELLS.contains(&shell) || text.contains('\0') {
         return None;
     }
     let command = command.strip_suffix("\"$@\"").filter(|command| command.ends_with([' ', '\t']))?;
@@ -86,9 +115,9 @@ fn variable<'a>(rest: &mut Peekable<Chars>, environment: &'a Environment) -> Opt
     if is_in_braces {
         rest.next_if_eq(&'}')?;
     }
-    // Those of Git are not passed on.
-    let is_same = !SET_BY_SHELLS.contains(&name.as_str()) && !name.starts_with("GIT_");
-    environment.get(&name).filter(|_| is_same)
+    // Arguments of a script are numbers. Git's variables are not passed on.
+    let is_other = name.starts_with(|c: char| c.is_ascii_digit()) || name.starts_with("GIT_");
+    environment.get(&name).filter(|_| !is_other && !SET_LATER.contains(&name.as_str()))
 }
 
 fn is_blank(c: &char) -> bool {
@@ -110,6 +139,7 @@ mod tests {
             ("PATH", path),
             ("A_1", "a  value*".into()),
             ("GIT_X", "x".into()),
+            ("1", "one".into()),
         ])
     }
 
@@ -165,6 +195,8 @@ mod tests {
             let environment = Environment::from_iter([(name, value)]);
             assert_eq!(super::words("ssh", &environment), None, "{name}");
         }
+        let environment = Environment::from_iter([("BASH_FUNC_which%%", "() { true; }")]);
+        assert!(super::words("ssh", &environment).is_some(), "it has nothing to do with ssh");
     }
 
     proptest! {
@@ -201,6 +233,7 @@ mod tests {
             "#!/bin/sh -x\nexec ssh \"$@\"\n",
             "#!/bin/sh\r\nexec ssh \"$@\"\r\n",
             "#!/usr/bin/python3\nexec ssh \"$@\"\n",
+            "#!/bin/sh\nexec ssh 'a\0b' \"$@\"\n",
             "#!/bin/sh\nHOME=/x\nexec ssh \"$@\"\n",
             "#!/bin/sh\nexec ssh \"$@\"\nexit 0\n",
             "#!/bin/sh\nexec ssh \\\n\"$@\"\n",
