@@ -53,7 +53,7 @@ pub fn run(table: &mut Table, prefix: &Path, effort: Effort, peers: Option<&Peer
     let program = Original::program();
     specs.extend(program.iter().map(|_| HostSpec::new(original::HOST)));
     let lab = Lab::start(&specs)?;
-    let original = program.map(|program| Original::new(&lab, program)).transpose()?;
+    let original = program.map(|program| Original::new(lab.dir().join("original"), program)).transpose()?;
     let mut sandbox = Sandbox::make(&default_git(), prefix);
     sandbox.set_link(&lab, Link::Plain);
     make_tree(&sandbox.repo("operator"));

@@ -35,8 +35,8 @@ impl Original {
     }
 
     /// Makes a cluster.
-    pub fn new(lab: &Lab, program: PathBuf) -> Result<Original> {
-        let original = Original { program, dir: lab.dir().join("original") };
+    pub fn new(dir: PathBuf, program: PathBuf) -> Result<Original> {
+        let original = Original { program, dir };
         std::fs::create_dir_all(original.dir.join("bin"))?;
         std::fs::write(original.dir.join(".gitconfig"), "[user]\nname = Op\nemail = op@example.org\n")?;
         original.command(&["init", "prod"]).check()?;
@@ -48,18 +48,46 @@ impl Original {
         let host = lab.host(HOST);
         let mut samples = Vec::new();
         for (row, link, word) in [(OVER_OWN, Link::Plain, "own"), (OVER_SHARED, Link::Shared, "shared")] {
-            let ssh = self.dir.join("bin/ssh");
             let config = lab.ssh_config(link)?;
-            std::fs::write(&ssh, format!("#!/bin/sh\nexec /usr/bin/ssh -F '{}' -l root \"$@\"\n", config.display()))?;
-            std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755))?;
-            let (app, content) = (self.dir.join(format!("prod/{}/files", host.name)), format!("{content} {word}"));
-            std::fs::create_dir_all(&app)?;
-            std::fs::write(app.join("file"), &content)?;
-            samples.push((row, measure(self.command(&["deploy", "--no-confirm"]))?));
+            self.script("ssh", &format!("exec /usr/bin/ssh -F '{}' -l root \"$@\"", config.display()))?;
+            let content = format!("{content} {word}");
+            samples.push((row, measure(self.change(&host.name, &content)?)?));
             let there = host.sh("cat /var/lib/deptool/apps/files/current/file");
             ensure!(there == content, "Deptool has not put the file there");
         }
         Ok(samples)
+    }
+
+    /// Has it put a file with this content on this computer. In place of ssh is a script that runs commands here, with a directory of
+    /// the cluster as `/var/lib/deptool`.
+    pub fn deploy_here(&self, content: &str) -> Result<Cmd> {
+        let root = self.dir.join("root");
+        std::fs::create_dir_all(&root)?;
+        let mounts = "mount -t tmpfs none /var/lib && mkdir /var/lib/deptool && mount --bind \"$0\" /var/lib/deptool";
+        // Before the command, there are three options with values and the host.
+        let ssh = format!("shift 7\nexec unshare -m sh -c '{mounts} && exec sh -c \"$1\"' '{}' \"$*\"", root.display());
+        self.script("ssh", &ssh)?;
+        self.script("sudo", "exec \"$@\"")?;
+        self.change(std::fs::read_to_string("/etc/hostname")?.trim_end(), content)
+    }
+
+    /// The file's content on this computer.
+    pub fn deployed_here(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.dir.join("root/apps/files/current/file"))?)
+    }
+
+    /// A deployment of a file with this content.
+    fn change(&self, host: &str, content: &str) -> Result<Cmd> {
+        let app = self.dir.join(format!("prod/{host}/files"));
+        std::fs::create_dir_all(&app)?;
+        std::fs::write(app.join("file"), content)?;
+        Ok(self.command(&["deploy", "--no-confirm"]))
+    }
+
+    fn script(&self, name: &str, text: &str) -> Result<()> {
+        let file = self.dir.join("bin").join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{text}\n"))?;
+        Ok(std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?)
     }
 
     fn command(&self, arguments: &[&str]) -> Cmd {
