@@ -184,7 +184,8 @@ fn one_process_talks_to_a_host_at_a_time() {
     interrupt.set();
     assert!(matches!(HostLock::acquire(&repo, &name("w"), &interrupt), Err(LockError::Interrupted)));
     drop(lock);
-    let _again = HostLock::acquire(&repo, &name("w"), &interrupt).unwrap();
+    // For a moment, a program that another test starts may hold it, too.
+    let _again = HostLock::acquire(&repo, &name("w"), &Interrupt::default()).unwrap();
 }
 
 #[test]
