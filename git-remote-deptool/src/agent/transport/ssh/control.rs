@@ -157,7 +157,7 @@ fn read_within(pipe: &mut io::PipeReader, patience: Duration) -> Option<Vec<u8>>
     None
 }
 
-/// The socket in ssh's answer, if a session of ours would be like one of ssh. Old versions of ssh do not replace what stands for the
+/// The socket in ssh's answer, if a session of ours would be like one of ssh. `SetEnv` is left to the process that has the connection. Old versions of ssh do not replace what stands for the
 /// host.
 fn path(answer: &str) -> Option<PathBuf> {
     // They only change how text is shown.
@@ -167,9 +167,8 @@ fn path(answer: &str) -> Option<PathBuf> {
     let uses = values("controlmaster").all(|value| ["false", "no", "auto"].contains(&value));
     let forwards = values("forwardagent").any(|value| value != "no");
     let sends = values("sendenv").any(|name| !HARMLESS.contains(&name) && !name.starts_with("LC_"));
-    let sets = values("setenv").next().is_some();
     let path = values("controlpath").next()?;
-    (uses && !forwards && !sends && !sets && path.starts_with('/') && !path.contains('%')).then(|| path.into())
+    (uses && !forwards && !sends && path.starts_with('/') && !path.contains('%')).then(|| path.into())
 }
 
 #[cfg(test)]
@@ -296,7 +295,6 @@ mod tests {
             "ControlPath none",
             "ControlPath /run/x\nControlMaster autoask",
             "ControlPath /run/x\nControlMaster yes",
-            "ControlPath /run/x\nSetEnv A=b",
             "ControlPath /run/x\nForwardAgent yes",
             "ControlPath /run/x\nSendEnv LC_* TOKEN",
         ] {
@@ -304,7 +302,9 @@ mod tests {
             let knowing = SshEndpoint { socket: home.ask(&target()), ..target() };
             assert_eq!((home.known(&knowing), home.ask(&knowing)), (None, None), "{config}");
         }
-        let usual = Home::with("ControlPath /run/x\nControlMaster auto\nSendEnv LANG LC_* COLORTERM NO_COLOR\n");
+        let usual = Home::with(
+            "ControlPath /run/x\nControlMaster auto\nSendEnv LANG LC_* COLORTERM NO_COLOR\nSetEnv TERM=xterm\n",
+        );
         assert_eq!(usual.known(&SshEndpoint { socket: usual.ask(&target()), ..target() }), Some("/run/x".into()));
     }
 }
