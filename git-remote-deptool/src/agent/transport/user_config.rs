@@ -9,7 +9,10 @@ use std::{
     fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
+
+use sha2::{Digest, Sha256};
 
 use super::Environment;
 
@@ -37,6 +40,7 @@ pub struct UserConfig {
     pub overrides: Vec<&'static str>,
     /// Whether `~` is the same directory for ssh as for us.
     is_home_of_ssh: bool,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl UserConfig {
@@ -58,6 +62,11 @@ impl UserConfig {
         let is_mentioned = |(word, _): &&(&str, &str)| text.contains(word);
         config.overrides = OVERRIDES.iter().filter(is_mentioned).map(|(_, option)| *option).collect();
         config
+    }
+
+    /// A digest of the text. It is made once for all hosts: for many, the text is long.
+    pub fn digest(&self) -> &[u8; 32] {
+        self.digest.get_or_init(|| Sha256::digest(&self.text).into())
     }
 
     /// Append the text of a file and of those that it includes. Unreadable files are skipped.
@@ -126,9 +135,15 @@ fn file_option<'a>(arguments: &[&'a OsStr]) -> Option<&'a OsStr> {
     let at = arguments.iter().position(|word| word.as_bytes().starts_with(b"-F"))?;
     match &arguments[at].as_bytes()[2..] {
         b"" => arguments.get(at + 1).copied(),
-        // In a line for a shell.
-        [b'"', file @ .., b'"'] | [b'\'', file @ .., b'\''] => Some(OsStr::from_bytes(file)),
-        file => Some(OsStr::from_bytes(file)),
+        file => Some(OsStr::from_bytes(unquoted(file))),
+    }
+}
+
+/// A word of a command line that only a shell understands, without the quotes around it.
+pub fn unquoted(word: &[u8]) -> &[u8] {
+    match word {
+        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
+        _ => word,
     }
 }
 

@@ -18,8 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Questions, Sharing, SshEndpoint, SshSettings, arguments, before, choose, ignore_interrupts,
-    program::{Program, Variant},
+    Questions, Sharing, SshEndpoint, SshSettings, arguments, before, choose, ignore_interrupts, program::Variant,
     started,
 };
 use crate::agent::transport::Environment;
@@ -68,7 +67,8 @@ struct Question<'a> {
 impl<'a> Question<'a> {
     /// `None` if it is not certain what the answer depends on.
     fn about(target: &SshEndpoint, settings: &'a SshSettings, environment: &'a Environment) -> Option<Self> {
-        let is_certain = settings.config.is_complete && settings.program.as_ref().is_some_and(Program::is_openssh);
+        let is_certain =
+            settings.config.is_complete && settings.program.as_ref().is_some_and(|program| program.is_openssh);
         if target.sharing == Sharing::Never || !is_certain {
             return None;
         }
@@ -97,10 +97,10 @@ impl<'a> Question<'a> {
             digest.update((bytes.len() as u64).to_be_bytes());
             digest.update(bytes);
         };
-        let config = self.settings.config.text.as_bytes();
-        let words = || self.words.iter().chain(&self.arguments).map(|word| word.as_bytes()).chain([config]);
-        words().for_each(&mut add);
-        if words().any(|word| word.contains_str("${")) {
+        let config = &self.settings.config;
+        let words = || self.words.iter().chain(&self.arguments).map(|word| word.as_bytes());
+        words().chain([&config.digest()[..]]).for_each(&mut add);
+        if words().chain([config.text.as_bytes()]).any(|text| text.contains_str("${")) {
             for (name, value) in self.environment.iter() {
                 add(name.as_bytes());
                 add(value.as_bytes());

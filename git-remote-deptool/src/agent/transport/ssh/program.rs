@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{Environment, shell};
+use crate::agent::transport::user_config::unquoted;
 
 /// What a binary begins with: ELF, and Mach-O for one and for several processors.
 const BINARIES: [[u8; 4]; 3] = [*b"\x7fELF", [0xcf, 0xfa, 0xed, 0xfe], [0xca, 0xfe, 0xba, 0xbe]];
@@ -32,6 +33,8 @@ pub struct Program {
     pub variant: Option<Variant>,
     /// The words that start it, to which arguments can be appended.
     pub words: Vec<OsString>,
+    /// Whether it is OpenSSH itself. A script or a shell in its place may do anything.
+    pub is_openssh: bool,
 }
 
 impl Program {
@@ -51,16 +54,10 @@ impl Program {
     }
 
     fn of(name: &OsStr, words: Option<Vec<OsString>>, script: OsString) -> Program {
-        let is_openssh = |words: &Vec<OsString>| by_name(&words[0]) == Some(Variant::OpenSsh);
-        let variant = by_name(name).or_else(|| words.as_ref().is_some_and(is_openssh).then_some(Variant::OpenSsh));
-        Program { variant, words: words.unwrap_or_else(|| vec![SHELL.into(), "-c".into(), script, name.into()]) }
-    }
-
-    /// Whether it is OpenSSH itself. A script or a shell in its place may do anything.
-    pub fn is_openssh(&self) -> bool {
-        let mut beginning = [0; 4];
-        let is_read = File::open(&self.words[0]).and_then(|mut file| file.read_exact(&mut beginning)).is_ok();
-        by_name(&self.words[0]) == Some(Variant::OpenSsh) && is_read && BINARIES.contains(&beginning)
+        let words = words.unwrap_or_else(|| vec![SHELL.into(), "-c".into(), script, name.into()]);
+        let is_ssh = by_name(&words[0]) == Some(Variant::OpenSsh);
+        let variant = by_name(name).or(is_ssh.then_some(Variant::OpenSsh));
+        Program { variant, is_openssh: is_ssh && is_binary(&words[0]), words }
     }
 
     /// Its arguments. For a shell, what look like those in its script.
@@ -94,6 +91,11 @@ fn without_shell(words: &[OsString], environment: &Environment) -> Option<Vec<Os
     Some(all)
 }
 
+fn is_binary(file: &OsStr) -> bool {
+    let mut beginning = [0; 4];
+    File::open(file).and_then(|mut file| file.read_exact(&mut beginning)).is_ok() && BINARIES.contains(&beginning)
+}
+
 /// The path of a program.
 pub fn find(name: impl AsRef<OsStr>, environment: &Environment) -> Option<OsString> {
     let here = std::env::current_dir().unwrap_or_default();
@@ -104,13 +106,6 @@ pub fn find(name: impl AsRef<OsStr>, environment: &Environment) -> Option<OsStri
 fn first_word(line: &OsStr) -> OsString {
     let word = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
     OsStr::from_bytes(unquoted(word)).to_owned()
-}
-
-fn unquoted(word: &[u8]) -> &[u8] {
-    match word {
-        [b'"', inner @ .., b'"'] | [b'\'', inner @ .., b'\''] => inner,
-        _ => word,
-    }
 }
 
 fn by_name(program: &OsStr) -> Option<Variant> {
@@ -159,19 +154,19 @@ mod tests {
         };
         write("my-ssh", "#!/bin/sh\nexec /usr/bin/ssh -F \"$CONFIG\" \"$@\"\n");
         let program = Program::line("my-ssh -v".as_ref(), &environment);
-        assert!(program.variant == Some(Variant::OpenSsh) && program.is_openssh());
+        assert!(program.variant == Some(Variant::OpenSsh) && program.is_openssh);
         assert_eq!(program.words, ["/usr/bin/ssh", "-F", "/a b", "-v"]);
         assert_eq!(Program::file("my-ssh".as_ref(), &environment).words, ["/usr/bin/ssh", "-F", "/a b"]);
 
         write("my-ssh", "#!/bin/sh\necho >>log; exec /usr/bin/ssh \"$@\"\n");
         let program = Program::file("my-ssh".as_ref(), &environment);
-        assert!(program.variant.is_none() && !program.is_openssh());
+        assert!(program.variant.is_none() && !program.is_openssh);
         write("my-ssh", "#!/bin/sh\nexec cat \"$@\"\n");
         assert_eq!(Program::file("my-ssh".as_ref(), &environment).words[0], "/bin/sh");
         write("ssh", "exec /usr/bin/ssh \"$@\"\n");
-        assert!(!Program::file("ssh".as_ref(), &environment).is_openssh(), "a script without #!");
+        assert!(!Program::file("ssh".as_ref(), &environment).is_openssh, "a script without #!");
         write("ssh", "#!/bin/sh\nHOME=/x exec /usr/bin/ssh \"$@\"\n");
         let program = Program::file("ssh".as_ref(), &environment);
-        assert!(program.words == [dir.path().join("ssh")] && !program.is_openssh());
+        assert!(program.words == [dir.path().join("ssh")] && !program.is_openssh);
     }
 }
