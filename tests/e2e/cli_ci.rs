@@ -1,10 +1,10 @@
 //! The examples for CI in `doc/ci`: their shell commands run here, in a clone as in CI. Programs of the tests stand in for
 //! GitHub's and GitLab's servers: they keep one comment, and answer the examples' own queries with jq.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path};
 
 use deptool_tests::{
-    process::Run,
+    process::{Run, write_program},
     sandbox::{Repo, Sandbox},
 };
 
@@ -81,8 +81,7 @@ fn server(sandbox: &Sandbox, name: &str, script: &str) {
     let program = sandbox.dir().join("servers").join(name);
     fs::create_dir_all(program.parent().unwrap()).unwrap();
     let comment = sandbox.dir().join("comment");
-    fs::write(&program, format!("#!/bin/sh\ncomment={}\n{script}", comment.display())).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, format!("#!/bin/sh\ncomment={}\n{script}", comment.display())).unwrap();
 }
 
 /// Somebody else's comment, which must not be taken for the plan.
@@ -212,8 +211,7 @@ fn the_hook_of_a_bare_repository_deploys_what_is_pushed_without_a_terminal_or_an
         bare.add_root(host);
     }
     let hook = bare.dir.join("hooks/post-receive");
-    fs::write(&hook, example("post-receive")).unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&hook, example("post-receive")).unwrap();
     repo.git(&["remote", "add", "shared", bare.dir.to_str().unwrap()]).ok();
     let push = |refspec: &str| {
         let push = sandbox.command("setsid").dir(&repo.dir).args(["--wait", "git", "push", "shared", refspec]);

@@ -1,6 +1,6 @@
 //! `git deptool plan`, `deploy` and `rollback`, and their output for scripts.
 
-use deptool_tests::process::Run;
+use deptool_tests::process::{Run, write_program};
 use deptool_tests::sandbox::{Repo, Sandbox};
 use serde_json::Value;
 
@@ -124,8 +124,7 @@ fn exactly_the_accepted_plan_is_deployed_or_nothing() {
     repo.git(&["config", "alias.other", &format!("!git -C '{}' push -q web1 prod", other.dir.display())]).ok();
     let hook = repo.dir.join(".git/hooks/pre-push");
     std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    std::fs::write(&hook, "#!/bin/sh\nunset GIT_DIR\nrm \"$0\"\ngit other && git fetch -q web1\n").unwrap();
-    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&hook, "#!/bin/sh\nunset GIT_DIR\nrm \"$0\"\ngit other && git fetch -q web1\n").unwrap();
     deptool(&repo, &["deploy", "--yes"]).code(6).says("has changed since the plan was made; nothing was changed");
     assert!(!sandbox.exists("web2", "/var"), "nor on hosts of which nothing new is known");
     deptool(&repo, &["deploy", "--yes"]).ok().prints("Deployed to 2 hosts");

@@ -1,5 +1,6 @@
 //! What `git deptool init` and `add-host` set up, with every Git on this machine.
 
+use deptool_tests::process::write_program;
 use deptool_tests::sandbox::{Repo, Sandbox, gits};
 
 /// A repository with a tree for two hosts, which are local roots.
@@ -161,8 +162,7 @@ fn connections_are_shared_also_where_the_environment_names_ssh() {
     repo.git(&["deptool", "add-host", "web1"]).ok();
     // Says what it was told.
     let ssh = sandbox.dir().join("ssh");
-    std::fs::write(&ssh, "#!/bin/sh\necho \"ssh: $*\" >&2\nexit 255\n").unwrap();
-    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&ssh, "#!/bin/sh\necho \"ssh: $*\" >&2\nexit 255\n").unwrap();
     let push = repo.command(&["push", "web1", "prod"]).env("GIT_SSH_COMMAND", &ssh).run().unwrap().code(1);
     let push = push.says("-o ControlMaster=auto -o ControlPersist=10m -o ControlPath=~/.ssh/deptool-%C");
     push.says("-o RemoteCommand=none -o PermitLocalCommand=no").does_not_say("StdinNull");

@@ -1,10 +1,9 @@
 //! Distant hosts with shared connections: requests travel with the commands, not after them.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use deptool_tests::lab::{HostSpec, Lab, Link, start_or_skip};
-use deptool_tests::process::Cmd;
+use deptool_tests::process::{Cmd, write_program};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 const FAR: Link = Link::SharedDelayed(Duration::from_millis(60));
@@ -17,8 +16,7 @@ fn deployed(hosts: &[&str], script: &str) -> Option<(Lab, Sandbox)> {
     let (dir, ssh) = (sandbox.dir().to_owned(), lab.ssh_command(FAR).unwrap());
     let file = dir.join("far-ssh");
     let text = format!("#!/bin/sh\nDIR='{}'\nSSH='{ssh}'\n{script}", dir.display());
-    std::fs::write(&file, text).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&file, &text).unwrap();
     Cmd::new("mkfifo").arg(dir.join("silent")).check().unwrap();
     sandbox.set_link(&lab, FAR);
     let operator = sandbox.repo("operator");

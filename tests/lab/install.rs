@@ -1,13 +1,12 @@
 //! First contact: the agent is installed on hosts of every kind, or the error says exactly why not and nothing is left
 //! behind.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use deptool_tests::build::{self, Version};
 use deptool_tests::lab::{Host, HostSpec, Lab, State as Disk, start_or_skip};
-use deptool_tests::process::{Run, poll};
+use deptool_tests::process::{Run, poll, write_program};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 use crate::state::State;
@@ -263,10 +262,12 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
     operator(&sandbox, &["web1"]);
     let operator = |sandbox: &Sandbox| sandbox.repo_at(sandbox.dir().join("operator")).dir;
     // The connection is lost after this many bytes to the host.
-    let relay = executable(
-        &sandbox.dir().join("relay"),
+    let relay = sandbox.dir().join("relay");
+    write_program(
+        &relay,
         "#!/bin/bash\nexec 3<>/dev/tcp/$1/$2\ncat <&3 & reader=$!\ndd bs=1 count=$3 2>/dev/null >&3\nkill $reader\n",
-    );
+    )
+    .unwrap();
     for bytes in [10_000, 60_000, 300_000] {
         let proxy = format!("ProxyCommand {} %h %p {bytes}\n", relay.display());
         let cut = ssh_with(&lab, &sandbox, "cut", &proxy);
@@ -280,10 +281,12 @@ fn an_upload_that_is_cut_off_leaves_no_agent_and_the_next_push_works() {
     }
     sandbox.set_env("GIT_SSH_COMMAND", &lab.ssh_command(deptool_tests::lab::Link::Plain).unwrap());
     // ssh is stopped, as on a laptop that is closed: the upload has begun, and no more bytes arrive.
-    let stall = executable(
-        &sandbox.dir().join("stall"),
+    let stall = sandbox.dir().join("stall");
+    write_program(
+        &stall,
         "#!/bin/bash\nexec 3<>/dev/tcp/$1/$2\ncat <&3 & dd bs=1 count=$3 2>/dev/null >&3\necho stalled >&2\nexec sleep 1000\n",
-    );
+    )
+    .unwrap();
     let proxy = format!("ProxyCommand {} %h %p 200000\n", stall.display());
     let command = ssh_with(&lab, &sandbox, "stalled", &proxy);
     let operator = sandbox.repo_at(operator(&sandbox));
@@ -329,8 +332,7 @@ fn damages(agent: &Path) -> Vec<Damage<'_>> {
             bytes[at] ^= 4;
             // The last agent may still be running, so its file can't be written to.
             std::fs::remove_file(agent).unwrap();
-            std::fs::write(agent, bytes).unwrap();
-            executable_again(agent);
+            write_program(agent, bytes).unwrap();
         };
         (format!("a bit flipped at {part}/1000"), Box::new(flip))
     });
@@ -404,16 +406,6 @@ fn several_first_contacts_at_once_leave_one_agent_and_nothing_else() {
         assert_eq!(host.sh("cat /var/lib/deptool/apps/app/current/file"), "content");
         operators[0].git(&["fetch", "deptool::web1", "prod"]).ok().does_not_say("installing the agent");
     }
-}
-
-fn executable(file: &Path, text: &str) -> PathBuf {
-    std::fs::write(file, text).unwrap();
-    executable_again(file);
-    file.to_owned()
-}
-
-fn executable_again(file: &Path) {
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! Shared connections: ssh is not started for a host to which it has one, and nothing depends on that.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use deptool_tests::lab::{HostSpec, Lab, Link, start_or_skip};
-use deptool_tests::process::{Cmd, poll};
+use deptool_tests::process::{Cmd, poll, write_program};
 use deptool_tests::sandbox::{Repo, Sandbox};
 
 /// Hosts, and an operator whose ssh writes a line for each start: `asked`, or `started`. It is a program of its own: a script that
@@ -112,8 +111,7 @@ fn a_script_that_only_adds_options_to_ssh_is_not_started_either() {
     let dir = shared.sandbox.dir().to_owned();
     let text = format!("#!/bin/sh\nexec {}/bin/ssh -F \"$CONFIG\" \"$@\"\n", dir.display());
     let script = dir.join("my-ssh");
-    fs::write(&script, &text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, &text).unwrap();
     shared.sandbox.set_env("GIT_SSH_COMMAND", script.to_str().unwrap());
     shared.sandbox.set_env("CONFIG", dir.join("config").to_str().unwrap());
     let push = |shared: &Shared, word: &str| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deptool_tests::lab::{HostSpec, start_or_skip};
-use deptool_tests::process::poll;
+use deptool_tests::process::{poll, write_program};
 use deptool_tests::sandbox::Sandbox;
 use deptool_tests::tutorial::Reader;
 
@@ -31,8 +31,7 @@ fn an_nginx_is_adopted_changed_and_given_back_as_the_tutorial_shows() {
     host.sh(BY_HAND);
     let before = State::of(host);
     let editor = sandbox.dir().join("git/vi");
-    std::fs::write(&editor, EDITOR).unwrap();
-    std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&editor, EDITOR).unwrap();
 
     let mut reader = Reader::new(&sandbox);
     reader.follow_on_a_local_root();

@@ -1,7 +1,9 @@
 //! Programs with a deadline: their command line, exit status and output.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -369,6 +371,12 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Writes a file that everybody can execute.
+pub fn write_program(file: &Path, content: impl AsRef<[u8]>) -> std::io::Result<()> {
+    std::fs::write(file, content)?;
+    std::fs::set_permissions(file, Permissions::from_mode(0o755))
 }
 
 /// The first file of that name on PATH.

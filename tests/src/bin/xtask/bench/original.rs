@@ -1,11 +1,10 @@
 //! The original Deptool, which deploys one changed file to a host as we do.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use deptool_tests::lab::{Lab, Link};
-use deptool_tests::process::Cmd;
+use deptool_tests::process::{Cmd, write_program};
 
 use super::measure;
 use super::report::{Row, Sample};
@@ -86,8 +85,7 @@ impl Original {
 
     fn script(&self, name: &str, text: &str) -> Result<()> {
         let file = self.dir.join("bin").join(name);
-        std::fs::write(&file, format!("#!/bin/sh\n{text}\n"))?;
-        Ok(std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?)
+        Ok(write_program(&file, format!("#!/bin/sh\n{text}\n"))?)
     }
 
     fn command(&self, arguments: &[&str]) -> Cmd {
