@@ -8,14 +8,14 @@ use deptool_tests::sandbox::{Repo, Sandbox};
 use crate::seen::{at_rest, unchanged, visible};
 
 /// An operator and the root of `web1`.
-struct World<'a> {
+pub struct World<'a> {
     sandbox: &'a Sandbox,
-    repo: Repo<'a>,
+    pub repo: Repo<'a>,
     root: PathBuf,
 }
 
 impl World<'_> {
-    fn new(sandbox: &Sandbox) -> World<'_> {
+    pub fn new(sandbox: &Sandbox) -> World<'_> {
         let repo = sandbox.repo("operator");
         repo.add_root("web1");
         repo.write("web1/web/file", "1\n");
@@ -24,7 +24,7 @@ impl World<'_> {
     }
 
     /// The app `web` with links from these paths to its `file`.
-    fn links(&self, paths: &[&str]) -> &Self {
+    pub fn links(&self, paths: &[&str]) -> &Self {
         let links: Vec<String> = paths.iter().map(|path| format!("\"{path}\": \"file\"")).collect();
         let manifest = format!("{{\"symlinks\": {{{}}}}}", links.join(", "));
         self.repo.write("web1/web/manifest.json", manifest);
@@ -32,7 +32,7 @@ impl World<'_> {
     }
 
     #[track_caller]
-    fn push(&self) -> String {
+    pub fn push(&self) -> String {
         let commit = self.repo.commit("Next");
         let run = self.repo.git(&["push", "web1", "prod"]).ok();
         at_rest(self.sandbox, "web1", Some(&commit));
@@ -41,7 +41,7 @@ impl World<'_> {
 
     /// A push that the host refuses, without changing anything. Returns the message.
     #[track_caller]
-    fn refused(&self) -> String {
+    pub fn refused(&self) -> String {
         self.repo.commit("Next");
         let before = visible(&self.root);
         let run = self.repo.git(&["push", "web1", "prod"]).code(1);
@@ -50,17 +50,17 @@ impl World<'_> {
     }
 
     #[track_caller]
-    fn remove_everything(&self) -> String {
+    pub fn remove_everything(&self) -> String {
         let run = self.repo.git(&["push", "web1", ":prod"]).ok();
         at_rest(self.sandbox, "web1", None);
         run.stderr()
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
-    fn link_of(&self, path: &str) -> Option<String> {
+    pub fn link_of(&self, path: &str) -> Option<String> {
         std::fs::read_link(self.at(path)).ok().map(|target| target.to_str().unwrap().to_owned())
     }
 }
@@ -68,7 +68,7 @@ impl World<'_> {
 /// systemd refuses to enable it: a service can't be a timer.
 const BAD_UNIT: &str = "[Service]\nExecStart=/bin/true\n[Install]\nAlias=%p.timer\n";
 
-const OURS: &str = "/var/lib/deptool/apps/web/current/file";
+pub const OURS: &str = "/var/lib/deptool/apps/web/current/file";
 
 #[test]
 fn links_are_made_and_go_with_the_directories_that_were_made_for_them() {
@@ -341,108 +341,6 @@ fn a_backup_that_nobody_knows_is_not_overwritten() {
     assert!(said.contains("there is an unknown backup next to '/etc/a.conf'"), "{said}");
     std::fs::remove_file(&backup).unwrap();
     world.push();
-}
-
-#[test]
-fn links_on_the_way_are_followed_inside_of_the_root() {
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    std::fs::create_dir_all(world.at("usr/lib/x")).unwrap();
-    symlink("usr/lib", world.at("lib")).unwrap();
-    symlink("/usr/lib/x", world.at("absolute")).unwrap();
-    symlink("../../../../usr/lib", world.at("etc/upwards")).unwrap();
-    world.links(&["/lib/a.conf", "/absolute/b.conf", "/etc/upwards/c.conf"]).push();
-    for path in ["usr/lib/a.conf", "usr/lib/x/b.conf", "usr/lib/c.conf"] {
-        assert_eq!(world.link_of(path).unwrap(), OURS, "{path}");
-    }
-    world.remove_everything();
-    assert!(!Path::new("/usr/lib/c.conf").exists());
-    assert_eq!(std::fs::read_dir(world.at("usr/lib")).unwrap().count(), 1);
-}
-
-#[test]
-fn one_place_can_not_be_claimed_by_two_paths() {
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    std::fs::create_dir(world.at("etc/real")).unwrap();
-    symlink("real", world.at("etc/alias")).unwrap();
-    world.repo.write("web1/web/other", "other\n");
-    let manifest = r#"{"symlinks": {"/etc/real/a": "file", "/etc/alias/a": "other"}}"#;
-    world.repo.write("web1/web/manifest.json", manifest);
-    let said = world.refused();
-    assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
-    // It makes no difference if one of them exists already, or if the directory does not exist.
-    world.links(&["/etc/real/a", "/etc/real/new/b"]).push();
-    let said = world.links(&["/etc/real/a", "/etc/alias/a", "/etc/real/new/b"]).refused();
-    assert!(said.contains("('/etc/alias/a' and '/etc/real/a' are the same place on the host)"), "{said}");
-    let said = world.links(&["/etc/real/a", "/etc/real/new/b", "/etc/real/x/y", "/etc/alias/x/y"]).refused();
-    assert!(said.contains("('/etc/alias/x/y' and '/etc/real/x/y' are the same place on the host)"), "{said}");
-}
-
-#[test]
-fn another_name_of_a_deployed_place_is_refused_before_anything_changes() {
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    std::fs::create_dir_all(world.at("usr/lib/real")).unwrap();
-    symlink("usr/lib", world.at("lib")).unwrap();
-    symlink("real", world.at("usr/lib/alias")).unwrap();
-    world.links(&["/lib/x", "/usr/lib/real/y"]).push();
-    let same =
-        |old: &str, new: &str| format!("'{old}' and '{new}' are the same place on the host: keep the first name");
-    let said = world.links(&["/usr/lib/x", "/usr/lib/alias/y"]).refused();
-    assert!(said.contains(&same("/lib/x", "/usr/lib/x")), "{said}");
-    assert!(said.contains(&same("/usr/lib/real/y", "/usr/lib/alias/y")), "{said}");
-    world.links(&[]).push();
-    world.links(&["/usr/lib/x", "/usr/lib/alias/y"]).push();
-    assert_eq!(world.link_of("lib/x").unwrap(), OURS);
-    world.remove_everything();
-    assert!(!world.at("lib/x").is_symlink() && !world.at("usr/lib/real/y").is_symlink());
-}
-
-#[test]
-fn a_path_that_another_user_can_change_is_not_followed() {
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("skipped: needs root");
-    }
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    std::fs::create_dir_all(world.at("srv/user")).unwrap();
-    symlink("/etc", world.at("srv/user/theirs")).unwrap();
-    symlink("/etc", world.at("srv/open")).unwrap();
-    std::os::unix::fs::lchown(world.at("srv/user/theirs"), Some(1234), None).unwrap();
-    std::fs::create_dir(world.at("tmp")).unwrap();
-    std::fs::set_permissions(world.at("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
-    symlink("/etc", world.at("tmp/link")).unwrap();
-    for path in ["/srv/user/theirs/a.conf", "/tmp/link/a.conf"] {
-        let said = world.links(&[path]).refused();
-        let link = path.strip_suffix("/a.conf").unwrap();
-        let expected =
-            format!("'{path}' can't be reached safely: '{link}' is a symlink that another user than root could change");
-        assert!(said.contains(&expected), "{said}");
-    }
-    world.links(&["/srv/open/a.conf"]).push();
-}
-
-#[test]
-fn no_symlink_leads_into_the_state_directory() {
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    world.links(&[]).push();
-    symlink("/var/lib/deptool", world.at("etc/detour")).unwrap();
-    symlink("lib/deptool/store", world.at("var/detour")).unwrap();
-    for path in ["/etc/detour/current", "/etc/detour/x", "/var/detour/HEAD", "/etc/detour/apps/new/x"] {
-        let said = world.links(&[path]).refused();
-        assert!(said.contains(&format!("'{path}' leads into /var/lib/deptool")), "{said}");
-    }
-}
-
-#[test]
-fn a_loop_of_links_is_refused() {
-    let sandbox = Sandbox::new();
-    let world = World::new(&sandbox);
-    symlink("loop", world.at("etc/loop")).unwrap();
-    let said = world.links(&["/etc/loop/a.conf"]).refused();
-    assert!(said.contains("'/etc/loop/a.conf' can't be reached: too many symlinks"), "{said}");
 }
 
 #[test]
